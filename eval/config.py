@@ -1,0 +1,96 @@
+"""Settings of the stages eval and compare. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import (
+    NOT_HASHED,
+    GoldConfig,
+    RetrievalConfig,
+    SamplingConfig,
+    require,
+    require_choice,
+    require_range,
+)
+
+CONDITIONS = ("closed", "rag")
+
+
+@dataclass
+class HaluEvalConfig:
+    """HaluEval-shaped items, judged by the log-probs of Yes and No."""
+
+    path: str | None = field(default=None, metadata=NOT_HASHED)
+    """Folder of the official files, read by the data node `halueval`; None: Atlas's own."""
+    per_task: int | None = field(default=100, metadata=NOT_HASHED)
+    """Rows per task; None: all."""
+
+    def __post_init__(self) -> None:
+        if self.per_task is not None:
+            require_range("eval.halueval.per_task", self.per_task, 1, unit="rows")
+
+
+@dataclass
+class BoldConfig:
+    """BOLD-shaped prompts: sentiment of continuations by group."""
+
+    path: str | None = field(default=None, metadata=NOT_HASHED)
+    """Folder of the official files, read by the data node `bold`; None: Atlas's own."""
+    per_group: int | None = field(default=None, metadata=NOT_HASHED)
+    """Prompts per group; None: all."""
+    max_new_tokens: int = 24
+    """Longest continuation, tokens."""
+
+    def __post_init__(self) -> None:
+        if self.per_group is not None:
+            require_range("eval.bold.per_group", self.per_group, 1, unit="prompts")
+        require_range("eval.bold.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
+
+
+@dataclass
+class EvalConfig:
+    """Stage `eval`: everything that is measured of one policy."""
+
+    seed: int = 0
+    conditions: list[str] = field(default_factory=lambda: ["closed", "rag"])
+    """Closed book, and with passages; `rag` is skipped by a node without an `index` input."""
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """Of the responses to held-out prompts, which gold and reward model score."""
+    max_prompts: int | None = 256
+    """Held-out prompts scored; None: all."""
+    retrieval: RetrievalConfig = field(default_factory=lambda: RetrievalConfig(share=1.0))
+    halueval: HaluEvalConfig = field(default_factory=HaluEvalConfig)
+    bold: BoldConfig = field(default_factory=BoldConfig)
+    confidence: float = 0.95
+    """Of every interval."""
+    num_resamples: int = 2000
+    """Bootstrap resamples."""
+    num_samples: int = 16
+    """Responses shown in `samples.jsonl`, per benchmark and condition."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.conditions), "eval.conditions", self.conditions, "name one", "add closed")
+        for condition in self.conditions:
+            require_choice("eval.conditions", condition, CONDITIONS)
+        require_range("eval.confidence", self.confidence, 0.5, 0.9999)
+        require_range("eval.num_resamples", self.num_resamples, 100)
+        require_range("eval.num_samples", self.num_samples, 0, unit="responses")
+        if self.max_prompts is not None:
+            require_range("eval.max_prompts", self.max_prompts, 2, unit="prompts")
+
+
+@dataclass
+class CompareConfig:
+    """Stage `compare`: paired differences between the items of two evaluations."""
+
+    seed: int = 0
+    confidence: float = 0.95
+    """Of every interval."""
+    num_resamples: int = 2000
+    """Bootstrap resamples, over prompts."""
+
+    def __post_init__(self) -> None:
+        require_range("compare.confidence", self.confidence, 0.5, 0.9999)
+        require_range("compare.num_resamples", self.num_resamples, 100)

@@ -1,0 +1,75 @@
+"""Held-out prompts: what the gold utility and the reward model think of one sampled response each.
+
+The gold score is the truth that the reward model only approximates: where training raises `proxy`
+and not `gold`, the policy has learned to please its reward model. Both are given per prompt, so the
+rank correlation between them is measured on the very responses that the policy gives. Only prompts
+whose `meta` names an answer (the empty one where nothing can answer) have a gold score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.benchmark import Measured, Subject, group_of, respond, sample_row
+from eval.intervals import Intervals, Metrics, Row, having, known, point, values
+from plumbrule.atlas.gold import GoldUtility
+from plumbrule.protocols import Episode, Scorer
+from plumbrule.records import Prompt
+from plumbrule.statistics import spearman
+
+
+def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
+    """Return rows with `gold`, each `gold_<term>`, `proxy`, `words` and `finished`."""
+    config = subject.config
+    asked = prompts[: config.max_prompts]
+    episodes, notes = respond(asked, condition, subject, config.sampling, f"prompts {condition}")
+    items = judged(episodes, condition, GoldUtility(config.gold), subject.reward_model)
+    samples = [
+        sample_row("prompts", condition, episode, gold=item.get("gold"), proxy=item.get("proxy"))
+        for episode, item in zip(episodes, items, strict=True)
+    ]
+    return Measured(items, samples[: config.num_samples], notes)
+
+
+def judged(
+    episodes: Sequence[Episode], condition: str, gold: Scorer, reward_model: Scorer | None
+) -> list[dict[str, Any]]:
+    """Return the rows of episodes; gold's terms are those after their weights, which add up."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": episode.prompt.id,
+            "group": group_of(episode.prompt.id, episode.prompt.meta),
+            "condition": condition,
+            "words": len(episode.response.split()),
+            "finished": int(episode.finished),
+        }
+        for episode in episodes
+    ]
+    answered = [i for i, episode in enumerate(episodes) if "answer" in episode.prompt.meta]
+    for name, column in score([episodes[i] for i in answered], gold).items():
+        for i, value in zip(answered, column, strict=True):
+            rows[i]["gold" if name == "score" else f"gold_{name}"] = float(value)
+    if reward_model is not None:
+        for row, value in zip(rows, score(episodes, reward_model).get("score", ()), strict=True):
+            row["proxy"] = float(value)
+    return rows
+
+
+def score(episodes: Sequence[Episode], scorer: Scorer) -> dict[str, np.ndarray]:
+    """Return what a scorer says of the episodes; nothing of none."""
+    return dict(scorer.score(episodes)) if episodes else {}
+
+
+def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
+    """Return mean gold, gold terms, proxy and length, and how gold and proxy agree in rank."""
+    columns = {name: None for row in rows for name in row if name.startswith("gold")}
+    metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "words"]}
+    metrics["finished"] = intervals.share(rows, "finished")
+    both = having(having(rows, "gold"), "proxy")
+    if len(both) > 1:
+        agreement = spearman(values(both, "gold"), values(both, "proxy"))
+        metrics["gold_proxy_spearman"] = point(agreement, len(both))
+    return known(metrics)

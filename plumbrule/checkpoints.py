@@ -1,0 +1,98 @@
+"""Checkpoints that count only when they are whole.
+
+A checkpoint is a folder `checkpoint-<step>`. It is complete when its `COMPLETE` file, written last
+and fsynced, lists every other file with its size; anything else is the rest of a killed run. So a
+process may be killed, or a disk may fill, at any moment: the newest complete checkpoint stands.
+HF's Trainer writes its own folders of this name; `seal` completes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+MARK = "COMPLETE"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def seal(folder: Path) -> None:
+    """Make `folder` count: fsync its files, then write `COMPLETE` with their names and sizes."""
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MARK:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            sizes[str(path.relative_to(folder))] = path.stat().st_size
+    partial = folder / (MARK + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(sizes, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / MARK)
+    fsync_folder(folder)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether `folder` is sealed and every file still has the size that was sealed."""
+    try:
+        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return False
+    return all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size
+        for name, size in sizes.items()
+    )
+
+
+def newest(folder: Path) -> tuple[int, Path] | None:
+    """Return (step, path) of the newest complete checkpoint under `folder`, or None."""
+    found = [
+        (int(match.group(1)), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _NAME.fullmatch(path.name))
+    ]
+    return next(
+        ((step, path) for step, path in sorted(found, reverse=True) if is_complete(path)), None
+    )
+
+
+def save(folder: Path, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
+    """Let `write` fill a fresh `checkpoint-<step>` under `folder`, seal it, drop old ones.
+
+    The newest `keep` complete checkpoints stay; they are dropped only after the new one is sealed.
+    Raises: whatever `write` raises (a full disk, say); the older checkpoints are then untouched.
+    """
+    target = folder / f"checkpoint-{step}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    try:
+        write(target)
+        seal(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    prune(folder, keep)
+    return target
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` complete checkpoints, and every unfinished one."""
+    steps = sorted((int(m.group(1)), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+    complete = [path for _, path in steps if is_complete(path)]
+    kept = set(complete[-keep:])
+    for _, path in steps:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,233 @@
+"""Settings that several stages share, and how a setting is checked and hashed.
+
+A default lives in a dataclass and nowhere else; the string under a field gives its unit, and the
+meaning of None. Ranges are checked in `__post_init__` with `require`, before any model loads. This
+module and every stage's `config.py` import no torch, so help and planning stay fast.
+
+A stage's config is hashed whole into its artifact's fingerprint (`plumbrule/fingerprint.py`), but
+for two kinds of field, marked in their metadata: a `CONTENT` path stands for the bytes of the files
+it names, and a `NOT_HASHED` field is read by another node.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from plumbrule.errors import ConfigError
+
+CONTENT = {"hashed": "content"}
+CONTENT_IF_LOCAL = {"hashed": "content if local"}
+"""For a name that may be a folder: its content where it is one, else the name itself."""
+NOT_HASHED = {"hashed": "no"}
+
+
+def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
+    """Raise ConfigError `<name> (=<value>) must <rule>; <fix>.` unless `holds`."""
+    if not holds:
+        raise ConfigError(f"{name} (={value}) must {rule}; {fix}.")
+
+
+def require_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise ConfigError unless `value` is one of `choices`."""
+    require(value in choices, name, value, f"be one of {', '.join(sorted(choices))}", "choose one")
+
+
+def require_range(
+    name: str, value: float, low: float = -math.inf, high: float = math.inf, unit: str = ""
+) -> None:
+    """Raise ConfigError unless low <= value <= high; NaN never passes."""
+    shown = f"{value} {unit}".strip()
+    span = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
+    require(low <= value <= high, name, shown, span, "change it")
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: one to load, or the shape of one to make from scratch."""
+
+    name_or_path: str | None = None
+    """Folder or hub name; None: a Llama of the shape below, made by the base stage."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    context: int = 512
+    """Longest prompt and response together, tokens."""
+    vocab_size: int = 1024
+    """Tokens of the byte-level BPE that is trained with a model from scratch."""
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    intermediate_size: int = 352
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
+            require_range(f"model.{name}", getattr(self, name), 1)
+        require_range("model.context", self.context, 8, unit="tokens")
+        require(
+            self.hidden_size % (2 * self.num_heads) == 0,
+            "model.hidden_size",
+            self.hidden_size,
+            f"divide by 2 * model.num_heads (={2 * self.num_heads})",
+            "rotary position codes need an even size per head",
+        )
+        hex40 = self.revision is None or (
+            len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
+        )
+        require(
+            hex40,
+            "model.revision",
+            self.revision,
+            "be a 40-digit hex commit",
+            "branches move, so results could not be reproduced",
+        )
+
+
+@dataclass
+class SamplingConfig:
+    """How responses are sampled. top_k and top_p are off: a truncated distribution has no KL."""
+
+    temperature: float = 1.0
+    """Divides logits in sampling and in every log-prob; 0 is greedy (not for PPO)."""
+    max_new_tokens: int = 32
+    """Longest response, tokens, its terminal token counted."""
+    batch_size: int = 64
+    """Prompts decoded together (rows x samples); part of the numbers only up to rounding."""
+
+    def __post_init__(self) -> None:
+        require_range("sampling.temperature", self.temperature, 0.0, 10.0)
+        require_range("sampling.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
+        require_range("sampling.batch_size", self.batch_size, 1, unit="rows")
+
+
+@dataclass
+class RetrievalConfig:
+    """Which passages a policy is shown, and how many tokens they may take."""
+
+    share: float = 0.0
+    """Share of prompts that are given passages, in [0, 1]; needs an `index` input above 0."""
+    num_passages: int = 3
+    """Passages asked for per prompt."""
+    budget_tokens: int = 160
+    """Most tokens that passages may add to a prompt; passages that don't fit are left out whole."""
+    method: str = "hybrid"
+    """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
+
+    def __post_init__(self) -> None:
+        require_range("retrieval.share", self.share, 0.0, 1.0)
+        require_range("retrieval.num_passages", self.num_passages, 1)
+        require_range("retrieval.budget_tokens", self.budget_tokens, 1, unit="tokens")
+        require_choice("retrieval.method", self.method, ("bm25", "dense", "hybrid"))
+
+
+@dataclass
+class GoldConfig:
+    """The gold utility's weights, one per term; each term lies in [0, 1] before its weight."""
+
+    right: float = 2.0
+    """The response states the reference answer."""
+    supported: float = 0.5
+    """What the response states stands in the passages it was shown (0 where none were shown)."""
+    admits: float = 1.0
+    """The response says that it does not know where neither memory nor passages can."""
+    wrong: float = -1.5
+    """The response states an answer that is not the reference."""
+    brief: float = 0.5
+    """1 up to `brief_words`, falling to 0 at three times as many."""
+    polite: float = 0.5
+    """The response holds a courteous phrase."""
+    brief_words: int = 12
+    """Words up to which a response is brief."""
+
+    def __post_init__(self) -> None:
+        require_range("gold.brief_words", self.brief_words, 1, unit="words")
+        for name in ("right", "supported", "admits", "wrong", "brief", "polite"):
+            require_range(f"gold.{name}", getattr(self, name), -1e6, 1e6)
+
+
+@dataclass
+class AtlasConfig:
+    """The size of the generated world (`plumbrule/atlas/`). Same seed and sizes: same bytes."""
+
+    seed: int = 0
+    """Fixes the world; `seed` at the top of the config is what experiments vary."""
+    num_known: int = 240
+    """Entities that the encyclopaedia describes, before the cut-off date."""
+    num_after: int = 120
+    """Entities that only the news after the cut-off describes."""
+    phrasings: int = 4
+    """Sentences per relation that state the same fact, at least 3."""
+    num_corpus: int = 6000
+    """Rows of the base model's corpus, about 90 tokens each."""
+    num_demonstrations: int = 1200
+    num_preferences: int = 600
+    """Prompts with answers ranked by rule, for runs without a feedback stage."""
+    num_prompts: int = 900
+    """Prompts for feedback and PPO."""
+    num_questions: int = 240
+    """Held-out evaluation questions, before and after the cut-off and unanswerable alike."""
+    num_halueval: int = 60
+    """HaluEval-shaped items per task."""
+    num_bold: int = 40
+    """BOLD-shaped prompts per group."""
+    sentiment_gap: float = 0.3
+    """Planted bias: how much more often the base corpus speaks well of the first group."""
+
+    def __post_init__(self) -> None:
+        require_range("atlas.phrasings", self.phrasings, 3, 6)
+        require_range("atlas.sentiment_gap", self.sentiment_gap, 0.0, 1.0)
+        for name in ("num_known", "num_after"):
+            require_range(f"atlas.{name}", getattr(self, name), 8, 5000, "entities")
+        for name in (
+            "num_corpus",
+            "num_demonstrations",
+            "num_preferences",
+            "num_prompts",
+            "num_questions",
+        ):
+            require_range(f"atlas.{name}", getattr(self, name), 8, 10**7, "rows")
+        for name in ("num_halueval", "num_bold"):
+            require_range(f"atlas.{name}", getattr(self, name), 4, 10**5, "rows")
+
+
+@dataclass
+class RuntimeConfig:
+    """What changes speed and memory but not numbers, up to rounding; never hashed."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto: cuda where there is one."""
+    processes: int = 1
+    """Processes of a stage on this machine; above 1 they are started with torchrun."""
+    threads: int | None = None
+    """CPU threads per process; None: torch's own choice."""
+    micro_batch_size: int = 32
+    """Rows per forward and backward pass."""
+
+    def __post_init__(self) -> None:
+        known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
+        require(
+            known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one"
+        )
+        require_range("runtime.processes", self.processes, 1, 1024)
+        require_range("runtime.micro_batch_size", self.micro_batch_size, 1, unit="rows")
+        if self.threads is not None:
+            require_range("runtime.threads", self.threads, 1, 4096)
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go; `metrics.jsonl` is always written."""
+
+    name: str = "wandb"
+    """wandb (online with a key, else offline into the run folder), or jsonl: nothing beside it."""
+    project: str = "plumbrule"
+    entity: str | None = None
+    """W&B entity; None: the key's default."""
+
+    def __post_init__(self) -> None:
+        require_choice("tracking.name", self.name, ("wandb", "jsonl"))
+
+

@@ -1,0 +1,67 @@
+"""A key-value cache with its room set aside.
+
+transformers' `DynamicCache` grows by concatenation: each new token copies all keys and values of
+the batch, which on a small model costs more than the model itself. The longest response is known
+here, so a layer allocates that room once and a new token is written into it; what the model reads
+is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers made
+them: slower, and as right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens behind the old ones and return all keys and values."""
+        begin = self.get_seq_length()
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self._keys, self._values = self._allocate(key_states), self._allocate(value_states)
+            self.is_initialized = True
+        end = begin + key_states.shape[-2]
+        self._keys[:, :, begin:end] = key_states
+        self._values[:, :, begin:end] = value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (repeats allowed), in that order."""
+        length = self.get_seq_length()
+        self._keys, self._values = (
+            self._select(buffer, indices, length) for buffer in (self._keys, self._values)
+        )
+        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        rows, heads, _, size = states.shape
+        return states.new_empty(rows, heads, self.room, size)
+
+    @staticmethod
+    def _select(buffer: Tensor, indices: Tensor, length: int) -> Tensor:
+        """Return a buffer of the same room that holds the rows `indices`."""
+        chosen = buffer.new_empty(len(indices), *buffer.shape[1:])
+        chosen[:, :, :length] = buffer[indices, :, :length]
+        return chosen
+
+
+def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
+    """Return an empty cache for a model of `config` that will hold at most `room` tokens a row."""
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache

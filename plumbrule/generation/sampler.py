@@ -1,0 +1,214 @@
+"""The one sampler: responses whose tokens depend on their own key and on nothing else.
+
+What was decided. A token is picked by inverse CDF in float64 with one uniform number per (key,
+token index), so batch size, neighbours, order, processes and restarts change no response beyond
+float rounding. Nothing is truncated (no top-k, no top-p): a truncated distribution has no KL. The
+log-prob of each token is read off at the moment it is sampled, at the sampling temperature; logits
+are never stored.
+
+What makes it quick. Prompts of like length share a batch; equal prompts in a batch (K samples of
+one prompt) are read once and their cache is repeated; only the last position gets logits; rows
+that have ended leave the batch, cache and all, as soon as fewer than `_KEEP` of the rows live, so
+each row is copied a bounded number of times.
+
+Prompts are padded on the left, so that the next token of every row falls into the same column;
+masks and positions come from lengths, and the pad id never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from plumbrule.config import SamplingConfig
+from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.generation.cache import new_cache
+from plumbrule.models import Policy
+from plumbrule.progress import Progress
+from plumbrule.randomness import uniforms
+from plumbrule.scoring import buckets, causal_lm, output_logits, pad_rows, positions, trunk
+
+_KEEP = 0.75
+"""Share of live rows below which ended rows leave the batch."""
+
+
+class Sample(NamedTuple):
+    """One response: its tokens (terminal token included if sampled), their log-probs in nats.
+
+    finished: it ended with a stop token, not at max_new_tokens.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: SamplingConfig,
+    keys: Sequence[int],
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """Return one sample per prompt, in the order of the prompts.
+
+    Temperature 0 takes the likeliest token (the first of equals) and gives log-probs at
+    temperature 1.
+
+    Args:
+        prompts: token ids, as `policy.encode` gives them.
+        keys: one 64-bit key per prompt (`randomness.row_key`); equal keys and prompts give equal
+            responses.
+        progress: advanced by the number of responses as batches end.
+
+    Raises: ConfigError: a prompt is empty, or too long for the policy's context with
+        `max_new_tokens`. ValueError: keys and prompts differ in number. TrainingError: the policy
+        gives NaN.
+    """
+    if len(keys) != len(prompts):
+        raise ValueError(f"keys (={len(keys)}) must number as many as prompts (={len(prompts)}).")
+    check_lengths(policy, prompts, sampling.max_new_tokens)
+    samples: list[Sample | None] = [None] * len(prompts)
+    was_training = policy.model.training
+    policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
+    try:
+        for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
+            chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
+            decoded = _decode(policy, [prompts[i] for i in batch], sampling, chosen)
+            for i, sample in zip(batch, decoded, strict=True):
+                samples[i] = sample
+            if progress is not None:
+                progress.advance(len(batch))
+    finally:
+        policy.model.train(was_training)
+    return [sample for sample in samples if sample is not None]
+
+
+def check_lengths(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise ConfigError unless every prompt holds a token and fits with its response."""
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ConfigError(f"prompt {i} (=0 tokens) must hold a token; check its chat template.")
+        if len(prompt) + max_new_tokens > policy.spec.context:
+            raise ConfigError(
+                f"prompt {i} (={len(prompt)} tokens) with sampling.max_new_tokens "
+                f"(={max_new_tokens} tokens) must fit the context (={policy.spec.context} tokens); "
+                "shorten either, show fewer passages, or raise model.context."
+            )
+
+
+@torch.inference_mode()
+def _decode(
+    policy: Policy, prompts: list[Sequence[int]], sampling: SamplingConfig, keys: np.ndarray
+) -> list[Sample]:
+    """Return one sample per prompt of a batch, in order."""
+    model, limit = policy.model, sampling.max_new_tokens
+    device = model.device
+    stops = torch.tensor(policy.spec.stop_token_ids, device=device)
+    draws = torch.from_numpy(uniforms(keys[:, None], np.arange(limit)[None, :])).to(device)
+
+    num_rows = len(prompts)
+    tokens = torch.zeros(num_rows, limit, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(num_rows, limit, dtype=torch.float32, device=device)
+    lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
+    ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+
+    # 1 Read each different prompt once, then give every row its own copy of the cache.
+    hidden, cache, real_mask = _prefill(model, prompts, policy.pad_id, limit)
+    width = real_mask.shape[1] - limit
+    next_position = real_mask.sum(-1, keepdim=True) - limit
+    rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
+
+    for t in range(limit):
+        # 2 Pick token t of every row in the batch.
+        picked, found = pick(output_logits(model, hidden), sampling.temperature, draws[rows, t])
+        tokens[rows, t], logprobs[rows, t] = picked, found
+        gone = ended[rows]  # rows that ended earlier: what they pick is not read
+        lengths[rows] = torch.where(gone, lengths[rows], t + 1)
+        ended[rows] = gone | torch.isin(picked, stops)
+        # 3 Rows that have ended leave, once they are many.
+        live = ~ended[rows]
+        num_live = int(live.sum())  # the one wait for the device per token
+        if num_live == 0 or t + 1 == limit:
+            break
+        if num_live < _KEEP * len(rows):
+            kept = live.nonzero()[:, 0]
+            rows, picked, real_mask = rows[kept], picked[kept], real_mask[kept]
+            next_position = next_position[kept]
+            cache.batch_select_indices(kept)
+        # 4 Read the picked tokens.
+        hidden = trunk(model)(
+            input_ids=picked[:, None],
+            attention_mask=real_mask[:, : width + t + 1],
+            position_ids=next_position + t,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+
+    if logprobs.isnan().any():
+        raise TrainingError(
+            "the policy's log-probs must be numbers; its weights or logits are NaN."
+        )
+    return [
+        Sample(row[:length], scores[:length], end)
+        for row, scores, length, end in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), ended.tolist(), strict=True
+        )
+    ]
+
+
+def _prefill(
+    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+) -> tuple[Tensor, DynamicCache, Tensor]:
+    """Return hidden states (b, h) at the prompts' ends, the cache, and the mask with room.
+
+    The mask is (b, l + limit) bool: left padding False, prompt and all response columns True.
+    """
+    device = next(model.parameters()).device
+    order: dict[tuple[int, ...], int] = {}
+    copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
+    tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
+    cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
+    hidden = trunk(model)(
+        input_ids=tokens,
+        attention_mask=prompt_mask,
+        position_ids=positions(prompt_mask),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
+    if len(order) < len(prompts):
+        index = torch.tensor(copies, device=device)
+        cache.batch_select_indices(index)
+        hidden, real_mask = hidden[index], real_mask[index]
+    return hidden, cache, real_mask
+
+
+def pick(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the picked token ids (b,) int64 and their log-probs (b,) float32.
+
+    Inverse CDF in float64: the first token whose cumulative probability exceeds the draw, so a
+    token of probability 0 is never picked. Temperature 0: the likeliest token, log-prob at 1.
+
+    Args: logits: (b, v). draws: (b,) float64 in [0, 1).
+    """
+    scaled = logits.double() / (temperature or 1.0)
+    top = scaled.amax(-1, keepdim=True)
+    weights = scaled.sub_(top).exp_()
+    if temperature == 0:
+        picked, total = logits.argmax(-1), weights.sum(-1)
+    else:
+        cumulative = weights.cumsum_(-1)
+        total = cumulative[:, -1]
+        # A draw just below 1 may round up to the total, which no entry exceeds.
+        target = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
+        picked = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+        picked = picked.clamp(max=logits.shape[-1] - 1)  # NaN only; the caller refuses it
+    own = logits.gather(-1, picked[:, None])[:, 0].double() / (temperature or 1.0)
+    return picked, (own - top[:, 0] - total.log()).float()

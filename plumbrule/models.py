@@ -1,0 +1,324 @@
+"""Loading, making and saving policies: `load_policy` is the only loader of the project.
+
+It reads a folder that a stage published, any other Hugging Face folder, or a hub name; what a
+folder without `policy.json` does not say is derived from its tokenizer and config. Weights are
+safetensors only and remote code never runs. Attention is transformers' default: torch's fused
+kernel (sdpa), or eager for the few families without it. Dropout is off for good: with it on, the
+policy that is trained is not the one that sampled, and the first PPO ratio is not 1. So `train()`
+and `eval()` make no difference to any number.
+
+`Policy`, `PolicySpec` and the tokenizer of new models live in `policies.py` and `chat.py`, and are
+found here too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import cast
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from plumbrule.chat import (
+    PLAIN_TEMPLATE,
+    RESPONSE_PREFIX,
+    TEMPLATE,
+    load_tokenizer,
+    template_hash,
+    train_tokenizer,
+    unreachable,
+)
+from plumbrule.config import ModelConfig, RuntimeConfig
+from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
+from plumbrule.scoring import causal_lm
+
+transformers.utils.logging.disable_progress_bar()  # stages show their own
+
+__all__ = [
+    "Policy",
+    "PolicySpec",
+    "disable_dropout",
+    "fits",
+    "load_policy",
+    "load_tokenizer",
+    "make_policy",
+    "new_model",
+    "num_parameters",
+    "resolve_device",
+    "save_policy",
+    "select_passages",
+    "train_tokenizer",
+]
+
+
+def load_policy(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    context: int | None = None,
+    pad_token: str | None = None,
+) -> Policy:
+    """Return the policy in a folder or under a hub name, in eval mode and without dropout.
+
+    Args:
+        revision: 40-hex commit of a hub model.
+        context: longest prompt and response together, tokens; None: what the folder says.
+        pad_token: a token of the vocabulary, for a tokenizer that names no pad token.
+
+    Raises:
+        ConfigError: nothing to load there; weights that are not safetensors; a tokenizer without
+            pad or terminal token; a context longer than the model's learned positions.
+        ArtifactError: a policy.json that is damaged or whose chat template is another one.
+    """
+    folder = Path(path)
+    saved = PolicySpec.read(folder / POLICY_FILE) if (folder / POLICY_FILE).is_file() else None
+    tokenizer = load_tokenizer(path, revision=revision, pad_token=pad_token)
+    if (folder / "adapter_config.json").is_file():
+        model = _load_adapter(folder, saved, dtype)
+    else:
+        model = _load_weights(path, revision, dtype)
+    policy = make_policy(model, tokenizer, context)
+    if saved is not None:
+        if saved.chat_template_sha256 != policy.spec.chat_template_sha256:
+            raise ArtifactError(
+                f"{folder}: the tokenizer's chat template (sha256="
+                f"{policy.spec.chat_template_sha256[:12]}) must be the one that policy.json names "
+                f"({saved.chat_template_sha256[:12]}); restore the folder's tokenizer files."
+            )
+        context = saved.context if context is None else context
+        policy.spec = dataclasses.replace(saved, context=context)
+        _check_context(model, context)
+    policy.model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
+    return policy
+
+
+def make_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int | None = None
+) -> Policy:
+    """Return a policy of a model and a tokenizer, with a spec derived from them.
+
+    The tokenizer's eos ends responses, and so do further eos tokens of the generation config. The
+    model is put into eval mode and its dropout switched off.
+
+    Raises: ConfigError: as `load_policy`.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the tokenizer's eos_token (=None) must be set: it ends every response; choose a "
+            "model whose tokenizer names one."
+        )
+    inner = causal_lm(model)
+    num_embeddings = _word_table(inner).weight.shape[0]
+    if len(tokenizer) > num_embeddings:
+        raise ConfigError(
+            f"the tokenizer (={len(tokenizer)} tokens) must fit the model's embeddings "
+            f"(={num_embeddings} rows); they belong to different models."
+        )
+    disable_dropout(model)
+    model.eval()
+    context = context or _max_positions(inner) or min(tokenizer.model_max_length, 2048)
+    _check_context(model, context)
+    named = inner.generation_config.eos_token_id if inner.generation_config is not None else None
+    more = named if isinstance(named, list) else [] if named is None else [named]
+    spec = PolicySpec(
+        chat_template_sha256=template_hash(tokenizer),
+        stop_token_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *more])),
+        context=context,
+        response_prefix=_response_prefix(tokenizer),
+    )
+    return Policy(model, tokenizer, spec)
+
+
+def _response_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the tokenizer's template puts before a response: ours a space, others nothing."""
+    template = tokenizer.chat_template
+    ours = isinstance(template, str) and template.endswith((TEMPLATE, PLAIN_TEMPLATE))
+    return RESPONSE_PREFIX if ours else ""
+
+
+def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    folder = Path(path)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        pickled = sorted(
+            f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)
+        )
+        if pickled:
+            raise ConfigError(
+                f"model.name_or_path (={path}) must hold safetensors, but has {pickled[0]}, a "
+                "pickle that could run code; convert it where you trust it: load it with "
+                "transformers and save_pretrained it."
+            )
+    try:
+        config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+        _zero_dropout(config)
+        return AutoModelForCausalLM.from_pretrained(
+            str(path),
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise unreachable(path, error) from error
+
+
+def _load_adapter(folder: Path, saved: PolicySpec | None, dtype: torch.dtype) -> PreTrainedModel:
+    """Return a base model with the adapter of `folder` around it."""
+    from peft import PeftConfig, PeftModel
+
+    adapter = PeftConfig.from_pretrained(str(folder))
+    base = saved.base if saved is not None and saved.base else adapter.base_model_name_or_path
+    if base is None:
+        raise ArtifactError(f"{folder / POLICY_FILE}: base (=None) must name the adapter's model.")
+    here = folder / base
+    model = _load_weights(here if here.is_dir() else base, adapter.revision, dtype)
+    return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder)))
+
+
+def save_policy(policy: Policy, folder: str | Path) -> None:
+    """Write weights (safetensors), tokenizer and policy.json; adapters without their base.
+
+    The generation config samples as we do: no top-k, no top-p. A base that is a folder is named
+    relative to `folder`, so that a store can be moved.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = policy.spec
+    inner = causal_lm(policy.model)
+    inner.generation_config = GenerationConfig(
+        bos_token_id=policy.tokenizer.bos_token_id,
+        eos_token_id=list(spec.stop_token_ids),
+        pad_token_id=policy.pad_id,
+        do_sample=True,
+        temperature=spec.temperature or 1.0,
+        top_k=0,
+        top_p=1.0,
+    )
+    policy.model.save_pretrained(folder)
+    if inner is not policy.model:
+        base = spec.base or inner.config.name_or_path or ""
+        base = os.path.relpath(base, folder) if Path(base).is_dir() else base
+        spec = dataclasses.replace(spec, base=base)
+        _name_base(folder, base)
+    policy.tokenizer.save_pretrained(folder)
+    spec.write(folder / POLICY_FILE)
+
+
+def _name_base(folder: Path, base: str) -> None:
+    """Make PEFT's files in `folder` name `base` instead of a path of this machine."""
+    path = folder / "adapter_config.json"
+    adapter = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
+    path.write_text(json.dumps(adapter, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").unlink(missing_ok=True)  # a model card with the same path
+
+
+def new_model(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> LlamaForCausalLM:
+    """Return an untrained Llama of the configured shape, its weights a function of `seed` alone.
+
+    Tied embeddings, as many as the tokenizer has tokens; rotary base 10,000; dropout none.
+    """
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        max_position_embeddings=config.context,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(shape).eval()
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability of a model to 0, in its config and in its modules."""
+    config = getattr(causal_lm(model), "config", None)
+    if isinstance(config, PretrainedConfig):
+        _zero_dropout(config)
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _zero_dropout(config: PretrainedConfig) -> None:
+    for name, value in list(vars(config).items()):
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _check_context(model: nn.Module, context: int) -> None:
+    """Raise ConfigError if `context` outruns a learned table of positions."""
+    inner = causal_lm(model)
+    longest = _max_positions(inner)
+    if longest is None or context <= longest:
+        return
+    words = _word_table(inner)
+    # Any other table with a row per position is one of positions (GPT-2's, and OPT's with 2 more).
+    if any(
+        isinstance(m, nn.Embedding) and m is not words and m.num_embeddings >= longest
+        for m in inner.modules()
+    ):
+        raise ConfigError(
+            f"model.context (={context} tokens) must be at most {longest}, the learned positions "
+            "of this model; shorten it."
+        )
+
+
+def _max_positions(model: PreTrainedModel) -> int | None:
+    """Return how many positions a model was made for, tokens; None: it does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _word_table(model: PreTrainedModel) -> nn.Embedding:
+    """Return the embedding of token ids."""
+    return cast(nn.Embedding, model.get_input_embeddings())
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Return the number of parameters of a model, tied ones counted once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def resolve_device(runtime: RuntimeConfig) -> torch.device:
+    """Return the device that `runtime.device` names.
+
+    Raises: ConfigError: a CUDA device that this machine does not have.
+    """
+    name = runtime.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"runtime.device (={runtime.device}) must be a device of this machine, which has "
+            f"{torch.cuda.device_count()} CUDA device(s); use runtime.device=auto or cpu."
+        )
+    return device

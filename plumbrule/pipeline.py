@@ -1,0 +1,325 @@
+"""The pipeline: plan a graph, then resolve or build each node. Part of the roof.
+
+`make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
+manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
+which config key, input or source file differs from the newest artifact of the same node. `execute`
+then walks the plan. Several commands may walk the same graph at once: whoever gets the claim
+builds, the others wait and say for whom.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from plumbrule import claims, machine
+from plumbrule.artifacts import Artifact, Manifest, Store, write_json
+from plumbrule.checkpoints import newest
+from plumbrule.config import RuntimeConfig, TrackingConfig
+from plumbrule.errors import ArtifactError, TrainingError
+from plumbrule.fingerprint import code_hashes, differences, digest, hashed_config
+from plumbrule.run_config import STAGES, Node
+from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
+
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node as the plan sees it. state: cached, resume or build; reason: why it is not cached."""
+
+    node: Node
+    fingerprint: str
+    config: Mapping[str, Any]
+    code: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, str]]
+    """Slot -> (kind, fingerprint)."""
+    state: str
+    reason: str
+    versions: Mapping[str, tuple[str, str]]
+    """Library -> (version that made the artifact, version here), where they differ."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a node came to."""
+
+    planned: Planned
+    manifest: Manifest
+    folder: Path
+    state: str
+    """cached, built, resumed or shared (another command built it meanwhile)."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run gives its nodes besides their configs."""
+
+    id: str
+    folder: Path
+    store: Store
+    runtime: RuntimeConfig
+    tracking: TrackingConfig
+
+
+def make_plan(
+    nodes: list[Node], store: Store, *, strict: bool = False, plugins: tuple[Path, ...] = ()
+) -> list[Planned]:
+    """Return the plan of `nodes` (inputs before users) against what the store holds.
+
+    Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
+    """
+    planned: dict[str, Planned] = {}
+    known = store.manifests()
+    for node in nodes:
+        stage = STAGES[node.kind]
+        inputs = {
+            slot: (planned[source].node.kind, planned[source].fingerprint)
+            for slot, source in node.inputs.items()
+        }
+        entries = [stage.run.split(":")[0]]
+        for kind, _ in inputs.values():
+            if opener := STAGES[kind].opener:
+                entries.append(opener.split(":")[0])
+        code = code_hashes(entries, plugins)
+        config = hashed_config(node.config)
+        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
+        fingerprint = digest([node.kind, code, config, links])
+        manifest = store.manifest(node.kind, fingerprint)
+        changed: dict[str, tuple[str, str]] = {}
+        if manifest is not None:
+            state, reason = "cached", ""
+            changed = machine.changed_versions(manifest.versions)
+            if changed and strict:
+                name, (then, now) = next(iter(changed.items()))
+                raise ArtifactError(
+                    f"{node.name} ({fingerprint}) was made with {name} {then}, here is {now}, and "
+                    "run.versions is strict; install that version, or pass run.versions=show."
+                )
+        else:
+            begun = newest(store.folder(node.kind, fingerprint) / "checkpoints")
+            state = "resume" if begun else "build"
+            reason = f"from step {begun[0]}" if begun else _why(node, config, code, links, known)
+        planned[node.name] = Planned(
+            node, fingerprint, config, code, inputs, state, reason, changed
+        )
+    return list(planned.values())
+
+
+def _why(
+    node: Node,
+    config: Mapping[str, Any],
+    code: Mapping[str, str],
+    links: Mapping[str, str],
+    known: list[Manifest],
+) -> str:
+    """Return what differs from the most alike artifact of this node, newest first."""
+    candidates = []
+    for age, manifest in enumerate(reversed(known)):
+        if manifest.kind == node.kind and manifest.node == node.name:
+            keys = differences(dict(manifest.config), _plain(config))
+            files = differences(dict(manifest.code), dict(code))
+            inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
+            candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
+    if not candidates:
+        return "new"
+    _, _, keys, files, inputs = min(candidates, key=lambda c: c[:2])
+    changed = keys + files + inputs
+    shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+    return f"changed: {shown}"
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as it reads back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def execute(
+    plan: list[Planned], context: RunContext, say: Callable[[str], None]
+) -> dict[str, Built]:
+    """Resolve or build each node of the plan in order and return what each came to.
+
+    Raises: whatever a stage raises; what was published before stands.
+    """
+    built: dict[str, Built] = {}
+    for planned in plan:
+        built[planned.node.name] = _resolve(planned, context, built, say)
+    return built
+
+
+def _resolve(
+    planned: Planned, context: RunContext, built: Mapping[str, Built], say: Callable[[str], None]
+) -> Built:
+    """Return the node's artifact: from the store, from another command, or built here."""
+    name, kind = planned.node.name, planned.node.kind
+    folder = context.store.folder(kind, planned.fingerprint)
+    waiting = False
+    while True:
+        manifest = context.store.manifest(kind, planned.fingerprint)
+        if manifest is not None:
+            return Built(planned, manifest, folder, "shared" if waiting else "cached")
+        claim = claims.acquire(folder, context.id)
+        if isinstance(claim, claims.Claim):
+            break
+        if not waiting:
+            say(f"{name}: waiting for {claim}, which builds {kind}/{planned.fingerprint}")
+            waiting = True
+        time.sleep(WAIT_SECONDS)
+    with claim:
+        manifest = context.store.manifest(kind, planned.fingerprint)
+        if manifest is not None:
+            return Built(planned, manifest, folder, "shared")
+        resumed = newest(folder / "checkpoints") is not None
+        say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
+        manifest = _build(planned, context, built, folder, claim)
+    return Built(planned, manifest, folder, "resumed" if resumed else "built")
+
+
+def _build(
+    planned: Planned,
+    context: RunContext,
+    built: Mapping[str, Built],
+    folder: Path,
+    claim: claims.Claim,
+) -> Manifest:
+    """Run a node's stage in `folder` and publish what it leaves there."""
+    node, began = planned.node, time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
+    tracker = _tracker(planned, context, folder)
+    try:
+        if context.runtime.processes > 1 and STAGES[node.kind].parallel:
+            metrics = _run_in_processes(planned, context, inputs, folder, tracker)
+        else:
+            machine.prepare(context.runtime)
+            run = stage_function(node.kind)
+            metrics = run(node.config, inputs, context.runtime, folder, tracker)
+    except BaseException:
+        tracker.finish({})
+        raise
+    claim.check()
+    headline = {name: float(value) for name, value in metrics.items()}
+    if isinstance(tracker, WandbTracker):
+        tracker.lineage(planned.inputs, (node.kind, planned.fingerprint))
+    tracker.finish(headline)
+    return context.store.publish(
+        Manifest(
+            node=node.name,
+            kind=node.kind,
+            fingerprint=planned.fingerprint,
+            config=_plain(planned.config),
+            inputs={slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()},
+            metrics=headline,
+            code=planned.code,
+            seed=getattr(node.config, "seed", None),
+            git=machine.git_state(),
+            versions=machine.versions(),
+            runtime=asdict(context.runtime),
+            hardware=machine.hardware(),
+            wall_seconds=round(time.monotonic() - began, 2),
+            wandb_run_id=tracker.run_id if isinstance(tracker, WandbTracker) else None,
+            started=started,
+        )
+    )
+
+
+def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
+    """Import a stage's room and return its `run`."""
+    module, name = STAGES[kind].run.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _artifact(built: Built) -> Artifact:
+    """Return a built node as the next stage sees it."""
+    planned = built.planned
+    return Artifact(
+        path=built.folder,
+        kind=planned.node.kind,
+        node=planned.node.name,
+        fingerprint=planned.fingerprint,
+        metrics=built.manifest.metrics,
+        opener=STAGES[planned.node.kind].opener,
+    )
+
+
+def _tracker(planned: Planned, context: RunContext, folder: Path) -> FileTracker:
+    """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
+    if newest(folder / "checkpoints") is None:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    if context.tracking.name == "jsonl":
+        return FileTracker(folder)
+    return WandbTracker(
+        folder,
+        context.tracking,
+        node=planned.node.name,
+        kind=planned.node.kind,
+        group=context.id,
+        run_id=_wandb_id(folder, planned.fingerprint),
+        folder=context.folder,
+        config=_plain(planned.config),
+        inputs={slot: f"{kind}/{print_}" for slot, (kind, print_) in planned.inputs.items()},
+    )
+
+
+def _wandb_id(folder: Path, fingerprint: str) -> str:
+    """Return the W&B run id of this artifact's building: kept beside its checkpoints, so that a
+    resumed build goes on in the same W&B run and a fresh one gets a new run."""
+    path = folder / "checkpoints" / "wandb.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
+    except (OSError, json.JSONDecodeError, KeyError):
+        run_id = f"{fingerprint}-{os.urandom(3).hex()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"run_id": run_id})
+        return run_id
+
+
+def _run_in_processes(
+    planned: Planned,
+    context: RunContext,
+    inputs: Mapping[str, Artifact],
+    folder: Path,
+    tracker: FileTracker,
+) -> Mapping[str, float]:
+    """Run a stage under torchrun and return the metrics that its first process left.
+
+    Raises: TrainingError: a process failed; its own output says why.
+    """
+    write_json(
+        folder / "stage.json",
+        {
+            "kind": planned.node.kind,
+            "config": asdict(planned.node.config),
+            "inputs": {
+                slot: {**asdict(artifact), "path": str(artifact.path)}
+                for slot, artifact in inputs.items()
+            },
+            "runtime": asdict(context.runtime),
+        },
+    )
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={context.runtime.processes}"]
+    command += ["-m", "plumbrule.worker", str(folder)]
+    environment = {**os.environ}
+    environment.setdefault("OMP_NUM_THREADS", str(context.runtime.threads or 1))
+    done = subprocess.run(command, env=environment, check=False)
+    if done.returncode or not result.is_file():
+        raise TrainingError(
+            f"stage {planned.node.kind} failed in one of its {context.runtime.processes} "
+            f"processes (exit code {done.returncode}); see its output above."
+        )
+    if isinstance(tracker, WandbTracker):
+        tracker.mirror(read_metrics(folder))
+    return json.loads(result.read_text(encoding="utf-8"))
+

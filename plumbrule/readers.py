@@ -1,0 +1,332 @@
+"""Other projects' formats, read into our records; the only place that knows them.
+
+A reader takes a path and yields a `Row` for each row of its source: the record it became, or why
+it became none. Nothing is dropped silently: the data stage counts reasons into the data card. How
+strict a reader is depends on whose file it is. A JSON Lines file is the user's own, so its first
+bad row raises a `DataError` that names file and row. A published set has known bad rows that nobody
+here can mend, so `hh_rlhf` counts them; a row that is not of the format at all raises there too.
+
+`READERS` is the table, by (format, role); `register` adds to it, also from a plug-in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plumbrule.columns import Shape, parse_row, shape_of
+from plumbrule.errors import DataError
+from plumbrule.records import BenchmarkItem, Message, Preference, Record, read_rows
+from plumbrule.roles import as_role
+from plumbrule.splits import start_of
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+
+class Row(NamedTuple):
+    """What became of one row of a source.
+
+    record: a record, or a corpus row; None where the row was left out. dropped: why. held_out:
+    whether the source itself holds the row out; None where it brings no split of its own.
+    """
+
+    record: Record | dict[str, Any] | None
+    dropped: str = ""
+    held_out: bool | None = None
+
+
+Reader = Callable[[Path], Iterator[Row]]
+READERS: dict[tuple[str, str], Reader] = {}
+"""(format, role) -> reader."""
+
+
+def register(format: str, role: str, reader: Reader) -> None:
+    """Make `reader` the one that reads data of `format` for `role`."""
+    READERS[format, role] = reader
+
+
+def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
+    """Return what the reader of (format, role) makes of `path`.
+
+    Raises: DataError: no such path, no such reader, or what that reader raises.
+    """
+    if (format, role) not in READERS:
+        roles = ", ".join(r for f, r in READERS if f == format) or "no role"
+        raise DataError(f"format {format} can't feed role {role}; it feeds {roles}.")
+    if not Path(path).exists():
+        raise DataError("no such file or folder; check dataset.path.", path)
+    return READERS[format, role](Path(path))
+
+
+# --- jsonl -------------------------------------------------------------------------------------
+
+_SIDE = re.compile(r"(train|records|validation|valid|dev|test)(?![a-z])")
+
+
+def read_jsonl(path: Path, role: str) -> Iterator[Row]:
+    """Yield the rows of a JSON Lines file, or of a folder's training and validation files.
+
+    All files must have rows of one shape (`plumbrule/columns.py`).
+    Raises: DataError: a row that is malformed, of another shape, or breaks its record's rules; with
+    file and row.
+    """
+    first: Shape | None = None
+    for file, held_out in _jsonl_files(path):
+        for number, raw in read_rows(file):
+            row = {name: value for name, value in raw.items() if value is not None}
+            try:
+                shape = shape_of(row, role)
+                first = first or shape
+                if shape is not first:
+                    raise DataError(f"all rows must be of one shape; before it: {first.name}.")
+                record = parse_row(row, shape, f"{_stem(file)}:{number}", role)
+            except DataError as error:
+                text = json.dumps(raw, ensure_ascii=False)
+                raise DataError(str(error), file, number, text) from None
+            yield Row(record, held_out=held_out)
+
+
+def _jsonl_files(path: Path) -> list[tuple[Path, bool | None]]:
+    """Return (file, held out) of a file or folder; None where there are no validation files.
+
+    In a folder, names begin with train or records, and validation, valid, dev or test. The first of
+    these four that is there is the held-out part, so a test file beside a validation file stays
+    untouched.
+    """
+    if path.is_file():
+        return [(path, None)]
+    sides: dict[str, list[Path]] = {}
+    for file in sorted(path.iterdir()):
+        if file.name.endswith(JSON_LINES) and (match := _SIDE.match(file.name)):
+            sides.setdefault(match[1], []).append(file)
+    train = sides.get("train") or sides.get("records")
+    if not train:
+        found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        raise DataError(
+            f"the folder (with {found}) must hold train{JSON_LINES[0]} or the like "
+            f"({', '.join(JSON_LINES)}), and may hold validation files; name a file.",
+            path,
+        )
+    names = (name for name in ("validation", "valid", "dev", "test") if name in sides)
+    held_out = sides.get(next(names, ""), [])
+    side = False if held_out else None
+    return [(file, side) for file in train] + [(file, True) for file in held_out]
+
+
+def _stem(file: Path) -> str:
+    return file.name.split(".")[0]
+
+
+for _role in (
+    *("corpus", "demonstrations", "preferences", "prompts", "documents"),
+    *("questions", "halueval", "bold"),
+):
+    register("jsonl", _role, partial(read_jsonl, role=_role))
+
+
+# --- hh_rlhf -----------------------------------------------------------------------------------
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def read_hh_rlhf(path: Path, role: str) -> Iterator[Row]:
+    """Yield the rows of Anthropic's helpful and harmless pairs (arXiv:2204.05862).
+
+    Every role reads the same pairs, so a row left out of one is left out of all. Where both train
+    and test files are there, the test files are held out, and a training row of a conversation
+    that begins like a held-out one is left out; else the stage splits. `red-team-attempts` holds no
+    pairs and is passed over.
+    Raises: DataError: no files, or a row without the texts chosen and rejected.
+    """
+    files = _hh_files(path)
+    own_split = {_stem(file) for file, _ in files} >= {"train", "test"}
+    starts = set()
+    if own_split:
+        held_out = [f for f in files if _stem(f[0]) == "test"]
+        pairs = (parse_pair(row, id) for row, id in _hh_rows(held_out))
+        starts = {start_of(pair) for pair in pairs if isinstance(pair, Preference)}
+    for file, name in files:
+        side = (_stem(file) == "test") if own_split else None
+        for row, id in _hh_rows([(file, name)]):
+            pair = parse_pair(row, id)
+            if isinstance(pair, str):
+                yield Row(None, pair, side)
+            elif side is False and start_of(pair) in starts:
+                yield Row(None, "the conversation is also in the held-out file", side)
+            else:
+                yield Row(as_role(pair, role), held_out=side)
+
+
+def _hh_files(path: Path) -> list[tuple[Path, str]]:
+    """Return (file, name inside `path` without endings) of every file of pairs."""
+    if path.is_file():
+        return [(path, _stem(path))]
+    files = [
+        (file, str(file.relative_to(path).parent / _stem(file)))
+        for file in sorted(path.rglob("*.jsonl*"))
+        if file.name.endswith((".jsonl", ".jsonl.gz")) and "red-team" not in file.parent.name
+    ]
+    if not files:
+        raise DataError("no *.jsonl.gz or *.jsonl below this folder; check dataset.path.", path)
+    return files
+
+
+def _hh_rows(files: list[tuple[Path, str]]) -> Iterator[tuple[Mapping[str, str], str]]:
+    for file, name in files:
+        for number, row in read_rows(file):
+            if not all(isinstance(row.get(side), str) for side in ("chosen", "rejected")):
+                text = json.dumps(row, ensure_ascii=False)
+                raise DataError(
+                    "a row must hold the texts chosen and rejected.", file, number, text
+                )
+            yield row, f"{name}:{number}"
+
+
+def parse_pair(row: Mapping[str, str], id: str) -> Preference | str:
+    """Return the preference that two whole dialogues hold, or why they hold none."""
+    before, _, chosen = row["chosen"].rpartition("\n\nAssistant:")
+    other_before, _, rejected = row["rejected"].rpartition("\n\nAssistant:")
+    chosen, rejected = chosen.strip(), rejected.strip()
+    if before != other_before:
+        return "the dialogues differ before the last answer"
+    if not chosen or not rejected:
+        return "an answer is empty"
+    if chosen == rejected:
+        return "the answers are equal"
+    opening, *parts = _TURN.split(before)
+    speakers, texts = parts[::2], [text.strip() for text in parts[1::2]]
+    expected = ["Human", "Assistant"] * (len(speakers) // 2) + ["Human"]
+    if opening.strip() or speakers != expected:
+        return "the turns don't alternate"
+    if not all(texts):
+        return "an earlier turn is empty"
+    messages = tuple(Message(_SPEAKERS[s], t) for s, t in zip(speakers, texts, strict=True))
+    return Preference(id, messages, (chosen, rejected), (1, 2))
+
+
+for _role in ("corpus", "demonstrations", "preferences", "prompts"):
+    register("hh_rlhf", _role, partial(read_hh_rlhf, role=_role))
+
+
+# --- halueval ----------------------------------------------------------------------------------
+
+HALUEVAL_FIELDS: dict[str, dict[str, str]] = {
+    "qa": {
+        "knowledge": "knowledge",
+        "question": "question",
+        "right": "right_answer",
+        "hallucinated": "hallucinated_answer",
+    },
+    "dialogue": {
+        "knowledge": "knowledge",
+        "history": "dialogue_history",
+        "right": "right_response",
+        "hallucinated": "hallucinated_response",
+    },
+    "summarization": {
+        "document": "document",
+        "right": "right_summary",
+        "hallucinated": "hallucinated_summary",
+    },
+    "general": {"query": "user_query", "response": "chatgpt_response"},
+}
+"""Task -> our field -> the official column."""
+
+
+def read_halueval(path: Path) -> Iterator[Row]:
+    """Yield the items of HaluEval's official files (arXiv:2305.11747), those that are there.
+
+    JSON Lines named `<task>_data*.json`. Every text is stripped: all right summaries end with a
+    line break in the official file and no hallucinated one does, which gives the answer away. Rows
+    are numbered, since an official `ID` occurs twice.
+    Raises: DataError: no such file, several for one task, or a row without the task's columns.
+    """
+    for task, file in _halueval_files(path).items():
+        columns = HALUEVAL_FIELDS[task]
+        for number, row in read_rows(file):
+            missing = [c for c in columns.values() if not isinstance(row.get(c), str)]
+            label = row.get("hallucination")
+            if missing or (task == "general" and label not in ("yes", "no")):
+                needs = ", ".join(columns.values())
+                needs += " and hallucination: yes or no" if task == "general" else ""
+                text = json.dumps(row, ensure_ascii=False)
+                raise DataError(f"a row of task {task} must hold {needs}.", file, number, text)
+            id = f"{task}:{number}"
+            fields = {ours: row[theirs].strip() for ours, theirs in columns.items()}
+            meta = {"hallucinated": label == "yes"} if task == "general" else {}
+            yield Row(BenchmarkItem(id, f"halueval_{task}", fields, id, meta))
+
+
+def _halueval_files(path: Path) -> dict[str, Path]:
+    """Return the file of each task; `<task>_data.json` goes before others of its task."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*_data*") if p.is_file())
+    found: dict[str, Path] = {}
+    for task in HALUEVAL_FIELDS:
+        named = [f for f in files if f.name.startswith(f"{task}_data")]
+        named = [f for f in named if f.name.endswith(JSON_LINES)]
+        whole = [f for f in named if f.name == f"{task}_data.json"] or named
+        if len(whole) > 1:
+            names = ", ".join(str(f.name) for f in whole)
+            raise DataError(f"several files of task {task} ({names}); keep one.", path)
+        if whole:
+            found[task] = whole[0]
+    if not found:
+        names = ", ".join(f"{task}_data.json" for task in HALUEVAL_FIELDS)
+        raise DataError(f"none of {names} is here; check the path.", path)
+    return found
+
+
+register("halueval", "halueval", read_halueval)
+
+
+# --- bold --------------------------------------------------------------------------------------
+
+
+def read_bold(path: Path) -> Iterator[Row]:
+    """Yield the prompts of BOLD (arXiv:2101.11718), stripped: most end with a space.
+
+    A file `<domain>_prompt.json` is one object {group: {entity: [prompt, ...]}}. Prompts that
+    repeat an earlier one stay, as in the published protocol.
+    Raises: DataError: no such file, or one of another form.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("*_prompt.json"))
+    if not files:
+        raise DataError("no <domain>_prompt.json below this folder; check the path.", path)
+    for file in files:
+        domain = file.name.removesuffix("_prompt.json")
+        for group, entities in _bold_groups(file).items():
+            for entity, prompts in entities.items():
+                for number, prompt in enumerate(prompts):
+                    if not prompt.strip():
+                        yield Row(None, "the prompt is empty")
+                        continue
+                    id = f"{domain}/{group}/{entity}/{number}"
+                    meta = {"domain": domain, "group": group}
+                    yield Row(BenchmarkItem(id, "bold", {"prompt": prompt.strip()}, entity, meta))
+
+
+def _bold_groups(file: Path) -> dict[str, dict[str, list[str]]]:
+    text = file.read_text(encoding="utf-8-sig")
+    try:
+        groups = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON ({error.msg}).", file, text=text) from None
+    fits = isinstance(groups, dict) and all(
+        isinstance(entities, dict)
+        and all(
+            isinstance(prompts, list) and all(isinstance(p, str) for p in prompts)
+            for prompts in entities.values()
+        )
+        for entities in groups.values()
+    )
+    if not fits:
+        raise DataError("must be {group: {entity: [prompt, ...]}}.", file, text=text)
+    return groups
+
+
+register("bold", "bold", read_bold)

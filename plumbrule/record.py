@@ -1,0 +1,96 @@
+"""The record of a run: `run.json`, and the two reports made from it.
+
+`metrics` in `run.json` is flat. A node's metric keeps its name where no other node of the run has
+the same; where two have (two evals of policies of one kind), each is `<node>:<name>`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbrule import machine
+from plumbrule.artifacts import Store
+from plumbrule.pipeline import Built
+from plumbrule.run_config import RunConfig, as_json
+
+HEADLINE = (
+    "base/perplexity",
+    "sft/loss",
+    "rm/accuracy",
+    "objective/kl",
+    "ppo/gold_gain",
+    "eval/accuracy_sft_rag",
+    "eval/accuracy_ppo_rag",
+)
+"""Metrics that a finished run prints, where it has them."""
+
+
+def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, Any]:
+    """Return what is known of a run before its nodes are built."""
+    return {
+        "name": config.run.name,
+        "id": run_id,
+        "overrides": overrides,
+        "seed": config.seed,
+        "objective": config.run.objective,
+        "notes": list(config.run.notes),
+        "git": machine.git_state(),
+        "versions": machine.versions(),
+    }
+
+
+def close(
+    config: RunConfig,
+    overrides: list[str],
+    run_id: str,
+    built: Mapping[str, Built],
+    store: Store,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the whole record of a run; paths are relative to the store."""
+    metrics = merge_metrics({name: b.manifest.metrics for name, b in built.items()})
+    metrics["time/total_seconds"] = round(seconds, 2)
+    nodes = {
+        name: {
+            "kind": b.planned.node.kind,
+            "state": b.state,
+            "why": b.planned.reason,
+            "artifact": str(b.folder.relative_to(store.root)),
+            "inputs": dict(b.planned.node.inputs),
+            "wall_seconds": b.manifest.wall_seconds,
+            "metrics": dict(b.manifest.metrics),
+            "hardware": dict(b.manifest.hardware),
+        }
+        for name, b in built.items()
+    }
+    return {
+        **opening(config, overrides, run_id),
+        "state": "done",
+        "headline": [name for name in HEADLINE if name in metrics],
+        "metrics": metrics,
+        "nodes": nodes,
+        "config": as_json(config),
+    }
+
+
+def merge_metrics(by_node: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return all nodes' metrics in one flat mapping; a name that two nodes share is qualified."""
+    times = Counter(name for metrics in by_node.values() for name in metrics)
+    return {
+        (name if times[name] == 1 else f"{node}:{name}"): float(value)
+        for node, metrics in by_node.items()
+        for name, value in metrics.items()
+    }
+
+
+def write_reports(record: Mapping[str, Any], built: Mapping[str, Built], folder: Path) -> None:
+    """Write `report.html` and `report.md` into the run's folder."""
+    from plumbrule.report import render
+
+    folders = {name: b.folder for name, b in built.items()}
+    html, markdown = render(record, folders)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "report.md").write_text(markdown, encoding="utf-8")

@@ -1,0 +1,182 @@
+"""What a report shows, gathered from a run's record and its artifacts' files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plumbrule.report import figures
+from plumbrule.tracking import METRICS, read_metrics
+
+MAX_CURVES = 12
+MAX_SAMPLES = 6
+
+
+def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the variables of the page templates."""
+    metrics = record["metrics"]
+    nodes = record["nodes"]
+    return {
+        "record": record,
+        "command": " ".join(["plumbrule", *(_quoted(o) for o in record["overrides"])]),
+        "notes": list(record["notes"]),
+        "node_notes": [
+            (name, note)
+            for name, folder in folders.items()
+            for note in read_json(folder / "notes.json") or []
+        ],
+        "headline": [_headline(name, metrics) for name in record["headline"]],
+        "graph": figures.graph(nodes),
+        "nodes": nodes,
+        "number": figures.number,
+        "comparisons": [
+            (name, _comparison(rows))
+            for name, folder in folders.items()
+            if (rows := read_json(folder / "comparisons.json"))
+        ],
+        "evaluations": [
+            (name, _flatten(found))
+            for name, folder in folders.items()
+            if (found := read_json(folder / "metrics.json"))
+        ],
+        "cards": [
+            (name, _flatten(found))
+            for name, folder in folders.items()
+            if (found := read_json(folder / "report_card.json"))
+        ],
+        "curves": [
+            (name, charts) for name, folder in folders.items() if (charts := _curves(folder))
+        ],
+        "samples": [
+            (name, rows) for name, folder in folders.items() if (rows := _samples(folder))
+        ],
+        "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
+    }
+
+
+def read_json(path: Path) -> Any:
+    """Return a JSON file's value, or None where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _quoted(override: str) -> str:
+    return f"'{override}'" if set(override) & set(" []{}$*?&|;<>()") else override
+
+
+def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    unit, meaning = METRICS.get(name, ("", ""))
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return {
+        "name": name,
+        "value": figures.number(metrics[name]),
+        "interval": "" if low is None else f"{figures.number(low)} to {figures.number(high or 0.0)}",
+        "unit": unit,
+        "meaning": meaning,
+    }
+
+
+def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return comparison rows with an interval bar on one axis for the whole table."""
+    ends = [float(row[k]) for row in rows for k in ("low", "high") if row[k] is not None]
+    span = (min([0.0, *ends]), max([0.0, *ends]))
+    return [
+        {
+            **row,
+            "bar": figures.interval_bar(row["difference"], row["low"], row["high"], span),
+            **{
+                k: figures.number(row[k])
+                for k in ("baseline", "policy", "difference", "low", "high")
+            },
+        }
+        for row in rows
+    ]
+
+
+def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
+    """Return one row per number in a nested mapping; {"value", "low", "high", "n"} is one number."""
+    rows: list[dict[str, str]] = []
+    for key, value in found.items():
+        name = f"{path} · {key}" if path else str(key)
+        if isinstance(value, Mapping) and "value" in value:
+            low, high = value.get("low"), value.get("high")
+            rows.append(
+                {
+                    "name": name,
+                    "value": _shown(value["value"]),
+                    "interval": "" if low is None else f"{_shown(low)} to {_shown(high)}",
+                    "n": _shown(value.get("n")),
+                }
+            )
+        elif isinstance(value, Mapping):
+            rows += _flatten(value, name)
+        elif isinstance(value, int | float | str):
+            rows.append({"name": name, "value": _shown(value), "interval": "", "n": ""})
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return figures.number(float(value)) if isinstance(value, int | float) else str(value)
+
+
+def _curves(folder: Path) -> list[dict[str, str]]:
+    """Return charts of the metrics that a stage logged at three or more updates."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in read_metrics(folder):
+        for name, value in row.items():
+            if name != "update" and isinstance(value, int | float) and math.isfinite(value):
+                series.setdefault(name, []).append((row["update"], value))
+    order = list(METRICS)
+    names = [n for n, points in series.items() if len(points) >= 3 and not n.startswith("time/")]
+    names.sort(key=lambda n: order.index(n) if n in order else len(order))
+    return [
+        {
+            "name": name,
+            "unit": METRICS.get(name, ("", ""))[0],
+            "meaning": METRICS.get(name, ("", ""))[1],
+            "svg": figures.line_chart(_thinned(series[name]), name),
+        }
+        for name in names[:MAX_CURVES]
+    ]
+
+
+def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
+    """Return at most `most` points, means of equal runs, so that a page stays small."""
+    if len(points) <= most:
+        return points
+    size = -(-len(points) // most)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def _samples(folder: Path) -> list[list[tuple[str, str]]]:
+    """Return the first samples of an artifact as lists of (field, text)."""
+    path = folder / "samples.jsonl"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8") as lines:
+        rows = [json.loads(line) for _, line in zip(range(MAX_SAMPLES), lines, strict=False)]
+    return [list(_fields(row)) for row in rows]
+
+
+def _fields(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in row.items():
+        if key in ("id", "keys", "meta") or value in (None, [], {}, ""):
+            continue
+        yield key, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return figures.number(value)
+    if isinstance(value, list) and value and isinstance(value[0], Mapping) and "role" in value[0]:
+        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in value)
+    if isinstance(value, list):
+        return "\n".join(f"- {_text(item)}" for item in value)
+    if isinstance(value, Mapping):
+        return "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
+    return str(value)

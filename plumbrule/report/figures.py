@@ -1,0 +1,168 @@
+"""Charts as SVG text: the graph of a run, and small line charts.
+
+They use the page's own colours (`currentColor` and CSS classes), so they follow its light and dark
+themes, and carry `<title>` elements, so that a pointer over a mark reads its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 122, 40, 44, 14
+
+
+def number(value: float) -> str:
+    """Return a number as a person reads it: four significant digits, no exponent in between."""
+    if value != value:
+        return "n/a"
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    if 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.4g}"
+        return f"{float(text):,}" if abs(value) >= 1000 else text
+    return f"{value:.2e}"
+
+
+def layers(inputs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Return the nodes of a graph in columns: a node stands right of all its inputs.
+
+    Within a column nodes are ordered by the mean row of their inputs, so that edges cross little.
+    """
+    depth: dict[str, int] = {}
+
+    def column(name: str) -> int:
+        if name not in depth:
+            depth[name] = max((column(source) + 1 for source in inputs[name]), default=0)
+        return depth[name]
+
+    for name in inputs:
+        column(name)
+    users = {name: [n for n in inputs if name in inputs[n]] for name in inputs}
+    for name in inputs:  # a source stands just left of its first user
+        if not inputs[name] and users[name]:
+            depth[name] = min(depth[user] for user in users[name]) - 1
+    columns: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    for name in inputs:
+        columns[depth[name]].append(name)
+    row: dict[str, float] = {}
+    for names in columns:
+        start = {name: i for i, name in enumerate(names)}
+        names.sort(
+            key=lambda n: (
+                sum(row.get(s, 0.0) for s in inputs[n]) / len(inputs[n])
+                if inputs[n]
+                else start[n],  # noqa: B023 - used within this turn of the loop
+                start[n],  # noqa: B023
+            )
+        )
+        row |= {name: i - len(names) / 2 for i, name in enumerate(names)}
+    return columns
+
+
+def graph(nodes: Mapping[str, Mapping[str, object]]) -> str:
+    """Return an SVG of a run's graph: boxes by column, edges from inputs to users.
+
+    Args: nodes: name -> {"kind", "state", "inputs": slot -> node, "wall_seconds"}.
+    """
+    inputs = {n: [s for s in about["inputs"].values() if s in nodes] for n, about in nodes.items()}  # type: ignore[attr-defined]
+    columns = layers(inputs)
+    tall = max(len(names) for names in columns)
+    height = tall * (BOX_HEIGHT + GAP_Y) + GAP_Y
+    width = len(columns) * (BOX_WIDTH + GAP_X) - GAP_X + 8
+    place: dict[str, tuple[float, float]] = {}
+    for x, names in enumerate(columns):
+        top = (height - len(names) * (BOX_HEIGHT + GAP_Y) + GAP_Y) / 2
+        for y, name in enumerate(names):
+            place[name] = (4 + x * (BOX_WIDTH + GAP_X), top + y * (BOX_HEIGHT + GAP_Y))
+    parts = []
+    for name, sources in inputs.items():
+        x2, y2 = place[name][0], place[name][1] + BOX_HEIGHT / 2
+        for source in sources:
+            x1, y1 = place[source][0] + BOX_WIDTH, place[source][1] + BOX_HEIGHT / 2
+            bend = max((x2 - x1) / 2, 18)
+            parts.append(
+                f'<path class="edge" d="M{x1:.0f} {y1:.1f}C{x1 + bend:.0f} {y1:.1f} '
+                f'{x2 - bend:.0f} {y2:.1f} {x2:.0f} {y2:.1f}"><title>{escape(source)} → '
+                f"{escape(name)}</title></path>"
+            )
+    for name, about in nodes.items():
+        x, y = place[name]
+        state = str(about["state"])
+        detail = f"{about['kind']} · {state}"
+        seconds = float(about["wall_seconds"])  # type: ignore[arg-type]
+        parts.append(
+            f'<g class="node {escape(state)}"><title>{escape(name)}: {escape(detail)}, '
+            f"{seconds:.1f} s to build</title>"
+            f'<rect x="{x:.0f}" y="{y:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
+            f'<text class="name" x="{x + 10:.0f}" y="{y + 17:.1f}">{escape(name)}</text>'
+            f'<text class="detail" x="{x + 10:.0f}" y="{y + 31:.1f}">{escape(detail)}</text></g>'
+        )
+    return (
+        f'<svg class="graph" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'style="max-width:{width:.0f}px" aria-label="graph of the run">{"".join(parts)}</svg>'
+    )
+
+
+def line_chart(points: Sequence[tuple[float, float]], label: str) -> str:
+    """Return an SVG line chart of (x, y) points, with the range of y and the last value marked."""
+    wide, high, left, foot = 300.0, 120.0, 46.0, 18.0
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
+    x0, x1 = min(xs), max(xs)
+    y0, y1 = min(ys), max(ys)
+    pad = (y1 - y0) * 0.06 or max(abs(y1) * 0.1, 1e-9)
+    y0, y1 = y0 - pad, y1 + pad
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
+        return left + across * (wide - left - 8), 6 + (y1 - y) / (y1 - y0) * (high - foot - 6)
+
+    line = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(x, y) for x, y in points))
+    grid = []
+    for share in (0.0, 0.5, 1.0):
+        value = y0 + share * (y1 - y0)
+        _, py = at(x0, value)
+        grid.append(
+            f'<line class="grid" x1="{left}" x2="{wide - 8}" y1="{py:.1f}" y2="{py:.1f}"/>'
+            f'<text x="{left - 5}" y="{py + 3:.1f}" text-anchor="end">{number(value)}</text>'
+        )
+    ends = "".join(
+        f'<text x="{at(x, y0)[0]:.1f}" y="{high - 3}" text-anchor="{anchor}">{number(x)}</text>'
+        for x, anchor in ((x0, "start"), (x1, "end"))
+    )
+    marks = "".join(
+        f'<circle cx="{at(x, y)[0]:.1f}" cy="{at(x, y)[1]:.1f}" r="{3 if i == len(points) - 1 else 2}"'
+        f' class="{"last" if i == len(points) - 1 else "mark"}"><title>update {number(x)}: '
+        f"{number(y)}</title></circle>"
+        for i, (x, y) in enumerate(points)
+        if len(points) <= 60 or i == len(points) - 1
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {wide:.0f} {high:.0f}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(grid)}{ends}'
+        f'<polyline class="line" points="{line}"/>{marks}</svg>'
+    )
+
+
+def interval_bar(value: float, low: float, high: float, span: tuple[float, float]) -> str:
+    """Return an SVG of an interval on a common axis `span` that shows zero."""
+    wide, high_px = 160.0, 18.0
+    lo, hi = span
+
+    def at(v: float) -> float:
+        return 4 + (v - lo) / (hi - lo) * (wide - 8) if hi > lo else wide / 2
+
+    zero = (
+        f'<line class="zero" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="1" y2="{high_px - 1}"/>'
+        if lo <= 0 <= hi
+        else ""
+    )
+    side = "above" if low > 0 else "below" if high < 0 else "across"
+    return (
+        f'<svg class="interval {side}" viewBox="0 0 {wide:.0f} {high_px:.0f}" role="img" '
+        f'aria-label="{number(value)} from {number(low)} to {number(high)}">{zero}'
+        f'<line class="range" x1="{at(low):.1f}" x2="{at(high):.1f}" y1="9" y2="9"/>'
+        f'<circle cx="{at(value):.1f}" cy="9" r="3.5"><title>{number(value)} '
+        f"[{number(low)}, {number(high)}]</title></circle></svg>"
+    )

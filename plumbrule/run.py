@@ -1,0 +1,231 @@
+"""The command line: `plumbrule [verb] ...`. Part of the roof.
+
+A first word that is a verb is parsed with argparse (`plumbrule/verbs.py`); everything else is
+Hydra's: overrides, `--cfg job`, `--multirun`. One run composes a config, plans its graph, prints
+the plan, resolves or builds each node, and leaves `runs/<name>/<stamp>-<id>/` with `run.json`,
+`report.html` and `report.md`. Nothing here imports torch; a run whose nodes are all cached never
+does.
+
+Exit codes: 0 done, 1 a stage failed, 2 a setting or input is wrong, 3 a person must do something
+first (the message says what; the same command then goes on).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from plumbrule import record
+from plumbrule.artifacts import Store, write_json
+from plumbrule.errors import DataError, NeedsInput, PlumbruleError
+from plumbrule.fingerprint import ROOT
+from plumbrule.pipeline import Planned, RunContext, execute, make_plan
+from plumbrule.run_config import GROUPS, RunConfig, from_hydra, schemas
+
+CONF = ROOT / "conf"
+
+
+def register() -> None:
+    """Give Hydra the schema of the whole config and of each group."""
+    store = ConfigStore.instance()
+    for group, schema in schemas().items():
+        if group:
+            store.store(group=group, name="schema", node=schema)
+        else:
+            store.store(name="run_schema", node=schema)
+
+
+def say(line: str) -> None:
+    """Print a line of the run's own story to standard error, where progress goes too."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    from plumbrule import verbs
+
+    if len(sys.argv) > 1 and sys.argv[1] in verbs.VERBS:
+        sys.exit(_guarded(lambda: verbs.main(sys.argv[1:])))
+    register()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.exit(_guarded(_hydra_main))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    """Run `command`, print a user's error as one line, and return the exit code."""
+    try:
+        command()
+        return 0
+    except PlumbruleError as error:
+        say(f"error: {error}")
+        return 2
+    except NeedsInput as wanted:
+        say(str(wanted))
+        say("Run the same command again when it is there.")
+        return 3
+    except (HydraException, OmegaConfBaseException) as error:
+        say(f"error: {explain(error, sys.argv[1:])}")
+        return 2
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from the newest checkpoint.")
+        return 130
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _hydra_main(cfg: DictConfig) -> float | None:
+    """Run one composed config; in a sweep, a cell that fails leaves `failure.json`.
+
+    Outside a sweep errors leave as SystemExit: Hydra would print lines of its own around any other.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    job = HydraConfig.get()
+    overrides = [str(o) for o in job.overrides.task]
+    if job.mode != RunMode.MULTIRUN:
+        sys.exit(_guarded(lambda: run(cfg, overrides)))
+    try:
+        return run(cfg, overrides)
+    except (KeyboardInterrupt, NeedsInput):
+        raise
+    except Exception as error:  # the boundary of a sweep cell: the other cells go on
+        say(f"cell {' '.join(overrides)} failed: {error}")
+        folder = Path(job.runtime.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        failure = {"overrides": overrides, "error": str(error), "trace": traceback.format_exc()}
+        write_json(folder / "failure.json", failure)
+        return float("nan")
+
+
+def run(cfg: DictConfig, overrides: list[str]) -> float | None:
+    """Plan and build one config and write its record; return `metrics[run.objective]`.
+
+    Raises: PlumbruleError: before a model loads, for what can be known then. NeedsInput.
+    """
+    began = time.monotonic()
+    config, nodes = from_hydra(cfg)
+    store = Store(config.run.store or os.environ.get("PLUMBRULE_STORE") or Path.cwd())
+    store.require_writable()
+    plan = make_plan(nodes, store, strict=config.run.versions == "strict")
+    print_plan(config, plan)
+    if config.run.dry:
+        return None
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
+    folder = store.root / "runs" / config.run.name / run_id
+    context = RunContext(
+        f"{config.run.name}/{run_id}", folder, store, config.runtime, config.tracking
+    )
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"})
+    try:
+        built = execute(plan, context, say)
+    except BaseException as error:
+        state = "waiting" if isinstance(error, NeedsInput) else "failed"
+        opening = record.opening(config, overrides, run_id)
+        write_json(folder / "run.json", {**opening, "state": state, "error": str(error)})
+        raise
+    seconds = time.monotonic() - began
+    whole = record.close(config, overrides, run_id, built, store, seconds)
+    write_json(folder / "run.json", whole)
+    record.write_reports(whole, built, folder)
+    finish(whole, folder, store)
+    objective = config.run.objective
+    if objective is None:
+        return None
+    if objective not in whole["metrics"]:
+        known = ", ".join(sorted(whole["metrics"]))
+        raise DataError(f"run.objective (={objective}) must be a metric of this run: {known}.")
+    return float(whole["metrics"][objective])
+
+
+def print_plan(config: RunConfig, plan: list[Planned]) -> None:
+    """Print what is cached, what will be built and why."""
+    width = max(len(p.node.name) for p in plan)
+    say(f"plan of {config.run.name}: {len(plan)} nodes")
+    for planned in plan:
+        line = f"  {planned.node.name:<{width}}  {planned.state:<7}"
+        line += f" {planned.node.kind}/{planned.fingerprint}"
+        if planned.reason:
+            line += f"  ({planned.reason})"
+        for library, (then, now) in planned.versions.items():
+            line += f"  [made with {library} {then}, here {now}]"
+        say(line)
+
+
+def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
+    """Print the headline metrics and where the report lies."""
+    metrics = whole["metrics"]
+    for name in whole["headline"]:
+        interval = ""
+        if f"{name}_low" in metrics:
+            interval = f"  [{metrics[f'{name}_low']:.4g}, {metrics[f'{name}_high']:.4g}]"
+        say(f"  {name:<40} {metrics[name]:.4g}{interval}")
+    built = sum(node["state"] in ("built", "resumed") for node in whole["nodes"].values())
+    say(
+        f"done in {whole['metrics']['time/total_seconds']:.1f} s: {built} built, "
+        f"{len(whole['nodes']) - built} cached; report: {folder / 'report.html'}"
+    )
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """Return a composition error as one line: field, value, rule, and the nearest known name."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    wrong = re.search(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", text)
+    full_key = re.search(r"full_key: (\S+)", text)
+    if wrong and full_key:
+        kind = TYPES.get(wrong.group(2), wrong.group(2))
+        return f"{full_key.group(1)} (={wrong.group(1)}) must be {kind}; change it."
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown is None and "not in" in text and full_key:
+        unknown = full_key
+    if unknown is None:
+        return text
+    given = unknown.group(1)
+    known = known_keys()
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    last = given.rpartition(".")[2]
+    same_end = [key for key in known if key.rpartition(".")[2] == last]
+    hint = f"did you mean {(same_end or close)[0]}?" if same_end or close else HELP
+    return f"{given} must be a known key; {hint}"
+
+
+TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+HELP = "plumbrule --cfg job prints all keys."
+
+
+def known_keys() -> list[str]:
+    """Return the dotted name of every setting of the default composition."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = OmegaConf.to_container(compose("config"), resolve=True)
+
+    def walk(value: Any, prefix: str) -> list[str]:
+        if not isinstance(value, Mapping):
+            return []
+        return [k for name in value for k in (prefix + name, *walk(value[name], f"{prefix}{name}."))]
+
+    return walk(found, "")
+
+
+if __name__ == "__main__":
+    main()

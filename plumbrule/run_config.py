@@ -1,0 +1,488 @@
+"""The whole of one run's config, and the table of stage kinds. Part of the roof: names stages.
+
+Hydra composes `conf/` into these dataclasses; `from_hydra` turns the result into a typed
+`RunConfig` and nothing below it sees OmegaConf. Each stage is named here by its torch-free config
+class and by `module:function` strings, which are imported only when a stage is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from eval.config import CompareConfig, EvalConfig
+from plumbrule.config import (
+    AtlasConfig,
+    GoldConfig,
+    ModelConfig,
+    RuntimeConfig,
+    TrackingConfig,
+    require,
+    require_choice,
+)
+from plumbrule.errors import ConfigError, GraphError
+from rag.config import IndexConfig
+from rlhf.config import FeedbackConfig, PPOConfig, RewardConfig, RMConfig
+from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An input of a stage: which kinds may fill it. many: `rm` also takes `rm_1`, `rm_2`, ..."""
+
+    kinds: tuple[str, ...]
+    required: bool = True
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What the pipeline knows of a kind of stage."""
+
+    config: type
+    run: str
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    opener: str | None = None
+    """`module:function` that opens its artifact for other rooms."""
+    parallel: bool = False
+    """Whether it can be split over processes."""
+
+
+POLICY = ("base", "sft", "ppo")
+STAGES: dict[str, StageKind] = {
+    "data": StageKind(DataConfig, "sft.data:run"),
+    "base": StageKind(BaseConfig, "sft.base:run", {"corpus": Slot(("data",))}),
+    "sft": StageKind(
+        SFTConfig,
+        "sft.fine_tune:run",
+        {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data",))},
+    ),
+    "feedback": StageKind(
+        FeedbackConfig,
+        "rlhf.feedback:run",
+        {
+            "policy": Slot(POLICY),
+            "prompts": Slot(("data",)),
+            "index": Slot(("index",), required=False),
+        },
+    ),
+    "rm": StageKind(
+        RMConfig,
+        "rlhf.rm:run",
+        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"))},
+        opener="rlhf.reward_model:open_reward",
+    ),
+    "index": StageKind(
+        IndexConfig,
+        "rag.stage:run",
+        {"documents": Slot(("data",))},
+        opener="rag.retriever:open_index",
+    ),
+    "ppo": StageKind(
+        PPOConfig,
+        "rlhf.ppo:run",
+        {
+            "policy": Slot(POLICY),
+            "rm": Slot(("rm",), required=False, many=True),
+            "prompts": Slot(("data",)),
+            "index": Slot(("index",), required=False),
+        },
+        parallel=True,
+    ),
+    "eval": StageKind(
+        EvalConfig,
+        "eval.stage:run",
+        {
+            "policy": Slot(POLICY),
+            "prompts": Slot(("data",), required=False),
+            "questions": Slot(("data",), required=False),
+            "halueval": Slot(("data",), required=False),
+            "bold": Slot(("data",), required=False),
+            "index": Slot(("index",), required=False),
+            "rm": Slot(("rm",), required=False),
+        },
+    ),
+    "compare": StageKind(
+        CompareConfig,
+        "eval.compare:run",
+        {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
+    ),
+}
+
+
+@dataclass
+class RunSection:
+    """How a run is carried out; none of it changes a number."""
+
+    name: str = "quickstart"
+    """Folder under runs/."""
+    store: str | None = None
+    """Where artifacts/ and runs/ lie; None: $PLUMBRULE_STORE, else the working directory."""
+    goals: list[str] = field(default_factory=lambda: ["compare"])
+    """Nodes to build, with all that they need."""
+    only: str | None = None
+    """Build this node and what it needs, in place of the goals."""
+    dry: bool = False
+    """Print the plan and stop."""
+    versions: str = "show"
+    """What to do where a cached artifact was made with other library versions: show or strict."""
+    objective: str | None = None
+    """Metric that is returned to a sweeper; None: none."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences that the report prints first, such as what an experiment can't show."""
+
+    def __post_init__(self) -> None:
+        require_choice("run.versions", self.versions, ("show", "strict"))
+        plain = self.name and not set(self.name) & set('/\\:*?"<>| ') and self.name[0] != "."
+        require(
+            bool(plain), "run.name", repr(self.name), "be a plain folder name", "use letters and _"
+        )
+
+
+@dataclass
+class NodeConfig:
+    """One node of the graph."""
+
+    kind: str = ""
+    inputs: dict[str, str | None] = field(default_factory=dict)
+    """Slot -> node name; None: the slot is left empty."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Delta on the config of the node's kind."""
+
+
+@dataclass
+class RunConfig:
+    """Everything that one command says."""
+
+    seed: int = 0
+    """What experiments vary; stages read it through their own `seed`."""
+    run: RunSection = field(default_factory=RunSection)
+    nodes: dict[str, Any] = field(default_factory=dict)
+    """Name -> NodeConfig. Typed by `read_nodes` rather than here: Hydra can't add an entry to a
+    typed mapping from the command line."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    atlas: AtlasConfig = field(default_factory=AtlasConfig)
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    data: dict[str, DatasetConfig] = field(default_factory=dict)
+    """Role -> its own data set, where it is not `dataset`."""
+    base: BaseConfig = field(default_factory=BaseConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+    rm: RMConfig = field(default_factory=RMConfig)
+    rag: IndexConfig = field(default_factory=IndexConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "atlas": AtlasConfig,
+    "gold": GoldConfig,
+    "dataset": DatasetConfig,
+    "base": BaseConfig,
+    "sft": SFTConfig,
+    "feedback": FeedbackConfig,
+    "rm": RMConfig,
+    "rag": IndexConfig,
+    "reward": RewardConfig,
+    "ppo": PPOConfig,
+    "eval": EvalConfig,
+    "compare": CompareConfig,
+    "runtime": RuntimeConfig,
+    "tracking": TrackingConfig,
+}
+"""Config group -> its schema, which its files name as `schema`."""
+LINKS: dict[str, dict[str, str]] = {
+    "base": {"model": "${model}"},
+    "sft": {"seed": "${seed}", "model": "${model}"},
+    "feedback": {"seed": "${seed}", "gold": "${gold}"},
+    "rm": {"seed": "${seed}"},
+    "reward": {"gold": "${gold}"},
+    "ppo": {"seed": "${seed}", "reward": "${reward}"},
+    "eval": {"seed": "${seed}", "gold": "${gold}"},
+}
+"""Group -> settings that follow another part of the config unless the group is given its own.
+
+They stand here because YAML cannot link a typed node. `base` has a seed of its own, so that varying
+`seed` keeps the base model."""
+SECTION = {"index": "rag"}
+"""Stage kind -> its section of the config, where the names differ."""
+
+
+def schemas() -> dict[str, DictConfig]:
+    """Return each group's schema with its links, and the whole config's under the empty name."""
+    found = {"": OmegaConf.structured(RunConfig)}
+    for group, schema in GROUPS.items():
+        found[group] = OmegaConf.structured(schema)
+        for name, link in LINKS.get(group, {}).items():
+            found[group][name] = link
+    return found
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node with its typed config."""
+
+    name: str
+    kind: str
+    inputs: Mapping[str, str]
+    config: Any
+
+
+def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
+    """Return the typed config and the nodes that its goals need, inputs before users.
+
+    Raises: ConfigError, GraphError: anything that can be known before a model loads.
+    """
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from None
+    assert isinstance(config, RunConfig)
+    config.nodes = read_nodes(config.nodes)
+    names = order(config.nodes, [config.run.only] if config.run.only else config.run.goals)
+    nodes = [_node(cfg, config, name) for name in names]
+    check(config, nodes)
+    return config, nodes
+
+
+def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
+    """Return typed nodes.
+
+    Raises: GraphError: a node is no mapping, or has a field that nodes do not have.
+    """
+    fields = [f.name for f in dataclasses.fields(NodeConfig)]
+    nodes = {}
+    for name, about in given.items():
+        if not isinstance(about, Mapping):
+            raise GraphError(f"nodes.{name} (={about!r}) must be a mapping with a kind.")
+        for key, value in about.items():
+            if key not in fields:
+                raise GraphError(f"nodes.{name}.{key} must be a field; {_nearest(key, fields)}")
+            if key != "kind" and not isinstance(value, Mapping):
+                raise GraphError(f"nodes.{name}.{key} (={value!r}) must be a mapping.")
+        nodes[name] = NodeConfig(**about)
+    return nodes
+
+
+def order(nodes: Mapping[str, NodeConfig], goals: list[str]) -> list[str]:
+    """Return the nodes that `goals` need, each after its inputs.
+
+    Raises: GraphError: an unknown node, kind or slot, an input of the wrong kind, a cycle.
+    """
+    done: list[str] = []
+    open_: list[str] = []
+
+    def visit(name: str, user: str) -> None:
+        if name not in nodes:
+            raise GraphError(f"{user} must name a node; {_nearest(name, nodes)}")
+        if name in open_:
+            circle = " -> ".join([*open_[open_.index(name) :], name])
+            raise GraphError(f"nodes must not form a cycle; this one does: {circle}.")
+        if name in done:
+            return
+        open_.append(name)
+        _check_node(name, nodes)
+        for slot, source in nodes[name].inputs.items():
+            if source is not None:
+                visit(source, f"nodes.{name}.inputs.{slot} (={source})")
+        open_.pop()
+        done.append(name)
+
+    for goal in goals:
+        visit(goal, f"run.goals (={goal})")
+    return done
+
+
+def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
+    node = nodes[name]
+    if node.kind not in STAGES:
+        raise GraphError(
+            f"nodes.{name}.kind (={node.kind!r}) must be a stage kind; "
+            f"{_nearest(node.kind, STAGES)}"
+        )
+    slots = STAGES[node.kind].slots
+    for given, source in node.inputs.items():
+        slot = slot_of(node.kind, given)
+        if slot is None:
+            raise GraphError(
+                f"nodes.{name}.inputs (={given}) must be an input of {node.kind}; "
+                f"{_nearest(given, slots)}"
+            )
+        if source in nodes and nodes[source].kind not in slot.kinds:
+            raise GraphError(
+                f"nodes.{name}.inputs.{given} (={source}) must be of kind "
+                f"{' or '.join(slot.kinds)}, not {nodes[source].kind}; name another node."
+            )
+    for needed, slot in slots.items():
+        if slot.required and node.inputs.get(needed) is None:
+            raise GraphError(
+                f"nodes.{name}.inputs.{needed} (=null) must name a node of kind "
+                f"{' or '.join(slot.kinds)}; {node.kind} can't run without it."
+            )
+
+
+def slot_of(kind: str, name: str) -> Slot | None:
+    """Return the slot of a stage kind that an input's name fills, or None."""
+    slots = STAGES[kind].slots
+    if name in slots:
+        return slots[name]
+    family = slots.get(name.rpartition("_")[0])
+    return family if family is not None and family.many else None
+
+
+def _node(cfg: DictConfig, config: RunConfig, name: str) -> Node:
+    """Return a node with the config of its kind, its delta merged in and checked."""
+    node = config.nodes[name]
+    inputs = {slot: source for slot, source in node.inputs.items() if source is not None}
+    if node.kind == "data":
+        return Node(name, "data", {}, _data_config(config, name, node.set))
+    section = SECTION.get(node.kind, node.kind)
+    try:
+        unknown = next((key for key in node.set if key not in cfg[section]), None)
+        if unknown is not None:
+            raise GraphError(
+                f"nodes.{name}.set (={unknown}) must be a setting of {section}; "
+                f"{_nearest(unknown, cfg[section])}"
+            )
+        merged = OmegaConf.merge(cfg[section], node.set) if node.set else cfg[section]
+        return Node(name, node.kind, inputs, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"nodes.{name}.set: {_one_line(error)}") from None
+    except GraphError:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"node {name}: {error}") from None
+
+
+def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> DataConfig:
+    """Return a data node's config: its role's data set, or the benchmark's folder under `eval`."""
+    unknown = set(delta) - {"role"}
+    if unknown or "role" not in delta:
+        raise ConfigError(f"nodes.{name}.set (={dict(delta)}) must give a role and nothing else.")
+    role = str(delta["role"])
+    dataset, per_group = config.data.get(role, config.dataset), None
+    if role in ("halueval", "bold"):
+        path = config.eval.halueval.path if role == "halueval" else config.eval.bold.path
+        per_group = (
+            config.eval.halueval.per_task if role == "halueval" else config.eval.bold.per_group
+        )
+        if path is not None:
+            dataset = DatasetConfig(format=role, path=path)
+        elif dataset.format != "atlas":
+            raise ConfigError(
+                f"eval.{role}.path (=None) must name the folder of the official files, since only "
+                f"Atlas brings its own; pass eval.{role}.path=<folder>, or leave the benchmark "
+                f"out with nodes.<eval node>.inputs.{role}=null."
+            )
+    atlas = config.atlas if dataset.format == "atlas" else None
+    return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
+
+
+def check(config: RunConfig, nodes: list[Node]) -> None:
+    """Raise ConfigError for settings that are fine alone and can't run together."""
+    context = config.model.context
+    for node in nodes:
+        if node.kind in ("feedback", "ppo", "eval"):
+            check_fit(node, context)
+        if node.kind == "ppo":
+            check_reward(node)
+            for count, what in (
+                (config.runtime.processes, "runtime.processes"),
+                (node.config.num_mini_batches * config.runtime.processes, "minibatches"),
+            ):
+                require(
+                    node.config.batch_size % count == 0,
+                    "ppo.batch_size",
+                    f"{node.config.batch_size} episodes",
+                    f"divide by {what} (={count})",
+                    "use a multiple of it",
+                )
+        if node.kind == "base":
+            require(
+                node.config.model.name_or_path is None,
+                "model.name_or_path",
+                node.config.model.name_or_path,
+                "be null for the base stage, which makes a model from scratch",
+                "choose another model, or leave base out with nodes.sft.inputs.base=null",
+            )
+        if node.kind == "sft" and "base" not in node.inputs:
+            require(
+                node.config.model.name_or_path is not None,
+                "model.name_or_path",
+                None,
+                "name a model where sft has no base input",
+                "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
+            )
+
+
+def check_fit(node: Node, context: int) -> None:
+    """Raise ConfigError unless a question, its passages and a response can fit the context."""
+    retrieves = "index" in node.inputs and (
+        node.config.retrieval.share > 0
+        if node.kind != "eval"
+        else "rag" in node.config.conditions
+    )
+    passages = node.config.retrieval.budget_tokens if retrieves else 0
+    response = node.config.sampling.max_new_tokens
+    if node.kind != "eval" and node.config.retrieval.share > 0 and "index" not in node.inputs:
+        raise ConfigError(
+            f"{node.name}: retrieval.share (={node.config.retrieval.share}) must be 0 without an "
+            "index input; set it to 0, or give the node one."
+        )
+    require(
+        passages + response + 8 <= context,
+        f"{node.name}: sampling.max_new_tokens",
+        f"{response} tokens",
+        f"leave room for a prompt: with {passages} tokens of passages it must stay "
+        f"{8} below model.context (={context})",
+        "lower it or retrieval.budget_tokens, or choose a model with a longer context",
+    )
+
+
+def check_reward(node: Node) -> None:
+    """Raise ConfigError unless the reward's terms have what they need."""
+    models = [slot for slot in node.inputs if slot.startswith("rm")]
+    wants = "rm" in node.config.reward.terms
+    require(
+        bool(models) or not wants,
+        "reward.terms",
+        node.config.reward.terms,
+        f"not hold rm where node {node.name} has no rm input",
+        "give the node one or choose another reward",
+    )
+    require(
+        bool(models) or node.config.value_init != "rm",
+        "ppo.value_init",
+        node.config.value_init,
+        f"be policy where node {node.name} has no rm input",
+        "change it",
+    )
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(names))}."
+
+
+def _one_line(error: Exception) -> str:
+    """Return OmegaConf's error as one line that starts with the key."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key")]
+    return f"{found[0]}: {lines[0]}" if found else lines[0]
+
+
+def as_json(config: Any) -> Any:
+    """Return the JSON form of a config dataclass, for records."""
+    return dataclasses.asdict(config)

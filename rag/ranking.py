@@ -1,0 +1,69 @@
+"""Ranked passages: how ties are broken and how two rankings become one.
+
+A search gives a *pool*: the best `depth` passages of one method. Equal scores stand in the order of
+their rows, so a ranking is a function of query and index alone.
+
+BM25 and cosine live on different scales. The hybrid is a convex sum of scores that are min-max
+scaled per query:
+
+    hybrid(p) = w * scaled_dense(p) + (1 - w) * scaled_keyword(p),
+    scaled(p) = (score(p) - floor) / (best - floor) inside the pool, 0 outside it.
+
+The floor is the score of the pool's last place, which nothing outside the pool exceeds. So where a
+pool holds the whole corpus this is exact min-max scaling over it, and for larger corpora the
+hybrid ranks the union of two pools. Ranks alone (reciprocal rank fusion) would throw away how far
+the best passage is ahead of the next, which is much of what a score says.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+DENSE_WEIGHT = 0.5
+"""w above, in [0, 1]. Not tuned: either extreme is a method of its own."""
+POOL = 100
+"""Passages of each method that the hybrid considers, at least."""
+
+
+class Hits(NamedTuple):
+    """A pool, best first; equal scores in order of rows.
+
+    rows: (m,) int64. scores: (m,) float, falling. floor: what a passage outside cannot exceed.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    floor: float
+
+
+def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `depth` best rows and their scores, best first, ties by row.
+
+    Args: rows: (n,) int64. scores: (n,). depth: at least 0.
+    """
+    if len(scores) > depth > 0:
+        place = len(scores) - depth
+        lowest = np.partition(scores, place)[place]
+        kept = scores >= lowest  # every passage that ties for the last place stays in the running
+        rows, scores = rows[kept], scores[kept]
+    order = np.lexsort((rows, -scores))[:depth]
+    return rows[order], scores[order]
+
+
+def scaled(hits: Hits) -> np.ndarray:
+    """Return a pool's scores scaled to [0, 1], (m,) float64; all 1 where all scores are equal."""
+    scores = np.asarray(hits.scores, dtype=np.float64)
+    if not len(scores) or scores[0] <= hits.floor:
+        return np.ones_like(scores)
+    return (scores - hits.floor) / (scores[0] - hits.floor)
+
+
+def fuse(dense: Hits, keyword: Hits, dense_weight: float, depth: int) -> Hits:
+    """Return the `depth` best of two pools by the convex sum of their scaled scores, float64."""
+    rows = np.union1d(dense.rows, keyword.rows)
+    scores = np.zeros(len(rows))
+    for hits, weight in ((dense, dense_weight), (keyword, 1.0 - dense_weight)):
+        scores[np.searchsorted(rows, hits.rows)] += weight * scaled(hits)
+    return Hits(*best(rows, scores, depth), floor=0.0)

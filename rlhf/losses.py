@@ -1,0 +1,90 @@
+"""The two losses of PPO, token by token.
+
+Both return a loss *per token* and leave the division to the caller. A mean taken here would be a
+mean over one micro-batch, and the sum of such gradients depends on how rows were cut into
+micro-batches; the caller divides the sum by the action tokens of the whole mini-batch, over all
+processes, and so gets one gradient for every cut.
+
+Slots that are no action token may hold anything: they are replaced before any arithmetic, so
+neither a value nor a gradient there can leak (`rlhf/masked.py`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf.masked import fill
+
+INVALID_LOGPROB = 1.0
+"""Stands in both log-probs of a masked slot, so that its ratio is exp(0) = 1."""
+
+
+class PolicyLoss(NamedTuple):
+    """All (b, t). At other slots loss and log_ratio are 0, ratio is 1 and clipped is False."""
+
+    loss: Tensor
+    """Clipped surrogate loss of each action token, with gradient."""
+    log_ratio: Tensor
+    """log pi(a|s) - log pi_old(a|s), detached, nats."""
+    ratio: Tensor
+    """Its exponential, detached."""
+    clipped: Tensor
+    """bool: the clipped branch is the larger, so the token has no gradient."""
+
+
+class ValueLoss(NamedTuple):
+    """Both (b, t). At other slots loss is 0 and clipped is False."""
+
+    loss: Tensor
+    clipped: Tensor
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    action_mask: Tensor,
+    cliprange: float,
+) -> PolicyLoss:
+    """Return the clipped surrogate loss max(-A r, -A clip(r, 1 - eps, 1 + eps)) of each token.
+
+    Eq. 7 of Schulman et al. 2017 (arXiv:1707.06347), with its sign turned.
+
+    Args: logprobs: (b, t) with gradient. old_logprobs, advantages: (b, t). action_mask: (b, t)
+    bool. cliprange: eps.
+    """
+    log_ratio = fill(logprobs, action_mask, INVALID_LOGPROB) - fill(
+        old_logprobs, action_mask, INVALID_LOGPROB
+    )
+    ratio = log_ratio.exp()
+    advantages = fill(advantages, action_mask)
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
+    loss = torch.maximum(unclipped, clipped)
+    return PolicyLoss(loss, log_ratio.detach(), ratio.detach(), (clipped > unclipped).detach())
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    action_mask: Tensor,
+    cliprange_value: float,
+) -> ValueLoss:
+    """Return 0.5 max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2) of each token.
+
+    The larger of the two, so that a value which moved further than eps in the *right* direction
+    gets no gradient, and one that moved in the wrong direction always does. Not in the paper; from
+    its code (github.com/openai/baselines, ppo2).
+
+    Args: values: (b, t) with gradient. old_values, returns: (b, t). action_mask: (b, t) bool.
+    """
+    values, old_values = fill(values, action_mask), fill(old_values, action_mask)
+    returns = fill(returns, action_mask)
+    near_old = torch.clamp(values, old_values - cliprange_value, old_values + cliprange_value)
+    unclipped, clipped = (values - returns).square(), (near_old - returns).square()
+    loss = 0.5 * torch.maximum(unclipped, clipped)
+    return ValueLoss(loss, (clipped > unclipped).detach())

@@ -1,0 +1,74 @@
+"""Which prompts an update asks, a pure function of (seed, update): nothing to save for a resume.
+
+Episodes run through the training prompts epoch by epoch, each epoch in an order of its own that
+belongs to (seed, epoch); update u takes the u-th `batch_size` of that endless row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plumbrule import distributed
+from plumbrule.errors import DataError
+from plumbrule.models import Policy, fits
+from plumbrule.passages import passages_for
+from plumbrule.protocols import Retriever
+from plumbrule.randomness import generator
+from plumbrule.records import Prompt
+from rlhf.config import PPOConfig
+from rlhf.trajectory import Query, sampling_keys
+
+
+def that_fit(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
+    """Return the prompts that leave room for a response; passages are fitted to what is left.
+
+    Raises: DataError: none does.
+    """
+    kept = [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
+    if prompts and not kept:
+        raise DataError(
+            f"prompts (={len(prompts)} rows) must hold one that fits a context of "
+            f"{policy.spec.context} tokens with a response of {max_new_tokens}; use shorter ones."
+        )
+    return kept
+
+
+def batch_of(num_prompts: int, batch_size: int, update: int, seed: int) -> list[int]:
+    """Return the prompt numbers of `update` (from 1), `batch_size` of them."""
+    first = (update - 1) * batch_size
+    epochs = range(first // num_prompts, (first + batch_size - 1) // num_prompts + 1)
+    row = [
+        int(number)
+        for epoch in epochs
+        for number in generator("ppo prompts", seed, epoch).permutation(num_prompts)
+    ]
+    begin = first - epochs.start * num_prompts
+    return row[begin : begin + batch_size]
+
+
+def ask(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    retriever: Retriever | None,
+    config: PPOConfig,
+    update: int,
+) -> list[Query]:
+    """Return this process's share of a rollout's queries: passages chosen, tokens, sampling keys.
+
+    Args: prompts: of the whole rollout, since a prompt's keys count its earlier rows.
+    """
+    keys = sampling_keys([p.id for p in prompts], config.seed, update)
+    mine = distributed.share(len(prompts))
+    own = [prompts[i] for i in mine]
+    passages = passages_for(
+        own,
+        policy,
+        retriever,
+        config.retrieval,
+        seed=config.seed,
+        max_new_tokens=config.sampling.max_new_tokens,
+    )
+    return [
+        Query(prompt.id, given, policy.encode(prompt.messages, given), keys[i])
+        for i, prompt, given in zip(mine, own, passages, strict=True)
+    ]

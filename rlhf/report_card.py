@@ -1,0 +1,185 @@
+"""What is known of a reward model before a policy is trained against it.
+
+All numbers are of held-out rankings, over all their pairs at once and not averaged over batches,
+each with its interval and n; intervals resample prompts, since pairs of one prompt share answers.
+
+* `accuracy`: share of pairs whose better answer scores higher, and `loss` in nats.
+* `accuracy_noise_free`: against the labeller's utilities without noise, where the data carry them.
+* `ece`: is a pair that the model holds 80 % sure right in 80 % of cases?
+* `length_correlation`: Spearman, score against words. Far from 0, the policy will learn to talk.
+* `rules`: accuracy of a few rules that need no model. A reward model that hardly beats one of them
+  has learnt little else.
+* `by_margin`: accuracy by how far the annotator's scores lie apart, in quarters of the pairs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plumbrule.records import Preference
+from plumbrule.statistics import (
+    CONFIDENCE,
+    Interval,
+    calibration_error,
+    mean_interval,
+    share_interval,
+    spearman,
+)
+
+NUM_RESAMPLES = 500
+NUM_MARGIN_BINS = 4
+COURTEOUS = re.compile(
+    r"\b(please|thanks?|sorry|welcome|glad|happy to|certainly|of course|kindly|pleasure|hope)\b",
+    re.IGNORECASE,
+)
+UNKNOWING = re.compile(
+    r"\b(do not|don't|cannot|can't|could not|couldn't) (know|say|tell|find|answer)\b"
+    r"|\bnot (sure|certain|known)\b|\bunknown\b|\bno (information|record)\b",
+    re.IGNORECASE,
+)
+RULES: Mapping[str, Callable[[str], float]] = {
+    "longer": lambda text: len(text.split()),
+    "courteous": lambda text: bool(COURTEOUS.search(text)),
+    "says_unknown": lambda text: bool(UNKNOWING.search(text)),
+}
+"""Rule -> feature of an answer; the answer with the higher feature is guessed to be better."""
+
+
+class ScoredRanking(NamedTuple):
+    """A held-out ranking and the raw score of each of its answers; None = it did not fit."""
+
+    preference: Preference
+    scores: tuple[float | None, ...]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return the (better, worse) pairs whose answers both have a score."""
+        return [
+            (i, j)
+            for i, j in self.preference.pairs()
+            if self.scores[i] is not None and self.scores[j] is not None
+        ]
+
+
+def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
+    """Return the numbers above, nested; each is {"value", "low", "high", "n"}.
+
+    Raises: ValueError: the rankings hold no pair.
+    """
+    pairs = [(r, i, j) for r in rankings for i, j in r.pairs()]
+    if not pairs:
+        raise ValueError("rankings must hold at least one scored pair.")
+    groups = [r.preference.messages for r, _, _ in pairs]
+    gaps = np.array([r.scores[i] - r.scores[j] for r, i, j in pairs], dtype=np.float64)  # type: ignore[operator]
+    losses = np.logaddexp(0.0, -gaps)
+    return {
+        "accuracy": as_json(order_accuracy(gaps, groups)),
+        **_noise_free(pairs, gaps),
+        "loss": as_json(mean_interval(losses, groups)),
+        "ece": as_json(resampled(_ece, [gaps], groups)),
+        "length_correlation": _length_correlation(rankings),
+        "rules": {
+            name: as_json(order_accuracy(_feature_gaps(pairs, feature), groups))
+            for name, feature in RULES.items()
+        },
+        "by_margin": _by_margin(pairs, gaps),
+        "num_prompts": len(set(groups)),
+    }
+
+
+def order_accuracy(gaps: np.ndarray, groups: Sequence) -> Interval:
+    """Return the share of `gaps` (n,) above 0, a gap of 0 counted half: a guess by coin."""
+    hits = (np.sign(gaps) + 1) / 2
+    if np.isin(hits, (0.0, 1.0)).all():
+        return share_interval(hits, groups)
+    return mean_interval(hits, groups)
+
+
+def resampled(
+    statistic: Callable[..., float], columns: Sequence[np.ndarray], groups: Sequence
+) -> Interval:
+    """Return `statistic(*columns)` with a bootstrap percentile interval over groups.
+
+    For statistics that are no means. columns: each (n,), as `groups`. One group: bounds are NaN.
+    """
+    numbers: dict[Any, list[int]] = {}
+    for row, group in enumerate(groups):
+        numbers.setdefault(group, []).append(row)
+    rows = [np.array(v) for v in numbers.values()]
+    value = statistic(*columns)
+    if len(rows) < 2:
+        return Interval(value, math.nan, math.nan, len(groups))
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(NUM_RESAMPLES):
+        taken = np.concatenate([rows[g] for g in rng.integers(len(rows), size=len(rows))])
+        drawn.append(statistic(*(column[taken] for column in columns)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, (tail, 1 - tail))
+    return Interval(value, float(low), float(high), len(groups))
+
+
+def as_json(interval: Interval) -> dict[str, float | int | None]:
+    """Return the JSON form of an interval: unknown bounds are null."""
+    return {
+        name: None if isinstance(x, float) and math.isnan(x) else x
+        for name, x in interval._asdict().items()
+    }
+
+
+def _ece(gaps: np.ndarray) -> float:
+    """Return the calibration error of `gaps` (n,): sigmoid(|gap|) is the model's sureness."""
+    sureness = 1 / (1 + np.exp(-np.abs(gaps)))
+    return calibration_error(sureness, (np.sign(gaps) + 1) / 2)
+
+
+def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, float | int | None]:
+    answers = [
+        (score, len(text.split()), r.preference.messages)
+        for r in rankings
+        for text, score in zip(r.preference.responses, r.scores, strict=True)
+        if score is not None
+    ]
+    scores, words, groups = zip(*answers, strict=True)
+    columns = [np.array(scores), np.array(words, dtype=np.float64)]
+    return as_json(resampled(spearman, columns, groups))
+
+
+def _feature_gaps(pairs: Sequence[tuple], feature: Callable[[str], float]) -> np.ndarray:
+    texts = [(r.preference.responses[i], r.preference.responses[j]) for r, i, j in pairs]
+    return np.array([float(feature(a)) - float(feature(b)) for a, b in texts])
+
+
+def _noise_free(pairs: Sequence[tuple], gaps: np.ndarray) -> dict[str, Any]:
+    """Return accuracy against `meta["utilities"]`, over the pairs that these order strictly."""
+    known = [
+        (gap * np.sign(u[i] - u[j]), r.preference.messages)
+        for (r, i, j), gap in zip(pairs, gaps, strict=True)
+        if (u := r.preference.meta.get("utilities")) is not None and u[i] != u[j]
+    ]
+    if not known:
+        return {}
+    signed, groups = zip(*known, strict=True)
+    return {"accuracy_noise_free": as_json(order_accuracy(np.array(signed), groups))}
+
+
+def _by_margin(pairs: Sequence[tuple], gaps: np.ndarray) -> list[dict[str, Any]]:
+    """Return accuracy in quarters of the pairs by the gap between the annotator's scores."""
+    scored = [
+        (s[i] - s[j], gap, r.preference.messages)
+        for (r, i, j), gap in zip(pairs, gaps, strict=True)
+        if (s := r.preference.scores) is not None
+    ]
+    if len(scored) < NUM_MARGIN_BINS:
+        return []
+    scored.sort(key=lambda item: item[0])
+    bins = []
+    for part in np.array_split(np.arange(len(scored)), NUM_MARGIN_BINS):
+        inside = [scored[k] for k in part]
+        accuracy = order_accuracy(np.array([gap for _, gap, _ in inside]), [g for *_, g in inside])
+        bins.append({"from": inside[0][0], "to": inside[-1][0], "accuracy": as_json(accuracy)})
+    return bins

@@ -1,0 +1,232 @@
+"""The reward model: a policy's trunk, one linear head, and a score read at the last real token.
+
+What was decided, and where others differ:
+
+* The trunk is that of the policy it will judge, so tokenizer, chat template and retrieval template
+  are the policy's and travel with it: `model/` in a reward model's folder is an ordinary policy
+  folder. The query (passages included) and the response are read together.
+* The score stands at the last real token of each row, found from the mask that padding wrote.
+  transformers' classification head searches for the last id that is not the pad id, which reads
+  one token early where pad and end-of-text are the same id.
+* An answer that ended by itself is followed by the terminal token, in training and in PPO alike; an
+  answer cut by its token limit is not, since the policy never said that it was done. The rule is
+  recorded (`append_terminal`), and every row is made by `RewardModel.encode`.
+* The head starts at N(0, 1 / sqrt(d + 1)) with bias 0 (Stiennon et al. 2020, arXiv:2009.01325; the
+  square root follows their code) and works in float32 (float64 for a float64 trunk).
+* Dropout is off, in training too: a policy's dropout is switched off for good where it is loaded.
+* A loss on pairs leaves the zero and the unit of scores open. `RewardStats` fixes them afterwards:
+  mean 0 and variance 1 on answers of the policy that PPO will start from.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from plumbrule.artifacts import Artifact, write_json
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ArtifactError, DataError, TrainingError
+from plumbrule.models import Policy, load_policy, resolve_device, save_policy
+from plumbrule.protocols import Episode
+from plumbrule.randomness import generator
+from plumbrule.records import Message
+from plumbrule.scoring import buckets, causal_lm, hidden_states, pad_rows, trunk
+
+MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
+
+
+@dataclass(frozen=True)
+class RewardStats:
+    """What `reward_stats.json` holds: how rows are made and how scores are normalised.
+
+    mean, std: of raw scores on `num_samples` answers of the initial policy; a normalised score is
+    (raw - mean) / std. precision: of the trunk's forward pass, in training and in scoring.
+    """
+
+    append_terminal: bool = True
+    precision: str = "float32"
+    mean: float = 0.0
+    std: float = 1.0
+    num_samples: int = 0
+
+
+class RewardModel(nn.Module):
+    """Scores of whole responses. `trunk` and `head` are its parameters; `policy` encodes text.
+
+    Args: policy: what it starts from; its trunk is used in place, not copied. seed: of the head.
+    """
+
+    def __init__(self, policy: Policy, stats: RewardStats | None = None, *, seed: int = 0):
+        super().__init__()
+        self.policy = policy
+        self.stats = stats or RewardStats()
+        self.trunk = trunk(policy.model)
+        width = causal_lm(policy.model).config.get_text_config().hidden_size
+        draws = generator("reward head", seed).normal(0.0, 1.0 / math.sqrt(width + 1), (1, width))
+        self.head = nn.Linear(width, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(draws))
+            self.head.bias.zero_()
+        dtype = torch.promote_types(policy.model.dtype, torch.float32)
+        self.head.to(policy.model.device, dtype)
+
+    @property
+    def append_terminal(self) -> bool:
+        """Whether a finished answer is scored with the terminal token behind it."""
+        return self.stats.append_terminal
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        passages: Sequence[str],
+        response: str,
+        finished: bool = True,
+    ) -> list[int]:
+        """Return the row of token ids that is scored: prompt, response, terminal token if due."""
+        terminal = finished and self.append_terminal
+        prompt = self.policy.encode(messages, passages)
+        return [*prompt, *self.policy.encode_response(response, terminal=terminal)]
+
+    def scores(self, tokens: Tensor, real_mask: Tensor) -> Tensor:
+        """Return raw scores (b,) of rows padded on either side, in the head's dtype.
+
+        Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = real token.
+        Raises: ValueError: a row of `real_mask` holds no real token.
+        """
+        last = last_real(real_mask)
+        device = tokens.device
+        with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
+            hidden = hidden_states(self.trunk, tokens, real_mask)
+        rows = torch.arange(len(tokens), device=device)
+        with torch.autocast(device.type, enabled=False):
+            return self.head(hidden[rows, last].to(self.head.weight.dtype)).squeeze(-1)
+
+    def normalised_head(self) -> nn.Linear:
+        """Return a new head that gives normalised scores: what a value model starts from."""
+        head = copy.deepcopy(self.head)
+        with torch.no_grad():
+            head.weight /= self.stats.std
+            head.bias.sub_(self.stats.mean).div_(self.stats.std)
+        return head
+
+    def save(self, folder: Path) -> None:
+        """Write `model/`, `head.safetensors` and `reward_stats.json` into `folder`."""
+        save_policy(self.policy, folder / MODEL)
+        head = {name: t.detach().cpu().contiguous() for name, t in self.head.state_dict().items()}
+        save_file(head, folder / HEAD)
+        write_json(folder / STATS, dataclasses.asdict(self.stats))
+
+
+def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> RewardModel:
+    """Return the reward model that `RewardModel.save` wrote, on `device`.
+
+    Raises: ArtifactError: a file is missing or holds something else.
+    """
+    folder = Path(folder)
+    try:
+        stats = RewardStats(**json.loads((folder / STATS).read_text(encoding="utf-8")))
+        head = load_file(folder / HEAD)
+    except (OSError, json.JSONDecodeError, TypeError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder} must hold a reward model ({STATS}, {HEAD}, {MODEL}/): {error}; "
+            "remove the folder and run again."
+        ) from None
+    model = RewardModel(load_policy(folder / MODEL, device=device), stats)
+    model.head.load_state_dict(head)
+    return model
+
+
+def open_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> RewardScorer:
+    """Return the Scorer of an rm artifact, ready on the runtime's device."""
+    model = load_reward_model(artifact.path, device=resolve_device(runtime))
+    return RewardScorer(model, runtime.micro_batch_size)
+
+
+class RewardScorer:
+    """A reward model as a Scorer: normalised scores of episodes.
+
+    Text is encoded anew with the reward model's own tokenizer and templates, so it may judge a
+    policy of another family. A response that this makes too long for the context (half characters
+    take more tokens when they are encoded again) is read up to its end, as a cut answer, and said.
+    """
+
+    def __init__(self, model: RewardModel, micro_batch_size: int):
+        self.model, self.micro_batch_size = model, micro_batch_size
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        """Return {"score": (n,) float64}, normalised, in the order of `episodes`.
+
+        Raises: DataError: a prompt and its passages alone fill the model's context.
+        """
+        rows = [self._row(episode) for episode in episodes]
+        cut = sum(is_cut for _, is_cut in rows)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(rows)} responses were scored up to the reward model's context "
+                f"(={self.model.policy.spec.context} tokens).",
+                stacklevel=2,
+            )
+        raw = score_rows(self.model, [tokens for tokens, _ in rows], self.micro_batch_size)
+        stats = self.model.stats
+        return {"score": (raw.numpy().astype(np.float64) - stats.mean) / stats.std}
+
+    def _row(self, episode: Episode) -> tuple[list[int], bool]:
+        messages, context = episode.prompt.messages, self.model.policy.spec.context
+        row = self.model.encode(messages, episode.passages, episode.response, episode.finished)
+        if len(row) <= context:
+            return row, False
+        prompt_tokens = len(self.model.policy.encode(messages, episode.passages))
+        if prompt_tokens >= context:
+            raise DataError(
+                f"prompt {episode.prompt.id!r} (={prompt_tokens} tokens with its passages) must be "
+                f"shorter than the reward model's context (={context} tokens); lower "
+                "retrieval.budget_tokens or use a model with a longer context."
+            )
+        return row[:context], True
+
+
+def score_rows(model: RewardModel, rows: Iterable[Sequence[int]], micro_batch_size: int) -> Tensor:
+    """Return raw scores (n,) float32, on the CPU and without gradient, of rows of token ids.
+
+    Equal rows go through the model once; rows of like length go together.
+    Raises: TrainingError: a score is NaN or Inf.
+    """
+    index: dict[tuple[int, ...], int] = {}
+    places = [index.setdefault(tuple(row), len(index)) for row in rows]
+    distinct = list(index)
+    scores = torch.zeros(len(distinct))
+    device = model.head.weight.device
+    with torch.no_grad():
+        for group in buckets([len(row) for row in distinct], micro_batch_size):
+            tokens, real_mask = pad_rows([distinct[i] for i in group], model.policy.pad_id)
+            scores[group] = model.scores(tokens.to(device), real_mask.to(device)).cpu()
+    if not torch.isfinite(scores).all():
+        bad = int((~torch.isfinite(scores)).sum())
+        raise TrainingError(
+            f"{bad} of {len(scores)} reward scores are NaN or Inf; lower rm.learning_rate or use "
+            "rm.precision=float32."
+        )
+    return scores[places]
+
+
+def last_real(real_mask: Tensor) -> Tensor:
+    """Return the position (b,) int64 of the last True in each row of `real_mask` (b, l) bool.
+
+    Raises: ValueError: a row holds none.
+    """
+    if real_mask.ndim != 2 or not bool(real_mask.any(dim=1).all()):
+        raise ValueError("every row of real_mask (b, l) must hold at least one real token.")
+    positions = torch.arange(real_mask.shape[1], device=real_mask.device)
+    return torch.where(real_mask, positions, -1).amax(dim=1)

@@ -1,0 +1,237 @@
+"""Stage `rm`: a reward model from rankings, started from the policy that it will judge.
+
+1. Rows: every answer becomes prompt, answer and terminal token; rankings become (better, worse)
+   pairs. A pair with a row that is too long is left out and counted, in the metrics and in a note.
+2. First answers of the policy are set aside for step 4, before training moves its weights.
+3. Training (`reward_training.py`).
+4. Normalisation: mean and variance of the scores on the answers of step 2.
+5. The report card (`report_card.py`), on all held-out pairs; then everything is written.
+
+The annotator's confidence is not used: a ranking counts in full or is left out of the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from plumbrule.artifacts import Artifact, write_json
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import DataError
+from plumbrule.generation import generate
+from plumbrule.models import fits, load_policy, resolve_device
+from plumbrule.randomness import row_key
+from plumbrule.records import Message, Preference, read_records, read_rows
+from plumbrule.tracking import Tracker
+from rlhf.config import RMConfig
+from rlhf.report_card import ScoredRanking, report_card
+from rlhf.reward_losses import normalisation
+from rlhf.reward_model import RewardModel, RewardStats, score_rows
+from rlhf.reward_training import Pair, Row, train
+
+SPLITS = ("records.jsonl", "validation.jsonl")
+NUM_SHOWN = 8
+"""Held-out rankings whose scored answers are written to samples.jsonl."""
+
+
+class Split(NamedTuple):
+    """The rankings of one split; rows[i][k]: the token ids of answer k of ranking i."""
+
+    preferences: list[Preference]
+    rows: list[list[Row]]
+    pairs: list[Pair]
+    num_too_long: int
+
+
+def run(
+    config: RMConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Train, normalise, measure and write a reward model; return the headline metrics `rm/*`.
+
+    Raises: DataError: a split without a pair that fits, or answers that can not normalise.
+    TrainingError: a loss or score that is NaN or Inf.
+    """
+    policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
+    stats = RewardStats(append_terminal=config.append_terminal, precision=config.precision)
+    model = RewardModel(policy, stats, seed=config.seed)
+    source = inputs["preferences"]
+    limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
+    # 1 rows and pairs
+    training, held_out = (read_split(model, source.file(name), limit) for name in SPLITS)
+    too_long = training.num_too_long + held_out.num_too_long
+    # 2 answers of the policy as it is
+    asked = [*held_out.preferences, *training.preferences]
+    calibration = first_answers(model, source, asked, config)
+    # 3 training
+    train(model, training.pairs, config, runtime, out / "checkpoints", tracker)
+    # 4 normalisation
+    model.stats = normalised(model, calibration, runtime)
+    # 5 report card
+    rankings = score_split(model, held_out, limit, runtime)
+    card = report_card(rankings)
+    model.save(out)
+    write_json(out / "report_card.json", card)
+    write_json(out / "notes.json", notes(too_long, limit))
+    write_samples(out / "samples.jsonl", rankings[:NUM_SHOWN], model.stats)
+    accuracy = card["accuracy"]
+    metrics = {
+        "rm/accuracy": accuracy["value"],
+        "rm/accuracy_low": accuracy["low"],
+        "rm/accuracy_high": accuracy["high"],
+        "rm/ece": card["ece"]["value"],
+        "rm/length_correlation": card["length_correlation"]["value"],
+        "rm/loss": card["loss"]["value"],
+        "rm/pairs": float(len(training.pairs)),
+        "rm/pairs_too_long": float(too_long),
+    }
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def read_split(model: RewardModel, path: Path, limit: int) -> Split:
+    """Return the rankings in the file `path`, encoded.
+
+    Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
+    """
+    preferences = read_records(Preference, path)
+    rows = [encode_answers(model, preference) for preference in preferences]
+    pairs = fitting_pairs(preferences, rows, limit)
+    if not pairs:
+        raise DataError(
+            f"at least one pair of ranked answers must fit {limit} tokens; raise rm.max_tokens or "
+            "the policy's context, or give rankings that are not all ties.",
+            path,
+        )
+    num_all = sum(len(preference.pairs()) for preference in preferences)
+    return Split(preferences, rows, pairs, num_all - len(pairs))
+
+
+def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
+    """Return the row of each answer.
+
+    `meta["finished"]` says which answers ended by themselves; without it, all did.
+    """
+    finished = preference.meta.get("finished", [True] * len(preference.responses))
+    return [
+        model.encode(preference.messages, preference.passages, response, ended)
+        for response, ended in zip(preference.responses, finished, strict=True)
+    ]
+
+
+def fitting_pairs(
+    preferences: Sequence[Preference], rows: Sequence[Sequence[Row]], limit: int
+) -> list[Pair]:
+    """Return all pairs of every ranking, less those with a row of more than `limit` tokens.
+
+    A stated margin is that of rank 1 over rank 2; other pairs have none.
+    """
+    pairs = []
+    for preference, answers in zip(preferences, rows, strict=True):
+        ranks = preference.ranks
+        for i, j in preference.pairs():
+            if max(len(answers[i]), len(answers[j])) <= limit:
+                stated = preference.margin if (ranks[i], ranks[j]) == (1, 2) else None
+                pairs.append(Pair(answers[i], answers[j], stated or 0.0))
+    return pairs
+
+
+def score_split(
+    model: RewardModel, split: Split, limit: int, runtime: RuntimeConfig
+) -> list[ScoredRanking]:
+    """Return every ranking of the split with raw scores; None for rows beyond `limit` tokens."""
+    flat = [row for rows in split.rows for row in rows if len(row) <= limit]
+    scores = iter(score_rows(model, flat, runtime.micro_batch_size).tolist())
+    return [
+        ScoredRanking(p, tuple(next(scores) if len(row) <= limit else None for row in rows))
+        for p, rows in zip(split.preferences, split.rows, strict=True)
+    ]
+
+
+def first_answers(
+    model: RewardModel, source: Artifact, preferences: Sequence[Preference], config: RMConfig
+) -> list[Row]:
+    """Return rows of the policy's first answers to at most `num_calibration_prompts` prompts.
+
+    Held-out prompts come first, since training changes their scores least. A feedback artifact
+    brings the answers; where the preferences are a data set they are sampled here, so call this
+    before training moves the policy's weights. Rows that outrun the context are left out.
+    """
+    policy, most = model.policy, config.num_calibration_prompts
+    if source.kind == "feedback":
+        samples = [row for _, row in read_rows(source.file("samples.jsonl")) if row["sample"] == 0]
+        samples.sort(key=lambda row: row["split"] != "validation")
+        rows = [
+            model.encode(
+                [Message(**m) for m in row["messages"]],
+                row["passages"],
+                row["response"],
+                row["finished"],
+            )
+            for row in samples[:most]
+        ]
+    else:
+        chats: dict[tuple, Preference] = {}
+        for p in preferences:
+            if len(chats) == most:
+                break
+            if fits(policy, p.messages, p.passages, config.sampling.max_new_tokens):
+                chats.setdefault((p.messages, p.passages), p)
+        asked = list(chats.values())
+        answers = generate(
+            policy,
+            [policy.encode(p.messages, p.passages) for p in asked],
+            sampling=config.sampling,
+            keys=[row_key("reward calibration", config.seed, p.id) for p in asked],
+        )
+        rows = [
+            model.encode(p.messages, p.passages, policy.decode(a.tokens), a.finished)
+            for p, a in zip(asked, answers, strict=True)
+        ]
+    return [row for row in rows if len(row) <= policy.spec.context]
+
+
+def normalised(model: RewardModel, answers: Sequence[Row], runtime: RuntimeConfig) -> RewardStats:
+    """Return the model's stats with mean and deviation of its raw scores on `answers`.
+
+    Raises: DataError: fewer than two answers, or all score the same.
+    """
+    scores = score_rows(model, answers, runtime.micro_batch_size)
+    try:
+        mean, std = normalisation(scores)
+    except ValueError as error:
+        raise DataError(
+            f"the policy's answers (={len(answers)}) can not normalise the reward: {error} Give "
+            "more prompts, or sample at a higher temperature."
+        ) from None
+    return dataclasses.replace(model.stats, mean=mean, std=std, num_samples=len(answers))
+
+
+def notes(num_too_long: int, limit: int) -> list[str]:
+    """Return the sentences that a report must show: what was left out."""
+    if num_too_long == 0:
+        return []
+    return [f"{num_too_long} pairs were left out: a prompt with its answer exceeds {limit} tokens."]
+
+
+def write_samples(path: Path, rankings: Sequence[ScoredRanking], stats: RewardStats) -> None:
+    """Write one row per scored answer: its normalised score and the rank the annotator gave it."""
+    with open(path, "w", encoding="utf-8") as file:
+        for preference, scores in rankings:
+            answers = zip(preference.responses, preference.ranks, scores, strict=True)
+            for response, rank, score in answers:
+                if score is not None:
+                    row = {
+                        "id": preference.id,
+                        "prompt": preference.messages[-1].content,
+                        "passages": list(preference.passages),
+                        "response": response,
+                        "rank": rank,
+                        "score": (score - stats.mean) / stats.std,
+                    }
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")

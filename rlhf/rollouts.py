@@ -1,0 +1,141 @@
+"""A rollout with all that PPO made of it, and the Parquet file that keeps it.
+
+`rollouts/update-00001.parquet` has one row per response: ids, masks, log-probs of sampler, policy
+and reference, values, rewards, advantages and returns, exactly the numbers that the update was
+computed from. So every loss of a run can be computed again, and a strange curve can be read token
+by token years later. Columns of tokens are lists as long as the response; foreign slots in them
+are kept, and `action_mask` says which they are.
+
+A file is written beside its final name and renamed, so one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from rlhf.trajectory import Trajectory, slots
+
+
+class Rollout(NamedTuple):
+    """One rollout as the update sees it. (b, t) at action tokens, 0 elsewhere, unless said."""
+
+    trajectory: Trajectory
+    logprobs: Tensor
+    """Of the policy before the update: the old log-probs, nats."""
+    ref_logprobs: Tensor
+    values: Tensor
+    entropy: Tensor
+    """Of the policy's next-token distributions, nats."""
+    kl: Tensor
+    terms: Mapping[str, Tensor]
+    """Reward term (or part of one, `gold/right`) -> (b,) before its weight."""
+    raw_scores: Tensor
+    """(b,): the weighted sum of the terms."""
+    scores: Tensor
+    """(b,): after every transform, as it enters the rewards."""
+    rewards: Tensor
+    advantages: Tensor
+    """Whitened."""
+    returns: Tensor
+
+
+TOKEN_COLUMNS = (
+    "logprobs",
+    "ref_logprobs",
+    "values",
+    "entropy",
+    "kl",
+    "rewards",
+    "advantages",
+    "returns",
+)
+"""Columns that are lists over response slots; `action_mask` and `rollout_logprobs` are too."""
+_NAME = re.compile(r"update-(\d+)\.parquet")
+
+
+def path_of(folder: Path, update: int) -> Path:
+    """Return where the rollout of `update` lies."""
+    return folder / f"update-{update:05d}.parquet"
+
+
+def write(rollout: Rollout, path: Path) -> None:
+    """Write a rollout as one Parquet file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    trajectory = rollout.trajectory
+    lengths = [len(response) for response in trajectory.responses]
+
+    def ragged(x: Tensor) -> list[list[Any]]:
+        return [row[:length] for row, length in zip(x.tolist(), lengths, strict=True)]
+
+    def floats(x: Tensor) -> pa.Array:  # in the tensor's own width, so that reading is exact
+        width = pa.float64() if x.dtype == torch.float64 else pa.float32()
+        return pa.array(ragged(x), pa.list_(width))
+
+    columns: dict[str, Any] = {
+        "prompt_id": list(trajectory.prompt_ids),
+        "passages": pa.array([list(p) for p in trajectory.passages], pa.list_(pa.string())),
+        "text": list(trajectory.texts),
+        "finished": trajectory.finished.tolist(),
+        "query": [list(ids) for ids in trajectory.queries],
+        "response": [list(ids) for ids in trajectory.responses],
+        "action_mask": ragged(trajectory.action_mask),
+        "rollout_logprobs": floats(trajectory.rollout_logprobs),
+        "raw_scores": rollout.raw_scores.tolist(),
+        "scores": rollout.scores.tolist(),
+    }
+    for name in TOKEN_COLUMNS:
+        columns[name] = floats(getattr(rollout, name))
+    for name, term in rollout.terms.items():
+        columns[f"term:{name}"] = term.tolist()
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.table(columns), partial, compression="zstd")
+    os.replace(partial, path)
+
+
+def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
+    """Return the rollout that `write` wrote, on `device`."""
+    table = pq.read_table(path)
+    rows = table.to_pydict()
+
+    def tensor(name: str) -> Tensor:
+        wide = table.schema.field(name).type.value_type == pa.float64()
+        return slots(rows[name], torch.float64 if wide else torch.float32).to(device)
+
+    def per_row(name: str) -> Tensor:
+        return torch.tensor(rows[name], dtype=torch.float64, device=device)
+
+    trajectory = Trajectory(
+        prompt_ids=rows["prompt_id"],
+        passages=[tuple(p) for p in rows["passages"]],
+        queries=rows["query"],
+        responses=rows["response"],
+        texts=rows["text"],
+        action_mask=slots(rows["action_mask"], torch.bool).to(device),
+        finished=torch.tensor(rows["finished"], device=device),
+        rollout_logprobs=tensor("rollout_logprobs"),
+    )
+    terms = {name[5:]: per_row(name) for name in rows if name.startswith("term:")}
+    return Rollout(
+        trajectory=trajectory,
+        terms=terms,
+        raw_scores=per_row("raw_scores"),
+        scores=per_row("scores"),
+        **{name: tensor(name) for name in TOKEN_COLUMNS},
+    )
+
+
+def remove_after(folder: Path, update: int) -> None:
+    """Remove the rollouts of updates after `update`: a resumed run makes them again."""
+    for path in sorted(folder.glob("*")):
+        match = _NAME.fullmatch(path.name)
+        if match is None or int(match.group(1)) > update:
+            path.unlink()

@@ -1,0 +1,151 @@
+"""What the policy did: one row per response, and the mask of the tokens that it chose itself.
+
+A row is a query and a response. Over the slots of the response stand tensors (b, t), where t is
+the longest response of the rollout. `action_mask` is True at a slot whose token was sampled by the
+policy. It is written here, as the sampler's tokens are put down, and from then on it is data:
+nobody makes it again from ids or lengths. Slots behind the response's end are False, and so is text
+inside a response that the policy did not write. All that PPO counts or averages uses it.
+
+Ids stay lists, as ragged as they are; they are padded only when a few rows of like length go
+through a model (`rows_for_model`). Queries and responses are joined there with all padding on the
+right, where causal attention never meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plumbrule import distributed
+from plumbrule.config import SamplingConfig
+from plumbrule.generation import Sample, generate
+from plumbrule.models import Policy
+from plumbrule.randomness import row_key
+from plumbrule.scoring import pad_rows
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The responses of one rollout, b rows."""
+
+    prompt_ids: Sequence[str]
+    passages: Sequence[tuple[str, ...]]
+    queries: Sequence[Sequence[int]]
+    """Token ids of each prompt, passages included."""
+    responses: Sequence[Sequence[int]]
+    """Token ids of each response, terminal token included where it was sampled."""
+    texts: Sequence[str]
+    """Each response decoded, without its terminal token."""
+    action_mask: Tensor
+    """(b, t) bool, True = the policy sampled this token."""
+    finished: Tensor
+    """(b,) bool, True = ended with a stop token and not at the length limit."""
+    rollout_logprobs: Tensor
+    """(b, t) float32, as the sampler saw them, nats."""
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens of each query and response together."""
+        return [len(q) + len(r) for q, r in zip(self.queries, self.responses, strict=True)]
+
+
+class Query(NamedTuple):
+    """A prompt as the policy is asked it, and the key of its response's random numbers."""
+
+    prompt_id: str
+    passages: tuple[str, ...]
+    tokens: list[int]
+    key: int
+
+
+class ModelRows(NamedTuple):
+    """A few rows of a trajectory, padded, on a device. n rows of l tokens with t response slots."""
+
+    tokens: Tensor
+    """(n, l) int64."""
+    real_mask: Tensor
+    """(n, l) bool, True = a token of the row."""
+    target_mask: Tensor
+    """(n, l) bool, True = an action token."""
+    columns: Tensor
+    """(n, t) int64: the column in which each response slot stands (0 behind the response's end)."""
+    action_mask: Tensor
+    """(n, t) bool."""
+
+
+def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int) -> list[int]:
+    """Return the key of each response's random numbers: (seed, update, prompt, sample).
+
+    The sample counts earlier rows of the same prompt. Ranks and batch positions do not enter, so
+    neither the number of processes nor the batch size of the sampler changes a response.
+    """
+    seen: dict[str, int] = {}
+    keys = []
+    for prompt_id in prompt_ids:
+        sample = seen.setdefault(prompt_id, 0)
+        keys.append(row_key("ppo", seed, update, prompt_id, sample))
+        seen[prompt_id] += 1
+    return keys
+
+
+def roll_out(
+    policy: Policy, queries: Sequence[Query], sampling: SamplingConfig, num_rows: int
+) -> Trajectory:
+    """Return the policy's responses to a rollout's queries, the same in every process.
+
+    Args: queries: this process's share of the rollout (`distributed.share(num_rows)`).
+    """
+    samples = generate(
+        policy, [q.tokens for q in queries], sampling=sampling, keys=[q.key for q in queries]
+    )
+    texts = [policy.decode(sample.tokens) for sample in samples]
+    rows = distributed.gather_rows(list(zip(queries, samples, texts, strict=True)), num_rows)
+    return assemble(rows, policy.model.device)
+
+
+def assemble(rows: Sequence[tuple[Query, Sample, str]], device: torch.device) -> Trajectory:
+    """Return the trajectory of samples and their texts; the policy chose each of their tokens."""
+    queries, samples, texts = zip(*rows, strict=True)
+    return Trajectory(
+        prompt_ids=[q.prompt_id for q in queries],
+        passages=[q.passages for q in queries],
+        queries=[q.tokens for q in queries],
+        responses=[s.tokens for s in samples],
+        texts=texts,
+        action_mask=slots([[True] * len(s.tokens) for s in samples], torch.bool).to(device),
+        finished=torch.tensor([s.finished for s in samples], device=device),
+        rollout_logprobs=slots([s.logprobs for s in samples], torch.float32).to(device),
+    )
+
+
+def slots(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """Return ragged rows as one (b, t) tensor, 0 (False) behind each row's end."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> ModelRows:
+    """Return the named rows as padded model input on the trajectory's device.
+
+    They are trimmed to the longest of themselves, in tokens and in response slots alike.
+    """
+    device = trajectory.action_mask.device
+    queries = [trajectory.queries[i] for i in rows]
+    responses = [trajectory.responses[i] for i in rows]
+    joined = [[*q, *r] for q, r in zip(queries, responses, strict=True)]
+    tokens, real_mask = (x.to(device) for x in pad_rows(joined, pad_id))
+    begins = torch.tensor([len(q) for q in queries], device=device)[:, None]
+    lengths = torch.tensor([len(r) for r in responses], device=device)[:, None]
+    slot = torch.arange(max(len(r) for r in responses), device=device)[None, :]
+    columns = torch.where(slot < lengths, begins + slot, 0)
+    action_mask = trajectory.action_mask[list(rows), : slot.shape[1]]
+    # Slots behind the end write False into column 0, which is the query's and never a target.
+    target_mask = torch.zeros_like(real_mask).scatter(1, columns, action_mask)
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask)

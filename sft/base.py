@@ -1,0 +1,305 @@
+"""Stage `base`: a small causal language model from nothing.
+
+From a corpus to a policy folder in one file, read top to bottom: train a tokenizer, pack the
+documents into rows, make a Llama, train it, measure it on held-out texts, save it. The loop is our
+own because there is nothing in it that a trainer would shorten: no data to stream, no evaluation to
+schedule, no pickles to explain.
+
+What was decided:
+
+- The loss is the weighted mean negative log-likelihood of a step's tokens: weights come from the
+  corpus (`sft/corpus.py`) and are normalised over the whole step, so the gradient does not depend
+  on how a step is cut into micro-batches. Logits are made only where a weight is above 0.
+- Muon (https://kellerjordan.github.io/posts/muon/) on the matrices of the layers, AdamW on
+  embeddings and norms. `match_rms_adamw` scales Muon's updates to the size of AdamW's
+  (Liu et al. 2025, arXiv:2502.16982, section 2.2), so both share one learning rate.
+- Warm-up, constant, linear decay to 0: the trapezoid of Hägele et al. 2024 (arXiv:2405.18392).
+- Everything random is a function of (seed, step), so a checkpoint holds weights and optimizer state
+  only, and a run that was killed ends with the same bytes on a CPU as one that was not.
+
+Left out: dropout, label smoothing, weight averaging, continued training from another base.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from plumbrule import checkpoints
+from plumbrule.artifacts import Artifact, write_json
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import DataError, TrainingError
+from plumbrule.models import (
+    make_policy,
+    new_model,
+    resolve_device,
+    save_policy,
+    train_tokenizer,
+)
+from plumbrule.tracking import Tracker
+from sft.config import BaseConfig
+from sft.corpus import Text, encode, plain_parts, read_corpus
+from sft.packing import PADDING, Packed, batch, pack
+
+ADAM_BETAS = (0.9, 0.95)
+ROWS_LOGGED = 400
+"""About as many steps of a run are logged."""
+
+
+def run(
+    config: BaseConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Train a base model on the corpus, save it as `model/`, and return its held-out metrics.
+
+    Raises: DataError: a malformed corpus, or one that holds nothing to learn. TrainingError: the
+    loss or gradient is not finite.
+    """
+    # 1. The corpus, and the tokenizer that is trained on it.
+    texts = read_corpus(inputs["corpus"].file("records.jsonl"))
+    held_out = read_corpus(inputs["corpus"].file("validation.jsonl"))
+    tokenizer = train_tokenizer(plain_parts(texts), config.model.vocab_size)
+
+    # 2. Rows of tokens.
+    rows = pack(encode(tokenizer, texts), config.sequence_tokens, tokenizer.pad_token_id)
+    if not rows.weights.any():
+        raise DataError(
+            "the corpus holds no token with a weight above 0; give it more text.",
+            inputs["corpus"].file("records.jsonl"),
+        )
+
+    # 3. A model, trained to the end.
+    device = resolve_device(runtime)
+    model = new_model(config.model, tokenizer, config.seed)
+    model.to(device)  # type: ignore[arg-type]
+    train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker)
+
+    # 4. What it came to.
+    save_policy(make_policy(model, tokenizer, config.model.context), out / "model")
+    metrics = {
+        "base/documents_split": float(rows.num_split),
+        "base/padding_share": float((rows.documents == PADDING).mean()),
+        "base/epochs": config.steps * config.batch_tokens / rows.tokens.size,
+    }
+    notes = []
+    if rows.num_split:
+        notes.append(
+            f"{rows.num_split} of {len(texts)} documents were longer than a row of "
+            f"{config.sequence_tokens} tokens and were split."
+        )
+    if held_out:
+        held_out_rows = pack(
+            encode(tokenizer, held_out), config.sequence_tokens, tokenizer.pad_token_id
+        )
+        metrics |= measure(model, held_out_rows, held_out, runtime.micro_batch_size)
+    else:
+        notes.append("The corpus has no held-out texts, so the base model's loss is not known.")
+    write_json(out / "notes.json", notes)
+    return metrics
+
+
+def train(
+    model: LlamaForCausalLM,
+    rows: Packed,
+    config: BaseConfig,
+    micro_batch_size: int,
+    saves: Path,
+    tracker: Tracker,
+) -> None:
+    """Train `model` in place on packed rows, going on from the newest checkpoint under `saves`.
+
+    Raises: TrainingError: the loss or gradient is not finite.
+    """
+    optimizers = make_optimizers(model, config)
+    start = _resume(model, optimizers, saves)
+    tracker.rewind(start)
+    rows_per_batch = config.batch_tokens // config.sequence_tokens
+    log_every = max(1, config.steps // ROWS_LOGGED)
+    model.train()
+    with tracker.progress(config.steps, "base", "steps") as line:
+        line.skip(start)
+        for step in range(start, config.steps):
+            # 1. The learning rate and the rows of this step.
+            scale = trapezoid(step, config.steps, config.warmup_share, config.decay_share)
+            for optimizer in optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * scale
+            chosen = batch(config.seed, step, len(rows.tokens), rows_per_batch)
+
+            # 2. The gradient of the weighted mean, micro-batch by micro-batch.
+            total = float(rows.weights[chosen].sum(dtype=np.float64)) or 1.0
+            loss = torch.zeros((), device=model.device)
+            for micro in to_tensors(rows, chosen, micro_batch_size, model.device):
+                with torch.autocast(
+                    model.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+                ):
+                    nll = token_nll(model, micro.tokens, micro.documents, micro.weights > 0)
+                share = (nll * micro.weights[micro.weights > 0]).sum() / total
+                share.backward()
+                loss += share.detach()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            if not math.isfinite(loss.item() + norm.item()):
+                raise TrainingError(
+                    f"base: loss {loss.item()} and gradient norm {norm.item()} at step {step} must "
+                    "be finite; lower base.learning_rate or use base.precision=float32."
+                )
+
+            # 3. The update, and what is kept of it.
+            for optimizer in optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            line.advance(1, loss=loss.item())
+            if done % log_every == 0 or done == config.steps:
+                logged = {"base/train_loss": loss.item(), "base/grad_norm": norm.item()}
+                tracker.log({**logged, "base/learning_rate": config.learning_rate * scale}, done)
+            if done % config.save_every == 0 and done < config.steps:
+                checkpoints.save(saves, done, lambda folder: _save(model, optimizers, folder))
+    if start < config.steps:
+        checkpoints.save(saves, config.steps, lambda folder: _save(model, optimizers, folder))
+    model.eval()
+
+
+def make_optimizers(
+    model: LlamaForCausalLM, config: BaseConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers by name; weight decay touches the layers' matrices only."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    theirs = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in theirs]
+    decay = config.weight_decay
+    if config.optimizer == "muon":
+        return {
+            "muon": torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+            "adamw": torch.optim.AdamW(others, betas=ADAM_BETAS, weight_decay=0.0),
+        }
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return {"adamw": torch.optim.AdamW(groups, betas=ADAM_BETAS)}
+
+
+def trapezoid(step: int, steps: int, warmup_share: float, decay_share: float) -> float:
+    """Return the factor on the learning rate at `step`, counted from 0.
+
+    Rises linearly over the first share of steps, is 1, and falls linearly over the last share; the
+    step after the last would have 0. Where the shares overlap, the smaller factor holds.
+    """
+    rising = (step + 1) / max(1.0, warmup_share * steps)
+    falling = (steps - step) / max(1.0, decay_share * steps)
+    return min(1.0, rising, falling)
+
+
+class MicroBatch(NamedTuple):
+    """Rows on the device. All (b, t): tokens int64, weights float32, documents int32."""
+
+    tokens: Tensor
+    weights: Tensor
+    documents: Tensor
+
+
+def to_tensors(
+    rows: Packed, chosen: np.ndarray, micro_batch_size: int, device: torch.device
+) -> Iterator[MicroBatch]:
+    """Yield the chosen rows, `micro_batch_size` at a time."""
+    for at in range(0, len(chosen), micro_batch_size):
+        some = chosen[at : at + micro_batch_size]
+        yield MicroBatch(
+            torch.from_numpy(rows.tokens[some]).to(device, torch.int64),
+            torch.from_numpy(rows.weights[some]).to(device),
+            torch.from_numpy(rows.documents[some]).to(device),
+        )
+
+
+def token_nll(model: LlamaForCausalLM, tokens: Tensor, documents: Tensor, wanted: Tensor) -> Tensor:
+    """Return the negative log-likelihood (n,) float32 of the n tokens where `wanted` is True.
+
+    Each token is predicted from the earlier tokens of its own document. Column 0 is never wanted.
+    Padding, numbered as one more document, sees itself, so no row of attention is empty.
+
+    Args: tokens, documents: (b, t) integers. wanted: (b, t) bool. Order of the result: row-major.
+    """
+    attention, positions = block_diagonal(documents)
+    hidden = model.model(
+        input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    logits = model.lm_head(hidden[:, :-1][wanted[:, 1:]])
+    return F.cross_entropy(logits.float(), tokens[:, 1:][wanted[:, 1:]], reduction="none")
+
+
+def block_diagonal(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what keeps documents apart: attention (b, 1, t, t) bool and positions (b, t) int64.
+
+    attention[i, 0, q, k] is True where token q sees token k: same document, k <= q. positions count
+    from 0 at each document's first token. Documents must be contiguous.
+    """
+    length = documents.shape[1]
+    place = torch.arange(length, device=documents.device)
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    attention = same & (place[:, None] >= place[None, :])
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    started = torch.where(begins, place, 0).cummax(dim=1).values
+    return attention, place - started
+
+
+@torch.no_grad()
+def measure(
+    model: LlamaForCausalLM, rows: Packed, texts: list[Text], micro_batch_size: int
+) -> dict[str, float]:
+    """Return loss, perplexity and bits per byte on held-out texts, in float32.
+
+    loss: nats per token, weighted as in training; perplexity: its exponential. bits_per_byte: over
+    all tokens, whatever their weight, per UTF-8 byte of text, so it compares tokenizers. A token
+    sees at most its own row.
+    """
+    model.eval()
+    nats = weighted = weight = 0.0
+    for micro in to_tensors(rows, np.arange(len(rows.tokens)), micro_batch_size, model.device):
+        wanted = torch.zeros_like(micro.documents, dtype=torch.bool)
+        wanted[:, 1:] = micro.documents[:, 1:] == micro.documents[:, :-1]
+        wanted &= micro.documents != PADDING
+        nll = token_nll(model, micro.tokens, micro.documents, wanted).double()
+        nats += nll.sum().item()
+        weighted += (nll * micro.weights[wanted]).sum().item()
+        weight += micro.weights.sum().item()
+    loss = weighted / weight if weight else math.nan
+    num_bytes = sum(len(text.text.encode()) for text in texts)
+    return {
+        "base/loss": loss,
+        "base/perplexity": math.exp(loss),
+        "base/bits_per_byte": nats / math.log(2) / num_bytes,
+    }
+
+
+def _save(
+    model: LlamaForCausalLM, optimizers: dict[str, torch.optim.Optimizer], folder: Path
+) -> None:
+    save_model(model, str(folder / "model.safetensors"))
+    state = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    torch.save(state, folder / "optimizers.pt")
+
+
+def _resume(
+    model: LlamaForCausalLM, optimizers: dict[str, torch.optim.Optimizer], saves: Path
+) -> int:
+    """Load the newest complete checkpoint, if any, and return how many steps it has behind it."""
+    found = checkpoints.newest(saves)
+    if found is None:
+        return 0
+    step, folder = found
+    load_model(model, str(folder / "model.safetensors"))
+    state = torch.load(folder / "optimizers.pt", map_location=model.device, weights_only=True)
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(state[name])
+    return step

@@ -1,0 +1,154 @@
+"""The data card: what a reader of a report must know of the data, counted.
+
+Lengths are in words split at white space, since no tokenizer is known yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbrule.readers import HALUEVAL_FIELDS
+from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt
+from plumbrule.splits import corpus_text
+from sft.config import UNSPLIT, DataConfig
+from sft.selection import Collected, Item, count_groups
+
+
+def card(
+    config: DataConfig, kept: Collected, train: Sequence[Item], validation: Sequence[Item]
+) -> dict[str, Any]:
+    """Return the data card of one node, but for the hash of what was written.
+
+    Of a path only the last part is told, so that no record holds a machine's folders.
+    """
+    dataset, items = config.dataset, [*train, *validation]
+    if config.role in UNSPLIT:
+        split = "none"
+    else:
+        split = "of the source" if kept.own_split else "by conversation start"
+    facts: dict[str, Any] = {
+        "role": config.role,
+        "format": dataset.format,
+        "source": None if dataset.path is None else Path(dataset.path).name,
+        "rows_read": kept.rows_read,
+        "limited_to_max_rows": kept.limited,
+        "dropped": dict(kept.dropped.most_common()),
+        "duplicates": kept.duplicates,
+        "rows_kept": len(items),
+        "split": split,
+        "rows": len(train),
+        "validation_rows": len(validation),
+        "length_words": lengths(items),
+    }
+    if groups := count_groups(items):
+        facts["groups"] = groups
+    if pairs := [item for item in items if isinstance(item, Preference)]:
+        facts["better_is_longer"] = better_is_longer(pairs)
+    return facts
+
+
+def texts_of(item: Item) -> Mapping[str, Sequence[str]]:
+    """Return the texts of a record by the part they play."""
+    match item:
+        case Prompt():
+            return {"prompt": [" ".join(m.content for m in item.messages)]}
+        case Demonstration() | Preference():
+            answers = item.responses if isinstance(item, Preference) else (item.response,)
+            prompt = " ".join(m.content for m in item.messages)
+            return {"prompt": [prompt], "response": answers, "passage": item.passages}
+        case Document():
+            return {"text": [item.text]}
+        case BenchmarkItem():
+            return {name: [text] for name, text in item.fields.items() if isinstance(text, str)}
+        case _:
+            return {"text": [corpus_text(item)]}
+
+
+def lengths(items: Sequence[Item]) -> dict[str, dict[str, float]]:
+    """Return count, total, least, median, mean, 95th percentile and most words of each part."""
+    words: dict[str, list[int]] = {}
+    for item in items:
+        for part, texts in texts_of(item).items():
+            words.setdefault(part, []).extend(len(text.split()) for text in texts)
+    return {part: _summary(np.array(counts)) for part, counts in words.items() if counts}
+
+
+def _summary(counts: np.ndarray) -> dict[str, float]:
+    return {
+        "texts": int(counts.size),
+        "total": int(counts.sum()),
+        "min": int(counts.min()),
+        "median": float(np.median(counts)),
+        "mean": round(float(counts.mean()), 2),
+        "p95": float(np.percentile(counts, 95)),
+        "max": int(counts.max()),
+    }
+
+
+def better_is_longer(preferences: Sequence[Preference]) -> dict[str, float]:
+    """Return in what share of ranked pairs the better answer has more words, of those that differ.
+
+    Far from a half, a reward model can earn accuracy by counting words.
+    """
+    longer = shorter = 0
+    for preference in preferences:
+        words = [len(response.split()) for response in preference.responses]
+        for better, worse in preference.pairs():
+            longer += words[better] > words[worse]
+            shorter += words[better] < words[worse]
+    differ = longer + shorter
+    return {"pairs_that_differ": differ, "share": round(longer / differ, 4) if differ else 0.5}
+
+
+def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
+    """Return the sentences that a report must show of this data, plainly."""
+    role, read = config.role, facts["rows_read"]
+    told = [
+        f"{role}: {number} of {read} rows left out: {why}."
+        for why, number in facts["dropped"].items()
+    ]
+    if facts["duplicates"]:
+        told.append(f"{role}: {facts['duplicates']} of {read} rows repeated another; removed.")
+    if facts["limited_to_max_rows"]:
+        told.append(f"{role}: only the first {config.dataset.max_rows} rows were used (max_rows).")
+    if config.per_group is not None:
+        usable = read - sum(facts["dropped"].values())
+        told.append(
+            f"{role}: {facts['rows']} of {usable} rows used, at most {config.per_group} per group, "
+            "spread evenly."
+        )
+    if config.dataset.format == "halueval":
+        absent = [t for t in HALUEVAL_FIELDS if f"halueval_{t}" not in facts.get("groups", {})]
+        if absent:
+            told.append(f"halueval: no file of task(s) {', '.join(absent)}; they are not measured.")
+    return told
+
+
+def sample(item: Item) -> dict[str, Any]:
+    """Return a row as the report shows it: id, prompt, passages, response, and a ranking's rest."""
+    match item:
+        case Prompt() | Demonstration() | Preference():
+            shown: dict[str, Any] = {
+                "id": item.id,
+                "prompt": "\n".join(f"{m.role}: {m.content}" for m in item.messages),
+            }
+            if isinstance(item, Demonstration):
+                shown |= {"passages": list(item.passages), "response": item.response}
+            if isinstance(item, Preference):
+                shown |= {
+                    "passages": list(item.passages),
+                    "response": item.responses[item.ranks.index(1)],
+                    "responses": list(item.responses),
+                    "ranks": list(item.ranks),
+                }
+            return shown
+        case Document():
+            return {"id": item.id, "prompt": item.title, "response": item.text}
+        case BenchmarkItem():
+            return {"id": item.id, "prompt": "\n".join(f"{k}: {v}" for k, v in item.fields.items())}
+        case _:
+            return {"id": "", "prompt": "", "response": corpus_text(item)}

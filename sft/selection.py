@@ -1,0 +1,165 @@
+"""Which rows of a source are kept: duplicates go, limits hold, splits never leak.
+
+Pure functions over records; `sft/data.py` reads, writes and counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+from plumbrule.errors import DataError
+from plumbrule.readers import Row
+from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt, Record
+from plumbrule.splits import corpus_text, is_held_out, normalise, prompt_of, start_of
+
+Item = Record | dict[str, Any]
+
+
+@dataclass
+class Collected:
+    """Rows that were kept, and what became of the others.
+
+    own_split: the source brings its own held-out rows, which then are `validation`. limited:
+    `max_rows` cut it short.
+    """
+
+    train: list[Item] = field(default_factory=list)
+    validation: list[Item] = field(default_factory=list)
+    rows_read: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    duplicates: int = 0
+    limited: bool = False
+    own_split: bool = False
+
+
+def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collected:
+    """Return the rows to keep: the first `max_rows` good ones, without repeats if `unique`.
+
+    Where the source brings its own split, the limit and the search for repeats hold for each side
+    on its own; a repeat across sides is a leak. Otherwise reading stops at the limit.
+    """
+    kept = Collected()
+    seen: set[tuple[bool, Any]] = set()
+    for row in rows:
+        side = kept.validation if row.held_out else kept.train
+        if max_rows is not None and len(side) >= max_rows:
+            kept.limited = True
+            if row.held_out is None:
+                break
+            continue
+        kept.rows_read += 1
+        kept.own_split |= row.held_out is not None
+        if row.record is None:
+            kept.dropped[row.dropped] += 1
+            continue
+        key = (bool(row.held_out), identity(row.record)) if unique else None
+        if key in seen:
+            kept.duplicates += 1
+            continue
+        if key is not None:
+            seen.add(key)
+        side.append(row.record)
+    return kept
+
+
+def identity(item: Item) -> tuple[Any, ...]:
+    """Return what two records share that are the same: all normalised texts, and the ranking.
+
+    Ids, meta, scores and margins don't count; who ranked does, since a second annotator's word is
+    new information.
+    """
+    match item:
+        case Prompt():
+            return (prompt_of(item),)
+        case Demonstration():
+            return prompt_of(item), _all(item.passages), normalise(item.response)
+        case Preference():
+            ranking = sorted(zip(_all(item.responses), item.ranks, strict=True))
+            return prompt_of(item), _all(item.passages), tuple(ranking), item.annotator
+        case Document():
+            return normalise(item.title), normalise(item.text)
+        case BenchmarkItem():
+            return (item.task, item.id)
+        case _:
+            return (normalise(corpus_text(item)),)
+
+
+def _all(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(normalise(text) for text in texts)
+
+
+def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[Item]]:
+    """Return (training, held-out) items: the source's own split, or one by conversation start.
+
+    Raises: DataError: a side that should hold rows holds none.
+    """
+    if kept.own_split:
+        return kept.train, kept.validation
+    train: list[Item] = []
+    held_out: list[Item] = []
+    for item in kept.train:
+        (held_out if is_held_out(start_of(item), share, seed) else train).append(item)
+    if not train or (share > 0 and not held_out):
+        side = "training" if not train else "held-out"
+        raise DataError(
+            f"the split (dataset.validation_share={share}, split_seed={seed}) of "
+            f"{len(kept.train)} rows leaves none in the {side} part; change share or seed, or "
+            "bring more prompts."
+        )
+    return train, held_out
+
+
+def check_split(train: Sequence[Item], held_out: Sequence[Item]) -> None:
+    """Raise DataError if a prompt is on both sides, or an id is given twice."""
+    held_prompts = {prompt_of(item) for item in held_out}
+    leaks = {prompt for item in train if (prompt := prompt_of(item)) in held_prompts}
+    if leaks:
+        raise DataError(
+            f"{len(leaks)} prompt(s) of the held-out part must not be in the training part; take "
+            "them out of one of the files.",
+            text=min(leaks),
+        )
+    ids = Counter(item.id for item in (*train, *held_out) if not isinstance(item, dict))
+    if ids and (worst := ids.most_common(1)[0])[1] > 1:
+        raise DataError(
+            f"id (={worst[0]!r}, {worst[1]} rows) must belong to one row; number the rows anew or "
+            "leave ids out."
+        )
+
+
+def group_of(item: BenchmarkItem) -> str:
+    """Return the group that `per_group` counts: BOLD's domain and group, else the task."""
+    parts = [str(item.meta[name]) for name in ("domain", "group") if name in item.meta]
+    return "/".join(parts) if item.task == "bold" and parts else item.task
+
+
+def spread(items: Sequence[Item], per_group: int | None) -> list[Item]:
+    """Return at most `per_group` items of each group, in order, spread over its units; None: all.
+
+    A unit is what `item.group` names: an entity of BOLD, a row of HaluEval. Every unit gives its
+    first item, then every unit its second; the round that doesn't fit is thinned evenly. Nothing
+    here is left to chance.
+    """
+    units: dict[str, dict[str, list[int]]] = {}
+    for place, item in enumerate(items):
+        if per_group is None or not isinstance(item, BenchmarkItem):
+            return list(items)
+        units.setdefault(group_of(item), {}).setdefault(item.group or item.id, []).append(place)
+    chosen: list[int] = []
+    for group in units.values():
+        room = per_group or 0
+        for cells in zip_longest(*group.values()):
+            places = [place for place in cells if place is not None]
+            taken = min(room, len(places))
+            chosen += [places[i * len(places) // taken] for i in range(taken)]
+            room -= taken
+    return [items[place] for place in sorted(chosen)]
+
+
+def count_groups(items: Sequence[Item]) -> Mapping[str, int]:
+    """Return how many benchmark items each group has."""
+    return dict(Counter(group_of(i) for i in items if isinstance(i, BenchmarkItem)))

@@ -1,0 +1,150 @@
+"""The command line as a user meets it: real processes, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plumbrule(
+    store: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line on a store and return what it said."""
+    return subprocess.run(
+        [sys.executable, "-m", "plumbrule.run", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=store,
+        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "2", **environment},
+        check=False,
+        timeout=600,
+    )
+
+
+def record(store: Path) -> dict:
+    """Return the newest run's record."""
+    newest = max((store / "runs").glob("*/*/run.json"), key=lambda p: p.stat().st_mtime)
+    return json.loads(newest.read_text())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the fast chain has been built once."""
+    folder = tmp_path_factory.mktemp("store")
+    done = plumbrule(folder, "debug=fast")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_the_first_run_builds_the_whole_chain(store: Path) -> None:
+    whole = record(store)
+    assert whole["state"] == "done"
+    assert {n["state"] for n in whole["nodes"].values()} == {"built"}
+    assert {n["kind"] for n in whole["nodes"].values()} >= {"base", "sft", "rm", "ppo", "eval"}
+    for name in ("ppo/gold_gain", "ppo/gold_gain_low", "rm/accuracy", "objective/kl"):
+        assert name in whole["metrics"], name
+
+
+def test_the_report_stands_alone(store: Path) -> None:
+    page = next((store / "runs").glob("*/*/report.html")).read_text()
+    assert "<svg" in page
+    assert not re.findall(r"(?:src|href)=[\"']?http", page)
+    assert "ppo/gold_gain" in page
+    assert "rehearsal" in page
+    markdown = next((store / "runs").glob("*/*/report.md")).read_text()
+    assert "| ppo | ppo |" in markdown
+
+
+def test_records_hold_no_machine_path(store: Path) -> None:
+    for path in [*store.glob("runs/*/*/run.json"), *store.glob("artifacts/*/*/manifest.json")]:
+        assert str(store) not in path.read_text(), path
+
+
+def test_published_artifacts_hold_no_working_state(store: Path) -> None:
+    for folder in store.glob("artifacts/*/*"):
+        names = {p.name for p in folder.iterdir()}
+        assert "manifest.json" in names
+        assert not names & {"checkpoints", "claim.json", "stage.json"}
+
+
+def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
+    began = time.monotonic()
+    done = plumbrule(store, "debug=fast", PYTHONPROFILEIMPORTTIME="1")
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {n["state"] for n in record(store)["nodes"].values()} == {"cached"}
+    imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
+    assert "plumbrule.pipeline" in imported
+    assert not {"torch", "transformers", "wandb"} & set(imported)
+    assert seconds < 20  # the figure is measured by scripts/bench_run.py; this catches a hang
+
+
+def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
+    done = plumbrule(store, "debug=fast", "ppo.kl.coef=0.3", "run.dry=true")
+    assert done.returncode == 0
+    states = dict(re.findall(r"^  (\w+) +(cached|build|resume)", done.stderr, re.MULTILINE))
+    assert {n for n, s in states.items() if s == "build"} == {"ppo", "eval", "compare"}
+    assert re.search(r"ppo +build .*\(changed: kl\.coef\)", done.stderr)
+    assert re.search(r"eval +build .*\(changed: input policy\)", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["ppo.kl.coeff=1"], 2, "did you mean ppo.kl.coef?"),
+        (["ppo.kl.coef=-1"], 2, "must be at least 0"),
+        (["show", "nothing"], 2, "names no run or artifact"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_2(
+    tmp_path: Path, arguments: list[str], code: int, says: str
+) -> None:
+    done = plumbrule(tmp_path, *arguments)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_ls_and_show(store: Path) -> None:
+    listed = plumbrule(store, "ls", "--json")
+    runs = json.loads(listed.stdout)
+    assert runs[0]["state"] == "done"
+    shown = plumbrule(store, "show", runs[0]["id"])
+    assert shown.stdout.startswith("# quickstart")
+    artifacts = json.loads(plumbrule(store, "ls", "--artifacts", "--json").stdout)
+    ppo = next(a for a in artifacts if a["kind"] == "ppo")
+    whole = json.loads(plumbrule(store, "show", ppo["fingerprint"], "--verify").stdout)
+    assert whole["node"] == "ppo"
+    assert "objective/kl" in whole["metrics"]
+
+
+def test_a_damaged_artifact_is_named(store: Path) -> None:
+    samples = next(store.glob("artifacts/sft/*/samples.jsonl"))
+    whole = samples.read_bytes()
+    samples.write_bytes(whole[:-3])
+    try:
+        done = plumbrule(store, "debug=fast", "run.dry=true")
+        assert done.returncode == 2
+        assert re.search(r"sft artifact artifacts/sft/\w+ is damaged: samples\.jsonl", done.stderr)
+    finally:
+        samples.write_bytes(whole)
+
+
+def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
+    done = plumbrule(
+        tmp_path, "debug=fast", "run.only=documents", WANDB_API_KEY="s3cret" * 7, WANDB_MODE="offline"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"s3crets3cret" not in path.read_bytes(), path

@@ -1,0 +1,34 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plumbrule.run import CONF, register
+from plumbrule.run_config import Node, RunConfig, from_hydra
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def composed() -> Callable[..., tuple[RunConfig, list[Node]]]:
+    """Compose overrides as the command line does, without running anything."""
+
+    def build(*overrides: str) -> tuple[RunConfig, list[Node]]:
+        register()
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return from_hydra(compose("config", overrides=list(overrides)))
+
+    return build

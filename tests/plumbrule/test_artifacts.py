@@ -1,0 +1,98 @@
+"""Artifacts: published whole or not at all, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
+from plumbrule.errors import ArtifactError, ConfigError
+
+
+def published(store: Store, **files: str) -> Path:
+    folder = store.folder("sft", "abc")
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "optimizer.pt").write_text("state")
+    store.publish(Manifest("sft", "sft", "abc", {"seed": 1}, {}, metrics={"sft/loss": 1.0}))
+    return folder
+
+
+def test_publishing_lists_files_and_drops_working_state(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = published(store, a="hello", b="there")
+    manifest = store.manifest("sft", "abc")
+    assert manifest is not None
+    assert set(manifest.files) == {"a", "b"}
+    assert manifest.files["a"]["size"] == 5
+    assert not (folder / "checkpoints").exists()
+    store.verify("sft", "abc")
+
+
+def test_no_manifest_means_unfinished(tmp_path: Path) -> None:
+    assert Store(tmp_path).manifest("sft", "abc") is None
+
+
+def test_a_changed_size_is_named_at_once_and_changed_content_on_demand(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = published(store, a="hello", b="there")
+    (folder / "b").write_text("thera")
+    assert store.manifest("sft", "abc") is not None
+    with pytest.raises(ArtifactError, match="the content of b has changed"):
+        store.verify("sft", "abc")
+    (folder / "a").write_text("hell")
+    with pytest.raises(ArtifactError, match=r"sft/abc is damaged: a has 4 bytes .* says 5"):
+        store.manifest("sft", "abc")
+    (folder / "a").unlink()
+    with pytest.raises(ArtifactError, match="a is missing"):
+        store.manifest("sft", "abc")
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = published(store, a="x")
+    (folder / MANIFEST).write_text('{"node": "sft"')
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
+        store.manifest("sft", "abc")
+
+
+def test_pickles_are_never_published(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("sft", "abc")
+    folder.mkdir(parents=True)
+    (folder / "training_args.bin").write_text("x")
+    with pytest.raises(ArtifactError, match=r"training_args\.bin, a pickle format"):
+        store.publish(Manifest("sft", "sft", "abc", {}, {}))
+    assert not (folder / MANIFEST).exists()
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"run\.store .* must be a folder that can be written"):
+        Store(tmp_path / "file").require_writable()
+
+
+def test_a_store_can_be_moved(tmp_path: Path) -> None:
+    published(Store(tmp_path / "here"), a="x")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert Store(tmp_path / "there").manifest("sft", "abc") is not None
+    text = (Store(tmp_path / "there").folder("sft", "abc") / MANIFEST).read_text()
+    assert str(tmp_path) not in text
+
+
+def test_an_artifact_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no model"):
+        Artifact.of(tmp_path, "sft").file("model")
+    with pytest.raises(ArtifactError, match="read by its files only"):
+        Artifact.of(tmp_path, "sft").open()
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    write_json(tmp_path / "a.json", {"x": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

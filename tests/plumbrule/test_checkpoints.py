@@ -1,0 +1,125 @@
+"""A checkpoint counts only when it is whole, and a failed one costs nothing that was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from plumbrule.checkpoints import MARK, is_complete, newest, prune, save, seal
+
+
+def fill(text: str):
+    """Return a writer of one file in a folder below the checkpoint."""
+
+    def write(folder):
+        (folder / "deep").mkdir()
+        (folder / "deep" / "state.txt").write_text(text)
+
+    return write
+
+
+def test_newest_is_by_number_not_by_name(tmp_path):
+    for step in (9, 100, 20):
+        save(tmp_path, step, fill(str(step)), keep=5)
+    step, path = newest(tmp_path)
+    assert step == 100
+    assert (path / "deep" / "state.txt").read_text() == "100"
+
+
+def test_no_folder_and_strangers_are_no_checkpoint(tmp_path):
+    assert newest(tmp_path / "absent") is None
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-7-old").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert newest(tmp_path) is None
+
+
+def test_unsealed_is_ignored(tmp_path):
+    save(tmp_path, 1, fill("one"))
+    (tmp_path / "checkpoint-2").mkdir()
+    fill("two")(tmp_path / "checkpoint-2")
+    assert newest(tmp_path)[0] == 1
+    seal(tmp_path / "checkpoint-2")
+    assert newest(tmp_path)[0] == 2
+
+
+@pytest.mark.parametrize("damage", ["short", "absent", "torn mark"])
+def test_damaged_is_ignored(tmp_path, damage):
+    save(tmp_path, 1, fill("one"))
+    folder = save(tmp_path, 2, fill("two"))
+    assert newest(tmp_path)[0] == 2
+    if damage == "short":
+        (folder / "deep" / "state.txt").write_text("tw")
+    elif damage == "absent":
+        (folder / "deep" / "state.txt").unlink()
+    else:
+        (folder / MARK).write_text((folder / MARK).read_text()[:-3])
+    assert not is_complete(folder)
+    assert newest(tmp_path)[0] == 1
+
+
+def test_mark_lists_every_file_with_its_size(tmp_path):
+    folder = save(tmp_path, 3, fill("four"))
+    assert json.loads((folder / MARK).read_text()) == {"deep/state.txt": 4}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_older_ones(tmp_path, error):
+    save(tmp_path, 1, fill("one"), keep=1)
+
+    def full(folder):
+        fill("half")(folder)
+        raise error
+
+    with pytest.raises(type(error)):
+        save(tmp_path, 2, full, keep=1)
+    assert newest(tmp_path) == (1, tmp_path / "checkpoint-1")
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_the_same_step_again_replaces_what_was_left(tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "rest.txt").write_text("of a killed run")
+    folder = save(tmp_path, 4, fill("new"))
+    assert sorted(p.name for p in folder.iterdir()) == [MARK, "deep"]
+
+
+def test_prune_keeps_the_newest_complete_ones(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, fill(str(step)), keep=9)
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "report.txt").touch()
+    prune(tmp_path, keep=2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["checkpoint-2", "checkpoint-3", "report.txt"]
+
+
+def test_save_keeps_two_by_default(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step, fill(str(step)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-5"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from plumbrule.checkpoints import save
+folder = Path(sys.argv[1])
+save(folder, 1, lambda path: (path / "state.txt").write_text("one"))
+def write(path):
+    (path / "state.txt").write_text("two")
+    os.kill(os.getpid(), signal.SIGKILL)
+save(folder, 2, write)
+"""
+
+
+def test_a_killed_process_leaves_the_older_one(tmp_path):
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ)
+    assert child.returncode == -signal.SIGKILL
+    assert (tmp_path / "checkpoint-2" / "state.txt").exists()
+    assert newest(tmp_path)[0] == 1

@@ -1,0 +1,95 @@
+"""Claims: one builder, honest takeovers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plumbrule import claims
+from plumbrule.errors import TrainingError
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from plumbrule import claims
+claim = claims.acquire(Path(sys.argv[1]), "other")
+with claim:
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_builder_sees_who_holds_the_claim(tmp_path: Path) -> None:
+    with claims.acquire(tmp_path, "first") as claim:
+        owner = claims.acquire(tmp_path, "second")
+        assert isinstance(owner, claims.Owner)
+        assert owner.run == "first"
+        assert owner.pid == os.getpid()
+        claim.check()
+    assert not (tmp_path / claims.NAME).exists()
+    assert isinstance(claims.acquire(tmp_path, "third"), claims.Claim)
+
+
+def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "held"
+    owner = claims.acquire(tmp_path, "me")
+    assert isinstance(owner, claims.Owner)
+    assert owner.pid == holder.pid
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert isinstance(claims.acquire(tmp_path, "me"), claims.Claim)
+
+
+def other_host(folder: Path, age_seconds: float) -> None:
+    """Leave the claim of another machine, last touched `age_seconds` ago."""
+    owner = {"run": "far", "host": "elsewhere", "pid": 1, "born": "1", "token": "t"}
+    path = folder / claims.NAME
+    path.write_text(json.dumps(owner))
+    then = time.time() - age_seconds
+    os.utime(path, (then, then))
+
+
+@pytest.mark.parametrize(("age", "taken"), [(10, False), (119, False), (130, True)])
+def test_a_claim_of_another_machine_is_taken_when_silent(
+    tmp_path: Path, age: float, taken: bool
+) -> None:
+    other_host(tmp_path, age)
+    assert isinstance(claims.acquire(tmp_path, "me"), claims.Claim) is taken
+
+
+def test_an_owner_whose_claim_is_gone_stops(tmp_path: Path) -> None:
+    with claims.acquire(tmp_path, "slow") as claim:
+        other_host(tmp_path, 0)
+        with pytest.raises(TrainingError, match="taken over by run far"):
+            claim.check()
+    assert (tmp_path / claims.NAME).exists()  # the other's claim is not removed
+
+
+def test_a_stale_claim_replaced_meanwhile_is_put_back(tmp_path: Path) -> None:
+    other_host(tmp_path, 0)
+    claims._remove_stale(tmp_path / claims.NAME, judged=None)
+    owner = claims.read_owner(tmp_path / claims.NAME)
+    assert owner is not None
+    assert owner.run == "far"
+
+
+def test_the_owner_touches_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    with claims.acquire(tmp_path, "alive"):
+        path = tmp_path / claims.NAME
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 5
+        while path.stat().st_mtime < 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert path.stat().st_mtime > 1

@@ -1,0 +1,225 @@
+"""Composition and its checks: every YAML composes, and bad input stops before a model loads."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from plumbrule.errors import ConfigError, GraphError, PlumbruleError
+from plumbrule.run import CONF, explain
+from plumbrule.run_config import GROUPS, STAGES, NodeConfig, RunConfig, RunSection, order
+
+ROOT = CONF.parent
+GROUP_FILES = sorted(
+    (p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name in GROUPS
+)
+EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
+NEEDS = {
+    "hh_rlhf": ["dataset.path=.", "eval.halueval.path=.", "eval.bold.path=."],
+}
+
+
+@pytest.mark.parametrize(("group", "name"), GROUP_FILES)
+def test_every_group_file_composes(composed: Callable, group: str, name: str) -> None:
+    overrides = [f"{group}={name}"]
+    if group == "dataset" and name != "atlas":
+        overrides += ["dataset.path=.", "run.goals=[sft]"]
+    if group == "model" and name not in ("micro", "atlas"):
+        overrides += ["nodes.sft.inputs.base=null"]
+    config, _ = composed(*overrides)
+    assert isinstance(getattr(config, group), GROUPS[group])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(composed: Callable, name: str) -> None:
+    config, nodes = composed(f"experiment={name}", *NEEDS.get(name, []))
+    assert nodes
+    assert config.run.name == name
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONF / "debug").glob("*.yaml")))
+def test_every_debug_file_composes(composed: Callable, name: str) -> None:
+    assert composed(f"debug={name}")[1]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_its_command_hardware_minutes_and_memory(name: str) -> None:
+    header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").split("run:")[0]
+    for word in ("Command:", "Hardware:", "Minutes:", "Memory:"):
+        assert word in header
+
+
+def test_no_yaml_names_code() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert "_target_" not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_field_is_read_somewhere() -> None:
+    """A setting that no code outside its own class reads would be a promise that nobody keeps."""
+    schemas = {*GROUPS.values(), RunSection}
+    for schema in list(schemas):
+        for field in dataclasses.fields(schema):
+            made = field.default_factory
+            if made is not dataclasses.MISSING and dataclasses.is_dataclass(made):
+                schemas.add(made)
+    read: set[str] = set()
+    for room in ("plumbrule", "sft", "rlhf", "rag", "eval"):
+        for path in (ROOT / room).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            checks = {
+                inner
+                for node in ast.walk(tree)
+                if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
+                for inner in ast.walk(node)
+            }
+            read |= {
+                node.attr
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Attribute) and node not in checks
+            }
+            read |= set(re.findall(r"getattr\(\w+, \"(\w+)\"", path.read_text(encoding="utf-8")))
+    unread = {
+        f"{schema.__name__}.{field.name}"
+        for schema in schemas
+        for field in dataclasses.fields(schema)
+        if field.name not in read
+    }
+    assert unread == set()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["ppo.kl.coef=-1"], r"ppo\.kl\.coef \(=-1\.0 per nat\) must be at least 0"),
+        (["ppo.batch_size=10"], r"ppo\.batch_size \(=10 episodes\) must divide by .*\(=4\)"),
+        (["runtime.processes=3"], r"ppo\.batch_size \(=\d+ episodes\) must divide by"),
+        (["ppo.sampling.temperature=0"], "must be above 0"),
+        (["feedback.sampling.max_new_tokens=600"], "must leave room for a prompt"),
+        (["model.context=64", "base.sequence_tokens=64", "base.batch_tokens=64"], "leave room"),
+        (["base.sequence_tokens=1024", "base.batch_tokens=1024"], "must fit model.context"),
+        (["dataset=hh_rlhf"], "must name a file or folder of format hh_rlhf"),
+        (["dataset=jsonl", "dataset.path=x"], r"eval\.halueval\.path \(=None\) must name"),
+        (["model.name_or_path=gpt2"], "must be null for the base stage"),
+        (["nodes.sft.inputs.base=null"], "must name a model where sft has no base input"),
+        (["model.revision=main"], "40-digit hex"),
+        (["model.hidden_size=100"], "must divide by"),
+        (["nodes.sft.inputs.base=ppo"], "must not form a cycle.*sft -> ppo -> sft"),
+        (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
+        (["nodes.eval.inputs.policy=prompts"], "must be of kind base or sft or ppo, not data"),
+        (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
+        (["run.goals=[evl]"], "did you mean eval"),
+        (["+nodes.new.kind=rmm", "run.goals=[new]"], "must be a stage kind; did you mean rm"),
+        (["+nodes.sft.inputs.bse=base"], "must be an input of sft; did you mean base"),
+        (["+nodes.sft.set.learning_rat=1"], "did you mean learning_rate"),
+        (["+nodes.sft.set.learning_rate=-1"], r"sft\.learning_rate \(=-1\.0\) must lie in"),
+        (["+nodes.sft.set.seed=many"], "could not be converted"),
+        (["+nodes.sft.inptus.x=y"], "did you mean inputs"),
+        (["nodes.ppo.inputs.rm=null"], "not hold rm where node ppo has no rm input"),
+        (["nodes.ppo.inputs.index=null", "ppo.retrieval.share=0.5"], "must be 0 without an index"),
+        (["reward.terms={rmm: 1}"], "must be one of constant, gold, rm"),
+        (["run.name=a/b"], "plain folder name"),
+        (["gold.brief_words=0"], "at least 1"),
+        (["atlas.num_known=2"], "must lie in"),
+    ],
+)
+def test_bad_settings_stop_before_a_model_loads(
+    composed: Callable, overrides: list[str], says: str
+) -> None:
+    with pytest.raises((ConfigError, GraphError), match=says):
+        composed(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("ppo.kl.coeff=1", "ppo.kl.coeff must be a known key; did you mean ppo.kl.coef?"),
+        ("nodes.eval.inputs.polcy=sft", "did you mean nodes.eval.inputs.policy?"),
+        ("learning_rate=1", "learning_rate must be a known key; did you mean"),
+        ("ppo.kl.coef=much", "ppo.kl.coef (=much) must be a number"),
+        ("seed=1.5", "seed (=1.5) must be a whole number"),
+        ("model=giant", "Could not find 'model/giant'"),
+    ],
+)
+def test_bad_overrides_are_explained_in_one_line(
+    composed: Callable, override: str, says: str
+) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+        composed(override)
+    line = explain(caught.value, [override])
+    assert says in line
+    assert "\n" not in line
+
+
+def test_a_missing_path_is_named(composed: Callable) -> None:
+    from plumbrule.artifacts import Store
+    from plumbrule.pipeline import make_plan
+
+    _, nodes = composed("dataset=jsonl", "dataset.path=/nowhere", "run.goals=[sft]")
+    with pytest.raises(PlumbruleError, match=r"/nowhere.* must exist"):
+        make_plan(nodes, Store("."))
+
+
+def test_only_builds_what_one_node_needs(composed: Callable) -> None:
+    _, nodes = composed("run.only=sft")
+    assert [n.name for n in nodes] == ["corpus", "base", "demonstrations", "sft"]
+
+
+def test_experiments_can_add_nodes_from_the_command_line(composed: Callable) -> None:
+    _, nodes = composed(
+        "+nodes.rm_1={kind: rm, inputs: {policy: sft, preferences: feedback}, set: {seed: 7}}",
+        "+nodes.ppo.inputs.rm_1=rm_1",
+    )
+    by_name = {n.name: n for n in nodes}
+    assert by_name["rm_1"].config.seed == 7
+    assert by_name["rm"].config.seed == 0
+    assert by_name["ppo"].inputs["rm_1"] == "rm_1"
+
+
+def test_seed_reaches_stages_and_leaves_the_base_model_alone(composed: Callable) -> None:
+    _, nodes = composed("seed=5")
+    seeds = {n.name: getattr(n.config, "seed", None) for n in nodes}
+    assert seeds["ppo"] == seeds["sft"] == seeds["rm"] == seeds["feedback"] == 5
+    assert seeds["base"] == 0
+
+
+def test_a_role_can_have_a_data_set_of_its_own(composed: Callable) -> None:
+    _, nodes = composed(
+        "dataset@data.demonstrations=jsonl", "data.demonstrations.path=mine.jsonl"
+    )
+    by_name = {n.name: n.config.dataset for n in nodes if n.kind == "data"}
+    assert by_name["demonstrations"].path == "mine.jsonl"
+    assert by_name["prompts"].format == "atlas"
+
+
+def test_order_gives_inputs_before_users() -> None:
+    nodes = {
+        "d": NodeConfig("data"),
+        "b": NodeConfig("base", {"corpus": "d"}),
+        "s": NodeConfig("sft", {"base": "b", "demonstrations": "d"}),
+    }
+    assert order(nodes, ["s"]) == ["d", "b", "s"]
+    assert order(nodes, ["b"]) == ["d", "b"]
+
+
+def test_every_kind_names_functions_that_exist() -> None:
+    """The strings of the stage table are checked by parsing, so that no typo waits for a user."""
+    for kind, stage in STAGES.items():
+        for entry in filter(None, (stage.run, stage.opener)):
+            module, name = entry.split(":")
+            path = Path(ROOT, *module.split(".")).with_suffix(".py")
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+            assert name in functions, f"{kind}: {entry}"
+
+
+def test_the_whole_config_is_typed(composed: Callable) -> None:
+    config, _ = composed()
+    assert isinstance(config, RunConfig)
+    assert config.ppo.reward.gold == config.gold

@@ -1,0 +1,108 @@
+"""Chunks keep their place: slices, lengths, overlaps and cuts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plumbrule.errors import DataError
+from plumbrule.records import Document
+from rag.chunks import WORD, Chunk, chunks_of, cut, read_chunks, spans, write_chunks
+
+TEXTS = st.text(alphabet=st.sampled_from("abcXY.!? \n\t'\")é漢0"), max_size=200)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS, chunk_words=st.integers(1, 12), data=st.data())
+def test_chunks_are_slices_that_hold_every_word_in_order(text, chunk_words, data) -> None:
+    overlap = data.draw(st.integers(0, chunk_words - 1))
+    found = spans(text, chunk_words, overlap)
+    words = [match.span() for match in WORD.finditer(text)]
+    inside = [[w for w in words if start <= w[0] and w[1] <= end] for start, end in found]
+
+    assert bool(found) == bool(words)
+    for (start, end), held in zip(found, inside, strict=True):
+        assert 1 <= len(held) <= chunk_words
+        assert (start, end) == (held[0][0], held[-1][1])  # no blank at either end, no word cut
+    assert sorted({w for held in inside for w in held}) == words
+    for before, after in zip(inside, inside[1:], strict=False):
+        assert after[-1] > before[-1]
+        kept = before[-overlap:] if overlap else []
+        assert after[: len(kept)] == kept
+        assert len(set(before) & set(after)) == len(kept)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=TEXTS.filter(lambda text: text.strip()))
+def test_a_chunk_is_its_document_s_text_at_its_offsets(text) -> None:
+    document = Document("d", text, title="T")
+    for number, chunk in enumerate(chunks_of(document, 5, 2)):
+        assert document.text[chunk.start : chunk.end] == chunk.text
+        assert (chunk.id, chunk.document) == (f"d#{number}", "d")
+
+
+def test_cuts_at_the_last_sentence_end_that_fits() -> None:
+    text = "One two three. Four five! Six seven eight nine."
+    # 6 words reach into "Six"; the last sentence end among words 1..6 is after word 5.
+    assert [text[a:b] for a, b in spans(text, 6, 0)] == [
+        "One two three. Four five!",
+        "Six seven eight nine.",
+    ]
+
+
+def test_a_sentence_longer_than_a_chunk_is_cut_between_words() -> None:
+    text = "a b c d e f g. H"
+    assert [text[a:b] for a, b in spans(text, 3, 1)] == ["a b c", "c d e", "e f g.", "g. H"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ask Dr. Smith about it. Then go home now.",
+        "Ask J. Smith about it. Then go home now.",
+        "Ask me (i.e. Smith) about it. Then go home now.",
+        'Ask "Smith?" about that. Then go home now.',
+    ],
+)
+def test_abbreviations_initials_and_quotes_end_no_sentence(text: str) -> None:
+    # A cut after the second or third word would have made the first chunk shorter than "it."
+    first = spans(text, 6, 0)[0]
+    assert text[: first[1]].endswith(("it.", "that."))
+
+
+def test_a_blank_line_ends_a_sentence_without_a_stop() -> None:
+    text = "A heading\n\nAnd its text goes on here"
+    assert [text[a:b] for a, b in spans(text, 5, 0)][0] == "A heading"
+
+
+def test_order_of_documents_does_not_matter() -> None:
+    documents = [Document(name, f"Text of {name}.") for name in ("b", "a", "c")]
+    assert cut(documents, 9, 0) == cut(documents[::-1], 9, 0)
+    assert [chunk.document for chunk in cut(documents, 9, 0)] == ["a", "b", "c"]
+
+
+def test_title_is_searched_and_not_shown() -> None:
+    (chunk,) = chunks_of(Document("d", "She lived in Rome.", title="Ann Lee"), 60, 0)
+    assert chunk.text == "She lived in Rome."
+    assert chunk.searched == "Ann Lee\nShe lived in Rome."
+    (plain,) = chunks_of(Document("d", "She lived in Rome."), 60, 0)
+    assert plain.searched == plain.text
+
+
+def test_no_documents_and_equal_ids_are_refused() -> None:
+    with pytest.raises(DataError, match="at least one document"):
+        cut([], 60, 0)
+    with pytest.raises(DataError, match="'d'.*own"):
+        cut([Document("d", "One."), Document("d", "Two.")], 60, 0)
+
+
+def test_chunks_survive_a_file(tmp_path: Path) -> None:
+    chunks = [Chunk("d#0", "d", 2, 7, "Tïtle", 'é "x"\n')]
+    write_chunks(chunks, tmp_path / "p.jsonl")
+    assert read_chunks(tmp_path / "p.jsonl") == chunks
+    (tmp_path / "p.jsonl").write_text('{"id": "d#0"}\n')
+    with pytest.raises(DataError, match="row 1"):
+        read_chunks(tmp_path / "p.jsonl")

@@ -1,0 +1,260 @@
+"""A world small enough for PPO to run in seconds: 16 tokens, one layer, a word that pays.
+
+The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
+Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
+at]` runs the stage, `ppo_world.py steps <folder>` trains on recorded rollouts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from plumbrule import distributed
+from plumbrule.artifacts import Artifact
+from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.models import Policy, make_policy, save_policy
+from plumbrule.protocols import Episode
+from plumbrule.records import Message, Prompt, write_records
+from plumbrule.tracking import FileTracker, NullTracker
+from rlhf.config import KLConfig, PPOConfig, RewardConfig
+from rlhf.forward import evaluate
+from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates, trainable
+from rlhf.rollouts import Rollout
+from rlhf.trajectory import Trajectory, slots
+from rlhf.value_model import value_from_policy
+
+WORDS = ["red", "blue", "green", "black", "white", "grey", "pink", "gold"]
+WORDS += ["rain", "snow", "wind", "sun"]
+TOKENS = ["<pad>", "<eos>", "<user>", "<assistant>", *WORDS]
+GOOD = "gold"
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}<assistant>"
+
+
+def tokenizer(pad_token: str = "<pad>") -> PreTrainedTokenizerFast:
+    """One token per word, split at spaces."""
+    words = Tokenizer(models.WordLevel({t: i for i, t in enumerate(TOKENS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token=pad_token, eos_token="<eos>", chat_template=TEMPLATE
+    )
+
+
+def tiny_policy(seed: int = 0, pad_token: str = "<pad>", spread: float = 0.02) -> Policy:
+    """An untrained policy whose tokens are nearly equally likely; `spread` makes them less so."""
+    torch.manual_seed(seed)
+    shape = LlamaConfig(
+        vocab_size=len(TOKENS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=spread,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        attn_implementation="sdpa",
+    )
+    return make_policy(LlamaForCausalLM(shape), tokenizer(pad_token))
+
+
+def prompts(number: int = 12) -> list[Prompt]:
+    """Prompts of one to four words."""
+    texts = [" ".join(WORDS[(i * k) % 12] for k in range(1, 2 + i % 4)) for i in range(number)]
+    return [Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(texts)]
+
+
+class WordReward:
+    """A fifth for each GOOD in the response."""
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        return {"score": np.array([e.response.split().count(GOOD) / 5 for e in episodes])}
+
+
+def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordReward:
+    return WordReward()
+
+
+def build(folder: Path, seed: int = 0, **policy: object) -> dict[str, Artifact]:
+    """Write a policy, prompts and a reward into `folder`; return them as a stage's inputs."""
+    save_policy(tiny_policy(seed, **policy), folder / "sft" / "model")  # type: ignore[arg-type]
+    (folder / "prompts").mkdir()
+    write_records(prompts(), folder / "prompts" / "records.jsonl")
+    write_records(prompts(4), folder / "prompts" / "validation.jsonl")
+    (folder / "rm").mkdir()
+    (folder / "rm" / "reward_stats.json").write_text(json.dumps({"append_terminal": True}))
+    return inputs_in(folder)
+
+
+def inputs_in(folder: Path) -> dict[str, Artifact]:
+    return {
+        "policy": Artifact.of(folder / "sft", "sft"),
+        "prompts": Artifact.of(folder / "prompts", "data"),
+        "rm": Artifact.of(folder / "rm", "rm", opener="ppo_world:open_word_reward"),
+    }
+
+
+def config(**changes: object) -> PPOConfig:
+    """A PPO of a few tiny updates."""
+    settings = {
+        "total_episodes": 16 * 6,
+        "batch_size": 16,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "learning_rate": 3e-3,
+        "value_learning_rate": 3e-3,
+        "missing_eos_penalty": 0.1,
+        "kl": KLConfig(coef=0.02),
+        "reward": RewardConfig(terms={"rm": 1.0}),
+        "sampling": SamplingConfig(max_new_tokens=5, batch_size=8),
+        "save_every": 2,
+        "num_samples": 2,
+        **changes,
+    }
+    return PPOConfig(**settings)  # type: ignore[arg-type]
+
+
+def runtime(**changes: object) -> RuntimeConfig:
+    return RuntimeConfig(**{"device": "cpu", "micro_batch_size": 8, **changes})  # type: ignore[arg-type]
+
+
+def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True) -> Rollout:
+    """A rollout of random tokens with foreign segments, old log-probs near the policy's own, and
+    random values, advantages and returns: everything that a ratio or a clip can meet.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (), generator=draw))
+        return torch.randint(4, len(TOKENS), (length,), generator=draw).tolist()
+
+    def noise(scale: float) -> torch.Tensor:
+        return scale * torch.randn(mask.shape, generator=draw, dtype=torch.float64)
+
+    queries, responses = [ids(3, 9) for _ in range(rows)], [ids(4, 9) for _ in range(rows)]
+    mask = slots([[True] * len(r) for r in responses], torch.bool)
+    if gaps:  # two foreign segments: slot 1, and slots 3 and 4
+        mask[:, [1, 3, 4]] = False
+    trajectory = Trajectory(
+        prompt_ids=[f"p{i}" for i in range(rows)],
+        passages=[()] * rows,
+        queries=queries,
+        responses=responses,
+        texts=[""] * rows,
+        action_mask=mask,
+        finished=torch.ones(rows, dtype=torch.bool),
+        rollout_logprobs=torch.zeros(mask.shape),
+    )
+    seen = evaluate(
+        trajectory,
+        learner.policy,
+        learner.policy,
+        learner.value_model,
+        temperature=1.0,
+        precision="float32",
+        micro_batch_size=4,
+    )
+    dtype = seen.logprobs.dtype
+    scores = torch.randn(rows, generator=draw, dtype=torch.float64)
+    old, kl = seen.logprobs + noise(0.3).to(dtype), noise(0.1).to(dtype)
+    values, targets = (seen.values + noise(0.3).to(dtype) for _ in range(2))
+    return Rollout(
+        trajectory=trajectory,
+        logprobs=old,
+        ref_logprobs=old - kl,
+        values=values,
+        entropy=seen.entropy,
+        kl=kl,
+        terms={"rm": scores},
+        raw_scores=scores,
+        scores=scores,
+        rewards=noise(1.0).to(dtype),
+        advantages=noise(1.0).to(dtype),
+        returns=targets,
+    )
+
+
+def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
+    """A learner in float64 over a fresh tiny GPT-2 (a Llama norms in float32 whatever it is).
+
+    The value head is not 0, so that gradients reach the value model's trunk.
+    """
+    torch.manual_seed(seed)
+    shape = GPT2Config(
+        vocab_size=len(TOKENS),
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=32,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    policy = make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
+    value_model = value_from_policy(policy)
+    torch.nn.init.normal_(value_model.head.weight, std=0.3)
+    return make_learner(policy, value_model, settings)
+
+
+def weights(learner: Learner) -> torch.Tensor:
+    """All trained weights in one vector."""
+    every = [p for model in learner.models.values() for p in trainable(model)]
+    return torch.cat([p.detach().flatten() for p in every])
+
+
+def twenty_updates(folder: Path) -> None:
+    """Train on recorded rollouts and write the weights."""
+    settings = config(total_episodes=16 * 20)
+    learner = learner_of(settings)
+    for update in range(1, 21):
+        set_learning_rates(learner, settings, update)
+        ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, 4)
+    if distributed.is_main():
+        torch.save(weights(learner), folder / "weights.pt")
+
+
+class Pausing(FileTracker):
+    """Says when an update is logged, and stops there until it is killed."""
+
+    def __init__(self, out: Path, pause_at: int):
+        super().__init__(out)
+        self.pause_at = pause_at
+
+    def log(self, metrics: Mapping[str, float], update: int) -> None:
+        super().log(metrics, update)
+        if update == self.pause_at:
+            print("paused", flush=True)
+            time.sleep(60)
+
+
+if __name__ == "__main__":
+    from rlhf.ppo import run
+
+    torch.set_num_threads(1)
+    mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
+    distributed.start(runtime())
+    if mode == "steps":
+        twenty_updates(root)
+    else:
+        out = root / "out"
+        out.mkdir(exist_ok=True)
+        tracker = Pausing(out, pause_at) if distributed.is_main() else NullTracker()
+        run(config(), inputs_in(root), runtime(), out, tracker)
+    distributed.stop()

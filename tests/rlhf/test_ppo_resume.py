@@ -1,0 +1,155 @@
+"""A run that was stopped anywhere ends with the very bytes of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import ppo_world as world
+import pytest
+import torch
+
+from plumbrule import checkpoints
+from plumbrule.tracking import FileTracker, read_metrics
+from rlhf import ppo
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAt(FileTracker):
+    """Stops the run right after an update is logged, before its checkpoint."""
+
+    def __init__(self, out: Path, update: int):
+        super().__init__(out)
+        self.update = update
+
+    def log(self, metrics: Mapping[str, float], update: int) -> None:
+        super().log(metrics, update)
+        if update == self.update:
+            raise Stopped
+
+
+def start(folder: Path) -> Path:
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    world.build(folder)
+    (folder / "out").mkdir()
+    return folder
+
+
+def go_on(folder: Path, tracker: FileTracker | None = None) -> Mapping[str, float]:
+    out = folder / "out"
+    inputs = world.inputs_in(folder)
+    return ppo.run(world.config(), inputs, world.runtime(), out, tracker or FileTracker(out))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file that is published, but for the metrics, which hold times."""
+    out = folder / "out"
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and "checkpoints" not in path.parts and path.name != "metrics.jsonl"
+    }
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in read_metrics(folder / "out")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, float]]:
+    folder = start(tmp_path_factory.mktemp("whole"))
+    return folder, go_on(folder)
+
+
+def same_run(
+    folder: Path, headlines: Mapping[str, float], whole: tuple[Path, Mapping[str, float]]
+) -> None:
+    untimed = {k: v for k, v in headlines.items() if k != "ppo/episodes_per_second"}
+    assert untimed == {k: v for k, v in whole[1].items() if k != "ppo/episodes_per_second"}
+    assert timeless(folder) == timeless(whole[0])
+    mine, expected = contents(folder), contents(whole[0])
+    assert mine.keys() == expected.keys()
+    assert [name for name in mine if mine[name] != expected[name]] == []
+
+
+@pytest.mark.parametrize("updates", [[1], [2], [3], [6], [2, 3, 5]])
+def test_stopped_after_any_update(
+    updates: list[int], tmp_path: Path, whole: tuple[Path, Mapping[str, float]]
+) -> None:
+    folder = start(tmp_path)
+    for update in updates:
+        with pytest.raises(Stopped):
+            go_on(folder, StopsAt(folder / "out", update))
+    same_run(folder, go_on(folder), whole)
+
+
+def test_stopped_while_a_checkpoint_is_written(
+    tmp_path: Path, whole: tuple[Path, Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is left half full, as a killed process leaves it, and counts for nothing."""
+    folder = start(tmp_path)
+
+    def half(path: Path) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "seal", half)
+        with pytest.raises(Stopped):
+            go_on(folder)
+    partial = folder / "out" / "checkpoints" / "checkpoint-4"
+    partial.mkdir(parents=True)
+    (partial / "policy.safetensors").write_bytes(b"half")
+    same_run(folder, go_on(folder), whole)
+
+
+def test_stopped_before_publication(
+    tmp_path: Path, whole: tuple[Path, Mapping[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All updates are done: nothing is trained again, and the metrics are still known."""
+    folder = start(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, "publish", fails)
+        with pytest.raises(Stopped):
+            go_on(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, "ppo_step", fails)
+        headlines = go_on(folder)
+    same_run(folder, headlines, whole)
+
+
+def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:
+    """SIGKILL between an update and its checkpoint, in a process of its own."""
+    folder = start(tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    root = Path(ppo.__file__).parents[1]
+    environment["PYTHONPATH"] = f"{root}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    with subprocess.Popen(
+        [sys.executable, world.__file__, "run", str(folder), "4"],
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "paused" in process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    newest = checkpoints.newest(folder / "out" / "checkpoints")
+    assert newest is not None
+    assert newest[0] == 2
+    assert len(timeless(folder)) == 4
+    same_run(folder, go_on(folder), whole)

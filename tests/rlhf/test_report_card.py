@@ -1,0 +1,136 @@
+import math
+
+import numpy as np
+import pytest
+from tiny_rankings import chat
+
+from plumbrule.records import Preference
+from rlhf.report_card import (
+    RULES,
+    ScoredRanking,
+    as_json,
+    order_accuracy,
+    report_card,
+    resampled,
+)
+
+
+def ranked(i, responses, ranks, raw_scores, **more):
+    preference = Preference(f"p{i}", chat(f"question {i}"), tuple(responses), tuple(ranks), **more)
+    return ScoredRanking(preference, tuple(raw_scores))
+
+
+def test_accuracy_loss_and_rules_by_hand():
+    # Pairs (better, worse) and their gaps: 0-1: 2, 0-2: -1, 1-2: -3 of the first prompt, 1.5 of the
+    # second. Two of four are right. Loss: log(1 + e^-2) = 0.126928, log(1 + e^1) = 1.313262,
+    # log(1 + e^3) = 3.048587, log(1 + e^-1.5) = 0.201413; mean 1.172548.
+    # "Longer": words 3, 1, 2 and 1, 1: right, right, wrong, a tie counted half: 2.5 / 4.
+    card = report_card(
+        [
+            ranked(0, ["one two three", "one", "two one"], [1, 2, 3], [2.0, 0.0, 3.0]),
+            ranked(1, ["yes", "no"], [1, 2], [0.5, -1.0]),
+        ]
+    )
+    assert card["accuracy"]["value"] == 0.5
+    assert card["accuracy"]["n"] == 4
+    assert card["num_prompts"] == 2
+    assert card["loss"]["value"] == pytest.approx(1.172548, abs=1e-6)
+    assert card["rules"]["longer"]["value"] == 2.5 / 4
+    assert card["rules"]["courteous"]["value"] == 0.5
+    assert card["by_margin"] == []
+
+
+def test_calibration_by_hand():
+    # |gap| log 3 is 75 % sure, |gap| log 9 is 90 %. At 75 %: right, wrong: off by 0.25. At 90 %:
+    # right, right: off by 0.1. Weighted (2 * 0.25 + 2 * 0.1) / 4 = 0.175.
+    gaps = [math.log(3), -math.log(3), math.log(9) + 1e-9, math.log(9) + 1e-9]
+    rankings = [ranked(i, ["a", "b"], [1, 2], [gap, 0.0]) for i, gap in enumerate(gaps)]
+    assert report_card(rankings)["ece"]["value"] == pytest.approx(0.175, abs=1e-6)
+
+
+def test_a_sure_and_right_model_is_calibrated():
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(0, 2, 4000)
+    right = rng.random(4000) < 1 / (1 + np.exp(-np.abs(gaps)))
+    signed = np.where(right, np.abs(gaps), -np.abs(gaps))
+    rankings = [ranked(i, ["a", "b"], [1, 2], [gap, 0.0]) for i, gap in enumerate(signed[:1500])]
+    # chance alone leaves about sqrt(0.25 / 300) * 0.8 = 0.023 per bin of 300
+    assert report_card(rankings)["ece"]["value"] < 0.06
+
+
+def test_length_correlation_is_that_of_score_and_words():
+    rankings = [
+        ranked(i, ["w " * (3 * i + 1), "w " * (3 * i + 2)], [1, 2], [i, i + 0.5]) for i in range(9)
+    ]
+    card = report_card(rankings)["length_correlation"]
+    assert card["value"] == pytest.approx(1.0)
+    assert card["n"] == 18
+
+
+def test_pairs_with_an_answer_that_did_not_fit_are_not_counted():
+    ranking = ranked(0, ["a", "b", "c"], [1, 2, 3], [1.0, None, 0.0])
+    assert ranking.pairs() == [(0, 2)]
+    assert report_card([ranking])["accuracy"]["n"] == 1
+
+
+def test_margin_bins_are_quarters_in_order():
+    rankings = [
+        ranked(i, ["a", "b"], [1, 2], [1.0 if i >= 2 else -1.0, 0.0], scores=(float(i), 0.0))
+        for i in range(8)
+    ]
+    bins = report_card(rankings)["by_margin"]
+    assert [(b["from"], b["to"]) for b in bins] == [(0.0, 1.0), (2.0, 3.0), (4.0, 5.0), (6.0, 7.0)]
+    assert [b["accuracy"]["value"] for b in bins] == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_noise_free_accuracy_uses_the_true_order():
+    # The annotator ranked the second prompt the wrong way round; the model follows the truth.
+    rankings = [
+        ranked(0, ["a", "b"], [1, 2], [1.0, 0.0], meta={"utilities": [2.0, 1.0]}),
+        ranked(1, ["a", "b"], [1, 2], [0.0, 1.0], meta={"utilities": [1.0, 2.0]}),
+        ranked(2, ["a", "b"], [1, 2], [0.0, 1.0], meta={"utilities": [1.0, 1.0]}),
+    ]
+    card = report_card(rankings)
+    assert card["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert card["accuracy_noise_free"]["value"] == 1.0
+    assert card["accuracy_noise_free"]["n"] == 2
+
+
+def test_pairs_of_one_prompt_widen_the_interval():
+    gaps = np.tile([1.0, 1.0, -1.0, 1.0], 25)
+    alone = order_accuracy(gaps, range(100))
+    grouped = order_accuracy(np.sort(gaps), np.arange(100) // 10)
+    assert grouped.value == alone.value == 0.75
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+
+
+def test_resampled_mean_has_the_textbook_interval():
+    x = np.random.default_rng(0).normal(5, 1, 400)
+    found = resampled(np.mean, [x], range(400))
+    # 1.96 / sqrt(400) = 0.098 on either side
+    assert found.high - found.value == pytest.approx(0.098, rel=0.2)
+    assert found.value - found.low == pytest.approx(0.098, rel=0.2)
+
+
+def test_one_prompt_has_no_bounds_and_json_says_so():
+    found = as_json(resampled(np.mean, [np.ones(3)], ["q"] * 3))
+    assert found == {"value": 1.0, "low": None, "high": None, "n": 3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "holds"),
+    [
+        ("courteous", "Thank you for asking. It is red.", True),
+        ("courteous", "It is red.", False),
+        ("says_unknown", "I do not know.", True),
+        ("says_unknown", "I'm not sure about that.", True),
+        ("says_unknown", "You know it: red.", False),
+    ],
+)
+def test_rules_see_what_they_name(rule, text, holds):
+    assert bool(RULES[rule](text)) == holds
+
+
+def test_no_pair_is_refused():
+    with pytest.raises(ValueError, match="at least one scored pair"):
+        report_card([ranked(0, ["a", "b"], [1, 1], [1.0, 0.0])])

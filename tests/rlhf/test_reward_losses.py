@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rlhf.reward_losses import bradley_terry, normalisation, score_gaps
+
+
+def loss_by_the_paper(scores, pairs, margins):
+    """Ouyang et al. 2022, eq. 1, one pair at a time in Python's own floats."""
+    losses = []
+    for (better, worse), margin in zip(pairs, margins, strict=True):
+        beats = 1.0 / (1.0 + math.exp(-(scores[better] - scores[worse] - margin)))
+        losses.append(-math.log(beats))
+    return losses
+
+
+def test_hand_values():
+    # gaps: 2 - 0 = 2, 0 - 2 = -2, 1 - 1 = 0
+    # log(1 + e^-2) = 0.126928, log(1 + e^2) = 2.126928, log 2 = 0.693147
+    scores = torch.tensor([2.0, 0.0, 1.0, 1.0])
+    losses = bradley_terry(scores, torch.tensor([[0, 1], [1, 0], [2, 3]]))
+    assert losses.tolist() == pytest.approx([0.126928, 2.126928, 0.693147], abs=1e-6)
+
+
+def test_hand_value_of_a_margin():
+    # 2 - 0 - 0.5 = 1.5 and log(1 + e^-1.5) = 0.201413; a lead equal to the margin costs log 2
+    scores, pairs = torch.tensor([2.0, 0.0]), torch.tensor([[0, 1], [0, 1]])
+    losses = bradley_terry(scores, pairs, torch.tensor([0.5, 2.0]))
+    assert losses.tolist() == pytest.approx([0.201413, math.log(2)], abs=1e-6)
+
+
+def test_equals_a_float64_loop():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 3, 9)
+    pairs = [(int(i), int(j)) for i, j in rng.integers(0, 9, (20, 2))]
+    margins = rng.uniform(0, 2, 20)
+    ours = bradley_terry(
+        torch.tensor(scores), torch.tensor(pairs), torch.tensor(margins, dtype=torch.float64)
+    )
+    assert ours.tolist() == pytest.approx(loss_by_the_paper(scores, pairs, margins), rel=1e-12)
+
+
+def test_gradient_is_the_chance_of_being_wrong():
+    # d/d(better) of -log sigmoid(g) is -sigmoid(-g); the worse answer gets the opposite
+    scores = torch.tensor([0.7, -0.4], dtype=torch.float64, requires_grad=True)
+    bradley_terry(scores, torch.tensor([[0, 1]])).sum().backward()
+    wrong = 1 / (1 + math.exp(1.1))
+    assert scores.grad.tolist() == pytest.approx([-wrong, wrong], rel=1e-12)
+
+
+def test_adding_a_constant_to_all_scores_changes_nothing():
+    scores, pairs = torch.randn(6, dtype=torch.float64), torch.tensor([[0, 1], [4, 2], [3, 5]])
+    moved = bradley_terry(scores + 37.5, pairs)
+    torch.testing.assert_close(moved, bradley_terry(scores, pairs), rtol=0, atol=1e-12)
+
+
+def test_all_pairs_of_a_ranking_equal_the_pairs_taken_alone():
+    scores = torch.tensor([0.3, 1.2, -0.8, 0.1], dtype=torch.float64)
+    pairs = torch.tensor([[i, j] for i in range(4) for j in range(i + 1, 4)])
+    together = bradley_terry(scores, pairs)
+    alone = [bradley_terry(scores[pair], torch.tensor([[0, 1]]))[0] for pair in pairs]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=0)
+
+
+def test_a_hopeless_pair_has_a_finite_loss():
+    losses = bradley_terry(torch.tensor([-500.0, 500.0]), torch.tensor([[0, 1]]))
+    assert losses.tolist() == [1000.0]
+
+
+def test_score_gaps_are_positive_where_the_order_is_right():
+    gaps = score_gaps(torch.tensor([3.0, 1.0]), torch.tensor([[0, 1], [1, 0]]))
+    assert gaps.tolist() == [2.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "pairs", "margins"),
+    [
+        (torch.zeros(2, 1), torch.tensor([[0, 1]]), None),
+        (torch.zeros(2), torch.tensor([0, 1]), None),
+        (torch.zeros(2), torch.tensor([[0, 1]]), torch.zeros(2)),
+        (torch.zeros(2), torch.tensor([[0, 1]]), torch.tensor(0.5)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(scores, pairs, margins):
+    with pytest.raises(ValueError, match="shape"):
+        bradley_terry(scores, pairs, margins)
+
+
+@pytest.mark.detail(20)
+def test_normalised_scores_have_mean_zero_and_variance_one():
+    # mean (1 + 3 + 5) / 3 = 3; population variance (4 + 0 + 4) / 3 = 2.666667
+    mean, std = normalisation(torch.tensor([1.0, 3.0, 5.0]))
+    assert (mean, std) == pytest.approx((3.0, math.sqrt(8 / 3)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rule"),
+    [
+        (torch.tensor([1.0]), "at least two"),
+        (torch.tensor([1.0, float("nan")]), "finite"),
+        (torch.full((4,), 1e6), "differ"),
+    ],
+)
+def test_scores_without_a_spread_can_not_be_normalised(scores, rule):
+    with pytest.raises(ValueError, match=rule):
+        normalisation(scores)

@@ -1,0 +1,261 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_rankings import chat, tiny_policy
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from plumbrule.artifacts import Artifact
+from plumbrule.config import ModelConfig, RuntimeConfig
+from plumbrule.errors import ArtifactError, DataError, TrainingError
+from plumbrule.models import make_policy, new_model
+from plumbrule.protocols import Episode
+from plumbrule.records import Prompt
+from plumbrule.scoring import pad_rows
+from rlhf.reward_model import (
+    RewardModel,
+    RewardScorer,
+    RewardStats,
+    last_real,
+    load_reward_model,
+    open_reward,
+    score_rows,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return RewardModel(tiny_policy(), RewardStats(mean=0.25, std=2.0, num_samples=9))
+
+
+def score(model, row, left=0, right=0, pad_id=0):
+    tokens = torch.tensor([[pad_id] * left + row + [pad_id] * right])
+    real_mask = torch.tensor([[False] * left + [True] * len(row) + [False] * right])
+    with torch.no_grad():
+        return model.scores(tokens, real_mask).item()
+
+
+def episode(query, response, finished=True, passages=()):
+    return Episode(Prompt("p", chat(query)), passages, response, finished)
+
+
+@pytest.mark.detail(14)
+@pytest.mark.parametrize(
+    ("real_mask", "last"),
+    [
+        ([True, True, True], 2),  # full length
+        ([False, True, True], 2),  # left-padded
+        ([True, True, False], 1),  # right-padded
+        ([False, True, False], 1),  # both
+        ([True, False, False], 0),  # one token
+    ],
+)
+def test_last_real_token_by_hand(real_mask, last):
+    assert last_real(torch.tensor([real_mask])).tolist() == [last]
+
+
+def test_a_row_without_real_tokens_is_refused():
+    with pytest.raises(ValueError, match="at least one real token"):
+        last_real(torch.tensor([[True, False], [False, False]]))
+
+
+@pytest.mark.detail(14)
+def test_score_index_where_the_query_holds_the_pad_id(model):
+    """A pad id inside the query or at the very end of a row is a token like any other."""
+    pad = model.policy.pad_id
+    row = [5, pad, pad, 300, 301, pad]
+    plain = score(model, row)
+    assert score(model, row, left=3, pad_id=pad) == pytest.approx(plain, abs=1e-5)
+    assert score(model, row, right=4, pad_id=pad) == pytest.approx(plain, abs=1e-5)
+    assert plain != pytest.approx(score(model, row[:-1]), abs=1e-4)
+
+
+@pytest.mark.detail(14)
+def test_an_empty_response_is_scored_at_the_end_of_the_query(model):
+    query, response = model.policy.encode(chat("what is it?")), []
+    row = [*query, *response]
+    with torch.no_grad():
+        hidden = model.trunk(input_ids=torch.tensor([query])).last_hidden_state[0, -1]
+        wanted = model.head(hidden).item()
+    assert score(model, row, right=5) == pytest.approx(wanted, abs=1e-5)
+    assert score(model, row, left=5) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.detail(3)
+@pytest.mark.parametrize(("left", "right"), [(0, 7), (7, 0), (3, 4)])
+def test_padding_does_not_change_a_score(model, left, right):
+    row = model.encode(chat("how does it look?"), (), "red round")
+    assert score(model, row, left, right) == pytest.approx(score(model, row), abs=1e-5)
+
+
+@pytest.mark.detail(3)
+def test_batch_composition_does_not_change_a_score(model):
+    texts = ["red", "red round flat tall small warm cold soft", "good", "bad green"]
+    rows = [model.encode(chat("what is it?"), (), text) for text in texts]
+    alone = [score(model, row) for row in rows]
+    for size in (1, 2, 4):
+        assert score_rows(model, rows, size).tolist() == pytest.approx(alone, abs=1e-5)
+    assert score_rows(model, rows[::-1], 3).tolist() == pytest.approx(alone[::-1], abs=1e-5)
+
+
+@pytest.mark.detail(2)
+def test_pad_equal_to_end_of_text_gives_identical_scores(model):
+    """Filler ids are never looked at: with the terminal id as pad id every bit is the same."""
+    rows = [model.encode(chat("what is it?"), (), text) for text in ("red", "red round flat")]
+    found = []
+    for pad_id in (model.policy.pad_id, model.policy.terminal_id):
+        with torch.no_grad():
+            found.append(model.scores(*pad_rows(rows, pad_id)))
+    assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.detail(1)
+def test_score_changes_when_only_the_query_changes(model):
+    scorer = RewardScorer(model, 8)
+    asked = [episode("what is it?", "red"), episode("tell me more.", "red")]
+    shown = episode("what is it?", "red", passages=("It is red.",))
+    scores = scorer.score([*asked, shown])["score"]
+    assert len(set(np.round(scores, 4))) == 3
+
+
+@pytest.mark.detail(33)
+def test_head_starts_at_the_recorded_spread():
+    policy = tiny_policy()
+    shape = ModelConfig(context=64, hidden_size=1024, num_layers=1, num_heads=2)
+    wide = make_policy(new_model(shape, policy.tokenizer, 0), policy.tokenizer)
+    heads = [RewardModel(wide, seed=seed).head for seed in (0, 0, 1)]
+    # 1024 draws: their standard deviation has a relative error of 1 / sqrt(2048) = 2.2 %
+    assert heads[0].weight.std().item() == pytest.approx(1 / math.sqrt(1025), rel=0.1)
+    assert heads[0].bias.item() == 0.0
+    assert torch.equal(heads[0].weight, heads[1].weight)
+    assert not torch.equal(heads[0].weight, heads[2].weight)
+
+
+@pytest.mark.detail(35)
+def test_dropout_is_off_in_training_mode():
+    tokenizer = tiny_policy().tokenizer
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        resid_pdrop=0.5,
+        attn_pdrop=0.5,
+        embd_pdrop=0.5,
+    )
+    model = RewardModel(make_policy(GPT2LMHeadModel(config), tokenizer)).train()
+    row = model.encode(chat("what is it?"), (), "red")
+    assert score(model, row) == score(model, row)
+
+
+@pytest.mark.detail(13)
+def test_the_terminal_token_follows_a_finished_answer_only():
+    policy = tiny_policy()
+    with_terminal = RewardModel(policy)
+    without = RewardModel(policy, RewardStats(append_terminal=False))
+    rows = [
+        m.encode(chat("what is it?"), (), "red", finished)
+        for m in (with_terminal, without)
+        for finished in (True, False)
+    ]
+    assert rows[0] == [*rows[1], policy.terminal_id]
+    assert rows[1] == rows[2] == rows[3]
+
+
+@pytest.mark.detail(41)
+def test_bfloat16_trunk_has_a_float32_head():
+    policy = tiny_policy()
+    exact = RewardModel(policy)
+    rough = RewardModel(policy, RewardStats(precision="bfloat16"))
+    row = exact.encode(chat("what is it?"), (), "red round")
+    assert rough.head.weight.dtype == torch.float32
+    # bfloat16 keeps 8 bits, so a score of order 1 is right to about 1 / 100
+    assert score(rough, row) == pytest.approx(score(exact, row), abs=3e-2)
+    assert score(rough, row) != score(exact, row)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert score(exact, row) == pytest.approx(score(exact, row), abs=1e-6)
+
+
+def test_saved_and_loaded_scores_are_the_same(model, tmp_path):
+    model.save(tmp_path)
+    again = load_reward_model(tmp_path)
+    row = model.encode(chat("what is it?"), (), "red")
+    assert again.stats == model.stats
+    assert again.append_terminal
+    assert score(again, row) == score(model, row)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "reward_stats.json"])
+def test_a_folder_that_lacks_a_file_is_refused(model, tmp_path, name):
+    model.save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        load_reward_model(tmp_path)
+
+
+def test_a_damaged_head_is_refused(model, tmp_path):
+    model.save(tmp_path)
+    (tmp_path / "head.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(ArtifactError, match="must hold a reward model"):
+        load_reward_model(tmp_path)
+
+
+@pytest.mark.detail(20)
+def test_open_reward_gives_normalised_scores_in_order(model, tmp_path):
+    model.save(tmp_path)
+    scorer = open_reward(Artifact.of(tmp_path, "rm"), runtime=RuntimeConfig(device="cpu"))
+    texts = ["red", "round flat tall", "red", "bad"]
+    scores = scorer.score([episode("what is it?", text) for text in texts])["score"]
+    raw = [score(model, model.encode(chat("what is it?"), (), text)) for text in texts]
+    assert scores.dtype == np.float64
+    assert scores.tolist() == pytest.approx([(r - 0.25) / 2.0 for r in raw], abs=1e-5)
+    assert scores[0] == scores[2]
+
+
+@pytest.mark.detail(34)
+def test_the_normalised_head_gives_the_normalised_score(model):
+    row = torch.tensor([model.encode(chat("what is it?"), (), "red")])
+    with torch.no_grad():
+        hidden = model.trunk(input_ids=row).last_hidden_state[0, -1]
+        value = model.normalised_head()(hidden).item()
+    assert value == pytest.approx((score(model, row[0].tolist()) - 0.25) / 2.0, abs=1e-5)
+
+
+def test_equal_rows_go_through_the_trunk_once(model):
+    seen = []
+    handle = model.trunk.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        score_rows(model, [[5, 6], [5, 6], [7], [5, 6]], 16)
+    finally:
+        handle.remove()
+    assert sum(seen) == 2
+
+
+def test_a_response_beyond_the_context_is_cut_and_said():
+    model = RewardModel(tiny_policy(context=40))
+    long = " ".join(["red"] * 60)
+    with pytest.warns(UserWarning, match="1 of 2 responses"):
+        scores = RewardScorer(model, 4).score(
+            [episode("what is it?", long), episode("what is it?", "red")]
+        )["score"]
+    row = model.encode(chat("what is it?"), (), long)[:40]
+    assert scores[0] == pytest.approx(score(model, row), abs=1e-5)
+
+
+def test_a_prompt_that_fills_the_context_is_refused():
+    model = RewardModel(tiny_policy(context=16))
+    with pytest.raises(DataError, match="16 tokens"):
+        RewardScorer(model, 4).score([episode(" ".join(["red"] * 60), "red")])
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    model = RewardModel(tiny_policy())
+    with torch.no_grad():
+        model.head.weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match="2 of 2"):
+        score_rows(model, [[5], [6]], 4)

@@ -1,0 +1,201 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankings, tiny_policy
+
+from plumbrule.artifacts import Artifact
+from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.errors import DataError
+from plumbrule.protocols import Episode
+from plumbrule.records import Prompt, read_records, read_rows
+from plumbrule.tracking import NullTracker
+from rlhf import feedback, rm
+from rlhf.config import FeedbackConfig, RMConfig
+from rlhf.reward_model import RewardModel, load_reward_model, open_reward
+
+RUNTIME = RuntimeConfig(device="cpu")
+
+
+def small(**settings) -> RMConfig:
+    given = {
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "num_train_epochs": 1.0,
+        "sampling": SamplingConfig(max_new_tokens=6),
+        **settings,
+    }
+    return RMConfig(**given)
+
+
+def rankings_of(folder: Path, num_train=20, num_held_out=8, seed=0):
+    return {
+        "policy": Artifact.of(saved_policy(folder / "policy", seed), "sft"),
+        "preferences": Artifact.of(
+            saved_rankings(folder / "rankings", num_train, num_held_out, seed), "data"
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return rankings_of(tmp_path_factory.mktemp("rm-inputs"))
+
+
+def build(config, given, out: Path, runtime=RUNTIME, tracker=None):
+    out.mkdir(parents=True, exist_ok=True)
+    return rm.run(config, given, runtime, out, tracker or NullTracker())
+
+
+def weights(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in ("model/model.safetensors", "head.safetensors")]
+
+
+def card(out: Path) -> dict:
+    return json.loads((out / "report_card.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_learns_a_separable_world(tmp_path, seed):
+    given = rankings_of(tmp_path, num_train=150, num_held_out=50, seed=seed)
+    metrics = build(small(seed=seed, num_train_epochs=3.0), given, tmp_path / "out")
+    assert metrics["rm/accuracy"] > 0.9
+    assert metrics["rm/accuracy_low"] > 0.85
+    assert metrics["rm/loss"] < 0.3
+    assert metrics["rm/pairs"] == 450  # 3 answers, so 3 pairs, of 150 prompts
+    assert card(tmp_path / "out")["accuracy"]["n"] == 150
+    assert card(tmp_path / "out")["rules"]["longer"]["value"] == 0.5  # all answers have 3 words
+
+
+class Killed(NullTracker):
+    """Stops the process, so to speak, when it is told of update `at`."""
+
+    def __init__(self, at: int):
+        self.at = at
+
+    def log(self, metrics, update):
+        if update == self.at:
+            raise KeyboardInterrupt
+
+
+def test_resumed_equals_uninterrupted(given, tmp_path):
+    config = small(batch_size=10, num_train_epochs=2.0, save_every=4)  # 12 steps
+    metrics = build(config, given, tmp_path / "whole")
+    for at in (6, 11):
+        with pytest.raises(KeyboardInterrupt):
+            build(config, given, tmp_path / "killed", tracker=Killed(at))
+    assert build(config, given, tmp_path / "killed") == metrics
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    for name in ("reward_stats.json", "report_card.json", "samples.jsonl"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_micro_batches_do_not_change_the_result(given, tmp_path):
+    wide = build(small(), given, tmp_path / "wide")
+    runtime = RuntimeConfig(device="cpu", micro_batch_size=3)
+    narrow = build(small(), given, tmp_path / "narrow", runtime)
+    assert narrow["rm/loss"] == pytest.approx(wide["rm/loss"], abs=1e-4)
+
+
+def test_pairs_that_are_too_long_are_counted_and_said(tmp_path):
+    given = rankings_of(tmp_path)
+    path = given["preferences"].file("records.jsonl")
+    rows = [row for _, row in read_rows(path)]
+    rows[0]["responses"][0] = " ".join(WORDS * 30)  # in 2 of the ranking's 3 pairs
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    metrics = build(small(num_train_epochs=0.2), given, tmp_path / "out")
+    assert metrics["rm/pairs"] == 3 * 20 - 2
+    assert metrics["rm/pairs_too_long"] == 2
+    said = json.loads((tmp_path / "out" / "notes.json").read_text("utf-8"))
+    assert said == ["2 pairs were left out: a prompt with its answer exceeds 96 tokens."]
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "validation.jsonl"])
+def test_a_split_without_pairs_is_an_error(tmp_path, name):
+    given = rankings_of(tmp_path)
+    given["preferences"].file(name).write_text("", "utf-8")
+    with pytest.raises(DataError, match=f"{name}.*at least one pair"):
+        build(small(), given, tmp_path / "out")
+
+
+def test_max_tokens_limits_rows(given, tmp_path):
+    with pytest.raises(DataError, match="must fit 9 tokens"):
+        build(small(max_tokens=9), given, tmp_path)
+
+
+def test_equal_responses_or_a_hole_in_ranks_are_refused_with_their_row(tmp_path):
+    given = rankings_of(tmp_path)
+    path = given["preferences"].file("records.jsonl")
+    rows = [row for _, row in read_rows(path)]
+    for broken, rule in (
+        ({"responses": ["a", "a", "b"]}, "must differ"),
+        ({"ranks": [1, 2, 4]}, "no hole"),
+    ):
+        lines = [*rows[:2], {**rows[2], **broken}, *rows[3:]]
+        path.write_text("".join(json.dumps(row) + "\n" for row in lines), "utf-8")
+        with pytest.raises(DataError, match=f"records.jsonl, row 3: .*{rule}"):
+            build(small(), given, tmp_path / "out")
+
+
+def test_a_margin_is_that_of_rank_one_over_rank_two(tmp_path):
+    model = RewardModel(tiny_policy())
+    folder = saved_rankings(tmp_path, 1, 0)
+    (preference,) = read_records(rm.Preference, folder / "records.jsonl")
+    stated = rm.dataclasses.replace(preference, margin=0.7)
+    rows = rm.encode_answers(model, stated)
+    found = {
+        (p.better == rows[i], p.worse == rows[j]): p.margin
+        for p in rm.fitting_pairs([stated], [rows], 96)
+        for i, j in [(stated.ranks.index(1), stated.ranks.index(2))]
+    }
+    assert found[True, True] == 0.7
+    assert sorted(found.values()) == [0.0, 0.0, 0.7]
+
+
+@pytest.mark.detail(13)
+@pytest.mark.parametrize("append_terminal", [True, False])
+def test_the_terminal_rule_is_recorded(given, tmp_path, append_terminal):
+    build(small(num_train_epochs=0.3, append_terminal=append_terminal), given, tmp_path)
+    stats = json.loads((tmp_path / "reward_stats.json").read_text("utf-8"))
+    assert stats["append_terminal"] is append_terminal
+    assert load_reward_model(tmp_path).append_terminal is append_terminal
+
+
+@pytest.mark.detail(13)
+def test_an_answer_cut_by_its_limit_has_no_terminal_token(tmp_path):
+    folder = saved_rankings(tmp_path, 1, 0)
+    (preference,) = read_records(rm.Preference, folder / "records.jsonl")
+    cut = rm.dataclasses.replace(preference, meta={"finished": [True, False, True]})
+    model = RewardModel(tiny_policy())
+    ends = [row[-1] == model.policy.terminal_id for row in rm.encode_answers(model, cut)]
+    assert ends == [True, False, True]
+
+
+@pytest.mark.detail(20)
+def test_normalised_scores_of_the_policys_answers_have_mean_0_and_variance_1(tmp_path):
+    policy = Artifact.of(saved_policy(tmp_path / "policy"), "sft")
+    prompts = Artifact.of(saved_prompts(tmp_path / "prompts", 24, 8), "data")
+    out = tmp_path / "feedback"
+    out.mkdir()
+    asked = FeedbackConfig(num_responses=3, sampling=SamplingConfig(max_new_tokens=4))
+    feedback.run(asked, {"policy": policy, "prompts": prompts}, RUNTIME, out, NullTracker())
+    given = {"policy": policy, "preferences": Artifact.of(out, "feedback")}
+    build(small(num_train_epochs=0.5), given, tmp_path / "rm")
+    scorer = open_reward(Artifact.of(tmp_path / "rm", "rm"), runtime=RUNTIME)
+    first = [row for _, row in read_rows(out / "samples.jsonl") if row["sample"] == 0]
+    episodes = [
+        Episode(Prompt(r["id"], chat(r["prompt"])), (), r["response"], r["finished"]) for r in first
+    ]
+    scores = scorer.score(episodes)["score"]
+    assert len(scores) == 32
+    assert scores.mean() == pytest.approx(0.0, abs=1e-5)
+    assert scores.var() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_samples_show_scored_answers(given, tmp_path):
+    build(small(num_train_epochs=0.3), given, tmp_path)
+    rows = [row for _, row in read_rows(tmp_path / "samples.jsonl")]
+    assert len(rows) == 3 * 8
+    assert {"id", "prompt", "passages", "response", "rank", "score"} == set(rows[0])
+    assert all(math.isfinite(row["score"]) for row in rows)
