@@ -243,8 +243,10 @@ def whole_odds(
         tokens, real_mask = pad_rows([[*prompt, *verdict] for prompt in prompts], policy.pad_id)
         starts = torch.tensor([[len(prompt)] for prompt in prompts])
         target_mask = real_mask & (torch.arange(tokens.shape[1]) >= starts)
-        masked = (x.to(policy.model.device) for x in (tokens, real_mask, target_mask))
-        summed.append(logprobs(policy.model, *masked).logprobs.sum(1))
+        tokens, real_mask, target_mask = (
+            x.to(policy.model.device) for x in (tokens, real_mask, target_mask)
+        )
+        summed.append(logprobs(policy.model, tokens, real_mask, target_mask).logprobs.sum(1))
     return summed[0] - summed[1]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from plumbrule import checkpoints
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.fingerprint import hashed_config
 from plumbrule.models import load_policy, resolve_device
 from plumbrule.records import BenchmarkItem, Prompt, read_records
 from plumbrule.tracking import Tracker
@@ -121,7 +122,8 @@ def run(
     }
     # 5
     policy = inputs["policy"]
-    about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": asdict(config)}
+    settings = hashed_config(config)  # without paths, which other machines do not have
+    about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": settings}
     write_json(out / "evaluated.json", about)
     write(out, done, metrics)
     return headlines(metrics, policy.kind)

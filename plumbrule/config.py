@@ -54,7 +54,7 @@ class ModelConfig:
     """40-hex commit of a hub model; None for a folder."""
     context: int = 512
     """Longest prompt and response together, tokens."""
-    vocab_size: int = 1024
+    vocab_size: int = 2048
     """Tokens of the byte-level BPE that is trained with a model from scratch."""
     hidden_size: int = 128
     num_layers: int = 3

@@ -49,6 +49,8 @@ def hashed_config(config: Any) -> dict[str, Any]:
             value = "content:" + content_digest(value)
         elif dataclasses.is_dataclass(value):
             value = hashed_config(value)
+        elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+            value = [hashed_config(item) for item in value]
         values[field.name] = value
     return values
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ from plumbrule.run_config import STAGES, Node
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 
 WAIT_SECONDS = 1.0
+FULL_BYTES = 2**20
+"""A disk with less room than this is full."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,9 @@ def _build(
             machine.prepare(context.runtime)
             run = stage_function(node.kind)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
-    except BaseException:
+    except BaseException as error:
         tracker.finish({})
+        raise_if_disk_is_full(folder, error)
         raise
     claim.check()
     headline = {name: float(value) for name, value in metrics.items()}
@@ -230,6 +234,20 @@ def _build(
             started=started,
         )
     )
+
+
+def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
+    """Raise TrainingError in place of `error` where the disk has no room left.
+
+    Libraries say it in ways of their own (OSError, RuntimeError, a Rust error), so it is the disk
+    that is asked.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < FULL_BYTES:
+        raise TrainingError(
+            f"the disk under {folder} must have room to write on (={free / 2**20:.1f} MiB free); "
+            "make room and run the same command: it goes on from the newest complete checkpoint."
+        ) from error
 
 
 def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:

@@ -454,11 +454,11 @@ def check_fit(node: Node, context: int) -> None:
 def check_reward(node: Node) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
     models = [slot for slot in node.inputs if slot.startswith("rm")]
-    wants = "rm" in node.config.reward.terms
+    wants = "rm" in node.config.reward.weights
     require(
         bool(models) or not wants,
         "reward.terms",
-        node.config.reward.terms,
+        list(node.config.reward.weights),
         f"not hold rm where node {node.name} has no rm input",
         "give the node one or choose another reward",
     )

@@ -56,7 +56,8 @@ class KeywordIndex:
         number = {name: i for i, name in enumerate(names)}
         bm25 = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
         numbers = [[number[word] for word in words] for words in terms]
-        bm25.index((numbers, number), show_progress=False)
+        with np.errstate(invalid="ignore"):  # a mean length of 0, where there are no words at all
+            bm25.index((numbers, number), show_progress=False)
         return cls(bm25)
 
     def save(self, folder: Path) -> None:

@@ -99,18 +99,43 @@ policy's context."""
 
 
 @dataclass
-class RewardConfig:
-    """What PPO maximises: a weighted sum of named terms."""
+class RewardTermConfig:
+    """One term of a reward."""
 
-    terms: dict[str, float] = field(default_factory=lambda: {"rm": 1.0})
-    """Term name -> weight: rm (the mean of the node's `rm` inputs), gold, constant (always 1)."""
+    name: str = "rm"
+    """rm (the mean of the node's `rm` inputs), gold, or constant (always 1)."""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_choice("reward.terms.name", self.name, REWARD_TERMS)
+        require_range(f"reward.terms.{self.name}.weight", self.weight, -1e6, 1e6)
+
+
+@dataclass
+class RewardConfig:
+    """What PPO maximises: a weighted sum of named terms.
+
+    A list, since a mapping that is overridden keeps its old entries beside the new ones.
+    """
+
+    terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
     gold: GoldConfig = field(default_factory=GoldConfig)
 
     def __post_init__(self) -> None:
-        require(bool(self.terms), "reward.terms", self.terms, "name at least one term", "add one")
-        for name, weight in self.terms.items():
-            require_choice("reward.terms", name, REWARD_TERMS)
-            require_range(f"reward.terms.{name}", weight, -1e6, 1e6)
+        names = [term.name for term in self.terms]
+        require(bool(names), "reward.terms", names, "name at least one term", "add one")
+        require(
+            len(set(names)) == len(names),
+            "reward.terms",
+            names,
+            "name each term once",
+            "add up the weights",
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Term name -> weight."""
+        return {term.name: term.weight for term in self.terms}
 
 
 @dataclass
@@ -142,18 +167,21 @@ class PPOConfig:
     """Of the value model; falls linearly to 0 over the run."""
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
+    """Longest gradient of the policy, and of the value model; they are clipped apart."""
     gamma: float = 1.0
     lam: float = 0.95
     cliprange: float = 0.2
     cliprange_value: float = 0.2
     vf_coef: float = 0.5
+    """Weight of the value loss; 0 leaves the value model as it began."""
     whiten_rewards: bool = False
     missing_eos_penalty: float = 1.0
     """Subtracted once from the score of a response that never gave its terminal token."""
     value_init: str = "policy"
     """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
     precision: str = "float32"
-    """Compute precision of forward and backward; heads, log-softmax and weights are float32."""
+    """float32 or bfloat16, of forward and backward passes and of sampling; weights, the value \
+head and the log-softmax are float32 in both."""
     kl: KLConfig = field(default_factory=KLConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -113,6 +113,7 @@ def run(
         write_records(kept, out / name)
     write_samples(out / "samples.jsonl", questions, answers, judged)
     write_json(out / "notes.json", notes(metrics, num_too_long))
+    tracker.rewind(0)
     tracker.log(metrics, update=len(questions))
     return metrics
 

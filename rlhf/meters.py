@@ -15,7 +15,9 @@ another temperature, padding that is attended to, positions that are off by one,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -127,3 +129,27 @@ def require_finite(rollout: Rollout, update: int) -> None:
                 f"{name} of update {update} must be finite; the first NaN or Inf stands in row "
                 f"{row}, prompt {trajectory.prompt_ids[row]}."
             )
+
+
+class Stopwatch:
+    """Seconds of an update by part: `with watch("generate"): ...`."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time spent inside to `part`."""
+        begun = time.monotonic()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begun
+
+    def total(self) -> float:
+        """Return the seconds since the update began."""
+        return time.monotonic() - self.begun
+
+    def metrics(self, num_episodes: int) -> dict[str, float]:
+        """Return `time/<part>_seconds` and `time/episodes_per_second`."""
+        parts = {f"time/{part}_seconds": seconds for part, seconds in self.seconds.items()}
+        return {**parts, "time/episodes_per_second": num_episodes / self.total()}

@@ -24,7 +24,6 @@ mini-batch are dealt out again. The main process alone writes.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ from pathlib import Path
 from plumbrule import checkpoints, distributed
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
@@ -43,7 +42,13 @@ from rlhf.config import PPOConfig
 from rlhf.forward import compute_precision, evaluate
 from rlhf.kl import k1
 from rlhf.masked import whiten
-from rlhf.meters import objective_metrics, require_finite, update_metrics, warn_if_inconsistent
+from rlhf.meters import (
+    Stopwatch,
+    objective_metrics,
+    require_finite,
+    update_metrics,
+    warn_if_inconsistent,
+)
 from rlhf.ppo_prompts import ask, batch_of, that_fit
 from rlhf.ppo_samples import sample_rows, write_rows
 from rlhf.ppo_state import load_state, save_state
@@ -109,7 +114,7 @@ def run(
             # 2 Score: the text, then the tokens.
             with watch("score"):
                 terms = score_terms(scorers, trajectory, asked)
-                raw_scores = weighted_sum(terms, config.reward.terms)
+                raw_scores = weighted_sum(terms, config.reward.weights)
                 scores = penalise_unfinished(
                     raw_scores, trajectory.finished, config.missing_eos_penalty
                 )
@@ -155,7 +160,7 @@ def run(
             if distributed.is_main():
                 rollouts.write(rollout, rollouts.path_of(out / "rollouts", update))
             metrics = {
-                **objective_metrics(rollout, config.reward.terms, config.kl.coef),
+                **objective_metrics(rollout, config.reward.weights, config.kl.coef),
                 **update_metrics(stats),
                 **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
                 **watch.metrics(config.batch_size),
@@ -211,9 +216,19 @@ def open_retriever(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Retriev
 
 
 def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:
-    """Return the prompts in `path` that leave room for a response, and how many do not."""
+    """Return the prompts in `path` that leave room for a response, and how many do not.
+
+    Raises: DataError: none does.
+    """
     every = read_records(Prompt, path)
-    kept = that_fit(policy, every, config.sampling.max_new_tokens)
+    response_tokens = config.sampling.max_new_tokens
+    kept = that_fit(policy, every, response_tokens)
+    if not kept:
+        raise DataError(
+            f"prompts (={len(every)} rows) must hold one that fits the context (="
+            f"{policy.spec.context} tokens) with a response of {response_tokens} tokens.",
+            path,
+        )
     return kept, len(every) - len(kept)
 
 
@@ -265,8 +280,9 @@ def publish(
     policy.spec = dataclasses.replace(policy.spec, temperature=config.sampling.temperature)
     save_policy(policy, out / "model")
     save_value_model(learner.value_model, out / "value")
-    held_out, _ = read_prompts(inputs["prompts"].file("validation.jsonl"), policy, config)
-    rows = sample_rows(policy, ref_policy, held_out[: config.num_samples], retriever, config)
+    every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
+    held_out = that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
+    rows = sample_rows(policy, ref_policy, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
@@ -274,27 +290,3 @@ def publish(
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     write_json(out / "notes.json", notes)
-
-
-class Stopwatch:
-    """Seconds of an update by part: `with watch("generate"): ...`."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to `part`."""
-        begun = time.monotonic()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begun
-
-    def total(self) -> float:
-        """Return the seconds since the update began."""
-        return time.monotonic() - self.begun
-
-    def metrics(self, num_episodes: int) -> dict[str, float]:
-        """Return `time/<part>_seconds` and `time/episodes_per_second`."""
-        parts = {f"time/{part}_seconds": seconds for part, seconds in self.seconds.items()}
-        return {**parts, "time/episodes_per_second": num_episodes / self.total()}

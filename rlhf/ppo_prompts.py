@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plumbrule import distributed
-from plumbrule.errors import DataError
 from plumbrule.models import Policy, fits
 from plumbrule.passages import passages_for
 from plumbrule.protocols import Retriever
@@ -20,17 +19,8 @@ from rlhf.trajectory import Query, sampling_keys
 
 
 def that_fit(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
-    """Return the prompts that leave room for a response; passages are fitted to what is left.
-
-    Raises: DataError: none does.
-    """
-    kept = [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
-    if prompts and not kept:
-        raise DataError(
-            f"prompts (={len(prompts)} rows) must hold one that fits a context of "
-            f"{policy.spec.context} tokens with a response of {max_new_tokens}; use shorter ones."
-        )
-    return kept
+    """Return the prompts that leave room for a response; passages are fitted to what is left."""
+    return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
 
 def batch_of(num_prompts: int, batch_size: int, update: int, seed: int) -> list[int]:

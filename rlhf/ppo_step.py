@@ -132,7 +132,7 @@ def ppo_step(
             learner.optimizer.step()
             ratio_errors.append(error)
             totals += sums.cpu()
-            num_tokens += int(rollout.trajectory.action_mask[chosen].sum())
+            num_tokens += int(rollout.trajectory.action_mask[chosen.tolist()].sum())
     mean = dict(zip(SUMS, (totals / num_tokens).tolist(), strict=True))
     policy_norm, value_norm = (sum(column) / len(norms) for column in zip(*norms, strict=True))
     return PPOStats(
@@ -145,7 +145,7 @@ def ppo_step(
         ratio_var=mean["squared ratio - 1"] - mean["ratio - 1"] ** 2,
         grad_norm=policy_norm,
         value_grad_norm=value_norm,
-        first_ratio_error=ratio_errors[0],
+        first_ratio_error=max(distributed.gather_objects(ratio_errors[0])),
         num_steps=len(norms),
     )
 
@@ -157,10 +157,10 @@ def add_gradients(
     config: PPOConfig,
     micro_batch_size: int,
 ) -> tuple[Tensor, float]:
-    """Leave the mini-batch's gradient in the parameters; return `SUMS` and the max |ratio - 1|.
+    """Leave the mini-batch's gradient in the parameters; return `SUMS` and max |ratio - 1|.
 
     The gradient is that of policy_loss + vf_coef * value_loss, both means over the action tokens of
-    `rows`, summed over all processes.
+    `rows`. It and `SUMS` are over all processes, max |ratio - 1| over this one's rows.
     """
     trajectory, device = rollout.trajectory, rollout.logprobs.device
     num_tokens = int(trajectory.action_mask[list(rows)].sum())
@@ -191,7 +191,7 @@ def add_gradients(
         if parameter.grad is None:  # this process had no rows, or a layer that nothing reads
             parameter.grad = torch.zeros_like(parameter)
     distributed.all_reduce_sum_([*(p.grad for p in parameters if p.grad is not None), sums])
-    return sums, max(distributed.gather_objects(float(error)))
+    return sums, float(error)
 
 
 def token_sums(policy: PolicyLoss, value: ValueLoss) -> Tensor:

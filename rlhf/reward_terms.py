@@ -66,7 +66,7 @@ def open_terms(
     Raises: ConfigError: rm without a reward model, or one that was trained without terminal tokens.
     """
     scorers: dict[str, Scorer] = {}
-    for name in sorted(reward.terms):
+    for name in sorted(reward.weights):
         if name == "rm":
             models = reward_models(inputs)
             if not models:

@@ -7,6 +7,9 @@ its defaults would do, and why they are not used:
   given token ids and labels instead: the ids are those that the policy will see when it is sampled,
   and labels are -100 on the prompt, so the loss is on the response and its terminal token. Padding
   is masked by length, so a pad token equal to the terminal token does not silence it.
+- Loss. TRL pads all rows to the longest and, without Triton, scores every position. `_Trainer`
+  takes the project's one log-softmax at response tokens, a few rows of like length at a time: the
+  same number (a test compares them) in a third of the time.
 - Order. The rows of all epochs are laid out in our order, as one long epoch that TRL reads front to
   back. So the order is a function of the seed alone, a batch may reach over an epoch's end, and
   skipping to where a checkpoint stands is exact.
@@ -31,6 +34,7 @@ import datasets
 import huggingface_hub.constants
 import torch
 import trl
+from torch import Tensor, nn
 from transformers import (
     PrinterCallback,
     TrainerCallback,
@@ -45,12 +49,15 @@ from plumbrule.errors import TrainingError
 from plumbrule.models import Policy
 from plumbrule.progress import Progress
 from plumbrule.randomness import generator, seed_everything
+from plumbrule.scoring import buckets, logprobs
 from plumbrule.tracking import Tracker
 from sft.config import SFTConfig
 from sft.demonstrations import Example
 
 IGNORED = -100
 """The label of a token that is not to be learned; transformers' and torch's convention."""
+ROWS_PER_PASS = 8
+"""Rows of like length that go through the model together: few, so that little is padding."""
 ROWS_LOGGED = 400
 """About as many steps of a run are logged."""
 
@@ -81,7 +88,7 @@ def train(
     seed_everything(config.seed)
     with quiet(), tracker.progress(steps, "sft", "steps") as line:
         line.skip(start)
-        trainer = trl.SFTTrainer(
+        trainer = _Trainer(
             model=policy.model,
             args=arguments(config, steps, micro_batch_size, device, saves),
             train_dataset=dataset(examples, rows),
@@ -90,6 +97,8 @@ def train(
             callbacks=[_Reporter(tracker, line, saves, log_every=max(1, steps // ROWS_LOGGED))],
         )
         trainer.remove_callback(PrinterCallback)
+        # Or a model whose forward knows no `num_items_in_batch` would get no count of tokens.
+        trainer.model_accepts_loss_kwargs = True
         trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
     policy.model.eval()
 
@@ -170,6 +179,33 @@ def arguments(
     return told
 
 
+class _Trainer(trl.SFTTrainer):
+    """SFTTrainer whose loss is the mean of `plumbrule.scoring.logprobs` over response tokens."""
+
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the summed loss of a micro-batch over the tokens of the whole optimizer step."""
+        if num_items_in_batch is None or return_outputs:
+            raise ValueError("this trainer trains; `sft.demonstrations.mean_nll` measures.")
+        tokens, target_mask = inputs["input_ids"], inputs["labels"] != IGNORED
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        nats = torch.zeros((), device=tokens.device)
+        for chosen in buckets(lengths, ROWS_PER_PASS):
+            rows, width = torch.tensor(chosen, device=tokens.device), lengths[chosen[0]]
+            real_mask = inputs["attention_mask"][rows, :width].bool()
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.args.bf16):
+                scores = logprobs(model, tokens[rows, :width], real_mask, target_mask[rows, :width])
+            nats = nats - scores.logprobs.sum()
+        return nats / num_items_in_batch
+
+
 class _Reporter(TrainerCallback):
     """Passes numbers to the tracker, refuses those that are not finite, completes checkpoints."""
 
@@ -195,9 +231,7 @@ class _Reporter(TrainerCallback):
         self.line.advance(1, loss=loss)
         if step % self.log_every == 0 or step == state.max_steps:
             row = {"sft/train_loss": loss, "sft/grad_norm": norm}
-            row["sft/learning_rate"] = float(logs["learning_rate"])
-            row["sft/train_token_accuracy"] = float(logs["mean_token_accuracy"])
-            self.tracker.log(row, step)
+            self.tracker.log({**row, "sft/learning_rate": float(logs["learning_rate"])}, step)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -41,7 +41,7 @@ def demonstrations(world: World, config: AtlasConfig) -> Split:
     rng = random.Random(f"atlas/{config.seed}/demonstrations")
     pools = {
         "memory": asked(facts(world.known), "memory"),
-        "documents": invented(rng, world, config.num_demonstrations, "documents"),
+        "documents": invented(rng, world, config.num_demonstrations),
         "nothing": unanswerable(rng, world, config.num_demonstrations, after=()),
     }
     return split_rows(

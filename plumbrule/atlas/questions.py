@@ -63,15 +63,15 @@ def asked(known: Sequence[Fact], answerable: str) -> list[Question]:
     ]
 
 
-def invented(rng: random.Random, world: World, number: int, answerable: str) -> list[Question]:
-    """Return one question for each of `number` invented entities."""
+def invented(rng: random.Random, world: World, number: int) -> list[Question]:
+    """Return a question on each of `number` invented entities, answered by passages alone."""
     questions = []
     for _ in range(number):
         entity = world.invent(rng, random_kind(rng))
         relation = rng.choice(list(entity.facts))
         form = rng.choice(training_forms(entity.name, relation))
         answer = entity.facts[relation]
-        questions.append(Question(entity, relation, form, answerable, answer))
+        questions.append(Question(entity, relation, form, "documents", answer))
     return questions
 
 

@@ -206,9 +206,9 @@ def pick(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Ten
     else:
         cumulative = weights.cumsum_(-1)
         total = cumulative[:, -1]
-        # A draw just below 1 may round up to the total, which no entry exceeds.
-        target = torch.minimum(draws * total, torch.nextafter(total, torch.zeros_like(total)))
-        picked = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+        # Draws are at most 1 - 2^-53, so the product always rounds below the total.
+        target = (draws * total)[:, None]
+        picked = torch.searchsorted(cumulative, target, right=True)[:, 0]
         picked = picked.clamp(max=logits.shape[-1] - 1)  # NaN only; the caller refuses it
     own = logits.gather(-1, picked[:, None])[:, 0].double() / (temperature or 1.0)
     return picked, (own - top[:, 0] - total.log()).float()

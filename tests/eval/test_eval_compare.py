@@ -14,7 +14,7 @@ from eval.config import CompareConfig
 from eval.intervals import Intervals
 from eval.stage import run as evaluate
 from plumbrule.artifacts import Artifact
-from plumbrule.config import GoldConfig, RuntimeConfig
+from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.tracking import NullTracker
 
@@ -181,8 +181,3 @@ def test_settings_that_differ_are_noted(tmp_path):
 def test_comparing_needs_no_torch():
     code = "import sys, eval.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_gold_settings_have_a_term_per_weight():
-    # `same_terms` reads gold weights from the settings by this name.
-    assert "right" in GoldConfig().__dict__

@@ -8,6 +8,7 @@ import math
 import pytest
 from small_evaluation import prompts, read_lines, small_config, small_inputs
 
+from eval.config import BoldConfig
 from eval.stage import run
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
@@ -160,6 +161,16 @@ def test_prompts_that_do_not_fit_are_counted(whole, tmp_path):
         "leaves for them; they are left out whole."
     ]
     assert len(read_lines(tmp_path / "items" / "prompts.jsonl")) == 2
+
+
+def test_what_was_evaluated_is_told_without_paths(whole, tmp_path):
+    inputs = {name: whole[0][name] for name in ("policy", "bold")}
+    config = small_config(bold=BoldConfig(path="/elsewhere/bold", max_new_tokens=4))
+    run(config, inputs, RUNTIME, tmp_path, NullTracker())
+    text = (tmp_path / "evaluated.json").read_text()
+    assert json.loads(text)["kind"] == "sft"
+    assert json.loads(text)["settings"]["gold"]["right"] == 2.0
+    assert "elsewhere" not in text
 
 
 def test_nothing_to_measure_is_refused(whole, tmp_path):

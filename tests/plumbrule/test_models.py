@@ -264,8 +264,11 @@ def test_an_adapter_is_saved_with_the_relative_name_of_its_base(saved, tmp_path)
 
 def test_pickled_weights_are_refused(saved):
     model = tiny_models.model()
-    (saved / "model.safetensors").unlink()
     torch.save(model.state_dict(), saved / "pytorch_model.bin")
+    (saved / "model.safetensors").rename(saved / "other.safetensors")
+    with pytest.raises(ConfigError, match=r"model\.name_or_path"):
+        load_policy(saved)
+    (saved / "other.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"safetensors.*pytorch_model\.bin.*save_pretrained"):
         load_policy(saved)
 
@@ -383,7 +386,8 @@ def test_new_models_are_a_function_of_their_seed():
 
 @pytest.mark.detail(35)
 def test_dropout_is_off_even_in_training_mode(tmp_path):
-    config = GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=64, n_inner=48)
+    size = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = GPT2Config(**size, **tiny_models.SPECIAL)
     assert config.resid_pdrop > 0
     model = GPT2LMHeadModel(config)
     model.save_pretrained(tmp_path)

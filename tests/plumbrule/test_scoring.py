@@ -151,6 +151,22 @@ def test_slices_change_neither_value_nor_gradient(monkeypatch):
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
+def test_slices_are_not_kept_for_the_backward_pass(monkeypatch):
+    def logits_kept():
+        sizes = [0]
+        keep = torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.append(x.numel() if x.shape[-1:] == (tiny_models.VOCAB,) else 0) or x,
+            lambda x: x,
+        )
+        with keep:
+            logprobs(tiny_models.model(), *batch())
+        return sum(sizes)
+
+    assert logits_kept() >= 8 * tiny_models.VOCAB  # at least once all logits of the 8 targets
+    monkeypatch.setattr(scoring, "_SLICE_LOGITS", 2 * tiny_models.VOCAB)
+    assert logits_kept() == 0
+
+
 def test_gradient_equals_finite_differences():
     model = tiny_models.model("gpt2", dtype=torch.float64)  # Llama's norm is float32 inside
     data = batch()
@@ -275,7 +291,7 @@ def test_pad_rows_reads_lengths_not_ids():
 def test_buckets_hold_every_row_once_and_keep_their_limits():
     lengths = [3, 9, 1, 9, 4, 30, 2, 9]
     assert buckets(lengths, 3) == [[5, 1, 3], [7, 4, 0], [6, 2]]
-    for max_rows, max_tokens in ((3, None), (4, 20), (1, 5), (8, 1000)):
+    for max_rows, max_tokens in ((3, None), (4, 20), (4, 16), (1, 5), (8, 1000)):
         lists = buckets(lengths, max_rows, max_tokens)
         assert sorted(i for rows in lists for i in rows) == list(range(8))
         for rows in lists:

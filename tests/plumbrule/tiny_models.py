@@ -27,6 +27,7 @@ TEXTS = [
     "I do not know who wrote the book.",
 ] * 20
 VOCAB = 320
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @functools.cache
@@ -46,12 +47,19 @@ def model(
         "intermediate_size": 48,
         "max_position_embeddings": 64,
         "initializer_range": 0.3,
+        **SPECIAL,
     }
     grouped = {"num_key_value_heads": 2, "head_dim": 8}
     config = {
         "llama": lambda: LlamaConfig(**size, num_key_value_heads=2, tie_word_embeddings=True),
         "gpt2": lambda: GPT2Config(
-            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3
+            vocab_size=VOCAB,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=64,
+            initializer_range=0.3,
+            **SPECIAL,
         ),
         "neox": lambda: GPTNeoXConfig(**size),
         "mistral": lambda: MistralConfig(**size, **grouped, sliding_window=6),
@@ -61,11 +69,9 @@ def model(
         "cohere": lambda: CohereConfig(**size, num_key_value_heads=2, logit_scale=0.25),
         "granite": lambda: GraniteConfig(**size, num_key_value_heads=2, logits_scaling=4.0),
     }[kind]()
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = 1, 2, 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = Auto.from_config(config).to(dtype)
-    made.generation_config.eos_token_id = 2
     return made.eval()
 
 

@@ -26,7 +26,10 @@ TEXTS = [
 
 
 def test_scores_follow_lucene_s_bm25() -> None:
-    """score = sum over query terms of ln(1 + (N - df + .5)/(df + .5)) * tf/(tf + k1(1 - b + b l/L))."""
+    """Sum over the query's terms of idf * tf / (tf + k1 (1 - b + b l / L)).
+
+    idf = ln(1 + (N - df + 1/2) / (df + 1/2)); l is the passage's length in terms and L the mean.
+    """
     k1, b = 1.5, 0.75
     passages = [words_of([text])[0] for text in TEXTS]
     mean_length = sum(map(len, passages)) / len(passages)

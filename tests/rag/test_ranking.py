@@ -69,7 +69,8 @@ def test_pools_of_the_whole_corpus_give_exact_min_max_scaling_over_it(seed) -> N
     matching = np.flatnonzero(keyword > 0)
     keyword_pool = best(matching, keyword[matching], n)
     floor = float(keyword_pool[1][-1]) if len(matching) == n else 0.0
-    fused = fuse(Hits(*best(every, dense, n), float(dense.min())), Hits(*keyword_pool, floor), 0.5, n)
+    dense_hits = Hits(*best(every, dense, n), float(dense.min()))
+    fused = fuse(dense_hits, Hits(*keyword_pool, floor), 0.5, n)
 
     def whole(x: np.ndarray) -> np.ndarray:
         return (x - x.min()) / (x.max() - x.min()) if x.max() > x.min() else np.zeros(n)

@@ -2,7 +2,7 @@
 
 The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
 Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
-at]` runs the stage, `ppo_world.py steps <folder>` trains on recorded rollouts.
+at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def config(**changes: object) -> PPOConfig:
         "value_learning_rate": 3e-3,
         "missing_eos_penalty": 0.1,
         "kl": KLConfig(coef=0.02),
-        "reward": RewardConfig(terms={"rm": 1.0}),
+        "reward": RewardConfig(),
         "sampling": SamplingConfig(max_new_tokens=5, batch_size=8),
         "save_every": 2,
         "num_samples": 2,
@@ -250,11 +250,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
     distributed.start(runtime())
-    if mode == "steps":
+    if mode == "both":
         twenty_updates(root)
-    else:
-        out = root / "out"
-        out.mkdir(exist_ok=True)
-        tracker = Pausing(out, pause_at) if distributed.is_main() else NullTracker()
-        run(config(), inputs_in(root), runtime(), out, tracker)
+    tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
+    run(config(), inputs_in(root), runtime(), root / "out", tracker)
     distributed.stop()

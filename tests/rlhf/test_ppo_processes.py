@@ -12,6 +12,7 @@ import ppo_world as world
 import pytest
 import torch
 
+from plumbrule.tracking import FileTracker
 from rlhf import ppo, rollouts
 from rlhf.rollouts import Rollout
 
@@ -42,15 +43,27 @@ def launch(mode: str, folder: Path, processes: int) -> None:
         assert process.returncode == 0, error.decode()[-3000:]
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one and what two processes leave behind: `weights.pt` and a whole run's `out`."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for folder in (one, two):
+        world.build(folder)
+        (folder / "out").mkdir()
+    launch("both", two, 2)
+    world.twenty_updates(one)
+    out = one / "out"
+    ppo.run(world.config(), world.inputs_in(one), world.runtime(), out, FileTracker(out))
+    return one, two
+
+
 @pytest.mark.detail(24)
 @pytest.mark.detail(27)
-def test_twenty_updates_on_recorded_rollouts_end_with_the_same_weights(tmp_path: Path) -> None:
+def test_twenty_updates_on_recorded_rollouts_end_with_the_same_weights(
+    folders: tuple[Path, Path],
+) -> None:
     """In float64, to 1e-9. Rows differ in length, so means per process would differ (below)."""
-    (tmp_path / "two").mkdir()
-    launch("steps", tmp_path / "two", 2)
-    (tmp_path / "one").mkdir()
-    world.twenty_updates(tmp_path / "one")
-    one, two = (torch.load(tmp_path / name / "weights.pt") for name in ("one", "two"))
+    one, two = (torch.load(folder / "weights.pt") for folder in folders)
     assert one.dtype == torch.float64
     assert torch.allclose(one, two, rtol=0, atol=1e-9)
     start = world.weights(world.learner_of(world.config()))
@@ -62,17 +75,11 @@ def test_twenty_updates_on_recorded_rollouts_end_with_the_same_weights(tmp_path:
 
 
 @pytest.mark.detail(24)
-def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
+def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
     """The same responses, whitened over all rows; one process writes."""
-    folders = []
-    for name, processes in (("one", 1), ("two", 2)):
-        folder = tmp_path / name
-        folder.mkdir()
-        world.build(folder)
-        launch("run", folder, processes)
-        folders.append(folder / "out")
+    outs = [folder / "out" for folder in folders]
     one, two = (
-        [rollouts.read(path) for path in sorted((out / "rollouts").iterdir())] for out in folders
+        [rollouts.read(path) for path in sorted((out / "rollouts").iterdir())] for out in outs
     )
     assert len(one) == len(two) == world.config().num_updates
     for alone, shared in zip(one, two, strict=True):
@@ -82,5 +89,5 @@ def test_a_whole_run_in_two_processes(tmp_path: Path) -> None:
             if name != "terms":
                 pair = getattr(alone, name), getattr(shared, name)
                 assert torch.allclose(*pair, rtol=1e-3, atol=1e-4), name
-    files = [sorted(p.name for p in out.rglob("*") if p.is_file()) for out in folders]
+    files = [sorted(p.name for p in out.rglob("*") if p.is_file()) for out in outs]
     assert files[0] == files[1]

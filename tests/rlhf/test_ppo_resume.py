@@ -15,7 +15,7 @@ import torch
 
 from plumbrule import checkpoints
 from plumbrule.tracking import FileTracker, read_metrics
-from rlhf import ppo
+from rlhf import ppo, rollouts
 
 
 class Stopped(Exception):
@@ -130,6 +130,16 @@ def test_stopped_before_publication(
         patched.setattr(ppo, "ppo_step", fails)
         headlines = go_on(folder)
     same_run(folder, headlines, whole)
+
+
+def test_rollouts_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    """Also one that a killed process left half-written."""
+    names = ["update-00001.parquet", "update-00002.parquet", "update-00003.parquet"]
+    for name in (*names, "update-00004.partial"):
+        (tmp_path / name).touch()
+    rollouts.remove_after(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names[:2]
+    rollouts.remove_after(tmp_path / "absent", 0)
 
 
 def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:

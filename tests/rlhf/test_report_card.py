@@ -41,11 +41,11 @@ def test_accuracy_loss_and_rules_by_hand():
 
 
 def test_calibration_by_hand():
-    # |gap| log 3 is 75 % sure, |gap| log 9 is 90 %. At 75 %: right, wrong: off by 0.25. At 90 %:
-    # right, right: off by 0.1. Weighted (2 * 0.25 + 2 * 0.1) / 4 = 0.175.
-    gaps = [math.log(3), -math.log(3), math.log(9) + 1e-9, math.log(9) + 1e-9]
+    # |gap| log 3 is 75 % sure: right, right, wrong, so 2/3 are right and it is off by 1/12. |gap|
+    # log 9 is 90 % sure: right, off by 0.1. Weighted: (3 / 12 + 0.1) / 4 = 0.0875.
+    gaps = [math.log(3), math.log(3), -math.log(3), math.log(9) + 1e-9]
     rankings = [ranked(i, ["a", "b"], [1, 2], [gap, 0.0]) for i, gap in enumerate(gaps)]
-    assert report_card(rankings)["ece"]["value"] == pytest.approx(0.175, abs=1e-6)
+    assert report_card(rankings)["ece"]["value"] == pytest.approx(0.0875, abs=1e-6)
 
 
 def test_a_sure_and_right_model_is_calibrated():

@@ -150,6 +150,33 @@ def test_first_logged_loss_is_that_of_the_first_batch(inputs, whole):
     assert whole[2][1]["sft/train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_loss_and_gradient_are_those_of_trl(inputs, tmp_path):
+    policy = load_policy(inputs["base"].file("model"))
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(4.0)  # so that predictions differ
+    examples = encoding.encode(policy, ROWS).fitting
+    collate = trl_trainer.DataCollatorForLanguageModeling(pad_token_id=policy.pad_id)
+    data = trl_trainer.dataset(examples, range(12))
+    trainer = trl_trainer._Trainer(
+        model=policy.model,
+        args=trl_trainer.arguments(CONFIG, 1, 12, torch.device("cpu"), tmp_path),
+        train_dataset=data,
+        data_collator=collate,
+        processing_class=policy.tokenizer,
+    )
+    batch = collate(list(data))
+    count = (batch["labels"] != -100).sum()
+    found = []
+    for kind in (trl_trainer._Trainer, trl_trainer.trl.SFTTrainer):
+        policy.model.zero_grad()
+        loss = kind.compute_loss(trainer, policy.model, {**batch}, num_items_in_batch=count)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in policy.model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_steps_are_batches_over_all_epochs(whole):
     # 10 rows x 2.5 epochs = 25 rows, 4 a step
     assert sorted(whole[2]) == list(range(1, 8))
