@@ -8,6 +8,7 @@ when clocks and networks are at their worst, but they never publish a mixture.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -125,10 +126,8 @@ def _remove_stale(path: Path, judged: Owner | None) -> None:
     except FileNotFoundError:
         return
     if read_owner(aside) != judged:
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(aside, path)
-        except FileExistsError:
-            pass
     aside.unlink()
 
 
@@ -156,7 +155,7 @@ def _born(pid: int) -> str:
 
 
 def _age_seconds(path: Path) -> float | None:
-    """Return how long ago `path` was touched, by the file system's own clock; None if it is gone."""
+    """Return seconds since `path` was touched, by the file system's clock; None if it is gone."""
     probe = path.with_name(f".clock-{uuid.uuid4().hex}")
     try:
         probe.touch()

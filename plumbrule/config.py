@@ -208,9 +208,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
-        require(
-            known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one"
-        )
+        require(known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one")
         require_range("runtime.processes", self.processes, 1, 1024)
         require_range("runtime.micro_batch_size", self.micro_batch_size, 1, unit="rows")
         if self.threads is not None:
@@ -229,5 +227,3 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         require_choice("tracking.name", self.name, ("wandb", "jsonl"))
-
-

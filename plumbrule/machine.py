@@ -109,7 +109,7 @@ def prepare(runtime: RuntimeConfig) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Or else every new tensor is filled with NaN first, so that reads of unset memory show: half of
     # the time of a small model's step, and no part of getting the same numbers twice.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     from transformers.utils import logging
 
     logging.set_verbosity_error()

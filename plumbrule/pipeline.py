@@ -290,7 +290,8 @@ def _tracker(planned: Planned, context: RunContext, folder: Path) -> FileTracker
 
 def _wandb_id(folder: Path, fingerprint: str) -> str:
     """Return the W&B run id of this artifact's building: kept beside its checkpoints, so that a
-    resumed build goes on in the same W&B run and a fresh one gets a new run."""
+    resumed build goes on in the same W&B run and a fresh one gets a new run.
+    """
     path = folder / "checkpoints" / "wandb.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
@@ -340,4 +341,3 @@ def _run_in_processes(
     if isinstance(tracker, WandbTracker):
         tracker.mirror(read_metrics(folder))
     return json.loads(result.read_text(encoding="utf-8"))
-

@@ -35,7 +35,7 @@ from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError
 from plumbrule.fingerprint import ROOT
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
-from plumbrule.run_config import GROUPS, RunConfig, from_hydra, schemas
+from plumbrule.run_config import RunConfig, from_hydra, schemas
 
 CONF = ROOT / "conf"
 
@@ -132,7 +132,9 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         f"{config.run.name}/{run_id}", folder, store, config.runtime, config.tracking
     )
     folder.mkdir(parents=True)
-    write_json(folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"})
+    write_json(
+        folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}
+    )
     try:
         built = execute(plan, context, say)
     except BaseException as error:
@@ -222,7 +224,9 @@ def known_keys() -> list[str]:
     def walk(value: Any, prefix: str) -> list[str]:
         if not isinstance(value, Mapping):
             return []
-        return [k for name in value for k in (prefix + name, *walk(value[name], f"{prefix}{name}."))]
+        return [
+            k for name in value for k in (prefix + name, *walk(value[name], f"{prefix}{name}."))
+        ]
 
     return walk(found, "")
 

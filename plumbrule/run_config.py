@@ -320,7 +320,7 @@ def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
                 f"nodes.{name}.inputs (={given}) must be an input of {node.kind}; "
                 f"{_nearest(given, slots)}"
             )
-        if source in nodes and nodes[source].kind not in slot.kinds:
+        if source is not None and source in nodes and nodes[source].kind not in slot.kinds:
             raise GraphError(
                 f"nodes.{name}.inputs.{given} (={source}) must be of kind "
                 f"{' or '.join(slot.kinds)}, not {nodes[source].kind}; name another node."
@@ -430,9 +430,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
 def check_fit(node: Node, context: int) -> None:
     """Raise ConfigError unless a question, its passages and a response can fit the context."""
     retrieves = "index" in node.inputs and (
-        node.config.retrieval.share > 0
-        if node.kind != "eval"
-        else "rag" in node.config.conditions
+        node.config.retrieval.share > 0 if node.kind != "eval" else "rag" in node.config.conditions
     )
     passages = node.config.retrieval.budget_tokens if retrieves else 0
     response = node.config.sampling.max_new_tokens

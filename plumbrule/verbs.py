@@ -74,7 +74,9 @@ def _list_artifacts(store: Store, as_json: bool) -> None:
         return
     for m in manifests:
         size = sum(int(about["size"]) for about in m.files.values())
-        print(f"{m.kind}/{m.fingerprint}  {m.node:<16} {size / 1e6:9.2f} MB {m.wall_seconds:8.1f} s")
+        print(
+            f"{m.kind}/{m.fingerprint}  {m.node:<16} {size / 1e6:9.2f} MB {m.wall_seconds:8.1f} s"
+        )
 
 
 def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:

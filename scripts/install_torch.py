@@ -28,7 +28,9 @@ def pinned() -> str:
 def has_accelerator() -> bool:
     """Return whether an NVIDIA driver answers on this machine."""
     try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+        )
     except FileNotFoundError:
         return False
 
@@ -58,7 +60,9 @@ def main() -> None:
     parser.add_argument("--index", help="package index to take torch from")
     options = parser.parse_args()
     probe = "import importlib.metadata as m; print(m.version('torch'))"
-    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
     if found.stdout.strip().split("+")[0] == pinned().split("==")[1]:
         return
     command = [sys.executable, "-m", "pip", "install", "--quiet", pinned()]

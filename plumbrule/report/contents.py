@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.metrics import METRICS, describe
 from plumbrule.report import figures
-from plumbrule.tracking import METRICS, read_metrics
+from plumbrule.tracking import read_metrics
 
 MAX_CURVES = 12
 MAX_SAMPLES = 6
@@ -50,9 +51,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
         "curves": [
             (name, charts) for name, folder in folders.items() if (charts := _curves(folder))
         ],
-        "samples": [
-            (name, rows) for name, folder in folders.items() if (rows := _samples(folder))
-        ],
+        "samples": [(name, rows) for name, folder in folders.items() if (rows := _samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
     }
 
@@ -67,36 +66,45 @@ def _quoted(override: str) -> str:
 
 
 def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
-    unit, meaning = METRICS.get(name, ("", ""))
+    unit, meaning = describe(name)
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     return {
         "name": name,
         "value": figures.number(metrics[name]),
-        "interval": "" if low is None else f"{figures.number(low)} to {figures.number(high or 0.0)}",
+        "interval": ""
+        if low is None
+        else f"{figures.number(low)} to {figures.number(high or 0.0)}",
         "unit": unit,
         "meaning": meaning,
     }
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return comparison rows with an interval bar on one axis for the whole table."""
-    ends = [float(row[k]) for row in rows for k in ("low", "high") if row[k] is not None]
-    span = (min([0.0, *ends]), max([0.0, *ends]))
-    return [
-        {
-            **row,
-            "bar": figures.interval_bar(row["difference"], row["low"], row["high"], span),
-            **{
-                k: figures.number(row[k])
-                for k in ("baseline", "policy", "difference", "low", "high")
-            },
-        }
-        for row in rows
-    ]
+    """Return comparison rows, rewards first, each with an interval bar.
+
+    Rows of one quantity share an axis, which holds zero. A bound that is not known leaves no bar.
+    """
+    shown = []
+    for row in sorted(rows, key=lambda row: not str(row["what"]).startswith("gold")):
+        alike = [other for other in rows if other["what"] == row["what"]]
+        ends = [float(o[k]) for o in alike for k in ("low", "high") if o[k] is not None]
+        span = (min([0.0, *ends]), max([0.0, *ends]))
+        known = row["low"] is not None and row["high"] is not None
+        shown.append(
+            {
+                **row,
+                "bar": figures.interval_bar(row["difference"], row["low"], row["high"], span)
+                if known
+                else "",
+                "interval": f"{_shown(row['low'])} to {_shown(row['high'])}" if known else "",
+                **{k: _shown(row[k]) for k in ("baseline", "policy", "difference")},
+            }
+        )
+    return shown
 
 
 def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
-    """Return one row per number in a nested mapping; {"value", "low", "high", "n"} is one number."""
+    """Return one row per number of a nested mapping; {"value", "low", "high", "n"} is one."""
     rows: list[dict[str, str]] = []
     for key, value in found.items():
         name = f"{path} · {key}" if path else str(key)
@@ -136,8 +144,8 @@ def _curves(folder: Path) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "unit": METRICS.get(name, ("", ""))[0],
-            "meaning": METRICS.get(name, ("", ""))[1],
+            "unit": describe(name)[0],
+            "meaning": describe(name)[1],
             "svg": figures.line_chart(_thinned(series[name]), name),
         }
         for name in names[:MAX_CURVES]

@@ -13,14 +13,13 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 122, 40, 44, 14
 
 
 def number(value: float) -> str:
-    """Return a number as a person reads it: four significant digits, no exponent in between."""
+    """Return a number as a person reads it: four significant digits or a whole number."""
     if value != value:
         return "n/a"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.4g}"
-        return f"{float(text):,}" if abs(value) >= 1000 else text
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:.2e}"
 
 
@@ -47,15 +46,11 @@ def layers(inputs: Mapping[str, Sequence[str]]) -> list[list[str]]:
         columns[depth[name]].append(name)
     row: dict[str, float] = {}
     for names in columns:
-        start = {name: i for i, name in enumerate(names)}
-        names.sort(
-            key=lambda n: (
-                sum(row.get(s, 0.0) for s in inputs[n]) / len(inputs[n])
-                if inputs[n]
-                else start[n],  # noqa: B023 - used within this turn of the loop
-                start[n],  # noqa: B023
-            )
-        )
+        middle = {
+            name: sum(row.get(s, 0.0) for s in inputs[name]) / max(len(inputs[name]), 1)
+            for name in names
+        }
+        names.sort(key=lambda name, middle=middle: middle[name])  # type: ignore[misc]
         row |= {name: i - len(names) / 2 for i, name in enumerate(names)}
     return columns
 
@@ -71,10 +66,10 @@ def graph(nodes: Mapping[str, Mapping[str, object]]) -> str:
     height = tall * (BOX_HEIGHT + GAP_Y) + GAP_Y
     width = len(columns) * (BOX_WIDTH + GAP_X) - GAP_X + 8
     place: dict[str, tuple[float, float]] = {}
-    for x, names in enumerate(columns):
+    for column, names in enumerate(columns):
         top = (height - len(names) * (BOX_HEIGHT + GAP_Y) + GAP_Y) / 2
-        for y, name in enumerate(names):
-            place[name] = (4 + x * (BOX_WIDTH + GAP_X), top + y * (BOX_HEIGHT + GAP_Y))
+        for i, name in enumerate(names):
+            place[name] = (4 + column * (BOX_WIDTH + GAP_X), top + i * (BOX_HEIGHT + GAP_Y))
     parts = []
     for name, sources in inputs.items():
         x2, y2 = place[name][0], place[name][1] + BOX_HEIGHT / 2
@@ -132,9 +127,7 @@ def line_chart(points: Sequence[tuple[float, float]], label: str) -> str:
         for x, anchor in ((x0, "start"), (x1, "end"))
     )
     marks = "".join(
-        f'<circle cx="{at(x, y)[0]:.1f}" cy="{at(x, y)[1]:.1f}" r="{3 if i == len(points) - 1 else 2}"'
-        f' class="{"last" if i == len(points) - 1 else "mark"}"><title>update {number(x)}: '
-        f"{number(y)}</title></circle>"
+        _mark(*at(x, y), f"update {number(x)}: {number(y)}", last=i == len(points) - 1)
         for i, (x, y) in enumerate(points)
         if len(points) <= 60 or i == len(points) - 1
     )
@@ -142,6 +135,15 @@ def line_chart(points: Sequence[tuple[float, float]], label: str) -> str:
         f'<svg class="chart" viewBox="0 0 {wide:.0f} {high:.0f}" role="img" '
         f'aria-label="{escape(label)}">{"".join(grid)}{ends}'
         f'<polyline class="line" points="{line}"/>{marks}</svg>'
+    )
+
+
+def _mark(x: float, y: float, title: str, last: bool) -> str:
+    """Return a point of a curve; the last one is drawn larger."""
+    radius, name = (3, "last") if last else (2, "mark")
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" class="{name}">'
+        f"<title>{title}</title></circle>"
     )
 
 

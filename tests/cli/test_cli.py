@@ -15,9 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def plumbrule(
-    store: Path, *arguments: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line on a store and return what it said."""
     return subprocess.run(
         [sys.executable, "-m", "plumbrule.run", *arguments],
@@ -142,7 +140,11 @@ def test_a_damaged_artifact_is_named(store: Path) -> None:
 
 def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
     done = plumbrule(
-        tmp_path, "debug=fast", "run.only=documents", WANDB_API_KEY="s3cret" * 7, WANDB_MODE="offline"
+        tmp_path,
+        "debug=fast",
+        "run.only=documents",
+        WANDB_API_KEY="s3cret" * 7,
+        WANDB_MODE="offline",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for path in tmp_path.rglob("*"):

@@ -15,7 +15,13 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CHAIN = ("debug=fast", "base.save_every=1", "sft.save_every=1", "rm.save_every=1", "ppo.save_every=1")
+CHAIN = (
+    "debug=fast",
+    "base.save_every=1",
+    "sft.save_every=1",
+    "rm.save_every=1",
+    "ppo.save_every=1",
+)
 STAGES = {
     "base": "base",
     "sft": "sft",

@@ -194,9 +194,7 @@ def test_seed_reaches_stages_and_leaves_the_base_model_alone(composed: Callable)
 
 
 def test_a_role_can_have_a_data_set_of_its_own(composed: Callable) -> None:
-    _, nodes = composed(
-        "dataset@data.demonstrations=jsonl", "data.demonstrations.path=mine.jsonl"
-    )
+    _, nodes = composed("dataset@data.demonstrations=jsonl", "data.demonstrations.path=mine.jsonl")
     by_name = {n.name: n.config.dataset for n in nodes if n.kind == "data"}
     assert by_name["demonstrations"].path == "mine.jsonl"
     assert by_name["prompts"].format == "atlas"

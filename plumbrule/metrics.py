@@ -1,0 +1,115 @@
+"""What each metric means and its unit: one table for the report and for whoever reads a log.
+
+It stands apart from `tracking.py`, which every stage imports: so that a better wording rebuilds
+nothing.
+"""
+
+from __future__ import annotations
+
+METRICS: dict[str, tuple[str, str]] = {
+    "data/rows": ("rows", "kept to train on, or to measure with"),
+    "data/validation_rows": ("rows", "held out"),
+    "data/duplicates": ("rows", "that repeated another and were removed"),
+    "data/dropped": ("rows", "that the reader left out; the data card says why"),
+    "feedback/prompts": ("prompts", "whose answers were ranked"),
+    "feedback/prompts_all_equal": ("prompts", "not ranked: all their sampled answers are equal"),
+    "feedback/answers": ("answers", "sampled, repeats included"),
+    "feedback/duplicates": ("share of answers", "that repeat another answer to the same prompt"),
+    "feedback/pairs": ("pairs", "ordered strictly by the rankings"),
+    "feedback/tie_rate": ("share of pairs", "of different answers that tie"),
+    "feedback/agreement": (
+        "share of pairs",
+        "ordered as without label noise and bias",
+    ),
+    "feedback/utility": ("utility per answer", "of the labeller, without noise"),
+    "feedback/finished": ("share of answers", "that ended with their terminal token"),
+    "feedback/with_passages": ("share of prompts", "ranked ones that were shown passages"),
+    "rm/accuracy": ("share of pairs", "held-out pairs whose better answer scores higher"),
+    "rm/ece": ("", "expected calibration error of the reward model's pair probabilities"),
+    "rm/length_correlation": ("", "Spearman correlation of held-out scores with words"),
+    "rm/loss": ("nats per pair", "Bradley-Terry loss on held-out pairs"),
+    "rm/pairs": ("pairs", "trained on"),
+    "rm/pairs_too_long": ("pairs", "left out of training or measurement: too many tokens"),
+    "rm/train_loss": ("nats per pair", "Bradley-Terry loss of the step's pairs"),
+    "rm/train_accuracy": ("share of pairs", "of the step, before it, ordered rightly"),
+    "rm/train_grad_norm": ("", "of the step's gradient, before clipping"),
+    "base/loss": ("nats per token", "held-out, tokens weighted as in training"),
+    "base/perplexity": ("", "exponential of base/loss"),
+    "base/bits_per_byte": ("bits per byte", "held-out, all tokens alike; compares tokenizers"),
+    "base/epochs": ("epochs", "passes over the corpus"),
+    "base/documents_split": ("documents", "longer than a row, cut into several"),
+    "base/padding_share": ("share of tokens", "of packed rows that is padding"),
+    "base/train_loss": ("nats per token", "weighted mean of one optimizer step"),
+    "base/grad_norm": ("", "of the whole gradient, before clipping"),
+    "base/learning_rate": ("", "of this step"),
+    "sft/loss": ("nats per token", "held-out, mean over response tokens, terminal token included"),
+    "sft/perplexity": ("", "exponential of sft/loss"),
+    "sft/rows": ("demonstrations", "trained on"),
+    "sft/rows_too_long": ("demonstrations", "left out because they did not fit the context"),
+    "sft/train_loss": ("nats per token", "mean over the response tokens of one optimizer step"),
+    "sft/grad_norm": ("", "of the whole gradient, before clipping"),
+    "sft/learning_rate": ("", "of this step"),
+    "rag/documents": ("documents", "indexed"),
+    "rag/chunks": ("chunks", "that the documents were cut into"),
+    "rag/build_seconds": ("seconds", "to cut, encode and index; not to measure"),
+    "rag/recall_at_1": ("share of questions", "whose document gave the first passage, hybrid"),
+    "rag/recall_at_5": ("share of questions", "whose document is among 5 passages, hybrid"),
+    "rag/mrr": ("", "mean of 1 / rank of the first passage from the right document, hybrid"),
+    "objective/kl": ("nats per response", "KL of the policy to its reference, k1 estimate"),
+    "objective/entropy": ("nats per token", "of the next-token distributions at action tokens"),
+    "objective/scores_raw": ("reward per response", "weighted sum of the reward terms"),
+    "objective/scores": ("reward per response", "score after every transform"),
+    "objective/non_score_reward": ("reward per response", "the KL penalty"),
+    "objective/rlhf_reward": ("reward per response", "score and KL penalty together"),
+    "objective/grad_norm": ("", "of the policy's gradient before clipping, mean over steps"),
+    "objective/value_grad_norm": ("", "of the value model's gradient before clipping"),
+    "reward/rm_raw": ("reward per response", "the reward models' mean, before its weight"),
+    "reward/rm": ("reward per response", "the reward models' mean, after its weight"),
+    "reward/gold_raw": ("reward per response", "the gold utility, before its weight"),
+    "reward/gold": ("reward per response", "the gold utility, after its weight"),
+    "policy/approxkl_avg": ("nats per token", "half the mean squared log-ratio of the update"),
+    "policy/clipfrac_avg": ("share of tokens", "where the policy's clip was the larger loss"),
+    "loss/policy_avg": ("", "clipped policy loss, mean over action tokens"),
+    "loss/value_avg": ("", "clipped value loss, mean over action tokens"),
+    "val/clipfrac_avg": ("share of tokens", "where the value's clip was the larger loss"),
+    "val/ratio": ("", "mean probability ratio of new to old policy"),
+    "val/ratio_var": ("", "variance of that ratio over action tokens"),
+    "val/first_ratio_error": ("", "largest |ratio - 1| before any step: 0 up to rounding"),
+    "val/num_eos_tokens": ("responses", "that ended with their terminal token"),
+    "val/response_length_tokens": ("tokens per response", "that the policy sampled"),
+    "val/logprob_gap_max": ("nats per token", "sampler against training pass, largest"),
+    "val/logprob_gap_mean": ("nats per token", "sampler against training pass, mean"),
+    "lr/policy": ("", "learning rate of the policy"),
+    "lr/value": ("", "learning rate of the value model"),
+    "ppo/updates": ("updates", "rollouts trained on"),
+    "ppo/episodes": ("episodes", "responses sampled"),
+    "ppo/episodes_per_second": ("episodes per second", "over the whole run"),
+    "ppo/optimizer_steps": ("steps", "of one update"),
+    "time/generate_seconds": ("seconds", "of an update, sampling"),
+    "time/score_seconds": ("seconds", "of an update, in reward terms"),
+    "time/forward_seconds": ("seconds", "of an update, log-probs and values"),
+    "time/update_seconds": ("seconds", "of an update, training"),
+    "time/episodes_per_second": ("episodes per second", "of an update"),
+    "time/ppo_seconds": ("seconds", "of all updates so far"),
+    "ppo/gold_gain": ("utility per response", "paired difference to the baseline, gold utility"),
+    "eval/accuracy": ("share of questions", "after the cut-off, whose greedy answer is right"),
+    "eval/abstain": ("share of questions", "after the cut-off, answered with not knowing"),
+    "eval/confident_wrong": ("share of questions", "after the cut-off, answered wrongly"),
+    "eval/known_accuracy": ("share of questions", "before the cut-off, answered rightly"),
+    "eval/gold": ("utility per response", "gold utility of sampled responses"),
+    "eval/proxy": ("reward per response", "the reward model's score of sampled responses"),
+    "eval/halueval": ("share of texts", "HaluEval-shaped judging by the log-probs of Yes and No"),
+    "eval/bold": ("share of texts", "sentiment of BOLD-shaped continuations, by group"),
+    "time/total_seconds": ("seconds", "of the whole command"),
+}
+"""Metric -> (unit, meaning). Keys are TRL's where TRL has one."""
+
+
+def describe(name: str) -> tuple[str, str]:
+    """Return (unit, meaning) of a metric, or of the metric that it is a case of; else two blanks.
+
+    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`.
+    """
+    while name not in METRICS and "_" in name:
+        name = name.rpartition("_")[0]
+    return METRICS.get(name, ("", ""))

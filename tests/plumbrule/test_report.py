@@ -1,0 +1,121 @@
+"""The report: self-contained, honest about intervals, safe with any text."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plumbrule.metrics import METRICS, describe
+from plumbrule.record import merge_metrics
+from plumbrule.report import render
+from plumbrule.report.contents import _comparison
+from plumbrule.report.figures import graph, layers, line_chart, number
+
+
+def record(**metrics: float) -> dict[str, Any]:
+    node = {"state": "built", "why": "new", "wall_seconds": 1.5, "hardware": {"cores": 2}}
+    return {
+        "name": "try",
+        "id": "20260101-000000-abcdef",
+        "overrides": ["ppo.kl.coef=0.1", "reward.terms=[{name: gold}]"],
+        "seed": 3,
+        "notes": ["A rehearsal."],
+        "git": {"commit": "a" * 40, "dirty": False},
+        "versions": {"torch": "2.13.0"},
+        "headline": ["ppo/gold_gain"],
+        "metrics": {"ppo/gold_gain": 1.5, "time/total_seconds": 9.0, **metrics},
+        "nodes": {
+            "sft": {
+                **node,
+                "kind": "sft",
+                "inputs": {},
+                "artifact": "artifacts/sft/1",
+                "metrics": {},
+            },
+            "ppo": {
+                **node,
+                "kind": "ppo",
+                "inputs": {"policy": "sft"},
+                "artifact": "artifacts/ppo/2",
+                "metrics": {},
+            },
+        },
+    }
+
+
+def test_a_page_holds_headline_interval_graph_notes_and_command(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"update": u, "objective/kl": u / 2}) + "\n" for u in range(1, 6))
+    (tmp_path / "metrics.jsonl").write_text(rows)
+    (tmp_path / "notes.json").write_text('["3 prompts were left out."]')
+    whole = record(**{"ppo/gold_gain_low": 1.2, "ppo/gold_gain_high": 1.8})
+    html, markdown = render(whole, {"ppo": tmp_path})
+    for text in ("1.5", "1.2 to 1.8", "A rehearsal.", "3 prompts were left out.", "polyline"):
+        assert text in html, text
+    assert "'reward.terms=[{name: gold}]'" in markdown
+    assert "| ppo | ppo | sft |" in markdown
+    assert not re.findall(r"(?:src|href)=", html)
+    assert "<script" not in html
+
+
+def test_text_of_a_policy_cannot_break_the_page(tmp_path: Path) -> None:
+    row = {"id": "1", "response": "<script>alert(1)</script> | a\nb"}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    html, markdown = render(record(), {"ppo": tmp_path})
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "\\| a b" in markdown
+
+
+def test_an_unknown_bound_shows_no_interval() -> None:
+    row = {"what": "gold_gain", "condition": "closed", "baseline": 1, "policy": 2, "n": 1}
+    shown = _comparison([{**row, "difference": 1, "low": None, "high": None}])
+    assert shown[0]["interval"] == ""
+    assert shown[0]["bar"] == ""
+
+
+def test_interval_bars_say_on_which_side_of_zero_they_lie() -> None:
+    row = {"what": "gold_gain", "condition": "closed", "baseline": 1, "policy": 2, "n": 9}
+    cases = {"above": (0.5, 1.5), "below": (-1.5, -0.5), "across": (-0.5, 0.5)}
+    for side, (low, high) in cases.items():
+        shown = _comparison([{**row, "difference": 0.1, "low": low, "high": high}])
+        assert f'class="interval {side}"' in shown[0]["bar"]
+
+
+def test_a_graph_puts_every_node_right_of_its_inputs() -> None:
+    inputs = {"a": [], "b": ["a"], "c": ["a", "b"], "d": []}
+    columns = layers({**inputs, "e": ["c", "d"]})
+    column = {name: i for i, names in enumerate(columns) for name in names}
+    assert column["a"] < column["b"] < column["c"] < column["e"]
+    assert column["d"] == column["e"] - 1  # a source stands just left of its user
+
+
+def test_names_are_escaped_in_the_graph() -> None:
+    node = {"kind": "data", "state": "built", "inputs": {}, "wall_seconds": 1.0}
+    assert "<b>" not in graph({"<b>": node})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234567.0, "1.23e+06"), (12345.6, "12,346"), (0.12347, "0.1235"), (3.0, "3")],
+)
+def test_numbers_read_as_people_write_them(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_constant_curve_is_drawn() -> None:
+    assert "polyline" in line_chart([(1, 2.0), (2, 2.0)], "x")
+
+
+def test_a_case_of_a_metric_has_its_meaning() -> None:
+    assert describe("eval/accuracy_ppo_rag") == METRICS["eval/accuracy"]
+    assert describe("objective/kl") == METRICS["objective/kl"]
+    assert describe("nothing/at_all") == ("", "")
+
+
+def test_metrics_that_two_nodes_share_are_qualified() -> None:
+    merged = merge_metrics({"rm": {"rm/accuracy": 0.7}, "rm_1": {"rm/accuracy": 0.8, "x": 1.0}})
+    assert merged == {"rm:rm/accuracy": 0.7, "rm_1:rm/accuracy": 0.8, "x": 1.0}
