@@ -74,10 +74,10 @@ def content_digest(path: str) -> str:
     return whole.hexdigest()[:16]
 
 
-def code_hashes(entries: Iterable[str], plugins: Iterable[Path] = ()) -> dict[str, str]:
+def code_hashes(entries: Iterable[str]) -> dict[str, str]:
     """Return {relative source file: hash of its syntax tree} of all that `entries` can reach.
 
-    entries: module names. plugins: files outside the project that count as they are.
+    entries: module names.
     """
     todo, seen = [name for entry in entries for name in _resolve(entry)], {}
     while todo:
@@ -87,9 +87,7 @@ def code_hashes(entries: Iterable[str], plugins: Iterable[Path] = ()) -> dict[st
             continue
         seen[module] = path
         todo.extend(_imports(module))
-    hashes = {str(path.relative_to(ROOT)): _tree_hash(path) for path in seen.values()}
-    hashes.update({f"plugin:{path.name}": _tree_hash(path) for path in plugins})
-    return dict(sorted(hashes.items()))
+    return {str(path.relative_to(ROOT)): _tree_hash(path) for _, path in sorted(seen.items())}
 
 
 @lru_cache(maxsize=1024)
@@ -159,6 +157,12 @@ def _is_text(statement: ast.AST) -> bool:
         and isinstance(statement.value, ast.Constant)
         and isinstance(statement.value.value, str)
     )
+
+
+def forget() -> None:
+    """Drop what was read of the project's files, so that it is read again."""
+    for cached in (_source, _imports, _tree, _tree_hash, content_digest):
+        cached.cache_clear()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

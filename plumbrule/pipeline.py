@@ -26,8 +26,8 @@ from plumbrule import claims, machine
 from plumbrule.artifacts import Artifact, Manifest, Store, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
-from plumbrule.errors import ArtifactError, TrainingError
-from plumbrule.fingerprint import code_hashes, differences, digest, hashed_config
+from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.fingerprint import code_hashes, differences, digest, forget, hashed_config
 from plumbrule.run_config import STAGES, Node
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 
@@ -74,9 +74,7 @@ class RunContext:
     tracking: TrackingConfig
 
 
-def make_plan(
-    nodes: list[Node], store: Store, *, strict: bool = False, plugins: tuple[Path, ...] = ()
-) -> list[Planned]:
+def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
     """Return the plan of `nodes` (inputs before users) against what the store holds.
 
     Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
@@ -84,16 +82,11 @@ def make_plan(
     planned: dict[str, Planned] = {}
     known = store.manifests()
     for node in nodes:
-        stage = STAGES[node.kind]
         inputs = {
             slot: (planned[source].node.kind, planned[source].fingerprint)
             for slot, source in node.inputs.items()
         }
-        entries = [stage.run.split(":")[0]]
-        for kind, _ in inputs.values():
-            if opener := STAGES[kind].opener:
-                entries.append(opener.split(":")[0])
-        code = code_hashes(entries, plugins)
+        code = code_hashes(entry_modules(node.kind, inputs))
         config = hashed_config(node.config)
         links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
         fingerprint = digest([node.kind, code, config, links])
@@ -116,6 +109,27 @@ def make_plan(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
     return list(planned.values())
+
+
+def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return the modules that a node's code is reached from: its stage, its inputs' openers."""
+    entries = [STAGES[kind].run, *(STAGES[source].opener for source, _ in inputs.values())]
+    return [entry.split(":")[0] for entry in entries if entry is not None]
+
+
+def _require_unchanged_code(planned: Planned) -> None:
+    """Raise ConfigError if a source file that the node reaches was edited after the plan was made.
+
+    Its artifact would else be named after code that did not make it.
+    """
+    forget()
+    now = code_hashes(entry_modules(planned.node.kind, planned.inputs))
+    edited = differences(planned.code, now)
+    if edited:
+        raise ConfigError(
+            f"{planned.node.name}: {', '.join(edited[:4])} must not change between the plan and "
+            "the building; run the same command again."
+        )
 
 
 def _why(
@@ -205,6 +219,7 @@ def _build(
         else:
             machine.prepare(context.runtime)
             run = stage_function(node.kind)
+            _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
         tracker.finish({})
