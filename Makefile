@@ -1,4 +1,4 @@
-# make install | quickstart | check | test | test-slow | bench | constraints
+# make install | quickstart | check | test | test-slow | constraints
 # TORCH_INDEX=<url>  another index for torch        FAISS=cpu|gpu  which FAISS (default: by accelerator)
 
 VENV := .venv
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install quickstart check test test-slow bench constraints
+.PHONY: install quickstart check test test-slow constraints
 
 install: $(STAMP)
 

@@ -4,18 +4,19 @@ An artifact is a folder `artifacts/<kind>/<fingerprint>/`. It is published when 
 is there, which is renamed into place last; a folder without one is unfinished work that the stage
 resumes. The manifest lists every file with size and sha256: sizes are checked at each load, hashes
 by `Store.verify`. Published folders hold only safetensors, JSON, JSON Lines, Parquet, FAISS and
-text files, never a pickle; `checkpoints/` is removed before publication.
+text files, never a pickle; `checkpoints/` is not part of them and goes once the manifest is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -161,23 +162,26 @@ class Store:
                 )
 
     def manifests(self) -> list[Manifest]:
-        """Return the manifests of all published artifacts, oldest first; damaged ones too."""
-        found = [
-            read_manifest(path.parent, path.read_text(encoding="utf-8"))
-            for path in (self.root / "artifacts").glob(f"*/*/{MANIFEST}")
-        ]
+        """Return the manifests of published artifacts, oldest first; unreadable ones left out."""
+        found = []
+        for path in (self.root / "artifacts").glob(f"*/*/{MANIFEST}"):
+            with contextlib.suppress(ArtifactError, OSError):
+                found.append(read_manifest(path.parent, path.read_text(encoding="utf-8")))
         return sorted(found, key=lambda m: m.started)
 
-    def publish(self, manifest: Manifest) -> Manifest:
-        """Make an artifact's folder count: drop working files, list the rest, rename the manifest.
+    def publish(
+        self, manifest: Manifest, before_it_counts: Callable[[], None] = lambda: None
+    ) -> Manifest:
+        """Make an artifact's folder count: list and sync its files, rename the manifest, tidy up.
 
+        before_it_counts: called last before the manifest is there; may raise to prevent it.
         Raises: ArtifactError: the stage left a file in a pickle format.
         """
         folder = self.folder(manifest.kind, manifest.fingerprint)
         names = sorted(
             str(path.relative_to(folder))
             for path in folder.rglob("*")
-            if path.is_file() and path.relative_to(folder).parts[0] not in WORKING
+            if path.is_file() and not is_working(path.relative_to(folder).parts[0])
         )
         pickled = [name for name in names if name.endswith(PICKLES)]
         if pickled:
@@ -186,18 +190,14 @@ class Store:
                 "published; write safetensors or JSON, or put it under checkpoints/."
             )
         files = {
-            name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+            name: {"size": (folder / name).stat().st_size, "sha256": synced(folder / name)}
             for name in names
             if name != MANIFEST
         }
         whole = Manifest(**{**asdict(manifest), "files": files})
+        before_it_counts()
         write_json(folder / MANIFEST, asdict(whole))
-        for name in WORKING:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif name != "claim.json":
-                path.unlink(missing_ok=True)
+        tidy(folder)
         return whole
 
 
@@ -207,8 +207,9 @@ def read_manifest(folder: Path, text: str) -> Manifest:
     Raises: ArtifactError: it is not valid.
     """
     try:
-        return Manifest(**json.loads(text))
-    except (json.JSONDecodeError, TypeError) as error:
+        known = {f.name for f in fields(Manifest)}  # a later version may write more
+        return Manifest(**{k: v for k, v in json.loads(text).items() if k in known})
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{folder / MANIFEST} is damaged ({error}); remove the folder to build it again."
         ) from None
@@ -224,6 +225,29 @@ def write_json(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
     fsync_folder(path.parent)
+
+
+def is_working(name: str) -> bool:
+    """Return whether a top-level name in an artifact's folder is never published."""
+    return name in WORKING or name.startswith(".") or name.endswith(".partial")
+
+
+def tidy(folder: Path) -> None:
+    """Remove what unfinished work left in a published artifact's folder; a living claim stays."""
+    for path in folder.iterdir():
+        if not is_working(path.name) or path.name == "claim.json":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.startswith((".clock-", ".claim-")):  # another command's, this moment
+            path.unlink(missing_ok=True)
+
+
+def synced(path: Path) -> str:
+    """Make a file durable and return the hex digest of its content."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return sha256(path)
 
 
 def sha256(path: Path) -> str:

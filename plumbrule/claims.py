@@ -2,12 +2,14 @@
 
 A claim is `claim.json` in the artifact's folder, made with O_EXCL and touched by its owner every
 few seconds. One that has been silent for two minutes, or whose process on this machine is gone, is
-taken over. An owner whose claim is gone stops before it publishes. So two builders may waste work
-when clocks and networks are at their worst, but they never publish a mixture.
+taken over. An owner whose claim is gone is interrupted, and looks once more before its manifest
+counts. So two builders may waste work when clocks and networks are at their worst; should they have
+written into one folder for a moment, sizes and hashes of the manifest tell.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import json
 import os
@@ -36,7 +38,7 @@ class Owner:
     token: str
 
     def __str__(self) -> str:
-        return f"run {self.run} (process {self.pid} on {self.host})"
+        return f"run {self.run} (process {self.pid} on {self.host.split('/')[0]})"
 
 
 class Claim:
@@ -68,15 +70,21 @@ class Claim:
             )
 
     def _is_mine(self) -> bool:
+        """Return False only where the claim is known to be gone or another's."""
+        if not self.path.exists():
+            return False
         now = read_owner(self.path)
-        return now is not None and now.token == self.owner.token
+        return now is None or now.token == self.owner.token
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             if not self._is_mine():
                 self._lost.set()
+                if not self._stop.is_set():
+                    _thread.interrupt_main()
                 return
-            os.utime(self.path)
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
 
 def acquire(folder: Path, run: str) -> Claim | Owner:
@@ -84,7 +92,7 @@ def acquire(folder: Path, run: str) -> Claim | Owner:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     while True:
-        me = Owner(run, socket.gethostname(), os.getpid(), _born(os.getpid()), uuid.uuid4().hex)
+        me = Owner(run, _host(), os.getpid(), born(os.getpid()), uuid.uuid4().hex)
         if _create(path, me):
             return Claim(folder, me)
         owner = read_owner(path)
@@ -133,12 +141,21 @@ def _remove_stale(path: Path, judged: Owner | None) -> None:
 
 def _alive(owner: Owner) -> bool:
     """Return False only where this machine knows that the owner's process is gone."""
-    if owner.host != socket.gethostname():
+    if owner.host != _host():
         return True
-    return _born(owner.pid) == owner.born
+    return born(owner.pid) == owner.born
 
 
-def _born(pid: int) -> str:
+def _host() -> str:
+    """Return the host's name and what tells apart machines, boots and containers of one name."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
+
+
+def born(pid: int) -> str:
     """Return when a process of this machine started, so that a reused pid is told apart."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")

@@ -5,15 +5,16 @@ meaning of None. Ranges are checked in `__post_init__` with `require`, before an
 module and every stage's `config.py` import no torch, so help and planning stay fast.
 
 A stage's config is hashed whole into its artifact's fingerprint (`plumbrule/fingerprint.py`), but
-for two kinds of field, marked in their metadata: a `CONTENT` path stands for the bytes of the files
-it names, and a `NOT_HASHED` field is read by another node.
+for fields that are marked in their metadata: a `CONTENT` path stands for the bytes of the files it
+names, and a `NOT_HASHED` field changes no number of its stage beyond rounding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
@@ -44,11 +45,35 @@ def require_range(
     require(low <= value <= high, name, shown, span, "change it")
 
 
+def require_source(name: str, value: str, revision_name: str, revision: str | None) -> None:
+    """Raise ConfigError unless `value` is a folder that exists, or a hub name with its commit."""
+    if Path(value).is_dir():
+        require(
+            revision is None,
+            revision_name,
+            revision,
+            f"be null for the folder {name} (={value})",
+            "only a hub name has revisions",
+        )
+        return
+    parts = value.split("/")
+    plain = len(parts) <= 2 and all(part and part[0] not in ".~-" for part in parts)
+    require(plain, name, value, "be a folder that exists or a hub name", "check the path")
+    digits = revision or ""
+    require(
+        len(digits) == 40 and set(digits) <= set("0123456789abcdef"),
+        revision_name,
+        revision,
+        f"be a 40-digit hex commit of the hub name {value}, which is no folder here",
+        f"give one (branches move), or correct {name}",
+    )
+
+
 @dataclass
 class ModelConfig:
     """A causal language model: one to load, or the shape of one to make from scratch."""
 
-    name_or_path: str | None = None
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
     """Folder or hub name; None: a Llama of the shape below, made by the base stage."""
     revision: str | None = None
     """40-hex commit of a hub model; None for a folder."""
@@ -74,16 +99,8 @@ class ModelConfig:
             f"divide by 2 * model.num_heads (={2 * self.num_heads})",
             "rotary position codes need an even size per head",
         )
-        hex40 = self.revision is None or (
-            len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
-        )
-        require(
-            hex40,
-            "model.revision",
-            self.revision,
-            "be a 40-digit hex commit",
-            "branches move, so results could not be reproduced",
-        )
+        if self.name_or_path is not None:
+            require_source("model.name_or_path", self.name_or_path, "model.revision", self.revision)
 
 
 @dataclass
@@ -94,8 +111,8 @@ class SamplingConfig:
     """Divides logits in sampling and in every log-prob; 0 is greedy (not for PPO)."""
     max_new_tokens: int = 32
     """Longest response, tokens, its terminal token counted."""
-    batch_size: int = 64
-    """Prompts decoded together (rows x samples); part of the numbers only up to rounding."""
+    batch_size: int = field(default=64, metadata=NOT_HASHED)
+    """Responses decoded together; changes numbers by rounding only."""
 
     def __post_init__(self) -> None:
         require_range("sampling.temperature", self.temperature, 0.0, 10.0)
@@ -176,6 +193,14 @@ class AtlasConfig:
     sentiment_gap: float = 0.3
     """Planted bias: how much more often the base corpus speaks well of the first group."""
 
+    def read_by(self, role: str) -> AtlasConfig:
+        """Return the config with sizes that do not matter to `role` at their defaults.
+
+        So that more evaluation questions do not train a new base model.
+        """
+        kept = {*ATLAS_WORLD, *ATLAS_SIZES.get(role, ())}
+        return AtlasConfig(**{name: getattr(self, name) for name in kept})
+
     def __post_init__(self) -> None:
         require_range("atlas.phrasings", self.phrasings, 3, 6)
         require_range("atlas.sentiment_gap", self.sentiment_gap, 0.0, 1.0)
@@ -191,6 +216,20 @@ class AtlasConfig:
             require_range(f"atlas.{name}", getattr(self, name), 8, 10**7, "rows")
         for name in ("num_halueval", "num_bold"):
             require_range(f"atlas.{name}", getattr(self, name), 4, 10**5, "rows")
+
+
+ATLAS_WORLD = ("seed", "num_known", "num_after", "phrasings")
+"""What fixes the world itself."""
+ATLAS_SIZES = {
+    "corpus": ("num_corpus", "sentiment_gap"),
+    "demonstrations": ("num_demonstrations",),
+    "preferences": ("num_preferences",),
+    "prompts": ("num_prompts",),
+    "questions": ("num_questions",),
+    "halueval": ("num_halueval",),
+    "bold": ("num_bold",),
+}
+"""Role -> what it reads besides."""
 
 
 @dataclass

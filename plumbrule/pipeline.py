@@ -2,13 +2,14 @@
 
 `make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
 manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
-which config key, input or source file differs from the newest artifact of the same node. `execute`
+which config key, input or source file differs from the most alike artifact of the node. `execute`
 then walks the plan. Several commands may walk the same graph at once: whoever gets the claim
 builds, the others wait and say for whom.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule import claims, machine
-from plumbrule.artifacts import Artifact, Manifest, Store, write_json
+from plumbrule.artifacts import Artifact, Manifest, Store, tidy, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
@@ -87,7 +88,10 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
             for slot, source in node.inputs.items()
         }
         code = code_hashes(entry_modules(node.kind, inputs))
-        config = hashed_config(node.config)
+        try:
+            config = hashed_config(node.config)
+        except ConfigError as error:
+            raise ConfigError(f"{node.name}: {error}") from None
         links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
         fingerprint = digest([node.kind, code, config, links])
         manifest = store.manifest(node.kind, fingerprint)
@@ -183,6 +187,8 @@ def _resolve(
     while True:
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
+            if not waiting and not (folder / claims.NAME).exists():
+                tidy(folder)
             return Built(planned, manifest, folder, "shared" if waiting else "cached")
         claim = claims.acquire(folder, context.id)
         if isinstance(claim, claims.Claim):
@@ -222,7 +228,8 @@ def _build(
             _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
-        tracker.finish({})
+        tracker.finish({}, failed=True)
+        claim.check()
         raise_if_disk_is_full(folder, error)
         raise
     claim.check()
@@ -247,18 +254,20 @@ def _build(
             wall_seconds=round(time.monotonic() - began, 2),
             wandb_run_id=tracker.run_id if isinstance(tracker, WandbTracker) else None,
             started=started,
-        )
+        ),
+        before_it_counts=claim.check,
     )
 
 
 def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
     """Raise TrainingError in place of `error` where the disk has no room left.
 
-    Libraries say it in ways of their own (OSError, RuntimeError, a Rust error), so it is the disk
-    that is asked.
+    Libraries say it in ways of their own (OSError, RuntimeError, a Rust error) or not at all, so
+    the disk is asked as well.
     """
     free = shutil.disk_usage(folder).free
-    if free < FULL_BYTES:
+    says_so = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+    if free < FULL_BYTES or says_so:
         raise TrainingError(
             f"the disk under {folder} must have room to write on (={free / 2**20:.1f} MiB free); "
             "make room and run the same command: it goes on from the newest complete checkpoint."
@@ -287,7 +296,8 @@ def _artifact(built: Built) -> Artifact:
 def _tracker(planned: Planned, context: RunContext, folder: Path) -> FileTracker:
     """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
     if newest(folder / "checkpoints") is None:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "checkpoints/wandb.json"):
+            (folder / name).unlink(missing_ok=True)
     if context.tracking.name == "jsonl":
         return FileTracker(folder)
     return WandbTracker(
@@ -338,6 +348,7 @@ def _run_in_processes(
                 for slot, artifact in inputs.items()
             },
             "runtime": asdict(context.runtime),
+            "parent": {"pid": os.getpid(), "born": claims.born(os.getpid())},
         },
     )
     result = folder / "result.json"
@@ -347,11 +358,17 @@ def _run_in_processes(
     command += ["-m", "plumbrule.worker", str(folder)]
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(context.runtime.threads or 1))
-    done = subprocess.run(command, env=environment, check=False)
-    if done.returncode or not result.is_file():
+    with subprocess.Popen(command, env=environment) as children:
+        try:
+            code = children.wait()
+        except BaseException:
+            children.terminate()  # torchrun then ends its workers, which are not our children
+            children.wait()
+            raise
+    if code or not result.is_file():
         raise TrainingError(
             f"stage {planned.node.kind} failed in one of its {context.runtime.processes} "
-            f"processes (exit code {done.returncode}); see its output above."
+            f"processes (exit code {code}); see its output above."
         )
     if isinstance(tracker, WandbTracker):
         tracker.mirror(read_metrics(folder))

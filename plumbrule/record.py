@@ -1,13 +1,14 @@
 """The record of a run: `run.json`, and the two reports made from it.
 
-`metrics` in `run.json` is flat. A node's metric keeps its name where no other node of the run has
-the same; where two have (two evals of policies of one kind), each is `<node>:<name>`.
+`metrics` in `run.json` is flat. Where several nodes have a metric of one name (two reward models),
+that of the node named like its kind keeps it, and the others' are `<node>:<name>`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, A
     return {
         "name": config.run.name,
         "id": run_id,
-        "overrides": overrides,
+        "overrides": [o for o in overrides if not o.lstrip("+").startswith("run.store=")],
         "seed": config.seed,
         "objective": config.run.objective,
         "notes": list(config.run.notes),
@@ -51,7 +52,8 @@ def close(
     seconds: float,
 ) -> dict[str, Any]:
     """Return the whole record of a run; paths are relative to the store."""
-    metrics = merge_metrics({name: b.manifest.metrics for name, b in built.items()})
+    kinds = {name: b.planned.node.kind for name, b in built.items()}
+    metrics = merge_metrics({name: b.manifest.metrics for name, b in built.items()}, kinds)
     metrics["time/total_seconds"] = round(seconds, 2)
     nodes = {
         name: {
@@ -72,15 +74,17 @@ def close(
         "headline": [name for name in HEADLINE if name in metrics],
         "metrics": metrics,
         "nodes": nodes,
-        "config": as_json(config),
+        "config": as_json(replace(config, run=replace(config.run, store=None))),
     }
 
 
-def merge_metrics(by_node: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return all nodes' metrics in one flat mapping; a name that two nodes share is qualified."""
+def merge_metrics(
+    by_node: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
+) -> dict[str, float]:
+    """Return all nodes' metrics in one flat mapping, with names that several share qualified."""
     times = Counter(name for metrics in by_node.values() for name in metrics)
     return {
-        (name if times[name] == 1 else f"{node}:{name}"): float(value)
+        (name if times[name] == 1 or node == kinds[node] else f"{node}:{name}"): float(value)
         for node, metrics in by_node.items()
         for name, value in metrics.items()
     }

@@ -27,13 +27,13 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule import record
 from plumbrule.artifacts import Store, write_json
-from plumbrule.errors import DataError, NeedsInput, PlumbruleError
-from plumbrule.fingerprint import ROOT
+from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
+from plumbrule.fingerprint import ROOT, digest
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.run_config import RunConfig, from_hydra, schemas
 
@@ -42,12 +42,19 @@ CONF = ROOT / "conf"
 
 def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
+    OmegaConf.register_new_resolver("cell", cell_name, replace=True)
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:
             store.store(group=group, name="schema", node=schema)
         else:
             store.store(name="run_schema", node=schema)
+
+
+def cell_name(overrides: str) -> str:
+    """Return the folder name of a sweep's cell: its overrides, shortened, and a hash of them."""
+    plain = re.sub(r"[^\w.=,-]", "_", overrides)
+    return f"{plain[:60]}-{digest(overrides)[:8]}"
 
 
 def say(line: str) -> None:
@@ -71,6 +78,9 @@ def _guarded(command: Callable[[], Any]) -> int:
     try:
         command()
         return 0
+    except TrainingError as error:
+        say(f"error: {error}")
+        return 1
     except PlumbruleError as error:
         say(f"error: {error}")
         return 2
@@ -99,13 +109,12 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     overrides = [str(o) for o in job.overrides.task]
     if job.mode != RunMode.MULTIRUN:
         sys.exit(_guarded(lambda: run(cfg, overrides)))
+    folder = Path(job.runtime.output_dir)
+    (folder / "failure.json").unlink(missing_ok=True)
     try:
         return run(cfg, overrides)
-    except (KeyboardInterrupt, NeedsInput):
-        raise
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         say(f"cell {' '.join(overrides)} failed: {error}")
-        folder = Path(job.runtime.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"overrides": overrides, "error": str(error), "trace": traceback.format_exc()}
         write_json(folder / "failure.json", failure)
@@ -144,8 +153,8 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         raise
     seconds = time.monotonic() - began
     whole = record.close(config, overrides, run_id, built, store, seconds)
-    write_json(folder / "run.json", whole)
     record.write_reports(whole, built, folder)
+    write_json(folder / "run.json", whole)
     finish(whole, folder, store)
     objective = config.run.objective
     if objective is None:
@@ -215,7 +224,6 @@ def known_keys() -> list[str]:
     """Return the dotted name of every setting of the default composition."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -138,6 +138,7 @@ class RunSection:
     """Sentences that the report prints first, such as what an experiment can't show."""
 
     def __post_init__(self) -> None:
+        require(bool(self.goals), "run.goals", self.goals, "name at least one node", "add compare")
         require_choice("run.versions", self.versions, ("show", "strict"))
         plain = self.name and not set(self.name) & set('/\\:*?"<>| ') and self.name[0] != "."
         require(
@@ -251,7 +252,11 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
     config.nodes = read_nodes(config.nodes)
-    names = order(config.nodes, [config.run.only] if config.run.only else config.run.goals)
+    names = (
+        order(config.nodes, [config.run.only], "run.only")
+        if config.run.only
+        else order(config.nodes, config.run.goals)
+    )
     nodes = [_node(cfg, config, name) for name in names]
     check(config, nodes)
     return config, nodes
@@ -276,8 +281,8 @@ def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
     return nodes
 
 
-def order(nodes: Mapping[str, NodeConfig], goals: list[str]) -> list[str]:
-    """Return the nodes that `goals` need, each after its inputs.
+def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goals") -> list[str]:
+    """Return the nodes that `goals`, given by the setting `key`, need, each after its inputs.
 
     Raises: GraphError: an unknown node, kind or slot, an input of the wrong kind, a cycle.
     """
@@ -301,7 +306,7 @@ def order(nodes: Mapping[str, NodeConfig], goals: list[str]) -> list[str]:
         done.append(name)
 
     for goal in goals:
-        visit(goal, f"run.goals (={goal})")
+        visit(goal, f"{key} (={goal})")
     return done
 
 
@@ -386,13 +391,22 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
                 f"Atlas brings its own; pass eval.{role}.path=<folder>, or leave the benchmark "
                 f"out with nodes.<eval node>.inputs.{role}=null."
             )
-    atlas = config.atlas if dataset.format == "atlas" else None
+    atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
     return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
 
 
 def check(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError for settings that are fine alone and can't run together."""
     context = config.model.context
+    read = {node.config.role for node in nodes if node.kind == "data"}
+    for role in config.data:
+        require(
+            role in read,
+            f"data.{role}",
+            config.data[role].format,
+            "be read by a planned node",
+            f"point a node at it, such as nodes.rm.inputs.preferences={role}",
+        )
     for node in nodes:
         if node.kind in ("feedback", "ppo", "eval"):
             check_fit(node, context)

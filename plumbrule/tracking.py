@@ -89,15 +89,15 @@ class FileTracker:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(partial, self.path)
 
-    def finish(self, metrics: Mapping[str, float]) -> None:
+    def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
         """Do nothing: headline metrics stand in the manifest."""
 
 
 class WandbTracker(FileTracker):
     """A FileTracker that mirrors everything to one W&B run per node.
 
-    The run's id is derived from the artifact's fingerprint and the run folder's name, so a resumed
-    node goes on in the same W&B run. Runs of one command share a group.
+    Its id is kept beside the artifact's checkpoints, so a resumed node goes on in the same W&B run.
+    Runs of one command share a group.
     """
 
     def __init__(
@@ -166,11 +166,11 @@ class WandbTracker(FileTracker):
         made.metadata["uses"] = {slot: f"{k}-{f}" for slot, (k, f) in uses.items()}
         self._run.log_artifact(made)
 
-    def finish(self, metrics: Mapping[str, float]) -> None:
+    def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
         """Write headline metrics into the summary and close the run."""
         for name, value in metrics.items():
             self._run.summary[name] = float(value)
-        self._run.finish()
+        self._run.finish(exit_code=1 if failed else 0)
 
 
 def wandb_key_is_set() -> bool:

@@ -86,8 +86,9 @@ def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:
     """
     for folder, record in runs(store):
         if what in (folder.name, str(folder.relative_to(store.root))) or Path(what) == folder:
-            text = (folder / "report.md").read_text(encoding="utf-8") if not as_json else ""
-            print(text or json.dumps(record, indent=1))
+            report = folder / "report.md"  # only a finished run has one
+            whole = as_json or not report.is_file()
+            print(json.dumps(record, indent=1) if whole else report.read_text(encoding="utf-8"))
             return
     found = [p.parent for p in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
     found = [p for p in found if p.name.startswith(what) or f"{p.parent.name}/{p.name}" == what]

@@ -2,23 +2,29 @@
 
 Usage: torchrun ... -m plumbrule.worker <artifact folder>. It reads `stage.json` there, which the
 parent wrote, builds the typed config again and runs the stage; the process of rank 0 leaves the
-metrics in `result.json`. Hydra runs in the parent only.
+metrics in `result.json`. Hydra runs in the parent only. Workers do not outlive it: torchrun puts
+them into a session of their own, so each watches whether the parent is there and ends if it is not.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from plumbrule import machine
+from plumbrule import claims, machine
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.pipeline import stage_function
 from plumbrule.run_config import STAGES
 from plumbrule.tracking import FileTracker, NullTracker, Tracker
+
+WATCH_SECONDS = 1.0
 
 
 def main(folder: Path) -> None:
@@ -27,6 +33,8 @@ def main(folder: Path) -> None:
 
     stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     kind = stage["kind"]
+    watcher = threading.Thread(target=end_with, kwargs=stage["parent"], daemon=True)
+    watcher.start()
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])
     )
@@ -44,6 +52,13 @@ def main(folder: Path) -> None:
             write_json(folder / "result.json", dict(metrics))
     finally:
         distributed.stop()
+
+
+def end_with(pid: int, born: str) -> None:
+    """End this process once the process `pid` that started at `born` is gone."""
+    while claims.born(pid) == born:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":

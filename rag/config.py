@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from plumbrule.config import CONTENT_IF_LOCAL, require, require_range
+from plumbrule.config import (
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    require,
+    require_range,
+    require_source,
+)
 
 HASHING = "hashing"
 
@@ -24,7 +29,7 @@ class IndexConfig:
     """40-hex commit of a hub encoder; None for a folder or `hashing`."""
     dimensions: int = 1024
     """Of the hashing encoder's vectors."""
-    batch_size: int = 64
+    batch_size: int = field(default=64, metadata=NOT_HASHED)
     """Chunks encoded together."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
@@ -42,37 +47,14 @@ class IndexConfig:
         require_range("rag.dimensions", self.dimensions, 16)
         require_range("rag.batch_size", self.batch_size, 1, unit="chunks")
         require_range("rag.num_queries", self.num_queries, 1, unit="questions")
-        self._check_encoder()
-
-    def _check_encoder(self) -> None:
         revision = self.encoder_revision
-        if self.encoder == HASHING or Path(self.encoder).is_dir():
-            require(
-                revision is None,
-                "rag.encoder_revision",
-                revision,
-                f"be null for rag.encoder (={self.encoder})",
-                "only a hub name has revisions",
-            )
+        if self.encoder != HASHING:
+            require_source("rag.encoder", self.encoder, "rag.encoder_revision", revision)
             return
         require(
-            looks_like_hub_name(self.encoder),
-            "rag.encoder",
-            self.encoder,
-            "be hashing, a folder that exists or a hub name",
-            "check the path",
-        )
-        digits = revision or ""
-        require(
-            len(digits) == 40 and set(digits) <= set("0123456789abcdef"),
+            revision is None,
             "rag.encoder_revision",
             revision,
-            f"be a 40-digit hex commit of the hub encoder {self.encoder}, which is no folder here",
-            "give one (branches move), or correct rag.encoder",
+            "be null for rag.encoder (=hashing)",
+            "only a hub name has revisions",
         )
-
-
-def looks_like_hub_name(name: str) -> bool:
-    """Return whether `name` is written as the hub writes names: `model` or `owner/model`."""
-    parts = name.split("/")
-    return len(parts) <= 2 and all(part and part[0] not in ".~" for part in parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import (
+    NOT_HASHED,
     GoldConfig,
     RetrievalConfig,
     SamplingConfig,
@@ -81,7 +82,7 @@ policy's context."""
     """Prompts whose first sampled answers give the scores' mean and variance."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How those answers are sampled where the preferences are a data set and bring no samples."""
-    save_every: int = 50
+    save_every: int = field(default=50, metadata=NOT_HASHED)
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
@@ -186,7 +187,7 @@ head and the log-softmax are float32 in both."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    save_every: int = 2
+    save_every: int = field(default=2, metadata=NOT_HASHED)
     """Updates between checkpoints."""
     num_samples: int = 16
     """Validation prompts whose greedy responses are written before and after training."""

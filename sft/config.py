@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import (
     CONTENT,
+    NOT_HASHED,
     AtlasConfig,
     ModelConfig,
     require,
@@ -121,7 +122,7 @@ class BaseConfig:
     max_grad_norm: float = 1.0
     precision: str = "float32"
     """Compute precision; master weights are float32 either way."""
-    save_every: int = 100
+    save_every: int = field(default=100, metadata=NOT_HASHED)
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
@@ -167,7 +168,7 @@ class SFTConfig:
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
     precision: str = "float32"
-    save_every: int = 50
+    save_every: int = field(default=50, metadata=NOT_HASHED)
     """Steps between checkpoints."""
     retrieval_template: str = "{passages}\n{question}"
     """How passages enter the last user turn; stored in policy.json and used ever after."""

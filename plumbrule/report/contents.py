@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
     nodes = record["nodes"]
     return {
         "record": record,
-        "command": " ".join(["plumbrule", *(_quoted(o) for o in record["overrides"])]),
+        "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
         "notes": list(record["notes"]),
         "node_notes": [
             (name, note)
@@ -59,10 +60,6 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
 def read_json(path: Path) -> Any:
     """Return a JSON file's value, or None where there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _quoted(override: str) -> str:
-    return f"'{override}'" if set(override) & set(" []{}$*?&|;<>()") else override
 
 
 def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ themes, and carry `<title>` elements, so that a pointer over a mark reads its va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -14,8 +15,8 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 122, 40, 44, 14
 
 def number(value: float) -> str:
     """Return a number as a person reads it: four significant digits or a whole number."""
-    if value != value:
-        return "n/a"
+    if not math.isfinite(value):
+        return "n/a" if math.isnan(value) else str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e5:

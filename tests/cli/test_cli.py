@@ -83,7 +83,7 @@ def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
     imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
     assert "plumbrule.pipeline" in imported
     assert not {"torch", "transformers", "wandb"} & set(imported)
-    assert seconds < 20  # the figure is measured by scripts/bench_run.py; this catches a hang
+    assert seconds < 30  # about 1.3 s on a quiet machine; this catches a hang only
 
 
 def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
+from plumbrule import claims
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
-from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 
 
 def published(store: Store, **files: str) -> Path:
@@ -89,6 +91,68 @@ def test_an_artifact_names_a_missing_file(tmp_path: Path) -> None:
         Artifact.of(tmp_path, "sft").file("model")
     with pytest.raises(ArtifactError, match="read by its files only"):
         Artifact.of(tmp_path, "sft").open()
+
+
+def test_files_of_a_moment_are_not_published(tmp_path: Path) -> None:
+    """A waiting command's clock, a dead one's claim and half-written files may lie beside."""
+    store = Store(tmp_path)
+    folder = store.folder("sft", "abc")
+    folder.mkdir(parents=True)
+    for name in (".clock-1", ".claim-2", ".manifest.json.77", "metrics.partial", "a"):
+        (folder / name).write_text("x")
+    manifest = store.publish(Manifest("sft", "sft", "abc", {}, {}))
+    assert set(manifest.files) == {"a"}
+
+
+def test_waiting_commands_do_not_disturb_publishing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("sft", "abc")
+    stop = threading.Event()
+    with claims.acquire(folder, "builder"):
+
+        def wait() -> None:
+            while not stop.is_set():
+                claims.acquire(folder, "waiter")
+
+        waiters = [threading.Thread(target=wait) for _ in range(3)]
+        for waiter in waiters:
+            waiter.start()
+        try:
+            for n in range(40):
+                (folder / f"file-{n}").write_text("x" * n)
+                store.publish(Manifest("sft", "sft", "abc", {}, {}))
+        finally:
+            stop.set()
+            for waiter in waiters:
+                waiter.join()
+    manifest = store.manifest("sft", "abc")
+    assert manifest is not None
+    assert len(manifest.files) == 40
+
+
+def test_a_claim_lost_at_the_last_moment_publishes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("sft", "abc")
+    folder.mkdir(parents=True)
+
+    def lost() -> None:
+        raise TrainingError("taken over")
+
+    with pytest.raises(TrainingError, match="taken over"):
+        store.publish(Manifest("sft", "sft", "abc", {}, {}), before_it_counts=lost)
+    assert not (folder / MANIFEST).exists()
+
+
+def test_one_unreadable_manifest_does_not_stop_a_plan(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    published(store, a="x")
+    other = store.folder("rm", "def")
+    other.mkdir(parents=True)
+    (other / MANIFEST).write_text("{")
+    assert [m.kind for m in store.manifests()] == ["sft"]
+    later = json.loads((store.folder("sft", "abc") / MANIFEST).read_text())
+    write_json(store.folder("sft", "abc") / MANIFEST, {**later, "new_field": 1})
+    assert store.manifest("sft", "abc") is not None
 
 
 def test_json_is_replaced_whole(tmp_path: Path) -> None:

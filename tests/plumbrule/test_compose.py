@@ -110,9 +110,17 @@ def test_every_field_is_read_somewhere() -> None:
         (["base.sequence_tokens=1024", "base.batch_tokens=1024"], "must fit model.context"),
         (["dataset=hh_rlhf"], "must name a file or folder of format hh_rlhf"),
         (["dataset=jsonl", "dataset.path=x"], r"eval\.halueval\.path \(=None\) must name"),
-        (["model.name_or_path=gpt2"], "must be null for the base stage"),
+        (["model=gpt2"], "must be null for the base stage"),
+        (["model.name_or_path=gpt2"], r"model\.revision \(=None\) must be a 40-digit hex commit"),
+        (["model.name_or_path=./nope"], "must be a folder that exists or a hub name"),
+        (["run.goals=[]"], "must name at least one node"),
+        (["run.only=evl"], r"run\.only \(=evl\) must name a node; did you mean eval"),
+        (
+            ["dataset@data.preferences=jsonl", "data.preferences.path=x"],
+            "must be read by a planned node",
+        ),
         (["nodes.sft.inputs.base=null"], "must name a model where sft has no base input"),
-        (["model.revision=main"], "40-digit hex"),
+        (["model.name_or_path=gpt2", "model.revision=main"], "40-digit hex"),
         (["model.hidden_size=100"], "must divide by"),
         (["nodes.sft.inputs.base=ppo"], "must not form a cycle.*sft -> ppo -> sft"),
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
@@ -166,7 +174,7 @@ def test_a_missing_path_is_named(composed: Callable) -> None:
     from plumbrule.pipeline import make_plan
 
     _, nodes = composed("dataset=jsonl", "dataset.path=/nowhere", "run.goals=[sft]")
-    with pytest.raises(PlumbruleError, match=r"/nowhere.* must exist"):
+    with pytest.raises(PlumbruleError, match=r"corpus: path \(=/nowhere\) must exist"):
         make_plan(nodes, Store("."))
 
 
@@ -198,6 +206,18 @@ def test_a_role_can_have_a_data_set_of_its_own(composed: Callable) -> None:
     by_name = {n.name: n.config.dataset for n in nodes if n.kind == "data"}
     assert by_name["demonstrations"].path == "mine.jsonl"
     assert by_name["prompts"].format == "atlas"
+
+
+def test_more_questions_do_not_train_a_new_base(composed: Callable) -> None:
+    def fingerprints(*overrides: str) -> dict[str, str]:
+        from plumbrule.artifacts import Store
+        from plumbrule.pipeline import make_plan
+
+        plan = make_plan(composed(*overrides)[1], Store("."))
+        return {p.node.name: p.fingerprint for p in plan}
+
+    one, two = fingerprints(), fingerprints("atlas.num_questions=100", "sft.save_every=7")
+    assert {n for n in one if one[n] != two[n]} == {"questions", "eval", "eval_sft", "compare"}
 
 
 def test_order_gives_inputs_before_users() -> None:

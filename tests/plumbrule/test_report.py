@@ -117,5 +117,11 @@ def test_a_case_of_a_metric_has_its_meaning() -> None:
 
 
 def test_metrics_that_two_nodes_share_are_qualified() -> None:
-    merged = merge_metrics({"rm": {"rm/accuracy": 0.7}, "rm_1": {"rm/accuracy": 0.8, "x": 1.0}})
-    assert merged == {"rm:rm/accuracy": 0.7, "rm_1:rm/accuracy": 0.8, "x": 1.0}
+    metrics = {"rm": {"rm/accuracy": 0.7}, "rm_1": {"rm/accuracy": 0.8, "x": 1.0}}
+    merged = merge_metrics(metrics, {"rm": "rm", "rm_1": "rm"})
+    assert merged == {"rm/accuracy": 0.7, "rm_1:rm/accuracy": 0.8, "x": 1.0}
+
+
+def test_an_infinite_number_does_not_end_a_report() -> None:
+    assert number(float("inf")) == "inf"
+    assert number(float("nan")) == "n/a"

@@ -162,7 +162,7 @@ def test_bad_documents_are_refused(tmp_path: Path, rows: str, message: str) -> N
         ({"dimensions": 8}, r"rag\.dimensions \(=8\)"),
         ({"batch_size": 0}, r"rag\.batch_size \(=0 chunks\)"),
         ({"num_queries": 0}, r"rag\.num_queries"),
-        ({"encoder": "./no/such/folder"}, r"rag\.encoder \(=\./no/such/folder\) must be hashing"),
+        ({"encoder": "./no/such/folder"}, r"rag\.encoder \(=\./no/such/folder\) must be a folder"),
         ({"encoder": "no/such/folder"}, r"rag\.encoder \(=no/such/folder\)"),
         ({"encoder": "owner/model"}, r"rag\.encoder_revision \(=None\) must be a 40-digit hex"),
         ({"encoder": "owner/model", "encoder_revision": "main"}, r"encoder_revision \(=main\)"),
