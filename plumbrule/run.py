@@ -38,6 +38,8 @@ from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.run_config import RunConfig, from_hydra, schemas
 
 CONF = ROOT / "conf"
+FAILED: list[str] = []
+"""Cells of this process's sweep that failed."""
 
 
 def register() -> None:
@@ -70,7 +72,10 @@ def main() -> None:
         sys.exit(_guarded(lambda: verbs.main(sys.argv[1:])))
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.exit(_guarded(_hydra_main))
+    code = _guarded(_hydra_main)
+    if FAILED:
+        say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
+    sys.exit(code or int(bool(FAILED)))
 
 
 def _guarded(command: Callable[[], Any]) -> int:
@@ -115,6 +120,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         return run(cfg, overrides)
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         say(f"cell {' '.join(overrides)} failed: {error}")
+        FAILED.append(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"overrides": overrides, "error": str(error), "trace": traceback.format_exc()}
         write_json(folder / "failure.json", failure)

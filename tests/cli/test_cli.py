@@ -34,6 +34,11 @@ def record(store: Path) -> dict:
     return json.loads(newest.read_text())
 
 
+def record_id(store: Path) -> str:
+    """Return the id of the newest run."""
+    return str(record(store)["id"])
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which the fast chain has been built once."""
@@ -111,6 +116,31 @@ def test_errors_are_one_line_and_exit_with_2(
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(store: Path) -> None:
+    arguments = ["-m", "debug=fast", "run.dry=true", "ppo.kl.coef=-1,0.3"]
+    done = plumbrule(store, *arguments)
+    assert done.returncode == 1
+    assert "1 cell(s) failed" in done.stderr
+    cells = sorted(p for p in (store / "runs" / "quickstart" / "sweep").iterdir() if p.is_dir())
+    failures = [p for p in cells if (p / "failure.json").is_file()]
+    assert len(cells) == 2
+    assert len(failures) == 1
+    assert "must be at least 0" in json.loads((failures[0] / "failure.json").read_text())["error"]
+    assert re.search(r"ppo +build .*changed: kl\.coef", done.stderr)
+
+
+def test_show_of_a_run_that_failed(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a"')
+    arguments = ["dataset=jsonl", f"dataset.path={bad}", "run.only=prompts", "tracking=jsonl"]
+    done = plumbrule(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert re.search(r"bad\.jsonl, row 1: not valid JSON", done.stderr)
+    assert '{"prompt": "a"' in done.stderr.replace("\\", "")
+    shown = plumbrule(tmp_path, "show", record_id(tmp_path))
+    assert json.loads(shown.stdout)["state"] == "failed"
 
 
 def test_ls_and_show(store: Path) -> None:
