@@ -1,14 +1,13 @@
-"""The whole of one run's config, and the table of stage kinds. Part of the roof: names stages.
+"""The whole of one run's config, composed, typed and checked. Part of the roof.
 
 Hydra composes `conf/` into these dataclasses; `from_hydra` turns the result into a typed
-`RunConfig` and nothing below it sees OmegaConf. Each stage is named here by its torch-free config
-class and by `module:function` strings, which are imported only when a stage is built.
+`RunConfig` and its planned nodes, and nothing below it sees OmegaConf. What can be known to be
+wrong before a model loads is refused here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,93 +26,11 @@ from plumbrule.config import (
     require_choice,
 )
 from plumbrule.errors import ConfigError, GraphError
+from plumbrule.graph import nearest, order, read_nodes
+from plumbrule.stages import SECTION
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, PPOConfig, RewardConfig, RMConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
-
-
-@dataclass(frozen=True)
-class Slot:
-    """An input of a stage: which kinds may fill it. many: `rm` also takes `rm_1`, `rm_2`, ..."""
-
-    kinds: tuple[str, ...]
-    required: bool = True
-    many: bool = False
-
-
-@dataclass(frozen=True)
-class StageKind:
-    """What the pipeline knows of a kind of stage."""
-
-    config: type
-    run: str
-    slots: Mapping[str, Slot] = field(default_factory=dict)
-    opener: str | None = None
-    """`module:function` that opens its artifact for other rooms."""
-    parallel: bool = False
-    """Whether it can be split over processes."""
-
-
-POLICY = ("base", "sft", "ppo")
-STAGES: dict[str, StageKind] = {
-    "data": StageKind(DataConfig, "sft.data:run"),
-    "base": StageKind(BaseConfig, "sft.base:run", {"corpus": Slot(("data",))}),
-    "sft": StageKind(
-        SFTConfig,
-        "sft.fine_tune:run",
-        {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data",))},
-    ),
-    "feedback": StageKind(
-        FeedbackConfig,
-        "rlhf.feedback:run",
-        {
-            "policy": Slot(POLICY),
-            "prompts": Slot(("data",)),
-            "index": Slot(("index",), required=False),
-        },
-    ),
-    "rm": StageKind(
-        RMConfig,
-        "rlhf.rm:run",
-        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"))},
-        opener="rlhf.reward_model:open_reward",
-    ),
-    "index": StageKind(
-        IndexConfig,
-        "rag.stage:run",
-        {"documents": Slot(("data",))},
-        opener="rag.retriever:open_index",
-    ),
-    "ppo": StageKind(
-        PPOConfig,
-        "rlhf.ppo:run",
-        {
-            "policy": Slot(POLICY),
-            "rm": Slot(("rm",), required=False, many=True),
-            "prompts": Slot(("data",)),
-            "index": Slot(("index",), required=False),
-        },
-        parallel=True,
-    ),
-    "eval": StageKind(
-        EvalConfig,
-        "eval.stage:run",
-        {
-            "policy": Slot(POLICY),
-            "prompts": Slot(("data",), required=False),
-            "questions": Slot(("data",), required=False),
-            "halueval": Slot(("data",), required=False),
-            "bold": Slot(("data",), required=False),
-            "index": Slot(("index",), required=False),
-            "rm": Slot(("rm",), required=False),
-        },
-    ),
-    "compare": StageKind(
-        CompareConfig,
-        "eval.compare:run",
-        {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
-    ),
-}
 
 
 @dataclass
@@ -144,17 +61,6 @@ class RunSection:
         require(
             bool(plain), "run.name", repr(self.name), "be a plain folder name", "use letters and _"
         )
-
-
-@dataclass
-class NodeConfig:
-    """One node of the graph."""
-
-    kind: str = ""
-    inputs: dict[str, str | None] = field(default_factory=dict)
-    """Slot -> node name; None: the slot is left empty."""
-    set: dict[str, Any] = field(default_factory=dict)
-    """Delta on the config of the node's kind."""
 
 
 @dataclass
@@ -217,8 +123,6 @@ LINKS: dict[str, dict[str, str]] = {
 
 They stand here because YAML cannot link a typed node. `base` has a seed of its own, so that varying
 `seed` keeps the base model."""
-SECTION = {"index": "rag"}
-"""Stage kind -> its section of the config, where the names differ."""
 
 
 def schemas() -> dict[str, DictConfig]:
@@ -262,91 +166,6 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
     return config, nodes
 
 
-def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
-    """Return typed nodes.
-
-    Raises: GraphError: a node is no mapping, or has a field that nodes do not have.
-    """
-    fields = [f.name for f in dataclasses.fields(NodeConfig)]
-    nodes = {}
-    for name, about in given.items():
-        if not isinstance(about, Mapping):
-            raise GraphError(f"nodes.{name} (={about!r}) must be a mapping with a kind.")
-        for key, value in about.items():
-            if key not in fields:
-                raise GraphError(f"nodes.{name}.{key} must be a field; {_nearest(key, fields)}")
-            if key != "kind" and not isinstance(value, Mapping):
-                raise GraphError(f"nodes.{name}.{key} (={value!r}) must be a mapping.")
-        nodes[name] = NodeConfig(**about)
-    return nodes
-
-
-def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goals") -> list[str]:
-    """Return the nodes that `goals`, given by the setting `key`, need, each after its inputs.
-
-    Raises: GraphError: an unknown node, kind or slot, an input of the wrong kind, a cycle.
-    """
-    done: list[str] = []
-    open_: list[str] = []
-
-    def visit(name: str, user: str) -> None:
-        if name not in nodes:
-            raise GraphError(f"{user} must name a node; {_nearest(name, nodes)}")
-        if name in open_:
-            circle = " -> ".join([*open_[open_.index(name) :], name])
-            raise GraphError(f"nodes must not form a cycle; this one does: {circle}.")
-        if name in done:
-            return
-        open_.append(name)
-        _check_node(name, nodes)
-        for slot, source in nodes[name].inputs.items():
-            if source is not None:
-                visit(source, f"nodes.{name}.inputs.{slot} (={source})")
-        open_.pop()
-        done.append(name)
-
-    for goal in goals:
-        visit(goal, f"{key} (={goal})")
-    return done
-
-
-def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
-    node = nodes[name]
-    if node.kind not in STAGES:
-        raise GraphError(
-            f"nodes.{name}.kind (={node.kind!r}) must be a stage kind; "
-            f"{_nearest(node.kind, STAGES)}"
-        )
-    slots = STAGES[node.kind].slots
-    for given, source in node.inputs.items():
-        slot = slot_of(node.kind, given)
-        if slot is None:
-            raise GraphError(
-                f"nodes.{name}.inputs (={given}) must be an input of {node.kind}; "
-                f"{_nearest(given, slots)}"
-            )
-        if source is not None and source in nodes and nodes[source].kind not in slot.kinds:
-            raise GraphError(
-                f"nodes.{name}.inputs.{given} (={source}) must be of kind "
-                f"{' or '.join(slot.kinds)}, not {nodes[source].kind}; name another node."
-            )
-    for needed, slot in slots.items():
-        if slot.required and node.inputs.get(needed) is None:
-            raise GraphError(
-                f"nodes.{name}.inputs.{needed} (=null) must name a node of kind "
-                f"{' or '.join(slot.kinds)}; {node.kind} can't run without it."
-            )
-
-
-def slot_of(kind: str, name: str) -> Slot | None:
-    """Return the slot of a stage kind that an input's name fills, or None."""
-    slots = STAGES[kind].slots
-    if name in slots:
-        return slots[name]
-    family = slots.get(name.rpartition("_")[0])
-    return family if family is not None and family.many else None
-
-
 def _node(cfg: DictConfig, config: RunConfig, name: str) -> Node:
     """Return a node with the config of its kind, its delta merged in and checked."""
     node = config.nodes[name]
@@ -359,7 +178,7 @@ def _node(cfg: DictConfig, config: RunConfig, name: str) -> Node:
         if unknown is not None:
             raise GraphError(
                 f"nodes.{name}.set (={unknown}) must be a setting of {section}; "
-                f"{_nearest(unknown, cfg[section])}"
+                f"{nearest(unknown, cfg[section])}"
             )
         merged = OmegaConf.merge(cfg[section], node.set) if node.set else cfg[section]
         return Node(name, node.kind, inputs, OmegaConf.to_object(merged))
@@ -481,11 +300,6 @@ def check_reward(node: Node) -> None:
         f"be policy where node {node.name} has no rm input",
         "change it",
     )
-
-
-def _nearest(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(names))}."
 
 
 def _one_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from plumbrule import claims, machine
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.pipeline import stage_function
-from plumbrule.run_config import STAGES
+from plumbrule.stages import STAGES
 from plumbrule.tracking import FileTracker, NullTracker, Tracker
 
 WATCH_SECONDS = 1.0

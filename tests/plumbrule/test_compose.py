@@ -12,8 +12,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
+from plumbrule.graph import NodeConfig, order
 from plumbrule.run import CONF, explain
-from plumbrule.run_config import GROUPS, STAGES, NodeConfig, RunConfig, RunSection, order
+from plumbrule.run_config import GROUPS, RunConfig, RunSection
+from plumbrule.stages import STAGES
 
 ROOT = CONF.parent
 GROUP_FILES = sorted(

@@ -1,0 +1,104 @@
+"""The graph that a config describes: typed nodes, checked and put in order. Part of the roof."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from plumbrule.errors import GraphError
+from plumbrule.stages import STAGES, slot_of
+
+
+@dataclass
+class NodeConfig:
+    """One node of the graph."""
+
+    kind: str = ""
+    inputs: dict[str, str | None] = field(default_factory=dict)
+    """Slot -> node name; None: the slot is left empty."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Delta on the config of the node's kind."""
+
+
+def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
+    """Return typed nodes.
+
+    Raises: GraphError: a node is no mapping, or has a field that nodes do not have.
+    """
+    fields = [f.name for f in dataclasses.fields(NodeConfig)]
+    nodes = {}
+    for name, about in given.items():
+        if not isinstance(about, Mapping):
+            raise GraphError(f"nodes.{name} (={about!r}) must be a mapping with a kind.")
+        for key, value in about.items():
+            if key not in fields:
+                raise GraphError(f"nodes.{name}.{key} must be a field; {nearest(key, fields)}")
+            if key != "kind" and not isinstance(value, Mapping):
+                raise GraphError(f"nodes.{name}.{key} (={value!r}) must be a mapping.")
+        nodes[name] = NodeConfig(**about)
+    return nodes
+
+
+def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goals") -> list[str]:
+    """Return the nodes that `goals`, given by the setting `key`, need, each after its inputs.
+
+    Raises: GraphError: an unknown node, kind or slot, an input of the wrong kind, a cycle.
+    """
+    done: list[str] = []
+    open_: list[str] = []
+
+    def visit(name: str, user: str) -> None:
+        if name not in nodes:
+            raise GraphError(f"{user} must name a node; {nearest(name, nodes)}")
+        if name in open_:
+            circle = " -> ".join([*open_[open_.index(name) :], name])
+            raise GraphError(f"nodes must not form a cycle; this one does: {circle}.")
+        if name in done:
+            return
+        open_.append(name)
+        _check_node(name, nodes)
+        for slot, source in nodes[name].inputs.items():
+            if source is not None:
+                visit(source, f"nodes.{name}.inputs.{slot} (={source})")
+        open_.pop()
+        done.append(name)
+
+    for goal in goals:
+        visit(goal, f"{key} (={goal})")
+    return done
+
+
+def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
+    node = nodes[name]
+    if node.kind not in STAGES:
+        raise GraphError(
+            f"nodes.{name}.kind (={node.kind!r}) must be a stage kind; {nearest(node.kind, STAGES)}"
+        )
+    slots = STAGES[node.kind].slots
+    for given, source in node.inputs.items():
+        slot = slot_of(node.kind, given)
+        if slot is None:
+            raise GraphError(
+                f"nodes.{name}.inputs (={given}) must be an input of {node.kind}; "
+                f"{nearest(given, slots)}"
+            )
+        if source is not None and source in nodes and nodes[source].kind not in slot.kinds:
+            raise GraphError(
+                f"nodes.{name}.inputs.{given} (={source}) must be of kind "
+                f"{' or '.join(slot.kinds)}, not {nodes[source].kind}; name another node."
+            )
+    for needed, slot in slots.items():
+        if slot.required and node.inputs.get(needed) is None:
+            raise GraphError(
+                f"nodes.{name}.inputs.{needed} (=null) must name a node of kind "
+                f"{' or '.join(slot.kinds)}; {node.kind} can't run without it."
+            )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint: the nearest of `names`, or all of them."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(sorted(names))}."

@@ -1,0 +1,110 @@
+"""The table of stage kinds. Part of the roof: it names the rooms.
+
+Each kind stands here with its torch-free config class, the `module:function` strings of its `run`
+and of what opens its artifact, which are imported only when a stage is built, and its input slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from eval.config import CompareConfig, EvalConfig
+from rag.config import IndexConfig
+from rlhf.config import FeedbackConfig, PPOConfig, RMConfig
+from sft.config import BaseConfig, DataConfig, SFTConfig
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An input of a stage: which kinds may fill it. many: `rm` also takes `rm_1`, `rm_2`, ..."""
+
+    kinds: tuple[str, ...]
+    required: bool = True
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What the pipeline knows of a kind of stage."""
+
+    config: type
+    run: str
+    slots: Mapping[str, Slot] = field(default_factory=dict)
+    opener: str | None = None
+    """`module:function` that opens its artifact for other rooms."""
+    parallel: bool = False
+    """Whether it can be split over processes."""
+
+
+POLICY = ("base", "sft", "ppo")
+STAGES: dict[str, StageKind] = {
+    "data": StageKind(DataConfig, "sft.data:run"),
+    "base": StageKind(BaseConfig, "sft.base:run", {"corpus": Slot(("data",))}),
+    "sft": StageKind(
+        SFTConfig,
+        "sft.fine_tune:run",
+        {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data",))},
+    ),
+    "feedback": StageKind(
+        FeedbackConfig,
+        "rlhf.feedback:run",
+        {
+            "policy": Slot(POLICY),
+            "prompts": Slot(("data",)),
+            "index": Slot(("index",), required=False),
+        },
+    ),
+    "rm": StageKind(
+        RMConfig,
+        "rlhf.rm:run",
+        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"))},
+        opener="rlhf.reward_model:open_reward",
+    ),
+    "index": StageKind(
+        IndexConfig,
+        "rag.stage:run",
+        {"documents": Slot(("data",))},
+        opener="rag.retriever:open_index",
+    ),
+    "ppo": StageKind(
+        PPOConfig,
+        "rlhf.ppo:run",
+        {
+            "policy": Slot(POLICY),
+            "rm": Slot(("rm",), required=False, many=True),
+            "prompts": Slot(("data",)),
+            "index": Slot(("index",), required=False),
+        },
+        parallel=True,
+    ),
+    "eval": StageKind(
+        EvalConfig,
+        "eval.stage:run",
+        {
+            "policy": Slot(POLICY),
+            "prompts": Slot(("data",), required=False),
+            "questions": Slot(("data",), required=False),
+            "halueval": Slot(("data",), required=False),
+            "bold": Slot(("data",), required=False),
+            "index": Slot(("index",), required=False),
+            "rm": Slot(("rm",), required=False),
+        },
+    ),
+    "compare": StageKind(
+        CompareConfig,
+        "eval.compare:run",
+        {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
+    ),
+}
+SECTION = {"index": "rag"}
+"""Stage kind -> its section of the config, where the names differ."""
+
+
+def slot_of(kind: str, name: str) -> Slot | None:
+    """Return the slot of a stage kind that an input's name fills, or None."""
+    slots = STAGES[kind].slots
+    if name in slots:
+        return slots[name]
+    family = slots.get(name.rpartition("_")[0])
+    return family if family is not None and family.many else None
