@@ -96,6 +96,9 @@ def _guarded(command: Callable[[], Any]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         say(f"error: {explain(error, sys.argv[1:])}")
         return 2
+    except BrokenPipeError:  # `plumbrule show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         say("stopped; the same command goes on from the newest checkpoint.")
         return 130
