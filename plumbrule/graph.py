@@ -26,7 +26,8 @@ class NodeConfig:
 def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
     """Return typed nodes.
 
-    Raises: GraphError: a node is no mapping, or has a field that nodes do not have.
+    Raises: GraphError: a node is no mapping, has a field that nodes do not have, an unknown kind,
+    or an input that its kind does not take; also where no goal needs the node.
     """
     fields = [f.name for f in dataclasses.fields(NodeConfig)]
     nodes = {}
@@ -39,13 +40,24 @@ def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
             if key != "kind" and not isinstance(value, Mapping):
                 raise GraphError(f"nodes.{name}.{key} (={value!r}) must be a mapping.")
         nodes[name] = NodeConfig(**about)
+        kind = nodes[name].kind
+        if kind not in STAGES:
+            raise GraphError(
+                f"nodes.{name}.kind (={kind!r}) must be a stage kind; {nearest(kind, STAGES)}"
+            )
+        for slot in nodes[name].inputs:
+            if slot_of(kind, slot) is None:
+                raise GraphError(
+                    f"nodes.{name}.inputs (={slot}) must be an input of {kind}; "
+                    f"{nearest(slot, STAGES[kind].slots)}"
+                )
     return nodes
 
 
 def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goals") -> list[str]:
     """Return the nodes that `goals`, given by the setting `key`, need, each after its inputs.
 
-    Raises: GraphError: an unknown node, kind or slot, an input of the wrong kind, a cycle.
+    Raises: GraphError: an unknown node, an input of the wrong kind or a missing one, a cycle.
     """
     done: list[str] = []
     open_: list[str] = []
@@ -72,25 +84,18 @@ def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goa
 
 
 def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
+    """Raise GraphError unless a node's inputs are of the right kinds and none is missing."""
     node = nodes[name]
-    if node.kind not in STAGES:
-        raise GraphError(
-            f"nodes.{name}.kind (={node.kind!r}) must be a stage kind; {nearest(node.kind, STAGES)}"
-        )
-    slots = STAGES[node.kind].slots
     for given, source in node.inputs.items():
-        slot = slot_of(node.kind, given)
-        if slot is None:
-            raise GraphError(
-                f"nodes.{name}.inputs (={given}) must be an input of {node.kind}; "
-                f"{nearest(given, slots)}"
-            )
-        if source is not None and source in nodes and nodes[source].kind not in slot.kinds:
+        taken = slot_of(node.kind, given)
+        if taken is None or source is None or source not in nodes:
+            continue  # `read_nodes` and `order` refuse what is wrong with these
+        if nodes[source].kind not in taken.kinds:
             raise GraphError(
                 f"nodes.{name}.inputs.{given} (={source}) must be of kind "
-                f"{' or '.join(slot.kinds)}, not {nodes[source].kind}; name another node."
+                f"{' or '.join(taken.kinds)}, not {nodes[source].kind}; name another node."
             )
-    for needed, slot in slots.items():
+    for needed, slot in STAGES[node.kind].slots.items():
         if slot.required and node.inputs.get(needed) is None:
             raise GraphError(
                 f"nodes.{name}.inputs.{needed} (=null) must name a node of kind "

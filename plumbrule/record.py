@@ -23,8 +23,12 @@ HEADLINE = (
     "rm/accuracy",
     "objective/kl",
     "ppo/gold_gain",
+    "eval/known_accuracy_sft",
+    "eval/known_accuracy_ppo",
     "eval/accuracy_sft_rag",
     "eval/accuracy_ppo_rag",
+    "eval/abstain_sft_closed",
+    "eval/abstain_ppo_closed",
 )
 """Metrics that a finished run prints, where it has them."""
 

@@ -38,6 +38,7 @@ from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.run_config import RunConfig, from_hydra, schemas
 
 CONF = ROOT / "conf"
+MULTIRUN = ("-m", "--multirun")
 FAILED: list[str] = []
 """Cells of this process's sweep that failed."""
 
@@ -45,12 +46,18 @@ FAILED: list[str] = []
 def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
+    OmegaConf.register_new_resolver("store", store_root, replace=True)
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:
             store.store(group=group, name="schema", node=schema)
         else:
             store.store(name="run_schema", node=schema)
+
+
+def store_root(given: str | None) -> str:
+    """Return the folder of artifacts/ and runs/: run.store, $PLUMBRULE_STORE or the one here."""
+    return given or os.environ.get("PLUMBRULE_STORE") or str(Path.cwd())
 
 
 def cell_name(overrides: str) -> str:
@@ -72,6 +79,9 @@ def main() -> None:
         sys.exit(_guarded(lambda: verbs.main(sys.argv[1:])))
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = sorted(
+        sys.argv[1:], key=lambda word: word not in MULTIRUN
+    )  # Hydra wants it first
     code = _guarded(_hydra_main)
     if FAILED:
         say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
@@ -137,7 +147,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     """
     began = time.monotonic()
     config, nodes = from_hydra(cfg)
-    store = Store(config.run.store or os.environ.get("PLUMBRULE_STORE") or Path.cwd())
+    store = Store(store_root(config.run.store))
     store.require_writable()
     plan = make_plan(nodes, store, strict=config.run.versions == "strict")
     print_plan(config, plan)

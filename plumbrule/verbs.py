@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,26 @@ def _list_artifacts(store: Store, as_json: bool) -> None:
         )
 
 
+def _show_run(folder: Path, record: dict[str, Any], as_json: bool) -> None:
+    """Print a run's report, or what is known of one that did not finish."""
+    report = folder / "report.md"
+    if report.is_file() and not as_json:
+        print(report.read_text(encoding="utf-8"))
+        return
+    if not as_json:
+        print(f"{record['state']}: {record.get('error', 'no report yet')}", file=sys.stderr)
+    print(json.dumps(record, indent=1))
+
+
 def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:
     """Print the run or artifact that `what` names.
 
     Raises: ArtifactError: none does, or several do, or (verify) its content has changed.
     """
     for folder, record in runs(store):
-        if what in (folder.name, str(folder.relative_to(store.root))) or Path(what) == folder:
-            report = folder / "report.md"  # only a finished run has one
-            whole = as_json or not report.is_file()
-            print(json.dumps(record, indent=1) if whole else report.read_text(encoding="utf-8"))
+        names = (folder.name, str(folder.relative_to(store.root)))
+        if what in names or Path(what).resolve() == folder:
+            _show_run(folder, record, as_json)
             return
     found = [p.parent for p in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
     found = [p for p in found if p.name.startswith(what) or f"{p.parent.name}/{p.name}" == what]
@@ -98,4 +109,5 @@ def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:
     manifest = read_manifest(found[0], (found[0] / MANIFEST).read_text(encoding="utf-8"))
     if verify:
         store.verify(manifest.kind, manifest.fingerprint)
+        print(f"{len(manifest.files)} files have the sha256 of the manifest", file=sys.stderr)
     print(json.dumps(manifest.__dict__, indent=1))

@@ -119,7 +119,7 @@ def test_errors_are_one_line_and_exit_with_2(
 
 
 def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(store: Path) -> None:
-    arguments = ["-m", "debug=fast", "run.dry=true", "ppo.kl.coef=-1,0.3"]
+    arguments = ["debug=fast", "run.dry=true", "-m", "ppo.kl.coef=-1,0.3", f"run.store={store}"]
     done = plumbrule(store, *arguments)
     assert done.returncode == 1
     assert "1 cell(s) failed" in done.stderr

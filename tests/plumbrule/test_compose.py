@@ -222,6 +222,20 @@ def test_more_questions_do_not_train_a_new_base(composed: Callable) -> None:
     assert {n for n in one if one[n] != two[n]} == {"questions", "eval", "eval_sft", "compare"}
 
 
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("{kind: rmm}", "must be a stage kind; did you mean rm"),
+        ("{kind: rm, inputs: {prefs: feedback}}", "must be an input of rm"),
+    ],
+)
+def test_an_added_node_is_checked_also_where_no_goal_needs_it(
+    composed: Callable, node: str, says: str
+) -> None:
+    with pytest.raises(GraphError, match=says):
+        composed(f"+nodes.rm_1={node}")
+
+
 def test_order_gives_inputs_before_users() -> None:
     nodes = {
         "d": NodeConfig("data"),
