@@ -57,7 +57,8 @@ class Claim:
     def __exit__(self, *exc: Any) -> None:
         self._stop.set()
         self._thread.join()
-        if not self._lost.is_set() and self._is_mine():
+        now = read_owner(self.path)
+        if now is not None and now.token == self.owner.token:  # never another's, half-written
             self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
