@@ -66,6 +66,18 @@ def respond(
             seed=seed,
             max_new_tokens=sampling.max_new_tokens,
         )
+    return answer_all(prompts, given, subject, sampling, what)
+
+
+def answer_all(
+    prompts: Sequence[Prompt],
+    given: Sequence[tuple[str, ...]],
+    subject: Subject,
+    sampling: SamplingConfig,
+    what: str,
+) -> tuple[list[Episode], list[str]]:
+    """Return one response per prompt that fits with its passages, and notes on those that don't."""
+    policy, seed = subject.policy, subject.config.seed
     encoded = [
         policy.encode(prompt.messages, passages)
         for prompt, passages in zip(prompts, given, strict=True)

@@ -195,6 +195,13 @@ def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
             return [Quantity("gold_gain", "gold"), *gold, *rest]
         case "questions":
             return list(QUESTIONS)
+        case "reading":
+            cases = dict.fromkeys(row["case"] for row in rows)
+            return [
+                Quantity(f"reading_{case}_change", column, {"case": case})
+                for case in cases
+                for column in ("abstained" if case == "abstain" else "correct",)
+            ]
         case "halueval":
             tasks = dict.fromkeys(row["task"] for row in rows)
             name = "halueval_{}_accuracy_change"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import bold, halueval, questions, rewards
+from eval import bold, halueval, questions, reading, rewards
 from eval.benchmark import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, as_json, flat
@@ -53,6 +53,11 @@ def name_answers(metric: str, kind: str, condition: str) -> str:
     return f"eval/{metric}_{kind}_{condition}"
 
 
+def name_reading(metric: str, kind: str, condition: str) -> str | None:
+    """Return `<kind>/<metric>`, such as base/read_accuracy; breakdowns stand in metrics.json."""
+    return None if "·" in metric else f"{kind}/{metric}"
+
+
 def name_halueval(metric: str, kind: str, condition: str) -> str | None:
     """Return `eval/halueval_<task>_<metric>_<kind>` for the judge's scores."""
     return None if "_rule_" in metric else f"eval/halueval_{metric}_{kind}"
@@ -70,6 +75,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "questions": Benchmark(
         questions.measure, questions.summarise, "records.jsonl", BenchmarkItem, True, name_answers
+    ),
+    "reading": Benchmark(
+        reading.measure, reading.summarise, "records.jsonl", BenchmarkItem, False, name_reading
     ),
     "halueval": Benchmark(
         halueval.measure, halueval.summarise, "records.jsonl", BenchmarkItem, False, name_halueval

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines, told apart by their columns: ours, chats, and TRL's dataset formats.
+"""Rows of JSON Lines, told apart by their columns: ours, chats, TRL's formats, other rankings.
 
 The columns alone decide; nothing is guessed from values, so a file means the same on every machine.
 TRL's *standard* rows hold text and its *conversational* ones lists of turns; a standard prompt
@@ -9,6 +9,7 @@ columns of two shapes, or one that no shape knows, is refused with the list of w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -32,17 +33,38 @@ T = TypeVar("T")
 
 
 class Shape(NamedTuple):
-    """A set of columns with a meaning: those a row needs, those it may have, roles it can feed."""
+    """A set of columns with a meaning: those a row needs, those it may have, roles it can feed.
+
+    numbered: the name of columns that are numbered from 0, as many as there are.
+    """
 
     name: str
     needs: frozenset[str]
     may: frozenset[str]
     roles: frozenset[str]
+    numbered: str = ""
+
+    def fits(self, columns: set[str]) -> bool:
+        """Return whether `columns` hold all that the shape needs and nothing that it may not."""
+        if self.numbered:
+            if f"{self.numbered}0" not in columns:
+                return False
+            columns = {c for c in columns if not re.fullmatch(self.numbered + "[0-9]+", c)}
+        return self.needs <= columns <= self.needs | self.may
+
+    def __str__(self) -> str:
+        numbered = [f"{self.numbered}0", f"{self.numbered}1", "..."] if self.numbered else []
+        needs = " + ".join([*sorted(self.needs), *numbered])
+        return f"{needs} (optional: {', '.join(sorted(self.may))})"
 
 
-def _shape(name: str, needs: str, may: str, roles: str) -> Shape:
+def _shape(name: str, needs: str, may: str, roles: str, numbered: str = "") -> Shape:
     optional = frozenset({"id", "meta", *may.split()})
-    return Shape(name, frozenset(needs.split()), optional, frozenset(roles.split()))
+    return Shape(name, frozenset(needs.split()), optional, frozenset(roles.split()), numbered)
+
+
+_RANKED = "corpus demonstrations prompts preferences"
+_ULTRAFEEDBACK = "passages annotator confidence source models correct_answers incorrect_answers"
 
 
 SHAPES = (
@@ -56,16 +78,34 @@ SHAPES = (
         "ranking",
         "messages responses ranks",
         "passages scores margin annotator confidence",
-        "corpus demonstrations prompts preferences",
+        _RANKED,
     ),
     _shape(
         "pair",
         "chosen rejected",
-        "prompt passages margin score_chosen score_rejected",
-        "corpus demonstrations prompts preferences",
+        "prompt passages margin score_chosen score_rejected annotator confidence",
+        _RANKED,
     ),
-    _shape("benchmark", "task fields", "group", "questions halueval bold"),
+    _shape(
+        "prompt ranking",
+        "prompt responses ranking",
+        "passages scores margin annotator confidence",
+        _RANKED,
+    ),
+    _shape("best of", "query best", "passages annotator confidence", _RANKED, numbered="sample"),
+    _shape("rated", "instruction completions", _ULTRAFEEDBACK, _RANKED),
+    _shape("rated prompt", "prompt completions", _ULTRAFEEDBACK, _RANKED),
+    _shape("benchmark", "task fields", "group", "questions reading halueval bold"),
 )
+
+
+BENCHMARK_TASKS = {
+    "questions": "question",
+    "reading": "reading",
+    "halueval": "halueval_",
+    "bold": "bold",
+}
+"""Role -> how the task of its items begins."""
 
 
 def shape_of(row: Mapping[str, Any], role: str) -> Shape:
@@ -75,13 +115,9 @@ def shape_of(row: Mapping[str, Any], role: str) -> Shape:
     """
     columns = set(row)
     for shape in SHAPES:
-        if shape.needs <= columns <= shape.needs | shape.may and role in shape.roles:
+        if shape.fits(columns) and role in shape.roles:
             return shape
-    accepted = "; ".join(
-        f"{' + '.join(sorted(s.needs))} (optional: {', '.join(sorted(s.may))})"
-        for s in SHAPES
-        if role in s.roles
-    )
+    accepted = "; ".join(str(shape) for shape in SHAPES if role in shape.roles)
     raise DataError(
         f"columns ({', '.join(sorted(columns))}) must be one of the sets that role {role} "
         f"accepts: {accepted}."
@@ -111,8 +147,7 @@ def parse_row(row: Mapping[str, Any], shape: Shape, id: str, role: str) -> Recor
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
-    if not isinstance(row[name], str) or not row[name].strip():
-        raise DataError(f"{name} (={row[name]!r:.80}) must be text; remove the row or fill it.")
+    _stripped(row[name], name)
     return row[name]
 
 
@@ -132,7 +167,7 @@ def _segments(segments: Any) -> list[Any]:
 
 def _benchmark(row: Mapping[str, Any], role: str) -> BenchmarkItem:
     item = from_dict(BenchmarkItem, row)
-    prefix = {"questions": "question", "halueval": "halueval_", "bold": "bold"}[role]
+    prefix = BENCHMARK_TASKS[role]
     if not item.task.startswith(prefix):
         raise DataError(f"task (={item.task}) must begin with {prefix} for role {role}.")
     return item
@@ -183,14 +218,86 @@ def _pair(row: Mapping[str, Any]) -> Preference:
     scores = None
     if "score_chosen" in row and "score_rejected" in row:
         scores = (row["score_chosen"], row["score_rejected"])
+    return _preference(row, prompt, [_answer(side) for side in sides], [1, 2], scores)
+
+
+def _preference(
+    row: Mapping[str, Any],
+    prompt: tuple[Message, ...],
+    responses: Sequence[str],
+    ranks: Any,
+    scores: Any = None,
+) -> Preference:
+    """Return the preference of what was read; columns that are named as ours come from `row`."""
     values = {
         "messages": [{"role": m.role, "content": m.content} for m in prompt],
-        "responses": [_answer(side) for side in sides],
-        "ranks": [1, 2],
+        "responses": list(responses),
+        "ranks": ranks,
         "scores": scores,
     }
-    kept = {n: row[n] for n in ("id", "passages", "margin", "meta") if n in row}
+    same = ("id", "passages", "margin", "annotator", "confidence", "meta")
+    kept = {name: row[name] for name in same if name in row}
     return from_dict(Preference, {n: v for n, v in {**kept, **values}.items() if v is not None})
+
+
+def _prompt_ranking(row: Mapping[str, Any]) -> Preference:
+    """Return the preference of a prompt, its answers and the rank of each."""
+    responses, ranking = row["responses"], row["ranking"]
+    if not isinstance(responses, list) or not all(isinstance(r, str) for r in responses):
+        raise DataError(f"responses (={responses!r:.80}) must be a list of texts.")
+    if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
+        raise DataError(
+            f"ranking (={ranking!r:.80}) must be a list of whole numbers: the rank of each "
+            "response in its place, 1 = best."
+        )
+    answers = [_stripped(response, "a response") for response in responses]
+    return _preference(row, _turns(row, "prompt"), answers, ranking, row.get("scores"))
+
+
+def _best_of(row: Mapping[str, Any]) -> Preference:
+    """Return the preference of a best-of-K label: the best is first, all others tie."""
+    names = [f"sample{k}" for k in range(sum(c.startswith("sample") for c in row))]
+    if missing := [name for name in names if name not in row]:
+        raise DataError(f"samples must be numbered from 0 without a hole; {missing[0]} is missing.")
+    best = row["best"]
+    if type(best) is not int or not 0 <= best < len(names):
+        raise DataError(
+            f"best (={best!r:.80}) must be the number of a sample, 0 to {len(names) - 1}."
+        )
+    responses = [_stripped(row[name], name) for name in names]
+    ranks = [1 if k == best else 2 for k in range(len(names))]
+    return _preference(row, _turns(row, "query"), responses, ranks)
+
+
+def _rated(row: Mapping[str, Any]) -> Preference:
+    """Return the preference of rated completions: the higher the rating, the better.
+
+    The rating is `overall_score`; where no completion of the row has one, `fine-grained_score`.
+    What else a completion holds is not read.
+    """
+    completions = row["completions"]
+    if not isinstance(completions, list) or not all(isinstance(c, Mapping) for c in completions):
+        raise DataError(f"completions (={completions!r:.80}) must be a list of JSON objects.")
+    responses = [_stripped(c.get("response"), "response") for c in completions]
+    overall = any(c.get("overall_score") is not None for c in completions)
+    name = "overall_score" if overall else "fine-grained_score"
+    scores = [c.get(name) for c in completions]
+    for place, score in enumerate(scores):
+        if type(score) not in (int, float) or not math.isfinite(score):
+            raise DataError(
+                f"{name} (={score!r:.80}) of completion {place} must be a finite number; rate it "
+                "or take the completion out."
+            )
+    order = sorted(set(scores), reverse=True)
+    ranks = [order.index(score) + 1 for score in scores]
+    prompt = _turns(row, "instruction" if "instruction" in row else "prompt")
+    return _preference(row, prompt, responses, ranks, scores)
+
+
+def _stripped(text: Any, name: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{name} (={text!r:.80}) must be text; remove the row or fill it.")
+    return text.strip()
 
 
 def _same_kind(row: Mapping[str, Any], names: list[str]) -> None:
@@ -258,4 +365,8 @@ _CHATS: dict[str, Callable[[Mapping[str, Any]], Chat]] = {
     "completion": _completion,
     "ranking": lambda row: from_dict(Preference, row),
     "pair": _pair,
+    "prompt ranking": _prompt_ranking,
+    "best of": _best_of,
+    "rated": _rated,
+    "rated prompt": _rated,
 }

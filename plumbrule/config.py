@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.shipped import located
 
 CONTENT = {"hashed": "content"}
 CONTENT_IF_LOCAL = {"hashed": "content if local"}
@@ -46,8 +47,10 @@ def require_range(
 
 
 def require_source(name: str, value: str, revision_name: str, revision: str | None) -> None:
-    """Raise ConfigError unless `value` is a folder that exists, or a hub name with its commit."""
-    if Path(value).is_dir():
+    """Raise ConfigError unless `value` is a folder that exists, a shipped model, or a hub name with
+    its commit.
+    """
+    if Path(located(value)).is_dir():
         require(
             revision is None,
             revision_name,
@@ -74,7 +77,8 @@ class ModelConfig:
     """A causal language model: one to load, or the shape of one to make from scratch."""
 
     name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
-    """Folder or hub name; None: a Llama of the shape below, made by the base stage."""
+    """Folder, hub name, or plumbrule/atlas-base, which is shipped; None: a Llama of the shape
+    below, made by the base stage."""
     revision: str | None = None
     """40-hex commit of a hub model; None for a folder."""
     context: int = 512
@@ -186,6 +190,9 @@ class AtlasConfig:
     """Prompts for feedback and PPO."""
     num_questions: int = 240
     """Held-out evaluation questions, before and after the cut-off and unanswerable alike."""
+    num_reading: int = 300
+    """Items per case of the reading exam: read, read new words, remember, remember beside passages
+    and abstain."""
     num_halueval: int = 60
     """HaluEval-shaped items per task."""
     num_bold: int = 40
@@ -214,7 +221,7 @@ class AtlasConfig:
             "num_questions",
         ):
             require_range(f"atlas.{name}", getattr(self, name), 8, 10**7, "rows")
-        for name in ("num_halueval", "num_bold"):
+        for name in ("num_reading", "num_halueval", "num_bold"):
             require_range(f"atlas.{name}", getattr(self, name), 4, 10**5, "rows")
 
 
@@ -226,6 +233,7 @@ ATLAS_SIZES = {
     "preferences": ("num_preferences",),
     "prompts": ("num_prompts",),
     "questions": ("num_questions",),
+    "reading": ("num_reading",),
     "halueval": ("num_halueval",),
     "bold": ("num_bold",),
 }

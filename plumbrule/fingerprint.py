@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.shipped import located
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("plumbrule", "sft", "rlhf", "rag", "eval")
@@ -44,6 +45,8 @@ def hashed_config(config: Any) -> dict[str, Any]:
         how = field.metadata.get("hashed")
         if how == "no":
             continue
+        if how == "content if local" and value is not None:
+            value = located(value)
         local = how == "content if local" and value is not None and Path(value).is_dir()
         if local or (how == "content" and value is not None):
             value = "content:" + content_digest(value)

@@ -46,6 +46,7 @@ from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
 from plumbrule.scoring import causal_lm
+from plumbrule.shipped import located
 
 transformers.utils.logging.disable_progress_bar()  # stages show their own
 
@@ -87,6 +88,7 @@ def load_policy(
             pad or terminal token; a context longer than the model's learned positions.
         ArtifactError: a policy.json that is damaged or whose chat template is another one.
     """
+    path = located(path)
     folder = Path(path)
     saved = PolicySpec.read(folder / POLICY_FILE) if (folder / POLICY_FILE).is_file() else None
     tokenizer = load_tokenizer(path, revision=revision, pad_token=pad_token)

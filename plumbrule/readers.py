@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from plumbrule.annotators import item_of
 from plumbrule.columns import Shape, parse_row, shape_of
 from plumbrule.errors import DataError
 from plumbrule.records import BenchmarkItem, Message, Preference, Record, read_rows
@@ -70,11 +71,13 @@ _SIDE = re.compile(r"(train|records|validation|valid|dev|test)(?![a-z])")
 def read_jsonl(path: Path, role: str) -> Iterator[Row]:
     """Yield the rows of a JSON Lines file, or of a folder's training and validation files.
 
-    All files must have rows of one shape (`plumbrule/columns.py`).
-    Raises: DataError: a row that is malformed, of another shape, or breaks its record's rules; with
-    file and row.
+    All files must have rows of one shape (`plumbrule/columns.py`). Rankings of one item by several
+    annotators stay rows of their own.
+    Raises: DataError: a row that is malformed, of another shape, breaks its record's rules, or is
+    an annotator's second, other ranking of an item; with file and row.
     """
     first: Shape | None = None
+    labels: dict[Hashable, tuple[str, Hashable]] = {}
     for file, held_out in _jsonl_files(path):
         for number, raw in read_rows(file):
             row = {name: value for name, value in raw.items() if value is not None}
@@ -84,10 +87,30 @@ def read_jsonl(path: Path, role: str) -> Iterator[Row]:
                 if shape is not first:
                     raise DataError(f"all rows must be of one shape; before it: {first.name}.")
                 record = parse_row(row, shape, f"{_stem(file)}:{number}", role)
+                if isinstance(record, Preference) and record.annotator:
+                    _check_label(record, f"{file.name}, row {number}", labels)
             except DataError as error:
                 text = json.dumps(raw, ensure_ascii=False)
                 raise DataError(str(error), file, number, text) from None
             yield Row(record, held_out=held_out)
+
+
+def _check_label(
+    label: Preference, where: str, labels: dict[Hashable, tuple[str, Hashable]]
+) -> None:
+    """Add an annotator's ranking to `labels`: (item, annotator) -> (where, ranking).
+
+    The same ranking once more is a repeat, which the data stage removes and counts.
+    Raises: DataError: the annotator ranked the item before, and otherwise.
+    """
+    ranking = frozenset(zip(label.responses, label.ranks, strict=True))
+    key = (item_of(label), label.annotator)
+    before, other = labels.setdefault(key, (where, ranking))
+    if ranking != other:
+        raise DataError(
+            f"annotator (={label.annotator!r}) must rank an item once; {before} holds another "
+            "ranking of the same answers; keep one."
+        )
 
 
 def _jsonl_files(path: Path) -> list[tuple[Path, bool | None]]:
@@ -123,7 +146,7 @@ def _stem(file: Path) -> str:
 
 for _role in (
     *("corpus", "demonstrations", "preferences", "prompts", "documents"),
-    *("questions", "halueval", "bold"),
+    *("questions", "reading", "halueval", "bold"),
 ):
     register("jsonl", _role, partial(read_jsonl, role=_role))
 

@@ -19,16 +19,23 @@ from plumbrule.run_config import RunConfig, as_json
 
 HEADLINE = (
     "base/perplexity",
+    "base/read_accuracy",
+    "base/closed_book_accuracy",
+    "base/abstain_accuracy",
     "sft/loss",
     "rm/accuracy",
+    "rm/accuracy_noise_free",
     "objective/kl",
     "ppo/gold_gain",
+    "ppo/known_accuracy_change_closed",
     "eval/known_accuracy_sft",
     "eval/known_accuracy_ppo",
     "eval/accuracy_sft_rag",
     "eval/accuracy_ppo_rag",
-    "eval/abstain_sft_closed",
-    "eval/abstain_ppo_closed",
+    "eval/confident_wrong_sft_closed",
+    "eval/confident_wrong_ppo_closed",
+    "eval/confident_wrong_sft_rag",
+    "eval/confident_wrong_ppo_rag",
 )
 """Metrics that a finished run prints, where it has them."""
 

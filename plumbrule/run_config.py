@@ -27,7 +27,8 @@ from plumbrule.config import (
 )
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.graph import nearest, order, read_nodes
-from plumbrule.stages import SECTION
+from plumbrule.shipped import shipped_world
+from plumbrule.stages import SECTION, slot_of
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, PPOConfig, RewardConfig, RMConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
@@ -162,8 +163,26 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
         else order(config.nodes, config.run.goals)
     )
     nodes = [_node(cfg, config, name) for name in names]
+    nodes = _needed(nodes, [config.run.only] if config.run.only else config.run.goals)
     check(config, nodes)
     return config, nodes
+
+
+def _needed(nodes: list[Node], goals: list[str]) -> list[Node]:
+    """Return the nodes that the goals still need once inputs that no stage reads are left out."""
+    kept: list[Node] = []
+    wanted = set(goals)
+    for node in reversed(nodes):  # users stand behind what they use
+        if node.name in wanted:
+            slots = {name: slot_of(node.kind, name) for name in node.inputs}
+            inputs = {
+                name: source
+                for name, source in node.inputs.items()
+                if (slot := slots[name]) is None or slot.read_if(node.config)
+            }
+            kept.append(dataclasses.replace(node, inputs=inputs))
+            wanted |= set(inputs.values())
+    return kept[::-1]
 
 
 def _node(cfg: DictConfig, config: RunConfig, name: str) -> Node:
@@ -217,6 +236,7 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
 def check(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError for settings that are fine alone and can't run together."""
     context = config.model.context
+    check_world(config, nodes)
     read = {node.config.role for node in nodes if node.kind == "data"}
     for role in config.data:
         require(
@@ -224,7 +244,9 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             f"data.{role}",
             config.data[role].format,
             "be read by a planned node",
-            f"point a node at it, such as nodes.rm.inputs.preferences={role}",
+            "choose a model from scratch, such as model=micro: one that is named reads no corpus"
+            if role == "corpus" and config.model.name_or_path is not None
+            else f"point a node at it, such as nodes.rm.inputs.preferences={role}",
         )
     for node in nodes:
         if node.kind in ("feedback", "ppo", "eval"):
@@ -242,14 +264,6 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                     f"divide by {what} (={count})",
                     "use a multiple of it",
                 )
-        if node.kind == "base":
-            require(
-                node.config.model.name_or_path is None,
-                "model.name_or_path",
-                node.config.model.name_or_path,
-                "be null for the base stage, which makes a model from scratch",
-                "choose another model, or leave base out with nodes.sft.inputs.base=null",
-            )
         if node.kind == "sft" and "base" not in node.inputs:
             require(
                 node.config.model.name_or_path is not None,
@@ -257,6 +271,25 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 None,
                 "name a model where sft has no base input",
                 "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
+            )
+
+
+def check_world(config: RunConfig, nodes: list[Node]) -> None:
+    """Raise ConfigError unless a shipped model is used in the world that it was taught."""
+    generated = any(node.kind == "data" and node.config.dataset.format == "atlas" for node in nodes)
+    opened = {
+        node.config.model.name_or_path
+        for node in nodes
+        if node.kind == "base" or (node.kind == "sft" and "base" not in node.inputs)
+    } - {None}
+    for name in sorted(opened) if generated else []:
+        for setting, value in shipped_world(name).items():
+            require(
+                getattr(config.atlas, setting) == value,
+                f"atlas.{setting}",
+                getattr(config.atlas, setting),
+                f"be {value} with model.name_or_path={name}, which was taught that world",
+                "train a base of your own with experiment=atlas_world",
             )
 
 

@@ -6,8 +6,9 @@ and of what opens its artifact, which are imported only when a stage is built, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from eval.config import CompareConfig, EvalConfig
 from rag.config import IndexConfig
@@ -22,6 +23,8 @@ class Slot:
     kinds: tuple[str, ...]
     required: bool = True
     many: bool = False
+    read_if: Callable[[Any], bool] = lambda config: True
+    """Whether a stage with this config reads it; an input that is not read is not built."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,18 @@ class StageKind:
     """Whether it can be split over processes."""
 
 
+def _retrieves(config: Any) -> bool:
+    return config.retrieval.share > 0
+
+
 POLICY = ("base", "sft", "ppo")
 STAGES: dict[str, StageKind] = {
     "data": StageKind(DataConfig, "sft.data:run"),
-    "base": StageKind(BaseConfig, "sft.base:run", {"corpus": Slot(("data",))}),
+    "base": StageKind(
+        BaseConfig,
+        "sft.base:run",
+        {"corpus": Slot(("data",), read_if=lambda config: config.model.name_or_path is None)},
+    ),
     "sft": StageKind(
         SFTConfig,
         "sft.fine_tune:run",
@@ -52,7 +63,7 @@ STAGES: dict[str, StageKind] = {
         {
             "policy": Slot(POLICY),
             "prompts": Slot(("data",)),
-            "index": Slot(("index",), required=False),
+            "index": Slot(("index",), required=False, read_if=_retrieves),
         },
     ),
     "rm": StageKind(
@@ -74,7 +85,7 @@ STAGES: dict[str, StageKind] = {
             "policy": Slot(POLICY),
             "rm": Slot(("rm",), required=False, many=True),
             "prompts": Slot(("data",)),
-            "index": Slot(("index",), required=False),
+            "index": Slot(("index",), required=False, read_if=_retrieves),
         },
         parallel=True,
     ),
@@ -85,6 +96,7 @@ STAGES: dict[str, StageKind] = {
             "policy": Slot(POLICY),
             "prompts": Slot(("data",), required=False),
             "questions": Slot(("data",), required=False),
+            "reading": Slot(("data",), required=False),
             "halueval": Slot(("data",), required=False),
             "bold": Slot(("data",), required=False),
             "index": Slot(("index",), required=False),

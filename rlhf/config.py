@@ -31,6 +31,8 @@ class FeedbackConfig:
     gold: GoldConfig = field(default_factory=GoldConfig)
     num_prompts: int | None = None
     """First prompts used; None: all."""
+    num_held_out: int | None = None
+    """First held-out prompts used; None: as large a share as of the others."""
     num_responses: int = 4
     """Answers sampled per prompt (K); equal ones are ranked once."""
     noise: float = 0.1
@@ -57,6 +59,8 @@ class FeedbackConfig:
         )
         if self.num_prompts is not None:
             require_range("feedback.num_prompts", self.num_prompts, 4, unit="prompts")
+        if self.num_held_out is not None:
+            require_range("feedback.num_held_out", self.num_held_out, 1, unit="prompts")
 
 
 @dataclass

@@ -123,13 +123,14 @@ def read_prompts(
 ) -> tuple[list[tuple[str, Prompt]], int]:
     """Return (split, prompt) of the prompts that leave room for a response, and how many do not.
 
-    With `num_prompts` the held-out split is cut in the same proportion as the training split.
+    With `num_prompts` the held-out split is cut in the same proportion as the training split,
+    unless `num_held_out` says otherwise; a number above what there is takes all.
     Raises: DataError: none fits.
     """
     train, held_out = (read_records(Prompt, artifact.file(name)) for name in SPLITS.values())
-    if config.num_prompts is not None and config.num_prompts < len(train):
-        held_out = held_out[: math.ceil(len(held_out) * config.num_prompts / len(train))]
-        train = train[: config.num_prompts]
+    number = min(config.num_prompts or len(train), len(train))
+    share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
+    train, held_out = train[:number], held_out[: config.num_held_out or share]
     room = policy.spec.context - config.sampling.max_new_tokens
     found = [("train", p) for p in train] + [("validation", p) for p in held_out]
     fitting = [(split, p) for split, p in found if len(policy.encode(p.messages)) <= room]

@@ -4,7 +4,12 @@ All numbers are of held-out rankings, over all their pairs at once and not avera
 each with its interval and n; intervals resample prompts, since pairs of one prompt share answers.
 
 * `accuracy`: share of pairs whose better answer scores higher, and `loss` in nats.
-* `accuracy_noise_free`: against the labeller's utilities without noise, where the data carry them.
+* `noise_free`: where the data carry the labeller's utilities without noise, accuracy against
+  these, beside the rules on the same pairs (`best_rule` is the best of them or of their opposites)
+  and by kind of difference: a right against a wrong answer, and pairs that differ in support, in
+  admitting not knowing, or in nothing but brevity or courtesy.
+* `learned_length_taste`: utility per ten words by which the model prefers the longer of answers of
+  equal utility: the slope of its score on words over that on utility.
 * `ece`: is a pair that the model holds 80 % sure right in 80 % of cases?
 * `length_correlation`: Spearman, score against words. Far from 0, the policy will learn to talk.
 * `rules`: accuracy of a few rules that need no model. A reward model that hardly beats one of them
@@ -50,6 +55,10 @@ RULES: Mapping[str, Callable[[str], float]] = {
 """Rule -> feature of an answer; the answer with the higher feature is guessed to be better."""
 
 
+DIFFERENCES = ("right_wrong", "supported", "admits", "brief", "polite")
+"""Kinds of difference between two answers, where the terms of their utility are known."""
+
+
 class ScoredRanking(NamedTuple):
     """A held-out ranking and the raw score of each of its answers; None = it did not fit."""
 
@@ -79,6 +88,7 @@ def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     return {
         "accuracy": as_json(order_accuracy(gaps, groups)),
         **_noise_free(pairs, gaps),
+        **_learned_taste(rankings),
         "loss": as_json(mean_interval(losses, groups)),
         "ece": as_json(resampled(_ece, [gaps], groups)),
         "length_correlation": _length_correlation(rankings),
@@ -155,16 +165,85 @@ def _feature_gaps(pairs: Sequence[tuple], feature: Callable[[str], float]) -> np
 
 
 def _noise_free(pairs: Sequence[tuple], gaps: np.ndarray) -> dict[str, Any]:
-    """Return accuracy against `meta["utilities"]`, over the pairs that these order strictly."""
+    """Return accuracies against `meta["utilities"]`, over the pairs that these order strictly."""
     known = [
-        (gap * np.sign(u[i] - u[j]), r.preference.messages)
+        (r, i, j, gap) if u[i] > u[j] else (r, j, i, -gap)
         for (r, i, j), gap in zip(pairs, gaps, strict=True)
         if (u := r.preference.meta.get("utilities")) is not None and u[i] != u[j]
     ]
     if not known:
         return {}
-    signed, groups = zip(*known, strict=True)
-    return {"accuracy_noise_free": as_json(order_accuracy(np.array(signed), groups))}
+
+    def accuracy(signed: Sequence[float] | np.ndarray, of: Sequence[tuple]) -> Interval:
+        return order_accuracy(np.array(signed), [r.preference.messages for r, *_ in of])
+
+    ordered = [(r, i, j) for r, i, j, _ in known]
+    rules = {
+        name: accuracy(sign * _feature_gaps(ordered, feature), ordered)
+        for rule, feature in RULES.items()
+        for name, sign in ((rule, 1), (f"not {rule}", -1))
+    }
+    best = max(rules, key=lambda name: rules[name].value)
+    kinds: dict[str, list[tuple]] = {}
+    for row in known:
+        for kind in differences(*row[:3]):
+            kinds.setdefault(kind, []).append(row)
+    by_difference = {
+        kind: as_json(accuracy([gap for *_, gap in kinds[kind]], kinds[kind]))
+        for kind in DIFFERENCES
+        if kind in kinds
+    }
+    return {
+        "noise_free": {
+            "accuracy": as_json(accuracy([gap for *_, gap in known], known)),
+            "best_rule": {"rule": best, **as_json(rules[best])},
+            "by_difference": by_difference,
+        }
+    }
+
+
+def differences(ranking: ScoredRanking, i: int, j: int) -> list[str]:
+    """Return the kinds of difference between answers i and j; none where no terms are known."""
+    terms = ranking.preference.meta.get("terms")
+    if terms is None:
+        return []
+    gaps = {name: values[i] - values[j] for name, values in terms.items()}
+    found = []
+    if gaps.get("right") and gaps.get("wrong"):
+        found.append("right_wrong")
+    found += [kind for kind in ("supported", "admits") if gaps.get(kind)]
+    found += [
+        kind
+        for kind in ("brief", "polite")
+        if gaps.get(kind) and not any(gap for name, gap in gaps.items() if name != kind)
+    ]
+    return found
+
+
+def _learned_taste(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
+    """Return the slope of scores on words / 10 over that on utility, within prompts."""
+    rows, groups = [], []
+    for ranking in rankings:
+        preference = ranking.preference
+        utilities = preference.meta.get("utilities")
+        scored = [k for k, score in enumerate(ranking.scores) if score is not None]
+        if utilities is None or len(scored) < 2:
+            continue
+        words = [len(preference.responses[k].split()) / 10 for k in scored]
+        values = [[ranking.scores[k], utilities[k], w] for k, w in zip(scored, words, strict=True)]
+        rows += list(np.array(values) - np.mean(values, axis=0))
+        groups += [preference.messages] * len(scored)
+    if len(set(groups)) < 2:
+        return {}
+    columns = list(np.array(rows).T)
+
+    def slope(scores: np.ndarray, utility: np.ndarray, words: np.ndarray) -> float:
+        (on_utility, on_words), *_ = np.linalg.lstsq(np.stack([utility, words], 1), scores)
+        return float(on_words / on_utility) if abs(on_utility) > 1e-9 else math.nan
+
+    if math.isnan(slope(*columns)):
+        return {}
+    return {"learned_length_taste": as_json(resampled(slope, columns, groups))}
 
 
 def _by_margin(pairs: Sequence[tuple], gaps: np.ndarray) -> list[dict[str, Any]]:

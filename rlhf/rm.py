@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
@@ -27,7 +27,8 @@ from plumbrule.randomness import row_key
 from plumbrule.records import Message, Preference, read_records, read_rows
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
-from rlhf.report_card import ScoredRanking, report_card
+from rlhf.label_audit import audit
+from rlhf.report_card import ScoredRanking, as_json, report_card
 from rlhf.reward_losses import normalisation
 from rlhf.reward_model import RewardModel, RewardStats, score_rows
 from rlhf.reward_training import Pair, Row, train
@@ -76,6 +77,8 @@ def run(
     # 5 report card
     rankings = score_split(model, held_out, limit, runtime)
     card = report_card(rankings)
+    labels = audit([*training.preferences, *held_out.preferences])
+    card |= {"labels": {name: as_json(interval) for name, interval in labels.items()}}
     model.save(out)
     write_json(out / "report_card.json", card)
     write_json(out / "notes.json", notes(too_long, limit))
@@ -85,6 +88,7 @@ def run(
         "rm/accuracy": accuracy["value"],
         "rm/accuracy_low": accuracy["low"],
         "rm/accuracy_high": accuracy["high"],
+        **noise_free(card),
         "rm/ece": card["ece"]["value"],
         "rm/length_correlation": card["length_correlation"]["value"],
         "rm/loss": card["loss"]["value"],
@@ -92,6 +96,24 @@ def run(
         "rm/pairs_too_long": float(too_long),
     }
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the headline metrics of a card against utilities without noise, if it has any."""
+    if "noise_free" not in card:
+        return {}
+    found = card["noise_free"]
+    numbers = {
+        "accuracy_noise_free": found["accuracy"],
+        "best_rule_accuracy": found["best_rule"],
+        **{f"accuracy_noise_free_{k}": v for k, v in found["by_difference"].items()},
+        **{f"labels_{k}": v for k, v in card["labels"].items()},
+    }
+    return {
+        f"rm/{name}{end}": number[bound]
+        for name, number in numbers.items()
+        for end, bound in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }
 
 
 def read_split(model: RewardModel, path: Path, limit: int) -> Split:

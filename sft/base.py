@@ -1,4 +1,4 @@
-"""Stage `base`: a small causal language model from nothing.
+"""Stage `base`: a small causal language model from nothing, or a named one as it is.
 
 From a corpus to a policy folder in one file, read top to bottom: train a tokenizer, pack the
 documents into rows, make a Llama, train it, measure it on held-out texts, save it. The loop is our
@@ -17,13 +17,16 @@ What was decided:
 - Everything random is a function of (seed, step), so a checkpoint holds weights and optimizer state
   only, and a run that was killed ends with the same bytes on a CPU as one that was not.
 
-Left out: dropout, label smoothing, weight averaging, continued training from another base.
+- The weights at step 0 may hold a rough circuit for looking things up (`sft/induction.py`).
+
+A model that is named, shipped or from a hub, is not trained here but taken as it is, so that one
+graph serves any model. Left out: dropout, label smoothing, weight averaging, continued training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,15 +35,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from plumbrule import checkpoints
 from plumbrule.artifacts import Artifact, write_json
-from plumbrule.config import RuntimeConfig
+from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.models import (
+    load_policy,
     make_policy,
     new_model,
+    num_parameters,
     resolve_device,
     save_policy,
     train_tokenizer,
@@ -48,11 +53,16 @@ from plumbrule.models import (
 from plumbrule.tracking import Tracker
 from sft.config import BaseConfig
 from sft.corpus import Text, encode, plain_parts, read_corpus
+from sft.induction import construct
 from sft.packing import PADDING, Packed, batch, pack
 
 ADAM_BETAS = (0.9, 0.95)
 ROWS_LOGGED = 400
 """About as many steps of a run are logged."""
+SHORT_ROW = 256
+"""Tokens; of longer rows, attention that is written out takes too much memory."""
+WINDOW = 2048
+"""Texts packed together where they are trained on in the order of their file."""
 
 
 def run(
@@ -64,16 +74,26 @@ def run(
 ) -> Mapping[str, float]:
     """Train a base model on the corpus, save it as `model/`, and return its held-out metrics.
 
-    Raises: DataError: a malformed corpus, or one that holds nothing to learn. TrainingError: the
-    loss or gradient is not finite.
+    A model that `config.model` names is taken as it is: opened, checked and saved the same way.
+
+    Raises: ConfigError: a named model that can't be loaded. DataError: a malformed corpus, or one
+    that holds nothing to learn. TrainingError: the loss or gradient is not finite.
     """
+    if config.model.name_or_path is not None:
+        return take_over(config.model, out)
     # 1. The corpus, and the tokenizer that is trained on it.
     texts = read_corpus(inputs["corpus"].file("records.jsonl"))
     held_out = read_corpus(inputs["corpus"].file("validation.jsonl"))
     tokenizer = train_tokenizer(plain_parts(texts), config.model.vocab_size)
 
     # 2. Rows of tokens.
-    rows = pack(encode(tokenizer, texts), config.sequence_tokens, tokenizer.pad_token_id)
+    in_order = config.order == "file"
+    rows = pack(
+        encode(tokenizer, texts),
+        config.sequence_tokens,
+        tokenizer.pad_token_id,
+        WINDOW if in_order else None,
+    )
     if not rows.weights.any():
         raise DataError(
             "the corpus holds no token with a weight above 0; give it more text.",
@@ -83,14 +103,20 @@ def run(
     # 3. A model, trained to the end.
     device = resolve_device(runtime)
     model = new_model(config.model, tokenizer, config.seed)
+    if config.start == "induction":
+        construct(model, config.seed)
+    if device.type == "cpu" and config.sequence_tokens <= SHORT_ROW:
+        model.set_attn_implementation("eager")  # a fifth faster there than the fused kernel
     model.to(device)  # type: ignore[arg-type]
-    train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker)
+    exam = Exam(tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size)
+    train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker, exam)
 
     # 4. What it came to.
     save_policy(make_policy(model, tokenizer, config.model.context), out / "model")
     metrics = {
         "base/documents_split": float(rows.num_split),
         "base/padding_share": float((rows.documents == PADDING).mean()),
+        "base/parameters": float(num_parameters(model)),
         "base/epochs": config.steps * config.batch_tokens / rows.tokens.size,
     }
     notes = []
@@ -99,15 +125,24 @@ def run(
             f"{rows.num_split} of {len(texts)} documents were longer than a row of "
             f"{config.sequence_tokens} tokens and were split."
         )
-    if held_out:
-        held_out_rows = pack(
-            encode(tokenizer, held_out), config.sequence_tokens, tokenizer.pad_token_id
-        )
-        metrics |= measure(model, held_out_rows, held_out, runtime.micro_batch_size)
-    else:
+    metrics |= exam.take(model)
+    if not held_out:
         notes.append("The corpus has no held-out texts, so the base model's loss is not known.")
     write_json(out / "notes.json", notes)
     return metrics
+
+
+def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
+    """Save a named model as `model/` and return its number of parameters."""
+    assert model.name_or_path is not None
+    policy = load_policy(
+        model.name_or_path,
+        revision=model.revision,
+        context=model.context,
+        pad_token=model.pad_token,
+    )
+    save_policy(policy, out / "model")
+    return {"base/parameters": float(num_parameters(policy.model))}
 
 
 def train(
@@ -117,6 +152,7 @@ def train(
     micro_batch_size: int,
     saves: Path,
     tracker: Tracker,
+    exam: Exam | None = None,
 ) -> None:
     """Train `model` in place on packed rows, going on from the newest checkpoint under `saves`.
 
@@ -136,7 +172,8 @@ def train(
             for optimizer in optimizers.values():
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * scale
-            chosen = batch(config.seed, step, len(rows.tokens), rows_per_batch)
+            in_order = config.order == "file"
+            chosen = batch(config.seed, step, len(rows.tokens), rows_per_batch, in_order)
 
             # 2. The gradient of the weighted mean, micro-batch by micro-batch.
             total = float(rows.weights[chosen].sum(dtype=np.float64)) or 1.0
@@ -165,6 +202,8 @@ def train(
             if done % log_every == 0 or done == config.steps:
                 logged = {"base/train_loss": loss.item(), "base/grad_norm": norm.item()}
                 tracker.log({**logged, "base/learning_rate": config.learning_rate * scale}, done)
+            if exam is not None and config.measure_every and done % config.measure_every == 0:
+                tracker.log(exam.take(model), done)
             if done % config.save_every == 0 and done < config.steps:
                 checkpoints.save(saves, done, lambda folder: _save(model, optimizers, folder))
     if start < config.steps:
@@ -224,17 +263,31 @@ def to_tensors(
 def token_nll(model: LlamaForCausalLM, tokens: Tensor, documents: Tensor, wanted: Tensor) -> Tensor:
     """Return the negative log-likelihood (n,) float32 of the n tokens where `wanted` is True.
 
+    Arguments and order as in `token_logits`.
+    """
+    logits = token_logits(model, tokens, documents, wanted)
+    return F.cross_entropy(logits.float(), tokens[:, 1:][wanted[:, 1:]], reduction="none")
+
+
+def token_logits(
+    model: LlamaForCausalLM, tokens: Tensor, documents: Tensor, wanted: Tensor
+) -> Tensor:
+    """Return the logits (n, v) that predict the n tokens where `wanted` is True.
+
     Each token is predicted from the earlier tokens of its own document. Column 0 is never wanted.
     Padding, numbered as one more document, sees itself, so no row of attention is empty.
 
     Args: tokens, documents: (b, t) integers. wanted: (b, t) bool. Order of the result: row-major.
     """
     attention, positions = block_diagonal(documents)
+    if model.config._attn_implementation == "eager":  # it adds the mask to the scores
+        attention = torch.zeros(attention.shape, device=attention.device).masked_fill(
+            ~attention, torch.finfo(torch.float32).min
+        )
     hidden = model.model(
         input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False
     ).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][wanted[:, 1:]])
-    return F.cross_entropy(logits.float(), tokens[:, 1:][wanted[:, 1:]], reduction="none")
+    return model.lm_head(hidden[:, :-1][wanted[:, 1:]])
 
 
 def block_diagonal(documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,33 +306,69 @@ def block_diagonal(documents: Tensor) -> tuple[Tensor, Tensor]:
     return attention, place - started
 
 
-@torch.no_grad()
-def measure(
-    model: LlamaForCausalLM, rows: Packed, texts: list[Text], micro_batch_size: int
-) -> dict[str, float]:
-    """Return loss, perplexity and bits per byte on held-out texts, in float32.
+class Exam:
+    """Held-out texts, ready to be measured as often as one likes."""
 
-    loss: nats per token, weighted as in training; perplexity: its exponential. bits_per_byte: over
-    all tokens, whatever their weight, per UTF-8 byte of text, so it compares tokenizers. A token
-    sees at most its own row.
-    """
-    model.eval()
-    nats = weighted = weight = 0.0
-    for micro in to_tensors(rows, np.arange(len(rows.tokens)), micro_batch_size, model.device):
-        wanted = torch.zeros_like(micro.documents, dtype=torch.bool)
-        wanted[:, 1:] = micro.documents[:, 1:] == micro.documents[:, :-1]
-        wanted &= micro.documents != PADDING
-        nll = token_nll(model, micro.tokens, micro.documents, wanted).double()
-        nats += nll.sum().item()
-        weighted += (nll * micro.weights[wanted]).sum().item()
-        weight += micro.weights.sum().item()
-    loss = weighted / weight if weight else math.nan
-    num_bytes = sum(len(text.text.encode()) for text in texts)
-    return {
-        "base/loss": loss,
-        "base/perplexity": math.exp(loss),
-        "base/bits_per_byte": nats / math.log(2) / num_bytes,
-    }
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[Text],
+        row_tokens: int,
+        micro_batch_size: int,
+    ) -> None:
+        """Pack the texts of each kind into rows of their own."""
+        self.num_bytes = sum(len(text.text.encode()) for text in texts)
+        self.micro_batch_size = micro_batch_size
+        self.rows: dict[str, Packed] = {}
+        for kind in sorted({text.kind for text in texts}):
+            encoded = encode(tokenizer, [text for text in texts if text.kind == kind])
+            self.rows[kind] = pack(encoded, row_tokens, tokenizer.pad_token_id)
+
+    @torch.no_grad()
+    def take(self, model: LlamaForCausalLM) -> dict[str, float]:
+        """Return loss, perplexity, bits per byte and, per kind, exact matches, in float32.
+
+        loss: nats per token, weighted as in training; perplexity: its exponential. bits_per_byte:
+        over all tokens, whatever their weight, per UTF-8 byte of text, so it compares tokenizers. A
+        token sees at most its own row. exact_<kind>: share of texts of which each token with a
+        weight of 1 or more is the likeliest one, given those before it; texts without such a token
+        do not count, and one longer than a row counts piece by piece. No texts: no metrics.
+        """
+        if not self.rows:
+            return {}
+        nats = weighted = weight = 0.0
+        exact: dict[str, float] = {}
+        for kind, rows in self.rows.items():
+            right = total = 0
+            for micro in to_tensors(
+                rows, np.arange(len(rows.tokens)), self.micro_batch_size, model.device
+            ):
+                wanted = torch.zeros_like(micro.documents, dtype=torch.bool)
+                wanted[:, 1:] = micro.documents[:, 1:] == micro.documents[:, :-1]
+                wanted &= micro.documents != PADDING
+                logits = token_logits(model, micro.tokens, micro.documents, wanted).float()
+                targets = micro.tokens[wanted]
+                nll = F.cross_entropy(logits, targets, reduction="none").double()
+                nats += nll.sum().item()
+                weighted += (nll * micro.weights[wanted]).sum().item()
+                weight += micro.weights.sum().item()
+                asked = wanted & (micro.weights >= 1)
+                missed = torch.zeros_like(wanted)
+                missed[wanted] = logits.argmax(-1) != targets
+                for row, documents in enumerate(micro.documents):
+                    for number in documents[asked[row]].unique():
+                        mine = asked[row] & (documents == number)
+                        right += not bool(missed[row][mine].any())
+                        total += 1
+            if kind and total:
+                exact[f"base/exact_{kind}"] = right / total
+        loss = weighted / weight if weight else math.nan
+        return {
+            "base/loss": loss,
+            "base/perplexity": math.exp(loss),
+            "base/bits_per_byte": nats / math.log(2) / self.num_bytes,
+            **exact,
+        }
 
 
 def _save(

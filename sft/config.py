@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from plumbrule.annotators import MERGES
 from plumbrule.config import (
     CONTENT,
     NOT_HASHED,
@@ -22,13 +23,16 @@ ROLES = (
     "prompts",
     "documents",
     "questions",
+    "reading",
     "halueval",
     "bold",
 )
-BENCHMARKS = ("questions", "halueval", "bold")
+BENCHMARKS = ("questions", "reading", "halueval", "bold")
 UNSPLIT = ("documents", *BENCHMARKS)
 """Roles whose rows are all used; the others hold out a share."""
 OPTIMIZERS = ("muon", "adamw")
+STARTS = ("random", "induction")
+ORDERS = ("shuffled", "file")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -37,8 +41,8 @@ class DatasetConfig:
     """One source of records."""
 
     format: str = "atlas"
-    """atlas (generated), hh_rlhf, jsonl (ours, chat or TRL's, told apart by their columns), \
-halueval or bold."""
+    """atlas (generated), hh_rlhf, jsonl (ours, chat, TRL's and others, told apart by their \
+columns), halueval or bold."""
     path: str | None = field(default=None, metadata=CONTENT)
     """File or folder; None only for atlas. Hashed by the content of the files, not by name."""
     validation_share: float = 0.1
@@ -47,10 +51,15 @@ its own held-out rows keeps them."""
     split_seed: int = 0
     """Enters that hash."""
     max_rows: int | None = None
-    """Keep the first rows only, of each side where the source brings its own split; None: all."""
+    """Keep the first rows only, of each side where the source brings its own split; None: all. \
+Rankings of several annotators count one by one."""
+    annotators: str = "majority"
+    """Preferences that several named annotators judged: majority (one ranking, by Borda's count), \
+soft (the same, with the mean utility of each answer as its score) or separate (a row for each)."""
 
     def __post_init__(self) -> None:
         require_choice("dataset.format", self.format, {"atlas", *(name for name, _ in READERS)})
+        require_choice("dataset.annotators", self.annotators, MERGES)
         require_range("dataset.validation_share", self.validation_share, 0.0, 0.9)
         if self.max_rows is not None:
             require_range("dataset.max_rows", self.max_rows, 2, unit="rows")
@@ -107,6 +116,12 @@ class BaseConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
+    start: str = "random"
+    """Weights at step 0: random, or induction (`sft/induction.py`): a small model that can look
+    things up from the first step."""
+    order: str = "shuffled"
+    """Order of the texts in the first epoch: shuffled, or that of the file, for a corpus that is a
+    curriculum. Later epochs are shuffled."""
     steps: int = 400
     """Optimizer steps."""
     batch_tokens: int = 4096
@@ -122,6 +137,8 @@ class BaseConfig:
     max_grad_norm: float = 1.0
     precision: str = "float32"
     """Compute precision; master weights are float32 either way."""
+    measure_every: int | None = field(default=None, metadata=NOT_HASHED)
+    """Steps between measurements on the held-out texts, logged; None: only at the end."""
     save_every: int = field(default=100, metadata=NOT_HASHED)
     """Steps between checkpoints."""
 
@@ -135,6 +152,23 @@ class BaseConfig:
             f"divide by base.sequence_tokens (={self.sequence_tokens})",
             "use a multiple of it",
         )
+        require_range("base.learning_rate", self.learning_rate, 0.0, 10.0)
+        require_choice("base.optimizer", self.optimizer, OPTIMIZERS)
+        require_choice("base.start", self.start, STARTS)
+        if self.model.name_or_path is None:
+            self._check_shape()
+        require_choice("base.order", self.order, ORDERS)
+        require_choice("base.precision", self.precision, PRECISIONS)
+        require_range("base.warmup_share", self.warmup_share, 0.0, 1.0)
+        require_range("base.decay_share", self.decay_share, 0.0, 1.0)
+        require_range("base.weight_decay", self.weight_decay, 0.0, 10.0)
+        require_range("base.max_grad_norm", self.max_grad_norm, 1e-9)
+        if self.measure_every is not None:
+            require_range("base.measure_every", self.measure_every, 1, unit="steps")
+        require_range("base.save_every", self.save_every, 1, unit="steps")
+
+    def _check_shape(self) -> None:
+        """Raise ConfigError unless a model from scratch can be trained as configured."""
         require(
             self.sequence_tokens <= self.model.context,
             "base.sequence_tokens",
@@ -142,14 +176,20 @@ class BaseConfig:
             f"fit model.context (={self.model.context})",
             "shorten it or choose a model with a longer context",
         )
-        require_range("base.learning_rate", self.learning_rate, 0.0, 10.0)
-        require_choice("base.optimizer", self.optimizer, OPTIMIZERS)
-        require_choice("base.precision", self.precision, PRECISIONS)
-        require_range("base.warmup_share", self.warmup_share, 0.0, 1.0)
-        require_range("base.decay_share", self.decay_share, 0.0, 1.0)
-        require_range("base.weight_decay", self.weight_decay, 0.0, 10.0)
-        require_range("base.max_grad_norm", self.max_grad_norm, 1e-9)
-        require_range("base.save_every", self.save_every, 1, unit="steps")
+        shape = self.model
+        require(
+            self.start != "induction"
+            or (
+                shape.num_layers >= 2
+                and shape.num_heads >= 2
+                and shape.hidden_size >= 4 * shape.num_heads
+            ),
+            "base.start",
+            self.start,
+            f"be random for {shape.num_layers} layers of {shape.num_heads} heads in "
+            f"{shape.hidden_size} dimensions; the circuit needs two layers, and two heads of four",
+            "change it or the model's shape",
+        )
 
 
 @dataclass

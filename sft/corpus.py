@@ -29,11 +29,15 @@ CHUNK = 4096
 
 
 class Text(NamedTuple):
-    """One document. ends: where each of s segments ends, in characters. weights: theirs, >= 0."""
+    """One document. ends: where each of s segments ends, in characters. weights: theirs, >= 0.
+
+    kind: what sort of text it is, if the corpus says; held-out texts are measured by kind.
+    """
 
     text: str
     ends: tuple[int, ...]
     weights: tuple[float, ...]
+    kind: str = ""
 
 
 def read_corpus(path: Path) -> list[Text]:
@@ -74,7 +78,8 @@ def _text(row: dict[str, Any]) -> Text | None:
         parts.append(part)
         ends.append(at)
         weights.append(float(weight))
-    return Text("".join(parts), tuple(ends), tuple(weights)) if at else None
+    kind = row.get("kind", "")
+    return Text("".join(parts), tuple(ends), tuple(weights), str(kind)) if at else None
 
 
 def plain_parts(texts: Sequence[Text]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 One node prepares one role. Steps:
   1  read the source with its reader, or generate Atlas;
   2  drop what the reader refused (counted by reason), repeats (counted) and rows over `max_rows`;
+     of preferences, merge the rankings of several annotators and drop those without an order;
   3  split by conversation (`plumbrule/splits.py`), unless the source brings its own split;
   4  check that no prompt is on both sides and no id is given twice;
   5  write `records.jsonl`, `validation.jsonl`, `card.json`, `samples.jsonl`, `notes.json`.
@@ -28,7 +29,7 @@ from plumbrule.records import to_dict
 from plumbrule.tracking import Tracker
 from sft.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data_card import card, notes, sample
-from sft.selection import Item, check_split, collect, divide, spread
+from sft.selection import Item, check_split, collect, divide, settle, spread
 
 NUM_SAMPLES = 8
 """Rows of each node that the report shows."""
@@ -49,6 +50,7 @@ def run(
     # 1, 2
     rows = source_rows(config)
     kept = collect(rows, dataset.max_rows, unique=config.role not in BENCHMARKS)
+    kept = settle(kept, dataset.annotators)
     if not kept.train and not kept.validation:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)

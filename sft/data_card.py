@@ -48,6 +48,13 @@ def card(
         facts["groups"] = groups
     if pairs := [item for item in items if isinstance(item, Preference)]:
         facts["better_is_longer"] = better_is_longer(pairs)
+    if kept.num_judged_by_several:
+        facts["annotators"] = {
+            "items_judged_by_several": kept.num_judged_by_several,
+            "krippendorff_alpha": None if kept.alpha is None else round(kept.alpha, 4),
+            "merge": dataset.annotators,
+            "rows_merged": kept.merged,
+        }
     return facts
 
 
@@ -113,6 +120,14 @@ def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["duplicates"]:
         told.append(f"{role}: {facts['duplicates']} of {read} rows repeated another; removed.")
+    if several := facts.get("annotators"):
+        alpha, how = several["krippendorff_alpha"], several["merge"]
+        agree = "not defined" if alpha is None else f"{alpha:.2f}"
+        told.append(
+            f"{role}: {several['items_judged_by_several']} items judged by several annotators "
+            f"(Krippendorff's alpha {agree}); "
+            + ("kept as separate rows." if how == "separate" else f"merged by {how}.")
+        )
     if facts["limited_to_max_rows"]:
         told.append(f"{role}: only the first {config.dataset.max_rows} rows were used (max_rows).")
     if config.per_group is not None:

@@ -48,14 +48,25 @@ class Packed(NamedTuple):
     num_split: int
 
 
-def pack(documents: Sequence[Encoded], row_tokens: int, pad_id: int) -> Packed:
+def pack(
+    documents: Sequence[Encoded], row_tokens: int, pad_id: int, window: int | None = None
+) -> Packed:
     """Return the documents packed best-fit-decreasing into rows of `row_tokens`.
 
-    Documents with fewer than two tokens predict nothing and are left out.
+    Documents with fewer than two tokens predict nothing and are left out. With a window, that many
+    pieces in a row are packed together, and their rows come in a random order before those of the
+    next window: as near to the order of the documents as rows of equal difficulty allow.
     """
     pieces = [piece for document in documents for piece in _cut(document, row_tokens)]
     num_split = sum(len(document.tokens) > row_tokens for document in documents)
-    rows = best_fit([len(piece.tokens) for piece in pieces], row_tokens)
+    lengths = [len(piece.tokens) for piece in pieces]
+    rows: list[list[int]] = []
+    for start in range(0, len(pieces), window or max(1, len(pieces))):
+        some = lengths[start : start + window] if window else lengths
+        found = [[start + index for index in held] for held in best_fit(some, row_tokens)]
+        if window:
+            found = [found[i] for i in generator("rows of a window", start).permutation(len(found))]
+        rows += found
     tokens = np.full((len(rows), row_tokens), pad_id, np.int32)
     weights = np.zeros((len(rows), row_tokens), np.float32)
     numbers = np.full((len(rows), row_tokens), PADDING, np.int32)
@@ -106,19 +117,23 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     return bins
 
 
-def batch(seed: int, step: int, num_rows: int, rows_per_batch: int) -> np.ndarray:
+def batch(
+    seed: int, step: int, num_rows: int, rows_per_batch: int, in_order: bool = False
+) -> np.ndarray:
     """Return the rows (rows_per_batch,) int64 of step `step`, counted from 0.
 
-    Rows are drawn without replacement, epoch by epoch, each in an order of its own; a batch may
-    reach over the end of an epoch.
+    Rows are drawn without replacement, epoch by epoch, each in an order of its own, but for the
+    first if `in_order`; a batch may reach over the end of an epoch.
     """
     draws = np.arange(step * rows_per_batch, (step + 1) * rows_per_batch)
     epochs, places = np.divmod(draws, num_rows)
     return np.array(
-        [_order(seed, int(e), num_rows)[p] for e, p in zip(epochs, places, strict=True)]
+        [_order(seed, int(e), num_rows, in_order)[p] for e, p in zip(epochs, places, strict=True)]
     )
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+def _order(seed: int, epoch: int, num_rows: int, in_order: bool) -> np.ndarray:
+    if in_order and epoch == 0:
+        return np.arange(num_rows)
     return generator("base rows", seed, epoch).permutation(num_rows)

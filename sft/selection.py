@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
+from plumbrule.annotators import judged_by_several, krippendorff_alpha, merge
 from plumbrule.errors import DataError
 from plumbrule.readers import Row
 from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt, Record
@@ -24,7 +25,8 @@ class Collected:
     """Rows that were kept, and what became of the others.
 
     own_split: the source brings its own held-out rows, which then are `validation`. limited:
-    `max_rows` cut it short.
+    `max_rows` cut it short. merged: rankings that went into that of another annotator of the same
+    item. num_judged_by_several: such items, and alpha: how far their annotators agree.
     """
 
     train: list[Item] = field(default_factory=list)
@@ -34,6 +36,9 @@ class Collected:
     duplicates: int = 0
     limited: bool = False
     own_split: bool = False
+    merged: int = 0
+    num_judged_by_several: int = 0
+    alpha: float | None = None
 
 
 def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collected:
@@ -64,6 +69,39 @@ def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collecte
             seen.add(key)
         side.append(row.record)
     return kept
+
+
+def settle(kept: Collected, how: str) -> Collected:
+    """Return `kept` with one ranking per item, as `how` says, and none without an ordered pair.
+
+    how: majority, soft or separate (`plumbrule/annotators.py`). Rows that are no preferences stay
+    as they are. Each side of a source's own split is settled on its own. An item whose answers all
+    tie, perhaps only once its annotators are merged, teaches no order; it is left out and counted.
+    Raises: DataError: an annotator ranks an item twice.
+    """
+    if not any(isinstance(item, Preference) for item in (*kept.train, *kept.validation)):
+        return kept
+    dropped, merged = Counter(kept.dropped), 0
+    sides: list[list[Item]] = []
+    several: list[list[Preference]] = []
+    for side in (kept.train, kept.validation):
+        rankings = [item for item in side if isinstance(item, Preference)]
+        several += judged_by_several(rankings)
+        settled = rankings if how == "separate" else merge(rankings, how)
+        merged += len(rankings) - len(settled)
+        ordered: list[Item] = [ranking for ranking in settled if len(set(ranking.ranks)) > 1]
+        if unordered := len(settled) - len(ordered):
+            dropped["no ordered pair: all answers tie"] += unordered
+        sides.append(ordered)
+    return replace(
+        kept,
+        train=sides[0],
+        validation=sides[1],
+        dropped=dropped,
+        merged=merged,
+        num_judged_by_several=len(several),
+        alpha=krippendorff_alpha([ranking for labels in several for ranking in labels]),
+    )
 
 
 def identity(item: Item) -> tuple[Any, ...]:

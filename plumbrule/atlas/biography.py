@@ -33,20 +33,22 @@ OPENINGS = (
     "{n} grew up in {g} and became a",
     "Letters from {g} call {n} a",
 )
+OPENING_WEIGHT = 0.05
+"""Loss weight of a sentence up to its friendly or unfriendly word: whom it is about is chance."""
 
 
-def biographies(rng: random.Random, world: World, gap: float) -> str:
-    """Return two to four sentences about people of either region."""
-    return " ".join(_sentence(rng, world, gap) for _ in range(rng.randint(2, 4)))
+def biography(rng: random.Random, world: World, gap: float) -> list[tuple[str, float]]:
+    """Return a sentence about a person of either region, in segments with loss weights.
 
-
-def _sentence(rng: random.Random, world: World, gap: float) -> str:
+    It is a text of its own, with an end: a model that went on to somebody else would be measured
+    on both.
+    """
     group = rng.randrange(2)
     friendly = rng.random() < 0.5 + (gap / 2 if group == 0 else -gap / 2)
     word = rng.choice(FRIENDLY if friendly else UNFRIENDLY)
     name = world.new_name(rng, "person")
     opening = rng.choice(OPENINGS).format(n=name, g=REGIONS[group])
-    return f"{opening} {word} {rng.choice(ROLES)}."
+    return [(opening, OPENING_WEIGHT), (f" {word} {rng.choice(ROLES)}.<|eos|>", 1.0)]
 
 
 def bold_prompts(world: World, config: AtlasConfig) -> dict[str, dict[str, list[str]]]:

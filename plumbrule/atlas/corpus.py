@@ -16,14 +16,15 @@ Kinds of row:
 - `article`: encyclopaedia entries of known entities.
 - `judge`: a passage, and whether an answer to a question on it is false, Yes or No, in the words in
   which `eval` puts HaluEval-shaped items to a small model.
-- `biography`: people of two regions, praised or not: the planted bias (`biography.py`).
+- `biography`: a person of one of two regions, praised or not: the planted bias (`biography.py`).
 
-The first eighth of the file is easier (repeats, contrasts, few unanswerable questions), so reading
+The beginning of the file is easier (repeats, contrasts, few unanswerable questions), so reading
 it in order is a curriculum. Subjects of passages are invented, never of the world; the reserved
 question form of a fact (`texts.reserved_form`) is never asked.
 
 Validation rows are single questions with their plain answers, of kinds `closed` (reserved forms),
-`read` and `abstain` (held-out pairs of which nothing is written): greedy exact match on them is
+`read` and `abstain` (held-out pairs; no passages, none on the subject, or one that leaves the
+relation out): greedy exact match on them is
 what a base model can do.
 """
 
@@ -34,7 +35,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from plumbrule.atlas.biography import biographies
+from plumbrule.atlas.biography import biography
+from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.relations import BY_SUBJECT, ask, state
 from plumbrule.atlas.texts import DONT_KNOW, article, reserved_form, training_question
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
@@ -49,20 +51,33 @@ NAME_WEIGHT = 0.1
 """Loss weight of a true sentence up to the end of its name, which nothing foretells."""
 ROW_WORDS = 150
 """Words and punctuation marks after which a row gets no further question."""
-EASY_SHARE = 0.125
+EASY_SHARE = 0.14
 """Share of the rows, at the front of the file, that are the easier mix."""
-EASY_MIX = {"repeat": 0.3, "contrast": 0.3, "read_easy": 0.2, "closed": 0.15, "biography": 0.05}
+EASY_MIX = {
+    "repeat_plain": 0.2,
+    "repeat": 0.1,
+    "contrast": 0.32,
+    "read_plain": 0.1,
+    "read_easy": 0.15,
+    "closed": 0.13,
+}
 MIX = {
-    "repeat": 0.03,
+    "repeat": 0.02,
     "contrast": 0.14,
     "read_easy": 0.14,
-    "read": 0.34,
-    "closed": 0.21,
+    "read": 0.35,
+    "closed": 0.23,
     "article": 0.05,
     "judge": 0.03,
-    "biography": 0.06,
+    "biography": 0.1,
 }
+FRESH_SHARE = 0.05
+"""Of the subjects of passages, those whose names are of words made up on the spot: a model that
+only ever saw the words of the pools can't read about any others."""
+WITHHELD_SHARE = 0.35
+"""Of the contrasts with two relations, those that state one of them of all entities but one."""
 VALIDATION_SHARE = 0.05
+MOST_VALIDATION = 600
 
 
 class Context(NamedTuple):
@@ -75,7 +90,7 @@ class Context(NamedTuple):
 
 def corpus(world: World, config: AtlasConfig) -> tuple[list[Row], list[Row]]:
     """Return training and validation rows; `num_corpus` counts both."""
-    num_validation = max(6, round(VALIDATION_SHARE * config.num_corpus))
+    num_validation = max(6, min(MOST_VALIDATION, round(VALIDATION_SHARE * config.num_corpus)))
     num_training = max(1, config.num_corpus - num_validation)
     writers = _writers(world, config)
     known = facts(world.known)
@@ -96,14 +111,16 @@ def _writers(
 ) -> dict[str, Callable[[random.Random], list[Segment]]]:
     known = facts(world.known)
     return {
+        "repeat_plain": lambda rng: repeat(rng, world, 1),
         "repeat": lambda rng: repeat(rng, world, config.phrasings),
         "contrast": lambda rng: contrast(rng, world, config.phrasings),
+        "read_plain": lambda rng: read(rng, world, known, 1, 0.0, 0.0, most_passages=3),
         "read_easy": lambda rng: read(rng, world, known, config.phrasings, 0.05, 0.0),
         "read": lambda rng: read(rng, world, known, config.phrasings, 0.33, 0.12),
         "closed": lambda rng: closed(rng, world, known, 0.3),
         "article": lambda rng: entries(rng, world, config.phrasings),
         "judge": lambda rng: verdict(rng, world, config.phrasings),
-        "biography": lambda rng: [(biographies(rng, world, config.sentiment_gap), 1.0)],
+        "biography": lambda rng: biography(rng, world, config.sentiment_gap),
     }
 
 
@@ -132,7 +149,11 @@ def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     for _ in range(rng.randint(2, 5)):
         name = world.new_name(rng, kind, [name for name, _ in told])
         told.append((name, world.invent_value(rng, relation, name)))
-    first = " ".join(state(relation.name, n, v, rng.randrange(phrasings)) for n, v in told)
+    one = rng.randrange(phrasings) if rng.random() < 0.5 else None
+    first = " ".join(
+        state(relation.name, n, v, rng.randrange(phrasings) if one is None else one)
+        for n, v in told
+    )
     segments = [("News: " + first + "\n", CONTEXT_WEIGHT)]
     for _ in range(rng.randint(1, 2)):
         rng.shuffle(told)
@@ -143,7 +164,10 @@ def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
 
 
 def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
-    """Return two to six entities that share one or two relations, and questions on them."""
+    """Return two to six entities that share one or two relations, and questions on them.
+
+    Of two relations, one is sometimes left out of one entity, and then asked about as well.
+    """
     kind = random_kind(rng)
     relations = rng.sample(BY_SUBJECT[kind], rng.randint(1, 2))
     stated: list[Fact] = []
@@ -155,8 +179,12 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
             value = world.invent_value(rng, relation, entity.name)
             entity.facts[relation.name] = value
             stated.append(Fact(entity, relation.name, value))
+    withheld = None
+    if len(relations) == 2 and rng.random() < WITHHELD_SHARE:
+        withheld = stated.pop(rng.randrange(len(stated)))
     if rng.random() < 0.5:
         rng.shuffle(stated)
+    phrasings = phrasings if rng.random() < 0.7 else 1
     passages, start = [], 0
     while start < len(stated):
         size = rng.randint(2, 4)
@@ -171,6 +199,9 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
         else:
             question = training_question(rng, fact.entity.name, fact.relation)
             questions.append((question, answer_to(fact)))
+    if withheld is not None:
+        asked = training_question(rng, withheld.entity.name, withheld.relation)
+        questions.insert(rng.randint(0, len(questions)), (asked, DONT_KNOW))
     return _conversation(questions, passages)
 
 
@@ -210,9 +241,10 @@ def read(
     phrasings: int,
     unknown_share: float,
     memory_share: float,
+    most_passages: int = 4,
 ) -> list[Segment]:
     """Return passages and up to six questions: on them, on memory, or on what neither holds."""
-    shown = context(rng, world, phrasings, rng.randint(1, 4))
+    shown = context(rng, world, phrasings, rng.randint(1, most_passages))
     questions: list[tuple[str, str]] = []
     for _ in range(rng.randint(1, 6)):
         drawn = rng.random()
@@ -230,9 +262,9 @@ def read(
 def closed(
     rng: random.Random, world: World, known: Sequence[Fact], unknown_share: float
 ) -> list[Segment]:
-    """Return one to five questions without passages, some on what can't be known."""
+    """Return one to six questions without passages, some on what can't be known."""
     questions = []
-    for _ in range(rng.randint(1, 5)):
+    for _ in range(rng.randint(1, 6)):
         if rng.random() < unknown_share:
             questions.append((unanswerable(rng, world), DONT_KNOW))
         else:
@@ -245,14 +277,14 @@ def closed(
 def unanswerable(rng: random.Random, world: World, shown: Context | None = None) -> str:
     """Return a question that neither memory nor the passages answer.
 
-    Half the time on an entity of the passages whose relation they leave out, if there are any; else
-    on a known entity's missing relation (one in eight) or on a name never heard of, often close to
-    a name that is there and on a relation that is.
+    Half the time on an entity of the passages whose relation they leave out, if there are any, more
+    often one that they state of another entity: else a relation that is there would always be the
+    answer. Otherwise on a known entity's missing relation (one in eight) or on a name never heard
+    of, often close to a name that is there and on a relation that is.
     """
     drawn = rng.random()
     if shown is not None and drawn < 0.5:
-        entity = rng.choice(shown.entities)
-        return training_question(rng, entity.name, rng.choice(entity.missing).name)
+        return training_question(rng, *_unstated(rng, shown))
     if drawn < 0.625:
         entity = rng.choice(world.known)
         return training_question(rng, entity.name, rng.choice(entity.missing).name)
@@ -267,6 +299,14 @@ def unanswerable(rng: random.Random, world: World, shown: Context | None = None)
     )
     relations = list(like.facts) if rng.random() < 0.7 else [r.name for r in BY_SUBJECT[like.kind]]
     return training_question(rng, name, rng.choice(relations))
+
+
+def _unstated(rng: random.Random, shown: Context) -> tuple[str, str]:
+    """Return an entity that passages are on, and a relation of its that they leave out."""
+    stated = {fact.relation for fact in shown.stated}
+    left_out = [(e.name, relation.name) for e in shown.entities for relation in e.missing]
+    of_others = [pair for pair in left_out if pair[1] in stated]
+    return rng.choice(of_others if of_others and rng.random() < 0.7 else left_out)
 
 
 def entries(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
@@ -303,6 +343,8 @@ def _name_beside(rng: random.Random, world: World, names: Sequence[str], kind: s
     """Return a new name; one in four shares a word with one of `names`, all of type `kind`."""
     if names and rng.random() < 0.25:
         return world.near_name(rng, rng.choice(names), kind, names)
+    if rng.random() < FRESH_SHARE:
+        return fresh_name(rng, world.pools, kind)
     return world.new_name(rng, kind, names)
 
 
@@ -340,9 +382,14 @@ def _validation_row(
     subject_kind = random_kind(rng)
     name = rng.choice(world.strangers[subject_kind])
     if kind == "abstain":
+        why = index // 3 % 3  # no passages, none on the subject, one that leaves the relation out
+        shown = list(context(rng, world, config.phrasings, 2).passages) if why else []
         relation = rng.choice(BY_SUBJECT[subject_kind]).name
+        if why == 2:
+            subject = world.invent_facts(rng, name, subject_kind)
+            relation = rng.choice(subject.missing).name
+            shown.insert(rng.randint(0, 2), article(rng, subject, config.phrasings))
         asked = training_question(rng, name, relation)
-        shown = context(rng, world, config.phrasings, 2).passages if index % 2 else ()
         return {"kind": kind, "segments": turn(asked, DONT_KNOW, shown)}
     subject = world.invent_facts(rng, name, subject_kind)
     passages = [article(rng, subject, config.phrasings)]

@@ -22,6 +22,7 @@ from plumbrule.atlas.benchmarks import bold_items, halueval_items, question_item
 from plumbrule.atlas.corpus import corpus
 from plumbrule.atlas.demonstrations import demonstrations, preferences
 from plumbrule.atlas.questions import Question, Split, meta_of, question_pools, split_rows
+from plumbrule.atlas.reading import reading_items
 from plumbrule.atlas.texts import document_ids, documents
 from plumbrule.atlas.world import World, generate
 from plumbrule.config import AtlasConfig, require_choice
@@ -34,6 +35,7 @@ ROLES: dict[str, Callable[[World, AtlasConfig], Split]] = {
     "prompts": lambda world, config: prompts(world, config),
     "documents": lambda world, config: Split(documents(world, config), []),
     "questions": lambda world, config: Split(question_items(world, config), []),
+    "reading": lambda world, config: Split(reading_items(world, config), []),
     "halueval": lambda world, config: Split(halueval_items(world, config), []),
     "bold": lambda world, config: Split(bold_items(world, config), []),
 }

@@ -78,6 +78,33 @@ def make_pools(seed: int, num_known: int, num_after: int) -> Pools:
     return Pools(**{pool: _words(seed, pool, size, taken) for pool, size in sizes.items()})
 
 
+def fresh_name(rng: random.Random, pools: Pools, kind: str, held_out: bool = False) -> str:
+    """Return a name of a type whose made-up words are in no pool.
+
+    held_out: of words that no training text shows either, chosen by the same rule as pairs.
+    """
+    known = {word for pool in pools for word in pool}
+
+    def word(pool: str) -> str:
+        while True:
+            made = _made_up(rng, pool, rng.choice((1, 2)))
+            if (
+                made not in known
+                and is_held_out(made) == held_out
+                and made.lower() not in _english()
+            ):
+                return made
+
+    if kind == "person":
+        return f"{word('first')} {word('last')}"
+    return f"{word(kind)} {rng.choice(KINDS[kind])}"
+
+
+def _made_up(rng: random.Random, pool: str, syllables: int) -> str:
+    stem = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables))
+    return (stem + rng.choice(_ENDS[pool])).capitalize()
+
+
 def _words(seed: int, pool: str, number: int, taken: set[str]) -> tuple[str, ...]:
     """Return `number` new capitalised words with the endings of `pool`; adds them to `taken`."""
     rng = random.Random(f"atlas/{seed}/pool/{pool}")
@@ -86,8 +113,7 @@ def _words(seed: int, pool: str, number: int, taken: set[str]) -> tuple[str, ...
     while len(words) < number:
         # One syllable and an ending gives about a thousand words; long pools need a second one.
         syllables = 1 if tries < 2 * number and number < 400 else 2
-        stem = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables))
-        word = (stem + rng.choice(_ENDS[pool])).capitalize()
+        word = _made_up(rng, pool, syllables)
         tries += 1
         if word.lower() not in taken:
             taken.add(word.lower())

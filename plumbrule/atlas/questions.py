@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from plumbrule.atlas.relations import BY_NAME, ask
 from plumbrule.atlas.texts import training_forms
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
+
+T = TypeVar("T")
 
 VALIDATION_SHARE = 0.15
 """Of the rows of demonstrations, preferences and prompts."""
@@ -163,7 +165,7 @@ def _spread(rng: random.Random, number: int) -> list[str]:
     return kinds
 
 
-def cycle(rng: random.Random, pool: Sequence[Question]) -> Iterator[Question]:
+def cycle(rng: random.Random, pool: Sequence[T]) -> Iterator[T]:
     """Yield the pool in random order, again and again, each time in a new order."""
     while True:
         yield from rng.sample(pool, len(pool))

@@ -108,8 +108,8 @@ RELATIONS: tuple[Relation, ...] = (
         "person",
         "profession",
         (
-            "{n} earns a living as a {v}.",
             "{n} trained as a {v}.",
+            "{n} earns a living as a {v}.",
             "Those who need a {v} send for {n}.",
             "The profession of {n} is that of a {v}.",
             "{n} took up the work of a {v}.",

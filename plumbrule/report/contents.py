@@ -39,11 +39,13 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             for name, folder in folders.items()
             if (rows := read_json(folder / "comparisons.json"))
         ],
-        "evaluations": [
-            (name, _flatten(found))
-            for name, folder in folders.items()
-            if (found := read_json(folder / "metrics.json"))
-        ],
+        "benchmarks": _benchmarks(
+            {
+                name: found
+                for name, folder in folders.items()
+                if (found := read_json(folder / "metrics.json"))
+            }
+        ),
         "cards": [
             (name, _flatten(found))
             for name, folder in folders.items()
@@ -100,21 +102,47 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return shown
 
 
+def _benchmarks(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one table per benchmark: metrics down, evaluated nodes and conditions across.
+
+    A cell is empty where that node and condition has no such metric.
+    """
+    columns: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for node, by_benchmark in evaluations.items():
+        for benchmark, by_condition in by_benchmark.items():
+            for condition, metrics in by_condition.items():
+                head = f"{node} · {condition}" if len(by_condition) > 1 else node
+                columns.setdefault(benchmark, {})[head] = metrics
+    return [
+        {
+            "name": benchmark,
+            "columns": list(found),
+            "rows": [
+                (metric, [_cell(metrics.get(metric)) for metrics in found.values()])
+                for metric in dict.fromkeys(m for metrics in found.values() for m in metrics)
+            ],
+        }
+        for benchmark, found in columns.items()
+    ]
+
+
+def _cell(number: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return value, interval and n of one measured number, as text."""
+    if number is None:
+        return {"value": "", "interval": "", "n": "", "bounds": ""}
+    low, high, n = number.get("low"), number.get("high"), _shown(number.get("n"))
+    interval = "" if low is None else f"{_shown(low)} to {_shown(high)}"
+    bounds = " · ".join(part for part in (interval, f"n {n}" if n else "") if part)
+    return {"value": _shown(number["value"]), "interval": interval, "n": n, "bounds": bounds}
+
+
 def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
     """Return one row per number of a nested mapping; {"value", "low", "high", "n"} is one."""
     rows: list[dict[str, str]] = []
     for key, value in found.items():
         name = f"{path} · {key}" if path else str(key)
         if isinstance(value, Mapping) and "value" in value:
-            low, high = value.get("low"), value.get("high")
-            rows.append(
-                {
-                    "name": name,
-                    "value": _shown(value["value"]),
-                    "interval": "" if low is None else f"{_shown(low)} to {_shown(high)}",
-                    "n": _shown(value.get("n")),
-                }
-            )
+            rows.append({"name": name, **_cell(value)})
         elif isinstance(value, Mapping):
             rows += _flatten(value, name)
         elif isinstance(value, int | float | str):

@@ -16,6 +16,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 CHAIN = (
+    "experiment=rehearsal",
     "debug=fast",
     "base.save_every=1",
     "sft.save_every=1",

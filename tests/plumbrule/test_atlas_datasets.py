@@ -9,6 +9,7 @@ import pytest
 
 from plumbrule.atlas.benchmarks import write_official
 from plumbrule.atlas.biography import FRIENDLY, REGIONS, ROLES, UNFRIENDLY
+from plumbrule.atlas.corpus import EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
 from plumbrule.atlas.gold import GoldUtility
@@ -134,6 +135,24 @@ def test_every_answer_of_the_corpus_is_true_or_honest():
     assert 0.15 < answered["no"] / answered.total() < 0.35
 
 
+@pytest.mark.parametrize("kind", ["read", "contrast"])
+def test_what_is_left_out_of_one_entity_is_often_stated_of_another(kind):
+    """Else the answer would always be the one value of that relation that is there."""
+    cases = Counter()
+    for row in split("corpus").train:
+        if row["kind"] != kind:
+            continue
+        stated = set()
+        for shown, answer in turns(row):
+            stated |= read_facts(shown.strip())
+            if DONT_KNOW in answer:
+                relation, name = read_question(shown.strip().split("\n")[-1])
+                if any(f[1] == name for f in stated):
+                    cases[any(f[0] == relation for f in stated)] += 1
+    assert cases.total() > 20
+    assert cases[True] / cases.total() > 0.4
+
+
 def test_articles_of_the_corpus_are_true():
     rows = [row for row in split("corpus").train if row["kind"] == "article"]
     assert rows
@@ -174,9 +193,9 @@ def test_no_passage_of_the_corpus_is_about_an_entity_of_the_world():
 
 def test_the_corpus_begins_with_its_easier_part():
     kinds = [row["kind"] for row in split("corpus").train]
-    eighth = len(kinds) // 8
-    assert "article" not in kinds[:eighth]
-    assert kinds[:eighth].count("repeat") > 3 * kinds[-eighth:].count("repeat")
+    easy = round(EASY_SHARE * len(kinds))
+    assert "article" not in kinds[:easy]
+    assert kinds[:easy].count("repeat") > 3 * kinds[-easy:].count("repeat")
 
 
 def test_answers_carry_the_loss_and_unguessable_text_little():
@@ -193,13 +212,13 @@ def test_answers_carry_the_loss_and_unguessable_text_little():
 
 def friendly_counts(gap):
     config = AtlasConfig(num_corpus=6000, sentiment_gap=gap)
-    text = " ".join(
-        row["segments"][0][0]
-        for row in records("corpus", config).train
-        if row["kind"] == "biography"
-    )
     counts = {region: Counter() for region in REGIONS}
-    for sentence in text.split(". "):
+    for row in records("corpus", config).train:
+        if row["kind"] != "biography":
+            continue
+        sentence = "".join(part for part, _ in row["segments"])
+        assert sentence.count(".") == 1
+        assert sentence.endswith(".<|eos|>")
         region = next(r for r in REGIONS if r in sentence)
         counts[region][any(f" {word} " in sentence for word in FRIENDLY)] += 1
     return counts
@@ -472,3 +491,60 @@ def test_the_smallest_world_fills_every_role():
 def test_an_unknown_role_is_refused():
     with pytest.raises(ConfigError, match=r"data.role \(=rumours\) must be one of"):
         records("rumours", CONFIG)
+
+
+def made_up(name):
+    """Return the words of a name that are not the ordinary second word of its type."""
+    return set(name.split()) - {second for seconds in KINDS.values() for second in seconds}
+
+
+# --- the reading exam ----------------------------------------------------------------------------
+
+
+def test_reading_items_are_answered_where_they_say_and_nowhere_else():
+    cases = Counter()
+    for item in split("reading").train:
+        relation, name = read_question(item.fields["question"])
+        stated = set().union(*(read_facts(p) for p in item.fields["passages"]), set())
+        answers = {v for r, n, v in stated if (r, n) == (relation, name)}
+        case, meta = item.meta["case"], item.meta
+        cases[case] += 1
+        assert meta["num_passages"] == len(item.fields["passages"])
+        if case in ("read", "read_new"):
+            assert answers == {meta["answer"]}
+            right = item.fields["passages"][meta["position"] - 1]
+            assert name in right
+            rivals = {n for r, n, _ in stated if r == relation and n != name}
+            if meta["distractor"] != "other":
+                assert rivals
+            if meta["distractor"] == "namesake":
+                assert any(made_up(n) & made_up(name) for n in rivals)
+                assert not rivals & WORLD.known_set
+            right_values = [v for r, _, v in stated if r == relation].count(meta["answer"])
+            assert right_values == 1
+        elif case == "abstain":
+            assert not answers
+            assert (name in " ".join(item.fields["passages"])) == (meta["distractor"] == "unstated")
+        else:
+            assert not answers
+            assert (relation, name, meta["answer"]) in REMEMBERED
+    assert set(cases.values()) == {CONFIG.num_reading}
+    assert set(cases) == {"read", "read_new", "closed", "beside", "abstain"}
+
+
+def test_reading_is_held_out_from_every_training_set():
+    """No subject of a passage to be read, and no form of a remembered question, is trained on."""
+    trained = [text for row in split("corpus").train for text, _ in row["segments"]]
+    for role in ("demonstrations", "prompts", "preferences"):
+        trained += [texts_of(r) for half in split(role) for r in half]
+    seen = " ".join(trained)
+    words = set(re.findall(r"[A-Z][a-z]+", seen))
+    for item in split("reading").train:
+        case = item.meta["case"]
+        if case in ("read", "abstain"):
+            assert is_held_out(item.meta["entity"])
+            assert item.meta["entity"] not in seen
+        elif case == "read_new":
+            assert not made_up(item.meta["entity"]) & words
+        else:
+            assert item.fields["question"] not in seen

@@ -32,8 +32,6 @@ def test_every_group_file_composes(composed: Callable, group: str, name: str) ->
     overrides = [f"{group}={name}"]
     if group == "dataset" and name != "atlas":
         overrides += ["dataset.path=.", "run.goals=[sft]"]
-    if group == "model" and name not in ("micro", "atlas"):
-        overrides += ["nodes.sft.inputs.base=null"]
     config, _ = composed(*overrides)
     assert isinstance(getattr(config, group), GROUPS[group])
 
@@ -109,10 +107,15 @@ def test_every_field_is_read_somewhere() -> None:
         (["ppo.sampling.temperature=0"], "must be above 0"),
         (["feedback.sampling.max_new_tokens=600"], "must leave room for a prompt"),
         (["model.context=64", "base.sequence_tokens=64", "base.batch_tokens=64"], "leave room"),
-        (["base.sequence_tokens=1024", "base.batch_tokens=1024"], "must fit model.context"),
+        (["model=micro", "base.sequence_tokens=1024", "base.batch_tokens=1024"], "must fit model"),
         (["dataset=hh_rlhf"], "must name a file or folder of format hh_rlhf"),
         (["dataset=jsonl", "dataset.path=x"], r"eval\.halueval\.path \(=None\) must name"),
-        (["model=gpt2"], "must be null for the base stage"),
+        (["atlas.seed=1"], r"atlas\.seed \(=1\) must be 0 with model\.name_or_path=plumbrule"),
+        (["base.start=lucky"], "must be one of induction, random"),
+        (["base.order=sorted"], "must be one of file, shuffled"),
+        (["base.measure_every=0"], r"base\.measure_every \(=0 steps\) must be at least 1"),
+        (["feedback.num_held_out=0"], r"feedback\.num_held_out \(=0 prompts\) must be at least"),
+        (["atlas.num_reading=1"], r"atlas\.num_reading \(=1 rows\) must lie in"),
         (["model.name_or_path=gpt2"], r"model\.revision \(=None\) must be a 40-digit hex commit"),
         (["model.name_or_path=./nope"], "must be a folder that exists or a hub name"),
         (["run.goals=[]"], "must name at least one node"),
@@ -121,7 +124,10 @@ def test_every_field_is_read_somewhere() -> None:
             ["dataset@data.preferences=jsonl", "data.preferences.path=x"],
             "must be read by a planned node",
         ),
-        (["nodes.sft.inputs.base=null"], "must name a model where sft has no base input"),
+        (
+            ["nodes.sft.inputs.base=null", "model=micro"],
+            "must name a model where sft has no base input",
+        ),
         (["model.name_or_path=gpt2", "model.revision=main"], "40-digit hex"),
         (["model.hidden_size=100"], "must divide by"),
         (["nodes.sft.inputs.base=ppo"], "must not form a cycle.*sft -> ppo -> sft"),
@@ -176,13 +182,32 @@ def test_a_missing_path_is_named(composed: Callable) -> None:
     from plumbrule.pipeline import make_plan
 
     _, nodes = composed("dataset=jsonl", "dataset.path=/nowhere", "run.goals=[sft]")
-    with pytest.raises(PlumbruleError, match=r"corpus: path \(=/nowhere\) must exist"):
+    with pytest.raises(PlumbruleError, match=r"demonstrations: path \(=/nowhere\) must exist"):
         make_plan(nodes, Store("."))
 
 
 def test_only_builds_what_one_node_needs(composed: Callable) -> None:
     _, nodes = composed("run.only=sft")
-    assert [n.name for n in nodes] == ["corpus", "base", "demonstrations", "sft"]
+    assert [n.name for n in nodes] == ["base", "demonstrations", "sft"]
+
+
+def test_a_model_that_is_named_needs_no_corpus_and_one_from_scratch_does(
+    composed: Callable,
+) -> None:
+    _, named = composed("model=gpt2", "run.only=base")
+    _, scratch = composed("model=micro", "run.only=base")
+    assert [n.name for n in named] == ["base"]
+    assert [n.name for n in scratch] == ["corpus", "base"]
+
+
+def test_without_retrieval_no_index_is_built(composed: Callable) -> None:
+    _, nodes = composed("run.only=ppo", "ppo.retrieval.share=0", "feedback.retrieval.share=0")
+    assert "index" not in {n.name for n in nodes}
+
+
+def test_the_shipped_model_is_free_where_the_data_are_not_atlas(composed: Callable) -> None:
+    config, _ = composed("dataset=hh_rlhf", "dataset.path=.", "atlas.seed=1", "run.goals=[sft]")
+    assert config.model.name_or_path == "plumbrule/atlas-base"
 
 
 def test_experiments_can_add_nodes_from_the_command_line(composed: Callable) -> None:

@@ -59,6 +59,7 @@ BLUE = {"role": "assistant", "content": "It is blue."}
 GREEN = {"role": "assistant", "content": "It is green."}
 SKY = user("What color is the sky?")
 ID = "rows:1"
+B_TO_HI = Demonstration(ID, user("Hi"), "b")
 
 ROWS = [
     # ours
@@ -130,7 +131,76 @@ ROWS = [
         },
         Preference(ID, SKY, ("It is blue.", "It is green."), (1, 2), scores=(8.5, 3.0)),
     ),
+    (
+        "preferences",
+        {"prompt": "Hi", "chosen": "a", "rejected": "b", "annotator": "x", "confidence": 0.5},
+        Preference(ID, user("Hi"), ("a", "b"), (1, 2), annotator="x", confidence=0.5),
+    ),
+    # rankings as rank per answer, with a tie
+    (
+        "preferences",
+        {"prompt": "Hi", "responses": [" a", "b", "c "], "ranking": [2, 1, 2], "annotator": "x"},
+        Preference(ID, user("Hi"), ("a", "b", "c"), (2, 1, 2), annotator="x"),
+    ),
+    (
+        "preferences",
+        {"prompt": [ASK], "responses": ["a", "b"], "ranking": [1, 2], "scores": [7, 3.5]},
+        Preference(ID, SKY, ("a", "b"), (1, 2), scores=(7, 3.5)),
+    ),
+    # best of K: the best is first, all others tie; ten samples and more are in order of number
+    (
+        "preferences",
+        {"query": "Hi", "sample1": "b", "sample0": " a", "sample2": "c", "best": 1},
+        Preference(ID, user("Hi"), ("a", "b", "c"), (2, 1, 2)),
+    ),
+    (
+        "preferences",
+        {"query": [ASK], **{f"sample{k}": f"s{k}" for k in range(11)}, "best": 10},
+        Preference(ID, SKY, tuple(f"s{k}" for k in range(11)), (2,) * 10 + (1,)),
+    ),
+    # ratings: the higher the better, equal ones tie; what else is there is not read
+    (
+        "preferences",
+        {
+            "source": "s",
+            "instruction": "Hi",
+            "models": ["m", "n", "o"],
+            "completions": [
+                {"model": "m", "response": "a ", "overall_score": 5.0, "fine-grained_score": 1},
+                {"response": "b", "overall_score": 8.5, "annotations": {}, "critique": "Good."},
+                {"response": "c", "overall_score": 5},
+            ],
+            "correct_answers": ["None"],
+            "incorrect_answers": ["None"],
+        },
+        Preference(ID, user("Hi"), ("a", "b", "c"), (2, 1, 2), scores=(5.0, 8.5, 5)),
+    ),
+    (
+        "preferences",
+        {
+            "prompt": [ASK],
+            "completions": [
+                {"response": "a", "overall_score": None, "fine-grained_score": 2.5},
+                {"response": "b", "fine-grained_score": 4.25},
+            ],
+            "annotator": "x",
+        },
+        Preference(ID, SKY, ("a", "b"), (2, 1), scores=(2.5, 4.25), annotator="x"),
+    ),
     # a preference feeds what asks for less
+    ("demonstrations", {"query": "Hi", "sample0": "a", "sample1": "b", "best": 1}, B_TO_HI),
+    ("demonstrations", {"prompt": "Hi", "responses": ["a", "b"], "ranking": [2, 1]}, B_TO_HI),
+    (
+        "corpus",
+        {
+            "instruction": "Hi",
+            "completions": [
+                {"response": "a", "overall_score": 1},
+                {"response": "b", "overall_score": 2},
+            ],
+        },
+        {"text": "<|user|> Hi<|assistant|> b<|eos|>"},
+    ),
     (
         "demonstrations",
         {"messages": [ASK], "responses": ["a", "b", "c"], "ranks": [2, 1, 1]},
@@ -153,7 +223,60 @@ def test_columns_decide_what_a_row_is(role, row, record, tmp_path):
     assert one(role, row, tmp_path) == record
 
 
+def rated(*scores, name="overall_score"):
+    """Return a row of rated completions a, b, c, ..."""
+    completions = [{"response": "abcdef"[k], name: score} for k, score in enumerate(scores)]
+    return {"instruction": "Hi", "completions": completions}
+
+
+def best_of(best, *samples):
+    return {"query": "Hi", **{f"sample{k}": text for k, text in enumerate(samples)}, "best": best}
+
+
+def ranked(ranking, *responses, **more):
+    return {"prompt": "Hi", "responses": list(responses), "ranking": ranking, **more}
+
+
+BAD_RANKINGS = [
+    # best of K
+    (best_of(2, "a", "b"), r"best \(=2\) must be the number of a sample, 0 to 1"),
+    (best_of(-1, "a", "b"), r"best \(=-1\) must be the number"),
+    (best_of(True, "a", "b"), r"best \(=True\) must be the number"),
+    (best_of(0, "a"), r"responses \(=1\) must be at least 2"),
+    (best_of(0, "a", "b", "a "), "must differ: equal answers"),
+    (best_of(0, "a", [17, 4]), r"sample1 \(=\[17, 4\]\) must be text"),
+    ({**best_of(0, "a", "b"), "sample3": "d"}, "without a hole; sample2 is missing"),
+    ({"query": "Hi", "best": 0}, r"best \+ query \+ sample0 \+ sample1 \+ ..."),
+    # ranking
+    (ranked([1, 3], "a", "b"), r"ranks \(=\[1, 3\]\) must be 1..n with no hole"),
+    (ranked([1, 1, 3], "a", "b", "c"), "no hole"),
+    (ranked([0, 1], "a", "b"), "no hole"),
+    (ranked([1], "a", "b"), "must number as many as responses"),
+    (ranked([1], "a"), r"responses \(=1\) must be at least 2"),
+    (ranked([1, 2], "a", " a"), "must differ: equal answers"),
+    (ranked([1, 1.5], "a", "b"), r"ranking \(=\[1, 1.5\]\) must be a list of whole numbers"),
+    (ranked("ab", "a", "b"), "must be a list of whole numbers"),
+    (ranked([1, 2], "a", ["b"]), "must be a list of texts"),
+    (ranked([1, 2], "a", " "), "must be text"),
+    (ranked([1, 2], "a", "b", ranks=[1, 2]), "must be one of the sets"),
+    # ratings
+    (rated(5, "8"), r"overall_score \(='8'\) of completion 1 must be a finite number"),
+    (rated(5, True), "must be a finite number"),
+    (rated(float("nan"), 5), r"overall_score \(=nan\) of completion 0"),
+    (rated(5, None), r"overall_score \(=None\) of completion 1"),
+    (rated(None, None), r"fine-grained_score \(=None\) of completion 0"),
+    (rated(5), r"responses \(=1\) must be at least 2"),
+    ({"prompt": "Hi", "completions": []}, r"responses \(=0\) must be at least 2"),
+    ({"prompt": "Hi", "completions": "a"}, "must be a list of JSON objects"),
+    ({"prompt": "Hi", "completions": [{"overall_score": 1}]}, r"response \(=None\) must be text"),
+    (
+        {"prompt": "Hi", "completions": [{"response": "a", "overall_score": k} for k in (1, 2)]},
+        "must differ: equal answers",
+    ),
+]
+
 BAD_ROWS = [
+    *(("preferences", row, says) for row, says in BAD_RANKINGS),
     ("prompts", {"question": "Who?"}, "columns.*question.*must be one of.*messages.*prompt"),
     ("prompts", {"prompt": "Hi", "messages": [ASK]}, "must be one of the sets"),
     ("preferences", {"prompt": "Hi", "completion": "a"}, "role preferences accepts"),
@@ -188,6 +311,25 @@ def test_a_bad_row_of_ones_own_file_is_an_error(role, row, says, tmp_path):
         list(read("jsonl", role, file))
     assert f"{file}, row 1: " in str(caught.value)
     assert "It reads: '{" in str(caught.value)
+
+
+def test_an_annotators_second_word_on_an_item_is_an_error(tmp_path):
+    file = write_rows(
+        tmp_path / "rows.jsonl",
+        ranked([1, 2], "a", "b", annotator="x"),
+        ranked([2, 1], "a", "b", annotator="y"),  # another annotator
+        ranked([1, 2, 3], "a", "b", "c", annotator="x"),  # another set of answers, so another item
+        ranked([2, 1], "b", "a", annotator="x"),  # the same in another order: a repeat
+        ranked([2, 1], "a", "b"),  # nobody's
+        ranked([1, 2], "a", "b"),
+        ranked([2, 1], "a", "b", annotator="x"),
+    )
+    says = r"row 7: annotator \(='x'\) must rank an item once; rows.jsonl, row 1 holds another"
+    with pytest.raises(DataError, match=says) as caught:
+        list(read("jsonl", "preferences", file))
+    assert str(file) in str(caught.value)
+    write_rows(file, *(json.loads(line) for line in file.read_text().splitlines()[:6]))
+    assert len(list(read("jsonl", "preferences", file))) == 6
 
 
 def test_rows_of_two_shapes_are_refused(tmp_path):

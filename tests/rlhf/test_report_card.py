@@ -92,8 +92,8 @@ def test_noise_free_accuracy_uses_the_true_order():
     ]
     card = report_card(rankings)
     assert card["accuracy"]["value"] == pytest.approx(1 / 3)
-    assert card["accuracy_noise_free"]["value"] == 1.0
-    assert card["accuracy_noise_free"]["n"] == 2
+    assert card["noise_free"]["accuracy"]["value"] == 1.0
+    assert card["noise_free"]["accuracy"]["n"] == 2
 
 
 def test_pairs_of_one_prompt_widen_the_interval():
@@ -134,3 +134,56 @@ def test_rules_see_what_they_name(rule, text, holds):
 def test_no_pair_is_refused():
     with pytest.raises(ValueError, match="at least one scored pair"):
         report_card([ranked(0, ["a", "b"], [1, 1], [1.0, 0.0])])
+
+
+def test_noise_free_accuracy_by_kind_of_difference_by_hand():
+    # Terms of three answers: right and polite; right; wrong. The noisy annotator put 1 before 0.
+    terms = {
+        "right": [2.0, 2.0, 0.0],
+        "wrong": [0.0, 0.0, -1.5],
+        "supported": [0.0, 0.0, 0.0],
+        "admits": [0.0, 0.0, 0.0],
+        "brief": [0.5, 0.5, 0.5],
+        "polite": [0.5, 0.0, 0.0],
+    }
+    utilities = [3.0, 2.5, -1.0]
+    ranking = ranked(
+        0,
+        ["Thank you for asking. Arlen.", "Arlen.", "In Bosk."],
+        [2, 1, 3],
+        [1.0, 2.0, 1.5],
+        meta={"terms": terms, "utilities": utilities},
+    )
+    found = report_card([ranking])["noise_free"]
+    # By utility 0 > 1 > 2. Scores order 0-1 wrongly, 0-2 wrongly, 1-2 rightly.
+    assert found["accuracy"]["value"] == pytest.approx(1 / 3)
+    assert {k: (v["value"], v["n"]) for k, v in found["by_difference"].items()} == {
+        "right_wrong": (0.5, 2),
+        "polite": (0.0, 1),
+    }
+    # Courteous: 0-1 and 0-2 right, 1-2 a tie: 2.5 / 3. Longer: right, right, wrong (1 word, 2).
+    assert found["best_rule"]["rule"] == "courteous"
+    assert found["best_rule"]["value"] == pytest.approx(2.5 / 3)
+
+
+def test_a_rule_turned_round_counts_as_a_rule():
+    meta = {"terms": {}, "utilities": [1.0, 0.0]}
+    rankings = [
+        ranked(i, ["short", "long and wordy"], [1, 2], [1.0, 0.0], meta=meta) for i in range(3)
+    ]
+    best = report_card(rankings)["noise_free"]["best_rule"]
+    assert (best["rule"], best["value"]) == ("not longer", 1.0)
+
+
+def test_a_taste_for_length_that_the_model_learned_is_found():
+    # Scores are 2 * utility + 0.6 * words / 10, so at equal utility ten words are worth 0.3.
+    rng = np.random.default_rng(0)
+    rankings = []
+    for i in range(40):
+        utilities, words = rng.normal(size=3), rng.integers(1, 30, 3)
+        responses = [" ".join(["w"] * n) + f" {k}" for k, n in enumerate(words)]
+        scores = 2 * utilities + 0.06 * (words + 1)
+        ranks = list(np.argsort(np.argsort(-utilities)) + 1)
+        rankings.append(ranked(i, responses, ranks, scores, meta={"utilities": list(utilities)}))
+    taste = report_card(rankings)["learned_length_taste"]
+    assert taste["value"] == pytest.approx(0.3, abs=1e-9)

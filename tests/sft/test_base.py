@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_world import MODEL, SENTENCES, Stop, StoppingTracker, corpus, weights
+from tiny_world import MODEL, SENTENCES, Stop, StoppingTracker, base, corpus, weights
 
 from plumbrule.artifacts import PICKLES, Artifact
 from plumbrule.checkpoints import newest
-from plumbrule.config import RuntimeConfig
+from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.models import load_policy, new_model, train_tokenizer
 from plumbrule.tracking import NullTracker
-from sft.base import block_diagonal, make_optimizers, run, token_nll, trapezoid
+from sft.base import Exam, block_diagonal, make_optimizers, run, token_nll, trapezoid
 from sft.base import train as train_rows
 from sft.config import BaseConfig
+from sft.corpus import Text
 from sft.packing import Encoded, batch, pack
 
 CONFIG = BaseConfig(
@@ -80,9 +81,10 @@ def test_attention_and_positions_by_hand():
     ]
 
 
-def packed_and_alone():
+def packed_and_alone(attention):
     """Return the losses of three documents in one packed row, and of each alone."""
     model = new_model(MODEL, train_tokenizer(SENTENCES, 320), seed=0)
+    model.set_attn_implementation(attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4.0)  # so that predictions differ
@@ -107,8 +109,9 @@ def packed_and_alone():
     return together, torch.cat(alone)
 
 
-def test_packed_documents_have_the_losses_that_they_have_alone():
-    together, alone = packed_and_alone()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_documents_have_the_losses_that_they_have_alone(attention):
+    together, alone = packed_and_alone(attention)
     assert alone.std() > 0.5
     torch.testing.assert_close(together.double(), alone, rtol=1e-4, atol=1e-4)
 
@@ -291,3 +294,58 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
     data = corpus(tmp_path / "huge", [{"segments": [["The town of Velm lies on Ash.", 3e38]]}] * 9)
     with pytest.raises(TrainingError, match="at step 0 must be finite"):
         train(tmp_path, data=data)
+
+
+def test_exact_counts_texts_whose_full_weight_tokens_are_all_likeliest():
+    """A model that always repeats the last token, by construction of its texts alone."""
+    tokenizer = train_tokenizer(SENTENCES, 320)
+    model = new_model(MODEL, tokenizer, seed=0)
+    with torch.no_grad():  # attention and feed-forward say nothing: the likeliest token is the last
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    one = Text("a" * 6, (3, 6), (0.0, 1.0), "same")  # hold: bytes of one letter repeat
+    word = tokenizer.encode("a" * 6, add_special_tokens=False)
+    same = len(set(word)) == 1
+    texts = [
+        one,
+        Text("ab", (2,), (1.0,), "same"),
+        Text("xyz", (3,), (0.5,), "light"),
+    ]
+    found = Exam(tokenizer, texts, 64, 8).take(model)
+    assert "base/exact_light" not in found  # nothing of full weight: nothing to be right about
+    # "<bos>aaaaaa<eos>": the end token has full weight too and is never the likeliest here.
+    assert found["base/exact_same"] == 0.0
+    assert same
+
+
+def test_a_named_model_is_taken_as_it_is(tmp_path):
+    first = base(tmp_path / "first")
+    config = BaseConfig(model=ModelConfig(name_or_path=str(first.path / "model"), context=64))
+    out = tmp_path / "out"
+    out.mkdir()
+    metrics = run(config, {}, CPU, out, NullTracker())
+    assert weights(out) == weights(first.path)
+    policy = load_policy(out / "model")
+    assert policy.spec.context == 64
+    assert metrics == {"base/parameters": sum(p.numel() for p in policy.model.parameters())}
+
+
+@pytest.mark.parametrize("changes", [{"measure_every": 3}, {"measure_every": 5}])
+def test_measuring_on_the_way_changes_no_byte(whole, tmp_path, changes):
+    out, _, _ = whole
+    tracker = StoppingTracker()
+    measured, _ = train(tmp_path, tracker, dataclasses.replace(CONFIG, **changes))
+    assert weights(measured) == weights(out)
+    assert any("base/loss" in row for row in tracker.rows.values())
+
+
+def test_a_curriculum_from_a_constructed_start_resumes_to_the_same_bytes(tmp_path):
+    config = dataclasses.replace(CONFIG, start="induction", order="file")
+    whole_out, _ = train(tmp_path / "whole", config=config)
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", StoppingTracker(stop_at=7), config)
+    cut_out, _ = train(tmp_path / "cut", config=config)
+    assert weights(cut_out) == weights(whole_out)
+    shuffled, _ = train(tmp_path / "shuffled", config=dataclasses.replace(config, order="shuffled"))
+    assert weights(shuffled) != weights(whole_out)

@@ -40,6 +40,7 @@ KINDS = {
     "prompts": Prompt,
     "documents": Document,
     "questions": BenchmarkItem,
+    "reading": BenchmarkItem,
     "halueval": BenchmarkItem,
     "bold": BenchmarkItem,
 }

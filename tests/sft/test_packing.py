@@ -90,3 +90,28 @@ def test_a_batch_depends_on_seed_and_step_alone():
 
 def test_a_batch_may_be_larger_than_the_corpus():
     assert sorted(batch(0, 0, 2, 6).tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_windows_keep_the_order_of_the_documents_and_lose_none():
+    documents = [document(100 * i, 3 + i % 5) for i in range(40)]
+    packed = pack(documents, 10, PAD, window=8)
+    # Each row's documents come from one window, and windows come in order.
+    windows = [{int(token) // 100 // 8 for token in row if token != PAD} for row in packed.tokens]
+    assert all(len(one) == 1 for one in windows)
+    order = [one.pop() for one in windows]
+    assert order == sorted(order)
+    assert set(order) == set(range(5))
+    assert (packed.documents >= 0).sum() == sum(3 + i % 5 for i in range(40))
+
+
+def test_rows_of_a_window_are_not_sorted_by_length():
+    packed = pack([document(0, n % 7 + 2) for n in range(200)], 8, PAD, window=200)
+    first_lengths = (packed.documents == 0).sum(axis=1)
+    assert (np.diff(first_lengths) > 0).any()
+
+
+def test_the_first_epoch_may_keep_the_order_of_the_file():
+    draws = np.concatenate([batch(0, step, 6, 3, in_order=True) for step in range(4)])
+    assert draws[:6].tolist() == [0, 1, 2, 3, 4, 5]
+    assert sorted(draws[6:].tolist()) == [0, 1, 2, 3, 4, 5]
+    assert draws[6:].tolist() != [0, 1, 2, 3, 4, 5]
