@@ -30,7 +30,8 @@ from plumbrule.graph import nearest, order, read_nodes
 from plumbrule.shipped import shipped_world
 from plumbrule.stages import SECTION, slot_of
 from rag.config import IndexConfig
-from rlhf.config import FeedbackConfig, PPOConfig, RewardConfig, RMConfig
+from rlhf.config import FeedbackConfig, RewardConfig, RMConfig
+from rlhf.ppo_config import PPOConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 

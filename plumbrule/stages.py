@@ -12,7 +12,8 @@ from typing import Any
 
 from eval.config import CompareConfig, EvalConfig
 from rag.config import IndexConfig
-from rlhf.config import FeedbackConfig, PPOConfig, RMConfig
+from rlhf.config import FeedbackConfig, RMConfig
+from rlhf.ppo_config import PPOConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
 
 
@@ -86,6 +87,9 @@ STAGES: dict[str, StageKind] = {
             "rm": Slot(("rm",), required=False, many=True),
             "prompts": Slot(("data",)),
             "index": Slot(("index",), required=False, read_if=_retrieves),
+            "demonstrations": Slot(
+                ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
+            ),
         },
         parallel=True,
     ),

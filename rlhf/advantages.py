@@ -1,4 +1,7 @@
-"""How much better a token was than expected: generalised advantage estimation.
+"""How much better a token was than expected.
+
+`gae` asks a value model what was to be expected. `group_advantages` asks the other responses to the
+same prompt, and gives every token of a response the same number.
 
 An episode is the sequence of a response's *action* tokens. Text that the policy did not write (a
 retrieved passage or a tool's output inside a response) takes no step of the process: its slots are
@@ -15,7 +18,7 @@ from torch import Tensor
 
 
 class Advantages(NamedTuple):
-    """Both (b, t), 0 at slots that are no action token."""
+    """Both (b, t), 0 at slots that the mask does not name."""
 
     advantages: Tensor
     returns: Tensor
@@ -31,7 +34,8 @@ def gae(
     returns are made here so that whitening can't reach them.
 
     Args: rewards, values: (b, t); values[i, j] is that of the state before token j. action_mask:
-    (b, t) bool; other slots may hold anything. gamma: discount per action. lam: lambda in [0, 1].
+    (b, t) bool, the slots that are steps; others may hold anything. gamma: discount per step. lam:
+    lambda in [0, 1].
     Raises: ValueError: shapes differ, or a row of `action_mask` holds no True.
     """
     if not rewards.shape == values.shape == action_mask.shape:
@@ -54,3 +58,37 @@ def gae(
         next_value = torch.where(acts, values[:, slot], next_value)
         advantages[:, slot] = torch.where(acts, advantage, 0.0)
     return Advantages(advantages, torch.where(action_mask, advantages + values, 0.0))
+
+
+GROUP_FLOOR = 1e-4
+"""Added to a group's standard deviation in `grpo`: where all its returns are equal, there is
+nothing to learn and nothing to divide by (as in the code of Shao et al. 2024)."""
+
+
+def group_advantages(returns: Tensor, group_size: int, kind: str) -> Tensor:
+    """Return one advantage per response, (b,) like `returns`, from the others to its prompt.
+
+    - rloo: R_i less the mean of the *other* returns, the leave-one-out baseline (Kool et al. 2019;
+      Ahmadian et al. 2024, arXiv:2402.14740, eq. 8).
+    - grpo: (R_i less the mean) over the standard deviation, of all in the group (Shao et al. 2024,
+      arXiv:2402.03300, section 4.1.2).
+    - reinforce_baseline: R_i less the mean; the caller whitens over the rollout (Hu et al. 2025,
+      arXiv:2501.03262, section 3).
+
+    Args: returns: (b,), rows of one prompt one behind the other. group_size: rows per prompt.
+    Raises: ValueError: b is no multiple of `group_size`, or `group_size` is below 2.
+    """
+    if group_size < 2 or len(returns) % group_size:
+        raise ValueError(
+            f"returns (={len(returns)} rows) must be whole groups of group_size (={group_size}) "
+            "rows, at least 2."
+        )
+    groups = returns.view(-1, group_size)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    if kind == "rloo":  # R_i - (S - R_i) / (k - 1) = (R_i - S / k) k / (k - 1)
+        centred = centred * (group_size / (group_size - 1))
+    elif kind == "grpo":
+        centred = centred / (groups.std(dim=1, keepdim=True) + GROUP_FLOOR)
+    elif kind != "reinforce_baseline":
+        raise ValueError(f"kind (={kind!r}) must be rloo, grpo or reinforce_baseline.")
+    return centred.reshape(-1)

@@ -1,4 +1,6 @@
-"""Settings of the stages feedback, rm and ppo. No torch here.
+"""Settings of the stages feedback and rm, and of rewards; those of ppo are in `ppo_config.py`.
+
+No torch here.
 
 Fields keep TRL's spelling where TRL has them.
 """
@@ -141,94 +143,3 @@ class RewardConfig:
     def weights(self) -> dict[str, float]:
         """Term name -> weight."""
         return {term.name: term.weight for term in self.terms}
-
-
-@dataclass
-class KLConfig:
-    """The penalty that keeps the policy near its reference (k1 estimator, in the reward)."""
-
-    coef: float = 0.05
-    """Fixed coefficient, reward per nat."""
-
-    def __post_init__(self) -> None:
-        require_range("ppo.kl.coef", self.coef, 0.0, unit="per nat")
-
-
-@dataclass
-class PPOConfig:
-    """Stage `ppo`: clipped-objective PPO from the SFT policy against a reward."""
-
-    seed: int = 0
-    total_episodes: int = 4096
-    """Prompts sampled over the whole run; the last rollout is whole, so this is rounded up."""
-    batch_size: int = 256
-    """Episodes per rollout (update)."""
-    num_ppo_epochs: int = 4
-    num_mini_batches: int = 4
-    """Optimizer steps per rollout = num_ppo_epochs * num_mini_batches, always."""
-    learning_rate: float = 3e-4
-    """Of the policy; falls linearly to 0 over the run."""
-    value_learning_rate: float = 1e-3
-    """Of the value model; falls linearly to 0 over the run."""
-    adam_epsilon: float = 1e-5
-    max_grad_norm: float = 1.0
-    """Longest gradient of the policy, and of the value model; they are clipped apart."""
-    gamma: float = 1.0
-    lam: float = 0.95
-    cliprange: float = 0.2
-    cliprange_value: float = 0.2
-    vf_coef: float = 0.5
-    """Weight of the value loss; 0 leaves the value model as it began."""
-    whiten_rewards: bool = False
-    missing_eos_penalty: float = 1.0
-    """Subtracted once from the score of a response that never gave its terminal token."""
-    value_init: str = "policy"
-    """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
-    precision: str = "float32"
-    """float32 or bfloat16, of forward and backward passes and of sampling; weights, the value \
-head and the log-softmax are float32 in both."""
-    kl: KLConfig = field(default_factory=KLConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
-    save_every: int = field(default=2, metadata=NOT_HASHED)
-    """Updates between checkpoints."""
-    num_samples: int = 16
-    """Validation prompts whose greedy responses are written before and after training."""
-
-    def __post_init__(self) -> None:
-        require_range("ppo.total_episodes", self.total_episodes, 1, unit="episodes")
-        require_range("ppo.batch_size", self.batch_size, 2, unit="episodes")
-        require_range("ppo.num_ppo_epochs", self.num_ppo_epochs, 1)
-        require_range("ppo.num_mini_batches", self.num_mini_batches, 1)
-        require(
-            self.batch_size % self.num_mini_batches == 0,
-            "ppo.batch_size",
-            f"{self.batch_size} episodes",
-            f"divide by ppo.num_mini_batches (={self.num_mini_batches})",
-            "use a multiple of it",
-        )
-        for name in ("learning_rate", "value_learning_rate", "adam_epsilon", "vf_coef"):
-            require_range(f"ppo.{name}", getattr(self, name), 0.0, 100.0)
-        require_range("ppo.max_grad_norm", self.max_grad_norm, 1e-9)
-        for name in ("gamma", "lam"):
-            require_range(f"ppo.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("cliprange", "cliprange_value"):
-            require_range(f"ppo.{name}", getattr(self, name), 1e-6, 1e6)
-        require_range("ppo.missing_eos_penalty", self.missing_eos_penalty, 0.0)
-        require_choice("ppo.value_init", self.value_init, ("policy", "rm"))
-        require_choice("ppo.precision", self.precision, ("float32", "bfloat16"))
-        require_range("ppo.save_every", self.save_every, 1, unit="updates")
-        require_range("ppo.num_samples", self.num_samples, 0, unit="prompts")
-        require(
-            self.sampling.temperature > 0,
-            "ppo.sampling.temperature",
-            self.sampling.temperature,
-            "be above 0",
-            "greedy decoding has no log-probs to take a ratio of",
-        )
-
-    @property
-    def num_updates(self) -> int:
-        """Rollouts in the run."""
-        return -(-self.total_episodes // self.batch_size)

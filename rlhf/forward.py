@@ -23,14 +23,14 @@ from rlhf.value_model import ValueModel
 
 
 class Evaluation(NamedTuple):
-    """All (b, t), 0 at slots that are no action token."""
+    """All (b, t), 0 at slots that are no action token (values: no step)."""
 
     logprobs: Tensor
     """Of the policy before the update, nats."""
     ref_logprobs: Tensor
     """Of the reference policy, nats."""
     values: Tensor
-    """Of the state before each token."""
+    """Of the state before each step; 0 without a value model."""
     entropy: Tensor
     """Of the policy's whole next-token distribution, nats."""
 
@@ -46,7 +46,12 @@ def action_logprobs(model: nn.Module, rows: ModelRows, temperature: float) -> Te
     Differentiable; 0 at other slots.
     """
     scores = logprobs(model, rows.tokens, rows.real_mask, rows.target_mask, temperature)
-    return fill(scores.logprobs.gather(1, rows.columns), rows.action_mask)
+    return fill(scores.logprobs.gather(1, inside(rows)), rows.action_mask)
+
+
+def inside(rows: ModelRows) -> Tensor:
+    """Return the columns (n, t) of action tokens, 0 for any other slot."""
+    return torch.where(rows.action_mask, rows.columns, 0)
 
 
 def action_scores(model: nn.Module, rows: ModelRows, temperature: float) -> tuple[Tensor, Tensor]:
@@ -55,21 +60,22 @@ def action_scores(model: nn.Module, rows: ModelRows, temperature: float) -> tupl
         model, rows.tokens, rows.real_mask, rows.target_mask, temperature, entropy=True
     )
     assert scores.entropy is not None  # it was asked for
-    found = fill(scores.logprobs.gather(1, rows.columns), rows.action_mask)
-    return found, fill(scores.entropy.gather(1, rows.columns), rows.action_mask)
+    columns = inside(rows)
+    found = fill(scores.logprobs.gather(1, columns), rows.action_mask)
+    return found, fill(scores.entropy.gather(1, columns), rows.action_mask)
 
 
 def state_values(model: ValueModel, rows: ModelRows) -> Tensor:
-    """Return the value of the state before each action token, (n, t); 0 at other slots."""
+    """Return the value of the state before each step, (n, t); 0 at other slots."""
     before = (rows.columns - 1).clamp(min=0)
-    return fill(model(rows.tokens, rows.real_mask).gather(1, before), rows.action_mask)
+    return fill(model(rows.tokens, rows.real_mask).gather(1, before), rows.step_mask)
 
 
 def evaluate(
     trajectory: Trajectory,
     policy: Policy,
     ref_policy: Policy,
-    value_model: ValueModel,
+    value_model: ValueModel | None,
     *,
     temperature: float,
     precision: str,
@@ -92,7 +98,9 @@ def evaluate(
         with torch.inference_mode(), compute_precision(precision, mask.device):
             new, entropy = action_scores(policy.model, inputs, temperature)
             ref = action_logprobs(ref_policy.model, inputs, temperature)
-            values = state_values(value_model, inputs)
+            values = torch.zeros_like(ref)
+            if value_model is not None:
+                values = state_values(value_model, inputs)
         width = inputs.columns.shape[1]
         for whole, part in zip(result, (new, ref, values, entropy), strict=True):
             whole[rows, :width] = part

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlhf.kl import LARGEST_LOG_RATIO
 from rlhf.masked import fill
 
 INVALID_LOGPROB = 1.0
@@ -23,7 +24,7 @@ INVALID_LOGPROB = 1.0
 
 
 class PolicyLoss(NamedTuple):
-    """All (b, t). At other slots loss and log_ratio are 0, ratio is 1 and clipped is False."""
+    """All (b, t). At other slots loss and log_ratio are 0, ratio is 1, clipped and cut False."""
 
     loss: Tensor
     """Clipped surrogate loss of each action token, with gradient."""
@@ -33,6 +34,8 @@ class PolicyLoss(NamedTuple):
     """Its exponential, detached."""
     clipped: Tensor
     """bool: the clipped branch is the larger, so the token has no gradient."""
+    cut: Tensor
+    """bool: the log-ratio was beyond what is exponentiated, so the token has no gradient."""
 
 
 class ValueLoss(NamedTuple):
@@ -48,23 +51,45 @@ def policy_loss(
     advantages: Tensor,
     action_mask: Tensor,
     cliprange: float,
+    dual_clip: float | None = None,
 ) -> PolicyLoss:
     """Return the clipped surrogate loss max(-A r, -A clip(r, 1 - eps, 1 + eps)) of each token.
 
-    Eq. 7 of Schulman et al. 2017 (arXiv:1707.06347), with its sign turned.
+    Eq. 7 of Schulman et al. 2017 (arXiv:1707.06347), with its sign turned. With `dual_clip` c it is
+    at most -A c where A < 0 (Ye et al. 2020, arXiv:1912.09729, eq. 5): such a token's loss has no
+    bound otherwise.
 
     Args: logprobs: (b, t) with gradient. old_logprobs, advantages: (b, t). action_mask: (b, t)
-    bool. cliprange: eps.
+    bool. cliprange: eps. dual_clip: c, above 1.
     """
     log_ratio = fill(logprobs, action_mask, INVALID_LOGPROB) - fill(
         old_logprobs, action_mask, INVALID_LOGPROB
     )
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
     advantages = fill(advantages, action_mask)
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
-    loss = torch.maximum(unclipped, clipped)
-    return PolicyLoss(loss, log_ratio.detach(), ratio.detach(), (clipped > unclipped).detach())
+    loss, is_clipped = torch.maximum(unclipped, clipped), clipped > unclipped
+    if dual_clip is not None:
+        bound = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        loss, is_clipped = torch.minimum(loss, bound), is_clipped | (loss > bound)
+    cut = log_ratio.abs() > LARGEST_LOG_RATIO
+    return PolicyLoss(loss, log_ratio.detach(), ratio.detach(), is_clipped.detach(), cut.detach())
+
+
+def importance_weights(
+    logprobs: Tensor, rollout_logprobs: Tensor, action_mask: Tensor, cap: float
+) -> Tensor:
+    """Return min(pi(a|s) / mu(a|s), cap) of each action token, (b, t); 1 at other slots.
+
+    mu is the sampler that gave the tokens, pi the policy that it stands for: a loss under mu's
+    tokens, weighted so, is one under pi's, up to what the cap takes off (truncated importance
+    sampling, Ionides 2008).
+
+    Args: logprobs: (b, t) of the policy before the update. rollout_logprobs: (b, t).
+    """
+    log_weights = fill(logprobs - rollout_logprobs, action_mask)
+    return log_weights.clamp(max=LARGEST_LOG_RATIO).exp().clamp(max=cap)
 
 
 def value_loss(

@@ -47,9 +47,8 @@ def consistency(rollout_logprobs: Tensor, logprobs: Tensor, action_mask: Tensor)
     return Consistency(float(gap.max()), float(masked_mean(gap, action_mask)))
 
 
-def warn_if_inconsistent(metrics: Mapping[str, float], precision: str, update: int) -> bool:
+def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
     """Log a warning with the likely cause where the gap is more than rounding; return whether."""
-    gap = Consistency(metrics["val/logprob_gap_max"], metrics["val/logprob_gap_mean"])
     bound = LARGEST_GAP[precision]
     if gap.largest <= bound:
         return False
@@ -72,24 +71,19 @@ def warn_if_inconsistent(metrics: Mapping[str, float], precision: str, update: i
     return True
 
 
-def objective_metrics(
-    rollout: Rollout, weights: Mapping[str, float], kl_coef: float
-) -> dict[str, float]:
+def objective_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:
     """Return the `objective/*`, `reward/*` and rollout's `val/*` metrics of one rollout."""
     trajectory, mask = rollout.trajectory, rollout.trajectory.action_mask
-    kl = row_sums(rollout.kl, mask)
-    gap = consistency(trajectory.rollout_logprobs, rollout.logprobs, mask)
+    taken = row_sums(rollout.penalties, mask).mean()
     metrics: dict[str, Tensor | float] = {
-        "objective/kl": kl.mean(),
+        "objective/kl": row_sums(rollout.kl, mask).mean(),
         "objective/entropy": masked_mean(rollout.entropy, mask),
         "objective/scores_raw": rollout.raw_scores.mean(),
         "objective/scores": rollout.scores.mean(),
-        "objective/non_score_reward": -kl_coef * kl.mean(),
-        "objective/rlhf_reward": rollout.scores.mean() - kl_coef * kl.mean(),
+        "objective/non_score_reward": -taken,
+        "objective/rlhf_reward": rollout.scores.mean() - taken,
         "val/num_eos_tokens": trajectory.finished.sum(),
         "val/response_length_tokens": mask.sum(dim=1).double().mean(),
-        "val/logprob_gap_max": gap.largest,
-        "val/logprob_gap_mean": gap.mean,
     }
     for name, term in rollout.terms.items():
         weight = weights[name.split("/")[0]]
@@ -104,7 +98,10 @@ def update_metrics(stats: PPOStats) -> dict[str, float]:
         "policy/approxkl_avg": stats.approxkl,
         "policy/clipfrac_avg": stats.clipfrac,
         "loss/policy_avg": stats.policy_loss,
+        "policy/cut_ratios_avg": stats.cut_ratios,
         "loss/value_avg": stats.value_loss,
+        "loss/kl_avg": stats.kl_loss,
+        "loss/ptx_avg": stats.ptx_loss,
         "val/clipfrac_avg": stats.value_clipfrac,
         "val/ratio": stats.ratio,
         "val/ratio_var": stats.ratio_var,
@@ -119,8 +116,10 @@ def require_finite(rollout: Rollout, update: int) -> None:
     """Raise TrainingError if a column of the rollout holds NaN or Inf at an action token."""
     trajectory = rollout.trajectory
     columns = {f"reward term {name}": term for name, term in rollout.terms.items()}
-    for name in ("logprobs", "ref_logprobs", "values", "rewards", "advantages"):
+    for name in ("logprobs", "ref_logprobs", "advantages"):
         columns[name] = fill(getattr(rollout, name), trajectory.action_mask)
+    for name in ("values", "rewards", "returns"):
+        columns[name] = fill(getattr(rollout, name), trajectory.step_mask)
     for name, column in columns.items():
         bad = (~torch.isfinite(column)).nonzero()
         if len(bad):

@@ -5,13 +5,14 @@ For each update:
 1. Generate. The policy answers `batch_size` prompts.              -> Trajectory
 2. Score. Reward terms judge the text; policy, reference and
    value model read the tokens.                                    -> scores (b,), log-probs, values
-3. Shape. A KL penalty per token, the score at the last one.       -> rewards (b, t)
-4. Advantages. GAE over action tokens, whitened over the rollout.  -> advantages, returns (b, t)
+3. Shape. A KL penalty per token, the score at the last step.      -> rewards (b, t)
+4. Advantages. GAE, whitened over the rollout, or group baselines. -> advantages, returns (b, t)
 5. Learn. `num_ppo_epochs * num_mini_batches` optimizer steps.     -> PPOStats
-6. Control. The KL coefficient of the next update; here it is fixed.
+6. Control. The KL coefficient of the next update, and whether there is one.
 7. Keep. The rollout's file, the metrics, every few updates a checkpoint.
 
-What is decided where: the order of reward transforms `rewards.py`, gaps and truncation
+What is decided where: settings `ppo_config.py`, steps 3 and 4 `objective.py`, the order of reward
+transforms `rewards.py`, KL estimators and their control `kl.py`, gaps and truncation
 `advantages.py`, losses `losses.py`, what a mini-batch is `ppo_step.py`, where values are read
 `value_model.py`, why the old log-probs are not the sampler's `forward.py`, what a resumed run needs
 `ppo_state.py`, what each metric means `meters.py`.
@@ -32,32 +33,34 @@ from plumbrule import checkpoints, distributed
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.generation import generate
 from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
 from plumbrule.tracking import Tracker
 from rlhf import rollouts
-from rlhf.advantages import gae
-from rlhf.config import PPOConfig
+from rlhf.averaging import AveragedWeights
 from rlhf.forward import compute_precision, evaluate
-from rlhf.kl import k1
-from rlhf.masked import whiten
+from rlhf.kl import next_coefficient
 from rlhf.meters import (
     Stopwatch,
+    consistency,
     objective_metrics,
     require_finite,
     update_metrics,
     warn_if_inconsistent,
 )
+from rlhf.objective import kl_coef_in_loss, shape
+from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_prompts import ask, batch_of, that_fit
 from rlhf.ppo_samples import sample_rows, write_rows
-from rlhf.ppo_state import load_state, save_state
+from rlhf.ppo_state import Control, load_state, save_state
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates
+from rlhf.ptx import read_demonstrations
 from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import open_terms, reward_models, score_terms
-from rlhf.rewards import penalise_unfinished, shape_rewards, weighted_sum
 from rlhf.rollouts import Rollout
-from rlhf.trajectory import roll_out
+from rlhf.trajectory import Sampler, roll_out
 from rlhf.value_model import (
     ValueModel,
     save_value_model,
@@ -72,6 +75,7 @@ HEADLINES = (
     "objective/entropy",
     "val/num_eos_tokens",
     "val/response_length_tokens",
+    "ppo/updates",
 )
 """Metrics of the last update that `run` returns."""
 
@@ -82,42 +86,49 @@ def run(
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
+    sampler: Sampler = generate,
 ) -> Mapping[str, float]:
     """Train a policy against the reward; return headline metrics of the last update.
 
+    Args: sampler: answers the rollouts' queries.
     Raises: ConfigError: settings and inputs that do not go together. TrainingError: NaN or Inf in
     a score, a loss or a gradient; the rollout is kept beside the checkpoints.
     """
     device = resolve_device(runtime)
+    check_inputs(config, inputs)
     scorers = open_terms(config.reward, inputs, runtime)
     policy = load_policy(inputs["policy"].file("model"), device=device)
     ref_policy = load_policy(inputs["policy"].file("model"), device=device)
     learner = make_learner(policy, make_value_model(config, policy, inputs), config)
     retriever = open_retriever(config, inputs)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
-    begun, metrics = resume(out, learner, tracker)
+    demonstrations = None
+    if config.ptx.coef > 0:
+        demonstrations = read_demonstrations(inputs["demonstrations"].file("records.jsonl"), policy)
+    average = None
+    if config.ema_decay is not None:
+        average = AveragedWeights(policy.model, config.ema_decay)
+    begun, control = resume(out, learner, average, config, tracker)
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip(begun * config.batch_size)
         for update in range(begun + 1, config.num_updates + 1):
+            if control.stopped:
+                break
             watch = Stopwatch()
             set_learning_rates(learner, config, update)
 
             # 1 Generate.
             with watch("generate"), compute_precision(config.precision, device):
-                numbers = batch_of(len(prompts), config.batch_size, update, config.seed)
-                asked = [prompts[number] for number in numbers]
+                asked = [prompts[number] for number in batch_of(len(prompts), config, update)]
                 queries = ask(policy, asked, retriever, config, update)
-                trajectory = roll_out(policy, queries, config.sampling, len(asked))
-            mask = trajectory.action_mask
+                trajectory = roll_out(
+                    policy, queries, config.sampling, len(asked), config.score_at, sampler
+                )
 
             # 2 Score: the text, then the tokens.
             with watch("score"):
                 terms = score_terms(scorers, trajectory, asked)
-                raw_scores = weighted_sum(terms, config.reward.weights)
-                scores = penalise_unfinished(
-                    raw_scores, trajectory.finished, config.missing_eos_penalty
-                )
             with watch("forward"):
                 seen = evaluate(
                     trajectory,
@@ -129,70 +140,109 @@ def run(
                     micro_batch_size=runtime.micro_batch_size,
                 )
 
-            # 3 Shape.
-            kl = k1(seen.logprobs, seen.ref_logprobs, mask)
-            rewards = shape_rewards(scores, kl, mask, config.kl.coef)
-            if config.whiten_rewards:
-                rewards = whiten(rewards, mask, shift_mean=False)
+            gap = consistency(trajectory.rollout_logprobs, seen.logprobs, trajectory.action_mask)
 
-            # 4 Advantages. The returns are made before whitening and never see it.
-            advantages, returns = gae(rewards, seen.values, mask, config.gamma, config.lam)
-            rollout = Rollout(
-                trajectory=trajectory,
-                **seen._asdict(),
-                kl=kl,
-                terms=terms,
-                raw_scores=raw_scores,
-                scores=scores,
-                rewards=rewards,
-                advantages=whiten(advantages, mask),
-                returns=returns,
-            )
+            # 3 Shape, and 4 Advantages.
+            rollout = shape(trajectory, seen, terms, config, control.kl_coef)
 
             # 5 Learn.
             with watch("update"), kept_on_failure(rollout, out / "checkpoints", update):
                 require_finite(rollout, update)
-                stats = ppo_step(learner, rollout, config, update, runtime.micro_batch_size)
+                stats = ppo_step(
+                    learner,
+                    rollout,
+                    config,
+                    update,
+                    runtime.micro_batch_size,
+                    kl_coef_in_loss(config, control.kl_coef),
+                    demonstrations,
+                )
+            if average is not None:
+                average.add(policy.model)
+            metrics = {
+                **objective_metrics(rollout, config.reward.weights),
+                **update_metrics(stats),
+                "objective/kl_coef": control.kl_coef,
+                "val/logprob_gap_max": gap.largest,
+                "val/logprob_gap_mean": gap.mean,
+                **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
+                **watch.metrics(config.batch_size),
+                "ppo/updates": float(update),
+                "time/ppo_seconds": control.metrics.get("time/ppo_seconds", 0.0) + watch.total(),
+            }
 
-            # 6 Control: the KL coefficient stays what it is.
+            # 6 Control.
+            control = next_control(control, metrics, config)
 
             # 7 Keep.
             if distributed.is_main():
                 rollouts.write(rollout, rollouts.path_of(out / "rollouts", update))
-            metrics = {
-                **objective_metrics(rollout, config.reward.weights, config.kl.coef),
-                **update_metrics(stats),
-                **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
-                **watch.metrics(config.batch_size),
-                "time/ppo_seconds": metrics.get("time/ppo_seconds", 0.0) + watch.total(),
-            }
-            warn_if_inconsistent(metrics, config.precision, update)
+            warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
-            if update % config.save_every == 0 or update == config.num_updates:
-                checkpoint(out, learner, metrics, update)
+            last = update == config.num_updates or bool(control.stopped)
+            if last or update % config.save_every == 0:
+                checkpoint(out, learner, average, control, update)
             shown = {"score": metrics["objective/scores"], "kl": metrics["objective/kl"]}
             progress.advance(config.batch_size, **shown)
 
     if distributed.is_main():
-        publish(out, learner, ref_policy, retriever, inputs, config, num_too_long, tracker)
+        if average is not None:
+            average.put_into(policy.model)
+        notes = notes_on(num_too_long, control)
+        publish(out, learner, ref_policy, retriever, inputs, config, notes, tracker)
     distributed.barrier()
-    episodes = config.num_updates * config.batch_size
+    metrics = control.metrics
+    episodes = metrics["ppo/updates"] * config.batch_size
     return {
         **{name: metrics[name] for name in HEADLINES},
         **{name: value for name, value in metrics.items() if name.startswith("reward/")},
-        "ppo/updates": float(config.num_updates),
-        "ppo/episodes": float(episodes),
+        "ppo/episodes": episodes,
         "ppo/episodes_per_second": episodes / metrics["time/ppo_seconds"],
     }
 
 
+def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
+    """Raise ConfigError where an option needs an input that the node has not."""
+    if config.ptx.coef > 0 and "demonstrations" not in inputs:
+        raise ConfigError(
+            f"ppo.ptx.coef (={config.ptx.coef}) must be 0 without an input demonstrations; add "
+            "+nodes.ppo.inputs.demonstrations=demonstrations."
+        )
+
+
+def next_control(control: Control, metrics: dict[str, float], config: PPOConfig) -> Control:
+    """Return the control of the next update, given the metrics of this one."""
+    kl, limit = metrics["objective/kl"], config.early_stop.run_kl
+    coef = next_coefficient(
+        control.kl_coef, kl, config.kl.target, config.kl.horizon, config.batch_size
+    )
+    stopped = ""
+    if limit is not None and kl > limit:
+        stopped = (
+            f"The run ended after {metrics['ppo/updates']:.0f} of {config.num_updates} updates: "
+            f"its KL ({kl:.3g} nats per response) had passed ppo.early_stop.run_kl (={limit:g})."
+        )
+    return Control(coef, stopped, metrics)
+
+
+def notes_on(num_too_long: int, control: Control) -> list[str]:
+    """Return what a reader of the report should know first."""
+    notes = [control.stopped] if control.stopped else []
+    if num_too_long:
+        notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
+    return notes
+
+
 def make_value_model(
     config: PPOConfig, policy: Policy, inputs: Mapping[str, Artifact]
-) -> ValueModel:
+) -> ValueModel | None:
     """Return the value model that `config.value_init` names; of several reward models the first.
 
+    None where advantages need none.
     Raises: ConfigError: rm without a reward model, or with one of another tokenizer.
     """
+    if not config.has_value_model:
+        return None
     if config.value_init == "policy":
         return value_from_policy(policy)
     models = reward_models(inputs)
@@ -232,24 +282,32 @@ def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Pr
     return kept, len(every) - len(kept)
 
 
-def resume(out: Path, learner: Learner, tracker: Tracker) -> tuple[int, dict[str, float]]:
-    """Load the newest checkpoint and forget what came after it; return its update and metrics."""
+def resume(
+    out: Path,
+    learner: Learner,
+    average: AveragedWeights | None,
+    config: PPOConfig,
+    tracker: Tracker,
+) -> tuple[int, Control]:
+    """Load the newest checkpoint and forget what came after it; return its update and control."""
     newest = checkpoints.newest(out / "checkpoints")
-    update, metrics = 0, {}
+    update, control = 0, Control(config.kl.coef)
     if newest is not None:
-        update, metrics = newest[0], load_state(newest[1], learner)
+        update, control = newest[0], load_state(newest[1], learner, average)
     distributed.barrier()  # nobody writes before everybody has read
     tracker.rewind(update)
     if distributed.is_main():
         rollouts.remove_after(out / "rollouts", update)
-    return update, metrics
+    return update, control
 
 
-def checkpoint(out: Path, learner: Learner, metrics: dict[str, float], update: int) -> None:
-    """Save the learner as it is after `update`."""
+def checkpoint(
+    out: Path, learner: Learner, average: AveragedWeights | None, control: Control, update: int
+) -> None:
+    """Save everything as it is after `update`."""
     if distributed.is_main():
         folder = out / "checkpoints"
-        checkpoints.save(folder, update, lambda path: save_state(path, learner, metrics))
+        checkpoints.save(folder, update, lambda path: save_state(path, learner, control, average))
     distributed.barrier()
 
 
@@ -272,21 +330,19 @@ def publish(
     retriever: Retriever | None,
     inputs: Mapping[str, Artifact],
     config: PPOConfig,
-    num_too_long: int,
+    notes: list[str],
     tracker: Tracker,
 ) -> None:
     """Write the policy, the value model, samples before and after, and notes."""
     policy = learner.policy
     policy.spec = dataclasses.replace(policy.spec, temperature=config.sampling.temperature)
     save_policy(policy, out / "model")
-    save_value_model(learner.value_model, out / "value")
+    if learner.value_model is not None:
+        save_value_model(learner.value_model, out / "value")
     every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
     held_out = that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
     rows = sample_rows(policy, ref_policy, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
-    notes = []
-    if num_too_long:
-        notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     write_json(out / "notes.json", notes)

@@ -1,7 +1,7 @@
 """Which prompts an update asks, a pure function of (seed, update): nothing to save for a resume.
 
 Episodes run through the training prompts epoch by epoch, each epoch in an order of its own that
-belongs to (seed, epoch); update u takes the u-th `batch_size` of that endless row.
+belongs to (seed, epoch); update u takes the u-th part of that endless row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from plumbrule.passages import passages_for
 from plumbrule.protocols import Retriever
 from plumbrule.randomness import generator
 from plumbrule.records import Prompt
-from rlhf.config import PPOConfig
+from rlhf.ppo_config import PPOConfig
 from rlhf.trajectory import Query, sampling_keys
 
 
@@ -23,17 +23,19 @@ def that_fit(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> 
     return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
 
-def batch_of(num_prompts: int, batch_size: int, update: int, seed: int) -> list[int]:
-    """Return the prompt numbers of `update` (from 1), `batch_size` of them."""
-    first = (update - 1) * batch_size
-    epochs = range(first // num_prompts, (first + batch_size - 1) // num_prompts + 1)
+def batch_of(num_prompts: int, config: PPOConfig, update: int) -> list[int]:
+    """Return the prompt numbers of the rows of `update` (from 1), equal ones next to each other."""
+    number_asked = config.batch_size // config.samples_per_prompt
+    first = (update - 1) * number_asked
+    epochs = range(first // num_prompts, (first + number_asked - 1) // num_prompts + 1)
     row = [
         int(number)
         for epoch in epochs
-        for number in generator("ppo prompts", seed, epoch).permutation(num_prompts)
+        for number in generator("ppo prompts", config.seed, epoch).permutation(num_prompts)
     ]
     begin = first - epochs.start * num_prompts
-    return row[begin : begin + batch_size]
+    chosen = row[begin : begin + number_asked]
+    return [number for number in chosen for _ in range(config.samples_per_prompt)]
 
 
 def ask(

@@ -17,8 +17,8 @@ from plumbrule.models import Policy
 from plumbrule.passages import passages_for
 from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt
-from rlhf.config import PPOConfig
 from rlhf.forward import compute_precision
+from rlhf.ppo_config import PPOConfig
 
 
 def sample_rows(

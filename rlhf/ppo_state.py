@@ -1,34 +1,84 @@
 """What a PPO checkpoint holds, so that a killed run ends with the very bytes of one that was not.
 
-Weights of policy and value model, Adam's moments, and the metrics of the last update. There is no
-random state: every random number is keyed by (seed, update, prompt, sample, token) or by (seed,
-update, epoch). There is no data cursor: it follows from the update. There is no learning
+Weights of policy and value model, their average if one is kept, Adam's moments, and the `Control`
+of the run: the KL coefficient, why it stopped if it did, and the metrics of the last update. There
+is no random state: every random number is keyed by (seed, update, prompt, sample, token) or by
+(seed, update, epoch). There is no data cursor: it follows from the update. There is no learning
 rate: it is set anew for each update.
+
+Sums over processes depend in their last digits on how many there are, so the bytes belong to a
+topology, which the checkpoint names; another one is refused rather than resumed nearly right.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 
+from plumbrule import distributed
+from plumbrule.errors import ConfigError
+from rlhf.averaging import AveragedWeights
 from rlhf.ppo_step import Learner
 
 
-def save_state(folder: Path, learner: Learner, metrics: dict[str, float]) -> None:
-    """Write the learner and the last update's metrics into `folder`."""
+@dataclass(frozen=True)
+class Control:
+    """What one update hands to the next, besides the models."""
+
+    kl_coef: float
+    """Of the next update."""
+    stopped: str = ""
+    """Why no update follows; empty: one does, unless the episodes are used up."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last update."""
+
+
+def topology(learner: Learner) -> dict[str, int | str]:
+    """Return what the order of sums depends on: processes and the kind of device."""
+    device = learner.policy.model.device
+    return {"processes": distributed.world_size(), "device": device.type}
+
+
+def save_state(
+    folder: Path, learner: Learner, control: Control, average: AveragedWeights | None = None
+) -> None:
+    """Write all of it into `folder`."""
     for name, model in learner.models.items():
         save_model(model, str(folder / f"{name.replace(' ', '_')}.safetensors"))
+    if average is not None:
+        save_file(average.average, folder / "average.safetensors")
     torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
-    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    state = {**dataclasses.asdict(control), "topology": topology(learner)}
+    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
 
-def load_state(folder: Path, learner: Learner) -> dict[str, float]:
-    """Put what `save_state` wrote into `learner`; return the metrics."""
+def load_state(folder: Path, learner: Learner, average: AveragedWeights | None = None) -> Control:
+    """Put what `save_state` wrote into `learner` and `average`; return the control.
+
+    Raises: ConfigError: it was written under another topology.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    before, now = state.pop("topology"), topology(learner)
+    if before != now:
+        raise ConfigError(
+            f"{folder} was written by {_describe(before)}, and this run has {_describe(now)}; a "
+            "resumed run would not end with the same bytes. Start it as before, or remove the "
+            "checkpoints."
+        )
     for name, model in learner.models.items():
         load_model(model, str(folder / f"{name.replace(' ', '_')}.safetensors"))
-    state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(state)
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if average is not None:
+        average.load(load_file(folder / "average.safetensors"))
+    optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    learner.optimizer.load_state_dict(optimizer)
+    return Control(**state)
+
+
+def _describe(where: dict[str, int | str]) -> str:
+    number = where["processes"]
+    return f"{number} process{'es' if number != 1 else ''} on {where['device']}"

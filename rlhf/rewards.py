@@ -3,13 +3,15 @@
 The order is fixed, since each step changes what the next one sees:
 
 1. `weighted_sum`         reward terms (b,) each -> raw scores (b,)
-2. `penalise_unfinished`  a response that never gave its terminal token loses a constant, once
-3. `shape_rewards`        -beta * KL at each action token, and the score at the last one
-4. `whiten` (optional)    unit variance over the action tokens of the rollout; the mean stays
+2. `clip_scores`          (optional) cut to +- a bound; never the KL
+3. `penalise_unfinished`  a response that never gave its terminal token loses a constant, once
+4. `shape_rewards`        less the KL penalty at each action token, and the score at the last step
+5. `whiten` (optional)    unit variance over the steps of the rollout; the mean stays
 
 The score lands on the last action token itself, which is the terminal token where there is one.
-(TRL and the code of Huang et al. 2024, arXiv:2403.17031, put it one slot later, on a padding
-state, and so discount it once more when lambda < 1.)
+With `score_at=after` it comes one step later, for the state behind that token, as in TRL and in the
+code of Huang et al. 2024 (arXiv:2403.17031). That state then has a value of its own, and with
+lambda < 1 the score is discounted once more on its way to the tokens.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> T
     return torch.stack([weight * terms[name] for name, weight in sorted(weights.items())]).sum(0)
 
 
+def clip_scores(scores: Tensor, bound: float | None) -> Tensor:
+    """Return scores (b,) cut to [-bound, bound]; None: as they are."""
+    return scores if bound is None else scores.clamp(-bound, bound)
+
+
 def penalise_unfinished(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
     """Return scores (b,), less `penalty` where `finished` (b,) bool is False.
 
@@ -41,27 +48,28 @@ def penalise_unfinished(scores: Tensor, finished: Tensor, penalty: float) -> Ten
     return torch.where(finished, scores, scores - penalty)
 
 
-def last_action(action_mask: Tensor) -> Tensor:
-    """Return the slot of the last action token of each row, (b,) int64.
+def last_step(step_mask: Tensor) -> Tensor:
+    """Return the slot of the last step of each row, (b,) int64.
 
-    Raises: ValueError: a row of `action_mask` holds no True.
+    Raises: ValueError: a row of `step_mask` holds no True.
     """
-    if not bool(action_mask.any(dim=1).all()):
-        raise ValueError(
-            "action_mask must hold an action token in every row; drop empty responses."
-        )
-    slots = torch.arange(action_mask.shape[1], device=action_mask.device)
-    return torch.where(action_mask, slots, -1).max(dim=1).values
+    if not bool(step_mask.any(dim=1).all()):
+        raise ValueError("step_mask must hold a step in every row; drop empty responses.")
+    slots = torch.arange(step_mask.shape[1], device=step_mask.device)
+    return torch.where(step_mask, slots, -1).max(dim=1).values
 
 
-def shape_rewards(scores: Tensor, kl: Tensor, action_mask: Tensor, coef: float) -> Tensor:
-    """Return rewards (b, t): -coef * kl at action tokens, plus the score at the last; 0 elsewhere.
+def shape_rewards(
+    scores: Tensor, penalties: Tensor, action_mask: Tensor, step_mask: Tensor
+) -> Tensor:
+    """Return rewards (b, t): -penalties at action tokens, plus the score at the last step.
 
-    Eq. 2 of Stiennon et al. 2020 (arXiv:2009.01325), token by token.
+    Eq. 2 of Stiennon et al. 2020 (arXiv:2009.01325), token by token; 0 elsewhere.
 
-    Args: scores: (b,). kl: (b, t), nats. action_mask: (b, t) bool. coef: reward per nat.
-    Raises: ValueError: a row of `action_mask` holds no True.
+    Args: scores: (b,). penalties: (b, t), coefficient times KL. action_mask: (b, t) bool.
+    step_mask: (b, t) bool, the action tokens and perhaps, behind them, a step for the score.
+    Raises: ValueError: a row holds no step.
     """
-    last = last_action(action_mask)[:, None]
-    rewards = fill(-coef * kl, action_mask)
+    last = last_step(step_mask)[:, None]
+    rewards = fill(-penalties, action_mask)
     return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))

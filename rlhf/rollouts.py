@@ -3,8 +3,8 @@
 `rollouts/update-00001.parquet` has one row per response: ids, masks, log-probs of sampler, policy
 and reference, values, rewards, advantages and returns, exactly the numbers that the update was
 computed from. So every loss of a run can be computed again, and a strange curve can be read token
-by token years later. Columns of tokens are lists as long as the response; foreign slots in them
-are kept, and `action_mask` says which they are.
+by token years later. Columns of tokens are lists as long as the response (with `score_at=after` one
+longer); foreign slots in them are kept, and `action_mask` says which they are.
 
 A file is written beside its final name and renamed, so one that is there is whole.
 """
@@ -26,7 +26,10 @@ from rlhf.trajectory import Trajectory, slots
 
 
 class Rollout(NamedTuple):
-    """One rollout as the update sees it. (b, t) at action tokens, 0 elsewhere, unless said."""
+    """One rollout as the update sees it. (b, t) at action tokens, 0 elsewhere, unless said.
+
+    Values, rewards and returns are at all steps (`Trajectory.step_mask`).
+    """
 
     trajectory: Trajectory
     logprobs: Tensor
@@ -36,6 +39,9 @@ class Rollout(NamedTuple):
     entropy: Tensor
     """Of the policy's next-token distributions, nats."""
     kl: Tensor
+    """Of the policy to its reference, k1 estimate, nats."""
+    penalties: Tensor
+    """What the KL takes from the reward; 0 where it stands in the loss."""
     terms: Mapping[str, Tensor]
     """Reward term (or part of one, `gold/right`) -> (b,) before its weight."""
     raw_scores: Tensor
@@ -44,7 +50,7 @@ class Rollout(NamedTuple):
     """(b,): after every transform, as it enters the rewards."""
     rewards: Tensor
     advantages: Tensor
-    """Whitened."""
+    """As they enter the loss, whitened where they are to be."""
     returns: Tensor
 
 
@@ -54,6 +60,7 @@ TOKEN_COLUMNS = (
     "values",
     "entropy",
     "kl",
+    "penalties",
     "rewards",
     "advantages",
     "returns",
@@ -71,7 +78,7 @@ def write(rollout: Rollout, path: Path) -> None:
     """Write a rollout as one Parquet file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectory = rollout.trajectory
-    lengths = [len(response) for response in trajectory.responses]
+    lengths = [len(response) + trajectory.slots_behind for response in trajectory.responses]
 
     def ragged(x: Tensor) -> list[list[Any]]:
         return [row[:length] for row, length in zip(x.tolist(), lengths, strict=True)]
@@ -88,6 +95,7 @@ def write(rollout: Rollout, path: Path) -> None:
         "query": [list(ids) for ids in trajectory.queries],
         "response": [list(ids) for ids in trajectory.responses],
         "action_mask": ragged(trajectory.action_mask),
+        "step_mask": ragged(trajectory.step_mask),
         "rollout_logprobs": floats(trajectory.rollout_logprobs),
         "raw_scores": rollout.raw_scores.tolist(),
         "scores": rollout.scores.tolist(),
@@ -120,6 +128,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
         responses=rows["response"],
         texts=rows["text"],
         action_mask=slots(rows["action_mask"], torch.bool).to(device),
+        step_mask=slots(rows["step_mask"], torch.bool).to(device),
         finished=torch.tensor(rows["finished"], device=device),
         rollout_logprobs=tensor("rollout_logprobs"),
     )

@@ -6,6 +6,10 @@ policy. It is written here, as the sampler's tokens are put down, and from then 
 nobody makes it again from ids or lengths. Slots behind the response's end are False, and so is text
 inside a response that the policy did not write. All that PPO counts or averages uses it.
 
+`step_mask` is True where the process takes a step, and so where a value is learnt: at the action
+tokens and, where the score is to come *after* the last one, at one more slot behind the response.
+Everywhere else the two are the same.
+
 Ids stay lists, as ragged as they are; they are padded only when a few rows of like length go
 through a model (`rows_for_model`). Queries and responses are joined there with all padding on the
 right, where causal attention never meets it.
@@ -15,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +46,8 @@ class Trajectory:
     """Each response decoded, without its terminal token."""
     action_mask: Tensor
     """(b, t) bool, True = the policy sampled this token."""
+    step_mask: Tensor
+    """(b, t) bool, True = a step: an action token or, with `score_at=after`, the slot behind it."""
     finished: Tensor
     """(b,) bool, True = ended with a stop token and not at the length limit."""
     rollout_logprobs: Tensor
@@ -49,6 +55,11 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def slots_behind(self) -> int:
+        """Slots behind each response that are steps: 1 with `score_at=after`, else 0."""
+        return int((self.step_mask & ~self.action_mask).any())
 
     @property
     def num_tokens(self) -> list[int]:
@@ -75,9 +86,32 @@ class ModelRows(NamedTuple):
     target_mask: Tensor
     """(n, l) bool, True = an action token."""
     columns: Tensor
-    """(n, t) int64: the column in which each response slot stands (0 behind the response's end)."""
+    """(n, t) int64: the column in which each response slot stands (0 where there is none); that of
+    a step behind the response is the one after its last token, which may lie outside the row."""
     action_mask: Tensor
     """(n, t) bool."""
+    step_mask: Tensor
+    """(n, t) bool."""
+
+
+class Sampler(Protocol):
+    """What answers a rollout's queries: `generation.generate`, or an engine of one's own.
+
+    A sample's log-probs must be those of the distribution that it was drawn from, at the sampling
+    temperature and with nothing truncated. Where that is not quite the policy's (other kernels,
+    older weights), `ppo.importance_cap` weighs the difference.
+    """
+
+    def __call__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: SamplingConfig,
+        keys: Sequence[int],
+    ) -> list[Sample]:
+        """Return one sample per prompt, in order; `keys` are the seeds of their random numbers."""
+        ...
 
 
 def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int) -> list[int]:
@@ -96,32 +130,45 @@ def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int) -> list[int
 
 
 def roll_out(
-    policy: Policy, queries: Sequence[Query], sampling: SamplingConfig, num_rows: int
+    policy: Policy,
+    queries: Sequence[Query],
+    sampling: SamplingConfig,
+    num_rows: int,
+    score_at: str = "last",
+    sampler: Sampler = generate,
 ) -> Trajectory:
     """Return the policy's responses to a rollout's queries, the same in every process.
 
-    Args: queries: this process's share of the rollout (`distributed.share(num_rows)`).
+    Args: queries: this process's share of the rollout (`distributed.share(num_rows)`). score_at:
+    last or after, see `step_mask`.
     """
-    samples = generate(
+    samples = sampler(
         policy, [q.tokens for q in queries], sampling=sampling, keys=[q.key for q in queries]
     )
     texts = [policy.decode(sample.tokens) for sample in samples]
     rows = distributed.gather_rows(list(zip(queries, samples, texts, strict=True)), num_rows)
-    return assemble(rows, policy.model.device)
+    return assemble(rows, policy.model.device, score_at)
 
 
-def assemble(rows: Sequence[tuple[Query, Sample, str]], device: torch.device) -> Trajectory:
+def assemble(
+    rows: Sequence[tuple[Query, Sample, str]], device: torch.device, score_at: str = "last"
+) -> Trajectory:
     """Return the trajectory of samples and their texts; the policy chose each of their tokens."""
     queries, samples, texts = zip(*rows, strict=True)
+    behind = score_at == "after"
+    chosen = [[True] * len(s.tokens) + [False] * behind for s in samples]
+    steps = [[True] * (len(s.tokens) + behind) for s in samples]
+    logprobs = [[*s.logprobs, *[0.0] * behind] for s in samples]
     return Trajectory(
         prompt_ids=[q.prompt_id for q in queries],
         passages=[q.passages for q in queries],
         queries=[q.tokens for q in queries],
         responses=[s.tokens for s in samples],
         texts=texts,
-        action_mask=slots([[True] * len(s.tokens) for s in samples], torch.bool).to(device),
+        action_mask=slots(chosen, torch.bool).to(device),
+        step_mask=slots(steps, torch.bool).to(device),
         finished=torch.tensor([s.finished for s in samples], device=device),
-        rollout_logprobs=slots([s.logprobs for s in samples], torch.float32).to(device),
+        rollout_logprobs=slots(logprobs, torch.float32).to(device),
     )
 
 
@@ -143,9 +190,13 @@ def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> 
     tokens, real_mask = (x.to(device) for x in pad_rows(joined, pad_id))
     begins = torch.tensor([len(q) for q in queries], device=device)[:, None]
     lengths = torch.tensor([len(r) for r in responses], device=device)[:, None]
-    slot = torch.arange(max(len(r) for r in responses), device=device)[None, :]
-    columns = torch.where(slot < lengths, begins + slot, 0)
-    action_mask = trajectory.action_mask[list(rows), : slot.shape[1]]
+    behind = trajectory.slots_behind
+    slot = torch.arange(max(len(r) for r in responses) + behind, device=device)[None, :]
+    columns = torch.where(slot < lengths + behind, begins + slot, 0)
+    action_mask, step_mask = (
+        mask[list(rows), : slot.shape[1]] for mask in (trajectory.action_mask, trajectory.step_mask)
+    )
     # Slots behind the end write False into column 0, which is the query's and never a target.
-    target_mask = torch.zeros_like(real_mask).scatter(1, columns, action_mask)
-    return ModelRows(tokens, real_mask, target_mask, columns, action_mask)
+    inside = torch.where(slot < lengths, columns, 0)
+    target_mask = torch.zeros_like(real_mask).scatter(1, inside, action_mask)
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask)

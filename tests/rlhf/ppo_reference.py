@@ -7,6 +7,7 @@ of tensors, padding or batches: functions of a row first drop every slot that is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 Row = list[float]
 Mask = list[bool]
@@ -58,16 +59,52 @@ def whitened(rows: list[Row], masks: list[Mask], shift_mean: bool = True) -> lis
     ]
 
 
-def policy_loss(new: Row, old: Row, advantage: Row, mask: Mask, eps: float) -> list[float]:
-    """Schulman et al. 2017, eq. 7, negated; one number per action token."""
+def kl_estimate(new: float, ref: float, kind: str) -> float:
+    """Schulman 2020, samples of p, r = q/p: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r."""
+    log_r = ref - new
+    return {"k1": -log_r, "k2": log_r**2 / 2, "k3": math.exp(log_r) - 1 - log_r}[kind]
+
+
+def group_baseline(totals: list[float], size: int, kind: str) -> list[float]:
+    """One advantage per response from the returns of its group."""
+    found = []
+    for start in range(0, len(totals), size):
+        group = totals[start : start + size]
+        mean = sum(group) / size
+        deviation = math.sqrt(sum((x - mean) ** 2 for x in group) / (size - 1))
+        for i, own in enumerate(group):
+            if kind == "rloo":  # Ahmadian et al. 2024, eq. 8: the mean of the others
+                found.append(own - sum(x for j, x in enumerate(group) if j != i) / (size - 1))
+            elif kind == "grpo":
+                found.append((own - mean) / (deviation + 1e-4))
+            else:
+                found.append(own - mean)
+    return found
+
+
+def policy_loss(
+    new: Row, old: Row, advantage: Row, mask: Mask, eps: float, dual: float | None = None
+) -> list[float]:
+    """Schulman et al. 2017, eq. 7, negated; one number per action token.
+
+    Dual clip, Ye et al. 2020, eq. 5: max(min(r A, clip(r) A), c A) where A < 0, before the sign.
+    """
     losses = []
     for n, o, a in zip(
         actions(new, mask), actions(old, mask), actions(advantage, mask), strict=True
     ):
         ratio = math.exp(n - o)
         bounded = min(max(ratio, 1 - eps), 1 + eps)
-        losses.append(-min(ratio * a, bounded * a))
+        gain = min(ratio * a, bounded * a)
+        if dual is not None and a < 0:
+            gain = max(gain, dual * a)
+        losses.append(-gain)
     return losses
+
+
+def slope(loss: Callable[[float], float], x: float, step: float = 1e-6) -> float:
+    """The derivative of a function of one number, from its two sides."""
+    return (loss(x + step) - loss(x - step)) / (2 * step)
 
 
 def value_loss(new: Row, old: Row, target: Row, mask: Mask, eps: float) -> list[float]:

@@ -31,8 +31,9 @@ from plumbrule.models import Policy, make_policy, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker
-from rlhf.config import KLConfig, PPOConfig, RewardConfig
+from rlhf.config import RewardConfig
 from rlhf.forward import evaluate
+from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates, trainable
 from rlhf.rollouts import Rollout
 from rlhf.trajectory import Trajectory, slots
@@ -158,6 +159,7 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
         responses=responses,
         texts=[""] * rows,
         action_mask=mask,
+        step_mask=mask,
         finished=torch.ones(rows, dtype=torch.bool),
         rollout_logprobs=torch.zeros(mask.shape),
     )
@@ -181,6 +183,7 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
         values=values,
         entropy=seen.entropy,
         kl=kl,
+        penalties=0.1 * kl,
         terms={"rm": scores},
         raw_scores=scores,
         scores=scores,
@@ -208,6 +211,8 @@ def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
         pad_token_id=0,
     )
     policy = make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
+    if not settings.has_value_model:
+        return make_learner(policy, None, settings)
     value_model = value_from_policy(policy)
     torch.nn.init.normal_(value_model.head.weight, std=0.3)
     return make_learner(policy, value_model, settings)

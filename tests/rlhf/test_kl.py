@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlhf.kl import k1
+from rlhf.kl import estimate, k1, kl_loss, next_coefficient
 from rlhf.masked import masked_mean
 
 
@@ -46,3 +46,82 @@ def test_expectation_is_the_kl_of_the_tempered_distributions(temperature: float)
     assert abs(float(masked_mean(estimates, mask)) - truth) < 4 * error
     # Clamped at 0, as some code has it, the estimate would miss by many standard errors.
     assert abs(float(estimates.clamp(min=0).mean()) - truth) > 10 * error
+
+
+def distributions(seed: int = 0, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, size, generator=draw, dtype=torch.float64)
+    return logits.log_softmax(1).unbind()
+
+
+def sampled(log_p: torch.Tensor, number: int) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.multinomial(log_p.exp(), number, replacement=True, generator=draw)
+
+
+@pytest.mark.detail(17)
+def test_estimators_by_hand() -> None:
+    # log-ratio 1: k1 = 1, k2 = 1/2, k3 = exp(-1) - 1 + 1 = 0.367879.
+    # log-ratio -2: k1 = -2, k2 = 2, k3 = exp(2) - 1 - 2 = 4.389056.
+    mask = torch.tensor([[True, True, False]])
+    new, ref = torch.tensor([[-1.0, -3.0, math.nan]]), torch.tensor([[-2.0, -1.0, 0.0]])
+    assert estimate(new, ref, mask, "k1").tolist() == [[1.0, -2.0, 0.0]]
+    assert estimate(new, ref, mask, "k2").tolist() == [[0.5, 2.0, 0.0]]
+    assert estimate(new, ref, mask, "k3").tolist()[0] == pytest.approx(
+        [0.367879, 4.389056, 0], rel=1e-5
+    )
+    far = estimate(torch.tensor([[-100.0]]), torch.zeros(1, 1), mask[:, :1], "k3")
+    assert float(far) == pytest.approx(math.exp(20) - 21, rel=1e-6)
+
+
+@pytest.mark.detail(17)
+def test_k1_and_k3_are_unbiased_and_k3_has_less_variance() -> None:
+    policy, reference = distributions()
+    truth = float((policy.exp() * (policy - reference)).sum())
+    tokens = sampled(policy, 200_000)
+    mask = torch.ones(1, len(tokens), dtype=torch.bool)
+    pair = policy[tokens][None], reference[tokens][None], mask
+    one, two, three = (estimate(*pair, kind) for kind in ("k1", "k2", "k3"))
+    for unbiased in (one, three):
+        error = float(unbiased.std()) / math.sqrt(len(tokens))
+        assert abs(float(unbiased.mean()) - truth) < 4 * error
+    assert abs(float(two.mean()) - truth) > 10 * float(two.std()) / math.sqrt(len(tokens))
+    assert float(three.var()) < float(one.var())
+    assert float(three.min()) >= 0
+
+
+@pytest.mark.detail(18)
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_the_loss_has_the_estimators_value_and_the_gradient_of_the_kl(estimator: str) -> None:
+    """Summed over every token at its probability, so no sampling error is left."""
+    logits = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    logits.requires_grad_()
+    _, reference = distributions(4)
+    policy = logits.log_softmax(0)
+    (analytic,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits)
+
+    policy, mask = logits.log_softmax(0), torch.ones(1, 6, dtype=torch.bool)
+    losses = kl_loss(policy[None], reference[None], mask, estimator)[0]
+    assert torch.equal(losses, estimate(policy[None], reference[None], mask, estimator)[0])
+    (found,) = torch.autograd.grad((policy.exp().detach() * losses).sum(), logits)
+    assert torch.allclose(found, analytic, atol=1e-12)
+
+    # Straight through the other two the gradient would be another one.
+    policy = logits.log_softmax(0)
+    for naive in ("k1", "k3"):
+        plain = estimate(policy[None], reference[None], mask, naive)[0]
+        weighted = (policy.exp().detach() * plain).sum()
+        (wrong,) = torch.autograd.grad(weighted, logits, retain_graph=True)
+        assert not torch.allclose(wrong, analytic, atol=1e-2)
+
+
+@pytest.mark.detail(19)
+def test_the_adaptive_coefficient_by_hand() -> None:
+    # 256 episodes, horizon 1,000, target 6: an error is worth 0.256 of itself, at most 0.2 * 0.256.
+    # KL 6.6: error 0.1 -> 1.0256.  KL 60: error cut to 0.2 -> 1.0512.  KL 0: cut to -0.2 -> 0.9488.
+    coef, found = 1.0, []
+    for kl in (6.6, 60.0, 0.0):
+        coef = next_coefficient(coef, kl, 6.0, 1_000, 256)
+        found.append(coef)
+    assert found == pytest.approx([1.0256, 1.0256 * 1.0512, 1.0256 * 1.0512 * 0.9488])
+    assert next_coefficient(0.3, 60.0, None, 1_000, 256) == 0.3

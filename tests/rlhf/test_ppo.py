@@ -25,13 +25,14 @@ from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
 from rlhf import rollouts
 from rlhf.advantages import gae
-from rlhf.config import KLConfig, PPOConfig, RewardConfig, RewardTermConfig
+from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.forward import evaluate, state_values
 from rlhf.kl import k1
 from rlhf.losses import policy_loss, value_loss
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.meters import Consistency, consistency, warn_if_inconsistent
 from rlhf.ppo import make_value_model, run
+from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_prompts import batch_of
 from rlhf.reward_model import RewardModel, RewardStats
 from rlhf.rewards import shape_rewards
@@ -130,7 +131,9 @@ def test_steps_3_and_4_follow_from_the_file(done: Finished) -> None:
         mask, config = rollout.trajectory.action_mask, done.config
         kl = k1(rollout.logprobs, rollout.ref_logprobs, mask)
         assert torch.equal(kl, rollout.kl)
-        assert torch.equal(shape_rewards(rollout.scores, kl, mask, config.kl.coef), rollout.rewards)
+        assert torch.equal(
+            shape_rewards(rollout.scores, config.kl.coef * kl, mask, mask), rollout.rewards
+        )
         advantages, returns = gae(rollout.rewards, rollout.values, mask, config.gamma, config.lam)
         assert torch.equal(returns, rollout.returns)
         assert torch.equal(whiten(advantages, mask), rollout.advantages)
@@ -342,8 +345,7 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
     assert gap == Consistency(largest=0.5, mean=0.25)
 
     def warns(largest: float, mean: float, precision: str) -> bool:
-        metrics = {"val/logprob_gap_max": largest, "val/logprob_gap_mean": mean}
-        return warn_if_inconsistent(metrics, precision, 3)
+        return warn_if_inconsistent(Consistency(largest, mean), precision, 3)
 
     with caplog.at_level(logging.WARNING):
         assert not warns(1e-5, 1e-6, "float32")
@@ -357,16 +359,26 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
 # Prompts, keys, passages
 
 
+def asked_of(size: int, seed: int = 3, samples: int = 1, episodes: int = 60) -> list[int]:
+    settings = world.config(
+        batch_size=size, seed=seed, samples_per_prompt=samples, num_mini_batches=1
+    )
+    updates = range(1, episodes // size + 1)
+    return [number for update in updates for number in batch_of(12, settings, update)]
+
+
 def test_every_epoch_asks_each_prompt_once() -> None:
-    asked = [n for update in range(1, 11) for n in batch_of(12, 6, update, seed=3)]
+    asked = asked_of(6)
     epochs = [asked[i : i + 12] for i in range(0, 60, 12)]
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
-    assert asked != [n for update in range(1, 11) for n in batch_of(12, 6, update, seed=4)]
+    assert asked != asked_of(6, seed=4)
     # Batches that do not divide the epoch, and batches longer than it, take the same endless row.
     for size in (5, 30):
-        row = [n for update in range(1, 60 // size + 1) for n in batch_of(12, size, update, seed=3)]
+        row = asked_of(size)
         assert row == asked[: len(row)]
+    # Several responses to each prompt stand one behind the other.
+    assert asked_of(6, samples=3, episodes=180) == [n for n in asked for _ in range(3)]
 
 
 def test_sampling_keys_name_the_episode_and_not_its_place() -> None:
@@ -477,7 +489,7 @@ def test_whitened_rewards_keep_their_mean(tmp_path: Path) -> None:
     finished = train(tmp_path, world.config(total_episodes=16, whiten_rewards=True))
     rollout = finished.rollouts[0]
     mask = rollout.trajectory.action_mask
-    plain = shape_rewards(rollout.scores, rollout.kl, mask, 0.02)
+    plain = shape_rewards(rollout.scores, 0.02 * rollout.kl, mask, mask)
     assert float(masked_var(rollout.rewards, mask)) == pytest.approx(1.0, abs=1e-4)
     assert float(masked_mean(rollout.rewards, mask)) == pytest.approx(
         float(masked_mean(plain, mask)), abs=1e-6
@@ -554,6 +566,7 @@ def test_rows_are_padded_on_the_right_and_slots_find_their_columns() -> None:
         responses=[[9], [10, 11, 12]],
         texts=["", ""],
         action_mask=torch.tensor([[True, False, False], [True, False, True]]),
+        step_mask=torch.tensor([[True, False, False], [True, False, True]]),
         finished=torch.tensor([True, True]),
         rollout_logprobs=slots([[0.0], [0.0, 0.0, 0.0]], torch.float32),
     )

@@ -11,8 +11,9 @@ import torch
 
 from plumbrule.models import load_policy
 from plumbrule.tracking import FileTracker, read_metrics
-from rlhf.config import PPOConfig, RewardConfig, RewardTermConfig
+from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.ppo import run
+from rlhf.ppo_config import PPOConfig
 
 
 def settings(num_updates: int, seed: int = 0, **changes: Any) -> PPOConfig:

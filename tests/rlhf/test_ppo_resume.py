@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from plumbrule import checkpoints
+from plumbrule.artifacts import Artifact
+from plumbrule.errors import ConfigError
+from plumbrule.records import Demonstration, write_records
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import ppo, rollouts
+from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 
 
 class Stopped(Exception):
@@ -35,18 +39,35 @@ class StopsAt(FileTracker):
             raise Stopped
 
 
+ALL_OPTIONS = world.config(
+    adam="tf",
+    ema_decay=0.9,
+    score_at="after",
+    value_warmup_updates=1,
+    importance_cap=2.0,
+    kl=KLConfig(coef=0.02, target=0.01, horizon=64),
+    ptx=PTXConfig(coef=0.5, batch_size=4),
+)
+
+
 def start(folder: Path) -> Path:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     world.build(folder)
     (folder / "out").mkdir()
+    (folder / "demonstrations").mkdir()
+    rows = [Demonstration(p.id, p.messages, "rain sun") for p in world.prompts()]
+    write_records(rows, folder / "demonstrations" / "records.jsonl")
     return folder
 
 
-def go_on(folder: Path, tracker: FileTracker | None = None) -> Mapping[str, float]:
-    out = folder / "out"
+def go_on(
+    folder: Path, tracker: FileTracker | None = None, config: PPOConfig | None = None
+) -> Mapping[str, float]:
+    out, config = folder / "out", config or world.config()
     inputs = world.inputs_in(folder)
-    return ppo.run(world.config(), inputs, world.runtime(), out, tracker or FileTracker(out))
+    inputs["demonstrations"] = Artifact.of(folder / "demonstrations", "data")
+    return ppo.run(config, inputs, world.runtime(), out, tracker or FileTracker(out))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -92,6 +113,30 @@ def test_stopped_after_any_update(
         with pytest.raises(Stopped):
             go_on(folder, StopsAt(folder / "out", update))
     same_run(folder, go_on(folder), whole)
+
+
+def test_stopped_with_every_option_that_has_a_state(tmp_path: Path) -> None:
+    """Coefficient, average, TensorFlow's moments, warm-up, demonstrations: all go on."""
+    once, again = start(tmp_path / "once"), start(tmp_path / "again")
+    headlines = go_on(once, config=ALL_OPTIONS)
+    for update in (1, 3, 4):
+        with pytest.raises(Stopped):
+            go_on(again, StopsAt(again / "out", update), ALL_OPTIONS)
+    coefs = [row["objective/kl_coef"] for row in read_metrics(once / "out")]
+    assert len(set(coefs)) == 6
+    same_run(again, go_on(again, config=ALL_OPTIONS), (once, headlines))
+
+
+def test_another_topology_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = start(tmp_path)
+    with pytest.raises(Stopped):
+        go_on(folder, StopsAt(folder / "out", 3))
+    state = folder / "out" / "checkpoints" / "checkpoint-2" / "state.json"
+    state.write_text(state.read_text().replace('"processes": 1', '"processes": 3'))
+    checkpoints.seal(state.parent)
+    message = "written by 3 processes on cpu, and this run has 1 process on cpu"
+    with pytest.raises(ConfigError, match=message):
+        go_on(folder)
 
 
 def test_stopped_while_a_checkpoint_is_written(

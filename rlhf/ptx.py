@@ -1,0 +1,90 @@
+"""PPO-ptx: a supervised loss on demonstrations beside PPO's, so that a policy forgets less of them.
+
+Section 3.5 of Ouyang et al. 2022 (arXiv:2203.02155) mixes in text of the pre-training; here it is
+demonstrations, of which every run has some, and the loss is the mean over their response tokens.
+
+Which demonstrations belong to a step is a pure function of (seed, update, epoch, mini-batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from plumbrule import distributed
+from plumbrule.errors import DataError
+from plumbrule.models import Policy
+from plumbrule.randomness import generator
+from plumbrule.records import Demonstration, read_records
+from plumbrule.scoring import buckets, logprobs, pad_rows
+from rlhf.forward import compute_precision
+from rlhf.ppo_config import PPOConfig
+
+if TYPE_CHECKING:
+    from rlhf.ppo_step import Place
+
+
+class Demonstrations(NamedTuple):
+    """Token ids of each prompt, and of each response with its terminal token."""
+
+    prompts: Sequence[Sequence[int]]
+    responses: Sequence[Sequence[int]]
+
+
+def read_demonstrations(path: Path, policy: Policy) -> Demonstrations:
+    """Return the demonstrations in `path` that fit the policy's context.
+
+    Raises: DataError: none does.
+    """
+    prompts, responses = [], []
+    every = read_records(Demonstration, path)
+    for row in every:
+        prompt = policy.encode(row.messages, row.passages)
+        response = policy.encode_response(row.response)
+        if len(prompt) + len(response) <= policy.spec.context:
+            prompts.append(prompt)
+            responses.append(response)
+    if not prompts:
+        raise DataError(
+            f"demonstrations (={len(every)} rows) must hold one that fits the context (="
+            f"{policy.spec.context} tokens).",
+            path,
+        )
+    return Demonstrations(prompts, responses)
+
+
+def add_ptx_gradients(
+    policy: Policy,
+    demonstrations: Demonstrations,
+    config: PPOConfig,
+    micro_batch_size: int,
+    place: Place,
+) -> Tensor:
+    """Add the gradient of this process's rows; return sums (2,) float64: loss, response tokens.
+
+    The gradient is that of ptx.coef times the mean negative log-likelihood of the response tokens
+    of the step's demonstrations, over all processes.
+    """
+    draw = generator("ppo ptx", config.seed, *place)
+    rows = draw.integers(len(demonstrations.prompts), size=config.ptx.batch_size).tolist()
+    num_tokens = sum(len(demonstrations.responses[row]) for row in rows)
+    mine = [rows[i] for i in distributed.share(len(rows))]
+    device = policy.model.device
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    joined = [[*demonstrations.prompts[row], *demonstrations.responses[row]] for row in mine]
+    for part in buckets([len(ids) for ids in joined], micro_batch_size):
+        tokens, real_mask = pad_rows([joined[i] for i in part], policy.pad_id)
+        begins = torch.tensor([len(demonstrations.prompts[mine[i]]) for i in part])[:, None]
+        target_mask = real_mask & (torch.arange(tokens.shape[1])[None, :] >= begins)
+        with compute_precision(config.precision, device):
+            found = logprobs(
+                policy.model, tokens.to(device), real_mask.to(device), target_mask.to(device)
+            ).logprobs
+        (-config.ptx.coef * found.sum() / num_tokens).backward()
+        sums[0] -= found.detach().double().sum()
+        sums[1] += target_mask.sum()
+    return sums
