@@ -1,22 +1,31 @@
 """Verbs: what is asked of a store rather than composed by Hydra.
 
-`plumbrule ls` lists runs and artifacts, `plumbrule show <run or artifact>` prints one.
+`plumbrule ls` lists runs and artifacts, `plumbrule show <run or artifact>` prints one, and
+`plumbrule replay <run or artifact> [setting=value ...]` computes a PPO's kept rollouts again under
+another reward or other settings. Part of the roof.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.artifacts import MANIFEST, Store, read_manifest
-from plumbrule.errors import ArtifactError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-VERBS = ("ls", "show")
+from plumbrule import machine
+from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.stages import STAGES
+
+VERBS = ("ls", "show", "replay")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,12 +37,19 @@ def main(arguments: Sequence[str]) -> int:
     show = verbs.add_parser("show", help="print a run or an artifact")
     show.add_argument("what", help="a run folder or its id, or an artifact's fingerprint")
     show.add_argument("--verify", action="store_true", help="check every file's sha256")
-    for sub in (ls, show):
+    again = verbs.add_parser("replay", help="compute a PPO's kept rollouts again, offline")
+    again.add_argument("what", help="a run with a node ppo, or a ppo artifact's fingerprint")
+    again.add_argument("settings", nargs="*", metavar="setting=value", help="as ppo.cliprange=0.1")
+    again.add_argument("--reward", help="score again: rm, gold, constant, or rm+0.5*gold")
+    again.add_argument("--update", type=int, action="append", help="one update; default: all")
+    for sub in (ls, show, again):
         sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
         sub.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     store = Store(options.store or os.environ.get("PLUMBRULE_STORE") or Path.cwd())
-    if options.verb == "show":
+    if options.verb == "replay":
+        _replay(store, options)
+    elif options.verb == "show":
         _show(store, options.what, options.json, options.verify)
     elif options.artifacts:
         _list_artifacts(store, options.json)
@@ -96,18 +112,127 @@ def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:
 
     Raises: ArtifactError: none does, or several do, or (verify) its content has changed.
     """
+    run = _find_run(store, what)
+    if run is not None:
+        _show_run(*run, as_json)
+        return
+    manifest = _find_artifact(store, what)
+    if verify:
+        store.verify(manifest.kind, manifest.fingerprint)
+        print(f"{len(manifest.files)} files have the sha256 of the manifest", file=sys.stderr)
+    print(json.dumps(manifest.__dict__, indent=1))
+
+
+def _find_run(store: Store, what: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder and the record of the run that `what` names, if one does."""
     for folder, record in runs(store):
         names = (folder.name, str(folder.relative_to(store.root)))
         if what in names or Path(what).resolve() == folder:
-            _show_run(folder, record, as_json)
-            return
+            return folder, record
+    return None
+
+
+def _find_artifact(store: Store, what: str) -> Manifest:
+    """Return the manifest of the artifact that `what` names.
+
+    Raises: ArtifactError: none does, or several do.
+    """
     found = [p.parent for p in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
     found = [p for p in found if p.name.startswith(what) or f"{p.parent.name}/{p.name}" == what]
     if len(found) != 1:
         state = "no run or artifact" if not found else f"{len(found)} artifacts"
         raise ArtifactError(f"{what!r} names {state} in {store.root}; see plumbrule ls.")
-    manifest = read_manifest(found[0], (found[0] / MANIFEST).read_text(encoding="utf-8"))
-    if verify:
-        store.verify(manifest.kind, manifest.fingerprint)
-        print(f"{len(manifest.files)} files have the sha256 of the manifest", file=sys.stderr)
-    print(json.dumps(manifest.__dict__, indent=1))
+    return read_manifest(found[0], (found[0] / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _replay(store: Store, options: argparse.Namespace) -> None:
+    """Print, for each update, what the run logged beside what its rollouts give now.
+
+    Raises: ArtifactError: `what` is no PPO, or an input of it is gone. ConfigError: a setting.
+    """
+    run = _find_run(store, options.what)
+    what = options.what
+    if run is not None:
+        node = run[1]["nodes"].get("ppo")
+        if node is None:
+            raise ArtifactError(f"run {what!r} must have a node ppo to be replayed; name another.")
+        what = node["artifact"].removeprefix("artifacts/")
+    manifest = _find_artifact(store, what)
+    if manifest.kind != "ppo":
+        raise ArtifactError(f"{what!r} (={manifest.kind}) must be a ppo artifact; name one.")
+    inputs = inputs_of(store, manifest)
+    config = changed_config(manifest, options.settings, options.reward)
+    runtime = RuntimeConfig(**{"device": "cpu", **_known_runtime(manifest.runtime)})
+    machine.prepare(runtime)
+    folder = store.folder("ppo", manifest.fingerprint)
+    replay = importlib.import_module("rlhf.replay").replay
+    rows = replay(config, inputs, runtime, folder, options.update, options.reward is not None)
+    if options.json:
+        print(json.dumps([{"update": u, "logged": dict(b), "replayed": a} for u, b, a in rows]))
+        return
+    for update, before, after in rows:
+        print(f"update {update}" + " " * 26 + "      logged     replayed")
+        for name in sorted(after):
+            was = f"{before[name]:12.6g}" if name in before else " " * 12
+            print(f"  {name:<32}{was} {after[name]:12.6g}")
+
+
+def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:
+    """Return the artifacts that a published one was made from, by slot.
+
+    Raises: ArtifactError: one is not in the store any more.
+    """
+    inputs = {}
+    for slot, fingerprint in manifest.inputs.items():
+        found = next(iter(store.root.glob(f"artifacts/*/{fingerprint}/{MANIFEST}")), None)
+        if found is None:
+            raise ArtifactError(
+                f"{manifest.kind}/{manifest.fingerprint} needs its input {slot} ({fingerprint}), "
+                f"which is not in {store.root}; run the experiment again."
+            )
+        kind = found.parent.parent.name
+        inputs[slot] = Artifact(found.parent, kind, slot, fingerprint, opener=STAGES[kind].opener)
+    return inputs
+
+
+def changed_config(manifest: Manifest, settings: Sequence[str], reward: str | None) -> Any:
+    """Return the config of a PPO artifact with `ppo.field=value` settings and another reward.
+
+    Raises: ConfigError: a setting is none of stage ppo, or out of its range.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(STAGES["ppo"].config), dict(manifest.config))
+    for setting in settings:
+        name, equals, _ = setting.partition("=")
+        if not equals or not name.startswith("ppo."):
+            raise ConfigError(
+                f"setting (={setting}) must be ppo.<field>=<value>; others changed the rollouts."
+            )
+    changes = [OmegaConf.from_dotlist([s.removeprefix("ppo.") for s in settings])]
+    if reward is not None:
+        changes.append(OmegaConf.create({"reward": {"terms": reward_terms(reward)}}))
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(merged, *changes))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def reward_terms(text: str) -> list[dict[str, Any]]:
+    """Return the terms of a reward written as `rm+0.5*gold`.
+
+    Raises: ConfigError: a weight is no number.
+    """
+    terms = []
+    for part in text.split("+"):
+        weight, star, name = part.strip().rpartition("*")
+        try:
+            terms.append({"name": name, "weight": float(weight) if star else 1.0})
+        except ValueError:
+            raise ConfigError(
+                f"--reward (={text}) must be terms with weights, as rm+0.5*gold."
+            ) from None
+    return terms
+
+
+def _known_runtime(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a manifest's runtime that decide how rows are cut."""
+    return {k: v for k, v in runtime.items() if k in ("device", "micro_batch_size", "threads")}
