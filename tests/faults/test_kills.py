@@ -162,3 +162,12 @@ def test_a_full_disk_leaves_the_last_good_state(reference: Path, tmp_path: Path)
         assert list(disk.glob("artifacts/base/*/manifest.json"))
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_ppo_killed_at_ten_random_moments_ends_with_the_same_bytes() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "kill_test.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--n", "10"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert ", 0 differ" in done.stdout
