@@ -93,6 +93,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "val/first_ratio_error": ("", "largest |ratio - 1| before any step: 0 up to rounding"),
     "val/num_eos_tokens": ("responses", "that ended with their terminal token"),
     "val/response_length_tokens": ("tokens per response", "that the policy sampled"),
+    "val/explained_variance": ("", "share of the returns' variance that the values foresee"),
     "val/logprob_gap_max": ("nats per token", "sampler against training pass, largest"),
     "val/logprob_gap_mean": ("nats per token", "sampler against training pass, mean"),
     "lr/policy": ("", "learning rate of the policy"),

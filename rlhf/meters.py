@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from plumbrule.errors import TrainingError
-from rlhf.masked import fill, masked_mean, row_sums
+from rlhf.masked import fill, masked_mean, masked_var, row_sums
 from rlhf.ppo_step import PPOStats
 from rlhf.rollouts import Rollout
 
@@ -84,12 +84,26 @@ def objective_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[st
         "objective/rlhf_reward": rollout.scores.mean() - taken,
         "val/num_eos_tokens": trajectory.finished.sum(),
         "val/response_length_tokens": mask.sum(dim=1).double().mean(),
+        "val/explained_variance": explained_variance(
+            rollout.values, rollout.returns, trajectory.step_mask
+        ),
     }
     for name, term in rollout.terms.items():
         weight = weights[name.split("/")[0]]
         metrics[f"reward/{name}_raw"] = term.mean()
         metrics[f"reward/{name}"] = weight * term.mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def explained_variance(values: Tensor, returns: Tensor, step_mask: Tensor) -> float:
+    """Return 1 - Var(returns - values) / Var(returns) over the steps; 0 where returns do not vary.
+
+    Of the values before the update: 1 foresees every return, 0 is no better than their mean.
+    """
+    total = float(masked_var(returns, step_mask))
+    if total == 0.0:
+        return 0.0
+    return 1.0 - float(masked_var(fill(returns - values, step_mask), step_mask)) / total
 
 
 def update_metrics(stats: PPOStats) -> dict[str, float]:

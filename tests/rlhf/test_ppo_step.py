@@ -150,6 +150,7 @@ def test_metrics_do_not_see_padding() -> None:
 
 @pytest.mark.detail(31)
 @pytest.mark.detail(32)
+@pytest.mark.detail(51)
 def test_metrics_by_hand() -> None:
     learner = world.learner_of(world.config())
     rollout = world.recorded(learner)
@@ -166,6 +167,10 @@ def test_metrics_by_hand() -> None:
     assert metrics["val/response_length_tokens"] == pytest.approx(len(tokens) / 16)
     assert metrics["reward/rm"] == pytest.approx(2.0 * metrics["reward/rm_raw"])
     assert metrics["val/num_eos_tokens"] == 16.0
+    returns = [float(rollout.returns[i, j]) for i, j in tokens]
+    errors = [r - float(rollout.values[i, j]) for r, (i, j) in zip(returns, tokens, strict=True)]
+    expected = 1 - float(np.var(errors) / np.var(returns))
+    assert metrics["val/explained_variance"] == pytest.approx(expected)
 
 
 @pytest.mark.detail(31)
@@ -247,6 +252,7 @@ def test_the_first_ratio_is_one_and_the_loss_minus_the_mean_advantage() -> None:
     assert still == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
 
+@pytest.mark.detail(32)
 def test_stats_by_the_loop() -> None:
     config = world.config(num_ppo_epochs=1, num_mini_batches=1)
     learner = world.learner_of(config)
@@ -276,6 +282,7 @@ def test_stats_by_the_loop() -> None:
     assert stats.first_ratio_error == pytest.approx(np.abs(ratios - 1).max(), rel=1e-9)
 
 
+@pytest.mark.detail(40)
 @pytest.mark.parametrize("max_norm", [1e-6, 1e-2, 1e6])
 def test_gradient_clipping_acts_on_each_model(max_norm: float) -> None:
     config = world.config(max_grad_norm=max_norm)
@@ -291,6 +298,7 @@ def test_gradient_clipping_acts_on_each_model(max_norm: float) -> None:
     assert lengths() == pytest.approx([min(norm, max_norm) for norm in before], rel=1e-3)
 
 
+@pytest.mark.detail(37)
 def test_learning_rates_fall_linearly_in_every_group() -> None:
     config = world.config(total_episodes=16 * 10, learning_rate=0.5, value_learning_rate=2.0)
     learner = world.learner_of(config)
@@ -301,6 +309,7 @@ def test_learning_rates_fall_linearly_in_every_group() -> None:
         assert rates == pytest.approx([0.5 * share, 2.0 * share])
 
 
+@pytest.mark.detail(36)
 def test_adam_takes_the_configured_epsilon() -> None:
     learner = world.learner_of(world.config(adam_epsilon=1e-3))
     assert {group["eps"] for group in learner.optimizer.param_groups} == {1e-3}
