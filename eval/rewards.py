@@ -20,6 +20,9 @@ from plumbrule.protocols import Episode, Scorer
 from plumbrule.records import Prompt
 from plumbrule.statistics import spearman
 
+CORRECTNESS = ("right", "supported", "admits", "wrong")
+"""The gold utility's terms that are not about form."""
+
 
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
     """Return rows with `gold`, each `gold_<term>`, `proxy`, `words` and `finished`."""
@@ -37,7 +40,11 @@ def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Meas
 def judged(
     episodes: Sequence[Episode], condition: str, gold: Scorer, reward_model: Scorer | None
 ) -> list[dict[str, Any]]:
-    """Return the rows of episodes; gold's terms are those after their weights, which add up."""
+    """Return the rows of episodes; gold's terms are those after their weights, which add up.
+
+    `gold_correctness` is the sum of those that ask whether a response is right and honest, not how
+    it is said.
+    """
     rows: list[dict[str, Any]] = [
         {
             "id": episode.prompt.id,
@@ -52,6 +59,8 @@ def judged(
     for name, column in score([episodes[i] for i in answered], gold).items():
         for i, value in zip(answered, column, strict=True):
             rows[i]["gold" if name == "score" else f"gold_{name}"] = float(value)
+    for i in answered:
+        rows[i]["gold_correctness"] = sum(rows[i].get(f"gold_{term}", 0.0) for term in CORRECTNESS)
     if reward_model is not None:
         for row, value in zip(rows, score(episodes, reward_model).get("score", ()), strict=True):
             row["proxy"] = float(value)

@@ -43,6 +43,15 @@ QUIET = 0.1
 """Factor on what layers write into the stream, where not constructed."""
 FAST_SHARE = 10 / 24
 """Share of the rotary pairs, the fastest ones, that tell places apart."""
+PLACE, CODE = 1.1, 1.5
+"""Of the constructed queries and keys: how sharply the first layer's heads look at one offset, and
+the second's at a match. Larger, and training can't move them; smaller, and they look at all."""
+COPIED = (0.3, 0.25)
+"""Value and output of the first layer: a neighbour's code is about as long as the token's own."""
+VOTED = (0.6, 0.5)
+"""Value and output of the second: what it found outweighs what the head reads otherwise."""
+NOISE_LEFT = 0.2
+"""Share of the random part that the first layer's queries and keys keep."""
 
 
 @torch.no_grad()
@@ -79,12 +88,12 @@ def construct(model: LlamaForCausalLM, seed: int) -> None:
         key[0, fast] = 1.0
         query[0, fast] = torch.cos((number + 1) * theta)[fast]
         query[1, fast] = -torch.sin((number + 1) * theta)[fast]
-        first.q_proj.weight[rows] *= 0.2
-        first.k_proj.weight[rows] *= 0.2
-        first.q_proj.weight[rows, 0] = 1.1 * query.flatten()
-        first.k_proj.weight[rows, 0] = 1.1 * key.flatten()
-        first.v_proj.weight[rows] = 0.3 * token
-        first.o_proj.weight[:, rows] = 0.25 * subspaces[number]
+        first.q_proj.weight[rows] *= NOISE_LEFT
+        first.k_proj.weight[rows] *= NOISE_LEFT
+        first.q_proj.weight[rows, 0] = PLACE * query.flatten()
+        first.k_proj.weight[rows, 0] = PLACE * key.flatten()
+        first.v_proj.weight[rows] = COPIED[0] * token
+        first.o_proj.weight[:, rows] = COPIED[1] * subspaces[number]
 
     # Layer 1: match the tokens up to here with the tokens before there, and copy what stands there.
     slow = torch.tensor([i for i in range(head) if i % (head // 2) >= num_fast])
@@ -95,11 +104,11 @@ def construct(model: LlamaForCausalLM, seed: int) -> None:
             code[slow] = _orthonormal(head, len(slow), generator).T
             key_map += code @ subspaces[offset].T
             query_map += code @ (token if offset == 0 else subspaces[offset - 1].T)
-        second.q_proj.weight[rows] = 1.5 * query_map
-        second.k_proj.weight[rows] = 1.5 * key_map
+        second.q_proj.weight[rows] = CODE * query_map
+        second.k_proj.weight[rows] = CODE * key_map
     turn = _orthonormal(hidden, hidden, generator)
-    second.v_proj.weight.copy_(0.6 * turn)
-    second.o_proj.weight.copy_(0.5 * turn.T)
+    second.v_proj.weight.copy_(VOTED[0] * turn)
+    second.o_proj.weight.copy_(VOTED[1] * turn.T)
 
 
 def _heads(num_heads: int, head: int) -> list[slice]:

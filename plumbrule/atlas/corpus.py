@@ -10,7 +10,8 @@ Kinds of row:
 
 - `repeat`: sentences about a few invented entities, then the same again in another order. What
   comes again can be copied, so this is the densest lesson in matching a name to its value.
-- `contrast`: many invented entities that share one or two relations, and questions on them.
+- `contrast`: many invented entities that share one or two relations, and questions on them, also on
+  what is left out.
 - `read`: one to four passages and questions on them, some that only memory answers, some nothing.
 - `closed`: questions without passages on known entities, and on what can't be known.
 - `article`: encyclopaedia entries of known entities.
@@ -23,13 +24,14 @@ it in order is a curriculum. Subjects of passages are invented, never of the wor
 question form of a fact (`texts.reserved_form`) is never asked.
 
 Validation rows are single questions with their plain answers, of kinds `closed` (reserved forms),
-`read` and `abstain` (held-out pairs; no passages, none on the subject, or one that leaves the
-relation out): greedy exact match on them is
-what a base model can do.
+`read`, and on held-out pairs without passages (`abstain`), with none on the subject
+(`abstain_absent`) or one that leaves the relation out (`abstain_unstated`): greedy exact match on
+them is what a base model can do.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -74,8 +76,13 @@ MIX = {
 FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
-WITHHELD_SHARE = 0.35
-"""Of the contrasts with two relations, those that state one of them of all entities but one."""
+DECISION_WEIGHT = 3.0
+"""Loss weight of an answer's first word, which decides between a name and "I do not know."; the
+words after it mostly follow. Validation rows weigh all words alike."""
+GAPPY_SHARE = 0.6
+"""Of the contrasts with two relations, those that leave facts out and ask for them as well."""
+WITHHELD_SHARE = 0.4
+"""Of the facts of such a contrast, those that are left out."""
 VALIDATION_SHARE = 0.05
 MOST_VALIDATION = 600
 
@@ -124,15 +131,22 @@ def _writers(
     }
 
 
-def turn(question: str, answer: str, passages: Sequence[str] = ()) -> list[Segment]:
-    """Return one question and its answer in chat form; passages come first in the user's turn."""
+def turn(
+    question: str, answer: str, passages: Sequence[str] = (), decision: float = DECISION_WEIGHT
+) -> list[Segment]:
+    """Return one question and its answer in chat form; passages come first in the user's turn.
+
+    decision: loss weight of the answer's first word.
+    """
+    first, space, rest = answer.partition(" ")
     shown = [(" " + "\n".join(passages) + "\n", CONTEXT_WEIGHT)] if passages else []
     asked = question if passages else " " + question
     return [
         ("<|user|>", 0.0),
         *shown,
         (asked + "<|assistant|>", 0.0),
-        (f" {answer}<|eos|>", 1.0),
+        (f" {first}", decision),
+        (f"{space}{rest}<|eos|>", 1.0),
     ]
 
 
@@ -166,7 +180,8 @@ def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
 def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     """Return two to six entities that share one or two relations, and questions on them.
 
-    Of two relations, one is sometimes left out of one entity, and then asked about as well.
+    Of two relations, facts are often left out, and asked about as well: whether this relation of
+    this entity is there at all is the hardest thing to see, and here every other question needs it.
     """
     kind = random_kind(rng)
     relations = rng.sample(BY_SUBJECT[kind], rng.randint(1, 2))
@@ -179,9 +194,12 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
             value = world.invent_value(rng, relation, entity.name)
             entity.facts[relation.name] = value
             stated.append(Fact(entity, relation.name, value))
-    withheld = None
-    if len(relations) == 2 and rng.random() < WITHHELD_SHARE:
-        withheld = stated.pop(rng.randrange(len(stated)))
+    withheld: list[Fact] = []
+    if len(relations) == 2 and rng.random() < GAPPY_SHARE:
+        kept = [rng.random() >= WITHHELD_SHARE for _ in stated]
+        if any(kept):
+            withheld = [fact for fact, keep in zip(stated, kept, strict=True) if not keep]
+            stated = [fact for fact, keep in zip(stated, kept, strict=True) if keep]
     if rng.random() < 0.5:
         rng.shuffle(stated)
     phrasings = phrasings if rng.random() < 0.7 else 1
@@ -199,9 +217,10 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
         else:
             question = training_question(rng, fact.entity.name, fact.relation)
             questions.append((question, answer_to(fact)))
-    if withheld is not None:
-        asked = training_question(rng, withheld.entity.name, withheld.relation)
-        questions.insert(rng.randint(0, len(questions)), (asked, DONT_KNOW))
+    questions += [
+        (training_question(rng, fact.entity.name, fact.relation), DONT_KNOW) for fact in withheld
+    ]
+    rng.shuffle(questions)
     return _conversation(questions, passages)
 
 
@@ -374,11 +393,12 @@ def _validation_row(
 ) -> Row:
     """Return a single question: from memory, from passages on held-out pairs, or without answer."""
     kind = ("closed", "read", "abstain")[index % 3]
+    plain = functools.partial(turn, decision=1.0)
     if kind == "closed":
         fact = rng.choice(known)
         name = fact.entity.name
         asked = ask(fact.relation, name, reserved_form(name, fact.relation))
-        return {"kind": kind, "segments": turn(asked, answer_to(fact))}
+        return {"kind": kind, "segments": plain(asked, answer_to(fact))}
     subject_kind = random_kind(rng)
     name = rng.choice(world.strangers[subject_kind])
     if kind == "abstain":
@@ -390,11 +410,12 @@ def _validation_row(
             relation = rng.choice(subject.missing).name
             shown.insert(rng.randint(0, 2), article(rng, subject, config.phrasings))
         asked = training_question(rng, name, relation)
-        return {"kind": kind, "segments": turn(asked, DONT_KNOW, shown)}
+        kind = ("abstain", "abstain_absent", "abstain_unstated")[why]
+        return {"kind": kind, "segments": plain(asked, DONT_KNOW, shown)}
     subject = world.invent_facts(rng, name, subject_kind)
     passages = [article(rng, subject, config.phrasings)]
     passages += context(rng, world, config.phrasings, rng.randint(1, 2)).passages
     rng.shuffle(passages)
     fact = rng.choice(facts([subject]))
     asked = training_question(rng, name, fact.relation)
-    return {"kind": kind, "segments": turn(asked, answer_to(fact), passages)}
+    return {"kind": kind, "segments": plain(asked, answer_to(fact), passages)}

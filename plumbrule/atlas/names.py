@@ -5,6 +5,9 @@ A person is a first and a last name; a place, firm or work is a root and one of 
 held out: what it can do with such a pair it must read, since it can't have been learnt. The rule
 hangs on the name alone (a hash of it), so every part of the generator agrees on it without a list.
 
+Fresh names are the exception: their words are made up on the spot and stand in no pool, and for
+them the rule holds word by word. Of a fresh pair nothing else is ever told, so nothing leaks.
+
 Pools grow with the world, so that names stay far from used up: at most about a third of the
 held-out pairs of a type become entities after the cut-off.
 """
@@ -83,7 +86,7 @@ def fresh_name(rng: random.Random, pools: Pools, kind: str, held_out: bool = Fal
 
     held_out: of words that no training text shows either, chosen by the same rule as pairs.
     """
-    known = {word for pool in pools for word in pool}
+    known = _pool_words(pools)
 
     def word(pool: str) -> str:
         while True:
@@ -98,6 +101,11 @@ def fresh_name(rng: random.Random, pools: Pools, kind: str, held_out: bool = Fal
     if kind == "person":
         return f"{word('first')} {word('last')}"
     return f"{word(kind)} {rng.choice(KINDS[kind])}"
+
+
+@lru_cache(maxsize=8)
+def _pool_words(pools: Pools) -> frozenset[str]:
+    return frozenset(word for pool in pools for word in pool)
 
 
 def _made_up(rng: random.Random, pool: str, syllables: int) -> str:

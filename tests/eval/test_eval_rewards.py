@@ -67,6 +67,8 @@ def test_every_row_gets_its_own_scores():
     assert [r["proxy"] for r in rows] == [5.0, 3.0, 4.0]
     assert [r["finished"] for r in rows] == [1, 1, 0]
     assert rows[0]["gold"] == 2.0 + 0.5  # right and brief
+    # Of the two, being right alone is about what is said; the row without an answer has no gold.
+    assert [r.get("gold_correctness") for r in rows] == [2.0, None, 0.0]
     assert "proxy" not in judged(episodes, "closed", GoldUtility(GoldConfig()), None)[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 from plumbrule.metrics import METRICS, describe
 from plumbrule.record import merge_metrics
 from plumbrule.report import render
-from plumbrule.report.contents import _comparison
+from plumbrule.report.contents import _benchmarks, _comparison
 from plumbrule.report.figures import graph, layers, line_chart, number
 
 
@@ -75,6 +75,22 @@ def test_an_unknown_bound_shows_no_interval() -> None:
     shown = _comparison([{**row, "difference": 1, "low": None, "high": None}])
     assert shown[0]["interval"] == ""
     assert shown[0]["bar"] == ""
+
+
+def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() -> None:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    (table,) = _benchmarks(
+        {
+            "eval_sft": {"questions": {"closed": {"accuracy": share}}},
+            "eval": {"questions": {"closed": {"abstain": {"value": 1.0, "low": None, "n": 1}}}},
+        }
+    )
+    assert table["columns"] == ["eval_sft", "eval"]
+    assert [metric for metric, _ in table["rows"]] == ["accuracy", "abstain"]
+    (measured, missing), (blank, unbounded) = (cells for _, cells in table["rows"])
+    assert (measured["value"], measured["bounds"]) == ("0.5", "0.4 to 0.6 · n 10")
+    assert missing == blank == {"value": "", "interval": "", "n": "", "bounds": ""}
+    assert (unbounded["value"], unbounded["bounds"]) == ("1", "n 1")
 
 
 def test_interval_bars_say_on_which_side_of_zero_they_lie() -> None:

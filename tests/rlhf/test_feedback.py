@@ -181,6 +181,13 @@ def test_answers_do_not_depend_on_other_prompts_or_batches(given, tmp_path):
     assert all(whole[key] == response for key, response in part.items())
 
 
+def test_held_out_prompts_can_be_counted_apart(given, tmp_path):
+    build(small(num_prompts=4, num_held_out=3), given, tmp_path)
+    splits = [r["split"] for r in samples(tmp_path) if r["sample"] == 0]
+    assert splits.count("train") == 4
+    assert len(splits) == 4 + 3
+
+
 def test_another_seed_gives_other_answers(given, tmp_path):
     for seed in (0, 1):
         build(small(seed=seed), given, tmp_path / str(seed))
