@@ -80,6 +80,7 @@ def policy_of(finished: Finished, where: str = "policy") -> Policy:
 # What the artifact holds
 
 
+@pytest.mark.detail(38)
 def test_the_artifact(done: Finished) -> None:
     assert done.config.num_updates == len(done.rollouts) == len(done.rows) == 3  # 40 / 16 is 2.5
     published = [p for p in done.out.rglob("*") if p.is_file() and "checkpoints" not in p.parts]
@@ -104,6 +105,7 @@ def test_the_artifact(done: Finished) -> None:
     assert json.loads((done.out / "notes.json").read_text()) == []
 
 
+@pytest.mark.detail(51)
 def test_headlines_are_those_of_the_last_update(done: Finished) -> None:
     last = done.rows[-1]
     for name in ("objective/kl", "objective/scores", "objective/rlhf_reward", "val/num_eos_tokens"):
@@ -188,6 +190,8 @@ def test_responses_end_at_their_first_stop_token(done: Finished) -> None:
 
 
 @pytest.mark.detail(12)
+@pytest.mark.detail(51)
+@pytest.mark.detail(54)
 def test_a_response_without_its_terminal_token_pays_once(done: Finished) -> None:
     for rollout, row in zip(done.rollouts, done.rows, strict=True):
         finished = rollout.trajectory.finished
@@ -202,6 +206,7 @@ def test_a_response_without_its_terminal_token_pays_once(done: Finished) -> None
 
 @pytest.mark.detail(7)
 @pytest.mark.detail(8)
+@pytest.mark.detail(10)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_one_temperature_everywhere(tmp_path: Path, temperature: float) -> None:
     """Sampler, old, new and reference log-probs agree, so the first KL is 0 and the first ratio 1.
@@ -304,6 +309,7 @@ def test_dropout_in_the_policys_config_changes_nothing(tmp_path: Path) -> None:
     assert row["val/logprob_gap_max"] < 1e-5
 
 
+@pytest.mark.detail(44)
 def test_the_samplers_and_the_gradients_batches_change_no_response(tmp_path: Path) -> None:
     results = []
     for name, size, micro in (("a", 3, 2), ("b", 64, 64)):
@@ -339,6 +345,7 @@ def test_bfloat16_runs_within_its_bound(tmp_path: Path) -> None:
     assert 1e-4 < float((rollout.logprobs - exact.logprobs).abs().max()) < 0.1
 
 
+@pytest.mark.detail(52)
 def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> None:
     mask = torch.tensor([[True, True, False]])
     gap = consistency(torch.tensor([[-1.0, -2.0, math.nan]]), torch.tensor([[-1.5, -2.0, 0]]), mask)
@@ -367,6 +374,7 @@ def asked_of(size: int, seed: int = 3, samples: int = 1, episodes: int = 60) -> 
     return [number for update in updates for number in batch_of(12, settings, update)]
 
 
+@pytest.mark.detail(44)
 def test_every_epoch_asks_each_prompt_once() -> None:
     asked = asked_of(6)
     epochs = [asked[i : i + 12] for i in range(0, 60, 12)]
@@ -381,6 +389,7 @@ def test_every_epoch_asks_each_prompt_once() -> None:
     assert asked_of(6, samples=3, episodes=180) == [n for n in asked for _ in range(3)]
 
 
+@pytest.mark.detail(44)
 def test_sampling_keys_name_the_episode_and_not_its_place() -> None:
     keys = dict(zip("abc", sampling_keys(["a", "b", "c"], 0, 1), strict=True))
     assert sampling_keys(["c", "a", "b"], 0, 1) == [keys["c"], keys["a"], keys["b"]]
@@ -419,6 +428,7 @@ def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
     assert 0 < sum(bool(p) for p in given.values()) < len(given)
 
 
+@pytest.mark.detail(5)
 def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     long = Prompt("long", (Message("user", "red " * 80),))
@@ -437,6 +447,7 @@ def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path) -> None:
 # Rewards
 
 
+@pytest.mark.detail(54)
 def test_terms_are_weighed_and_logged_before_and_after(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     inputs["rm_1"] = inputs.pop("rm")
@@ -485,6 +496,7 @@ def test_a_score_that_is_no_number_ends_the_run_and_keeps_the_rollout(tmp_path: 
     assert math.isnan(float(rollouts.read(kept).scores[2]))
 
 
+@pytest.mark.detail(22)
 def test_whitened_rewards_keep_their_mean(tmp_path: Path) -> None:
     finished = train(tmp_path, world.config(total_episodes=16, whiten_rewards=True))
     rollout = finished.rollouts[0]
@@ -535,6 +547,8 @@ def test_value_models_begin_at_zero_or_at_the_reward_models_score(tmp_path: Path
     assert float(heads.detach().std()) == pytest.approx(1 / math.sqrt(17), rel=0.03)
 
 
+@pytest.mark.detail(34)
+@pytest.mark.detail(46)
 def test_a_run_from_the_reward_model_trains_a_copy_of_it(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     reward_model = RewardModel(world.tiny_policy(seed=5), RewardStats(), seed=2)
@@ -549,6 +563,7 @@ def test_a_run_from_the_reward_model_trains_a_copy_of_it(tmp_path: Path) -> None
     assert not torch.equal(trained["head.weight"], reward_model.head.weight)
 
 
+@pytest.mark.detail(46)
 def test_a_reward_model_of_another_tokenizer_gives_no_value_model(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     RewardModel(world.tiny_policy(), RewardStats()).save(inputs["rm"].path)

@@ -345,6 +345,7 @@ def test_a_perturbed_sampler_is_metered_and_weighed(
     assert (weights[~mask] == 1).all()
 
 
+@pytest.mark.detail(52)
 def test_importance_weights_make_a_perturbed_sampler_right() -> None:
     """The weighted mean over mu's tokens is that over pi's; unweighted it is not."""
     draw = torch.Generator().manual_seed(0)

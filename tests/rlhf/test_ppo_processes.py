@@ -75,6 +75,7 @@ def test_twenty_updates_on_recorded_rollouts_end_with_the_same_weights(
 
 
 @pytest.mark.detail(24)
+@pytest.mark.detail(44)
 def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
     """The same responses, whitened over all rows; one process writes."""
     outs = [folder / "out" for folder in folders]

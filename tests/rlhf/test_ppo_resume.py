@@ -115,6 +115,8 @@ def test_stopped_after_any_update(
     same_run(folder, go_on(folder), whole)
 
 
+@pytest.mark.detail(19)
+@pytest.mark.detail(49)
 def test_stopped_with_every_option_that_has_a_state(tmp_path: Path) -> None:
     """Coefficient, average, TensorFlow's moments, warm-up, demonstrations: all go on."""
     once, again = start(tmp_path / "once"), start(tmp_path / "again")

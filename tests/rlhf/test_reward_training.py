@@ -141,6 +141,7 @@ def test_the_order_belongs_to_the_seed():
     assert orders[0] == orders[1] != orders[2]
 
 
+@pytest.mark.detail(37)
 def test_learning_rate_by_hand():
     # 10 steps, 20 % warm-up: 1/2, 1, then cosine over 8 steps: 1 at its first, 1/2 at its fifth,
     # (1 + cos(7 pi / 8)) / 2 = 0.038060 at its last
@@ -171,6 +172,7 @@ def test_the_first_step_is_adams_by_formula(tmp_path):
     torch.testing.assert_close(model.head.weight.detach(), wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.detail(40)
 def test_gradients_are_clipped(tmp_path):
     """With a limit far below epsilon a step is about lr * g * limit / (norm * epsilon): tiny."""
     model = reward_model()

@@ -51,6 +51,7 @@ def test_rewards_sum_to_score_less_coefficient_times_kl() -> None:
         assert rewards[row].tolist() == pytest.approx(slow, abs=1e-14)
 
 
+@pytest.mark.detail(16)
 def test_score_lands_on_the_last_step_even_before_foreign_text() -> None:
     assert last_step(GAPS).tolist() == [3, 0, 4]
     scores = torch.tensor([1.0, 2.0, 3.0])
@@ -118,6 +119,7 @@ def test_weighted_sum_by_hand_and_its_names() -> None:
         weighted_sum(terms, {"gold": 1.0})
 
 
+@pytest.mark.detail(22)
 def test_reward_whitening_keeps_the_mean_and_uses_the_population_variance() -> None:
     # Action tokens 1, 2, 6: mean 3, population variance (4 + 1 + 9) / 3 = 14 / 3, root 2.16025.
     # (1 - 3) / 2.16025 + 3 = 2.07418;  (2 - 3) / ... + 3 = 2.53709;  (6 - 3) / ... + 3 = 4.38873

@@ -1,0 +1,224 @@
+"""Write the table of `rlhf/README.md`: what each detail of PPO is here, and what holds it.
+
+    python scripts/detail_page.py            write the page
+    python scripts/detail_page.py --check    exit with 1 if it is stale, or a detail unheld
+
+The prose of that page is written by hand, in the page itself; this program replaces what stands
+between its two comments `details begin` and `details end`. The table is made of three things:
+
+* `rlhf/details.toml`: number, name, what we do, settings;
+* the tests, whose `@pytest.mark.detail(n)` are found by parsing them: nothing is imported, so a
+  page can be checked in a second and without torch;
+* `rlhf/mutations.json`: what `scripts/mutate.py` found when it broke each detail on purpose.
+
+A claim on the page that no test holds is what this is to prevent: a number that is neither marked
+by a test nor left out with a reason is an error, and so is a setting that does not exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import json
+import sys
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = Path("rlhf") / "README.md"
+DETAILS = Path("rlhf") / "details.toml"
+MUTATIONS = Path("rlhf") / "mutations.json"
+BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
+END = "<!-- details end -->"
+NUM_DETAILS = 54
+STATUSES = ("default", "option", "left out")
+COMMAND = "python scripts/detail_page.py"
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One row of details.toml."""
+
+    number: int
+    name: str
+    status: str
+    here: str
+    settings: Sequence[str] = ()
+    reason: str = ""
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether there is nothing to test."""
+        return self.status == "left out"
+
+
+def read_details(path: Path) -> list[Detail]:
+    """Return the details in a file, in its order.
+
+    Raises: TypeError: a row lacks a field, or has one that is not known.
+    """
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))["detail"]
+    return [Detail(**row) for row in rows]
+
+
+def read_mutations(path: Path) -> list[dict[str, Any]]:
+    """Return what mutate.py found, one row per mutant: detail, name, killed_by; none: no file."""
+    if not path.is_file():
+        return []
+    return json.loads(path.read_text(encoding="utf-8"))["mutants"]
+
+
+def marked_tests(folder: Path) -> dict[int, list[str]]:
+    """Return detail number -> tests that are marked with it, as `file::test`, sorted.
+
+    Files are named relative to `folder`. Numbers must be literals, as `detail(27)`.
+    """
+    found: dict[int, set[str]] = {}
+    for path in sorted(folder.rglob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                for number in numbers_of(node):
+                    test = f"{path.relative_to(folder).as_posix()}::{node.name}"
+                    found.setdefault(number, set()).add(test)
+    return {number: sorted(tests) for number, tests in found.items()}
+
+
+def numbers_of(function: ast.FunctionDef) -> list[int]:
+    """Return the numbers of all `@pytest.mark.detail(...)` of a test."""
+    calls = [d for d in function.decorator_list if isinstance(d, ast.Call)]
+    marks = [call for call in calls if ast.unparse(call.func) == "pytest.mark.detail"]
+    return [ast.literal_eval(argument) for mark in marks for argument in mark.args]
+
+
+def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> list[str]:
+    """Return what is wrong with the details and their tests, a sentence each."""
+    found = []
+    numbers = [detail.number for detail in details]
+    if numbers != list(range(1, NUM_DETAILS + 1)):
+        found.append(f"{DETAILS} must hold each number from 1 to {NUM_DETAILS} once, in order.")
+    for detail in details:
+        where = f"detail {detail.number} ({detail.name})"
+        if detail.status not in STATUSES:
+            found.append(f"{where}: status (={detail.status}) must be one of {STATUSES}.")
+        if detail.is_left_out:
+            if not detail.reason:
+                found.append(f"{where} is left out and must have a reason.")
+        elif detail.number not in marked:
+            found.append(
+                f"{where} must be held by a test; mark one with @pytest.mark.detail"
+                f"({detail.number}), or leave the detail out and say why."
+            )
+        if detail.status == "option" and not detail.settings:
+            found.append(f"{where} is an option and must name its settings.")
+        found += [
+            f"{where}: {setting} must be a setting; correct {DETAILS}."
+            for setting in detail.settings
+            if not is_setting(setting)
+        ]
+    unknown = sorted(set(marked) - set(numbers))
+    if unknown:
+        found.append(f"tests are marked with details {unknown}, which {DETAILS} does not hold.")
+    return found
+
+
+def is_setting(name: str) -> bool:
+    """Return whether `ppo.kl.coef` and the like is a field of a stage's config."""
+    from rlhf.config import RMConfig
+    from rlhf.ppo_config import PPOConfig
+
+    stage, *fields = name.split(".")
+    kind: Any = {"ppo": PPOConfig, "rm": RMConfig}.get(stage)
+    for field in fields:
+        if not dataclasses.is_dataclass(kind):
+            return False
+        kind = typing.get_type_hints(kind).get(field)
+    return kind is not None
+
+
+def table(
+    details: Sequence[Detail],
+    marked: Mapping[int, Sequence[str]],
+    mutations: Sequence[Mapping[str, Any]],
+) -> str:
+    """Return the generated part of the page."""
+    caught = sum(bool(row["killed_by"]) for row in mutations)
+    lines = [
+        f"{len(details)} details, {sum(d.is_left_out for d in details)} of them left out; "
+        f"{len(set().union(*marked.values()))} tests; {caught} of {len(mutations)} mutants caught "
+        "(`python scripts/mutate.py`).",
+        "",
+        "| n | what | here | settings | held by | broken on purpose |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for detail in details:
+        here = f"**Left out.** {detail.reason} {detail.here}" if detail.is_left_out else detail.here
+        settings = [f"`{setting}`" for setting in detail.settings]
+        if detail.status == "option":
+            settings.append("(off by default)")
+        tests = [f"`{test}`" for test in marked.get(detail.number, [])]
+        broken = [outcome(row) for row in mutations if row["detail"] == detail.number]
+        cells = [str(detail.number), detail.name, here]
+        cells += ["<br>".join(each) for each in (settings, tests, broken)]
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """Return what became of a mutant."""
+    if not row["killed_by"]:
+        return f"{row['name']}: **survives**"
+    return f"{row['name']}: caught by `{row['killed_by'].split('::')[1]}`"
+
+
+def render(page: str, generated: str) -> str:
+    """Return the page with its generated part replaced.
+
+    Raises: SystemExit: a comment that bounds this part is missing, or stands there twice.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise SystemExit(f"{PAGE} must hold these two lines once each:\n{BEGIN}\n{END}")
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
+
+
+def write_page(root: Path = ROOT) -> None:
+    """Write the page as it must be now."""
+    (root / PAGE).write_text(expected_page(root), encoding="utf-8")
+
+
+def expected_page(root: Path) -> str:
+    """Return the page as it must be now."""
+    details, marked = read_details(root / DETAILS), marked_tests(root / "tests")
+    generated = table(details, marked, read_mutations(root / MUTATIONS))
+    return render((root / PAGE).read_text(encoding="utf-8"), generated)
+
+
+def check(root: Path = ROOT) -> list[str]:
+    """Return what is wrong with the page and what it rests on; [] if nothing is."""
+    found = problems(read_details(root / DETAILS), marked_tests(root / "tests"))
+    if (root / PAGE).read_text(encoding="utf-8") != expected_page(root):
+        found.append(f"{PAGE} is stale; run {COMMAND}.")
+    return found
+
+
+def main() -> None:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if wrong")
+    given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    if not given.check:
+        write_page()
+    found = check()
+    if found:
+        raise SystemExit("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()

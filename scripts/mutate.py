@@ -1,0 +1,711 @@
+"""Break each detail of PPO on purpose and see that a test of that detail fails.
+
+    python scripts/mutate.py                 all mutants; writes rlhf/mutations.json and the page
+    python scripts/mutate.py --only 27 30    those of some details, the others' results are kept
+    python scripts/mutate.py --dry           writes nothing
+
+A mutant is a patch of a few words: a wrong PPO that somebody has published, or nearly did. It is
+applied to a copy of the working tree, and only the tests that are marked with its detail run there,
+until one fails. They must all pass on the copy before, or a failure would mean nothing. A mutant
+that survives means a test that is missing or can't fail; a patch whose old text is gone, or stands
+there twice, means that the code has moved on: both are errors, and the exit status is 1.
+
+This is not a mutation tester: it does not search. One patch per detail, chosen by hand, answers
+the question "would we notice?" for the mistakes that are really made. The list is long and stands
+in this file, since a patch is read beside its neighbours; `rlhf/details.toml` says what is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detail_page import (
+    DETAILS,
+    MUTATIONS,
+    ROOT,
+    marked_tests,
+    read_details,
+    read_mutations,
+    write_page,
+)
+
+SOURCES = ("plumbrule", "rlhf", "sft", "rag", "eval", "tests", "conf", "scripts", "pyproject.toml")
+LONGEST_SECONDS = 600
+"""For the tests of one mutant; one that only hangs has survived."""
+
+
+class Mutant(NamedTuple):
+    """A patch that must match once, and what it makes of a detail."""
+
+    detail: int
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = [
+    Mutant(
+        1,
+        "the reward model does not read the passages",
+        "rlhf/reward_model.py",
+        "prompt = self.policy.encode(messages, passages)",
+        "prompt = self.policy.encode(messages)",
+    ),
+    Mutant(
+        2,
+        "the mask is made of ids",
+        "plumbrule/scoring.py",
+        "return torch.from_numpy(tokens), torch.from_numpy(mask)",
+        "return torch.from_numpy(tokens), torch.from_numpy(tokens != pad_id)",
+    ),
+    Mutant(
+        3,
+        "prompts are padded on the right to sample",
+        "plumbrule/generation/sampler.py",
+        'pad_rows(list(order), pad_id, side="left")',
+        'pad_rows(list(order), pad_id, side="right")',
+    ),
+    Mutant(
+        4,
+        "positions count padding",
+        "plumbrule/scoring.py",
+        "return (real_mask.long().cumsum(-1) - 1).clamp(min=0)",
+        "return torch.ones_like(real_mask).long().cumsum(-1) - 1",
+    ),
+    Mutant(
+        5,
+        "prompts without room are kept",
+        "rlhf/ppo_prompts.py",
+        "return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]",
+        "return list(prompts)",
+    ),
+    Mutant(
+        6,
+        "a response begins without its prefix",
+        "plumbrule/policies.py",
+        "encode_text(self.tokenizer, self.spec.response_prefix + text.strip())",
+        "encode_text(self.tokenizer, text.strip())",
+    ),
+    Mutant(
+        7,
+        "top-k of 50",
+        "plumbrule/generation/sampler.py",
+        "weights = scaled.sub_(top).exp_()",
+        "weights = scaled.sub_(top).exp_()\n"
+        "    least = weights.topk(min(50, weights.shape[-1])).values[..., -1:]\n"
+        "    weights = torch.where(weights < least, 0.0, weights)",
+    ),
+    Mutant(
+        8,
+        "the reference is read at temperature 1",
+        "rlhf/forward.py",
+        "ref = action_logprobs(ref_policy.model, inputs, temperature)",
+        "ref = action_logprobs(ref_policy.model, inputs, 1.0)",
+    ),
+    Mutant(
+        9,
+        "rows that stay get the random numbers of those that left",
+        "plumbrule/generation/sampler.py",
+        "sampling.temperature, draws[rows, t])",
+        "sampling.temperature, draws[: len(rows), t])",
+    ),
+    Mutant(
+        10,
+        "old_logprobs is not read",
+        "rlhf/objective.py",
+        'if config.old_logprobs == "rollout":',
+        'if config.old_logprobs == "sampler":',
+    ),
+    Mutant(
+        10,
+        "old log-probs are taken at a temperature one percent off",
+        "rlhf/forward.py",
+        "new, entropy = action_scores(policy.model, inputs, temperature)",
+        "new, entropy = action_scores(policy.model, inputs, 1.01 * temperature)",
+    ),
+    Mutant(
+        11,
+        "the stop token is no action",
+        "plumbrule/generation/sampler.py",
+        "torch.where(gone, lengths[rows], t + 1)",
+        "torch.where(gone | torch.isin(picked, stops), lengths[rows], t + 1)",
+    ),
+    Mutant(
+        12,
+        "the penalty replaces the score",
+        "rlhf/rewards.py",
+        "return torch.where(finished, scores, scores - penalty)",
+        "return torch.where(finished, scores, torch.full_like(scores, -penalty))",
+    ),
+    Mutant(
+        13,
+        "any reward model is taken",
+        "rlhf/reward_terms.py",
+        'if stats.get("append_terminal") is not True:',
+        'if "append_terminal" not in stats:',
+    ),
+    Mutant(
+        14,
+        "the score is read as if all padding were on the right",
+        "rlhf/reward_model.py",
+        "return torch.where(real_mask, positions, -1).amax(dim=1)",
+        "return real_mask.sum(dim=1) - 1",
+    ),
+    Mutant(
+        15,
+        "the KL is paid, not charged",
+        "rlhf/rewards.py",
+        "rewards = fill(-penalties, action_mask)",
+        "rewards = fill(penalties, action_mask)",
+    ),
+    Mutant(
+        16,
+        "score_at=after lands on the last token all the same",
+        "rlhf/rewards.py",
+        "last = last_step(step_mask)[:, None]",
+        "last = last_step(action_mask)[:, None]",
+    ),
+    Mutant(
+        17,
+        "k1 is clamped at 0",
+        "rlhf/kl.py",
+        "return fill(logprobs - ref_logprobs, action_mask)",
+        "return fill(logprobs - ref_logprobs, action_mask).clamp(min=0)",
+    ),
+    Mutant(
+        18,
+        "the loss has the estimator's own gradient",
+        "rlhf/kl.py",
+        'slope = estimate(logprobs, ref_logprobs, action_mask, "k2")',
+        "slope = estimate(logprobs, ref_logprobs, action_mask, estimator)",
+    ),
+    Mutant(
+        19,
+        "the coefficient counts updates, not episodes",
+        "rlhf/kl.py",
+        "return coef * (1.0 + error * num_episodes / horizon)",
+        "return coef * (1.0 + error / horizon)",
+    ),
+    Mutant(
+        19,
+        "the coefficient is not saved",
+        "rlhf/ppo_state.py",
+        "return Control(**state)",
+        'return Control(**{**state, "kl_coef": 0.02})',
+    ),
+    Mutant(
+        20,
+        "scores are not divided by their deviation",
+        "rlhf/reward_model.py",
+        "(raw.numpy().astype(np.float64) - stats.mean) / stats.std",
+        "raw.numpy().astype(np.float64) - stats.mean",
+    ),
+    Mutant(
+        21,
+        "the score is clipped after the penalty",
+        "rlhf/objective.py",
+        "    scores = penalise_unfinished(\n"
+        "        clip_scores(raw_scores, config.score_clip), trajectory.finished, "
+        "config.missing_eos_penalty\n    )\n",
+        "    scores = clip_scores(\n"
+        "        penalise_unfinished(\n"
+        "            raw_scores, trajectory.finished, config.missing_eos_penalty\n"
+        "        ),\n"
+        "        config.score_clip,\n    )\n",
+    ),
+    Mutant(
+        21,
+        "the KL is added before the clip",
+        "rlhf/objective.py",
+        "    rewards = shape_rewards(scores, penalties, mask, steps)\n",
+        "    rewards = clip_scores(\n"
+        "        shape_rewards(scores, penalties, mask, steps), config.score_clip\n    )\n",
+    ),
+    Mutant(
+        22,
+        "whitening shifts the rewards' mean",
+        "rlhf/objective.py",
+        "rewards = whiten(rewards, steps, shift_mean=False)",
+        "rewards = whiten(rewards, steps)",
+    ),
+    Mutant(
+        22,
+        "Bessel's variance",
+        "rlhf/masked.py",
+        ".square(), mask) / _count(mask)",
+        ".square(), mask) / (_count(mask) - 1)",
+    ),
+    Mutant(
+        23,
+        "the value does not carry over a gap",
+        "rlhf/advantages.py",
+        "next_value = torch.where(acts, values[:, slot], next_value)",
+        "next_value = torch.where(acts, values[:, slot], 0.0)",
+    ),
+    Mutant(
+        23,
+        "lambda is left out",
+        "rlhf/advantages.py",
+        "advantage = delta + gamma * lam * next_advantage",
+        "advantage = delta + gamma * next_advantage",
+    ),
+    Mutant(
+        24,
+        "whitened over padding",
+        "rlhf/objective.py",
+        "        if config.whiten_advantages:\n            advantages = whiten(advantages, mask)\n",
+        "        if config.whiten_advantages:\n"
+        "            advantages = whiten(advantages, torch.ones_like(mask))\n",
+    ),
+    Mutant(
+        24,
+        "whitened by each process over its own rows",
+        "rlhf/objective.py",
+        "        if config.whiten_advantages:\n            advantages = whiten(advantages, mask)\n",
+        "        if config.whiten_advantages:\n"
+        "            from plumbrule.distributed import world_size\n\n"
+        "            advantages = advantages.clone()\n"
+        "            for rank in range(world_size()):\n"
+        "                own = slice(rank, None, world_size())\n"
+        "                advantages[own] = whiten(advantages[own], mask[own])\n",
+    ),
+    Mutant(
+        25,
+        "returns are made of whitened advantages",
+        "rlhf/objective.py",
+        "return Advantages(fill(advantages, mask), returns)",
+        "return Advantages(fill(advantages, mask), fill(advantages + values, steps))",
+    ),
+    Mutant(
+        26,
+        "masked slots are multiplied by 0",
+        "rlhf/masked.py",
+        "return torch.where(mask, x, torch.full((), value, dtype=x.dtype, device=x.device))",
+        "return (x * mask + value * ~mask).to(x.dtype)",
+    ),
+    Mutant(
+        27,
+        "no clip",
+        "rlhf/losses.py",
+        "loss, is_clipped = torch.maximum(unclipped, clipped), clipped > unclipped",
+        "loss, is_clipped = unclipped, clipped > unclipped",
+    ),
+    Mutant(
+        27,
+        "a mean over micro-batches",
+        "rlhf/ppo_step.py",
+        "losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "share = len(part) / len(mine)\n"
+        "            losses.append((pg.loss.sum() + kl_coef * kl.sum()) / mask.sum() * share)",
+    ),
+    Mutant(
+        28,
+        "the log-ratio is not cut",
+        "rlhf/losses.py",
+        "ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()",
+        "ratio = log_ratio.exp()",
+    ),
+    Mutant(
+        29,
+        "the bound holds for positive advantages too",
+        "rlhf/losses.py",
+        "bound = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)",
+        "bound = -advantages * dual_clip",
+    ),
+    Mutant(
+        30,
+        "the smaller of the two errors",
+        "rlhf/losses.py",
+        "loss = 0.5 * torch.maximum(unclipped, clipped)",
+        "loss = 0.5 * torch.minimum(unclipped, clipped)",
+    ),
+    Mutant(
+        31,
+        "an entropy bonus",
+        "rlhf/ppo_step.py",
+        "losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "bonus = 0.01 * (new.exp() * new)[mask].sum()\n"
+        "            losses.append((pg.loss.sum() + kl_coef * kl.sum() + bonus) / num_tokens)",
+    ),
+    Mutant(
+        32,
+        "the entropy's mean counts padding",
+        "rlhf/meters.py",
+        '"objective/entropy": masked_mean(rollout.entropy, mask),',
+        '"objective/entropy": rollout.entropy.mean(),',
+    ),
+    Mutant(
+        33,
+        "the head begins at 1 / (d + 1), as a paper misprints it",
+        "rlhf/reward_model.py",
+        "1.0 / math.sqrt(width + 1)",
+        "1.0 / (width + 1)",
+    ),
+    Mutant(
+        34,
+        "the value head does not begin at 0",
+        "rlhf/value_model.py",
+        "nn.init.zeros_(head.weight)",
+        "nn.init.normal_(head.weight, std=0.02)",
+    ),
+    Mutant(
+        34,
+        "the value forgets the reward's mean",
+        "rlhf/reward_model.py",
+        "head.bias.sub_(self.stats.mean).div_(self.stats.std)",
+        "head.bias.div_(self.stats.std)",
+    ),
+    Mutant(
+        35,
+        "dropout stays in the modules",
+        "plumbrule/models.py",
+        "            module.p = 0.0\n",
+        "            pass\n",
+    ),
+    Mutant(
+        36,
+        "torch's own epsilon",
+        "rlhf/ppo_step.py",
+        "adam(groups, eps=config.adam_epsilon)",
+        "adam(groups)",
+    ),
+    Mutant(
+        36,
+        "TensorFlow's Adam without its bias correction",
+        "rlhf/tensorflow_adam.py",
+        'group["lr"] * math.sqrt(1.0 - beta2**count) / (1.0 - beta1**count)',
+        'group["lr"]',
+    ),
+    Mutant(
+        37,
+        "the rate of the first group alone falls",
+        "rlhf/ppo_step.py",
+        "zip(learner.optimizer.param_groups, rates, strict=False)",
+        "zip(learner.optimizer.param_groups[:1], rates, strict=False)",
+    ),
+    Mutant(
+        38,
+        "a rollout that is not whole is dropped",
+        "rlhf/ppo_config.py",
+        "return -(-self.total_episodes // self.batch_size)",
+        "return self.total_episodes // self.batch_size",
+    ),
+    Mutant(
+        39,
+        "every epoch has the same order",
+        "rlhf/ppo_step.py",
+        'generator("ppo order", config.seed, update, epoch)',
+        'generator("ppo order", config.seed, update)',
+    ),
+    Mutant(
+        39,
+        "num_mini_batches has no effect",
+        "rlhf/ppo_step.py",
+        "enumerate(order.reshape(config.num_mini_batches, -1))",
+        "enumerate(order.reshape(1, -1))",
+    ),
+    Mutant(
+        40,
+        "gradients are measured and not clipped",
+        "rlhf/ppo_step.py",
+        "        clip_grads_with_norm_(parameters, max_norm, norm)\n",
+        "",
+    ),
+    Mutant(
+        41,
+        "logits keep the model's precision",
+        "plumbrule/scoring.py",
+        "    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))\n",
+        "",
+    ),
+    Mutant(
+        42,
+        "the sampler leaves the policy in training mode",
+        "plumbrule/generation/sampler.py",
+        "    policy.model.eval()  # in training mode",
+        "    # in training mode",
+    ),
+    Mutant(
+        44,
+        "random numbers belong to a row's place",
+        "rlhf/trajectory.py",
+        'row_key("ppo", seed, update, prompt_id, sample)',
+        'row_key("ppo", seed, update, len(keys), sample)',
+    ),
+    Mutant(
+        45,
+        "the reference is the policy",
+        "rlhf/ppo.py",
+        'ref_policy = load_policy(inputs["policy"].file("model"), device=device)',
+        "ref_policy = policy",
+    ),
+    Mutant(
+        45,
+        "the models are read with a graph",
+        "rlhf/forward.py",
+        "with torch.inference_mode(), compute_precision(precision, mask.device):",
+        "with compute_precision(precision, mask.device):",
+    ),
+    Mutant(
+        46,
+        "a value model of another tokenizer is taken",
+        "rlhf/ppo.py",
+        "if reward_model.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():",
+        "if len(reward_model.policy.tokenizer) != len(policy.tokenizer):",
+    ),
+    Mutant(
+        46,
+        "value_init=rm starts from the policy",
+        "rlhf/ppo.py",
+        "    return value_from_reward_model(reward_model)\n",
+        "    return value_from_policy(policy)\n",
+    ),
+    Mutant(
+        47,
+        "validation is sampled as in training",
+        "rlhf/ppo_samples.py",
+        "greedy = dataclasses.replace(config.sampling, temperature=0.0)",
+        "greedy = config.sampling",
+    ),
+    Mutant(
+        47,
+        "both sides are of the trained policy",
+        "rlhf/ppo_samples.py",
+        "before = generate(ref_policy, queries",
+        "before = generate(policy, queries",
+    ),
+    Mutant(
+        48,
+        "demonstrations are unlearnt",
+        "rlhf/ptx.py",
+        "(-config.ptx.coef * found.sum() / num_tokens).backward()",
+        "(config.ptx.coef * found.sum() / num_tokens).backward()",
+    ),
+    Mutant(
+        48,
+        "the coefficient is not read",
+        "rlhf/ptx.py",
+        "(-config.ptx.coef * found.sum() / num_tokens).backward()",
+        "(-found.sum() / num_tokens).backward()",
+    ),
+    Mutant(
+        49,
+        "decay and its complement are exchanged",
+        "rlhf/averaging.py",
+        "1.0 - self.decay)",
+        "self.decay)",
+    ),
+    Mutant(
+        49,
+        "the last weights are published",
+        "rlhf/ppo.py",
+        "            average.put_into(policy.model)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        50,
+        "warm-up is an update too short",
+        "rlhf/ppo_step.py",
+        "if update <= config.value_warmup_updates:",
+        "if update < config.value_warmup_updates:",
+    ),
+    Mutant(
+        51,
+        "all responses count as ended",
+        "rlhf/meters.py",
+        '"val/num_eos_tokens": trajectory.finished.sum(),',
+        '"val/num_eos_tokens": mask.any(dim=1).sum(),',
+    ),
+    Mutant(
+        51,
+        "lengths count foreign text",
+        "rlhf/meters.py",
+        '"val/response_length_tokens": mask.sum(dim=1).double().mean(),',
+        '"val/response_length_tokens": torch.tensor(\n'
+        "            [float(len(r)) for r in trajectory.responses]\n        ).mean(),",
+    ),
+    Mutant(
+        52,
+        "the meter compares the training pass with itself",
+        "rlhf/meters.py",
+        "gap = fill(rollout_logprobs.double() - logprobs.double(), action_mask).abs()",
+        "gap = fill(logprobs.double() - logprobs.double(), action_mask).abs()",
+    ),
+    Mutant(
+        52,
+        "importance weights have no effect",
+        "rlhf/ppo_step.py",
+        "pg = pg._replace(loss=weights * pg.loss)",
+        "pg = pg._replace(loss=torch.ones_like(weights) * pg.loss)",
+    ),
+    Mutant(
+        54,
+        "a term is logged before its weight twice",
+        "rlhf/meters.py",
+        'metrics[f"reward/{name}"] = weight * term.mean()',
+        'metrics[f"reward/{name}"] = term.mean()',
+    ),
+    Mutant(
+        54,
+        "the raw score is logged after its penalty",
+        "rlhf/meters.py",
+        '"objective/scores_raw": rollout.raw_scores.mean(),',
+        '"objective/scores_raw": rollout.scores.mean(),',
+    ),
+]
+
+
+def patched(mutant: Mutant, root: Path = ROOT) -> str:
+    """Return the text of the mutant's file with its patch.
+
+    Raises: ValueError: the old text does not stand there exactly once.
+    """
+    text = (root / mutant.file).read_text(encoding="utf-8")
+    number = text.count(mutant.old)
+    if number != 1:
+        raise ValueError(
+            f"the patch of detail {mutant.detail} ({mutant.name}) must match {mutant.file} once, "
+            f"not {number} times; write it anew in scripts/mutate.py:\n{mutant.old}"
+        )
+    return text.replace(mutant.old, mutant.new)
+
+
+def unbroken(details: Iterable[int]) -> list[int]:
+    """Return which of the details have no mutant."""
+    return sorted(set(details) - {mutant.detail for mutant in MUTANTS})
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy the working tree's source into `folder`."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def failing_test(folder: Path, tests: Sequence[str], keep_bytecode: bool = False) -> str | None:
+    """Run tests of the copy in `folder` until one fails; return it, None if all pass.
+
+    Raises: SystemExit: pytest did not run the tests; that is no failure of theirs.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if not keep_bytecode:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    # Those that start processes take longest, and come last.
+    named = [f"tests/{test}" for test in sorted(tests, key=lambda t: ("processes" in t, t))]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-m", "not slow", *named]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode == 0:
+        return None
+    hit = re.search(r"^(?:FAILED|ERROR) tests/(\S+::\w+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or hit is None:
+        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-3000:]}{done.stderr}")
+    return hit[1]
+
+
+def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
+    """Yield the test that catches each mutant, None where it survives; print as it goes.
+
+    Raises: SystemExit: a patch does not apply, or a test fails without any.
+    """
+    marked = marked_tests(ROOT / "tests")
+    try:
+        texts = [patched(mutant) for mutant in mutants]
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        folder = Path(name)
+        copy_sources(folder)
+        every = sorted({test for mutant in mutants for test in marked.get(mutant.detail, [])})
+        print(f"{len(every)} tests on the source as it is", flush=True)
+        failing = failing_test(folder, every, keep_bytecode=True)
+        if failing:
+            raise SystemExit(f"{failing} fails without any mutant; mend it first.")
+        for number, (mutant, text) in enumerate(zip(mutants, texts, strict=True), 1):
+            begun = time.monotonic()
+            file = folder / mutant.file
+            original = file.read_text(encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
+            found = failing_test(folder, marked.get(mutant.detail, []))
+            file.write_text(original, encoding="utf-8")
+            took = f"{time.monotonic() - begun:.0f} s"
+            end = f"caught by {found}" if found else "SURVIVES"
+            place = f"[{number}/{len(mutants)}] {mutant.detail:2}"
+            print(f"{place} {mutant.name}: {end} ({took})", flush=True)
+            yield found
+
+
+def record(results: Mapping[tuple[int, str], str | None]) -> None:
+    """Write results into mutations.json, beside those of mutants that were not run, and the page.
+
+    A mutant that is no longer in the list leaves the file.
+    """
+    path = ROOT / MUTATIONS
+    known = {(row["detail"], row["name"]): row["killed_by"] for row in read_mutations(path)}
+    known |= results
+    rows = [
+        {"detail": mutant.detail, "name": mutant.name, "killed_by": known[mutant[:2]]}
+        for mutant in MUTANTS
+        if mutant[:2] in known
+    ]
+    path.write_text(json.dumps({"mutants": rows}, indent=1) + "\n", encoding="utf-8")
+    write_page()
+
+
+def main() -> None:
+    """Run mutants, write what was found, and exit with 1 if one survives."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="mutants of these details")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    given = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    details = [d.number for d in read_details(ROOT / DETAILS) if not d.is_left_out]
+    if missing := unbroken(details):
+        raise SystemExit(f"details {missing} must have a mutant; add one to scripts/mutate.py.")
+    mutants = [m for m in MUTANTS if given.only is None or m.detail in given.only]
+    if not mutants:
+        raise SystemExit(f"--only (={given.only}) must name details that have mutants.")
+
+    results: dict[tuple[int, str], str | None] = {}
+    for mutant, found in zip(mutants, run(mutants), strict=True):
+        results[mutant[:2]] = found
+        if not given.dry:  # after each: an interrupted run keeps what it found
+            record(results)
+    survivors = [m for m in mutants if results[m[:2]] is None]
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were caught.")
+    if survivors:
+        lines = [f"  {m.detail}: {m.name} ({m.file})" for m in survivors]
+        raise SystemExit("\n".join(["No test of their detail noticed:", *lines]))
+
+
+if __name__ == "__main__":
+    main()
