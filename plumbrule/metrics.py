@@ -37,7 +37,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "rm/loss": ("nats per pair", "Bradley-Terry loss on held-out pairs"),
     "rm/pairs": ("pairs", "trained on"),
     "rm/pairs_too_long": ("pairs", "left out of training or measurement: too many tokens"),
-    "rm/train_loss": ("nats per pair", "Bradley-Terry loss of the step's pairs"),
+    "rm/train_loss": ("nats per pair", "loss of the step's rankings, mean over each one's pairs"),
     "rm/train_accuracy": ("share of pairs", "of the step, before it, ordered rightly"),
     "rm/train_grad_norm": ("", "of the step's gradient, before clipping"),
     "base/read_accuracy": ("share of questions", "on unheard names, answered from passages"),

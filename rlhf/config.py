@@ -20,6 +20,7 @@ from plumbrule.config import (
 )
 
 LABELLERS = ("gold",)
+REWARD_LOSSES = ("all_pairs", "plackett_luce", "pairs")
 REWARD_TERMS = ("rm", "gold", "constant")
 
 
@@ -71,8 +72,11 @@ class RMConfig:
 
     seed: int = 0
     num_train_epochs: float = 2.0
+    loss: str = "all_pairs"
+    """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
+after the other, best first; pairs: every pair by itself, as if the others were not there."""
     batch_size: int = 32
-    """Pairs per optimizer step."""
+    """Rankings per optimizer step (with loss=pairs: pairs)."""
     learning_rate: float = 5e-4
     warmup_share: float = 0.05
     """Then a cosine to 0."""
@@ -94,7 +98,8 @@ policy's context."""
     def __post_init__(self) -> None:
         require_range("rm.num_calibration_prompts", self.num_calibration_prompts, 2, unit="prompts")
         require_range("rm.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
-        require_range("rm.batch_size", self.batch_size, 1, unit="pairs")
+        require_range("rm.batch_size", self.batch_size, 1, unit="rankings")
+        require_choice("rm.loss", self.loss, REWARD_LOSSES)
         require_range("rm.learning_rate", self.learning_rate, 0.0, 10.0)
         require_range("rm.warmup_share", self.warmup_share, 0.0, 1.0)
         require_range("rm.adam_epsilon", self.adam_epsilon, 0.0, 1.0)

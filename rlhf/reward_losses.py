@@ -1,4 +1,4 @@
-"""The loss that a reward model learns from, as a pure function of scores.
+"""The losses that a reward model learns from, as pure functions of scores.
 
 A ranking says which answer is better, never by how much. Bradley and Terry (1952) take the chance
 that answer i beats answer j as sigmoid(s_i - s_j); the loss is the negative log-likelihood of the
@@ -9,6 +9,9 @@ Scores and pairs are kept apart: `scores (n,)` holds one number per answer and `
 which of them are compared. An answer that stands in many pairs thus needs to go through the model
 once only, and a pair is the special case n = 2, p = 1. Averaging over pairs is left to the caller,
 which alone knows how many pairs an optimizer step has over all micro-batches and processes.
+
+Plackett and Luce take a ranking as a whole: the best answer is chosen from all, the next from the
+rest, and so on, each with the chance softmax(s). For two answers that is Bradley-Terry.
 
 Left out: label smoothing by the annotator's confidence, and the centring term of Eisenstein et al.
 2023. A margin is used where the data state one, as TRL's RewardTrainer does.
@@ -32,6 +35,40 @@ def bradley_terry(scores: Tensor, pairs: Tensor, margins: Tensor | None = None) 
     Raises: ValueError: shapes do not fit.
     """
     return -F.logsigmoid(score_gaps(scores, pairs) - _column(margins, pairs))
+
+
+def mean_by_owner(losses: Tensor, owners: Tensor, num_owners: int) -> Tensor:
+    """Return the mean (o,) of the losses (p,) of each owner; each must have one.
+
+    InstructGPT's loss of a ranking is the mean over its pairs, so a long ranking weighs as much as
+    a short one (Ouyang et al. 2022, arXiv:2203.02155, eq. 1: the factor 1 / C(K, 2)).
+
+    Args: owners: (p,) int64, whose loss it is, below `num_owners`.
+    """
+    sums = losses.new_zeros(num_owners).index_add(0, owners, losses)
+    return sums / losses.new_zeros(num_owners).index_add(0, owners, torch.ones_like(losses))
+
+
+def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
+    """Return the loss () of one ranking, in nats per choice.
+
+    -1 / m sum_i log(exp s_i / sum_{j: r_j >= r_i} exp s_j) over the m answers that are not ranked
+    last (Plackett 1975; Luce 1959). Answers that tie are each chosen from themselves and all below
+    them (Breslow's rule). K = 2 is Bradley-Terry.
+
+    Args: scores: (k,) float. ranks: (k,) int64, 1 = best, equal = tie.
+    Raises: ValueError: shapes differ, or all ranks are equal.
+    """
+    if scores.ndim != 1 or scores.shape != ranks.shape:
+        raise ValueError(
+            f"scores (=shape {tuple(scores.shape)}) and ranks (=shape {tuple(ranks.shape)}) must "
+            "both have shape (k,)."
+        )
+    chosen = ranks < ranks.max()
+    if not bool(chosen.any()):
+        raise ValueError("ranks must differ; a ranking of ties says nothing.")
+    left = torch.where(ranks[None, :] >= ranks[:, None], scores[None, :], -torch.inf)
+    return (left.logsumexp(dim=1) - scores)[chosen].mean()
 
 
 def score_gaps(scores: Tensor, pairs: Tensor) -> Tensor:

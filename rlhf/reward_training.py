@@ -2,23 +2,26 @@
 
 It is our own and not HF's Trainer, which the architecture had foreseen. What Trainer would bring
 here is little (none of its evaluation, callbacks or collators is used) and what it costs is
-exactness: it averages losses per micro-batch, so that a step depends on how its pairs were split,
+exactness: it averages losses per micro-batch, so that a step depends on how its rows were split,
 and it resumes by replaying a data loader under saved generator states. Here a step is a function
-of the weights and of its own number: its pairs are looked up in permutations keyed by (seed,
-epoch), its loss is a sum over micro-batches divided by the step's number of pairs, and no random
+of the weights and of its own number: its rankings are looked up in permutations keyed by (seed,
+epoch), its loss is a sum over micro-batches divided by the step's number of rankings, and no random
 state exists. So a resumed run is bit-exact on a CPU, and training is one short function. The price:
 no FSDP; a trunk that needs several accelerators needs another loop.
 
-Adam with epsilon 1e-5 and no weight decay, linear warm-up, cosine to 0, clipped gradients.
+What a step counts are rankings. All answers of one go through the model once, whatever the number
+of pairs that they make. The C(K, 2) pairs apart would take K - 1 passes of each answer, and see it
+K - 1 times in an epoch, of which a reward model overfits (Ouyang et al. 2022, section 3.5). With
+`rm.loss=pairs` each pair is a ranking of two.
 
-Left out for now: all pairs of a ranking in one pass. The loss takes scores and pairs apart, so only
-`micro_batches` would change.
+Adam with epsilon 1e-5 and no weight decay, linear warm-up, cosine to 0, clipped gradients.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,26 +33,35 @@ from plumbrule import checkpoints
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.randomness import generator
-from plumbrule.scoring import buckets, pad_rows
+from plumbrule.scoring import pad_rows
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
-from rlhf.reward_losses import bradley_terry, score_gaps
+from rlhf.reward_losses import bradley_terry, mean_by_owner, plackett_luce, score_gaps
 from rlhf.reward_model import RewardModel
 
 Row = list[int]
 
 
-class Pair(NamedTuple):
-    """Two rows of token ids, the first better: by `margin` where the source states one, else 0."""
+class Ranking(NamedTuple):
+    """Rows of token ids and what is known of their order."""
 
-    better: Row
-    worse: Row
-    margin: float
+    rows: tuple[Row, ...]
+    ranks: tuple[int, ...]
+    """1 = best, equal = tie; not all equal."""
+    pairs: tuple[tuple[int, int], ...]
+    """(better, worse), places in `rows`."""
+    margins: tuple[float, ...]
+    """By how much, for each pair, where the source states it, else 0."""
+
+
+def pair(better: Row, worse: Row, margin: float = 0.0) -> Ranking:
+    """Return a ranking of two."""
+    return Ranking((better, worse), (1, 2), ((0, 1),), (margin,))
 
 
 def train(
     model: RewardModel,
-    pairs: Sequence[Pair],
+    rankings: Sequence[Ranking],
     config: RMConfig,
     runtime: RuntimeConfig,
     folder: Path,
@@ -57,24 +69,25 @@ def train(
 ) -> None:
     """Train `model` in place, from the newest complete checkpoint under `folder` if there is one.
 
-    1 the step's pairs; 2 loss and gradients, one micro-batch at a time; 3 clip and step; 4 log;
+    1 the step's rankings; 2 loss and gradients, one micro-batch at a time; 3 clip and step; 4 log;
     5 checkpoint.
     Raises: TrainingError: the loss or its gradient is NaN or Inf.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=config.adam_epsilon)
-    num_steps = count_steps(len(pairs), config)
+    num_steps = count_steps(len(rankings), config)
     first = restore(model, optimizer, folder)
     tracker.rewind(first)
     with tracker.progress(num_steps, "rm", "steps") as line:
         line.skip(first)
         for step in range(first, num_steps):
             # 1
-            batch = [pairs[i] for i in batch_of(step, len(pairs), config)]
+            batch = [rankings[i] for i in batch_of(step, len(rankings), config)]
             # 2
             optimizer.zero_grad()
             loss, num_right = 0.0, 0
-            for losses, gaps in micro_batches(model, batch, runtime.micro_batch_size):
+            size = runtime.micro_batch_size
+            for losses, gaps in micro_batches(model, batch, size, config.loss):
                 part = losses.sum() / len(batch)
                 part.backward()
                 loss += part.item()
@@ -91,7 +104,8 @@ def train(
                 group["lr"] = rate
             optimizer.step()
             # 4
-            shown = {"loss": loss, "accuracy": num_right / len(batch)}
+            num_pairs = sum(len(ranking.pairs) for ranking in batch)
+            shown = {"loss": loss, "accuracy": num_right / num_pairs}
             logged = {"learning_rate": rate, "grad_norm": norm, **shown}
             tracker.log({f"rm/train_{name}": x for name, x in logged.items()}, update=step + 1)
             line.advance(1, **shown)
@@ -101,42 +115,68 @@ def train(
 
 
 def micro_batches(
-    model: RewardModel, batch: Sequence[Pair], micro_batch_size: int
+    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, loss: str = "all_pairs"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (losses, score gaps), (p,) each, of groups of pairs of like length.
+    """Yield (losses (e,), score gaps of all pairs (p,)) of groups of rankings of like length.
 
-    Both rows of a pair go through the model together: micro_batch_size rows are half as many pairs.
+    A group has at most `micro_batch_size` rows, or is one ranking.
     """
     device = model.head.weight.device
-    lengths = [max(len(pair.better), len(pair.worse)) for pair in batch]
-    for group in buckets(lengths, max(1, micro_batch_size // 2)):
-        rows = [batch[i].better for i in group] + [batch[i].worse for i in group]
-        tokens, real_mask = pad_rows(rows, model.policy.pad_id)
+    for group in grouped(batch, micro_batch_size):
+        tokens, real_mask = pad_rows([row for r in group for row in r.rows], model.policy.pad_id)
         scores = model.scores(tokens.to(device), real_mask.to(device))
-        better = torch.arange(len(group), device=device)
-        compared = torch.stack([better, better + len(group)], dim=1)
-        margins = torch.tensor([batch[i].margin for i in group], device=device)
-        yield bradley_terry(scores, compared, margins), score_gaps(scores, compared).detach()
+        begins = list(accumulate((len(r.rows) for r in group), initial=0))
+        compared = [
+            (begin + i, begin + j)
+            for begin, r in zip(begins, group, strict=False)
+            for i, j in r.pairs
+        ]
+        pairs = torch.tensor(compared, device=device)
+        gaps = score_gaps(scores, pairs)
+        if loss == "plackett_luce":
+            lists = scores.split([len(r.rows) for r in group])
+            ranks = [torch.tensor(r.ranks, device=device) for r in group]
+            losses = torch.stack([plackett_luce(s, r) for s, r in zip(lists, ranks, strict=True)])
+        else:
+            margins = torch.tensor([m for r in group for m in r.margins], device=device)
+            owners = torch.tensor([n for n, r in enumerate(group) for _ in r.pairs], device=device)
+            each = bradley_terry(scores, pairs, margins)
+            losses = mean_by_owner(each, owners, len(group))
+        yield losses, gaps.detach()
 
 
-def count_steps(num_pairs: int, config: RMConfig) -> int:
-    """Return the number of optimizer steps; the last may hold fewer than batch_size pairs."""
-    return math.ceil(round(num_pairs * config.num_train_epochs) / config.batch_size)
+def grouped(batch: Sequence[Ranking], micro_batch_size: int) -> Iterator[list[Ranking]]:
+    """Yield the rankings in groups of at most `micro_batch_size` rows, longest first."""
+    group: list[Ranking] = []
+    num_rows = 0
+    for ranking in sorted(batch, key=lambda r: -max(len(row) for row in r.rows)):
+        if group and num_rows + len(ranking.rows) > micro_batch_size:
+            yield group
+            group, num_rows = [], 0
+        group.append(ranking)
+        num_rows += len(ranking.rows)
+    if group:
+        yield group
 
 
-def batch_of(step: int, num_pairs: int, config: RMConfig) -> list[int]:
-    """Return the indices of the pairs of optimizer step `step` (from 0).
+def count_steps(num_rankings: int, config: RMConfig) -> int:
+    """Return the number of optimizer steps; the last may hold fewer than batch_size rankings."""
+    return math.ceil(round(num_rankings * config.num_train_epochs) / config.batch_size)
 
-    Pairs form one endless row, epoch after epoch, each epoch shuffled by its own key; a step is a
-    stretch of that row.
+
+def batch_of(step: int, num_rankings: int, config: RMConfig) -> list[int]:
+    """Return the indices of the rankings of optimizer step `step` (from 0).
+
+    Rankings form one endless row, epoch after epoch, each epoch shuffled by its own key; a step is
+    a stretch of that row.
     """
-    end = round(num_pairs * config.num_train_epochs)
+    end = round(num_rankings * config.num_train_epochs)
     places = range(step * config.batch_size, min((step + 1) * config.batch_size, end))
     orders = {
-        epoch: generator("rm order", config.seed, epoch).permutation(num_pairs)
-        for epoch in {place // num_pairs for place in places}
+        epoch: generator("rm order", config.seed, epoch).permutation(num_rankings)
+        for epoch in {place // num_rankings for place in places}
     }
-    return [int(orders[place // num_pairs][place % num_pairs]) for place in places]
+    return [int(orders[place // num_rankings][place % num_rankings]) for place in places]
 
 
 def rate_share(step: int, num_steps: int, warmup_share: float) -> float:

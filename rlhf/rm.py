@@ -1,7 +1,7 @@
 """Stage `rm`: a reward model from rankings, started from the policy that it will judge.
 
-1. Rows: every answer becomes prompt, answer and terminal token; rankings become (better, worse)
-   pairs. A pair with a row that is too long is left out and counted, in the metrics and in a note.
+1. Rows: every answer becomes prompt, answer and terminal token. An answer that is too long is left
+   out of its ranking; the pairs that it would have made are counted, in the metrics and in a note.
 2. First answers of the policy are set aside for step 4, before training moves its weights.
 3. Training (`reward_training.py`).
 4. Normalisation: mean and variance of the scores on the answers of step 2.
@@ -31,7 +31,7 @@ from rlhf.label_audit import audit
 from rlhf.report_card import ScoredRanking, as_json, report_card
 from rlhf.reward_losses import normalisation
 from rlhf.reward_model import RewardModel, RewardStats, score_rows
-from rlhf.reward_training import Pair, Row, train
+from rlhf.reward_training import Ranking, Row, pair, train
 
 SPLITS = ("records.jsonl", "validation.jsonl")
 NUM_SHOWN = 8
@@ -43,8 +43,11 @@ class Split(NamedTuple):
 
     preferences: list[Preference]
     rows: list[list[Row]]
-    pairs: list[Pair]
+    rankings: list[Ranking]
+    """What is trained on, answers that do not fit left out."""
+    num_pairs: int
     num_too_long: int
+    """Pairs that are left out with them."""
 
 
 def run(
@@ -65,13 +68,15 @@ def run(
     source = inputs["preferences"]
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
-    training, held_out = (read_split(model, source.file(name), limit) for name in SPLITS)
+    training, held_out = (
+        read_split(model, source.file(name), limit, config.loss) for name in SPLITS
+    )
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
     calibration = first_answers(model, source, asked, config)
     # 3 training
-    train(model, training.pairs, config, runtime, out / "checkpoints", tracker)
+    train(model, training.rankings, config, runtime, out / "checkpoints", tracker)
     # 4 normalisation
     model.stats = normalised(model, calibration, runtime)
     # 5 report card
@@ -92,7 +97,7 @@ def run(
         "rm/ece": card["ece"]["value"],
         "rm/length_correlation": card["length_correlation"]["value"],
         "rm/loss": card["loss"]["value"],
-        "rm/pairs": float(len(training.pairs)),
+        "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
     }
     return {name: value for name, value in metrics.items() if value is not None}
@@ -116,22 +121,26 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def read_split(model: RewardModel, path: Path, limit: int) -> Split:
+def read_split(model: RewardModel, path: Path, limit: int, loss: str) -> Split:
     """Return the rankings in the file `path`, encoded.
 
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
     """
     preferences = read_records(Preference, path)
     rows = [encode_answers(model, preference) for preference in preferences]
-    pairs = fitting_pairs(preferences, rows, limit)
-    if not pairs:
+    fits_in = [fitting(p, own, limit) for p, own in zip(preferences, rows, strict=True)]
+    rankings = [ranking for ranking in fits_in if ranking is not None]
+    if not rankings:
         raise DataError(
             f"at least one pair of ranked answers must fit {limit} tokens; raise rm.max_tokens or "
             "the policy's context, or give rankings that are not all ties.",
             path,
         )
     num_all = sum(len(preference.pairs()) for preference in preferences)
-    return Split(preferences, rows, pairs, num_all - len(pairs))
+    num_pairs = sum(len(ranking.pairs) for ranking in rankings)
+    if loss == "pairs":
+        rankings = [single for ranking in rankings for single in split_up(ranking)]
+    return Split(preferences, rows, rankings, num_pairs, num_all - num_pairs)
 
 
 def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
@@ -146,21 +155,32 @@ def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
     ]
 
 
-def fitting_pairs(
-    preferences: Sequence[Preference], rows: Sequence[Sequence[Row]], limit: int
-) -> list[Pair]:
-    """Return all pairs of every ranking, less those with a row of more than `limit` tokens.
+def fitting(preference: Preference, answers: Sequence[Row], limit: int) -> Ranking | None:
+    """Return the ranking of the answers of at most `limit` tokens, None if it has no pair.
 
     A stated margin is that of rank 1 over rank 2; other pairs have none.
     """
-    pairs = []
-    for preference, answers in zip(preferences, rows, strict=True):
-        ranks = preference.ranks
-        for i, j in preference.pairs():
-            if max(len(answers[i]), len(answers[j])) <= limit:
-                stated = preference.margin if (ranks[i], ranks[j]) == (1, 2) else None
-                pairs.append(Pair(answers[i], answers[j], stated or 0.0))
-    return pairs
+    kept = [k for k, row in enumerate(answers) if len(row) <= limit]
+    place = {k: new for new, k in enumerate(kept)}
+    ranks = preference.ranks
+    pairs = [(i, j) for i, j in preference.pairs() if i in place and j in place]
+    if not pairs:
+        return None
+    first = {(i, j) for i, j in pairs if (ranks[i], ranks[j]) == (1, 2)}
+    return Ranking(
+        rows=tuple(answers[k] for k in kept),
+        ranks=tuple(ranks[k] for k in kept),
+        pairs=tuple((place[i], place[j]) for i, j in pairs),
+        margins=tuple((preference.margin or 0.0) if p in first else 0.0 for p in pairs),
+    )
+
+
+def split_up(ranking: Ranking) -> list[Ranking]:
+    """Return each pair of a ranking as one of its own."""
+    return [
+        pair(ranking.rows[i], ranking.rows[j], margin)
+        for (i, j), margin in zip(ranking.pairs, ranking.margins, strict=True)
+    ]
 
 
 def score_split(

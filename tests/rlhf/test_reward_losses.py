@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf.reward_losses import bradley_terry, normalisation, score_gaps
+from rlhf.reward_losses import (
+    bradley_terry,
+    mean_by_owner,
+    normalisation,
+    plackett_luce,
+    score_gaps,
+)
 
 
 def loss_by_the_paper(scores, pairs, margins):
@@ -86,6 +92,57 @@ def test_score_gaps_are_positive_where_the_order_is_right():
 def test_shapes_that_do_not_fit_are_refused(scores, pairs, margins):
     with pytest.raises(ValueError, match="shape"):
         bradley_terry(scores, pairs, margins)
+
+
+def choices_by_the_book(scores, ranks):
+    """Luce 1959: the chance of each choice from what is left, one after the other, in floats."""
+    losses = []
+    for own, rank in zip(scores, ranks, strict=True):
+        if rank < max(ranks):
+            left = sum(math.exp(s) for s, r in zip(scores, ranks, strict=True) if r >= rank)
+            losses.append(-math.log(math.exp(own) / left))
+    return sum(losses) / len(losses)
+
+
+def test_plackett_luce_by_hand():
+    # Scores log 2, log 3, log 5, ranked third, second, first: 5/10, then 3/5 of what is left.
+    # (log 2 + log 5/3) / 2 = (0.693147 + 0.510826) / 2 = 0.601986
+    scores = torch.tensor([2.0, 3.0, 5.0]).log()
+    found = float(plackett_luce(scores, torch.tensor([3, 2, 1])))
+    assert found == pytest.approx(0.601986, abs=1e-6)
+    # The first two tie at the top: 2/10 and 3/10, each from all: (log 5 + log 10/3) / 2 = 1.406705
+    tied = float(plackett_luce(scores, torch.tensor([1, 1, 2])))
+    assert tied == pytest.approx(1.406705, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [(1, 2, 3, 4), (3, 1, 4, 2), (1, 2, 2, 3), (2, 1, 1, 2)])
+def test_plackett_luce_equals_a_float64_loop_and_does_not_see_the_order(ranks):
+    scores = torch.tensor(np.random.default_rng(1).normal(0, 2, 4))
+    wanted = choices_by_the_book(scores.tolist(), ranks)
+    assert float(plackett_luce(scores, torch.tensor(ranks))) == pytest.approx(wanted, rel=1e-12)
+    turned = [2, 0, 3, 1]
+    again = plackett_luce(scores[turned], torch.tensor([ranks[i] for i in turned]))
+    assert float(again) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_plackett_luce_of_two_is_bradley_terry():
+    scores = torch.tensor([0.4, -1.3], dtype=torch.float64, requires_grad=True)
+    pairs = torch.tensor([[1, 0]])
+    one, two = plackett_luce(scores, torch.tensor([2, 1])), bradley_terry(scores, pairs)[0]
+    assert float(one.detach()) == pytest.approx(float(two.detach()), rel=1e-12)
+    gradients = [torch.autograd.grad(loss, scores)[0] for loss in (one, two)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_a_ranking_of_ties_is_refused():
+    with pytest.raises(ValueError, match="ranks must differ"):
+        plackett_luce(torch.zeros(3), torch.ones(3))
+
+
+def test_each_rankings_pairs_are_averaged_apart():
+    losses = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0])
+    owners = torch.tensor([0, 0, 1, 1, 1])
+    assert mean_by_owner(losses, owners, 2).tolist() == [2.0, 7.0]
 
 
 @pytest.mark.detail(20)

@@ -10,10 +10,11 @@ from plumbrule.tracking import NullTracker
 from rlhf.config import RMConfig
 from rlhf.reward_model import RewardModel
 from rlhf.reward_training import (
-    Pair,
+    Ranking,
     batch_of,
     count_steps,
     micro_batches,
+    pair,
     rate_share,
     train,
 )
@@ -23,19 +24,21 @@ def reward_model(seed: int = 0) -> RewardModel:
     return RewardModel(tiny_policy(seed), seed=seed)
 
 
-def some_pairs(model: RewardModel, margin: float = 0.0) -> list[Pair]:
+def some_pairs(model: RewardModel, margin: float = 0.0) -> list[Ranking]:
     """Six pairs whose rows have different lengths."""
     rows = [
         model.encode(chat("what is it?"), (), " ".join(WORDS[i : i + 1 + i % 4])) for i in range(7)
     ]
-    return [Pair(rows[i], rows[i + 1], margin * i) for i in range(6)]
+    return [pair(rows[i], rows[i + 1], margin * i) for i in range(6)]
 
 
-def mean_loss(model: RewardModel, batch: list[Pair], micro_batch_size: int) -> float:
+def mean_loss(
+    model: RewardModel, batch: list[Ranking], micro_batch_size: int, loss: str = "all_pairs"
+) -> float:
     """Accumulate gradients as the loop does and return the loss."""
     model.zero_grad()
     total = 0.0
-    for losses, _ in micro_batches(model, batch, micro_batch_size):
+    for losses, _ in micro_batches(model, batch, micro_batch_size, loss):
         part = losses.sum() / len(batch)
         part.backward()
         total += part.item()
@@ -58,9 +61,9 @@ def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin):
     theirs = LlamaForSequenceClassification(config).double()
     theirs.model.load_state_dict(model.trunk.state_dict())
     theirs.score.weight.data.copy_(model.head.weight.data)
-    columns = {"chosen_ids": [p.better for p in batch], "rejected_ids": [p.worse for p in batch]}
+    columns = {"chosen_ids": [p.rows[0] for p in batch], "rejected_ids": [p.rows[1] for p in batch]}
     if margin:
-        columns["margin"] = [p.margin for p in batch]
+        columns["margin"] = [p.margins[0] for p in batch]
     args = RewardConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -119,6 +122,44 @@ def test_gradients_do_not_depend_on_micro_batches(micro_batch_size):
     wanted = [p.grad.clone() for p in model.parameters()]
     assert mean_loss(model, batch, micro_batch_size) == pytest.approx(whole, abs=1e-6)
     for parameter, grad in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-6)
+
+
+def some_rankings(model: RewardModel) -> list[Ranking]:
+    """Five rankings of two to four answers, one with a tie."""
+    made = []
+    for i, ranks in enumerate([(2, 1, 3), (1, 2), (3, 1, 2, 2), (2, 3, 1, 4), (1, 1, 2)]):
+        answers = [" ".join(WORDS[(i + k) % 10 : (i + k) % 10 + 1 + k]) for k in range(len(ranks))]
+        rows = tuple(model.encode(chat("what is it?"), (), answer or "red") for answer in answers)
+        order = range(len(ranks))
+        pairs = tuple((a, b) for a in order for b in order if ranks[a] < ranks[b])
+        made.append(Ranking(rows, ranks, pairs, (0.0,) * len(pairs)))
+    return made
+
+
+@pytest.mark.parametrize("loss", ["all_pairs", "plackett_luce"])
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 7])
+def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size):
+    model = reward_model().double()
+    batch = some_rankings(model)
+    whole = mean_loss(model, batch, 64, loss)
+    wanted = [p.grad.clone() for p in model.parameters()]
+    assert mean_loss(model, batch[::-1], micro_batch_size, loss) == pytest.approx(whole, abs=1e-12)
+    for parameter, grad in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
+
+
+def test_one_pass_of_a_ranking_equals_its_pairs_apart():
+    """The gradient of the mean over C(K, 2) pairs, each answer run once or K - 1 times."""
+    model = reward_model().double()
+    ranking = some_rankings(model)[3]
+    together = mean_loss(model, [ranking], 64)
+    wanted = [p.grad.clone() for p in model.parameters()]
+    apart = [pair(ranking.rows[i], ranking.rows[j]) for i, j in ranking.pairs]
+    assert len(apart) == 6
+    assert mean_loss(model, apart, 64) == pytest.approx(together, abs=1e-7)
+    for parameter, grad in zip(model.parameters(), wanted, strict=True):
+        # A Llama norms in float32 whatever its weights are, and differently padded rows differ so.
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-6)
 
 
