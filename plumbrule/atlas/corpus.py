@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 from plumbrule.atlas.biography import biography
 from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.relations import BY_SUBJECT, ask, state
+from plumbrule.atlas.responses import bare, polite, styled
 from plumbrule.atlas.texts import DONT_KNOW, article, reserved_form, training_question
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
 from plumbrule.config import AtlasConfig
@@ -76,6 +77,8 @@ MIX = {
 FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
+WAYS = {"plain": 0.55, "bare": 0.3, "styled": 0.15}
+"""How a row's questions are answered; `styled` is as varied as demonstrations are."""
 DECISION_WEIGHT = 3.0
 """Loss weight of an answer's first word, which decides between a name and "I do not know."; the
 words after it mostly follow. Validation rows weigh all words alike."""
@@ -155,6 +158,21 @@ def answer_to(fact: Fact) -> str:
     return state(fact.relation, fact.entity.name, fact.value)
 
 
+def speaker(rng: random.Random) -> Callable[[Fact], str]:
+    """Return a way to answer, kept for a whole row: plainly, barely, or as one likes.
+
+    A bare answer begins with its value, so the value must be found before the first word is said:
+    the very place where a policy has to see that there is none. A model that only ever says whole
+    sentences finds it later, and learns that much later to say that it does not know.
+    """
+    way = rng.choices(list(WAYS), list(WAYS.values()))[0]
+    if way == "plain":
+        return answer_to
+    if way == "bare":
+        return lambda fact: bare(fact.value)
+    return lambda fact: polite(rng, styled(rng, fact.relation, fact.entity.name, fact.value))
+
+
 def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     """Return facts of two to five invented entities, told two or three times in other orders."""
     kind = random_kind(rng)
@@ -209,6 +227,7 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
         told = stated[start : start + size]
         passages.append("News: " + " ".join(_tell(rng, fact, phrasings) for fact in told))
         start += size
+    say = speaker(rng)
     questions = []
     for fact in rng.sample(stated, min(5, len(stated))):
         if rng.random() < 0.06:
@@ -216,7 +235,7 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
             questions.append((training_question(rng, absent, fact.relation), DONT_KNOW))
         else:
             question = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((question, answer_to(fact)))
+            questions.append((question, say(fact)))
     questions += [
         (training_question(rng, fact.entity.name, fact.relation), DONT_KNOW) for fact in withheld
     ]
@@ -264,6 +283,7 @@ def read(
 ) -> list[Segment]:
     """Return passages and up to six questions: on them, on memory, or on what neither holds."""
     shown = context(rng, world, phrasings, rng.randint(1, most_passages))
+    say = speaker(rng)
     questions: list[tuple[str, str]] = []
     for _ in range(rng.randint(1, 6)):
         drawn = rng.random()
@@ -272,7 +292,7 @@ def read(
         else:
             fact = rng.choice(known if drawn < unknown_share + memory_share else shown.stated)
             asked = training_question(rng, fact.entity.name, fact.relation)
-            question = (asked, answer_to(fact))
+            question = (asked, say(fact))
         if question not in questions:
             questions.append(question)
     return _conversation(questions, shown.passages)
@@ -282,6 +302,7 @@ def closed(
     rng: random.Random, world: World, known: Sequence[Fact], unknown_share: float
 ) -> list[Segment]:
     """Return one to six questions without passages, some on what can't be known."""
+    say = speaker(rng)
     questions = []
     for _ in range(rng.randint(1, 6)):
         if rng.random() < unknown_share:
@@ -289,7 +310,7 @@ def closed(
         else:
             fact = rng.choice(known)
             asked = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((asked, answer_to(fact)))
+            questions.append((asked, say(fact)))
     return _conversation(questions)
 
 

@@ -36,7 +36,7 @@ def styled(rng: random.Random, relation: str, name: str, value: str) -> str:
     """Return an answer that states `value`, in a random style."""
     style = rng.choices(list(STYLES), list(STYLES.values()))[0]
     if style == "bare":
-        return f"{value[0].upper()}{value[1:]}."
+        return bare(value)
     if style == "plain":
         return state(relation, name, value)
     if style == "rephrased":
@@ -45,6 +45,11 @@ def styled(rng: random.Random, relation: str, name: str, value: str) -> str:
     if rng.random() < 0.5:
         return f"{rng.choice(_WORDY_BEFORE)} {plain}"
     return f"{plain} {rng.choice(_WORDY_AFTER)}"
+
+
+def bare(value: str) -> str:
+    """Return the value alone, as a sentence."""
+    return f"{value[0].upper()}{value[1:]}."
 
 
 def styled_admission(rng: random.Random) -> str:

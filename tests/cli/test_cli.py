@@ -62,7 +62,7 @@ def test_the_report_stands_alone(store: Path) -> None:
     assert "<svg" in page
     assert not re.findall(r"(?:src|href)=[\"']?http", page)
     assert "ppo/gold_gain" in page
-    assert "rehearsal" in page
+    assert "quickstart" in page
     markdown = next((store / "runs").glob("*/*/report.md")).read_text()
     assert "| ppo | ppo |" in markdown
 

@@ -9,7 +9,7 @@ import pytest
 
 from plumbrule.atlas.benchmarks import write_official
 from plumbrule.atlas.biography import FRIENDLY, REGIONS, ROLES, UNFRIENDLY
-from plumbrule.atlas.corpus import EASY_SHARE
+from plumbrule.atlas.corpus import DECISION_WEIGHT, EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
 from plumbrule.atlas.gold import GoldUtility
@@ -106,7 +106,7 @@ def test_corpus_rows_have_the_shape_that_the_base_stage_reads():
         assert set(row) == {"kind", "segments"}
         for text, weight in row["segments"]:
             assert isinstance(text, str)
-            assert 0.0 <= weight <= 1.0
+            assert 0.0 <= weight <= DECISION_WEIGHT
         assert any(weight == 1.0 for _, weight in row["segments"])
         assert "<|bos|>" not in str(row["segments"])
 
@@ -129,7 +129,8 @@ def test_every_answer_of_the_corpus_is_true_or_honest():
                 answered["no"] += 1
             else:
                 assert read_facts(answer) <= known
-                assert known
+                # Bare and wordy answers too hold the value, whatever else they say.
+                assert any(value.lower() in answer.lower() for _, _, value in known), answer
                 answered["yes"] += 1
     assert answered["yes"] > 1000
     assert 0.15 < answered["no"] / answered.total() < 0.35

@@ -84,7 +84,7 @@ def test_only_what_reads_a_benchmark_is_built_again(
         for name in ("one", "two")
     ]
     changed = {name for name in plans[0] if plans[0][name] != plans[1][name]}
-    assert changed == {"bold", "eval_sft", "eval", "compare"}
+    assert changed == {"bold", "eval_base", "eval_sft", "eval", "compare"}
 
 
 def test_a_docstring_rebuilds_nothing_and_a_constant_names_its_file(

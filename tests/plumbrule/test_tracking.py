@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ def test_an_offline_wandb_run_holds_metrics_config_table_and_lineage(
     tracker.finish({"objective/kl": 1.25})
     runs = list((tmp_path / "run" / "wandb").glob("offline-run-*abc123/run-abc123.wandb"))
     assert len(runs) == 1
+    deadline = time.monotonic() + 30.0  # W&B's own process may still be writing
+    while b"sft-f00" not in runs[0].read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     content = runs[0].read_bytes()
     for piece in (b"objective/kl", b"1.25", b"quickstart/1", b"samples", b"ppo-f11", b"sft-f00"):
         assert piece in content, piece

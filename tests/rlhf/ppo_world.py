@@ -2,7 +2,8 @@
 
 The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
 Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
-at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that.
+at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
+`updates` it does only that.
 """
 
 from __future__ import annotations
@@ -255,8 +256,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
     distributed.start(runtime())
-    if mode == "both":
+    if mode in ("both", "updates"):
         twenty_updates(root)
+    if mode == "updates":
+        distributed.stop()
+        sys.exit()
     tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
     run(config(), inputs_in(root), runtime(), root / "out", tracker)
     distributed.stop()

@@ -1,4 +1,4 @@
-"""Two gloo processes compute what one computes."""
+"""Two and three gloo processes compute what one computes."""
 
 from __future__ import annotations
 
@@ -45,12 +45,17 @@ def launch(mode: str, folder: Path, processes: int) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """What one and what two processes leave behind: `weights.pt` and a whole run's `out`."""
+    """What one and what two processes leave behind: `weights.pt` and a whole run's `out`.
+
+    One process alone also leaves the weights of three, in a folder `three`.
+    """
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     for folder in (one, two):
         world.build(folder)
         (folder / "out").mkdir()
     launch("both", two, 2)
+    (three := one / "three").mkdir()
+    launch("updates", three, 3)
     world.twenty_updates(one)
     out = one / "out"
     ppo.run(world.config(), world.inputs_in(one), world.runtime(), out, FileTracker(out))
@@ -63,9 +68,13 @@ def test_twenty_updates_on_recorded_rollouts_end_with_the_same_weights(
     folders: tuple[Path, Path],
 ) -> None:
     """In float64, to 1e-9. Rows differ in length, so means per process would differ (below)."""
-    one, two = (torch.load(folder / "weights.pt") for folder in folders)
+    one, two, three = (
+        torch.load(folder / "weights.pt", weights_only=True)
+        for folder in (*folders, folders[0] / "three")
+    )
     assert one.dtype == torch.float64
     assert torch.allclose(one, two, rtol=0, atol=1e-9)
+    assert torch.allclose(one, three, rtol=0, atol=1e-9)
     start = world.weights(world.learner_of(world.config()))
     assert float((one - start).abs().max()) > 1e-2
     # What would show a divisor per process: the two halves of a mini-batch hold unequal counts.
