@@ -75,6 +75,12 @@ class RMConfig:
     loss: str = "all_pairs"
     """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
 after the other, best first; pairs: every pair by itself, as if the others were not there."""
+    label_smoothing: float = 0.0
+    """Chance, in [0, 0.5), with which a label is taken to be wrong; 0: none is."""
+    noise_rate: float = 0.0
+    """Share of labels, in [0, 0.5), that is known to be wrong; the loss is corrected for it."""
+    centring: float = 0.0
+    """Weight of the squared sum of a pair's scores, which holds them around 0."""
     batch_size: int = 32
     """Rankings per optimizer step (with loss=pairs: pairs)."""
     learning_rate: float = 5e-4
@@ -100,6 +106,24 @@ policy's context."""
         require_range("rm.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
         require_range("rm.batch_size", self.batch_size, 1, unit="rankings")
         require_choice("rm.loss", self.loss, REWARD_LOSSES)
+        require_range("rm.label_smoothing", self.label_smoothing, 0.0, 0.499)
+        require_range("rm.noise_rate", self.noise_rate, 0.0, 0.499)
+        require_range("rm.centring", self.centring, 0.0)
+        for name in ("label_smoothing", "noise_rate"):
+            require(
+                not getattr(self, name) or self.loss != "plackett_luce",
+                f"rm.{name}",
+                getattr(self, name),
+                "be 0 with rm.loss=plackett_luce, whose labels are whole rankings",
+                "use all_pairs",
+            )
+        require(
+            not (self.label_smoothing and self.noise_rate),
+            "rm.noise_rate",
+            self.noise_rate,
+            f"be 0 with rm.label_smoothing (={self.label_smoothing})",
+            "keep one of the two",
+        )
         require_range("rm.learning_rate", self.learning_rate, 0.0, 10.0)
         require_range("rm.warmup_share", self.warmup_share, 0.0, 1.0)
         require_range("rm.adam_epsilon", self.adam_epsilon, 0.0, 1.0)

@@ -13,8 +13,13 @@ which alone knows how many pairs an optimizer step has over all micro-batches an
 Plackett and Luce take a ranking as a whole: the best answer is chosen from all, the next from the
 rest, and so on, each with the chance softmax(s). For two answers that is Bradley-Terry.
 
-Left out: label smoothing by the annotator's confidence, and the centring term of Eisenstein et al.
-2023. A margin is used where the data state one, as TRL's RewardTrainer does.
+Labels are wrong now and then. `smoothing` says that each may be, with a chance, and asks for no
+surer opinion than that; `noise_rate` takes the chance as known and corrects the loss, so that its
+mean over noisy labels is the loss on clean ones. `centring` holds the zero of scores in place while
+training; afterwards `normalisation` does. A margin is used where the data state one, as TRL's
+RewardTrainer does.
+
+Left out: the annotator's confidence as a weight.
 """
 
 from __future__ import annotations
@@ -24,17 +29,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def bradley_terry(scores: Tensor, pairs: Tensor, margins: Tensor | None = None) -> Tensor:
+def bradley_terry(
+    scores: Tensor,
+    pairs: Tensor,
+    margins: Tensor | None = None,
+    smoothing: float = 0.0,
+    noise_rate: float = 0.0,
+) -> Tensor:
     """Return the loss (p,) of each pair in nats, -log sigmoid(better - worse - margin).
 
     The margin is that of Touvron et al. 2023 (arXiv:2307.09288, eq. 2): the better answer must lead
     by more than `margin` before its loss falls below log 2.
 
+    With l the loss of the label and l' that of its opposite: smoothing e gives (1 - e) l + e l',
+    a known noise rate e gives ((1 - e) l - e l') / (1 - 2 e), whose mean over labels that are
+    turned round with chance e is l (Natarajan et al. 2013, lemma 1). It may be negative.
+
     Args: scores: (n,) float, one per answer. pairs: (p, 2) int64, rows (better, worse) that index
-    `scores`. margins: (p,) or None for none.
-    Raises: ValueError: shapes do not fit.
+    `scores`. margins: (p,) or None for none. smoothing, noise_rate: in [0, 0.5).
+    Raises: ValueError: shapes do not fit, or both smoothing and noise_rate are given.
     """
-    return -F.logsigmoid(score_gaps(scores, pairs) - _column(margins, pairs))
+    if smoothing and noise_rate:
+        raise ValueError(
+            f"smoothing (={smoothing}) and noise_rate (={noise_rate}) must not both be above 0."
+        )
+    gaps = score_gaps(scores, pairs) - _column(margins, pairs)
+    label, opposite = -F.logsigmoid(gaps), -F.logsigmoid(-gaps)
+    if noise_rate:
+        return ((1.0 - noise_rate) * label - noise_rate * opposite) / (1.0 - 2.0 * noise_rate)
+    return (1.0 - smoothing) * label + smoothing * opposite if smoothing else label
+
+
+def centring(scores: Tensor, pairs: Tensor) -> Tensor:
+    """Return (s_i + s_j)^2 (p,) of each pair: 0 where its scores lie around 0.
+
+    Eisenstein et al. 2023 (arXiv:2312.09244, section 4.2), as TRL's RewardTrainer has it.
+    """
+    return scores[pairs].sum(dim=1).square()
 
 
 def mean_by_owner(losses: Tensor, owners: Tensor, num_owners: int) -> Tensor:

@@ -36,7 +36,13 @@ from plumbrule.randomness import generator
 from plumbrule.scoring import pad_rows
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
-from rlhf.reward_losses import bradley_terry, mean_by_owner, plackett_luce, score_gaps
+from rlhf.reward_losses import (
+    bradley_terry,
+    centring,
+    mean_by_owner,
+    plackett_luce,
+    score_gaps,
+)
 from rlhf.reward_model import RewardModel
 
 Row = list[int]
@@ -87,7 +93,7 @@ def train(
             optimizer.zero_grad()
             loss, num_right = 0.0, 0
             size = runtime.micro_batch_size
-            for losses, gaps in micro_batches(model, batch, size, config.loss):
+            for losses, gaps in micro_batches(model, batch, size, config):
                 part = losses.sum() / len(batch)
                 part.backward()
                 loss += part.item()
@@ -115,11 +121,12 @@ def train(
 
 
 def micro_batches(
-    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, loss: str = "all_pairs"
+    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, config: RMConfig
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (losses (e,), score gaps of all pairs (p,)) of groups of rankings of like length.
 
-    A group has at most `micro_batch_size` rows, or is one ranking.
+    A group has at most `micro_batch_size` rows, or is one ranking. Of the config, the loss's
+    settings are read.
     """
     device = model.head.weight.device
     for group in grouped(batch, micro_batch_size):
@@ -133,15 +140,18 @@ def micro_batches(
         ]
         pairs = torch.tensor(compared, device=device)
         gaps = score_gaps(scores, pairs)
-        if loss == "plackett_luce":
+        owners = torch.tensor([n for n, r in enumerate(group) for _ in r.pairs], device=device)
+        if config.loss == "plackett_luce":
             lists = scores.split([len(r.rows) for r in group])
             ranks = [torch.tensor(r.ranks, device=device) for r in group]
             losses = torch.stack([plackett_luce(s, r) for s, r in zip(lists, ranks, strict=True)])
         else:
             margins = torch.tensor([m for r in group for m in r.margins], device=device)
-            owners = torch.tensor([n for n, r in enumerate(group) for _ in r.pairs], device=device)
-            each = bradley_terry(scores, pairs, margins)
+            each = bradley_terry(scores, pairs, margins, config.label_smoothing, config.noise_rate)
             losses = mean_by_owner(each, owners, len(group))
+        if config.centring:
+            off = mean_by_owner(centring(scores, pairs), owners, len(group))
+            losses = losses + config.centring * off
         yield losses, gaps.detach()
 
 

@@ -19,6 +19,7 @@ import torch
 from plumbrule.config import ModelConfig
 from plumbrule.models import make_policy, new_model, train_tokenizer
 from plumbrule.randomness import generator
+from rlhf.config import RMConfig
 from rlhf.reward_model import RewardModel
 from rlhf.reward_training import Ranking, micro_batches
 from rlhf.rm import split_up
@@ -87,7 +88,7 @@ def step(
     """Return the seconds of one forward and backward pass, and the gradient."""
     model.zero_grad()
     begun = time.perf_counter()
-    for losses, _ in micro_batches(model, batch, micro_batch_size):
+    for losses, _ in micro_batches(model, batch, micro_batch_size, RMConfig()):
         (losses.sum() / len(batch)).backward()
     took = time.perf_counter() - begun
     return took, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

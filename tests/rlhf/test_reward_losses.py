@@ -6,6 +6,7 @@ import torch
 
 from rlhf.reward_losses import (
     bradley_terry,
+    centring,
     mean_by_owner,
     normalisation,
     plackett_luce,
@@ -92,6 +93,35 @@ def test_score_gaps_are_positive_where_the_order_is_right():
 def test_shapes_that_do_not_fit_are_refused(scores, pairs, margins):
     with pytest.raises(ValueError, match="shape"):
         bradley_terry(scores, pairs, margins)
+
+
+def test_smoothed_and_corrected_labels_by_hand():
+    # Gap 2: l = log(1 + e^-2) = 0.126928, l' = log(1 + e^2) = 2.126928.
+    # Smoothing 0.1: 0.9 l + 0.1 l' = 0.326928.  Noise 0.1: (0.9 l - 0.1 l') / 0.8 = -0.123072.
+    scores, pairs = torch.tensor([2.0, 0.0]), torch.tensor([[0, 1]])
+    assert bradley_terry(scores, pairs, smoothing=0.1).item() == pytest.approx(0.326928, abs=1e-6)
+    assert bradley_terry(scores, pairs, noise_rate=0.1).item() == pytest.approx(-0.123072, abs=1e-6)
+    with pytest.raises(ValueError, match="not both"):
+        bradley_terry(scores, pairs, smoothing=0.1, noise_rate=0.1)
+
+
+def test_the_corrected_loss_is_right_in_the_mean_over_noisy_labels():
+    """A quarter of the labels turned round: the mean is the clean loss, plainly it is not."""
+    scores = torch.tensor([1.3, -0.2], dtype=torch.float64)
+    right, turned = torch.tensor([[0, 1]]), torch.tensor([[1, 0]])
+
+    def mean(**noise: float) -> float:
+        label, opposite = (bradley_terry(scores, p, **noise).item() for p in (right, turned))
+        return 0.75 * label + 0.25 * opposite
+
+    clean = bradley_terry(scores, right).item()
+    assert mean(noise_rate=0.25) == pytest.approx(clean, rel=1e-12)
+    assert mean() > clean + 0.1
+
+
+def test_centring_by_hand():
+    scores = torch.tensor([2.0, -1.0, 1.0])
+    assert centring(scores, torch.tensor([[0, 1], [2, 1]])).tolist() == [1.0, 0.0]
 
 
 def choices_by_the_book(scores, ranks):

@@ -33,20 +33,25 @@ def some_pairs(model: RewardModel, margin: float = 0.0) -> list[Ranking]:
 
 
 def mean_loss(
-    model: RewardModel, batch: list[Ranking], micro_batch_size: int, loss: str = "all_pairs"
+    model: RewardModel,
+    batch: list[Ranking],
+    micro_batch_size: int,
+    loss: str = "all_pairs",
+    centre: float = 0.0,
 ) -> float:
     """Accumulate gradients as the loop does and return the loss."""
     model.zero_grad()
     total = 0.0
-    for losses, _ in micro_batches(model, batch, micro_batch_size, loss):
+    config = RMConfig(loss=loss, centring=centre)
+    for losses, _ in micro_batches(model, batch, micro_batch_size, config):
         part = losses.sum() / len(batch)
         part.backward()
         total += part.item()
     return total
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.3])
-def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin):
+@pytest.mark.parametrize(("margin", "centre"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.05)])
+def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin, centre):
     """TRL's own collator and `compute_loss`, on transformers' classifier with our weights."""
     from datasets import Dataset
     from transformers import LlamaForSequenceClassification
@@ -54,7 +59,7 @@ def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin):
 
     model = reward_model().double()
     batch = some_pairs(model, margin)
-    ours = mean_loss(model, batch, 64)
+    ours = mean_loss(model, batch, 64, centre=centre)
 
     config = model.policy.model.config
     config.num_labels, config.pad_token_id = 1, model.policy.pad_id
@@ -69,6 +74,7 @@ def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin):
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
+        center_rewards_coefficient=centre or None,
         report_to=[],
     )
     trainer = RewardTrainer(

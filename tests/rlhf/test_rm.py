@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankin
 
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig, SamplingConfig
-from plumbrule.errors import DataError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Episode
 from plumbrule.records import Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
@@ -164,10 +165,19 @@ def test_an_answer_that_does_not_fit_leaves_its_ranking():
     assert rm.fitting(preference, [[1] * 9] * 3 + [[1]], 8) is None
 
 
-@pytest.mark.parametrize("loss", ["pairs", "plackett_luce"])
-def test_the_other_losses_learn_too(given, tmp_path, loss):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "pairs"},
+        {"loss": "plackett_luce"},
+        {"label_smoothing": 0.1},
+        {"noise_rate": 0.1},
+        {"centring": 0.01},
+    ],
+)
+def test_the_other_losses_learn_too(given, tmp_path, changes):
     """From a coin's half to nearly every held-out pair."""
-    metrics = build(small(loss=loss, num_train_epochs=4.0), given, tmp_path)
+    metrics = build(small(num_train_epochs=4.0, **changes), given, tmp_path)
     assert metrics["rm/accuracy"] > 0.75
 
 
@@ -217,3 +227,18 @@ def test_samples_show_scored_answers(given, tmp_path):
     assert len(rows) == 3 * 8
     assert {"id", "prompt", "passages", "response", "rank", "score"} == set(rows[0])
     assert all(math.isfinite(row["score"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"loss": "hinge"}, "rm.loss"),
+        ({"label_smoothing": 0.5}, "rm.label_smoothing"),
+        ({"noise_rate": 0.1, "label_smoothing": 0.1}, "rm.noise_rate"),
+        ({"noise_rate": 0.1, "loss": "plackett_luce"}, "rm.noise_rate"),
+        ({"centring": -1.0}, "rm.centring"),
+    ],
+)
+def test_loss_settings_out_of_range_are_refused(changes, field):
+    with pytest.raises(ConfigError, match=re.escape(field)):
+        small(**changes)
