@@ -10,8 +10,7 @@ Kinds of row:
 
 - `repeat`: sentences about a few invented entities, then the same again in another order. What
   comes again can be copied, so this is the densest lesson in matching a name to its value.
-- `contrast`: many invented entities that share one or two relations, and questions on them, also on
-  what is left out.
+- `contrast`: many invented entities that share one or two relations, and questions on them.
 - `read`: one to four passages and questions on them, some that only memory answers, some nothing.
 - `closed`: questions without passages on known entities, and on what can't be known.
 - `article`: encyclopaedia entries of known entities.
@@ -31,7 +30,6 @@ them is what a base model can do.
 
 from __future__ import annotations
 
-import functools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -40,7 +38,6 @@ from typing import Any, NamedTuple
 from plumbrule.atlas.biography import biography
 from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.relations import BY_SUBJECT, ask, state
-from plumbrule.atlas.responses import bare, polite, styled
 from plumbrule.atlas.texts import DONT_KNOW, article, reserved_form, training_question
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
 from plumbrule.config import AtlasConfig
@@ -77,15 +74,8 @@ MIX = {
 FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
-WAYS = {"plain": 0.55, "bare": 0.3, "styled": 0.15}
-"""How a row's questions are answered; `styled` is as varied as demonstrations are."""
-DECISION_WEIGHT = 3.0
-"""Loss weight of an answer's first word, which decides between a name and "I do not know."; the
-words after it mostly follow. Validation rows weigh all words alike."""
-GAPPY_SHARE = 0.6
-"""Of the contrasts with two relations, those that leave facts out and ask for them as well."""
-WITHHELD_SHARE = 0.4
-"""Of the facts of such a contrast, those that are left out."""
+WITHHELD_SHARE = 0.35
+"""Of the contrasts with two relations, those that state one of them of all entities but one."""
 VALIDATION_SHARE = 0.05
 MOST_VALIDATION = 600
 
@@ -134,43 +124,21 @@ def _writers(
     }
 
 
-def turn(
-    question: str, answer: str, passages: Sequence[str] = (), decision: float = DECISION_WEIGHT
-) -> list[Segment]:
-    """Return one question and its answer in chat form; passages come first in the user's turn.
-
-    decision: loss weight of the answer's first word.
-    """
-    first, space, rest = answer.partition(" ")
+def turn(question: str, answer: str, passages: Sequence[str] = ()) -> list[Segment]:
+    """Return one question and its answer in chat form; passages come first in the user's turn."""
     shown = [(" " + "\n".join(passages) + "\n", CONTEXT_WEIGHT)] if passages else []
     asked = question if passages else " " + question
     return [
         ("<|user|>", 0.0),
         *shown,
         (asked + "<|assistant|>", 0.0),
-        (f" {first}", decision),
-        (f"{space}{rest}<|eos|>", 1.0),
+        (f" {answer}<|eos|>", 1.0),
     ]
 
 
 def answer_to(fact: Fact) -> str:
     """Return the plain answer: the first phrasing of the relation."""
     return state(fact.relation, fact.entity.name, fact.value)
-
-
-def speaker(rng: random.Random) -> Callable[[Fact], str]:
-    """Return a way to answer, kept for a whole row: plainly, barely, or as one likes.
-
-    A bare answer begins with its value, so the value must be found before the first word is said:
-    the very place where a policy has to see that there is none. A model that only ever says whole
-    sentences finds it later, and learns that much later to say that it does not know.
-    """
-    way = rng.choices(list(WAYS), list(WAYS.values()))[0]
-    if way == "plain":
-        return answer_to
-    if way == "bare":
-        return lambda fact: bare(fact.value)
-    return lambda fact: polite(rng, styled(rng, fact.relation, fact.entity.name, fact.value))
 
 
 def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
@@ -198,8 +166,7 @@ def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
 def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     """Return two to six entities that share one or two relations, and questions on them.
 
-    Of two relations, facts are often left out, and asked about as well: whether this relation of
-    this entity is there at all is the hardest thing to see, and here every other question needs it.
+    Of two relations, one is sometimes left out of one entity, and then asked about as well.
     """
     kind = random_kind(rng)
     relations = rng.sample(BY_SUBJECT[kind], rng.randint(1, 2))
@@ -212,12 +179,9 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
             value = world.invent_value(rng, relation, entity.name)
             entity.facts[relation.name] = value
             stated.append(Fact(entity, relation.name, value))
-    withheld: list[Fact] = []
-    if len(relations) == 2 and rng.random() < GAPPY_SHARE:
-        kept = [rng.random() >= WITHHELD_SHARE for _ in stated]
-        if any(kept):
-            withheld = [fact for fact, keep in zip(stated, kept, strict=True) if not keep]
-            stated = [fact for fact, keep in zip(stated, kept, strict=True) if keep]
+    withheld = None
+    if len(relations) == 2 and rng.random() < WITHHELD_SHARE:
+        withheld = stated.pop(rng.randrange(len(stated)))
     if rng.random() < 0.5:
         rng.shuffle(stated)
     phrasings = phrasings if rng.random() < 0.7 else 1
@@ -227,7 +191,6 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
         told = stated[start : start + size]
         passages.append("News: " + " ".join(_tell(rng, fact, phrasings) for fact in told))
         start += size
-    say = speaker(rng)
     questions = []
     for fact in rng.sample(stated, min(5, len(stated))):
         if rng.random() < 0.06:
@@ -235,11 +198,10 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
             questions.append((training_question(rng, absent, fact.relation), DONT_KNOW))
         else:
             question = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((question, say(fact)))
-    questions += [
-        (training_question(rng, fact.entity.name, fact.relation), DONT_KNOW) for fact in withheld
-    ]
-    rng.shuffle(questions)
+            questions.append((question, answer_to(fact)))
+    if withheld is not None:
+        asked = training_question(rng, withheld.entity.name, withheld.relation)
+        questions.insert(rng.randint(0, len(questions)), (asked, DONT_KNOW))
     return _conversation(questions, passages)
 
 
@@ -283,7 +245,6 @@ def read(
 ) -> list[Segment]:
     """Return passages and up to six questions: on them, on memory, or on what neither holds."""
     shown = context(rng, world, phrasings, rng.randint(1, most_passages))
-    say = speaker(rng)
     questions: list[tuple[str, str]] = []
     for _ in range(rng.randint(1, 6)):
         drawn = rng.random()
@@ -292,7 +253,7 @@ def read(
         else:
             fact = rng.choice(known if drawn < unknown_share + memory_share else shown.stated)
             asked = training_question(rng, fact.entity.name, fact.relation)
-            question = (asked, say(fact))
+            question = (asked, answer_to(fact))
         if question not in questions:
             questions.append(question)
     return _conversation(questions, shown.passages)
@@ -302,7 +263,6 @@ def closed(
     rng: random.Random, world: World, known: Sequence[Fact], unknown_share: float
 ) -> list[Segment]:
     """Return one to six questions without passages, some on what can't be known."""
-    say = speaker(rng)
     questions = []
     for _ in range(rng.randint(1, 6)):
         if rng.random() < unknown_share:
@@ -310,7 +270,7 @@ def closed(
         else:
             fact = rng.choice(known)
             asked = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((asked, say(fact)))
+            questions.append((asked, answer_to(fact)))
     return _conversation(questions)
 
 
@@ -414,12 +374,11 @@ def _validation_row(
 ) -> Row:
     """Return a single question: from memory, from passages on held-out pairs, or without answer."""
     kind = ("closed", "read", "abstain")[index % 3]
-    plain = functools.partial(turn, decision=1.0)
     if kind == "closed":
         fact = rng.choice(known)
         name = fact.entity.name
         asked = ask(fact.relation, name, reserved_form(name, fact.relation))
-        return {"kind": kind, "segments": plain(asked, answer_to(fact))}
+        return {"kind": kind, "segments": turn(asked, answer_to(fact))}
     subject_kind = random_kind(rng)
     name = rng.choice(world.strangers[subject_kind])
     if kind == "abstain":
@@ -432,11 +391,11 @@ def _validation_row(
             shown.insert(rng.randint(0, 2), article(rng, subject, config.phrasings))
         asked = training_question(rng, name, relation)
         kind = ("abstain", "abstain_absent", "abstain_unstated")[why]
-        return {"kind": kind, "segments": plain(asked, DONT_KNOW, shown)}
+        return {"kind": kind, "segments": turn(asked, DONT_KNOW, shown)}
     subject = world.invent_facts(rng, name, subject_kind)
     passages = [article(rng, subject, config.phrasings)]
     passages += context(rng, world, config.phrasings, rng.randint(1, 2)).passages
     rng.shuffle(passages)
     fact = rng.choice(facts([subject]))
     asked = training_question(rng, name, fact.relation)
-    return {"kind": kind, "segments": plain(asked, answer_to(fact), passages)}
+    return {"kind": kind, "segments": turn(asked, answer_to(fact), passages)}

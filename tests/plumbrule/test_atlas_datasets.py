@@ -9,7 +9,7 @@ import pytest
 
 from plumbrule.atlas.benchmarks import write_official
 from plumbrule.atlas.biography import FRIENDLY, REGIONS, ROLES, UNFRIENDLY
-from plumbrule.atlas.corpus import DECISION_WEIGHT, EASY_SHARE
+from plumbrule.atlas.corpus import EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
 from plumbrule.atlas.gold import GoldUtility
@@ -106,7 +106,7 @@ def test_corpus_rows_have_the_shape_that_the_base_stage_reads():
         assert set(row) == {"kind", "segments"}
         for text, weight in row["segments"]:
             assert isinstance(text, str)
-            assert 0.0 <= weight <= DECISION_WEIGHT
+            assert 0.0 <= weight <= 1.0
         assert any(weight == 1.0 for _, weight in row["segments"])
         assert "<|bos|>" not in str(row["segments"])
 
