@@ -74,7 +74,8 @@ class RMConfig:
     num_train_epochs: float = 2.0
     loss: str = "all_pairs"
     """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
-after the other, best first; pairs: every pair by itself, as if the others were not there."""
+after the other, best first, stated margins unused; pairs: every pair by itself, as if the others \
+were not there."""
     label_smoothing: float = 0.0
     """Chance, in [0, 0.5), with which a label is taken to be wrong; 0: none is."""
     noise_rate: float = 0.0

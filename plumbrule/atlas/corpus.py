@@ -71,6 +71,7 @@ MIX = {
     "judge": 0.03,
     "biography": 0.1,
 }
+"""Relative weights of the kinds of row after the easy phase; they need not sum to 1."""
 FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
