@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +21,30 @@ def start(store: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def read_until(command: subprocess.Popen[str], text: str) -> str:
+    """What a command says up to and with the first line that holds a text."""
+    assert command.stderr is not None
+    lines = []
+    for line in command.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"never said {text!r}: {''.join(lines)}")
+
+
 def test_two_commands_share_one_building(tmp_path: Path) -> None:
-    commands = [start(tmp_path, "run.only=corpus", "atlas.num_corpus=3000") for _ in range(2)]
-    said = [command.communicate(timeout=120)[1] for command in commands]
-    assert [command.returncode for command in commands] == [0, 0], said
-    assert sum("corpus: building" in text for text in said) == 1
-    waiting = [text for text in said if "corpus: waiting for run quickstart/" in text]
-    assert len(waiting) == 1
-    assert "which builds data/" in waiting[0]
+    arguments = ("run.only=corpus", "atlas.num_corpus=3000")
+    builder = start(tmp_path, *arguments)
+    read_until(builder, "corpus: building")
+    os.kill(builder.pid, signal.SIGSTOP)  # the claim is held, the building stands still
+    try:
+        other = start(tmp_path, *arguments)
+        waiting = read_until(other, "corpus: waiting for run quickstart/")
+    finally:
+        os.kill(builder.pid, signal.SIGCONT)
+    assert "which builds data/" in waiting
+    said = [command.communicate(timeout=120)[1] for command in (builder, other)]
+    assert [builder.returncode, other.returncode] == [0, 0], said
+    assert "corpus: building" not in said[1]
     records = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/run.json")]
     assert sorted(r["nodes"]["corpus"]["state"] for r in records) == ["built", "shared"]
