@@ -47,12 +47,14 @@ from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
 from plumbrule.scoring import causal_lm
 from plumbrule.shipped import located
+from plumbrule.unpadded import set_unpadded
 
 transformers.utils.logging.disable_progress_bar()  # stages show their own
 
 __all__ = [
     "Policy",
     "PolicySpec",
+    "checkpoint_activations",
     "disable_dropout",
     "fits",
     "load_policy",
@@ -135,6 +137,7 @@ def make_policy(
         )
     disable_dropout(model)
     model.eval()
+    set_unpadded(inner)
     context = context or _max_positions(inner) or min(tokenizer.model_max_length, 2048)
     _check_context(model, context)
     named = inner.generation_config.eos_token_id if inner.generation_config is not None else None
@@ -255,6 +258,15 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(shape).eval()
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let each layer of a model compute its activations again in the backward pass.
+
+    transformers does so in training mode only, which is otherwise of no account: dropout is off.
+    """
+    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
 
 
 def disable_dropout(model: nn.Module) -> None:

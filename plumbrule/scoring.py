@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from plumbrule import unpadded
 from plumbrule.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def logprobs(
     target_mask: Tensor,
     temperature: float = 1.0,
     entropy: bool = False,
+    hidden: Tensor | None = None,
 ) -> TokenScores:
     """Return log p(tokens[i, t] | real tokens of row i before t) wherever `target_mask` is True.
 
@@ -61,6 +63,7 @@ def logprobs(
         target_mask: (b, l) bool, True = score this token.
         temperature: divides the logits, above 0.
         entropy: whether to compute entropies too.
+        hidden: (b, l, h), the last hidden states where they are known already.
 
     Raises: ConfigError: temperature is not above 0. ValueError: a target is padding, or the first
         token of its row.
@@ -77,8 +80,10 @@ def logprobs(
         return TokenScores(blank, blank if entropy else None)
     # Attention is causal, so nothing after the last target and nothing in columns that are padding
     # in every row can matter: they are not computed.
-    first, last = _first_column(real_mask), int(columns.max())
-    hidden = hidden_states(model, tokens[:, first:last], real_mask[:, first:last])
+    first, last = 0, int(columns.max())
+    if hidden is None:
+        first = _first_column(real_mask)
+        hidden = hidden_states(model, tokens[:, first:last], real_mask[:, first:last])
     inputs = hidden[rows, columns - 1 - first]
     wanted = tokens[rows, columns]
 
@@ -121,12 +126,20 @@ def _score(
     return found, spread
 
 
-def hidden_states(model: nn.Module, tokens: Tensor, real_mask: Tensor) -> Tensor:
+def hidden_states(
+    model: nn.Module, tokens: Tensor, real_mask: Tensor, stem: Tensor | None = None
+) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
+    A model that runs unpadded (`unpadded.py`) computes the real tokens only.
+
     Args: model: a causal language model or a bare trunk, PEFT-wrapped or not. tokens: (b, l) int64.
-        real_mask: (b, l) bool.
+        real_mask: (b, l) bool. stem: (n, h), what lower layers, which `model` then lacks, made of
+        the n real tokens, row by row; for models that run unpadded.
     """
+    if unpadded.is_set(causal_lm(model)):
+        return unpadded.hidden_states(trunk(model), tokens, real_mask, stem)
+    assert stem is None
     return trunk(model)(
         input_ids=tokens,
         attention_mask=real_mask,

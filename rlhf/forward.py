@@ -7,8 +7,8 @@ autocast; the weights, the value head and the log-softmax stay in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from plumbrule import distributed
 from plumbrule.models import Policy
-from plumbrule.scoring import buckets, logprobs
+from plumbrule.scoring import buckets, hidden_states, logprobs
+from plumbrule.timing import timed
 from rlhf.masked import fill
 from rlhf.trajectory import ModelRows, Trajectory, rows_for_model
 from rlhf.value_model import ValueModel
@@ -40,12 +41,25 @@ def compute_precision(precision: str, device: torch.device) -> AbstractContextMa
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def action_logprobs(model: nn.Module, rows: ModelRows, temperature: float) -> Tensor:
+def last_hidden(model: nn.Module, rows: ModelRows) -> Tensor:
+    """Return the policy's last hidden states (n, l, h)."""
+    return hidden_states(model, rows.tokens, rows.real_mask, rows.stem)
+
+
+def action_logprobs(
+    model: nn.Module, rows: ModelRows, temperature: float, hidden: Tensor | None = None
+) -> Tensor:
     """Return the log-prob of each action token at the temperature that sampled it, (n, t) nats.
 
     Differentiable; 0 at other slots.
+
+    Args: hidden: `last_hidden`, where it is known already.
     """
-    scores = logprobs(model, rows.tokens, rows.real_mask, rows.target_mask, temperature)
+    if hidden is None and rows.stem is not None:
+        hidden = last_hidden(model, rows)
+    scores = logprobs(
+        model, rows.tokens, rows.real_mask, rows.target_mask, temperature, hidden=hidden
+    )
     return fill(scores.logprobs.gather(1, inside(rows)), rows.action_mask)
 
 
@@ -54,10 +68,14 @@ def inside(rows: ModelRows) -> Tensor:
     return torch.where(rows.action_mask, rows.columns, 0)
 
 
-def action_scores(model: nn.Module, rows: ModelRows, temperature: float) -> tuple[Tensor, Tensor]:
+def action_scores(
+    model: nn.Module, rows: ModelRows, temperature: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return log-probs as `action_logprobs` and, beside them, the entropy at each action token."""
+    if hidden is None and rows.stem is not None:
+        hidden = last_hidden(model, rows)
     scores = logprobs(
-        model, rows.tokens, rows.real_mask, rows.target_mask, temperature, entropy=True
+        model, rows.tokens, rows.real_mask, rows.target_mask, temperature, True, hidden
     )
     assert scores.entropy is not None  # it was asked for
     columns = inside(rows)
@@ -65,10 +83,19 @@ def action_scores(model: nn.Module, rows: ModelRows, temperature: float) -> tupl
     return found, fill(scores.entropy.gather(1, columns), rows.action_mask)
 
 
-def state_values(model: ValueModel, rows: ModelRows) -> Tensor:
-    """Return the value of the state before each step, (n, t); 0 at other slots."""
+def state_values(model: ValueModel, rows: ModelRows, hidden: Tensor | None = None) -> Tensor:
+    """Return the value of the state before each step, (n, t); 0 at other slots.
+
+    Args: hidden: the policy's `last_hidden`, for a value model without a trunk.
+    """
     before = (rows.columns - 1).clamp(min=0)
-    return fill(model(rows.tokens, rows.real_mask).gather(1, before), rows.step_mask)
+    values = model(rows.tokens, rows.real_mask, rows.stem, hidden)
+    return fill(values.gather(1, before), rows.step_mask)
+
+
+def reads_policy(model: ValueModel | None) -> bool:
+    """Return whether a value model has no trunk of its own."""
+    return model is not None and model.trunk is None
 
 
 def evaluate(
@@ -80,8 +107,11 @@ def evaluate(
     temperature: float,
     precision: str,
     micro_batch_size: int,
+    ref_context: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Evaluation:
     """Return what the models say before the update; no gradient, the same in every process.
+
+    Args: ref_context: in which the reference is read.
 
     The log-probs that become `old_logprobs` are taken here, from the pass that training
     differentiates, and not from the sampler: then the ratio starts at 1 also where the sampler's
@@ -96,11 +126,15 @@ def evaluate(
     for rows in micro_batches(trajectory, mine, micro_batch_size):
         inputs = rows_for_model(trajectory, rows, policy.pad_id)
         with torch.inference_mode(), compute_precision(precision, mask.device):
-            new, entropy = action_scores(policy.model, inputs, temperature)
-            ref = action_logprobs(ref_policy.model, inputs, temperature)
+            hidden = last_hidden(policy.model, inputs) if reads_policy(value_model) else None
+            with timed("policy"):
+                new, entropy = action_scores(policy.model, inputs, temperature, hidden)
+            with timed("ref"), ref_context():
+                ref = action_logprobs(ref_policy.model, inputs, temperature)
             values = torch.zeros_like(ref)
             if value_model is not None:
-                values = state_values(value_model, inputs)
+                with timed("value"):
+                    values = state_values(value_model, inputs, hidden)
         width = inputs.columns.shape[1]
         for whole, part in zip(result, (new, ref, values, entropy), strict=True):
             whole[rows, :width] = part

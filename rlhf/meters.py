@@ -15,15 +15,14 @@ another temperature, padding that is attended to, positions that are off by one,
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from plumbrule.errors import TrainingError
+from plumbrule.timing import Stopwatch
 from rlhf.masked import fill, masked_mean, masked_var, row_sums
 from rlhf.ppo_step import PPOStats
 from rlhf.rollouts import Rollout
@@ -83,6 +82,7 @@ def objective_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[st
         "objective/non_score_reward": -taken,
         "objective/rlhf_reward": rollout.scores.mean() - taken,
         "val/num_eos_tokens": trajectory.finished.sum(),
+        "val/prompt_length_tokens": sum(map(len, trajectory.queries)) / len(trajectory),
         "val/response_length_tokens": mask.sum(dim=1).double().mean(),
         "val/explained_variance": explained_variance(
             rollout.values, rollout.returns, trajectory.step_mask
@@ -144,25 +144,7 @@ def require_finite(rollout: Rollout, update: int) -> None:
             )
 
 
-class Stopwatch:
-    """Seconds of an update by part: `with watch("generate"): ...`."""
-
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to `part`."""
-        begun = time.monotonic()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - begun
-
-    def total(self) -> float:
-        """Return the seconds since the update began."""
-        return time.monotonic() - self.begun
-
-    def metrics(self, num_episodes: int) -> dict[str, float]:
-        """Return `time/<part>_seconds` and `time/episodes_per_second`."""
-        parts = {f"time/{part}_seconds": seconds for part, seconds in self.seconds.items()}
-        return {**parts, "time/episodes_per_second": num_episodes / self.total()}
+def time_metrics(watch: Stopwatch, num_episodes: int) -> dict[str, float]:
+    """Return `time/<part>_seconds` and `time/episodes_per_second`."""
+    parts = {f"time/{part}_seconds": seconds for part, seconds in watch.seconds.items()}
+    return {**parts, "time/episodes_per_second": num_episodes / watch.total()}

@@ -29,6 +29,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from plumbrule import checkpoints, distributed
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
@@ -37,16 +39,17 @@ from plumbrule.generation import generate
 from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
-from plumbrule.tracking import Tracker
+from plumbrule.timing import Stopwatch, timed
+from plumbrule.tracking import Tracker, read_metrics
 from rlhf import rollouts
 from rlhf.averaging import AveragedWeights
 from rlhf.forward import compute_precision, evaluate
 from rlhf.kl import next_coefficient
 from rlhf.meters import (
-    Stopwatch,
     consistency,
     objective_metrics,
     require_finite,
+    time_metrics,
     update_metrics,
     warn_if_inconsistent,
 )
@@ -60,12 +63,15 @@ from rlhf.ptx import read_demonstrations
 from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import open_terms, reward_models, score_terms
 from rlhf.rollouts import Rollout
-from rlhf.trajectory import Sampler, roll_out
+from rlhf.sharing import Actors, Reference, Stem, branch_of, make_actors
+from rlhf.speed import matmul_rate, time_table, work_per_token
+from rlhf.trajectory import Sampler, Trajectory, roll_out
 from rlhf.value_model import (
     ValueModel,
     save_value_model,
     value_from_policy,
     value_from_reward_model,
+    value_on,
 )
 
 HEADLINES = (
@@ -97,9 +103,11 @@ def run(
     device = resolve_device(runtime)
     check_inputs(config, inputs)
     scorers = open_terms(config.reward, inputs, runtime)
-    policy = load_policy(inputs["policy"].file("model"), device=device)
-    ref_policy = load_policy(inputs["policy"].file("model"), device=device)
-    learner = make_learner(policy, make_value_model(config, policy, inputs), config)
+    actors = load_actors(config, inputs, device)
+    policy, reference = actors.policy, actors.reference
+    learner = make_learner(policy, make_value_model(config, actors, inputs), config, actors.reader)
+    if runtime.gradient_checkpointing:
+        learner.checkpoint_activations()
     retriever = open_retriever(config, inputs)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
     demonstrations = None
@@ -125,6 +133,8 @@ def run(
                 trajectory = roll_out(
                     policy, queries, config.sampling, len(asked), config.score_at, sampler
                 )
+                with timed("stem"):
+                    trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
 
             # 2 Score: the text, then the tokens.
             with watch("score"):
@@ -132,12 +142,13 @@ def run(
             with watch("forward"):
                 seen = evaluate(
                     trajectory,
-                    policy,
-                    ref_policy,
+                    actors.reader,
+                    reference.reader,
                     learner.value_model,
                     temperature=config.sampling.temperature,
                     precision=config.precision,
                     micro_batch_size=runtime.micro_batch_size,
+                    ref_context=reference.context,
                 )
 
             gap = consistency(trajectory.rollout_logprobs, seen.logprobs, trajectory.action_mask)
@@ -166,7 +177,7 @@ def run(
                 "val/logprob_gap_max": gap.largest,
                 "val/logprob_gap_mean": gap.mean,
                 **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
-                **watch.metrics(config.batch_size),
+                **time_metrics(watch, config.batch_size),
                 "ppo/updates": float(update),
                 "time/ppo_seconds": control.metrics.get("time/ppo_seconds", 0.0) + watch.total(),
             }
@@ -189,7 +200,10 @@ def run(
         if average is not None:
             average.put_into(policy.model)
         notes = notes_on(num_too_long, control)
-        publish(out, learner, ref_policy, retriever, inputs, config, notes, tracker)
+        work = work_per_token(actors, learner, config)
+        table = time_table(read_metrics(out), work, config, matmul_rate(device, config.precision))
+        write_json(out / "tables.json", [table] if table else [])
+        publish(out, learner, reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
     metrics = control.metrics
     episodes = metrics["ppo/updates"] * config.batch_size
@@ -233,8 +247,28 @@ def notes_on(num_too_long: int, control: Control) -> list[str]:
     return notes
 
 
+def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device) -> Actors:
+    """Return the policy that is trained, its reference, and the stem that they share, if any.
+
+    Raises: ConfigError: the model can't be shared as configured.
+    """
+
+    def load() -> Policy:
+        return load_policy(inputs["policy"].file("model"), device=device)
+
+    return make_actors(load(), config, load)
+
+
+def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) -> Trajectory:
+    """Return the trajectory with what a stem makes of its rows; as it is without a stem."""
+    if stem is None:
+        return trajectory
+    rows = [[*q, *r] for q, r in zip(trajectory.queries, trajectory.responses, strict=True)]
+    return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
+
+
 def make_value_model(
-    config: PPOConfig, policy: Policy, inputs: Mapping[str, Artifact]
+    config: PPOConfig, actors: Actors, inputs: Mapping[str, Artifact]
 ) -> ValueModel | None:
     """Return the value model that `config.value_init` names; of several reward models the first.
 
@@ -243,8 +277,16 @@ def make_value_model(
     """
     if not config.has_value_model:
         return None
+    policy = actors.policy
+    if config.value_trunk == "branch":
+        return value_on(branch_of(actors), policy, on_stem=True)
+    if config.value_trunk == "policy":
+        return value_on(None, policy)
     if config.value_init == "policy":
-        return value_from_policy(policy)
+        before = actors.reference.policy
+        if config.adapter.rank:  # a plain trunk, without adapters
+            before = load_policy(inputs["policy"].file("model"), device=policy.model.device)
+        return value_from_policy(before)
     models = reward_models(inputs)
     if not models:
         raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
@@ -326,7 +368,7 @@ def kept_on_failure(rollout: Rollout, folder: Path, update: int) -> Iterator[Non
 def publish(
     out: Path,
     learner: Learner,
-    ref_policy: Policy,
+    reference: Reference,
     retriever: Retriever | None,
     inputs: Mapping[str, Artifact],
     config: PPOConfig,
@@ -341,7 +383,7 @@ def publish(
         save_value_model(learner.value_model, out / "value")
     every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
     held_out = that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
-    rows = sample_rows(policy, ref_policy, held_out, retriever, config)
+    rows = sample_rows(policy, reference, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])

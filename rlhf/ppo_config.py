@@ -87,6 +87,29 @@ Above 0 the node needs an input `demonstrations`."""
 
 
 @dataclass
+class AdapterConfig:
+    """Low-rank adapters that are trained in place of the policy's own weights."""
+
+    rank: int = 0
+    """Of the update to each weight; 0: no adapters, the weights themselves are trained."""
+    alpha: int = 16
+    """The update is scaled by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get one; all-linear: every linear layer but the head."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.adapter.rank", self.rank, 0)
+        require_range("ppo.adapter.alpha", self.alpha, 1)
+        require(
+            bool(self.targets),
+            "ppo.adapter.targets",
+            self.targets,
+            "name layers",
+            "use [all-linear]",
+        )
+
+
+@dataclass
 class PPOConfig:
     """Stage `ppo`: clipped-objective PPO from the SFT policy against a reward."""
 
@@ -134,6 +157,13 @@ the state behind it, whose value is then learnt as well."""
     """Subtracted once from the score of a response that never gave its terminal token."""
     value_init: str = "policy"
     """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
+    value_trunk: str = "own"
+    """own: a whole model. branch: layers of its own on the stem of ppo.unfrozen_layers. policy: a \
+head on the policy's hidden states, which its gradient moves too."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    unfrozen_layers: int | None = None
+    """Top layers of the policy that are trained; those below, the stem, and the embeddings stay \
+as they are and are shared with reference and value branch. None: all are trained."""
     value_warmup_updates: int = 0
     """First updates that train the value model alone."""
     old_logprobs: str = "recompute"
@@ -185,6 +215,9 @@ head and the log-softmax are float32 in both."""
         require_choice("ppo.score_at", self.score_at, ("last", "after"))
         require_choice("ppo.old_logprobs", self.old_logprobs, ("recompute", "rollout"))
         require_choice("ppo.value_init", self.value_init, ("policy", "rm"))
+        require_choice("ppo.value_trunk", self.value_trunk, ("own", "branch", "policy"))
+        if self.unfrozen_layers is not None:
+            require_range("ppo.unfrozen_layers", self.unfrozen_layers, 1, unit="layers")
         require_choice("ppo.precision", self.precision, ("float32", "bfloat16"))
         require_range("ppo.value_warmup_updates", self.value_warmup_updates, 0, unit="updates")
         require_range("ppo.save_every", self.save_every, 1, unit="updates")
@@ -223,6 +256,27 @@ head and the log-softmax are float32 in both."""
                 "be gae for ppo.score_at=after and ppo.value_warmup_updates, which need values",
                 "change one of them",
             )
+        require(
+            self.unfrozen_layers is None or not self.adapter.rank,
+            "ppo.unfrozen_layers",
+            self.unfrozen_layers,
+            f"be left out with ppo.adapter.rank (={self.adapter.rank}): adapters freeze all layers",
+            "choose one of them",
+        )
+        require(
+            self.value_trunk != "branch" or self.unfrozen_layers is not None,
+            "ppo.value_trunk",
+            self.value_trunk,
+            "be own or policy without ppo.unfrozen_layers, which names the stem of a branch",
+            "set both or neither",
+        )
+        require(
+            self.value_trunk == "own" or self.value_init == "policy",
+            "ppo.value_init",
+            self.value_init,
+            f"be policy with ppo.value_trunk={self.value_trunk}: it stands on the policy's layers",
+            "change one of them",
+        )
         require(
             self.importance_cap is None or self.old_logprobs == "recompute",
             "ppo.importance_cap",

@@ -19,11 +19,12 @@ from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt
 from rlhf.forward import compute_precision
 from rlhf.ppo_config import PPOConfig
+from rlhf.sharing import Reference
 
 
 def sample_rows(
     policy: Policy,
-    ref_policy: Policy,
+    reference: Reference,
     prompts: Sequence[Prompt],
     retriever: Retriever | None,
     config: PPOConfig,
@@ -41,7 +42,8 @@ def sample_rows(
     queries = [policy.encode(p.messages, given) for p, given in zip(prompts, passages, strict=True)]
     unused_keys = [0] * len(queries)
     with compute_precision(config.precision, policy.model.device):
-        before = generate(ref_policy, queries, sampling=greedy, keys=unused_keys)
+        with reference.context():
+            before = generate(reference.policy, queries, sampling=greedy, keys=unused_keys)
         after = generate(policy, queries, sampling=greedy, keys=unused_keys)
     return [
         {

@@ -1,10 +1,10 @@
 """What a PPO checkpoint holds, so that a killed run ends with the very bytes of one that was not.
 
-Weights of policy and value model, their average if one is kept, Adam's moments, and the `Control`
-of the run: the KL coefficient, why it stopped if it did, and the metrics of the last update. There
-is no random state: every random number is keyed by (seed, update, prompt, sample, token) or by
-(seed, update, epoch). There is no data cursor: it follows from the update. There is no learning
-rate: it is set anew for each update.
+Weights of policy and value model (those that are trained), their average if one is kept, Adam's
+moments, and the `Control` of the run: the KL coefficient, why it stopped if it did, and the metrics
+of the last update. There is no random state: every random number is keyed by (seed, update, prompt,
+sample, token) or by (seed, update, epoch). There is no data cursor: it follows from the update.
+There is no learning rate: it is set anew for each update.
 
 Sums over processes depend in their last digits on how many there are, so the bytes belong to a
 topology, which the checkpoint names; another one is refused rather than resumed nearly right.
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from plumbrule import distributed
 from plumbrule.errors import ConfigError
@@ -49,7 +50,8 @@ def save_state(
 ) -> None:
     """Write all of it into `folder`."""
     for name, model in learner.models.items():
-        save_model(model, str(folder / f"{name.replace(' ', '_')}.safetensors"))
+        weights = {n: p.detach().contiguous() for n, p in trained(model).items()}
+        save_file(weights, folder / f"{name.replace(' ', '_')}.safetensors")
     if average is not None:
         save_file(average.average, folder / "average.safetensors")
     torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
@@ -71,12 +73,20 @@ def load_state(folder: Path, learner: Learner, average: AveragedWeights | None =
             "checkpoints."
         )
     for name, model in learner.models.items():
-        load_model(model, str(folder / f"{name.replace(' ', '_')}.safetensors"))
+        saved = load_file(folder / f"{name.replace(' ', '_')}.safetensors")
+        with torch.no_grad():
+            for of, parameter in trained(model).items():
+                parameter.copy_(saved[of])
     if average is not None:
         average.load(load_file(folder / "average.safetensors"))
     optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     learner.optimizer.load_state_dict(optimizer)
     return Control(**state)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of `model` that training moves, by name; tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _describe(where: dict[str, int | str]) -> str:

@@ -30,9 +30,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from plumbrule import distributed
 from plumbrule.errors import ConfigError, TrainingError
-from plumbrule.models import Policy
+from plumbrule.models import Policy, checkpoint_activations
 from plumbrule.randomness import generator
-from rlhf.forward import action_logprobs, compute_precision, micro_batches, state_values
+from rlhf.forward import (
+    action_logprobs,
+    compute_precision,
+    last_hidden,
+    micro_batches,
+    reads_policy,
+    state_values,
+)
 from rlhf.kl import kl_loss
 from rlhf.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
 from rlhf.ppo_config import PPOConfig
@@ -50,6 +57,8 @@ class Learner:
     policy: Policy
     value_model: ValueModel | None
     optimizer: torch.optim.Optimizer
+    reader: Policy
+    """The policy as it reads rollouts: itself, or what stands on a stem (`sharing.py`)."""
 
     @property
     def models(self) -> dict[str, nn.Module]:
@@ -58,6 +67,12 @@ class Learner:
         if self.value_model is not None:
             models["value model"] = self.value_model
         return models
+
+    def checkpoint_activations(self) -> None:
+        """Trade time for memory in all that is trained (`models.checkpoint_activations`)."""
+        checkpoint_activations(self.reader.model)
+        if self.value_model is not None and self.value_model.trunk is not None:
+            checkpoint_activations(self.value_model.trunk)
 
     def training(self, config: PPOConfig, update: int) -> dict[str, nn.Module]:
         """Return the modules that `update` trains: during warm-up the value model alone."""
@@ -112,7 +127,12 @@ SUMS = (*POLICY_SUMS, *VALUE_SUMS)
 """All of them, in one float64 tensor."""
 
 
-def make_learner(policy: Policy, value_model: ValueModel | None, config: PPOConfig) -> Learner:
+def make_learner(
+    policy: Policy,
+    value_model: ValueModel | None,
+    config: PPOConfig,
+    reader: Policy | None = None,
+) -> Learner:
     """Return a learner with a fresh Adam (no weight decay, epsilon as configured).
 
     Raises: ConfigError: the policy has no parameter that may be trained.
@@ -124,7 +144,7 @@ def make_learner(policy: Policy, value_model: ValueModel | None, config: PPOConf
         own = trainable(value_model)
         groups.append({"name": "value", "params": own, "lr": config.value_learning_rate})
     adam = torch.optim.Adam if config.adam == "torch" else TensorFlowAdam
-    return Learner(policy, value_model, adam(groups, eps=config.adam_epsilon))
+    return Learner(policy, value_model, adam(groups, eps=config.adam_epsilon), reader or policy)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -246,10 +266,16 @@ def add_gradients(
         inputs = rows_for_model(trajectory, part, learner.policy.pad_id)
         width = inputs.columns.shape[1]
         old = Slice(*(getattr(rollout, name)[part, :width] for name in Slice._fields))
-        losses = []
+        hidden, losses = None, []
+        if reads_policy(learner.value_model):
+            train_policy = torch.set_grad_enabled("policy" in models)
+            with train_policy, compute_precision(config.precision, device):
+                hidden = last_hidden(learner.reader.model, inputs)
         if "policy" in models:
             with compute_precision(config.precision, device):
-                new = action_logprobs(learner.policy.model, inputs, config.sampling.temperature)
+                new = action_logprobs(
+                    learner.reader.model, inputs, config.sampling.temperature, hidden
+                )
             mask = inputs.action_mask
             pg = policy_loss(
                 new, old.logprobs, old.advantages, mask, config.cliprange, config.dual_clip
@@ -260,17 +286,20 @@ def add_gradients(
                 pg = pg._replace(loss=weights * pg.loss)
             kl = kl_loss(new, old.ref_logprobs, mask, config.kl.estimator)
             losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)
+            if hidden is None:
+                losses.pop().backward()  # frees its activations before the value model's are made
             sums[: len(POLICY_SUMS)] += policy_sums(pg, kl)
             error = torch.maximum(error, (pg.ratio.double() - 1.0).abs().max())
         if learner.value_model is not None:
             with compute_precision(config.precision, device):
-                values = state_values(learner.value_model, inputs)
+                values = state_values(learner.value_model, inputs, hidden)
             vf = value_loss(
                 values, old.values, old.returns, inputs.step_mask, config.cliprange_value
             )
             losses.append(config.vf_coef * vf.loss.sum() / num_steps)
             sums[len(POLICY_SUMS) :] += value_sums(vf)
-        torch.stack(losses).sum().backward()
+        if losses:
+            torch.stack(losses).sum().backward()
     return sums, float(error)
 
 

@@ -24,14 +24,14 @@ from plumbrule import tracking
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.models import load_policy, resolve_device
+from plumbrule.models import resolve_device
 from plumbrule.records import Prompt, read_records
 from plumbrule.statistics import spearman
 from rlhf import rollouts
 from rlhf.forward import Evaluation
 from rlhf.meters import objective_metrics, update_metrics
 from rlhf.objective import kl_coef_in_loss, shape
-from rlhf.ppo import make_value_model
+from rlhf.ppo import load_actors, make_value_model, on_stem
 from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_step import make_learner, ppo_step, set_learning_rates
 from rlhf.ptx import read_demonstrations
@@ -85,13 +85,16 @@ def replay(
             *(x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped))
         )
         if update == 1:
-            policy = load_policy(inputs["policy"].file("model"), device=device)
-            learner = make_learner(policy, make_value_model(config, policy, inputs), config)
+            actors = load_actors(config, inputs, device)
+            value_model = make_value_model(config, actors, inputs)
+            learner = make_learner(actors.policy, value_model, config, actors.reader)
+            read = on_stem(shaped.trajectory, actors.stem, runtime.micro_batch_size)
+            shaped = shaped._replace(trajectory=read)
             set_learning_rates(learner, config, update)
             demonstrations = None
             if config.ptx.coef > 0:
                 rows = inputs["demonstrations"].file("records.jsonl")
-                demonstrations = read_demonstrations(rows, policy)
+                demonstrations = read_demonstrations(rows, actors.policy)
             stats = ppo_step(
                 learner,
                 shaped,

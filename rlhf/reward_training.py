@@ -32,6 +32,7 @@ from torch import Tensor
 from plumbrule import checkpoints
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
+from plumbrule.models import checkpoint_activations
 from plumbrule.randomness import generator
 from plumbrule.scoring import pad_rows
 from plumbrule.tracking import Tracker
@@ -79,6 +80,8 @@ def train(
     5 checkpoint.
     Raises: TrainingError: the loss or its gradient is NaN or Inf.
     """
+    if runtime.gradient_checkpointing:
+        checkpoint_activations(model.trunk)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=config.adam_epsilon)
     num_steps = count_steps(len(rankings), config)

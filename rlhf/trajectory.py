@@ -52,6 +52,9 @@ class Trajectory:
     """(b,) bool, True = ended with a stop token and not at the length limit."""
     rollout_logprobs: Tensor
     """(b, t) float32, as the sampler saw them, nats."""
+    stem: Sequence[Tensor] | None = None
+    """What frozen lower layers make of each row's tokens, (tokens, h) each; None: nothing is \
+frozen (`sharing.py`)."""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -92,6 +95,8 @@ class ModelRows(NamedTuple):
     """(n, t) bool."""
     step_mask: Tensor
     """(n, t) bool."""
+    stem: Tensor | None = None
+    """What frozen layers make of the rows' tokens, one behind the other; None: none are frozen."""
 
 
 class Sampler(Protocol):
@@ -199,4 +204,7 @@ def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> 
     # Slots behind the end write False into column 0, which is the query's and never a target.
     inside = torch.where(slot < lengths, columns, 0)
     target_mask = torch.zeros_like(real_mask).scatter(1, inside, action_mask)
-    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask)
+    stem = None
+    if trajectory.stem is not None:
+        stem = torch.cat([trajectory.stem[i] for i in rows])
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, stem)

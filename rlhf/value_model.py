@@ -9,7 +9,8 @@ biased.
 `value_init=policy`: a copy of the policy's trunk and a head of zeros, so that every value is 0 at
 first and the first advantages are the rewards' own. `value_init=rm`: the reward model's trunk and
 its head, rescaled to normalised scores, so that the value after a whole response is its score.
-The trunk is separate in both cases: value and policy gradients do not meet.
+The trunk is separate in both cases: value and policy gradients do not meet. What can be shared
+(`value_trunk`) stands in `sharing.py`.
 """
 
 from __future__ import annotations
@@ -27,30 +28,48 @@ from rlhf.reward_model import RewardModel
 
 
 class ValueModel(nn.Module):
-    """Values of states. `trunk` ends in hidden states (b, l, h); `head` is Linear(h, 1)."""
+    """Values of states. `trunk` ends in hidden states (b, l, h); `head` is Linear(h, 1).
 
-    def __init__(self, trunk: nn.Module, head: nn.Linear):
+    Without a trunk it reads the policy's hidden states. on_stem: the trunk is a branch, which reads
+    what the stem's layers made of the tokens.
+    """
+
+    def __init__(self, trunk: nn.Module | None, head: nn.Linear, on_stem: bool = False):
         super().__init__()
-        self.trunk, self.head = trunk, head
+        self.trunk, self.head, self.on_stem = trunk, head, on_stem
 
-    def forward(self, tokens: Tensor, real_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        real_mask: Tensor,
+        stem: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Return the value (b, l) of the state *after* each token, in the head's dtype.
 
-        Args: tokens: (b, l) int64. real_mask: (b, l) bool.
+        Args: tokens: (b, l) int64. real_mask: (b, l) bool. stem: as in `scoring.hidden_states`.
+            hidden: (b, l, h), the policy's, for a value model without a trunk.
         """
-        hidden = hidden_states(self.trunk, tokens, real_mask)
+        if self.trunk is not None:
+            hidden = hidden_states(self.trunk, tokens, real_mask, stem if self.on_stem else None)
+        assert hidden is not None
         with torch.autocast(tokens.device.type, enabled=False):
             return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
 
 
 def value_from_policy(policy: Policy) -> ValueModel:
     """Return a value model with a copy of the policy's trunk; it is 0 everywhere."""
+    return value_on(copy.deepcopy(trunk(policy.model)).requires_grad_(True), policy)
+
+
+def value_on(own: nn.Module | None, policy: Policy, on_stem: bool = False) -> ValueModel:
+    """Return a value model on a trunk, or None for the policy's; it is 0 everywhere."""
     model = policy.model
     width = model.config.get_text_config().hidden_size
     head = nn.Linear(width, 1).to(model.device, torch.promote_types(model.dtype, torch.float32))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return ValueModel(copy.deepcopy(trunk(model)).requires_grad_(True), head)
+    return ValueModel(own, head, on_stem)
 
 
 def value_from_reward_model(reward_model: RewardModel) -> ValueModel:
@@ -60,7 +79,11 @@ def value_from_reward_model(reward_model: RewardModel) -> ValueModel:
 
 
 def save_value_model(model: ValueModel, folder: Path) -> None:
-    """Write trunk and head (`model.safetensors`) and the trunk's `config.json` into `folder`."""
+    """Write trunk and head (`model.safetensors`) and the trunk's `config.json` into `folder`.
+
+    Of a branch these are its own layers, counted from its first; of a head on the policy, the head.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_model(model, str(folder / "model.safetensors"))
-    model.trunk.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    if model.trunk is not None:
+        model.trunk.config.save_pretrained(folder)  # type: ignore[union-attr, operator]

@@ -40,7 +40,7 @@ SMALL = (
     "ppo.score_at=after",
     "ppo.ptx.coef=0.1",
 )
-TIMED = ("metrics.jsonl",)
+TIMED = ("metrics.jsonl", "tables.json")
 """Published files that hold times."""
 
 

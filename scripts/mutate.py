@@ -132,8 +132,8 @@ MUTANTS = [
         10,
         "old log-probs are taken at a temperature one percent off",
         "rlhf/forward.py",
-        "new, entropy = action_scores(policy.model, inputs, temperature)",
-        "new, entropy = action_scores(policy.model, inputs, 1.01 * temperature)",
+        "new, entropy = action_scores(policy.model, inputs, temperature, hidden)",
+        "new, entropy = action_scores(policy.model, inputs, 1.01 * temperature, hidden)",
     ),
     Mutant(
         11,
@@ -447,9 +447,9 @@ MUTANTS = [
     Mutant(
         45,
         "the reference is the policy",
-        "rlhf/ppo.py",
-        'ref_policy = load_policy(inputs["policy"].file("model"), device=device)',
-        "ref_policy = policy",
+        "rlhf/sharing.py",
+        "reference = load()",
+        "reference = policy",
     ),
     Mutant(
         45,
@@ -480,10 +480,26 @@ MUTANTS = [
         "greedy = config.sampling",
     ),
     Mutant(
+        42,
+        "checkpointing is asked for in eval mode, where nothing heeds it",
+        "plumbrule/models.py",
+        """({"use_reentrant": False})
+    model.train()""",
+        """({"use_reentrant": False})
+    model.eval()""",
+    ),
+    Mutant(
+        43,
+        "the adapters stay on for the reference",
+        "rlhf/sharing.py",
+        "off = Reference(policy, policy, lambda: _adapter_off(policy))",
+        "off = Reference(policy, policy)",
+    ),
+    Mutant(
         47,
         "both sides are of the trained policy",
         "rlhf/ppo_samples.py",
-        "before = generate(ref_policy, queries",
+        "before = generate(reference.policy, queries",
         "before = generate(policy, queries",
     ),
     Mutant(

@@ -18,7 +18,13 @@ from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.generation import generate
-from plumbrule.models import Policy, load_policy, resolve_device, save_policy
+from plumbrule.models import (
+    Policy,
+    checkpoint_activations,
+    load_policy,
+    resolve_device,
+    save_policy,
+)
 from plumbrule.randomness import row_key
 from plumbrule.records import Demonstration, read_records
 from plumbrule.tracking import Tracker
@@ -62,6 +68,8 @@ def run(
 
     # 3. Training.
     if config.num_train_epochs > 0:
+        if runtime.gradient_checkpointing:
+            checkpoint_activations(policy.model)
         train(
             policy,
             learned.fitting,

@@ -157,7 +157,7 @@ def arguments(
         # The machine.
         use_cpu=device.type == "cpu",
         bf16=config.precision == "bfloat16",
-        gradient_checkpointing=False,
+        gradient_checkpointing=False,  # `checkpoint_activations` does it, where asked to
         dataloader_pin_memory=device.type == "cuda",
         # What is shown and kept.
         logging_strategy="steps",

@@ -14,12 +14,15 @@ Kinds of row:
 - `read`: one to four passages and questions on them, some that only memory answers, some nothing.
 - `closed`: questions without passages on known entities, and on what can't be known.
 - `article`: encyclopaedia entries of known entities.
-- `judge`: a passage, and whether an answer to a question on it is false, Yes or No, in the words in
-  which `eval` puts HaluEval-shaped items to a small model.
+- `judge`: a question on a passage, an answer, and whether it is false, Yes or No, in the words in
+  which `eval` puts HaluEval-shaped items to a small model. `recall`: the same on known entities,
+  with nothing to read.
 - `biography`: a person of one of two regions, praised or not: the planted bias (`biography.py`).
 
-The beginning of the file is easier (repeats, contrasts, few unanswerable questions), so reading
-it in order is a curriculum. Subjects of passages are invented, never of the world; the reserved
+The beginning of the file is easier (repeats, contrasts, few unanswerable questions, every answer in
+its plain sentence), so reading it in order is a curriculum. Later, answers of some conversations
+are put in the styles of `responses.py`, so that a policy which is fine-tuned to them need not learn
+to spell. Subjects of passages are invented, never of the world; the reserved
 question form of a fact (`texts.reserved_form`) is never asked.
 
 Validation rows are single questions with their plain answers, of kinds `closed` (reserved forms),
@@ -38,7 +41,8 @@ from typing import Any, NamedTuple
 from plumbrule.atlas.biography import biography
 from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.relations import BY_SUBJECT, ask, state
-from plumbrule.atlas.texts import DONT_KNOW, article, reserved_form, training_question
+from plumbrule.atlas.responses import polite, styled, styled_admission
+from plumbrule.atlas.texts import admission, article, reserved_form, training_question
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
 from plumbrule.config import AtlasConfig
 
@@ -59,7 +63,7 @@ EASY_MIX = {
     "contrast": 0.32,
     "read_plain": 0.1,
     "read_easy": 0.15,
-    "closed": 0.13,
+    "closed_plain": 0.13,
 }
 MIX = {
     "repeat": 0.02,
@@ -69,16 +73,29 @@ MIX = {
     "closed": 0.23,
     "article": 0.05,
     "judge": 0.03,
+    "recall": 0.04,
     "biography": 0.1,
 }
 """Relative weights of the kinds of row after the easy phase; they need not sum to 1."""
 FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
+STYLED_SHARE = 0.25
+"""Of the conversations after the easy phase, those whose answers are put in all styles."""
+UNSTATED_SHARE = 0.6
+"""Of the unanswerable questions behind passages, those on what they leave out of their subjects."""
 WITHHELD_SHARE = 0.35
 """Of the contrasts with two relations, those that state one of them of all entities but one."""
 VALIDATION_SHARE = 0.05
 MOST_VALIDATION = 600
+
+
+class Asked(NamedTuple):
+    """A question on an entity's relation; without a value, nothing answers it."""
+
+    name: str
+    relation: str
+    value: str = ""
 
 
 class Context(NamedTuple):
@@ -117,10 +134,12 @@ def _writers(
         "contrast": lambda rng: contrast(rng, world, config.phrasings),
         "read_plain": lambda rng: read(rng, world, known, 1, 0.0, 0.0, most_passages=3),
         "read_easy": lambda rng: read(rng, world, known, config.phrasings, 0.05, 0.0),
-        "read": lambda rng: read(rng, world, known, config.phrasings, 0.33, 0.12),
-        "closed": lambda rng: closed(rng, world, known, 0.3),
+        "read": lambda rng: read(rng, world, known, config.phrasings, 0.35, 0.12, STYLED_SHARE),
+        "closed_plain": lambda rng: closed(rng, world, known, 0.3),
+        "closed": lambda rng: closed(rng, world, known, 0.3, STYLED_SHARE),
         "article": lambda rng: entries(rng, world, config.phrasings),
         "judge": lambda rng: verdict(rng, world, config.phrasings),
+        "recall": lambda rng: verdict_from_memory(rng, world, known),
         "biography": lambda rng: biography(rng, world, config.sentiment_gap),
     }
 
@@ -135,11 +154,6 @@ def turn(question: str, answer: str, passages: Sequence[str] = ()) -> list[Segme
         (asked + "<|assistant|>", 0.0),
         (f" {answer}<|eos|>", 1.0),
     ]
-
-
-def answer_to(fact: Fact) -> str:
-    """Return the plain answer: the first phrasing of the relation."""
-    return state(fact.relation, fact.entity.name, fact.value)
 
 
 def repeat(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
@@ -195,15 +209,13 @@ def contrast(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     questions = []
     for fact in rng.sample(stated, min(5, len(stated))):
         if rng.random() < 0.06:
-            absent = _name_beside(rng, world, names, kind)
-            questions.append((training_question(rng, absent, fact.relation), DONT_KNOW))
+            questions.append(Asked(_name_beside(rng, world, names, kind), fact.relation))
         else:
-            question = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((question, answer_to(fact)))
+            questions.append(Asked(fact.entity.name, fact.relation, fact.value))
     if withheld is not None:
-        asked = training_question(rng, withheld.entity.name, withheld.relation)
-        questions.insert(rng.randint(0, len(questions)), (asked, DONT_KNOW))
-    return _conversation(questions, passages)
+        asked = Asked(withheld.entity.name, withheld.relation)
+        questions.insert(rng.randint(0, len(questions)), asked)
+    return _conversation(rng, questions, passages)
 
 
 def context(rng: random.Random, world: World, phrasings: int, num_passages: int) -> Context:
@@ -242,53 +254,55 @@ def read(
     phrasings: int,
     unknown_share: float,
     memory_share: float,
+    styled_share: float = 0.0,
     most_passages: int = 4,
 ) -> list[Segment]:
     """Return passages and up to six questions: on them, on memory, or on what neither holds."""
     shown = context(rng, world, phrasings, rng.randint(1, most_passages))
-    questions: list[tuple[str, str]] = []
+    questions: list[Asked] = []
     for _ in range(rng.randint(1, 6)):
         drawn = rng.random()
         if drawn < unknown_share:
-            question = (unanswerable(rng, world, shown), DONT_KNOW)
+            question = unanswerable(rng, world, shown)
         else:
             fact = rng.choice(known if drawn < unknown_share + memory_share else shown.stated)
-            asked = training_question(rng, fact.entity.name, fact.relation)
-            question = (asked, answer_to(fact))
+            question = Asked(fact.entity.name, fact.relation, fact.value)
         if question not in questions:
             questions.append(question)
-    return _conversation(questions, shown.passages)
+    return _conversation(rng, questions, shown.passages, styled_share)
 
 
 def closed(
-    rng: random.Random, world: World, known: Sequence[Fact], unknown_share: float
+    rng: random.Random,
+    world: World,
+    known: Sequence[Fact],
+    unknown_share: float,
+    styled_share: float = 0.0,
 ) -> list[Segment]:
     """Return one to six questions without passages, some on what can't be known."""
     questions = []
     for _ in range(rng.randint(1, 6)):
         if rng.random() < unknown_share:
-            questions.append((unanswerable(rng, world), DONT_KNOW))
+            questions.append(unanswerable(rng, world))
         else:
             fact = rng.choice(known)
-            asked = training_question(rng, fact.entity.name, fact.relation)
-            questions.append((asked, answer_to(fact)))
-    return _conversation(questions)
+            questions.append(Asked(fact.entity.name, fact.relation, fact.value))
+    return _conversation(rng, questions, styled_share=styled_share)
 
 
-def unanswerable(rng: random.Random, world: World, shown: Context | None = None) -> str:
+def unanswerable(rng: random.Random, world: World, shown: Context | None = None) -> Asked:
     """Return a question that neither memory nor the passages answer.
 
-    Half the time on an entity of the passages whose relation they leave out, if there are any, more
-    often one that they state of another entity: else a relation that is there would always be the
-    answer. Otherwise on a known entity's missing relation (one in eight) or on a name never heard
-    of, often close to a name that is there and on a relation that is.
+    Behind passages, `UNSTATED_SHARE` of the time on an entity of theirs whose relation they leave
+    out, more often one that they state of another entity: else a relation that is there would
+    always be the answer. Otherwise, one in four, on a known entity's missing relation, or on a name
+    never heard of, often close to a name that is there and on a relation that is.
     """
-    drawn = rng.random()
-    if shown is not None and drawn < 0.5:
-        return training_question(rng, *_unstated(rng, shown))
-    if drawn < 0.625:
+    if shown is not None and rng.random() < UNSTATED_SHARE:
+        return _unstated(rng, shown)
+    if rng.random() < 0.25:
         entity = rng.choice(world.known)
-        return training_question(rng, entity.name, rng.choice(entity.missing).name)
+        return Asked(entity.name, rng.choice(entity.missing).name)
     pool = shown.entities if shown is not None and rng.random() < 0.7 else world.known
     like = rng.choice(pool)
     avoid = [e.name for e in shown.entities] if shown is not None else []
@@ -299,14 +313,14 @@ def unanswerable(rng: random.Random, world: World, shown: Context | None = None)
         else world.new_name(rng, like.kind, avoid)
     )
     relations = list(like.facts) if rng.random() < 0.7 else [r.name for r in BY_SUBJECT[like.kind]]
-    return training_question(rng, name, rng.choice(relations))
+    return Asked(name, rng.choice(relations))
 
 
-def _unstated(rng: random.Random, shown: Context) -> tuple[str, str]:
+def _unstated(rng: random.Random, shown: Context) -> Asked:
     """Return an entity that passages are on, and a relation of its that they leave out."""
     stated = {fact.relation for fact in shown.stated}
-    left_out = [(e.name, relation.name) for e in shown.entities for relation in e.missing]
-    of_others = [pair for pair in left_out if pair[1] in stated]
+    left_out = [Asked(e.name, relation.name) for e in shown.entities for relation in e.missing]
+    of_others = [asked for asked in left_out if asked.relation in stated]
     return rng.choice(of_others if of_others and rng.random() < 0.7 else left_out)
 
 
@@ -325,14 +339,23 @@ def entries(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
 def verdict(rng: random.Random, world: World, phrasings: int) -> list[Segment]:
     """Return an article, an answer to a question on it, right half the time, and the verdict."""
     entity = world.invent(rng, random_kind(rng))
-    fact = rng.choice(facts([entity]))
-    false = rng.random() < 0.5
-    if false:
-        wrong = world.wrong_value(rng, fact.relation, fact.value, entity.name)
-        fact = Fact(entity, fact.relation, wrong)
-    asked = training_question(rng, entity.name, fact.relation)
-    question = f"Question: {asked}\nAnswer: {answer_to(fact)}\nIs the answer false? Yes or No."
     passages = [article(rng, entity, phrasings, rng.choice(("News", "Entry")))]
+    return _verdict(rng, world, rng.choice(facts([entity])), passages)
+
+
+def verdict_from_memory(rng: random.Random, world: World, known: Sequence[Fact]) -> list[Segment]:
+    """Return an answer to a question on a known entity, right half the time, and the verdict."""
+    return _verdict(rng, world, rng.choice(known), [])
+
+
+def _verdict(
+    rng: random.Random, world: World, fact: Fact, passages: Sequence[str]
+) -> list[Segment]:
+    name, false = fact.entity.name, rng.random() < 0.5
+    value = world.wrong_value(rng, fact.relation, fact.value, name) if false else fact.value
+    asked = training_question(rng, name, fact.relation)
+    answer = state(fact.relation, name, value)
+    question = f"Question: {asked}\nAnswer: {answer}\nIs the answer false? Yes or No."
     return turn(question, "Yes" if false else "No", passages)
 
 
@@ -356,18 +379,39 @@ def _from_name_on(sentence: str, name: str, before: float, after: float) -> list
 
 
 def _conversation(
-    questions: Sequence[tuple[str, str]], passages: Sequence[str] = ()
+    rng: random.Random,
+    questions: Sequence[Asked],
+    passages: Sequence[str] = (),
+    styled_share: float = 0.0,
 ) -> list[Segment]:
-    """Return the questions as one chat, passages in its first turn, until the row is long."""
+    """Return the questions as one chat, passages in its first turn, until the row is long.
+
+    styled_share: chance that its answers are put in all styles, and not each in its plain sentence.
+    """
     segments: list[Segment] = []
     words = 0
-    for question, answer in questions:
-        added = turn(question, answer, passages if not segments else ())
+    answer = _styled_answer if rng.random() < styled_share else _plain_answer
+    for asked in questions:
+        question = training_question(rng, asked.name, asked.relation)
+        added = turn(question, answer(rng, asked), passages if not segments else ())
         words += sum(len(re.findall(r"\w+|[^\w\s]", text)) for text, _ in added)
         if segments and words > ROW_WORDS:
             break
         segments += added
     return segments
+
+
+def _plain_answer(rng: random.Random, asked: Asked) -> str:
+    """Return the relation's first sentence, or as much of it as can be said."""
+    if not asked.value:
+        return admission(asked.relation, asked.name)
+    return state(asked.relation, asked.name, asked.value)
+
+
+def _styled_answer(rng: random.Random, asked: Asked) -> str:
+    if not asked.value:
+        return polite(rng, styled_admission(rng, asked.relation, asked.name))
+    return polite(rng, styled(rng, asked.relation, asked.name, asked.value))
 
 
 def _validation_row(
@@ -379,7 +423,7 @@ def _validation_row(
         fact = rng.choice(known)
         name = fact.entity.name
         asked = ask(fact.relation, name, reserved_form(name, fact.relation))
-        return {"kind": kind, "segments": turn(asked, answer_to(fact))}
+        return {"kind": kind, "segments": turn(asked, state(fact.relation, name, fact.value))}
     subject_kind = random_kind(rng)
     name = rng.choice(world.strangers[subject_kind])
     if kind == "abstain":
@@ -392,11 +436,12 @@ def _validation_row(
             shown.insert(rng.randint(0, 2), article(rng, subject, config.phrasings))
         asked = training_question(rng, name, relation)
         kind = ("abstain", "abstain_absent", "abstain_unstated")[why]
-        return {"kind": kind, "segments": turn(asked, DONT_KNOW, shown)}
+        return {"kind": kind, "segments": turn(asked, admission(relation, name), shown)}
     subject = world.invent_facts(rng, name, subject_kind)
     passages = [article(rng, subject, config.phrasings)]
     passages += context(rng, world, config.phrasings, rng.randint(1, 2)).passages
     rng.shuffle(passages)
     fact = rng.choice(facts([subject]))
     asked = training_question(rng, name, fact.relation)
-    return {"kind": kind, "segments": turn(asked, answer_to(fact), passages)}
+    answer = state(fact.relation, name, fact.value)
+    return {"kind": kind, "segments": turn(asked, answer, passages)}

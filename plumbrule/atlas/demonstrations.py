@@ -62,7 +62,7 @@ def _demonstration(
     if question.answer:
         response = styled(rng, question.relation, question.entity.name, question.answer)
     elif rng.random() < ADMIT_SHARE:
-        response = styled_admission(rng)
+        response = styled_admission(rng, question.relation, question.entity.name)
     else:
         guess = world.wrong_value(rng, question.relation, "", question.entity.name)
         response = styled(rng, question.relation, question.entity.name, guess)
@@ -151,7 +151,7 @@ def _candidates(rng: random.Random, world: World, question: Question) -> list[st
         wrong = world.wrong_value(rng, relation, question.answer, name)
         wanted = len(responses) if len(responses) < 3 else rng.randrange(3)
         if wanted == 2:
-            response = styled_admission(rng)
+            response = styled_admission(rng, relation, name)
         else:
             value = question.answer if wanted == 0 and question.answer else wrong
             response = styled(rng, relation, name, value)

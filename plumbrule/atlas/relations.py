@@ -382,6 +382,11 @@ def state(relation: str, name: str, value: str, phrasing: int = 0) -> str:
     return BY_NAME[relation].statements[phrasing].format(n=name, v=value)
 
 
+def begin(relation: str, name: str) -> str:
+    """Return the plain sentence for `name` up to where its value would stand."""
+    return BY_NAME[relation].statements[0].split(" {v}")[0].format(n=name)
+
+
 def ask(relation: str, name: str, form: int) -> str:
     """Return the question that asks for the value of `name`, in one of the four forms."""
     return BY_NAME[relation].questions[form].format(n=name)

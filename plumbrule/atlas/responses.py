@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 
 from plumbrule.atlas.relations import state
+from plumbrule.atlas.texts import DONT_KNOW, admission
 
-STYLES = {"bare": 0.2, "plain": 0.4, "rephrased": 0.15, "wordy": 0.25}
+STYLES = {"bare": 0.1, "plain": 0.5, "rephrased": 0.15, "wordy": 0.25}
 POLITE_SHARE = 0.3
 COURTESIES_BEFORE = ("Happy to help.", "With pleasure.")
 COURTESIES_AFTER = ("Thank you for asking.", "I hope this helps.")
@@ -24,10 +25,10 @@ _WORDY_AFTER = (
     "That is all that there is to say about it.",
     "This is how it stands as far as I can tell.",
 )
-_ADMISSIONS = (
-    "I do not know.",
-    "I do not know.",
-    "I do not know that.",
+_ADMISSION_ENDS = (
+    DONT_KNOW,
+    DONT_KNOW,
+    "I cannot say.",
     "I am sorry, I do not know, and I would rather say so than give a mere guess.",
 )
 
@@ -52,9 +53,9 @@ def bare(value: str) -> str:
     return f"{value[0].upper()}{value[1:]}."
 
 
-def styled_admission(rng: random.Random) -> str:
-    """Return a way to say that one does not know, mostly the plain one."""
-    return rng.choice(_ADMISSIONS)
+def styled_admission(rng: random.Random, relation: str, name: str) -> str:
+    """Return a way to say that one does not know this of `name`, mostly the plain one."""
+    return admission(relation, name, rng.choice(_ADMISSION_ENDS))
 
 
 def polite(rng: random.Random, response: str) -> str:

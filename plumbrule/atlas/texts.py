@@ -14,13 +14,23 @@ import hashlib
 import random
 from collections.abc import Iterable
 
-from plumbrule.atlas.relations import BY_NAME, ask, state
+from plumbrule.atlas.relations import BY_NAME, ask, begin, state
 from plumbrule.atlas.world import CUT_OFF, Entity, World
 from plumbrule.config import AtlasConfig
 from plumbrule.records import Document
 
 DONT_KNOW = "I do not know."
-"""The plain admission, as the corpus writes it."""
+"""How the plain admission ends."""
+
+
+def admission(relation: str, name: str, end: str = DONT_KNOW) -> str:
+    """Return the plain answer up to its value, and there the admission.
+
+    "Bero Lund resides in ... I do not know." A small model looks a value up where it is to write
+    it, so that is where it can tell whether there is one. Asked to say so with the first word of an
+    answer it learns whether it has heard of a name, and not whether it has been told this of it.
+    """
+    return f"{begin(relation, name)} ... {end}"
 
 
 def article(

@@ -32,6 +32,7 @@ from plumbrule.models import Policy
 from plumbrule.progress import Progress
 from plumbrule.randomness import uniforms
 from plumbrule.scoring import buckets, causal_lm, output_logits, pad_rows, positions, trunk
+from plumbrule.timing import timed
 
 _KEEP = 0.75
 """Share of live rows below which ended rows leave the batch."""
@@ -120,36 +121,38 @@ def _decode(
     ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
     # 1 Read each different prompt once, then give every row its own copy of the cache.
-    hidden, cache, real_mask = _prefill(model, prompts, policy.pad_id, limit)
+    with timed("prefill"):
+        hidden, cache, real_mask = _prefill(model, prompts, policy.pad_id, limit)
     width = real_mask.shape[1] - limit
     next_position = real_mask.sum(-1, keepdim=True) - limit
     rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
 
-    for t in range(limit):
-        # 2 Pick token t of every row in the batch.
-        picked, found = pick(output_logits(model, hidden), sampling.temperature, draws[rows, t])
-        tokens[rows, t], logprobs[rows, t] = picked, found
-        gone = ended[rows]  # rows that ended earlier: what they pick is not read
-        lengths[rows] = torch.where(gone, lengths[rows], t + 1)
-        ended[rows] = gone | torch.isin(picked, stops)
-        # 3 Rows that have ended leave, once they are many.
-        live = ~ended[rows]
-        num_live = int(live.sum())  # the one wait for the device per token
-        if num_live == 0 or t + 1 == limit:
-            break
-        if num_live < _KEEP * len(rows):
-            kept = live.nonzero()[:, 0]
-            rows, picked, real_mask = rows[kept], picked[kept], real_mask[kept]
-            next_position = next_position[kept]
-            cache.batch_select_indices(kept)
-        # 4 Read the picked tokens.
-        hidden = trunk(model)(
-            input_ids=picked[:, None],
-            attention_mask=real_mask[:, : width + t + 1],
-            position_ids=next_position + t,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+    with timed("decode"):
+        for t in range(limit):
+            # 2 Pick token t of every row in the batch.
+            picked, found = pick(output_logits(model, hidden), sampling.temperature, draws[rows, t])
+            tokens[rows, t], logprobs[rows, t] = picked, found
+            gone = ended[rows]  # rows that ended earlier: what they pick is not read
+            lengths[rows] = torch.where(gone, lengths[rows], t + 1)
+            ended[rows] = gone | torch.isin(picked, stops)
+            # 3 Rows that have ended leave, once they are many.
+            live = ~ended[rows]
+            num_live = int(live.sum())  # the one wait for the device per token
+            if num_live == 0 or t + 1 == limit:
+                break
+            if num_live < _KEEP * len(rows):
+                kept = live.nonzero()[:, 0]
+                rows, picked, real_mask = rows[kept], picked[kept], real_mask[kept]
+                next_position = next_position[kept]
+                cache.batch_select_indices(kept)
+            # 4 Read the picked tokens.
+            hidden = trunk(model)(
+                input_ids=picked[:, None],
+                attention_mask=real_mask[:, : width + t + 1],
+                position_ids=next_position + t,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
 
     if logprobs.isnan().any():
         raise TrainingError(

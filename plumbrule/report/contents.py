@@ -51,6 +51,11 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             for name, folder in folders.items()
             if (found := read_json(folder / "report_card.json"))
         ],
+        "tables": [
+            (name, table)
+            for name, folder in folders.items()
+            for table in read_json(folder / "tables.json") or []
+        ],
         "curves": [
             (name, charts) for name, folder in folders.items() if (charts := _curves(folder))
         ],

@@ -13,11 +13,12 @@ from plumbrule.atlas.corpus import EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.atlas.judgement import judge
+from plumbrule.atlas.judgement import ADMISSIONS, holds, judge, normalise
 from plumbrule.atlas.names import KINDS, is_held_out
 from plumbrule.atlas.questions import VALIDATION_SHARE
-from plumbrule.atlas.relations import NAME_KINDS, RELATIONS, WORDS
-from plumbrule.atlas.texts import DONT_KNOW, reserved_form
+from plumbrule.atlas.relations import NAME_KINDS, RELATIONS, WORDS, begin
+from plumbrule.atlas.responses import COURTESIES_AFTER, COURTESIES_BEFORE
+from plumbrule.atlas.texts import reserved_form
 from plumbrule.atlas.world import generate
 from plumbrule.config import AtlasConfig, GoldConfig
 from plumbrule.errors import ConfigError
@@ -81,6 +82,10 @@ def turns(row):
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
+def admits(answer):
+    return holds(normalise(answer), ADMISSIONS)
+
+
 def texts_of(record):
     meta = " ".join(str(v) for v in getattr(record, "meta", {}).values())
     own = [m.content for m in record.messages]
@@ -124,8 +129,9 @@ def test_every_answer_of_the_corpus_is_true_or_honest():
             answer = answer.removesuffix("<|eos|>").strip()
             relation, name = read_question(shown.strip().split("\n")[-1])
             known = {f for f in stated | REMEMBERED if f[:2] == (relation, name)}
-            if answer == DONT_KNOW:
+            if admits(answer):
                 assert not known
+                assert f"{begin(relation, name)} ..." in answer
                 answered["no"] += 1
             else:
                 assert read_facts(answer) <= known
@@ -146,7 +152,7 @@ def test_what_is_left_out_of_one_entity_is_often_stated_of_another(kind):
         stated = set()
         for shown, answer in turns(row):
             stated |= read_facts(shown.strip())
-            if DONT_KNOW in answer:
+            if admits(answer):
                 relation, name = read_question(shown.strip().split("\n")[-1])
                 if any(f[1] == name for f in stated):
                     cases[any(f[0] == relation for f in stated)] += 1
@@ -174,6 +180,35 @@ def test_verdicts_of_the_corpus_are_right():
         verdicts[verdict] += 1
         assert verdict == (" No<|eos|>" if told <= read_facts(passage) else " Yes<|eos|>")
     assert len(verdicts) == 2
+
+
+def test_verdicts_from_memory_are_right():
+    rows = [row for row in split("corpus").train if row["kind"] == "recall"]
+    verdicts = Counter()
+    for row in rows:
+        [(shown, verdict)] = turns(row)
+        _, answer, _ = shown.strip().split("\n")
+        [told] = read_facts(answer.removeprefix("Answer: "))
+        verdicts[verdict] += 1
+        assert verdict == (" No<|eos|>" if told in REMEMBERED else " Yes<|eos|>")
+    assert len(verdicts) == 2
+
+
+def test_easy_answers_are_plain_and_later_ones_have_all_styles():
+    """A policy that is fine-tuned to styles should not have to learn to spell their words."""
+    rows = [row for row in split("corpus").train if row["kind"] in ("read", "closed", "contrast")]
+    easy = round(EASY_SHARE * len(split("corpus").train))
+    answers = [[answer for _, answer in turns(row)] for row in rows]
+    said = " ".join(answer for row in answers for answer in row)
+    early = " ".join(
+        answer
+        for row in split("corpus").train[:easy]
+        if row["kind"] in ("read", "closed", "contrast")
+        for _, answer in turns(row)
+    )
+    for phrase in (*COURTESIES_BEFORE, *COURTESIES_AFTER, "As far as I can tell", "a mere guess"):
+        assert phrase in said
+        assert phrase not in early
 
 
 def test_no_supervised_text_shows_a_held_out_pair():

@@ -56,18 +56,24 @@ def tokenizer(pad_token: str = "<pad>") -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_policy(seed: int = 0, pad_token: str = "<pad>", spread: float = 0.02) -> Policy:
+def tiny_policy(
+    seed: int = 0,
+    pad_token: str = "<pad>",
+    spread: float = 0.02,
+    layers: int = 1,
+    tied: bool = True,
+) -> Policy:
     """An untrained policy whose tokens are nearly equally likely; `spread` makes them less so."""
     torch.manual_seed(seed)
     shape = LlamaConfig(
         vocab_size=len(TOKENS),
         hidden_size=16,
         intermediate_size=32,
-        num_hidden_layers=1,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=64,
         initializer_range=spread,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,

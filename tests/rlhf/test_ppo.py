@@ -31,7 +31,7 @@ from rlhf.kl import k1
 from rlhf.losses import policy_loss, value_loss
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.meters import Consistency, consistency, warn_if_inconsistent
-from rlhf.ppo import make_value_model, run
+from rlhf.ppo import load_actors, make_value_model, run
 from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_prompts import batch_of
 from rlhf.reward_model import RewardModel, RewardStats
@@ -516,13 +516,17 @@ def test_a_reward_model_of_another_terminal_rule_is_refused(tmp_path: Path) -> N
         train(tmp_path, world.config(), inputs)
 
 
+def value_model_of(config: PPOConfig, inputs: dict[str, Artifact]) -> object:
+    return make_value_model(config, load_actors(config, inputs, torch.device("cpu")), inputs)
+
+
 def test_terms_need_their_inputs(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     del inputs["rm"]
     with pytest.raises(ConfigError, match="must not name rm without an rm input"):
         train(tmp_path, world.config(), inputs)
     with pytest.raises(ConfigError, match=r"ppo.value_init \(=rm\) must be policy"):
-        make_value_model(world.config(value_init="rm"), world.tiny_policy(), inputs)
+        value_model_of(world.config(value_init="rm"), inputs)
 
 
 # The value model
@@ -570,7 +574,7 @@ def test_a_reward_model_of_another_tokenizer_gives_no_value_model(tmp_path: Path
     file = inputs["rm"].path / "model" / "tokenizer.json"
     file.write_text(file.read_text().replace('"gold"', '"silver"'))
     with pytest.raises(ConfigError, match="has another tokenizer"):
-        make_value_model(world.config(value_init="rm"), world.tiny_policy(), inputs)
+        value_model_of(world.config(value_init="rm"), inputs)
 
 
 def test_rows_are_padded_on_the_right_and_slots_find_their_columns() -> None:

@@ -22,6 +22,10 @@ from rlhf import ppo, rollouts
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 
 
+TIMED = ("metrics.jsonl", "tables.json")
+"""Files that hold times."""
+
+
 class Stopped(Exception):
     pass
 
@@ -76,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))
-        if path.is_file() and "checkpoints" not in path.parts and path.name != "metrics.jsonl"
+        if path.is_file() and "checkpoints" not in path.parts and path.name not in TIMED
     }
 
 

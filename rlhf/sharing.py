@@ -1,0 +1,222 @@
+"""What policy, reference and value model have in common, so that it is kept and computed once.
+
+Plain PPO holds the policy, a copy of it as the reference and a value model with a trunk of its own.
+Three settings share more, each exact: the same numbers as separate models under the same training.
+
+- `ppo.adapter.rank`: the policy learns low-rank adapters (Hu et al. 2021, arXiv:2106.09685), and
+  the reference is the policy with the adapters off.
+- `ppo.unfrozen_layers`: only the top layers learn. The ones below, the *stem*, are one for all and
+  stay as they are, so what they make of a rollout is computed once and read by the reference, by
+  the value model and in every epoch; backward passes end where they begin.
+- `ppo.value_trunk`: `own` a whole model; `branch` top layers of its own on the stem; `policy` a
+  head on the policy's hidden states, whose gradient then moves the policy's trunk as well.
+
+A part of a model is a `twin`: the same module with some children replaced, sharing all others.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from plumbrule import unpadded
+from plumbrule.errors import ConfigError
+from plumbrule.models import Policy
+from plumbrule.scoring import causal_lm, hidden_states, pad_rows, trunk
+from rlhf.ppo_config import AdapterConfig, PPOConfig
+
+M = TypeVar("M", bound=nn.Module)
+LAYERS, NORMS = ("layers", "h"), ("norm", "ln_f", "final_layer_norm")
+"""What families call the list of a trunk's layers, and the normalisation behind the last."""
+PROBE_TOKENS = 8
+"""Of the row on which a split model is compared with the whole one."""
+
+
+class Reference(NamedTuple):
+    """The policy as it was before training."""
+
+    policy: Policy
+    """Answers prompts, inside `context`."""
+    reader: Policy
+    """Reads rollouts, inside `context`: the whole policy, or what stands on the stem."""
+    context: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The frozen lower layers; `trunk` ends in the hidden states between layers."""
+
+    trunk: nn.Module
+    pad_id: int
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[Sequence[int]], micro_batch_size: int) -> list[Tensor]:
+        """Return what the layers make of each row's tokens, (tokens, h)."""
+        device = next(self.trunk.parameters()).device
+        states = []
+        for first in range(0, len(rows), micro_batch_size):
+            some = rows[first : first + micro_batch_size]
+            tokens, real_mask = (x.to(device) for x in pad_rows(some, self.pad_id))
+            hidden = hidden_states(self.trunk, tokens, real_mask)
+            states += [hidden[i, : len(row)] for i, row in enumerate(some)]
+        return states
+
+
+class Actors(NamedTuple):
+    """Who takes part in PPO beside the reward."""
+
+    policy: Policy
+    reader: Policy
+    """The policy as it reads rollouts: whole, or what stands on the stem."""
+    reference: Reference
+    stem: Stem | None = None
+
+
+def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -> Actors:
+    """Return the policy with what is trained of it, and its reference.
+
+    Args: load: returns the policy once more, for a reference of its own.
+    Raises: ConfigError: the model can't be shared in that way.
+    """
+    if config.adapter.rank:
+        policy = with_adapter(policy, config.adapter, config.seed)
+        off = Reference(policy, policy, lambda: _adapter_off(policy))
+        return Actors(policy, policy, off)
+    if config.unfrozen_layers is not None:
+        return _on_a_stem(policy, config.unfrozen_layers)
+    reference = load()
+    return Actors(policy, policy, Reference(reference, reference))
+
+
+def with_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
+    """Return the policy with fresh adapters, its own weights frozen; it answers as before.
+
+    Raises: ConfigError: no layer of that name; the policy is an adapter already.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if causal_lm(policy.model) is not policy.model:
+        raise ConfigError(
+            "ppo.adapter.rank must be 0 for a policy that is an adapter itself; merge it first."
+        )
+    settings = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=config.targets[0] if config.targets == ["all-linear"] else config.targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = get_peft_model(policy.model, settings)
+        except ValueError as error:
+            raise ConfigError(
+                f"ppo.adapter.targets (={config.targets}) must name layers of the model; {error}"
+            ) from None
+    return Policy(cast(PreTrainedModel, model), policy.tokenizer, policy.spec)
+
+
+def _adapter_off(policy: Policy) -> AbstractContextManager[None]:
+    return cast(AbstractContextManager[None], policy.model.disable_adapter())  # type: ignore[operator]
+
+
+def _on_a_stem(policy: Policy, top: int) -> Actors:
+    """Return actors of which only `top` layers, the last normalisation and an untied head learn."""
+    lm = policy.model
+    whole = trunk(lm)
+    layers_name, norm_name, layers, norm = _parts(lm, whole, top)
+    lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
+    stem = Stem(twin(whole, **{layers_name: lower, norm_name: nn.Identity()}), policy.pad_id)
+
+    lm.requires_grad_(False)
+    upper.requires_grad_(True)
+    norm.requires_grad_(True)
+    own_head = {}
+    head = lm.get_output_embeddings()
+    if head.weight is not lm.get_input_embeddings().weight:
+        head.requires_grad_(True)
+        name = next(n for n, module in lm.named_children() if module is head)
+        own_head[name] = _frozen_copy(head)
+
+    old_upper, old_norm = _frozen_copy(upper), _frozen_copy(norm)
+    both = nn.ModuleList([*lower, *old_upper])
+    prefix = lm.base_model_prefix
+    before = twin(whole, **{layers_name: both, norm_name: old_norm})
+    before_top = twin(whole, **{layers_name: old_upper, norm_name: old_norm})
+    reference = Reference(
+        _with_model(policy, twin(lm, **{prefix: before}, **own_head)),
+        _with_model(policy, twin(lm, **{prefix: before_top}, **own_head)),
+    )
+    reader = _with_model(policy, twin(lm, **{prefix: twin(whole, **{layers_name: upper})}))
+    _check_split(whole, stem, trunk(reader.model), policy.pad_id)
+    return Actors(policy, reader, reference, stem)
+
+
+def _parts(
+    lm: PreTrainedModel, whole: nn.Module, top: int
+) -> tuple[str, str, nn.ModuleList, nn.Module]:
+    """Return the names and modules of a trunk's layers and last normalisation."""
+    children = dict(whole.named_children())
+    layers = [n for n in LAYERS if isinstance(children.get(n), nn.ModuleList)]
+    norms = [n for n in NORMS if n in children]
+    if causal_lm(lm) is not lm or not layers or not norms or not unpadded.is_set(lm):
+        raise ConfigError(
+            f"ppo.unfrozen_layers (={top}) needs a plain model whose layers all attend to all "
+            f"earlier tokens, and this one is a {type(lm).__name__}; leave it out."
+        )
+    number = len(cast(nn.ModuleList, children[layers[0]]))
+    if top >= number:
+        raise ConfigError(
+            f"ppo.unfrozen_layers (={top}) must be fewer than the model's {number} layers; lower "
+            "it, or leave it out to train all."
+        )
+    found = cast(nn.ModuleList, children[layers[0]]), children[norms[0]]
+    return layers[0], norms[0], *found
+
+
+def _check_split(whole: nn.Module, stem: Stem, top: nn.Module, pad_id: int) -> None:
+    """Raise ConfigError unless stem and top together compute what the whole trunk does."""
+    device = next(whole.parameters()).device
+    tokens = torch.arange(PROBE_TOKENS, device=device)[None]
+    real_mask = torch.ones_like(tokens, dtype=torch.bool)
+    with torch.no_grad():
+        expected = hidden_states(whole, tokens, real_mask)
+        [states] = stem.read(tokens.tolist(), 1)
+        found = hidden_states(top, tokens, real_mask, states)
+    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
+        raise ConfigError(
+            f"ppo.unfrozen_layers must be left out for {type(whole).__name__}: its lower and upper "
+            "layers, run apart, do not compute what it does."
+        )
+
+
+def branch_of(actors: Actors) -> nn.Module:
+    """Return a trainable copy of the policy's layers above the stem."""
+    top = trunk(actors.reader.model)
+    embeddings = cast(PreTrainedModel, top).get_input_embeddings()
+    unused = {name: None for name, module in top.named_children() if module is embeddings}
+    return copy.deepcopy(twin(top, **unused)).requires_grad_(True)
+
+
+def twin(module: M, **replaced: nn.Module | None) -> M:
+    """Return a module like `module` with some children replaced; it shares all others."""
+    other = copy.copy(module)
+    other._modules = {**module._modules, **replaced}
+    return other
+
+
+def _frozen_copy(module: M) -> M:
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def _with_model(policy: Policy, model: nn.Module) -> Policy:
+    return dataclasses.replace(policy, model=cast(PreTrainedModel, model))

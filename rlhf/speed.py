@@ -1,0 +1,131 @@
+"""Where the time of an update goes, and how much of the device it uses.
+
+Useful work counts real tokens and the weights that they are multiplied with, embeddings aside: 2
+FLOPs per token and weight of a forward pass, 6 where all of a model is trained (Kaplan et al. 2020,
+arXiv:2001.08361, section 2.1). Held against a large matrix product on the same device in the same
+precision it says what is left to gain; attention, norms and the head are not counted as useful.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from plumbrule.scoring import trunk
+from rlhf.ppo_config import PPOConfig
+from rlhf.ppo_step import Learner
+from rlhf.sharing import Actors
+
+PARTS = {
+    "prefill": "reading prompts",
+    "decode": "sampling responses",
+    "score": "reward terms",
+    "policy": "log-probs of the policy",
+    "ref": "log-probs of the reference",
+    "value": "values",
+    "stem": "frozen layers, for all of these",
+    "update": "training",
+}
+"""Part of an update -> what it is."""
+COLUMNS = ("part", "seconds", "share", "tokens per second", "share of matmul rate")
+MATMUL_SIZE = 1024
+"""Rows and columns of the matrices whose product is timed."""
+
+
+class Work(NamedTuple):
+    """Useful FLOPs of one token in each part; `update`: over all epochs."""
+
+    prefill: float
+    decode: float
+    policy: float
+    ref: float
+    value: float
+    stem: float
+    update: float
+
+
+def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
+    """Return what a token costs."""
+    whole = num_weights(trunk(actors.policy.model))
+    top = num_weights(trunk(actors.reader.model))
+    stem = num_weights(actors.stem.trunk) if actors.stem else 0
+    value = value_trained = 0
+    if learner.value_model is not None and learner.value_model.trunk is not None:
+        value = num_weights(learner.value_model.trunk)
+        value_trained = value
+    # A backward pass costs one product for the activations and one for the weights; adapters are
+    # next to nothing beside the weights that they leave alone.
+    trained = 4 if config.adapter.rank else 6
+    update = (trained * top + 6 * value_trained) * config.num_ppo_epochs
+    return Work(2 * whole, 2 * whole, 2 * top, 2 * top, 2 * value, 2 * stem, update)
+
+
+def num_weights(module: nn.Module) -> int:
+    """Return the weights that a token is multiplied with: matrices that are no embeddings."""
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    return sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in tables)
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Return FLOPs per second of a large matrix product, the best of a few."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    size = MATMUL_SIZE if device.type == "cpu" else 8 * MATMUL_SIZE
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    best = math.inf
+    for _ in range(4):
+        begun = time.perf_counter()
+        torch.mm(a, a)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begun)
+    return 2.0 * size**3 / best
+
+
+def time_table(
+    rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig, rate: float
+) -> dict[str, Any] | None:
+    """Return a table for the report, over the updates in a run's log; None without any."""
+    rows = [row for row in rows if "time/update_seconds" in row]
+    if not rows:
+        return None
+
+    def total(name: str) -> float:
+        return sum(float(row.get(name, 0.0)) for row in rows)
+
+    prompt = total("val/prompt_length_tokens") * config.batch_size
+    response = total("val/response_length_tokens") * config.batch_size
+    seconds = {part: total(f"time/{part}_seconds") for part in PARTS}
+    whole = sum(config.batch_size / float(row["time/episodes_per_second"]) for row in rows)
+    tokens = dict.fromkeys(PARTS, prompt + response) | {"prefill": prompt, "decode": response}
+    table, used = [], 0.0
+    for part, meaning in PARTS.items():
+        if not seconds[part]:
+            continue
+        flops = getattr(work, part, 0.0) * tokens[part]
+        used += flops
+        share = f"{flops / seconds[part] / rate:.2f}" if flops else ""
+        table.append(
+            [
+                f"{part}: {meaning}",
+                f"{seconds[part] / len(rows):.3g}",
+                f"{seconds[part] / whole:.0%}",
+                f"{tokens[part] / seconds[part]:,.0f}",
+                share,
+            ]
+        )
+    table.append(
+        [
+            "all",
+            f"{whole / len(rows):.3g}",
+            "100%",
+            f"{(prompt + response) / whole:,.0f}",
+            f"{used / whole / rate:.2f}",
+        ]
+    )
+    title = f"seconds of an update ({config.batch_size} episodes)"
+    return {"title": title, "columns": list(COLUMNS), "rows": table}
