@@ -37,6 +37,9 @@ class Tracker(Protocol):
     def rewind(self, update: int) -> None:
         """Forget rows of updates after `update`: a resumed stage will log them again."""
 
+    def say(self, text: str) -> None:
+        """Show the user a line."""
+
 
 class NullTracker:
     """Tracks nothing; for processes of rank above 0, and for tests."""
@@ -54,6 +57,9 @@ class NullTracker:
             yield line
 
     def rewind(self, update: int) -> None:
+        """Do nothing."""
+
+    def say(self, text: str) -> None:
         """Do nothing."""
 
 
@@ -88,6 +94,10 @@ class FileTracker:
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(partial, self.path)
+
+    def say(self, text: str) -> None:
+        """Print a line on standard error."""
+        print(f"  {text}", file=sys.stderr, flush=True)
 
     def finish(self, metrics: Mapping[str, float], failed: bool = False) -> None:
         """Do nothing: headline metrics stand in the manifest."""

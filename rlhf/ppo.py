@@ -43,6 +43,7 @@ from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import Tracker, read_metrics
 from rlhf import rollouts
 from rlhf.averaging import AveragedWeights
+from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
 from rlhf.kl import next_coefficient
 from rlhf.meters import (
@@ -117,6 +118,9 @@ def run(
     if config.ema_decay is not None:
         average = AveragedWeights(policy.model, config.ema_decay)
     begun, control = resume(out, learner, average, config, tracker)
+
+    if begun < config.num_updates:
+        tracker.say(said_of(estimate(actors, learner, prompts, config, runtime), device))
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip(begun * config.batch_size)
@@ -222,6 +226,17 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
             f"ppo.ptx.coef (={config.ptx.coef}) must be 0 without an input demonstrations; add "
             "+nodes.ppo.inputs.demonstrations=demonstrations."
         )
+
+
+def said_of(expected: Estimate, device: torch.device) -> str:
+    """Return a line on what an update will take, with a way out where it is more than there is."""
+    free = free_memory(device)
+    if free is None or expected.memory_bytes <= free:
+        return f"ppo  {expected}"
+    return (
+        f"ppo  {expected}, and {free / 2**30:.2g} GiB are free: lower runtime.micro_batch_size, or "
+        "set runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
+    )
 
 
 def next_control(control: Control, metrics: dict[str, float], config: PPOConfig) -> Control:

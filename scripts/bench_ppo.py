@@ -361,6 +361,14 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
         return plain(*arguments)
 
     stage.resume = resume  # type: ignore[assignment]
+    expected: list[Any] = []
+    measure = stage.estimate
+
+    def estimate(*arguments: Any) -> Any:
+        expected.append(measure(*arguments))
+        return expected[0]
+
+    stage.estimate = estimate  # type: ignore[assignment]
     runtime = RuntimeConfig(device=given.device, micro_batch_size=work["per_device"])
     inputs = {
         "policy": Artifact.of(given.folder / "policy", "sft"),
@@ -391,6 +399,7 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
         "parts": parts,
         "useful_share": flops / statistics.mean(seconds) / rate,
         "matmul_gflops": rate / 1e9,
+        "expected": str(expected[0]),
     }
 
 

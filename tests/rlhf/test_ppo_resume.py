@@ -21,7 +21,6 @@ from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import ppo, rollouts
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 
-
 TIMED = ("metrics.jsonl", "tables.json")
 """Files that hold times."""
 

@@ -1,0 +1,73 @@
+"""What an update will take, measured on one micro-batch before the first one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ppo_world as world
+import pytest
+import torch
+
+from plumbrule.tracking import FileTracker
+from rlhf import ppo
+from rlhf.estimate import Estimate, estimate
+from rlhf.ppo_config import AdapterConfig
+from rlhf.ppo_step import trainable
+
+
+def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: object):
+    inputs = world.build(tmp_path, layers=layers)
+    config = world.config(**changes)
+    actors = ppo.load_actors(config, inputs, torch.device("cpu"))
+    value_model = ppo.make_value_model(config, actors, inputs)
+    learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
+    prompts = world.prompts()
+    runtime = world.runtime(micro_batch_size=rows)
+    before = [p.clone() for m in learner.models.values() for p in m.parameters()]
+    state = torch.get_rng_state()
+    found = estimate(actors, learner, prompts, config, runtime)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = [p for m in learner.models.values() for p in m.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert all(p.grad is None for p in after)
+    return found, actors, learner
+
+
+def test_nothing_is_changed_and_every_weight_is_counted_once(tmp_path: Path) -> None:
+    """Policy, reference and value model; gradient and two moments of the first and the last."""
+    found, _, learner = expected_of(tmp_path)
+    of_policy, of_value = (
+        sum(p.numel() for p in trainable(model)) for model in learner.models.values()
+    )
+    least = 4 * (4 * of_policy + of_policy + 4 * of_value)
+    kept = found.memory_bytes - least
+    # Eight rows of four to eleven tokens, three layers, at least the inputs of each matrix.
+    assert 8 * 4 * 3 * (4 * 16 + 3 * 32) * 4 < kept < 10 * least
+    assert found.seconds > 0
+
+
+def test_what_is_shared_or_frozen_takes_less(tmp_path: Path) -> None:
+    plain = expected_of(tmp_path / "a")[0].memory_bytes
+    stem = expected_of(tmp_path / "b", unfrozen_layers=1, value_trunk="branch")[0].memory_bytes
+    adapter = AdapterConfig(rank=1)
+    lora = expected_of(tmp_path / "c", adapter=adapter, value_trunk="policy")[0].memory_bytes
+    rows = expected_of(tmp_path / "d", rows=2)[0].memory_bytes
+    assert stem < 0.6 * plain
+    assert lora < 0.6 * plain
+    assert rows < plain
+
+
+def test_a_run_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = world.build(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    ppo.run(world.config(total_episodes=16), inputs, world.runtime(), out, FileTracker(out))
+    said = capsys.readouterr().err
+    assert "GiB an update, reward aside" in said.splitlines()[0]
+
+
+def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ppo, "free_memory", lambda device: 2**30)
+    fits, does_not = (ppo.said_of(Estimate(n, 1.0), torch.device("cpu")) for n in (2**30, 2**32))
+    assert fits == "ppo  about 1 s and 1 GiB an update, reward aside"
+    assert "and 1 GiB are free: lower runtime.micro_batch_size" in does_not
