@@ -127,12 +127,13 @@ def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> 
 
 
 def is_setting(name: str) -> bool:
-    """Return whether `ppo.kl.coef` and the like is a field of a stage's config."""
+    """Return whether `ppo.kl.coef` and the like is a field of the composed config."""
+    from plumbrule.config import RuntimeConfig
     from rlhf.config import RMConfig
     from rlhf.ppo_config import PPOConfig
 
     stage, *fields = name.split(".")
-    kind: Any = {"ppo": PPOConfig, "rm": RMConfig}.get(stage)
+    kind: Any = {"ppo": PPOConfig, "rm": RMConfig, "runtime": RuntimeConfig}.get(stage)
     for field in fields:
         if not dataclasses.is_dataclass(kind):
             return False
