@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from plumbrule.config import RuntimeConfig
 from plumbrule.generation import generate
 from plumbrule.models import Policy
-from plumbrule.records import Prompt
 from plumbrule.scoring import hidden_states, logprobs, pad_rows
 from rlhf.forward import compute_precision
 from rlhf.ppo_config import PPOConfig
@@ -49,21 +48,21 @@ class Estimate(NamedTuple):
 def estimate(
     actors: Actors,
     learner: Learner,
-    prompts: Sequence[Prompt],
+    queries: Sequence[Sequence[int]],
     config: PPOConfig,
     runtime: RuntimeConfig,
 ) -> Estimate:
-    """Return what an update of `config` on these prompts takes at most."""
-    policy = actors.policy
-    queries = [policy.encode(prompt.messages) for prompt in prompts[: runtime.micro_batch_size]]
+    """Return what an update on these queries (of this process, token ids) takes at most."""
     limit = config.sampling.max_new_tokens
-    rows = [[*query, *query[:1] * limit] for query in queries]
-    num_tokens = sum(map(len, rows)) / len(rows) * config.batch_size
+    longest = sorted(queries, key=lambda query: -len(query))
+    some = longest[:: -(-len(longest) // runtime.micro_batch_size)]
+    rows = [[*query, *query[:1] * limit] for query in some]
+    num_tokens = sum(map(len, queries)) + limit * len(queries)
 
     kept, read_seconds, learn_seconds = _read_and_learn(actors, learner, rows, config)
-    sample_seconds = _sample(policy, queries, config) * limit * config.batch_size / len(rows)
+    sample_seconds = _sample(actors.policy, some, config) * limit * len(queries) / len(rows)
     per_token = 1 / sum(map(len, rows))
-    passes = 1 + 1  # policy and reference; the value model's is in the measured pass
+    passes = 3 if learner.value_model is not None else 2  # of policy, reference and values
     seconds = sample_seconds + num_tokens * per_token * (
         passes * read_seconds + config.num_ppo_epochs * learn_seconds
     )
@@ -75,7 +74,7 @@ def _read_and_learn(
 ) -> tuple[int, float, float]:
     """Return what a backward pass keeps (bytes), seconds of a forward pass, and of a training one.
 
-    With a value model of its own, both models' passes are in the last; what is kept is the larger.
+    The last counts the value model's training pass too; of what the two keep, the larger.
     """
     device = actors.policy.model.device
     tokens, real_mask = (x.to(device) for x in pad_rows(rows, actors.policy.pad_id))

@@ -120,7 +120,9 @@ def run(
     begun, control = resume(out, learner, average, config, tracker)
 
     if begun < config.num_updates:
-        tracker.say(said_of(estimate(actors, learner, prompts, config, runtime), device))
+        first = [prompts[number] for number in batch_of(len(prompts), config, begun + 1)]
+        rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
+        tracker.say(said_of(estimate(actors, learner, rows, config, runtime), device))
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip(begun * config.batch_size)
@@ -137,8 +139,7 @@ def run(
                 trajectory = roll_out(
                     policy, queries, config.sampling, len(asked), config.score_at, sampler
                 )
-                with timed("stem"):
-                    trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
+                trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
 
             # 2 Score: the text, then the tokens.
             with watch("score"):
@@ -279,7 +280,8 @@ def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) ->
     if stem is None:
         return trajectory
     rows = [[*q, *r] for q, r in zip(trajectory.queries, trajectory.responses, strict=True)]
-    return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
+    with timed("stem"):
+        return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
 
 
 def make_value_model(

@@ -21,11 +21,11 @@ def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: objec
     actors = ppo.load_actors(config, inputs, torch.device("cpu"))
     value_model = ppo.make_value_model(config, actors, inputs)
     learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
-    prompts = world.prompts()
+    queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
     runtime = world.runtime(micro_batch_size=rows)
     before = [p.clone() for m in learner.models.values() for p in m.parameters()]
     state = torch.get_rng_state()
-    found = estimate(actors, learner, prompts, config, runtime)
+    found = estimate(actors, learner, queries, config, runtime)
     assert torch.equal(torch.get_rng_state(), state)
     after = [p for m in learner.models.values() for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
