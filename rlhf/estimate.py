@@ -56,7 +56,7 @@ def estimate(
     limit = config.sampling.max_new_tokens
     longest = sorted(queries, key=lambda query: -len(query))
     some = longest[:: -(-len(longest) // runtime.micro_batch_size)]
-    rows = [[*query, *query[:1] * limit] for query in some]
+    rows = [[*query, *[query[0]] * limit] for query in some]
     num_tokens = sum(map(len, queries)) + limit * len(queries)
 
     kept, read_seconds, learn_seconds = _read_and_learn(actors, learner, rows, config)
