@@ -253,8 +253,8 @@ class RuntimeConfig:
     micro_batch_size: int = 32
     """Rows per forward and backward pass."""
     gradient_checkpointing: bool = False
-    """Keep one activation per layer and compute the others again in the backward pass: less \
-memory for a third more work."""
+    """Of sft, rm and ppo: keep one activation per layer and compute the others again in the \
+backward pass: less memory for a third more work."""
 
     def __post_init__(self) -> None:
         known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import cast
 
@@ -265,7 +266,9 @@ def checkpoint_activations(model: nn.Module) -> None:
 
     transformers does so in training mode only, which is otherwise of no account: dropout is off.
     """
-    causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers has another name for it
+        causal_lm(model).gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
 
 

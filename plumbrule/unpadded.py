@@ -88,13 +88,14 @@ def _attend(
     """Return attention (n, heads, size) among the n tokens of a group."""
     query, key, value = (_spread(some, group) for some in states)
     causal = {**settings, "is_causal": True}
+    dtype = value.dtype
     if _is_slow(query):
         query, key, value = query.float(), key.float(), value.float()
         with torch.autocast("cpu", enabled=False):
             found, _ = sdpa_attention_forward(module, query, key, value, None, **causal)
     else:
         found, _ = sdpa_attention_forward(module, query, key, value, None, **causal)
-    return found.flatten(0, 1)[group.slots]
+    return found.to(dtype).flatten(0, 1)[group.slots]
 
 
 def _is_slow(query: Tensor) -> bool:

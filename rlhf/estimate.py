@@ -1,17 +1,18 @@
 """How much memory and time an update will take, said before the first one.
 
-Measured rather than computed: one micro-batch of the size that the run will use goes forward and
-backward, and a few tokens are sampled. That knows the device, the precision and what is shared,
-which a formula over layers does not. Responses are taken as long as they may be, so both numbers
-are upper ends. It changes nothing: no gradient is left, no random number drawn, no weight moved.
+Measured rather than computed: the longest few rows of the first rollout go forward and backward,
+and a few tokens are sampled. That knows the device, the precision and what is shared, which a
+formula over layers does not. Responses are taken as long as they may be. It changes nothing: no
+gradient is left, no random number drawn, no weight moved. Where it runs out of memory it says so,
+and the run goes on, since the responses may be shorter.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,11 @@ from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_step import Learner, trainable
 from rlhf.sharing import Actors
 
+PROBE_ROWS = 4
+"""That go forward and backward; what a batch without padding keeps grows with its tokens."""
 PROBE_TOKENS = 4
 """Sampled per response to time a token."""
+FLOAT_BYTES = 4
 OPTIMIZER_COPIES = 3
 """Numbers kept per trained weight beside it: its gradient and Adam's two moments."""
 
@@ -36,13 +40,33 @@ class Estimate(NamedTuple):
     """Of one update."""
 
     memory_bytes: int
-    """Weights, gradients, optimizer and what a backward pass keeps; reward models aside."""
+    """Weights, gradients, optimizer, and the larger of what sampling and a backward pass keep; \
+reward models aside."""
+    held_bytes: int
+    """Of those, what is there already: the weights."""
     seconds: float
     """Sampling, reading and training, without the reward."""
+    fits: bool = True
+    """False: the accelerator ran out of memory over the few rows of the probe."""
 
     def __str__(self) -> str:
         gib = self.memory_bytes / 2**30
+        if not self.fits:
+            return f"{PROBE_ROWS} rows do not fit beside {gib:.2g} GiB of weights and optimizer"
         return f"about {self.seconds:.2g} s and {gib:.2g} GiB an update, reward aside"
+
+
+class Probe(NamedTuple):
+    """What was measured."""
+
+    kept_bytes: float
+    """Per token: what a backward pass keeps, of the policy or of the value model, the larger."""
+    read_seconds: float
+    """Per token: a forward pass of the policy."""
+    learn_seconds: float
+    """Per token: the training passes of policy and value model."""
+    sample_seconds: float
+    """Per response token, of a whole batch of the sampler."""
 
 
 def estimate(
@@ -52,44 +76,59 @@ def estimate(
     config: PPOConfig,
     runtime: RuntimeConfig,
 ) -> Estimate:
-    """Return what an update on these queries (of this process, token ids) takes at most."""
+    """Return what an update on these queries (of this process, token ids) takes.
+
+    Memory is that of the longest rows, time that of as many tokens as there are, with responses as
+    long as they may be.
+    """
+    held, weights = _weights(actors, learner, config)
+    if not queries:
+        return Estimate(weights, held, 0.0)
     limit = config.sampling.max_new_tokens
     longest = sorted(queries, key=lambda query: -len(query))
-    some = longest[:: -(-len(longest) // runtime.micro_batch_size)]
-    rows = [[*query, *[query[0]] * limit] for query in some]
+    try:
+        probe = _measure(actors, learner, longest, config)
+    except torch.cuda.OutOfMemoryError:
+        for model in learner.models.values():
+            model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return Estimate(weights, held, 0.0, fits=False)
+
     num_tokens = sum(map(len, queries)) + limit * len(queries)
-
-    kept, read_seconds, learn_seconds = _read_and_learn(actors, learner, rows, config)
-    sample_seconds = _sample(actors.policy, some, config) * limit * len(queries) / len(rows)
-    per_token = 1 / sum(map(len, rows))
     passes = 3 if learner.value_model is not None else 2  # of policy, reference and values
-    seconds = sample_seconds + num_tokens * per_token * (
-        passes * read_seconds + config.num_ppo_epochs * learn_seconds
+    per_token = passes * probe.read_seconds + config.num_ppo_epochs * probe.learn_seconds
+    batches = -(-len(queries) // config.sampling.batch_size)
+    seconds = batches * limit * probe.sample_seconds + num_tokens * per_token
+
+    largest = longest[: runtime.micro_batch_size]
+    kept = probe.kept_bytes * (sum(map(len, largest)) + limit * len(largest))
+    sampled = min(len(queries), config.sampling.batch_size) * (len(longest[0]) + limit)
+    cache = sampled * _cache_bytes(actors.policy)
+    return Estimate(
+        round(weights + _stem_bytes(actors, num_tokens) + max(kept, cache)), held, seconds
     )
-    return Estimate(_weights(actors, learner) + kept, seconds)
 
 
-def _read_and_learn(
-    actors: Actors, learner: Learner, rows: Sequence[Sequence[int]], config: PPOConfig
-) -> tuple[int, float, float]:
-    """Return what a backward pass keeps (bytes), seconds of a forward pass, and of a training one.
-
-    The last counts the value model's training pass too; of what the two keep, the larger.
-    """
+def _measure(
+    actors: Actors, learner: Learner, queries: Sequence[Sequence[int]], config: PPOConfig
+) -> Probe:
+    """Run a few rows through all that is trained, sample a few tokens; longest queries first."""
     device = actors.policy.model.device
+    limit = config.sampling.max_new_tokens
+    rows = [[*query, *[query[0]] * limit] for query in queries[:PROBE_ROWS]]
     tokens, real_mask = (x.to(device) for x in pad_rows(rows, actors.policy.pad_id))
     target_mask = real_mask.clone()
     target_mask[:, 0] = False
-    stem = None
-    if actors.stem is not None:
-        stem = torch.cat(actors.stem.read(rows, len(rows)))
     policy, value_model = learner.reader.model, learner.value_model
+    stem: Tensor | None = None
 
     def scores() -> Tensor:
-        hidden = hidden_states(policy, tokens, real_mask, stem) if stem is not None else None
+        hidden = None if stem is None else hidden_states(policy, tokens, real_mask, stem)
         return logprobs(policy, tokens, real_mask, target_mask, hidden=hidden).logprobs.sum()
 
     with compute_precision(config.precision, device):
+        if actors.stem is not None:
+            stem = torch.cat(actors.stem.read(rows, len(rows)))
         with torch.no_grad():
             scores()  # warms up
             read = _seconds(scores)
@@ -98,13 +137,16 @@ def _read_and_learn(
         if value_model is not None and value_model.trunk is not None:
 
             def values() -> Tensor:
+                assert value_model is not None  # checked above
                 return value_model(tokens, real_mask, stem).sum()
 
             kept.append(_kept(values, value_model))
             learn += _seconds(lambda: values().backward())
-    for model in learner.models.values():
-        model.zero_grad(set_to_none=True)
-    return max(kept), read, learn
+        for model in learner.models.values():
+            model.zero_grad(set_to_none=True)
+        sample = _sample(actors.policy, queries[: config.sampling.batch_size], config)
+    number = sum(map(len, rows))
+    return Probe(max(kept) / number, read / number, learn / number, sample)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -134,31 +176,53 @@ def _kept(work: Callable[[], Tensor], model: nn.Module) -> int:
 
 
 def _sample(policy: Policy, queries: Sequence[Sequence[int]], config: PPOConfig) -> float:
-    """Return the seconds of one token of each response."""
+    """Return the seconds of one token of each response of a batch."""
     few = dataclasses.replace(
         config.sampling, max_new_tokens=min(PROBE_TOKENS, config.sampling.max_new_tokens)
     )
     keys = list(range(len(queries)))
-    with compute_precision(config.precision, policy.model.device):
-        generate(policy, queries[:1], sampling=few, keys=keys[:1])
-        took = _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
+    took = _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
     return took / few.max_new_tokens
 
 
-def _weights(actors: Actors, learner: Learner) -> int:
-    """Return bytes of all weights, each once, and of gradients and moments of the trained ones."""
+def _weights(actors: Actors, learner: Learner, config: PPOConfig) -> tuple[int, int]:
+    """Return the bytes of all weights, each once, and of these with what training keeps beside.
+
+    That is gradients, moments, and the average if one is kept.
+    """
     models = [actors.policy.model, actors.reference.policy.model, *learner.models.values()]
     every = {id(p): p for model in models for p in model.parameters()}
-    trained = {id(p): p for model in learner.models.values() for p in trainable(model)}
     held = sum(p.numel() * p.element_size() for p in every.values())
-    return held + OPTIMIZER_COPIES * sum(p.numel() * p.element_size() for p in trained.values())
+    trained = {
+        name: sum(p.numel() * p.element_size() for p in trainable(model))
+        for name, model in learner.models.items()
+    }
+    average = trained["policy"] if config.ema_decay is not None else 0
+    return held, held + OPTIMIZER_COPIES * sum(trained.values()) + average
+
+
+def _stem_bytes(actors: Actors, num_tokens: int) -> int:
+    """Return the bytes of what a stem makes of a rollout."""
+    width = int(actors.policy.model.config.get_text_config().hidden_size)
+    return num_tokens * width * FLOAT_BYTES if actors.stem is not None else 0
+
+
+def _cache_bytes(policy: Policy) -> int:
+    """Return the bytes of one token's keys and values in the sampler's cache, at most."""
+    shape = policy.model.config.get_text_config()
+    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    return int(2 * shape.num_hidden_layers * heads * size * FLOAT_BYTES)
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that are free on the device; None: not known."""
+    """Return the bytes that are to be had on the device; None: not known."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
         return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * int(found[0]) if found else None

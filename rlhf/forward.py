@@ -126,8 +126,8 @@ def evaluate(
     for rows in micro_batches(trajectory, mine, micro_batch_size):
         inputs = rows_for_model(trajectory, rows, policy.pad_id)
         with torch.inference_mode(), compute_precision(precision, mask.device):
-            hidden = last_hidden(policy.model, inputs) if reads_policy(value_model) else None
             with timed("policy"):
+                hidden = last_hidden(policy.model, inputs) if reads_policy(value_model) else None
                 new, entropy = action_scores(policy.model, inputs, temperature, hidden)
             with timed("ref"), ref_context():
                 ref = action_logprobs(ref_policy.model, inputs, temperature)

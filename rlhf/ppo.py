@@ -206,7 +206,8 @@ def run(
             average.put_into(policy.model)
         notes = notes_on(num_too_long, control)
         work = work_per_token(actors, learner, config)
-        table = time_table(read_metrics(out), work, config, matmul_rate(device, config.precision))
+        rate = matmul_rate(device, config.precision)
+        table = time_table(read_metrics(out), work, config, rate, distributed.world_size())
         write_json(out / "tables.json", [table] if table else [])
         publish(out, learner, reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
@@ -232,11 +233,14 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
 def said_of(expected: Estimate, device: torch.device) -> str:
     """Return a line on what an update will take, with a way out where it is more than there is."""
     free = free_memory(device)
-    if free is None or expected.memory_bytes <= free:
+    if expected.fits and (free is None or expected.memory_bytes <= free + expected.held_bytes):
         return f"ppo  {expected}"
+    there = (
+        "" if free is None else f", and {(free + expected.held_bytes) / 2**30:.2g} GiB are there"
+    )
     return (
-        f"ppo  {expected}, and {free / 2**30:.2g} GiB are free: lower runtime.micro_batch_size, or "
-        "set runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
+        f"ppo  {expected}{there}: lower runtime.micro_batch_size, or set "
+        "runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
     )
 
 

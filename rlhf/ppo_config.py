@@ -250,10 +250,13 @@ head and the log-softmax are float32 in both."""
                 "raise it or use gae",
             )
             require(
-                self.score_at == "last" and not self.value_warmup_updates,
+                self.score_at == "last"
+                and not self.value_warmup_updates
+                and self.value_trunk == "own",
                 "ppo.advantage",
                 self.advantage,
-                "be gae for ppo.score_at=after and ppo.value_warmup_updates, which need values",
+                "be gae for ppo.score_at=after, ppo.value_warmup_updates and another "
+                "ppo.value_trunk, which need values",
                 "change one of them",
             )
         require(

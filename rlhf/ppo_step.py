@@ -71,6 +71,7 @@ class Learner:
     def checkpoint_activations(self) -> None:
         """Trade time for memory in all that is trained (`models.checkpoint_activations`)."""
         checkpoint_activations(self.reader.model)
+        self.policy.model.train()  # or the sampler, when it is done, would set its layers back
         if self.value_model is not None and self.value_model.trunk is not None:
             checkpoint_activations(self.value_model.trunk)
 

@@ -28,7 +28,7 @@ from plumbrule.models import resolve_device
 from plumbrule.records import Prompt, read_records
 from plumbrule.statistics import spearman
 from rlhf import rollouts
-from rlhf.forward import Evaluation
+from rlhf.forward import Evaluation, compute_precision
 from rlhf.meters import objective_metrics, update_metrics
 from rlhf.objective import kl_coef_in_loss, shape
 from rlhf.ppo import load_actors, make_value_model, on_stem
@@ -88,7 +88,8 @@ def replay(
             actors = load_actors(config, inputs, device)
             value_model = make_value_model(config, actors, inputs)
             learner = make_learner(actors.policy, value_model, config, actors.reader)
-            read = on_stem(shaped.trajectory, actors.stem, runtime.micro_batch_size)
+            with compute_precision(config.precision, device):
+                read = on_stem(shaped.trajectory, actors.stem, runtime.micro_batch_size)
             shaped = shaped._replace(trajectory=read)
             set_learning_rates(learner, config, update)
             demonstrations = None

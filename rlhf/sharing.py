@@ -34,8 +34,9 @@ from plumbrule.scoring import causal_lm, hidden_states, pad_rows, trunk
 from rlhf.ppo_config import AdapterConfig, PPOConfig
 
 M = TypeVar("M", bound=nn.Module)
-LAYERS, NORMS = ("layers", "h"), ("norm", "ln_f", "final_layer_norm")
-"""What families call the list of a trunk's layers, and the normalisation behind the last."""
+LAYERS = "layers"
+NORMS = ("norm", "final_layer_norm", "final_layernorm")
+"""What families call the normalisation behind the last layer."""
 PROBE_TOKENS = 8
 """Of the row on which a split model is compared with the whole one."""
 
@@ -66,7 +67,7 @@ class Stem:
             some = rows[first : first + micro_batch_size]
             tokens, real_mask = (x.to(device) for x in pad_rows(some, self.pad_id))
             hidden = hidden_states(self.trunk, tokens, real_mask)
-            states += [hidden[i, : len(row)] for i, row in enumerate(some)]
+            states += [hidden[i, : len(row)].clone() for i, row in enumerate(some)]
         return states
 
 
@@ -107,6 +108,7 @@ def with_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
         raise ConfigError(
             "ppo.adapter.rank must be 0 for a policy that is an adapter itself; merge it first."
         )
+    check_targets(policy.model, config.targets)
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -116,13 +118,26 @@ def with_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            model = get_peft_model(policy.model, settings)
-        except ValueError as error:
-            raise ConfigError(
-                f"ppo.adapter.targets (={config.targets}) must name layers of the model; {error}"
-            ) from None
+        model = get_peft_model(policy.model, settings)
     return Policy(cast(PreTrainedModel, model), policy.tokenizer, policy.spec)
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    """Raise ConfigError unless each target ends a linear layer's name, or all are meant."""
+    if list(targets) == ["all-linear"]:
+        return
+    names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)})
+    lost = [target for target in targets if target.rpartition(".")[2] not in names]
+    if lost:
+        raise ConfigError(
+            f"ppo.adapter.targets (={lost}) must name layers of the model, or be [all-linear] "
+            f"alone; it has {', '.join(names)}."
+        )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a matrix product; GPT-2 calls its own Conv1D."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _adapter_off(policy: Policy) -> AbstractContextManager[None]:
@@ -133,9 +148,9 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     """Return actors of which only `top` layers, the last normalisation and an untied head learn."""
     lm = policy.model
     whole = trunk(lm)
-    layers_name, norm_name, layers, norm = _parts(lm, whole, top)
+    norm_name, layers, norm = _parts(lm, whole, top)
     lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
-    stem = Stem(twin(whole, **{layers_name: lower, norm_name: nn.Identity()}), policy.pad_id)
+    stem = Stem(twin(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id)
 
     lm.requires_grad_(False)
     upper.requires_grad_(True)
@@ -150,37 +165,38 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     old_upper, old_norm = _frozen_copy(upper), _frozen_copy(norm)
     both = nn.ModuleList([*lower, *old_upper])
     prefix = lm.base_model_prefix
-    before = twin(whole, **{layers_name: both, norm_name: old_norm})
-    before_top = twin(whole, **{layers_name: old_upper, norm_name: old_norm})
+    before = twin(whole, **{LAYERS: both, norm_name: old_norm})
+    before_top = twin(whole, **{LAYERS: old_upper, norm_name: old_norm})
     reference = Reference(
         _with_model(policy, twin(lm, **{prefix: before}, **own_head)),
         _with_model(policy, twin(lm, **{prefix: before_top}, **own_head)),
     )
-    reader = _with_model(policy, twin(lm, **{prefix: twin(whole, **{layers_name: upper})}))
+    reader = _with_model(policy, twin(lm, **{prefix: twin(whole, **{LAYERS: upper})}))
     _check_split(whole, stem, trunk(reader.model), policy.pad_id)
     return Actors(policy, reader, reference, stem)
 
 
-def _parts(
-    lm: PreTrainedModel, whole: nn.Module, top: int
-) -> tuple[str, str, nn.ModuleList, nn.Module]:
-    """Return the names and modules of a trunk's layers and last normalisation."""
+def _parts(lm: PreTrainedModel, whole: nn.Module, top: int) -> tuple[str, nn.ModuleList, nn.Module]:
+    """Return the name of a trunk's last normalisation, its layers, and that normalisation."""
     children = dict(whole.named_children())
-    layers = [n for n in LAYERS if isinstance(children.get(n), nn.ModuleList)]
-    norms = [n for n in NORMS if n in children]
-    if causal_lm(lm) is not lm or not layers or not norms or not unpadded.is_set(lm):
+    layers, norms = children.get(LAYERS), [n for n in NORMS if n in children]
+    if causal_lm(lm) is not lm or not isinstance(layers, nn.ModuleList) or not norms:
         raise ConfigError(
-            f"ppo.unfrozen_layers (={top}) needs a plain model whose layers all attend to all "
-            f"earlier tokens, and this one is a {type(lm).__name__}; leave it out."
+            f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}, which has no "
+            f"`{LAYERS}` with a normalisation behind them, or is an adapter."
         )
-    number = len(cast(nn.ModuleList, children[layers[0]]))
+    if not unpadded.is_set(lm):
+        raise ConfigError(
+            f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}: not all of "
+            "its layers attend to all earlier tokens."
+        )
+    number = len(layers)
     if top >= number:
         raise ConfigError(
             f"ppo.unfrozen_layers (={top}) must be fewer than the model's {number} layers; lower "
             "it, or leave it out to train all."
         )
-    found = cast(nn.ModuleList, children[layers[0]]), children[norms[0]]
-    return layers[0], norms[0], *found
+    return norms[0], layers, children[norms[0]]
 
 
 def _check_split(whole: nn.Module, stem: Stem, top: nn.Module, pad_id: int) -> None:

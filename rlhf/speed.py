@@ -87,9 +87,17 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 
 
 def time_table(
-    rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig, rate: float
+    rows: Sequence[Mapping[str, Any]],
+    work: Work,
+    config: PPOConfig,
+    rate: float,
+    processes: int = 1,
 ) -> dict[str, Any] | None:
-    """Return a table for the report, over the updates in a run's log; None without any."""
+    """Return a table for the report, over the updates in a run's log; None without any.
+
+    Tokens are those of all processes, seconds those of one, and `rate` is one process's, of which
+    each reads the stem of all rows.
+    """
     rows = [row for row in rows if "time/update_seconds" in row]
     if not rows:
         return None
@@ -106,7 +114,7 @@ def time_table(
     for part, meaning in PARTS.items():
         if not seconds[part]:
             continue
-        flops = getattr(work, part, 0.0) * tokens[part]
+        flops = getattr(work, part, 0.0) * tokens[part] / (1 if part == "stem" else processes)
         used += flops
         share = f"{flops / seconds[part] / rate:.2f}" if flops else ""
         table.append(

@@ -147,7 +147,9 @@ def describe(side: str, found: list[dict[str, Any]]) -> str:
     """Return one line on a side."""
     text = f"{side:9} {spread([f['episodes_per_second'] for f in found], '.2f')} episodes/s"
     text += f", memory +{statistics.median(f['memory_mib'] for f in found):.0f} MiB"
-    text += f", {statistics.median(f['tokens_per_episode'] for f in found):.0f} tokens/episode"
+    if "tokens_per_episode" in found[0]:
+        tokens = statistics.median(f["tokens_per_episode"] for f in found)
+        text += f", {tokens:.0f} tokens/episode"
     if "useful_share" in found[0]:
         text += f", useful {statistics.median(f['useful_share'] for f in found):.2f} of matmul rate"
     if "parts" in found[0]:
@@ -387,7 +389,8 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     trained = numbers if given.child != "shared" else numbers * 2 // size["num_layers"]
     per_token = 2 * numbers * 4 + 2 * 4 * 6 * trained  # sampling, rm, policy, ref; 4 epochs of two
     if given.child == "shared":
-        per_token = 2 * numbers * 3 + 2 * 3 * trained + 2 * 4 * 6 * trained
+        read = 2 * (numbers - trained) + 2 * 3 * trained  # the stem once, three tops
+        per_token = 2 * numbers * 2 + read + 2 * 4 * 6 * trained
     else:
         per_token += 2 * numbers  # values
     flops = work["batch"] * (prompt + response) * per_token
@@ -483,7 +486,6 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "episodes_per_second": work["batch"] / statistics.mean(seconds),
         "memory_mib": memory.mib(),
-        "tokens_per_episode": mean_prompt_tokens(folder) + work["mean"],
     }
 
 

@@ -81,7 +81,7 @@ FRESH_SHARE = 0.05
 """Of the subjects of passages, those whose names are of words made up on the spot: a model that
 only ever saw the words of the pools can't read about any others."""
 STYLED_SHARE = 0.25
-"""Of the conversations after the easy phase, those whose answers are put in all styles."""
+"""Of the `read` and `closed` conversations of `MIX`, those whose answers are put in all styles."""
 UNSTATED_SHARE = 0.6
 """Of the unanswerable questions behind passages, those on what they leave out of their subjects."""
 WITHHELD_SHARE = 0.35

@@ -54,7 +54,7 @@ def bare(value: str) -> str:
 
 
 def styled_admission(rng: random.Random, relation: str, name: str) -> str:
-    """Return a way to say that one does not know this of `name`, mostly the plain one."""
+    """Return a way to say that one does not know this of `name`, half the time the plain one."""
     return admission(relation, name, rng.choice(_ADMISSION_ENDS))
 
 

@@ -166,6 +166,13 @@ def test_attention_is_float32_where_training_in_bf16_would_be_slow(monkeypatch):
     assert (halved - exact).abs().max() < 0.2
 
 
+def test_a_model_in_bf16_learns_on_a_cpu():
+    policy = tiny_models.policy("llama", dtype=torch.bfloat16)
+    tokens, real, target = batch()
+    logprobs(policy.model, tokens, real, target).logprobs.sum().backward()
+    assert all(p.grad.isfinite().all() for p in policy.model.parameters())
+
+
 def test_sampling_and_saved_folders_know_nothing_of_it(tmp_path):
     policy = tiny_models.policy("llama")
     save_policy(policy, tmp_path)

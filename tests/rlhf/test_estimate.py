@@ -10,7 +10,7 @@ import torch
 
 from plumbrule.tracking import FileTracker
 from rlhf import ppo
-from rlhf.estimate import Estimate, estimate
+from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.ppo_config import AdapterConfig
 from rlhf.ppo_step import trainable
 
@@ -40,6 +40,7 @@ def test_nothing_is_changed_and_every_weight_is_counted_once(tmp_path: Path) -> 
         sum(p.numel() for p in trainable(model)) for model in learner.models.values()
     )
     least = 4 * (4 * of_policy + of_policy + 4 * of_value)
+    assert found.held_bytes == 4 * (2 * of_policy + of_value)
     kept = found.memory_bytes - least
     # Eight rows of four to eleven tokens, three layers, at least the inputs of each matrix.
     assert 8 * 4 * 3 * (4 * 16 + 3 * 32) * 4 < kept < 10 * least
@@ -67,7 +68,35 @@ def test_a_run_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held already is not needed again."""
     monkeypatch.setattr(ppo, "free_memory", lambda device: 2**30)
-    fits, does_not = (ppo.said_of(Estimate(n, 1.0), torch.device("cpu")) for n in (2**30, 2**32))
+    device = torch.device("cpu")
+    fits, held, does_not, broke = (
+        ppo.said_of(expected, device)
+        for expected in (
+            Estimate(2**30, 0, 1.0),
+            Estimate(2**32, 2**32 - 2**30, 1.0),
+            Estimate(2**32, 2**30, 1.0),
+            Estimate(2**29, 0, 0.0, fits=False),
+        )
+    )
     assert fits == "ppo  about 1 s and 1 GiB an update, reward aside"
-    assert "and 1 GiB are free: lower runtime.micro_batch_size" in does_not
+    assert held == "ppo  about 1 s and 4 GiB an update, reward aside"
+    assert "and 2 GiB are there: lower runtime.micro_batch_size" in does_not
+    assert broke.startswith("ppo  4 rows do not fit beside 0.5 GiB of weights")
+
+
+def test_a_probe_that_runs_out_of_memory_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("rlhf.estimate._sample", full)
+    found, _, _ = expected_of(tmp_path)
+    assert not found.fits
+    assert found.memory_bytes > found.held_bytes > 0
+
+
+def test_free_memory_of_this_machine_is_known() -> None:
+    assert free_memory(torch.device("cpu")) > 2**20

@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import load_file
 from test_ppo_resume import Stopped, StopsAt
 from torch import nn
+from transformers import MistralConfig, MistralForCausalLM
 
 from plumbrule.artifacts import Artifact
 from plumbrule.errors import ConfigError
 from plumbrule.generation import generate
-from plumbrule.models import load_policy
+from plumbrule.models import load_policy, make_policy
 from plumbrule.scoring import trunk
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
 from rlhf import ppo, sharing
+from rlhf.estimate import Estimate
 from rlhf.forward import action_logprobs, state_values
 from rlhf.losses import policy_loss, value_loss
 from rlhf.ppo_config import AdapterConfig, PPOConfig
@@ -140,6 +142,7 @@ def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
         return resume(*arguments)
 
     monkeypatch.setattr(ppo, "resume", hook)
+    monkeypatch.setattr(ppo, "estimate", lambda *arguments: Estimate(0, 0, 0.0))
     ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", NullTracker())
     assert calls["read"] == 1 + config.num_updates  # the first one is the check of the split
     tokens = sum(
@@ -262,7 +265,13 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, changes) -> None:
 
 @pytest.mark.detail(42)
 @pytest.mark.parametrize(
-    "changes", [{}, {"adapter": ADAPTER}, {"unfrozen_layers": 2, "value_trunk": "branch"}]
+    "changes",
+    [
+        {},
+        {"adapter": ADAPTER},
+        {"unfrozen_layers": 2, "value_trunk": "branch"},
+        {"unfrozen_layers": 2, "value_trunk": "policy"},
+    ],
 )
 def test_gradient_checkpointing_saves_memory_and_changes_no_number(tmp_path, changes) -> None:
     """Counted is what autograd keeps for the backward pass of an update."""
@@ -297,11 +306,26 @@ def test_what_can_not_be_shared_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"unfrozen_layers \(=3\) must be fewer than .* 3 layers"):
         make_actors(policy, world.config(unfrozen_layers=3), load)
     gpt2 = world.learner_of(world.config()).policy
-    with pytest.raises(ConfigError, match="unfrozen_layers"):
+    with pytest.raises(ConfigError, match="GPT2LMHeadModel, which has no `layers`"):
         make_actors(gpt2, world.config(unfrozen_layers=1), load)
-    lost = world.config(adapter=AdapterConfig(rank=2, targets=["nowhere"]))
-    with pytest.raises(ConfigError, match=r"adapter.targets \(=\['nowhere'\]\) must name layers"):
-        make_actors(policy, lost, load)
+    shape = MistralConfig(
+        vocab_size=len(world.TOKENS),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=4,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    sliding = make_policy(MistralForCausalLM(shape), world.tokenizer())
+    with pytest.raises(ConfigError, match="not all of its layers attend to all earlier tokens"):
+        make_actors(sliding, world.config(unfrozen_layers=1), load)
+    for targets in (["nowhere"], ["q_proj", "v_porj"], ["all-linear", "q_proj"]):
+        lost = world.config(adapter=AdapterConfig(rank=2, targets=targets))
+        with pytest.raises(ConfigError, match=r"must name layers .* it has down_proj, gate_proj,"):
+            make_actors(policy, lost, load)
     adapted = sharing.with_adapter(world.tiny_policy(layers=3), ADAPTER, 0)
     with pytest.raises(ConfigError, match="merge it first"):
         make_actors(adapted, world.config(adapter=ADAPTER), load)
@@ -329,6 +353,7 @@ def test_a_model_whose_halves_do_not_add_up_is_refused(monkeypatch) -> None:
         ({"value_trunk": "branch"}, "without ppo.unfrozen_layers"),
         ({"value_trunk": "policy", "value_init": "rm"}, "be policy with ppo.value_trunk=policy"),
         ({"value_trunk": "mine"}, "one of branch, own, policy"),
+        ({"value_trunk": "policy", "advantage": "rloo", "samples_per_prompt": 2}, "need values"),
         ({"unfrozen_layers": 0}, "unfrozen_layers"),
     ],
 )
