@@ -54,6 +54,7 @@ def built(folder: Path, tied: bool = True) -> dict[str, Artifact]:
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Float32 sums in another order: rounding of some 1e-7 in each of two dozen steps."""
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=2e-6), name

@@ -22,7 +22,7 @@ CONSTANT = RewardConfig([RewardTermConfig("constant")])
 
 
 def train(folder: Path, config: PPOConfig) -> Path:
-    inputs = world.build(folder, spread=0.5)
+    inputs = world.build(folder, spread=0.5, layers=2)
     out = folder / "out"
     out.mkdir()
     run(config, inputs, world.runtime(), out, FileTracker(out))
@@ -34,10 +34,11 @@ CASES = [
     world.config(score_at="after", whiten_rewards=True, score_clip=0.2, missing_eos_penalty=0.3),
     world.config(advantage="rloo", samples_per_prompt=4, kl=KLConfig(where="loss")),
     world.config(kl=KLConfig(target=0.01, horizon=64), dual_clip=2.0, vf_coef=0.1),
+    world.config(unfrozen_layers=1, value_trunk="branch", precision="bfloat16"),
 ]
 
 
-@pytest.mark.parametrize("config", CASES, ids=["plain", "after", "rloo", "adaptive"])
+@pytest.mark.parametrize("config", CASES, ids=["plain", "after", "rloo", "adaptive", "stem"])
 def test_nothing_changed_gives_the_runs_own_numbers(config: PPOConfig, tmp_path: Path) -> None:
     """Every update's scores and rewards, and every loss, norm and ratio of the first."""
     out = train(tmp_path, config)

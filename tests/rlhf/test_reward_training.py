@@ -247,3 +247,23 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
             NullTracker(),
         )
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_no_weight(tmp_path):
+    kept, weights = [], []
+    for on in (False, True):
+        model, size = reward_model(), 0
+
+        def count(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        runtime = RuntimeConfig(device="cpu", gradient_checkpointing=on)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            train(model, some_pairs(model), RMConfig(), runtime, tmp_path / str(on), NullTracker())
+        kept.append(size)
+        weights.append([p.detach() for p in model.parameters()])
+    assert kept[1] < 0.7 * kept[0]
+    for mine, theirs in zip(*weights, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)  # summed in another order
