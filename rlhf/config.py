@@ -93,6 +93,9 @@ were not there."""
     max_tokens: int | None = None
     """Longest prompt and response together; longer pairs are left out and counted. None: the \
 policy's context."""
+    reads_surprise: bool = False
+    """The score has a second part, which reads how likely the model finds each token of the \
+response (rlhf/reward_model.py)."""
     append_terminal: bool = True
     """A finished answer is scored with its terminal token behind it, in training and in PPO."""
     num_calibration_prompts: int = 512

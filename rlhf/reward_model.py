@@ -1,4 +1,4 @@
-"""The reward model: a policy's trunk, one linear head, and a score read at the last real token.
+"""The reward model: a policy's trunk, a linear head, and a score read at the last real token.
 
 What was decided, and where others differ:
 
@@ -13,6 +13,13 @@ What was decided, and where others differ:
   recorded (`append_terminal`), and every row is made by `RewardModel.encode`.
 * The head starts at N(0, 1 / sqrt(d + 1)) with bias 0 (Stiennon et al. 2020, arXiv:2009.01325; the
   square root follows their code) and works in float32 (float64 for a float64 trunk).
+* With `reads_surprise` the score has a second part: over the response's tokens, the sum of g times
+  (1 - p), where p is the probability that the model, as it is trained, gives a token where it
+  stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
+  hold what was said beside what should have been said, and a small model has no layers left to
+  compare the two; its own output layer does compare them. What such a head learns is where a
+  surprise counts: at a value, and not at the choice of a courtesy. Rafailov et al. 2023
+  (arXiv:2305.18290) read a reward from nothing but such probabilities.
 * Dropout is off, in training too: a policy's dropout is switched off for good where it is loaded.
 * A loss on pairs leaves the zero and the unit of scores open. `RewardStats` fixes them afterwards:
   mean 0 and variance 1 on answers of the policy that PPO will start from.
@@ -28,6 +35,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +50,7 @@ from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.randomness import generator
 from plumbrule.records import Message
-from plumbrule.scoring import buckets, causal_lm, hidden_states, pad_rows, trunk
+from plumbrule.scoring import buckets, causal_lm, hidden_states, logprobs, pad_rows, trunk
 
 MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
 
@@ -51,19 +59,53 @@ MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
 class RewardStats:
     """What `reward_stats.json` holds: how rows are made and how scores are normalised.
 
+    reads_surprise: whether the score has the part that sums over the response's tokens.
     mean, std: of raw scores on `num_samples` answers of the initial policy; a normalised score is
     (raw - mean) / std. precision: of the trunk's forward pass, in training and in scoring.
     """
 
     append_terminal: bool = True
     precision: str = "float32"
+    reads_surprise: bool = False
     mean: float = 0.0
     std: float = 1.0
     num_samples: int = 0
 
 
+@dataclass(frozen=True)
+class Row:
+    """What is scored: a prompt, a response and the terminal token if due, as token ids."""
+
+    tokens: tuple[int, ...]
+    begin: int
+    """Where the response begins."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class RowBatch(NamedTuple):
+    """Rows as tensors, each (b, l): ids, what is no padding, and what is of a response."""
+
+    tokens: Tensor
+    real_mask: Tensor
+    response_mask: Tensor
+
+    def to(self, device: str | torch.device) -> RowBatch:
+        """Return the same on `device`."""
+        return RowBatch(*(x.to(device) for x in self))
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> RowBatch:
+    """Return rows padded on the right."""
+    tokens, real_mask = pad_rows([row.tokens for row in rows], pad_id)
+    begins = torch.tensor([row.begin for row in rows])
+    positions = torch.arange(tokens.shape[1])
+    return RowBatch(tokens, real_mask, real_mask & (positions >= begins[:, None]))
+
+
 class RewardModel(nn.Module):
-    """Scores of whole responses. `trunk` and `head` are its parameters; `policy` encodes text.
+    """Scores of whole responses. `trunk` and heads are its parameters; `policy` encodes text.
 
     Args: policy: what it starts from; its trunk is used in place, not copied. seed: of the head.
     """
@@ -79,8 +121,14 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(draws))
             self.head.bias.zero_()
+        self.surprise_head = nn.Linear(width, 1) if self.stats.reads_surprise else None
+        if self.surprise_head is not None:
+            nn.init.zeros_(self.surprise_head.weight)
+            nn.init.constant_(self.surprise_head.bias, -1.0)
         dtype = torch.promote_types(policy.model.dtype, torch.float32)
-        self.head.to(policy.model.device, dtype)
+        for head in (self.head, self.surprise_head):
+            if head is not None:
+                head.to(policy.model.device, dtype)
 
     @property
     def append_terminal(self) -> bool:
@@ -93,16 +141,18 @@ class RewardModel(nn.Module):
         passages: Sequence[str],
         response: str,
         finished: bool = True,
-    ) -> list[int]:
-        """Return the row of token ids that is scored: prompt, response, terminal token if due."""
+    ) -> Row:
+        """Return the row that is scored: prompt, response, terminal token if due."""
         terminal = finished and self.append_terminal
         prompt = self.policy.encode(messages, passages)
-        return [*prompt, *self.policy.encode_response(response, terminal=terminal)]
+        answer = self.policy.encode_response(response, terminal=terminal)
+        return Row((*prompt, *answer), len(prompt))
 
-    def scores(self, tokens: Tensor, real_mask: Tensor) -> Tensor:
+    def scores(self, tokens: Tensor, real_mask: Tensor, response_mask: Tensor) -> Tensor:
         """Return raw scores (b,) of rows padded on either side, in the head's dtype.
 
-        Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = real token.
+        Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = real token. response_mask:
+            (b, l) bool, True = token of the response, its terminal token counted.
         Raises: ValueError: a row of `real_mask` holds no real token.
         """
         last = last_real(real_mask)
@@ -111,7 +161,16 @@ class RewardModel(nn.Module):
             hidden = hidden_states(self.trunk, tokens, real_mask)
         rows = torch.arange(len(tokens), device=device)
         with torch.autocast(device.type, enabled=False):
-            return self.head(hidden[rows, last].to(self.head.weight.dtype)).squeeze(-1)
+            hidden = hidden.to(self.head.weight.dtype)
+            scores = self.head(hidden[rows, last]).squeeze(-1)
+            if self.surprise_head is None:
+                return scores
+            lm = self.policy.model
+            found = logprobs(lm, tokens, real_mask, response_mask, hidden=hidden).logprobs
+            owners, columns = response_mask.nonzero(as_tuple=True)
+            weights = self.surprise_head(hidden[owners, columns - 1]).squeeze(-1)
+            surprise = 1 - found[owners, columns].exp()
+            return scores.index_add(0, owners, weights * surprise.to(scores.dtype))
 
     def normalised_head(self) -> nn.Linear:
         """Return a new head that gives normalised scores: what a value model starts from."""
@@ -121,11 +180,16 @@ class RewardModel(nn.Module):
             head.bias.sub_(self.stats.mean).div_(self.stats.std)
         return head
 
+    def heads(self) -> nn.ModuleDict:
+        """Return the heads under the names that they have in the file."""
+        surprise = {} if self.surprise_head is None else {"surprise": self.surprise_head}
+        return nn.ModuleDict({"score": self.head, **surprise})
+
     def save(self, folder: Path) -> None:
         """Write `model/`, `head.safetensors` and `reward_stats.json` into `folder`."""
         save_policy(self.policy, folder / MODEL)
-        head = {name: t.detach().cpu().contiguous() for name, t in self.head.state_dict().items()}
-        save_file(head, folder / HEAD)
+        heads = self.heads().state_dict()
+        save_file({name: t.detach().cpu().contiguous() for name, t in heads.items()}, folder / HEAD)
         write_json(folder / STATS, dataclasses.asdict(self.stats))
 
 
@@ -137,14 +201,20 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     folder = Path(folder)
     try:
         stats = RewardStats(**json.loads((folder / STATS).read_text(encoding="utf-8")))
-        head = load_file(folder / HEAD)
+        heads = load_file(folder / HEAD)
     except (OSError, json.JSONDecodeError, TypeError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} must hold a reward model ({STATS}, {HEAD}, {MODEL}/): {error}; "
             "remove the folder and run again."
         ) from None
     model = RewardModel(load_policy(folder / MODEL, device=device), stats)
-    model.head.load_state_dict(head)
+    try:
+        model.heads().load_state_dict(heads)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{folder / HEAD} must hold the heads that {STATS} names: {error}; remove the folder "
+            "and run again."
+        ) from None
     return model
 
 
@@ -178,40 +248,39 @@ class RewardScorer:
                 f"(={self.model.policy.spec.context} tokens).",
                 stacklevel=2,
             )
-        raw = score_rows(self.model, [tokens for tokens, _ in rows], self.micro_batch_size)
+        raw = score_rows(self.model, [row for row, _ in rows], self.micro_batch_size)
         stats = self.model.stats
         return {"score": (raw.numpy().astype(np.float64) - stats.mean) / stats.std}
 
-    def _row(self, episode: Episode) -> tuple[list[int], bool]:
+    def _row(self, episode: Episode) -> tuple[Row, bool]:
         messages, context = episode.prompt.messages, self.model.policy.spec.context
         row = self.model.encode(messages, episode.passages, episode.response, episode.finished)
         if len(row) <= context:
             return row, False
-        prompt_tokens = len(self.model.policy.encode(messages, episode.passages))
-        if prompt_tokens >= context:
+        if row.begin >= context:
             raise DataError(
-                f"prompt {episode.prompt.id!r} (={prompt_tokens} tokens with its passages) must be "
+                f"prompt {episode.prompt.id!r} (={row.begin} tokens with its passages) must be "
                 f"shorter than the reward model's context (={context} tokens); lower "
                 "retrieval.budget_tokens or use a model with a longer context."
             )
-        return row[:context], True
+        return Row(row.tokens[:context], row.begin), True
 
 
-def score_rows(model: RewardModel, rows: Iterable[Sequence[int]], micro_batch_size: int) -> Tensor:
-    """Return raw scores (n,) float32, on the CPU and without gradient, of rows of token ids.
+def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -> Tensor:
+    """Return raw scores (n,) float32, on the CPU and without gradient, in the order of `rows`.
 
     Equal rows go through the model once; rows of like length go together.
     Raises: TrainingError: a score is NaN or Inf.
     """
-    index: dict[tuple[int, ...], int] = {}
-    places = [index.setdefault(tuple(row), len(index)) for row in rows]
+    index: dict[Row, int] = {}
+    places = [index.setdefault(row, len(index)) for row in rows]
     distinct = list(index)
     scores = torch.zeros(len(distinct))
     device = model.head.weight.device
     with torch.no_grad():
         for group in buckets([len(row) for row in distinct], micro_batch_size):
-            tokens, real_mask = pad_rows([distinct[i] for i in group], model.policy.pad_id)
-            scores[group] = model.scores(tokens.to(device), real_mask.to(device)).cpu()
+            batch = collate([distinct[i] for i in group], model.policy.pad_id)
+            scores[group] = model.scores(*batch.to(device)).cpu()
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
         raise TrainingError(

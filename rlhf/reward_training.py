@@ -34,7 +34,6 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.models import checkpoint_activations
 from plumbrule.randomness import generator
-from plumbrule.scoring import pad_rows
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
 from rlhf.reward_losses import (
@@ -44,13 +43,11 @@ from rlhf.reward_losses import (
     plackett_luce,
     score_gaps,
 )
-from rlhf.reward_model import RewardModel
-
-Row = list[int]
+from rlhf.reward_model import RewardModel, Row, collate
 
 
 class Ranking(NamedTuple):
-    """Rows of token ids and what is known of their order."""
+    """Encoded answers and what is known of their order."""
 
     rows: tuple[Row, ...]
     ranks: tuple[int, ...]
@@ -133,8 +130,8 @@ def micro_batches(
     """
     device = model.head.weight.device
     for group in grouped(batch, micro_batch_size):
-        tokens, real_mask = pad_rows([row for r in group for row in r.rows], model.policy.pad_id)
-        scores = model.scores(tokens.to(device), real_mask.to(device))
+        rows = collate([row for r in group for row in r.rows], model.policy.pad_id)
+        scores = model.scores(*rows.to(device))
         begins = list(accumulate((len(r.rows) for r in group), initial=0))
         compared = [
             (begin + i, begin + j)

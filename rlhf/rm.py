@@ -30,8 +30,8 @@ from rlhf.config import RMConfig
 from rlhf.label_audit import audit
 from rlhf.report_card import ScoredRanking, as_json, report_card
 from rlhf.reward_losses import normalisation
-from rlhf.reward_model import RewardModel, RewardStats, score_rows
-from rlhf.reward_training import Ranking, Row, pair, train
+from rlhf.reward_model import RewardModel, RewardStats, Row, score_rows
+from rlhf.reward_training import Ranking, pair, train
 
 SPLITS = ("records.jsonl", "validation.jsonl")
 NUM_SHOWN = 8
@@ -39,7 +39,7 @@ NUM_SHOWN = 8
 
 
 class Split(NamedTuple):
-    """The rankings of one split; rows[i][k]: the token ids of answer k of ranking i."""
+    """The rankings of one split; rows[i][k]: answer k of ranking i."""
 
     preferences: list[Preference]
     rows: list[list[Row]]
@@ -63,7 +63,7 @@ def run(
     TrainingError: a loss or score that is NaN or Inf.
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
-    stats = RewardStats(append_terminal=config.append_terminal, precision=config.precision)
+    stats = RewardStats(config.append_terminal, config.precision, config.reads_surprise)
     model = RewardModel(policy, stats, seed=config.seed)
     source = inputs["preferences"]
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)

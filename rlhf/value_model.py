@@ -8,7 +8,8 @@ biased.
 
 `value_init=policy`: a copy of the policy's trunk and a head of zeros, so that every value is 0 at
 first and the first advantages are the rewards' own. `value_init=rm`: the reward model's trunk and
-its head, rescaled to normalised scores, so that the value after a whole response is its score.
+its head, rescaled to normalised scores, so that the value after a whole response is its score,
+but for the part that reads the response's surprises, if it has one.
 The trunk is separate in both cases: value and policy gradients do not meet. What can be shared
 (`value_trunk`) stands in `sharing.py`.
 """

@@ -430,7 +430,7 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
     def policy() -> Any:
         return AutoModelForCausalLM.from_pretrained(folder / "policy" / "model", dtype=dtype)
 
-    head = load_file(folder / "rm" / "head.safetensors")["weight"]
+    head = load_file(folder / "rm" / "head.safetensors")["score.weight"]
     rows = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
     data = Dataset.from_dict({"input_ids": rows})
     updates = given.updates + 1

@@ -20,7 +20,7 @@ from plumbrule.config import ModelConfig
 from plumbrule.models import make_policy, new_model, train_tokenizer
 from plumbrule.randomness import generator
 from rlhf.config import RMConfig
-from rlhf.reward_model import RewardModel
+from rlhf.reward_model import RewardModel, Row
 from rlhf.reward_training import Ranking, micro_batches
 from rlhf.rm import split_up
 
@@ -75,7 +75,9 @@ def random_rankings(model: RewardModel, number: int, num_answers: int) -> list[R
     for _ in range(number):
         prompt = draw.integers(highest, size=PROMPT_TOKENS).tolist()
         lengths = draw.integers(ANSWER_TOKENS[0], ANSWER_TOKENS[1] + 1, size=num_answers)
-        rows = tuple([*prompt, *draw.integers(highest, size=n).tolist()] for n in lengths)
+        rows = tuple(
+            Row((*prompt, *draw.integers(highest, size=n).tolist()), len(prompt)) for n in lengths
+        )
         pairs = tuple((i, j) for i in range(num_answers) for j in range(i + 1, num_answers))
         ranks = tuple(range(1, num_answers + 1))
         made.append(Ranking(rows, ranks, pairs, (0.0,) * len(pairs)))

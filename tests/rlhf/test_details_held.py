@@ -21,7 +21,6 @@ from plumbrule.models import Policy, load_policy
 from plumbrule.protocols import Episode
 from plumbrule.randomness import row_key
 from plumbrule.records import Prompt, read_records
-from plumbrule.scoring import pad_rows
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import rollouts
 from rlhf.config import RewardConfig, RewardTermConfig
@@ -31,7 +30,7 @@ from rlhf.ppo import run
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo_step import Place, add_gradients, ppo_step, trainable
 from rlhf.ptx import Demonstrations, add_ptx_gradients
-from rlhf.reward_model import RewardModel, RewardScorer
+from rlhf.reward_model import RewardModel, RewardScorer, Row, collate
 from rlhf.trajectory import Trajectory
 
 
@@ -198,7 +197,7 @@ def test_a_reward_model_of_another_tokenizer_reads_text_and_not_ids() -> None:
 
     def raw(row: Sequence[int]) -> float:
         with torch.no_grad():
-            return model.scores(*pad_rows([row], 0)).item()
+            return model.scores(*collate([Row(tuple(row), len(query))], 0)).item()
 
     assert score == pytest.approx(raw([swap.get(i, i) for i in (*query, *ids)]), abs=1e-6)
     assert abs(score - raw([*query, *ids])) > 1e-3

@@ -542,7 +542,8 @@ def test_value_models_begin_at_zero_or_at_the_reward_models_score(tmp_path: Path
         assert not value_from_policy(policy)(inputs.tokens, inputs.real_mask).any()
         stats = RewardStats(mean=0.3, std=2.0)
         reward_model = RewardModel(policy, stats, seed=1)
-        raw = reward_model.scores(inputs.tokens, inputs.real_mask)
+        row_mask = torch.zeros_like(inputs.real_mask)  # no part of the score reads the response
+        raw = reward_model.scores(inputs.tokens, inputs.real_mask, row_mask)
         values = value_from_reward_model(reward_model)(inputs.tokens, inputs.real_mask)
     last = inputs.real_mask.sum(1) - 1
     assert torch.allclose(values.gather(1, last[:, None])[:, 0], (raw - 0.3) / 2.0, atol=1e-6)

@@ -12,11 +12,12 @@ from plumbrule.errors import ArtifactError, DataError, TrainingError
 from plumbrule.models import make_policy, new_model
 from plumbrule.protocols import Episode
 from plumbrule.records import Prompt
-from plumbrule.scoring import pad_rows
 from rlhf.reward_model import (
     RewardModel,
     RewardScorer,
     RewardStats,
+    Row,
+    collate,
     last_real,
     load_reward_model,
     open_reward,
@@ -24,16 +25,22 @@ from rlhf.reward_model import (
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    return RewardModel(tiny_policy(), RewardStats(mean=0.25, std=2.0, num_samples=9))
+@pytest.fixture(scope="module", params=[False, True], ids=["last_token", "surprise"])
+def model(request):
+    stats = RewardStats(mean=0.25, std=2.0, num_samples=9, reads_surprise=request.param)
+    model = RewardModel(tiny_policy(), stats)
+    if model.surprise_head is not None:
+        draws = torch.Generator().manual_seed(0)
+        torch.nn.init.normal_(model.surprise_head.weight, generator=draws)
+    return model
 
 
 def score(model, row, left=0, right=0, pad_id=0):
-    tokens = torch.tensor([[pad_id] * left + row + [pad_id] * right])
+    tokens = torch.tensor([[pad_id] * left + [*row.tokens] + [pad_id] * right])
     real_mask = torch.tensor([[False] * left + [True] * len(row) + [False] * right])
+    response_mask = torch.arange(tokens.shape[1])[None] >= left + row.begin
     with torch.no_grad():
-        return model.scores(tokens, real_mask).item()
+        return model.scores(tokens, real_mask, real_mask & response_mask).item()
 
 
 def episode(query, response, finished=True, passages=()):
@@ -64,17 +71,17 @@ def test_a_row_without_real_tokens_is_refused():
 def test_score_index_where_the_query_holds_the_pad_id(model):
     """A pad id inside the query or at the very end of a row is a token like any other."""
     pad = model.policy.pad_id
-    row = [5, pad, pad, 300, 301, pad]
+    row = Row((5, pad, pad, 300, 301, pad), 4)
     plain = score(model, row)
     assert score(model, row, left=3, pad_id=pad) == pytest.approx(plain, abs=1e-5)
     assert score(model, row, right=4, pad_id=pad) == pytest.approx(plain, abs=1e-5)
-    assert plain != pytest.approx(score(model, row[:-1]), abs=1e-4)
+    assert plain != pytest.approx(score(model, Row(row.tokens[:-1], 4)), abs=1e-4)
 
 
 @pytest.mark.detail(14)
 def test_an_empty_response_is_scored_at_the_end_of_the_query(model):
-    query, response = model.policy.encode(chat("what is it?")), []
-    row = [*query, *response]
+    query = model.policy.encode(chat("what is it?"))
+    row = Row(tuple(query), len(query))
     with torch.no_grad():
         hidden = model.trunk(input_ids=torch.tensor([query])).last_hidden_state[0, -1]
         wanted = model.head(hidden).item()
@@ -106,7 +113,7 @@ def test_pad_equal_to_end_of_text_gives_identical_scores(model):
     found = []
     for pad_id in (model.policy.pad_id, model.policy.terminal_id):
         with torch.no_grad():
-            found.append(model.scores(*pad_rows(rows, pad_id)))
+            found.append(model.scores(*collate(rows, pad_id)))
     assert torch.equal(found[0], found[1])
 
 
@@ -160,7 +167,7 @@ def test_the_terminal_token_follows_a_finished_answer_only():
         for m in (with_terminal, without)
         for finished in (True, False)
     ]
-    assert rows[0] == [*rows[1], policy.terminal_id]
+    assert rows[0].tokens == (*rows[1].tokens, policy.terminal_id)
     assert rows[1] == rows[2] == rows[3]
 
 
@@ -217,11 +224,12 @@ def test_open_reward_gives_normalised_scores_in_order(model, tmp_path):
 
 @pytest.mark.detail(34)
 def test_the_normalised_head_gives_the_normalised_score(model):
-    row = torch.tensor([model.encode(chat("what is it?"), (), "red")])
+    row = model.encode(chat("what is it?"), (), "red")
     with torch.no_grad():
-        hidden = model.trunk(input_ids=row).last_hidden_state[0, -1]
+        hidden = model.trunk(input_ids=torch.tensor([row.tokens])).last_hidden_state[0, -1]
         value = model.normalised_head()(hidden).item()
-    assert value == pytest.approx((score(model, row[0].tolist()) - 0.25) / 2.0, abs=1e-5)
+    said = 0.0 if model.surprise_head is None else score(model, row) - model.head(hidden).item()
+    assert value == pytest.approx((score(model, row) - said - 0.25) / 2.0, abs=1e-5)
 
 
 def test_equal_rows_go_through_the_trunk_once(model):
@@ -230,7 +238,7 @@ def test_equal_rows_go_through_the_trunk_once(model):
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        score_rows(model, [[5, 6], [5, 6], [7], [5, 6]], 16)
+        score_rows(model, [Row((5, 6), 1), Row((5, 6), 1), Row((7,), 1), Row((5, 6), 1)], 16)
     finally:
         handle.remove()
     assert sum(seen) == 3  # tokens of the two different rows
@@ -243,8 +251,8 @@ def test_a_response_beyond_the_context_is_cut_and_said():
         scores = RewardScorer(model, 4).score(
             [episode("what is it?", long), episode("what is it?", "red")]
         )["score"]
-    row = model.encode(chat("what is it?"), (), long)[:40]
-    assert scores[0] == pytest.approx(score(model, row), abs=1e-5)
+    row = model.encode(chat("what is it?"), (), long)
+    assert scores[0] == pytest.approx(score(model, Row(row.tokens[:40], row.begin)), abs=1e-5)
 
 
 def test_a_prompt_that_fills_the_context_is_refused():
@@ -258,4 +266,4 @@ def test_scores_that_are_not_numbers_are_refused():
     with torch.no_grad():
         model.head.weight.fill_(math.nan)
     with pytest.raises(TrainingError, match="2 of 2"):
-        score_rows(model, [[5], [6]], 4)
+        score_rows(model, [Row((5,), 1), Row((6,), 1)], 4)

@@ -8,7 +8,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.tracking import NullTracker
 from rlhf.config import RMConfig
-from rlhf.reward_model import RewardModel
+from rlhf.reward_model import RewardModel, RewardStats
 from rlhf.reward_training import (
     Ranking,
     batch_of,
@@ -20,8 +20,8 @@ from rlhf.reward_training import (
 )
 
 
-def reward_model(seed: int = 0) -> RewardModel:
-    return RewardModel(tiny_policy(seed), seed=seed)
+def reward_model(seed: int = 0, reads_surprise: bool = False) -> RewardModel:
+    return RewardModel(tiny_policy(seed), RewardStats(reads_surprise=reads_surprise), seed=seed)
 
 
 def some_pairs(model: RewardModel, margin: float = 0.0) -> list[Ranking]:
@@ -66,7 +66,10 @@ def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin, centre):
     theirs = LlamaForSequenceClassification(config).double()
     theirs.model.load_state_dict(model.trunk.state_dict())
     theirs.score.weight.data.copy_(model.head.weight.data)
-    columns = {"chosen_ids": [p.rows[0] for p in batch], "rejected_ids": [p.rows[1] for p in batch]}
+    columns = {
+        name: [list(p.rows[place].tokens) for p in batch]
+        for place, name in enumerate(("chosen_ids", "rejected_ids"))
+    }
     if margin:
         columns["margin"] = [p.margins[0] for p in batch]
     args = RewardConfig(
@@ -143,10 +146,11 @@ def some_rankings(model: RewardModel) -> list[Ranking]:
     return made
 
 
+@pytest.mark.parametrize("reads_surprise", [False, True])
 @pytest.mark.parametrize("loss", ["all_pairs", "plackett_luce"])
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 7])
-def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size):
-    model = reward_model().double()
+def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, reads_surprise):
+    model = reward_model(reads_surprise=reads_surprise).double()
     batch = some_rankings(model)
     whole = mean_loss(model, batch, 64, loss)
     wanted = [p.grad.clone() for p in model.parameters()]

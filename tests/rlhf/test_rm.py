@@ -14,7 +14,7 @@ from plumbrule.records import Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
 from rlhf import feedback, rm
 from rlhf.config import FeedbackConfig, RMConfig
-from rlhf.reward_model import RewardModel, load_reward_model, open_reward
+from rlhf.reward_model import RewardModel, Row, load_reward_model, open_reward
 
 RUNTIME = RuntimeConfig(device="cpu")
 
@@ -153,16 +153,16 @@ def test_a_margin_is_that_of_rank_one_over_rank_two(tmp_path):
 
 def test_an_answer_that_does_not_fit_leaves_its_ranking():
     preference = Preference("p", chat("what is it?"), ("a", "b", "c", "d"), (3, 1, 2, 2))
-    rows = [[1, 2], [1] * 9, [3, 4], [5, 6]]
+    rows = [Row((1, 2), 1), Row((1,) * 9, 1), Row((3, 4), 1), Row((5, 6), 1)]
     ranking = rm.fitting(preference, rows, 8)
-    assert ranking.rows == ([1, 2], [3, 4], [5, 6])
+    assert ranking.rows == (rows[0], rows[2], rows[3])
     assert ranking.ranks == (3, 2, 2)
     assert sorted(ranking.pairs) == [(1, 0), (2, 0)]
     assert [(s.rows, s.pairs) for s in rm.split_up(ranking)] == [
-        (([3, 4], [1, 2]), ((0, 1),)),
-        (([5, 6], [1, 2]), ((0, 1),)),
+        ((rows[2], rows[0]), ((0, 1),)),
+        ((rows[3], rows[0]), ((0, 1),)),
     ]
-    assert rm.fitting(preference, [[1] * 9] * 3 + [[1]], 8) is None
+    assert rm.fitting(preference, [rows[1]] * 3 + [rows[0]], 8) is None
 
 
 @pytest.mark.parametrize(
@@ -173,6 +173,7 @@ def test_an_answer_that_does_not_fit_leaves_its_ranking():
         {"label_smoothing": 0.1},
         {"noise_rate": 0.1},
         {"centring": 0.01},
+        {"reads_surprise": True},
     ],
 )
 def test_the_other_losses_learn_too(given, tmp_path, changes):
@@ -196,7 +197,7 @@ def test_an_answer_cut_by_its_limit_has_no_terminal_token(tmp_path):
     (preference,) = read_records(rm.Preference, folder / "records.jsonl")
     cut = rm.dataclasses.replace(preference, meta={"finished": [True, False, True]})
     model = RewardModel(tiny_policy())
-    ends = [row[-1] == model.policy.terminal_id for row in rm.encode_answers(model, cut)]
+    ends = [row.tokens[-1] == model.policy.terminal_id for row in rm.encode_answers(model, cut)]
     assert ends == [True, False, True]
 
 
