@@ -30,7 +30,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule import record
+from plumbrule import plugins, record
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
 from plumbrule.fingerprint import ROOT, digest
@@ -75,6 +75,9 @@ def main() -> None:
     """Run the command line and exit."""
     from plumbrule import verbs
 
+    code = _guarded(_load_plugins)
+    if code:
+        sys.exit(code)
     if len(sys.argv) > 1 and sys.argv[1] in verbs.VERBS:
         sys.exit(_guarded(lambda: verbs.main(sys.argv[1:])))
     register()
@@ -86,6 +89,11 @@ def main() -> None:
     if FAILED:
         say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
     sys.exit(code or int(bool(FAILED)))
+
+
+def _load_plugins() -> None:
+    sys.argv[1:] = plugins.take_options(sys.argv[1:])
+    plugins.load()
 
 
 def _guarded(command: Callable[[], Any]) -> int:

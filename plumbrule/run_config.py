@@ -25,13 +25,15 @@ from plumbrule.config import (
     require,
     require_choice,
 )
+from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.graph import nearest, order, read_nodes
 from plumbrule.shipped import shipped_world
 from plumbrule.stages import SECTION, slot_of
 from rag.config import IndexConfig
-from rlhf.config import FeedbackConfig, RewardConfig, RMConfig
+from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.ppo_config import PPOConfig
+from rlhf.reward_config import RewardConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 
@@ -157,7 +159,7 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
-    config.nodes = read_nodes(config.nodes)
+    config.nodes = expand_ensembles(config, read_nodes(config.nodes))
     names = (
         order(config.nodes, [config.run.only], "run.only")
         if config.run.only
@@ -320,6 +322,14 @@ def check_reward(node: Node) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
     models = [slot for slot in node.inputs if slot.startswith("rm")]
     wants = "rm" in node.config.reward.weights
+    rule = node.config.reward.ensemble.rule
+    require(
+        len(models) > 1 or rule == "mean" or not wants,
+        "reward.ensemble.rule",
+        rule,
+        f"be mean where node {node.name} has one rm input",
+        "train more of them with rm.ensemble=3",
+    )
     require(
         bool(models) or not wants,
         "reward.terms",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from plumbrule import claims, machine
+from plumbrule import claims, machine, plugins
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.pipeline import stage_function
@@ -35,6 +35,7 @@ def main(folder: Path) -> None:
     kind = stage["kind"]
     watcher = threading.Thread(target=end_with, kwargs=stage["parent"], daemon=True)
     watcher.start()
+    plugins.load()
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])
     )

@@ -1,4 +1,4 @@
-"""Settings of the stages feedback and rm, and of rewards; those of ppo are in `ppo_config.py`.
+"""Settings of the stages feedback and rm; of rewards: `reward_config.py`, of ppo: `ppo_config.py`.
 
 No torch here.
 
@@ -21,7 +21,6 @@ from plumbrule.config import (
 
 LABELLERS = ("gold",)
 REWARD_LOSSES = ("all_pairs", "plackett_luce", "pairs")
-REWARD_TERMS = ("rm", "gold", "constant")
 
 
 @dataclass
@@ -102,10 +101,18 @@ response (rlhf/reward_model.py)."""
     """Prompts whose first sampled answers give the scores' mean and variance."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How those answers are sampled where the preferences are a data set and bring no samples."""
+    ensemble: int = field(default=1, metadata=NOT_HASHED)
+    """Reward models of the node, alike but for their seeds (seed, seed + 1, ...): nodes rm, rm_1, \
+... that every user of rm is given too."""
+    ensemble_from: str = field(default="head", metadata=NOT_HASHED)
+    """head: they start from one policy, with heads and orders of their own. base: each from a \
+policy of its own, down to the base model's seed."""
     save_every: int = field(default=50, metadata=NOT_HASHED)
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        require_range("rm.ensemble", self.ensemble, 1, 64, "reward models")
+        require_choice("rm.ensemble_from", self.ensemble_from, ("head", "base"))
         require_range("rm.num_calibration_prompts", self.num_calibration_prompts, 2, unit="prompts")
         require_range("rm.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
         require_range("rm.batch_size", self.batch_size, 1, unit="rankings")
@@ -136,43 +143,3 @@ response (rlhf/reward_model.py)."""
         require_range("rm.save_every", self.save_every, 1, unit="steps")
         if self.max_tokens is not None:
             require_range("rm.max_tokens", self.max_tokens, 8, unit="tokens")
-
-
-@dataclass
-class RewardTermConfig:
-    """One term of a reward."""
-
-    name: str = "rm"
-    """rm (the mean of the node's `rm` inputs), gold, or constant (always 1)."""
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_choice("reward.terms.name", self.name, REWARD_TERMS)
-        require_range(f"reward.terms.{self.name}.weight", self.weight, -1e6, 1e6)
-
-
-@dataclass
-class RewardConfig:
-    """What PPO maximises: a weighted sum of named terms.
-
-    A list, since a mapping that is overridden keeps its old entries beside the new ones.
-    """
-
-    terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
-    gold: GoldConfig = field(default_factory=GoldConfig)
-
-    def __post_init__(self) -> None:
-        names = [term.name for term in self.terms]
-        require(bool(names), "reward.terms", names, "name at least one term", "add one")
-        require(
-            len(set(names)) == len(names),
-            "reward.terms",
-            names,
-            "name each term once",
-            "add up the weights",
-        )
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Term name -> weight."""
-        return {term.name: term.weight for term in self.terms}

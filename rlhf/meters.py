@@ -1,8 +1,9 @@
 """The numbers that are logged of a rollout and of an update; every mean is over action tokens.
 
 objective/*   of the rollout, before the update. A reward is logged before and after each transform:
-              `reward/<term>_raw` as the term gave it, `reward/<term>` after its weight,
-              `objective/scores_raw` their sum, `objective/scores` after the missing-EOS penalty,
+              `reward/<term>_raw` as the term gave it, where configured `reward/<term>_normalised`
+              and `reward/<term>_clipped`, `reward/<term>` after its weight, `objective/scores_raw`
+              their sum, `objective/scores` after the bound on scores and the missing-EOS penalty,
               `objective/non_score_reward` the KL penalty, `objective/rlhf_reward` all together.
 policy/*, loss/*, val/*   over all optimizer steps of the update.
 
@@ -15,7 +16,6 @@ another temperature, padding that is attended to, positions that are off by one,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,8 @@ from plumbrule.errors import TrainingError
 from plumbrule.timing import Stopwatch
 from rlhf.masked import fill, masked_mean, masked_var, row_sums
 from rlhf.ppo_step import PPOStats
+from rlhf.reward_config import RewardConfig
+from rlhf.rewards import prepare_terms
 from rlhf.rollouts import Rollout
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
     return True
 
 
-def objective_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:
+def objective_metrics(rollout: Rollout, reward: RewardConfig) -> dict[str, float]:
     """Return the `objective/*`, `reward/*` and rollout's `val/*` metrics of one rollout."""
     trajectory, mask = rollout.trajectory, rollout.trajectory.action_mask
     taken = row_sums(rollout.penalties, mask).mean()
@@ -89,9 +91,15 @@ def objective_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[st
         ),
     }
     for name, term in rollout.terms.items():
-        weight = weights[name.split("/")[0]]
         metrics[f"reward/{name}_raw"] = term.mean()
-        metrics[f"reward/{name}"] = weight * term.mean()
+    prepared = prepare_terms(rollout.terms, reward.terms)
+    for config in reward.terms:
+        steps = prepared[config.name]
+        if config.normalise != "none":
+            metrics[f"reward/{config.name}_normalised"] = steps.normalised.mean()
+        if config.clip is not None:
+            metrics[f"reward/{config.name}_clipped"] = steps.clipped.mean()
+        metrics[f"reward/{config.name}"] = config.weight * steps.clipped.mean()
     return {name: float(value) for name, value in metrics.items()}
 
 

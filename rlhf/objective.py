@@ -16,7 +16,13 @@ from rlhf.forward import Evaluation
 from rlhf.kl import estimate, k1
 from rlhf.masked import fill, row_sums, whiten
 from rlhf.ppo_config import PPOConfig
-from rlhf.rewards import clip_scores, penalise_unfinished, shape_rewards, weighted_sum
+from rlhf.rewards import (
+    clip_scores,
+    penalise_unfinished,
+    prepare_terms,
+    shape_rewards,
+    weighted_sum,
+)
 from rlhf.rollouts import Rollout
 from rlhf.trajectory import Trajectory
 
@@ -39,7 +45,9 @@ def shape(
         old = trajectory.rollout_logprobs.to(old.dtype)
 
     # 3 Shape.
-    raw_scores = weighted_sum(terms, config.reward.weights)
+    prepared = prepare_terms(terms, config.reward.terms)
+    used = {name: term.clipped for name, term in prepared.items()}
+    raw_scores = weighted_sum(used, config.reward.weights)
     scores = penalise_unfinished(
         clip_scores(raw_scores, config.score_clip), trajectory.finished, config.missing_eos_penalty
     )

@@ -41,7 +41,7 @@ from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import Tracker, read_metrics
-from rlhf import rollouts
+from rlhf import http_scorer, rollouts
 from rlhf.averaging import AveragedWeights
 from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
@@ -61,6 +61,7 @@ from rlhf.ppo_samples import sample_rows, write_rows
 from rlhf.ppo_state import Control, load_state, save_state
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates
 from rlhf.ptx import read_demonstrations
+from rlhf.reward_config import RewardConfig
 from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import open_terms, reward_models, score_terms
 from rlhf.rollouts import Rollout
@@ -103,7 +104,7 @@ def run(
     """
     device = resolve_device(runtime)
     check_inputs(config, inputs)
-    scorers = open_terms(config.reward, inputs, runtime)
+    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
     learner = make_learner(policy, make_value_model(config, actors, inputs), config, actors.reader)
@@ -176,7 +177,7 @@ def run(
             if average is not None:
                 average.add(policy.model)
             metrics = {
-                **objective_metrics(rollout, config.reward.weights),
+                **objective_metrics(rollout, config.reward),
                 **update_metrics(stats),
                 "objective/kl_coef": control.kl_coef,
                 "val/logprob_gap_max": gap.largest,
@@ -204,7 +205,7 @@ def run(
     if distributed.is_main():
         if average is not None:
             average.put_into(policy.model)
-        notes = notes_on(num_too_long, control)
+        notes = notes_on(num_too_long, control, config.reward)
         work = work_per_token(actors, learner, config)
         rate = matmul_rate(device, config.precision)
         table = time_table(read_metrics(out), work, config, rate, distributed.world_size())
@@ -259,9 +260,11 @@ def next_control(control: Control, metrics: dict[str, float], config: PPOConfig)
     return Control(coef, stopped, metrics)
 
 
-def notes_on(num_too_long: int, control: Control) -> list[str]:
+def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[str]:
     """Return what a reader of the report should know first."""
     notes = [control.stopped] if control.stopped else []
+    if "http" in reward.weights:
+        notes.append(http_scorer.NOTE.format(url=reward.http.url, version=reward.http.version))
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     return notes

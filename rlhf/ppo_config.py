@@ -16,7 +16,7 @@ from plumbrule.config import (
     require_choice,
     require_range,
 )
-from rlhf.config import RewardConfig
+from rlhf.reward_config import RewardConfig
 
 ADVANTAGES = ("gae", "rloo", "grpo", "reinforce_baseline")
 KL_ESTIMATORS = ("k1", "k2", "k3")

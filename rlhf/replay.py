@@ -78,7 +78,7 @@ def replay(
         seen = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
         coef = logged[update]["objective/kl_coef"] if config.kl.target else config.kl.coef
         shaped = shape(trajectory, seen, terms, config, coef)
-        now = objective_metrics(shaped, config.reward.weights)
+        now = objective_metrics(shaped, config.reward)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
         now["replay/advantage_correlation"] = _correlation(

@@ -1,18 +1,24 @@
 """The reward as PPO sees it: named terms, each a Scorer over decoded responses.
 
-rm        mean of the node's reward models (inputs `rm`, `rm_1`, ...)
-gold      the gold utility of the generated world, for experiments that know the truth
-constant  1 for every response: a control, under which a right PPO must not go anywhere
+rm          the node's reward models (inputs `rm`, `rm_1`, ...), as `ensembles.py` makes them one
+gold        the gold utility of the generated world, for experiments that know the truth
+constant    1 for every response: a control, under which a right PPO must not go anywhere
+classifier  a ready-made sequence classifier (`classifier.py`)
+http        a scorer behind a URL (`http_scorer.py`)
+others      functions of text: rules of ours, and those of plug-ins (`reward_functions.py`)
 
-Terms see text and not ids, so a reward model may have another tokenizer than the policy. What they
-return before their weights is logged and kept under their names; parts that a Scorer returns
-beside its score (the gold utility's, one per reward model) under `<term>/<part>`.
+Terms see text and not ids, so a reward model may have another tokenizer than the policy. Equal
+responses to a prompt are scored once. What terms return is kept and logged under their names before
+anything is done to it; parts that a Scorer returns beside its score (the gold utility's, one per
+reward model and their spread) under `<term>/<part>`. What is done then, in which order, stands in
+`rewards.py`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,27 +28,28 @@ from plumbrule import distributed
 from plumbrule.artifacts import Artifact
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, PlumbruleError, TrainingError
+from plumbrule.models import resolve_device
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.records import Prompt
-from rlhf.config import RewardConfig
+from rlhf.classifier import open_classifier
+from rlhf.ensembles import Ensemble, averaged
+from rlhf.http_scorer import HTTPScorer
+from rlhf.reward_config import RewardConfig
+from rlhf.reward_functions import FUNCTIONS, RewardFunction
+from rlhf.reward_model import RewardScorer, load_reward_model
 from rlhf.trajectory import Trajectory
 
 
-class Mean:
-    """The mean of several scorers; its parts are their shares of it."""
+class Function:
+    """A function of episodes as a Scorer."""
 
-    def __init__(self, scorers: Mapping[str, Scorer]):
-        self.scorers = scorers
+    def __init__(self, function: RewardFunction):
+        self.function = function
 
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
-        """Return the mean score (n,) and, for more than one scorer, each one's share of it."""
-        shares = {
-            name: scorer.score(episodes)["score"] / len(self.scorers)
-            for name, scorer in self.scorers.items()
-        }
-        total = np.sum(list(shares.values()), axis=0)
-        return {"score": total, **(shares if len(shares) > 1 else {})}
+        """Return what the function does, (n,)."""
+        return {"score": np.asarray(self.function(episodes), dtype=np.float64)}
 
 
 class Constant:
@@ -59,28 +66,55 @@ def reward_models(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
 
 
 def open_terms(
-    reward: RewardConfig, inputs: Mapping[str, Artifact], runtime: RuntimeConfig
+    reward: RewardConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    kept: Path | None = None,
 ) -> dict[str, Scorer]:
     """Return the scorer of each term that `reward` weighs.
 
-    Raises: ConfigError: rm without a reward model, or one that was trained without terminal tokens.
+    Args: kept: folder for the replies of a scorer behind a URL; None: they are not kept.
+    Raises: ConfigError: rm without a reward model, or one that was trained without terminal tokens;
+    a classifier that does not load.
     """
     scorers: dict[str, Scorer] = {}
     for name in sorted(reward.weights):
         if name == "rm":
-            models = reward_models(inputs)
-            if not models:
-                raise ConfigError(
-                    "reward.terms (=rm) must not name rm without an rm input; give the node one."
-                )
-            for slot, artifact in models.items():
-                check_terminal(slot, artifact)
-            scorers[name] = Mean({s: a.open(runtime=runtime) for s, a in models.items()})
+            scorers[name] = open_reward_models(reward, inputs, runtime)
         elif name == "gold":
             scorers[name] = GoldUtility(reward.gold)
-        else:
+        elif name == "constant":
             scorers[name] = Constant()
+        elif name == "classifier":
+            scorers[name] = open_classifier(reward.classifier, runtime)
+        elif name == "http":
+            own = None if kept is None else kept / f"{distributed.rank()}.jsonl"
+            scorers[name] = HTTPScorer(reward.http, own)
+        else:
+            scorers[name] = Function(FUNCTIONS[name])
     return scorers
+
+
+def open_reward_models(
+    reward: RewardConfig, inputs: Mapping[str, Artifact], runtime: RuntimeConfig
+) -> Scorer:
+    """Return the node's reward models as one scorer.
+
+    Raises: ConfigError: there is none, or one was trained without terminal tokens.
+    """
+    models = reward_models(inputs)
+    if not models:
+        raise ConfigError(
+            "reward.terms (=rm) must not name rm without an rm input; give the node one."
+        )
+    for slot, artifact in models.items():
+        check_terminal(slot, artifact)
+    if reward.ensemble.rule == "weights":
+        device = resolve_device(runtime)
+        loaded = [load_reward_model(a.path, device=device) for a in models.values()]
+        return RewardScorer(averaged(loaded), runtime.micro_batch_size)
+    scorers = {slot: a.open(runtime=runtime) for slot, a in models.items()}
+    return Ensemble(scorers, reward.ensemble)
 
 
 def check_terminal(slot: str, artifact: Artifact) -> None:
@@ -105,6 +139,7 @@ def score_terms(
 
     The same in every process; each one scores its share of the rows.
     Args: prompts: of the trajectory's rows, in order.
+    Raises: TrainingError: a term raises, or does not give one number per response.
     """
     finished = trajectory.finished.tolist()
     mine = list(distributed.share(len(trajectory)))
@@ -113,9 +148,40 @@ def score_terms(
     ]
     terms: dict[str, Tensor] = {}
     for name, scorer in scorers.items():
-        for part, values in scorer.score(episodes).items():
+        for part, values in score_distinct(name, scorer, episodes).items():
             full = trajectory.finished.new_zeros(len(trajectory), dtype=torch.float64)
-            full[mine] = torch.as_tensor(np.asarray(values, dtype=np.float64)).to(full.device)
+            full[mine] = torch.from_numpy(values).to(full.device)
             terms[name if part == "score" else f"{name}/{part}"] = full
     distributed.all_reduce_sum_(list(terms.values()))  # rows of other processes are 0 here
     return terms
+
+
+def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """Return a term's score and parts, (n,) float64 each, asking once for equal episodes.
+
+    Raises: TrainingError: it raises, or does not give one number per episode.
+    """
+    index: dict[tuple, int] = {}
+    keys = [(e.prompt.id, e.passages, e.response, e.finished) for e in episodes]
+    places = [index.setdefault(key, len(index)) for key in keys]
+    firsts = {place: e for e, place in zip(reversed(episodes), reversed(places), strict=True)}
+    distinct = [firsts[place] for place in range(len(index))]
+    try:
+        found = {
+            part: np.asarray(v, dtype=np.float64) for part, v in scorer.score(distinct).items()
+        }
+    except PlumbruleError:
+        raise
+    except Exception as error:
+        raise TrainingError(
+            f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses: "
+            f"{error}; mend it and run the same command again."
+        ) from error
+    for part, values in found.items():
+        if values.shape != (len(distinct),):
+            shown = name if part == "score" else f"{name}/{part}"
+            raise TrainingError(
+                f"reward term {shown} (=shape {values.shape}) must give one number for each of "
+                f"{len(distinct)} responses; mend it and run the same command again."
+            )
+    return {part: values[places] for part, values in found.items()}

@@ -2,11 +2,12 @@
 
 The order is fixed, since each step changes what the next one sees:
 
-1. `weighted_sum`         reward terms (b,) each -> raw scores (b,)
-2. `clip_scores`          (optional) cut to +- a bound; never the KL
-3. `penalise_unfinished`  a response that never gave its terminal token loses a constant, once
-4. `shape_rewards`        less the KL penalty at each action token, and the score at the last step
-5. `whiten` (optional)    unit variance over the steps of the rollout; the mean stays
+1. `prepare_terms`        (optional) each term normalised over the rollout, then cut to +- its bound
+2. `weighted_sum`         reward terms (b,) each -> raw scores (b,)
+3. `clip_scores`          (optional) cut to +- a bound; never the KL
+4. `penalise_unfinished`  a response that never gave its terminal token loses a constant, once
+5. `shape_rewards`        less the KL penalty at each action token, and the score at the last step
+6. `whiten` (optional)    unit variance over the steps of the rollout; the mean stays
 
 The score lands on the last action token itself, which is the terminal token where there is one.
 With `score_at=after` it comes one step later, for the state behind that token, as in TRL and in the
@@ -16,12 +17,45 @@ lambda < 1 the score is discounted once more on its way to the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlhf.masked import fill
+from rlhf.reward_config import RewardTermConfig
+
+
+class Prepared(NamedTuple):
+    """One term on its way to the sum, (b,) each."""
+
+    normalised: Tensor
+    clipped: Tensor
+
+
+def prepare_terms(
+    terms: Mapping[str, Tensor], config: Sequence[RewardTermConfig]
+) -> dict[str, Prepared]:
+    """Return each configured term after normalisation and after clipping, (b,) float64.
+
+    Raises: ValueError: a configured term is missing.
+    """
+    prepared = {}
+    for term in config:
+        if term.name not in terms:
+            raise ValueError(f"terms (={sorted(terms)}) must hold {term.name}.")
+        raw = terms[term.name]
+        normalised = standardise(raw) if term.normalise == "batch" else raw
+        prepared[term.name] = Prepared(normalised, clip_scores(normalised, term.clip))
+    return prepared
+
+
+def standardise(values: Tensor) -> Tensor:
+    """Return values (b,) less their mean, by their standard deviation; 0 where all are equal."""
+    spread = values.std(correction=0)
+    off = values - values.mean()
+    return torch.where(spread > 0, off / spread, torch.zeros_like(off))
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -326,8 +326,8 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     from plumbrule.artifacts import Artifact
     from plumbrule.config import RuntimeConfig, SamplingConfig
     from plumbrule.tracking import NullTracker
-    from rlhf.config import RewardConfig
     from rlhf.ppo_config import PPOConfig
+    from rlhf.reward_config import RewardConfig
 
     work, size = WORKLOAD[given.shape], SHAPE[given.shape]
     updates = given.updates + 1

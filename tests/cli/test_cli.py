@@ -67,6 +67,32 @@ def test_the_report_stands_alone(store: Path) -> None:
     assert "| ppo | ppo |" in markdown
 
 
+SHOUTING = """
+from rlhf.reward_functions import register
+
+@register("shouting")
+def shouting(episodes):
+    return [-float(e.response.isupper()) for e in episodes]
+"""
+
+
+def test_a_plug_ins_reward_is_trained_against_and_belongs_to_the_artifact(store: Path) -> None:
+    plugin = store / "shout.py"
+    plugin.write_text(SHOUTING, encoding="utf-8")
+    words = ["debug=fast", "reward.terms=[{name: shouting}]", "run.only=ppo", "run.name=shouts"]
+    without = plumbrule(store, *words, "run.dry=true")
+    assert without.returncode == 2
+    assert "shouting" in without.stderr
+    done = plumbrule(store, "--plugin", str(plugin), *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "reward/shouting" in record(store)["metrics"]
+    again = plumbrule(store, "--plugin", str(plugin), *words, "run.dry=true")
+    assert "ppo             cached" in again.stderr + again.stdout
+    plugin.write_text(SHOUTING + "# edited\n", encoding="utf-8")
+    edited = plumbrule(store, *words, "run.dry=true", PLUMBRULE_PLUGINS=str(plugin))
+    assert "ppo             build" in edited.stderr + edited.stdout
+
+
 def test_records_hold_no_machine_path(store: Path) -> None:
     for path in [*store.glob("runs/*/*/run.json"), *store.glob("artifacts/*/*/manifest.json")]:
         assert str(store) not in path.read_text(), path

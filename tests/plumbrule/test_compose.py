@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
+from plumbrule.fingerprint import hashed_config
 from plumbrule.graph import NodeConfig, order
 from plumbrule.run import CONF, explain
 from plumbrule.run_config import GROUPS, RunConfig, RunSection
@@ -143,7 +144,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["+nodes.sft.inptus.x=y"], "did you mean inputs"),
         (["nodes.ppo.inputs.rm=null"], "not hold rm where node ppo has no rm input"),
         (["nodes.ppo.inputs.index=null", "ppo.retrieval.share=0.5"], "must be 0 without an index"),
-        (["reward.terms=[{name: rmm}]"], "must be one of constant, gold, rm"),
+        (["reward.terms=[{name: rmm}]"], "must be one of citation, classifier, constant"),
         (["run.name=a/b"], "plain folder name"),
         (["gold.brief_words=0"], "at least 1"),
         (["atlas.num_known=2"], "must lie in"),
@@ -286,3 +287,54 @@ def test_the_whole_config_is_typed(composed: Callable) -> None:
     config, _ = composed()
     assert isinstance(config, RunConfig)
     assert config.ppo.reward.gold == config.gold
+
+
+def test_an_ensemble_is_ordinary_nodes_that_differ_by_their_seeds(composed: Callable) -> None:
+    _, nodes = composed("rm.ensemble=3", "reward.ensemble.rule=worst", "seed=4")
+    by_name = {node.name: node for node in nodes}
+    assert [by_name[name].config.seed for name in ("rm", "rm_1", "rm_2")] == [4, 5, 6]
+    assert by_name["ppo"].inputs["rm_2"] == "rm_2"
+    assert {by_name[name].inputs["policy"] for name in ("rm", "rm_1", "rm_2")} == {"sft"}
+    assert by_name["eval"].inputs["rm"] == "rm"
+    assert "rm_1" not in by_name["eval"].inputs
+
+
+def test_an_ensemble_from_the_base_makes_policies_of_their_own(composed: Callable) -> None:
+    _, nodes = composed("experiment=rehearsal", "rm.ensemble=2", "rm.ensemble_from=base")
+    by_name = {node.name: node for node in nodes}
+    assert by_name["rm_1"].inputs == {"policy": "sft_1", "preferences": "feedback"}
+    assert by_name["sft_1"].inputs["base"] == "base_1"
+    assert by_name["base_1"].config.seed == by_name["base"].config.seed + 1
+    assert by_name["sft_1"].config.seed == by_name["sft"].config.seed + 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rm.ensemble=2", "rm.ensemble_from=base"], "ensemble_from.*must be head"),
+        (["reward.ensemble.rule=worst"], "reward.ensemble.rule .=worst. must be mean"),
+        (
+            [
+                "rm.ensemble=2",
+                "+nodes.rm_1={kind: rm, inputs: {policy: sft, preferences: feedback}}",
+            ],
+            "nodes.rm_1 must be left",
+        ),
+        (["rm.ensemble=0"], "rm.ensemble .=0"),
+        (["reward.terms=[{name: shouting}]"], "reward.terms.name .=shouting. must be one of"),
+        (["reward.terms=[{name: http}]"], "reward.http.url"),
+    ],
+)
+def test_bad_ensembles_and_terms_stop_before_a_model_loads(
+    composed: Callable, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(PlumbruleError, match=message):
+        composed(*overrides)
+
+
+def test_members_of_one_ensemble_are_those_of_another(composed: Callable) -> None:
+    """The number of members is no part of what a member is."""
+    few, many = (
+        {node.name: node for node in composed(f"rm.ensemble={number}")[1]} for number in (2, 3)
+    )
+    assert hashed_config(few["rm_1"].config) == hashed_config(many["rm_1"].config)

@@ -32,10 +32,10 @@ from plumbrule.models import Policy, make_policy, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker
-from rlhf.config import RewardConfig
 from rlhf.forward import evaluate
 from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates, trainable
+from rlhf.reward_config import RewardConfig
 from rlhf.rollouts import Rollout
 from rlhf.trajectory import Trajectory, slots
 from rlhf.value_model import value_from_policy

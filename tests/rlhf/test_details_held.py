@@ -23,13 +23,13 @@ from plumbrule.randomness import row_key
 from plumbrule.records import Prompt, read_records
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import rollouts
-from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.forward import Evaluation, evaluate
 from rlhf.objective import shape
 from rlhf.ppo import run
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo_step import Place, add_gradients, ppo_step, trainable
 from rlhf.ptx import Demonstrations, add_ptx_gradients
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 from rlhf.reward_model import RewardModel, RewardScorer, Row, collate
 from rlhf.trajectory import Trajectory
 

@@ -25,7 +25,6 @@ from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
 from rlhf import rollouts
 from rlhf.advantages import gae
-from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.forward import evaluate, state_values
 from rlhf.kl import k1
 from rlhf.losses import policy_loss, value_loss
@@ -34,6 +33,7 @@ from rlhf.meters import Consistency, consistency, warn_if_inconsistent
 from rlhf.ppo import load_actors, make_value_model, run
 from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_prompts import batch_of
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 from rlhf.reward_model import RewardModel, RewardStats
 from rlhf.rewards import shape_rewards
 from rlhf.rollouts import Rollout
@@ -463,7 +463,7 @@ def test_terms_are_weighed_and_logged_before_and_after(tmp_path: Path) -> None:
     assert rollout.scores.tolist() == pytest.approx(shares + 0.5 + 0.25)
     assert row["reward/rm_raw"] == pytest.approx((shares.mean() + 0.5) / 2)
     assert row["reward/rm"] == pytest.approx(shares.mean() + 0.5)
-    assert row["reward/rm/rm_2_raw"] == pytest.approx(0.25)
+    assert row["reward/rm/rm_2_raw"] == pytest.approx(0.5)
     assert row["reward/constant"] == pytest.approx(0.25)
     assert row["objective/scores_raw"] == pytest.approx(shares.mean() + 0.75)
 

@@ -16,9 +16,9 @@ from plumbrule.config import RetrievalConfig, SamplingConfig
 from plumbrule.models import load_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.tracking import FileTracker, read_metrics
-from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.ppo import run
 from rlhf.ppo_config import PPOConfig
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 
 
 def settings(num_updates: int, seed: int = 0, **changes: Any) -> PPOConfig:

@@ -26,6 +26,7 @@ from rlhf.ppo_step import (
     set_learning_rates,
     trainable,
 )
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 from rlhf.rollouts import TOKEN_COLUMNS, Rollout, read
 from rlhf.value_model import value_from_policy
 
@@ -120,7 +121,7 @@ def test_foreign_segments_may_hold_anything(garbage: float) -> None:
             rollout_logprobs=torch.where(mask, clean.trajectory.rollout_logprobs, garbage),
         ),
     )
-    of = {"rm": 1.0}
+    of = RewardConfig()
     assert objective_metrics(dirty, of) == objective_metrics(clean, of)
     one, other = world.learner_of(config), world.learner_of(config)
     assert ppo_step(one, clean, config, 1, 4) == ppo_step(other, dirty, config, 1, 4)
@@ -141,8 +142,8 @@ def test_metrics_do_not_see_padding() -> None:
             rollout_logprobs=pad(rollout.trajectory.rollout_logprobs, (0, 5), value=9.0),
         ),
     )
-    narrow_metrics = objective_metrics(rollout, {"rm": 1.0})
-    wide_metrics = objective_metrics(wide, {"rm": 1.0})
+    narrow_metrics = objective_metrics(rollout, RewardConfig())
+    wide_metrics = objective_metrics(wide, RewardConfig())
     assert wide_metrics == pytest.approx(narrow_metrics, rel=1e-12)
     one, other = world.learner_of(config), world.learner_of(config)
     assert ppo_step(one, rollout, config, 1, 4) == ppo_step(other, wide, config, 1, 4)
@@ -155,7 +156,7 @@ def test_metrics_by_hand() -> None:
     learner = world.learner_of(world.config())
     rollout = world.recorded(learner)
     mask = rollout.trajectory.action_mask
-    metrics = objective_metrics(rollout, {"rm": 2.0})
+    metrics = objective_metrics(rollout, RewardConfig([RewardTermConfig("rm", 2.0)]))
     tokens = [(i, j) for i in range(16) for j in range(mask.shape[1]) if mask[i, j]]
     kl = sum(float(rollout.kl[i, j]) for i, j in tokens) / 16
     score = float(rollout.scores.mean())

@@ -13,10 +13,10 @@ from plumbrule import verbs
 from plumbrule.artifacts import Manifest, Store
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.tracking import FileTracker
-from rlhf.config import RewardConfig, RewardTermConfig
 from rlhf.ppo import run
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 from rlhf.replay import replay
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 
 CONSTANT = RewardConfig([RewardTermConfig("constant")])
 

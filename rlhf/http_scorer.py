@@ -1,0 +1,172 @@
+"""A reward behind a URL: `POST` of responses, an answer of as many numbers.
+
+    {"episodes": [{"messages": [{"role": ..., "content": ...}, ...], "passages": [...],
+                   "response": "...", "finished": true}, ...]}
+    -> {"version": "<reward.http.version>", "scores": [0.3, ...]}
+
+What such a scorer computes is outside of every fingerprint. So its version is part of the config
+and must be what it answers; every reply is kept (`replies/<process>.jsonl` beside the rollouts) and
+read before anyone is asked, so a resumed run sees the same rewards; and the run is marked as not
+reproducible from its config.
+
+A scorer that is down, slow or overloaded (no connection, a timeout, status 429 or 5xx) is asked
+again after 1, 2, 4, ... at most 15 seconds, until `patience_seconds` have passed; then the run
+stops, and the same command goes on from its newest checkpoint. Any other status, and a reply of
+another form, stops it at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.protocols import Episode
+from rlhf.reward_config import HTTPConfig
+
+log = logging.getLogger(__name__)
+LONGEST_PAUSE = 15.0
+"""Seconds between two tries."""
+SHOWN_CHARACTERS = 200
+"""Of a reply that is refused."""
+NOTE = (
+    "The reward came from {url} (version {version}): this run is not reproducible from its config. "
+    "Its replies are kept beside the rollouts."
+)
+
+
+class HTTPScorer:
+    """A scorer behind `config.url`. kept: file of its replies; None: they are kept in memory.
+
+    Raises: ConfigError: the variable that should hold the token is not set.
+    """
+
+    def __init__(self, config: HTTPConfig, kept: Path | None = None):
+        self.config, self.kept = config, kept
+        self.headers = {"Content-Type": "application/json"}
+        if config.token_env is not None:
+            token = os.environ.get(config.token_env)
+            if not token:
+                raise ConfigError(
+                    f"reward.http.token_env (={config.token_env}) must name an environment "
+                    "variable that is set; set it, or leave the setting out."
+                )
+            self.headers["Authorization"] = f"Bearer {token}"
+        self.known = {} if kept is None else read_replies(kept)
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        """Return {"score": (n,) float64}, in the order of `episodes`.
+
+        Raises: TrainingError: the scorer stays away, refuses, or answers in another form.
+        """
+        bodies = [as_json(episode) for episode in episodes]
+        keys = [self._key(body) for body in bodies]
+        asked = {key: body for key, body in zip(keys, bodies, strict=True) if key not in self.known}
+        new = list(asked)
+        size = self.config.batch_size
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
+            self._keep(part, self._ask([asked[key] for key in part]))
+        return {"score": np.array([self.known[key] for key in keys], dtype=np.float64)}
+
+    def _key(self, body: Mapping[str, Any]) -> str:
+        text = json.dumps([self.config.version, body], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _keep(self, keys: Sequence[str], scores: Sequence[float]) -> None:
+        self.known.update(zip(keys, scores, strict=True))
+        if self.kept is not None:
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.kept, "a", encoding="utf-8") as file:
+                file.write("\n")  # the last line may have been cut off
+                for key, score in zip(keys, scores, strict=True):
+                    file.write(json.dumps({"key": key, "score": score}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _ask(self, bodies: Sequence[Mapping[str, Any]]) -> list[float]:
+        data = json.dumps({"episodes": bodies}).encode()
+        begun, pause = time.monotonic(), 1.0
+        while True:
+            try:
+                request = urllib.request.Request(str(self.config.url), data, self.headers)
+                with urllib.request.urlopen(
+                    request, timeout=self.config.timeout_seconds
+                ) as answered:
+                    return self._read(answered.read(), len(bodies))
+            except urllib.error.HTTPError as error:
+                if error.code != 429 and error.code < 500:
+                    raise TrainingError(
+                        f"the scorer at {self.config.url} refused (status {error.code}); check "
+                        "reward.http.url and reward.http.token_env."
+                    ) from None
+                why = f"status {error.code}"
+            except (OSError, TimeoutError) as error:
+                why = str(getattr(error, "reason", error))
+            waited = time.monotonic() - begun
+            if waited + pause > self.config.patience_seconds:
+                raise TrainingError(
+                    f"the scorer at {self.config.url} gave no answer for {waited:.0f} s ({why}); "
+                    "start it and run the same command again, which goes on from the newest "
+                    "checkpoint."
+                )
+            log.warning("reward http: %s; asking again in %.0f s", why, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _read(self, reply: bytes, number: int) -> list[float]:
+        shown = reply[:SHOWN_CHARACTERS].decode("utf-8", "replace")
+        try:
+            answer = json.loads(reply)
+            version, scores = answer["version"], [float(x) for x in answer["scores"]]
+        except (ValueError, TypeError, KeyError):
+            raise TrainingError(
+                f"the scorer at {self.config.url} must answer "
+                f'{{"version": ..., "scores": [...]}}; it answered: {shown}'
+            ) from None
+        if version != self.config.version:
+            raise TrainingError(
+                f"the scorer at {self.config.url} is version {version!r} and must be "
+                f"{self.config.version!r} (reward.http.version); start that one, or change the "
+                "setting, which begins another run."
+            )
+        if len(scores) != number or not all(math.isfinite(x) for x in scores):
+            raise TrainingError(
+                f"the scorer at {self.config.url} must answer {number} finite scores, one for "
+                f"each response; it answered: {shown}"
+            )
+        return scores
+
+
+def as_json(episode: Episode) -> dict[str, Any]:
+    """Return what a scorer is told of an episode."""
+    return {
+        "messages": [{"role": m.role, "content": m.content} for m in episode.prompt.messages],
+        "passages": list(episode.passages),
+        "response": episode.response,
+        "finished": episode.finished,
+    }
+
+
+def read_replies(path: Path) -> dict[str, float]:
+    """Return the replies in a file, without lines that were cut off while they were written."""
+    known: dict[str, float] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            known[row["key"]] = float(row["score"])
+    return known

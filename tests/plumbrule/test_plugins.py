@@ -1,0 +1,72 @@
+"""Plug-ins: where they are named, when they load, and what is said of one that does not."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from plumbrule import plugins
+from plumbrule.errors import ConfigError
+from rlhf import reward_functions
+
+PLUGIN = """
+from rlhf.reward_functions import register
+
+@register("loudness_of_tests")
+def loudness(episodes):
+    return [0.0 for _ in episodes]
+"""
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    monkeypatch.setattr(reward_functions, "FUNCTIONS", dict(reward_functions.FUNCTIONS))
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    path = tmp_path / f"loud_{tmp_path.name}.py"  # a name of its own: modules load once
+    path.write_text(PLUGIN, encoding="utf-8")
+    return path
+
+
+def test_options_are_taken_from_the_command_line_and_passed_on(fresh, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, "os.path")
+    rest = plugins.take_options(["seed=1", "--plugin", str(fresh), "--plugin=json", "-m"])
+    assert rest == ["seed=1", "-m"]
+    assert os.environ[plugins.VARIABLE].split(os.pathsep) == ["os.path", str(fresh), "json"]
+
+
+def test_a_relative_file_becomes_an_absolute_one(fresh, monkeypatch):
+    monkeypatch.chdir(fresh.parent)
+    plugins.take_options(["--plugin", fresh.name])
+    assert Path(os.environ[plugins.VARIABLE]) == fresh.resolve()
+
+
+def test_a_loaded_plug_in_is_a_choice(fresh, monkeypatch):
+    monkeypatch.setenv(plugins.VARIABLE, str(fresh))
+    plugins.load()
+    plugins.load()
+    assert "loudness_of_tests" in reward_functions.FUNCTIONS
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.py", r"nowhere.py\) must be a file"),
+        ("no_such_module_at_all", r"must import: ModuleNotFoundError"),
+    ],
+)
+def test_a_plug_in_that_is_not_there_is_named(fresh, monkeypatch, name, message):
+    monkeypatch.setenv(plugins.VARIABLE, name)
+    with pytest.raises(ConfigError, match=message):
+        plugins.load()
+
+
+def test_a_plug_in_that_raises_is_named(fresh, monkeypatch):
+    fresh.write_text("1 / 0\n", encoding="utf-8")
+    monkeypatch.setenv(plugins.VARIABLE, str(fresh))
+    with pytest.raises(ConfigError, match=r"must import: ZeroDivisionError"):
+        plugins.load()
+
+
+def test_an_option_without_a_value_is_refused(fresh):
+    with pytest.raises(ConfigError, match=r"--plugin must be followed"):
+        plugins.take_options(["seed=1", "--plugin"])

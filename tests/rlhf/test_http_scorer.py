@@ -1,0 +1,200 @@
+"""A scorer behind a URL, asked over a real socket."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.protocols import Episode
+from plumbrule.records import Message, Prompt
+from plumbrule.tracking import FileTracker
+from rlhf import http_scorer
+from rlhf.http_scorer import HTTPScorer
+from rlhf.reward_config import HTTPConfig
+
+
+def said(*texts):
+    prompt = Prompt("p", (Message("user", "who?"),))
+    return [Episode(prompt, ("a passage",), text, True) for text in texts]
+
+
+@contextmanager
+def served(answer, port=0):
+    """Serve `answer(body, request) -> (status, reply)`; yields (url, requests seen)."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((body, dict(self.headers)))
+            status, reply = answer(body, len(seen))
+            data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/score", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def lengths(body, number):
+    return 200, {"version": "7", "scores": [len(e["response"]) for e in body["episodes"]]}
+
+
+def config(url, **settings):
+    return HTTPConfig(url=url, version="7", **{"patience_seconds": 0.5, **settings})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(http_scorer, "LONGEST_PAUSE", 0.05)
+    pause = time.sleep
+    monkeypatch.setattr(http_scorer.time, "sleep", lambda seconds: pause(min(seconds, 0.05)))
+
+
+def test_scores_come_in_order_and_in_batches(tmp_path):
+    with served(lengths) as (url, seen):
+        scorer = HTTPScorer(config(url, batch_size=2))
+        assert scorer.score(said("a", "bbb", "cc"))["score"].tolist() == [1.0, 3.0, 2.0]
+    assert [len(body["episodes"]) for body, _ in seen] == [2, 1]
+    assert seen[0][0]["episodes"][0] == {
+        "messages": [{"role": "user", "content": "who?"}],
+        "passages": ["a passage"],
+        "response": "a",
+        "finished": True,
+    }
+
+
+def test_replies_are_kept_and_nobody_is_asked_twice(tmp_path):
+    kept = tmp_path / "replies" / "0.jsonl"
+    with served(lengths) as (url, seen):
+        HTTPScorer(config(url), kept).score(said("a", "bb"))
+        with open(kept, "a", encoding="utf-8") as file:
+            file.write('{"key": "torn')  # killed while it wrote
+        found = HTTPScorer(config(url), kept).score(said("bb", "ccc", "a"))["score"]
+        again = HTTPScorer(config(url), kept).score(said("ccc"))["score"]
+    assert found.tolist() == [2.0, 3.0, 1.0]
+    assert again.tolist() == [3.0]
+    assert [[e["response"] for e in body["episodes"]] for body, _ in seen] == [["a", "bb"], ["ccc"]]
+
+
+def test_another_version_does_not_read_the_replies_of_this_one(tmp_path):
+    kept = tmp_path / "0.jsonl"
+    with served(lengths) as (url, _):
+        HTTPScorer(config(url), kept).score(said("a"))
+    scorer = HTTPScorer(HTTPConfig(url=url, version="8", patience_seconds=0.0), kept)
+    with pytest.raises(TrainingError, match=r"gave no answer"):
+        scorer.score(said("a"))
+
+
+def test_a_scorer_that_is_down_for_a_while_is_asked_again():
+    def busy(body, number):
+        return (503, b"") if number < 3 else lengths(body, number)
+
+    with served(busy) as (url, seen):
+        scores = HTTPScorer(config(url, patience_seconds=30)).score(said("abc"))["score"]
+    assert scores.tolist() == [3.0]
+    assert len(seen) == 3
+
+
+def test_a_scorer_that_is_not_there_yet_is_waited_for():
+    with served(lengths) as (url, _):
+        port = int(url.split(":")[2].split("/")[0])
+    late = threading.Event()
+
+    def start():
+        threading.Event().wait(0.3)
+        with served(lengths, port):
+            late.wait(10)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        scores = HTTPScorer(config(url, patience_seconds=60)).score(said("abcd"))["score"]
+    finally:
+        late.set()
+        thread.join()
+    assert scores.tolist() == [4.0]
+
+
+def test_a_scorer_that_stays_away_stops_the_run():
+    with served(lengths) as (url, _):
+        pass
+    with pytest.raises(TrainingError, match=r"gave no answer.*same command again"):
+        HTTPScorer(config(url)).score(said("a"))
+
+
+def test_a_scorer_that_is_too_slow_is_given_up():
+    def slow(body, number):
+        threading.Event().wait(0.6)
+        return lengths(body, number)
+
+    with served(slow) as (url, _), pytest.raises(TrainingError, match=r"timed out"):
+        HTTPScorer(config(url, timeout_seconds=0.1, patience_seconds=0.0)).score(said("a"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ((404, b""), "refused .status 404"),
+        ((200, b"<html>"), "must answer .*it answered: <html>"),
+        ((200, {"scores": [1.0]}), "must answer"),
+        ((200, {"version": "6", "scores": [1.0]}), "is version '6' and must be '7'"),
+        ((200, {"version": "7", "scores": [1.0, 2.0]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": [float("nan")]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": ["good"]}), "must answer"),
+    ],
+)
+def test_replies_of_another_form_stop_at_once(reply, message):
+    with served(lambda body, number: reply) as (url, seen):
+        with pytest.raises(TrainingError, match=message):
+            HTTPScorer(config(url, patience_seconds=30)).score(said("a"))
+        assert len(seen) == 1
+
+
+def test_a_token_is_sent_and_never_shown(monkeypatch):
+    monkeypatch.setenv("SCORER_TOKEN", "very secret")
+    with served(lengths) as (url, seen):
+        HTTPScorer(config(url, token_env="SCORER_TOKEN")).score(said("a"))
+    assert seen[0][1]["Authorization"] == "Bearer very secret"
+    with pytest.raises(TrainingError) as caught:
+        HTTPScorer(config(url, token_env="SCORER_TOKEN")).score(said("a"))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_token_that_is_not_set_is_refused(monkeypatch):
+    monkeypatch.delenv("SCORER_TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=r"SCORER_TOKEN.*must name an environment variable"):
+        HTTPScorer(config("http://127.0.0.1:1/", token_env="SCORER_TOKEN"))
+
+
+def test_a_run_says_that_its_config_does_not_tell_the_reward(tmp_path):
+    import ppo_world as world
+
+    from rlhf.ppo import run
+    from rlhf.reward_config import RewardConfig, RewardTermConfig
+
+    inputs = world.build(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    with served(lengths) as (url, seen):
+        reward = RewardConfig([RewardTermConfig("http", 0.1)], http=config(url))
+        settings = world.config(total_episodes=32, reward=reward)
+        run(settings, inputs, world.runtime(), out, FileTracker(out))
+    notes = json.loads((out / "notes.json").read_text("utf-8"))
+    assert any("not reproducible from its config" in note for note in notes)
+    assert len((out / "replies" / "0.jsonl").read_text("utf-8").split()) > 0
+    assert 1 <= len(seen) <= 2
