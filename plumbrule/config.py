@@ -108,6 +108,29 @@ class ModelConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """Low-rank adapters that are trained in place of a model's own weights."""
+
+    rank: int = 0
+    """Of the update to each weight; 0: no adapters, the weights themselves are trained."""
+    alpha: int = 16
+    """The update is scaled by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get one; all-linear: every linear layer but the head."""
+
+    def __post_init__(self) -> None:
+        require_range("adapter.rank", self.rank, 0)
+        require_range("adapter.alpha", self.alpha, 1)
+        require(
+            bool(self.targets),
+            "adapter.targets",
+            self.targets,
+            "name layers",
+            "use [all-linear]",
+        )
+
+
+@dataclass
 class SamplingConfig:
     """How responses are sampled. top_k and top_p are off: a truncated distribution has no KL."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import (
     NOT_HASHED,
+    AdapterConfig,
     GoldConfig,
     RetrievalConfig,
     SamplingConfig,
@@ -20,7 +21,8 @@ from plumbrule.config import (
 )
 
 LABELLERS = ("gold",)
-REWARD_LOSSES = ("all_pairs", "plackett_luce", "pairs")
+REWARD_LOSSES = ("all_pairs", "plackett_luce", "best_of_k", "pairs")
+TIE_RULES = ("ignore", "rao_kupper", "davidson")
 
 
 @dataclass
@@ -73,8 +75,14 @@ class RMConfig:
     num_train_epochs: float = 2.0
     loss: str = "all_pairs"
     """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
-after the other, best first, stated margins unused; pairs: every pair by itself, as if the others \
-were not there."""
+after the other, best first, stated margins unused; best_of_k: the best of them from all, no more; \
+pairs: every pair by itself, as if the others were not there."""
+    top_k: int | None = None
+    """Choices of plackett_luce that count; None: all."""
+    ties: str = "ignore"
+    """What pairs of equal rank say to losses on pairs: ignore, rao_kupper or davidson."""
+    tie_rate: float = 0.3
+    """Chance, in (0, 1), with which these two take equally good answers to be ranked as a tie."""
     label_smoothing: float = 0.0
     """Chance, in [0, 0.5), with which a label is taken to be wrong; 0: none is."""
     noise_rate: float = 0.0
@@ -92,6 +100,10 @@ were not there."""
     max_tokens: int | None = None
     """Longest prompt and response together; longer pairs are left out and counted. None: the \
 policy's context."""
+    frozen_trunk: bool = False
+    """Whether the heads alone learn, on the policy's hidden states as they are."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Low-rank adapters that learn in place of the trunk."""
     reads_surprise: bool = False
     """The score has a second part, which reads how likely the model finds each token of the \
 response (rlhf/reward_model.py)."""
@@ -120,14 +132,40 @@ policy of its own, down to the base model's seed."""
         require_range("rm.label_smoothing", self.label_smoothing, 0.0, 0.499)
         require_range("rm.noise_rate", self.noise_rate, 0.0, 0.499)
         require_range("rm.centring", self.centring, 0.0)
+        require_choice("rm.ties", self.ties, TIE_RULES)
+        require_range("rm.tie_rate", self.tie_rate, 1e-6, 1 - 1e-6)
+        of_pairs = self.loss in ("all_pairs", "pairs")
         for name in ("label_smoothing", "noise_rate"):
             require(
-                not getattr(self, name) or self.loss != "plackett_luce",
+                not getattr(self, name) or (of_pairs and self.ties == "ignore"),
                 f"rm.{name}",
                 getattr(self, name),
-                "be 0 with rm.loss=plackett_luce, whose labels are whole rankings",
-                "use all_pairs",
+                f"be 0 with rm.loss={self.loss} and rm.ties={self.ties}",
+                "use all_pairs and ignore ties",
             )
+        require(
+            of_pairs or self.ties == "ignore",
+            "rm.ties",
+            self.ties,
+            f"be ignore with rm.loss={self.loss}, which has a rule of its own for ties",
+            "use all_pairs",
+        )
+        if self.top_k is not None:
+            require_range("rm.top_k", self.top_k, 1, unit="choices")
+            require(
+                self.loss == "plackett_luce",
+                "rm.top_k",
+                self.top_k,
+                f"be null with rm.loss={self.loss}",
+                "use plackett_luce",
+            )
+        require(
+            not (self.frozen_trunk and self.adapter.rank),
+            "rm.frozen_trunk",
+            self.frozen_trunk,
+            f"be false with rm.adapter.rank (={self.adapter.rank})",
+            "choose one",
+        )
         require(
             not (self.label_smoothing and self.noise_rate),
             "rm.noise_rate",

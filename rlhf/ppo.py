@@ -45,6 +45,7 @@ from rlhf import http_scorer, rollouts
 from rlhf.averaging import AveragedWeights
 from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
+from rlhf.gate import check_report_cards
 from rlhf.kl import next_coefficient
 from rlhf.meters import (
     consistency,
@@ -104,6 +105,7 @@ def run(
     """
     device = resolve_device(runtime)
     check_inputs(config, inputs)
+    check_report_cards(config.require_rm, reward_models(inputs))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference

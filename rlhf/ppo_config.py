@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import (
     NOT_HASHED,
+    AdapterConfig,
     RetrievalConfig,
     SamplingConfig,
     require,
     require_choice,
     require_range,
 )
-from rlhf.reward_config import RewardConfig
+from rlhf.reward_config import RequireConfig, RewardConfig
 
 ADVANTAGES = ("gae", "rloo", "grpo", "reinforce_baseline")
 KL_ESTIMATORS = ("k1", "k2", "k3")
@@ -84,29 +85,6 @@ Above 0 the node needs an input `demonstrations`."""
     def __post_init__(self) -> None:
         require_range("ppo.ptx.coef", self.coef, 0.0)
         require_range("ppo.ptx.batch_size", self.batch_size, 1, unit="demonstrations")
-
-
-@dataclass
-class AdapterConfig:
-    """Low-rank adapters that are trained in place of the policy's own weights."""
-
-    rank: int = 0
-    """Of the update to each weight; 0: no adapters, the weights themselves are trained."""
-    alpha: int = 16
-    """The update is scaled by alpha / rank."""
-    targets: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the layers that get one; all-linear: every linear layer but the head."""
-
-    def __post_init__(self) -> None:
-        require_range("ppo.adapter.rank", self.rank, 0)
-        require_range("ppo.adapter.alpha", self.alpha, 1)
-        require(
-            bool(self.targets),
-            "ppo.adapter.targets",
-            self.targets,
-            "name layers",
-            "use [all-linear]",
-        )
 
 
 @dataclass
@@ -181,6 +159,7 @@ head and the log-softmax are float32 in both."""
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     ptx: PTXConfig = field(default_factory=PTXConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    require_rm: RequireConfig = field(default_factory=RequireConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     save_every: int = field(default=2, metadata=NOT_HASHED)

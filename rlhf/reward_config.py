@@ -154,3 +154,22 @@ class RewardConfig:
     def weights(self) -> dict[str, float]:
         """Term name -> weight."""
         return {term.name: term.weight for term in self.terms}
+
+
+@dataclass
+class RequireConfig:
+    """What the report card of every reward model must show before PPO trains against it."""
+
+    accuracy: float | None = None
+    """Least share of held-out pairs; None: any."""
+    every_kind: float | None = None
+    """Least accuracy, without label noise, on pairs of each kind of difference; None: any."""
+    ece: float | None = None
+    """Highest expected calibration error; None: any."""
+    beats_rules: bool = False
+    """Whether the accuracy's interval must lie above the best rule of one feature."""
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy", "every_kind", "ece"):
+            if getattr(self, name) is not None:
+                require_range(f"ppo.require_rm.{name}", getattr(self, name), 0.0, 1.0)

@@ -11,7 +11,12 @@ once only, and a pair is the special case n = 2, p = 1. Averaging over pairs is 
 which alone knows how many pairs an optimizer step has over all micro-batches and processes.
 
 Plackett and Luce take a ranking as a whole: the best answer is chosen from all, the next from the
-rest, and so on, each with the chance softmax(s). For two answers that is Bradley-Terry.
+rest, and so on, each with the chance softmax(s). For two answers that is Bradley-Terry. Its top-k
+form ends after k choices; with k = 1 it is the softmax over K answers of which one was picked.
+
+A tie says something too: that two answers are about as good. Rao and Kupper take it that a judge
+sees no difference within a threshold, Davidson that a tie is likeliest between equals; both are
+given the chance with which equals tie, and both are Bradley-Terry where that is 0.
 
 Labels are wrong now and then. `smoothing` says that each may be, with a chance, and asks for no
 surer opinion than that; `noise_rate` takes the chance as known and corrects the loss, so that its
@@ -23,6 +28,8 @@ Left out: the annotator's confidence as a weight.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -80,14 +87,47 @@ def mean_by_owner(losses: Tensor, owners: Tensor, num_owners: int) -> Tensor:
     return sums / losses.new_zeros(num_owners).index_add(0, owners, torch.ones_like(losses))
 
 
-def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
+def paired_with_ties(
+    scores: Tensor, pairs: Tensor, ties: Tensor, rule: str, tie_rate: float
+) -> tuple[Tensor, Tensor]:
+    """Return the losses (p,) of ordered pairs and (t,) of ties, in nats.
+
+    With g = s_i - s_j and t the chance that equals tie:
+    rao_kupper (Rao and Kupper 1967): P(i > j) = sigmoid(g - h), P(tie) = (e^2h - 1) sigmoid(g - h)
+    sigmoid(-g - h), h = log((1 + t) / (1 - t)).
+    davidson (Davidson 1970): P(i > j) = e^s_i / z, P(tie) = v e^((s_i + s_j) / 2) / z, z their sum
+    with e^s_j, v = 2 t / (1 - t).
+
+    Args: scores: (n,) float. pairs: (p, 2) int64, (better, worse). ties: (t, 2) int64.
+    Raises: ValueError: another rule, or a tie_rate outside (0, 1).
+    """
+    if not 0 < tie_rate < 1:
+        raise ValueError(f"tie_rate (={tie_rate}) must lie between 0 and 1.")
+    gaps, even = score_gaps(scores, pairs), score_gaps(scores, ties)
+    if rule == "rao_kupper":
+        width = math.log((1 + tie_rate) / (1 - tie_rate))
+        tied = -math.log(math.expm1(2 * width)) - F.logsigmoid(even - width)
+        return -F.logsigmoid(gaps - width), tied - F.logsigmoid(-even - width)
+    if rule == "davidson":
+        spread = math.log(2 * tie_rate / (1 - tie_rate))
+        return _davidson(gaps, spread) - gaps / 2, _davidson(even, spread) - spread
+    raise ValueError(f"rule (={rule}) must be rao_kupper or davidson.")
+
+
+def _davidson(gaps: Tensor, spread: float) -> Tensor:
+    """Return log z of each pair, its scores shifted to +- half their gap."""
+    tie = torch.full_like(gaps, spread)
+    return torch.stack([gaps / 2, -gaps / 2, tie]).logsumexp(0)
+
+
+def plackett_luce(scores: Tensor, ranks: Tensor, top: int | None = None) -> Tensor:
     """Return the loss () of one ranking, in nats per choice.
 
     -1 / m sum_i log(exp s_i / sum_{j: r_j >= r_i} exp s_j) over the m answers that are not ranked
-    last (Plackett 1975; Luce 1959). Answers that tie are each chosen from themselves and all below
-    them (Breslow's rule). K = 2 is Bradley-Terry.
+    last (Plackett 1975; Luce 1959), or over those of them whose rank is at most `top`. Answers that
+    tie are each chosen from themselves and all below them (Breslow's rule). K = 2 is Bradley-Terry.
 
-    Args: scores: (k,) float. ranks: (k,) int64, 1 = best, equal = tie.
+    Args: scores: (k,) float. ranks: (k,) int64, 1 = best, equal = tie. top: None: all ranks.
     Raises: ValueError: shapes differ, or all ranks are equal.
     """
     if scores.ndim != 1 or scores.shape != ranks.shape:
@@ -96,6 +136,8 @@ def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
             "both have shape (k,)."
         )
     chosen = ranks < ranks.max()
+    if top is not None:
+        chosen &= ranks <= top
     if not bool(chosen.any()):
         raise ValueError("ranks must differ; a ranking of ties says nothing.")
     left = torch.where(ranks[None, :] >= ranks[:, None], scores[None, :], -torch.inf)

@@ -40,6 +40,7 @@ from rlhf.reward_losses import (
     bradley_terry,
     centring,
     mean_by_owner,
+    paired_with_ties,
     plackett_luce,
     score_gaps,
 )
@@ -51,11 +52,13 @@ class Ranking(NamedTuple):
 
     rows: tuple[Row, ...]
     ranks: tuple[int, ...]
-    """1 = best, equal = tie; not all equal."""
+    """1 = best, equal = tie; all equal only where the loss reads ties."""
     pairs: tuple[tuple[int, int], ...]
     """(better, worse), places in `rows`."""
     margins: tuple[float, ...]
     """By how much, for each pair, where the source states it, else 0."""
+    ties: tuple[tuple[int, int], ...] = ()
+    """Places in `rows` of equal rank, where the loss reads them."""
 
 
 def pair(better: Row, worse: Row, margin: float = 0.0) -> Ranking:
@@ -111,7 +114,7 @@ def train(
             optimizer.step()
             # 4
             num_pairs = sum(len(ranking.pairs) for ranking in batch)
-            shown = {"loss": loss, "accuracy": num_right / num_pairs}
+            shown = {"loss": loss, "accuracy": num_right / num_pairs if num_pairs else 0.5}
             logged = {"learning_rate": rate, "grad_norm": norm, **shown}
             tracker.log({f"rm/train_{name}": x for name, x in logged.items()}, update=step + 1)
             line.advance(1, **shown)
@@ -132,27 +135,43 @@ def micro_batches(
     for group in grouped(batch, micro_batch_size):
         rows = collate([row for r in group for row in r.rows], model.policy.pad_id)
         scores = model.scores(*rows.to(device))
-        begins = list(accumulate((len(r.rows) for r in group), initial=0))
-        compared = [
-            (begin + i, begin + j)
-            for begin, r in zip(begins, group, strict=False)
-            for i, j in r.pairs
-        ]
-        pairs = torch.tensor(compared, device=device)
+        pairs, owners = compared([r.pairs for r in group], group, device)
         gaps = score_gaps(scores, pairs)
-        owners = torch.tensor([n for n, r in enumerate(group) for _ in r.pairs], device=device)
-        if config.loss == "plackett_luce":
+        if config.loss in ("plackett_luce", "best_of_k"):
+            top = 1 if config.loss == "best_of_k" else config.top_k
             lists = scores.split([len(r.rows) for r in group])
             ranks = [torch.tensor(r.ranks, device=device) for r in group]
-            losses = torch.stack([plackett_luce(s, r) for s, r in zip(lists, ranks, strict=True)])
+            each = [plackett_luce(s, r, top) for s, r in zip(lists, ranks, strict=True)]
+            losses = torch.stack(each)
+        elif config.ties != "ignore":
+            ties, tied = compared([r.ties for r in group], group, device)
+            both = paired_with_ties(scores, pairs, ties, config.ties, config.tie_rate)
+            losses = mean_by_owner(torch.cat(both), torch.cat([owners, tied]), len(group))
         else:
             margins = torch.tensor([m for r in group for m in r.margins], device=device)
-            each = bradley_terry(scores, pairs, margins, config.label_smoothing, config.noise_rate)
-            losses = mean_by_owner(each, owners, len(group))
+            one = bradley_terry(scores, pairs, margins, config.label_smoothing, config.noise_rate)
+            losses = mean_by_owner(one, owners, len(group))
         if config.centring:
             off = mean_by_owner(centring(scores, pairs), owners, len(group))
             losses = losses + config.centring * off
         yield losses, gaps.detach()
+
+
+def compared(
+    places: Sequence[Sequence[tuple[int, int]]], group: Sequence[Ranking], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return pairs of rows (p, 2) over the whole group, and whose they are (p,).
+
+    Args: places: of each ranking, pairs of places in its own rows.
+    """
+    begins = accumulate((len(r.rows) for r in group), initial=0)
+    found = [
+        (begin + i, begin + j, owner)
+        for owner, (begin, own) in enumerate(zip(begins, places, strict=False))
+        for i, j in own
+    ]
+    table = torch.tensor(found, device=device, dtype=torch.int64).reshape(-1, 3)
+    return table[:, :2], table[:, 2]
 
 
 def grouped(batch: Sequence[Ranking], micro_batch_size: int) -> Iterator[list[Ranking]]:

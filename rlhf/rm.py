@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import DataError
@@ -64,13 +65,15 @@ def run(
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
     stats = RewardStats(config.append_terminal, config.precision, config.reads_surprise)
+    if config.adapter.rank:
+        policy = with_adapter(policy, config.adapter, config.seed, "rm.adapter")
     model = RewardModel(policy, stats, seed=config.seed)
+    if config.frozen_trunk:
+        model.trunk.requires_grad_(False)
     source = inputs["preferences"]
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
-    training, held_out = (
-        read_split(model, source.file(name), limit, config.loss) for name in SPLITS
-    )
+    training, held_out = (read_split(model, source.file(name), limit, config) for name in SPLITS)
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
@@ -121,16 +124,17 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def read_split(model: RewardModel, path: Path, limit: int, loss: str) -> Split:
+def read_split(model: RewardModel, path: Path, limit: int, config: RMConfig) -> Split:
     """Return the rankings in the file `path`, encoded.
 
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
     """
     preferences = read_records(Preference, path)
     rows = [encode_answers(model, preference) for preference in preferences]
-    fits_in = [fitting(p, own, limit) for p, own in zip(preferences, rows, strict=True)]
+    with_ties = config.ties != "ignore"
+    fits_in = [fitting(p, own, limit, with_ties) for p, own in zip(preferences, rows, strict=True)]
     rankings = [ranking for ranking in fits_in if ranking is not None]
-    if not rankings:
+    if not any(ranking.pairs for ranking in rankings):
         raise DataError(
             f"at least one pair of ranked answers must fit {limit} tokens; raise rm.max_tokens or "
             "the policy's context, or give rankings that are not all ties.",
@@ -138,7 +142,7 @@ def read_split(model: RewardModel, path: Path, limit: int, loss: str) -> Split:
         )
     num_all = sum(len(preference.pairs()) for preference in preferences)
     num_pairs = sum(len(ranking.pairs) for ranking in rankings)
-    if loss == "pairs":
+    if config.loss == "pairs":
         rankings = [single for ranking in rankings for single in split_up(ranking)]
     return Split(preferences, rows, rankings, num_pairs, num_all - num_pairs)
 
@@ -155,16 +159,20 @@ def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
     ]
 
 
-def fitting(preference: Preference, answers: Sequence[Row], limit: int) -> Ranking | None:
-    """Return the ranking of the answers of at most `limit` tokens, None if it has no pair.
+def fitting(
+    preference: Preference, answers: Sequence[Row], limit: int, with_ties: bool = False
+) -> Ranking | None:
+    """Return the ranking of the answers of at most `limit` tokens, None if it says nothing.
 
-    A stated margin is that of rank 1 over rank 2; other pairs have none.
+    It does if it has an ordered pair or, `with_ties`, a tie. A stated margin is that of rank 1 over
+    rank 2; other pairs have none.
     """
     kept = [k for k, row in enumerate(answers) if len(row) <= limit]
     place = {k: new for new, k in enumerate(kept)}
     ranks = preference.ranks
     pairs = [(i, j) for i, j in preference.pairs() if i in place and j in place]
-    if not pairs:
+    ties = [(i, j) for i in kept for j in kept if with_ties and i < j and ranks[i] == ranks[j]]
+    if not pairs and not ties:
         return None
     first = {(i, j) for i, j in pairs if (ranks[i], ranks[j]) == (1, 2)}
     return Ranking(
@@ -172,14 +180,19 @@ def fitting(preference: Preference, answers: Sequence[Row], limit: int) -> Ranki
         ranks=tuple(ranks[k] for k in kept),
         pairs=tuple((place[i], place[j]) for i, j in pairs),
         margins=tuple((preference.margin or 0.0) if p in first else 0.0 for p in pairs),
+        ties=tuple((place[i], place[j]) for i, j in ties),
     )
 
 
 def split_up(ranking: Ranking) -> list[Ranking]:
     """Return each pair of a ranking as one of its own."""
-    return [
-        pair(ranking.rows[i], ranking.rows[j], margin)
+    rows = ranking.rows
+    ordered = [
+        pair(rows[i], rows[j], margin)
         for (i, j), margin in zip(ranking.pairs, ranking.margins, strict=True)
+    ]
+    return ordered + [
+        Ranking((rows[i], rows[j]), (1, 1), (), (), ((0, 1),)) for i, j in ranking.ties
     ]
 
 

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule import unpadded
+from plumbrule.adapters import with_adapter
 from plumbrule.errors import ConfigError
 from plumbrule.models import Policy
 from plumbrule.scoring import causal_lm, hidden_states, pad_rows, trunk
-from rlhf.ppo_config import AdapterConfig, PPOConfig
+from rlhf.ppo_config import PPOConfig
 
 M = TypeVar("M", bound=nn.Module)
 LAYERS = "layers"
@@ -88,56 +89,13 @@ def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -
     Raises: ConfigError: the model can't be shared in that way.
     """
     if config.adapter.rank:
-        policy = with_adapter(policy, config.adapter, config.seed)
+        policy = with_adapter(policy, config.adapter, config.seed, "ppo.adapter")
         off = Reference(policy, policy, lambda: _adapter_off(policy))
         return Actors(policy, policy, off)
     if config.unfrozen_layers is not None:
         return _on_a_stem(policy, config.unfrozen_layers)
     reference = load()
     return Actors(policy, policy, Reference(reference, reference))
-
-
-def with_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
-    """Return the policy with fresh adapters, its own weights frozen; it answers as before.
-
-    Raises: ConfigError: no layer of that name; the policy is an adapter already.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    if causal_lm(policy.model) is not policy.model:
-        raise ConfigError(
-            "ppo.adapter.rank must be 0 for a policy that is an adapter itself; merge it first."
-        )
-    check_targets(policy.model, config.targets)
-    settings = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=0.0,
-        target_modules=config.targets[0] if config.targets == ["all-linear"] else config.targets,
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = get_peft_model(policy.model, settings)
-    return Policy(cast(PreTrainedModel, model), policy.tokenizer, policy.spec)
-
-
-def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    """Raise ConfigError unless each target ends a linear layer's name, or all are meant."""
-    if list(targets) == ["all-linear"]:
-        return
-    names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_linear(m)})
-    lost = [target for target in targets if target.rpartition(".")[2] not in names]
-    if lost:
-        raise ConfigError(
-            f"ppo.adapter.targets (={lost}) must name layers of the model, or be [all-linear] "
-            f"alone; it has {', '.join(names)}."
-        )
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Return whether a module is a matrix product; GPT-2 calls its own Conv1D."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _adapter_off(policy: Policy) -> AbstractContextManager[None]:

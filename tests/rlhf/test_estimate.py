@@ -8,10 +8,10 @@ import ppo_world as world
 import pytest
 import torch
 
+from plumbrule.config import AdapterConfig
 from plumbrule.tracking import FileTracker
 from rlhf import ppo
 from rlhf.estimate import Estimate, estimate, free_memory
-from rlhf.ppo_config import AdapterConfig
 from rlhf.ppo_step import trainable
 
 

@@ -14,7 +14,9 @@ from test_ppo_resume import Stopped, StopsAt
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
+from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import Artifact
+from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.generation import generate
 from plumbrule.models import load_policy, make_policy
@@ -24,7 +26,7 @@ from rlhf import ppo, sharing
 from rlhf.estimate import Estimate
 from rlhf.forward import action_logprobs, state_values
 from rlhf.losses import policy_loss, value_loss
-from rlhf.ppo_config import AdapterConfig, PPOConfig
+from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_step import add_gradients, make_learner, trainable
 from rlhf.sharing import Actors, Reference, make_actors
 from rlhf.trajectory import rows_for_model
@@ -165,7 +167,7 @@ def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) ->
     shared = train(tmp_path / "shared", config)
 
     def separate(policy, config, load):
-        policy = sharing.with_adapter(policy, config.adapter, config.seed)
+        policy = with_adapter(policy, config.adapter, config.seed, "ppo.adapter")
         reference = load()
         return Actors(policy, policy, Reference(reference, reference))
 
@@ -180,7 +182,7 @@ def test_a_fresh_adapter_changes_nothing_and_a_trained_one_is_published(tmp_path
     (tmp_path / "out").mkdir()
     ppo.run(world.config(adapter=ADAPTER), inputs, world.runtime(), tmp_path / "out", NullTracker())
     plain = load_policy(inputs["policy"].path / "model")
-    fresh = sharing.with_adapter(load_policy(inputs["policy"].path / "model"), ADAPTER, 0)
+    fresh = with_adapter(load_policy(inputs["policy"].path / "model"), ADAPTER, 0, "ppo.adapter")
     trained = load_policy(tmp_path / "out" / "model")
     config = dataclasses.replace(world.config().sampling, temperature=1.0)
     prompts = [[4, 5, 6], [7, 8]]
@@ -327,7 +329,7 @@ def test_what_can_not_be_shared_is_refused(tmp_path) -> None:
         lost = world.config(adapter=AdapterConfig(rank=2, targets=targets))
         with pytest.raises(ConfigError, match=r"must name layers .* it has down_proj, gate_proj,"):
             make_actors(policy, lost, load)
-    adapted = sharing.with_adapter(world.tiny_policy(layers=3), ADAPTER, 0)
+    adapted = with_adapter(world.tiny_policy(layers=3), ADAPTER, 0, "ppo.adapter")
     with pytest.raises(ConfigError, match="merge it first"):
         make_actors(adapted, world.config(adapter=ADAPTER), load)
 

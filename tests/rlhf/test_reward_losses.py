@@ -9,6 +9,7 @@ from rlhf.reward_losses import (
     centring,
     mean_by_owner,
     normalisation,
+    paired_with_ties,
     plackett_luce,
     score_gaps,
 )
@@ -193,3 +194,84 @@ def test_normalised_scores_have_mean_zero_and_variance_one():
 def test_scores_without_a_spread_can_not_be_normalised(scores, rule):
     with pytest.raises(ValueError, match=rule):
         normalisation(scores)
+
+
+def test_top_k_by_hand():
+    # Scores log 2, log 3, log 5, ranked third, second, first. The first choice alone: log 10/5.
+    scores, ranks = torch.tensor([2.0, 3.0, 5.0]).log(), torch.tensor([3, 2, 1])
+    assert float(plackett_luce(scores, ranks, top=1)) == pytest.approx(math.log(2), abs=1e-6)
+    whole = float(plackett_luce(scores, ranks))
+    assert float(plackett_luce(scores, ranks, top=2)) == whole
+    assert float(plackett_luce(scores, ranks, top=9)) == whole
+
+
+def test_one_choice_of_k_is_the_cross_entropy_of_a_softmax():
+    scores = torch.tensor(np.random.default_rng(2).normal(0, 2, 5), requires_grad=True)
+    found = plackett_luce(scores, torch.tensor([3, 1, 2, 5, 4]), top=1)
+    wanted = torch.nn.functional.cross_entropy(scores[None], torch.tensor([1]))
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    one, other = (torch.autograd.grad(x, scores)[0] for x in (found, wanted))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_two_answers_are_bradley_terry_for_every_loss_of_rankings():
+    scores = torch.tensor([0.4, -1.1], dtype=torch.float64)
+    wanted = bradley_terry(scores, torch.tensor([[0, 1]])).item()
+    for top in (None, 1, 2):
+        found = plackett_luce(scores, torch.tensor([1, 2]), top).item()
+        assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def chances_by_the_papers(first, second, rule, tie_rate):
+    """P(first wins), P(second wins), P(tie) from the strengths e^s, as the papers write them."""
+    p, q = math.exp(first), math.exp(second)
+    if rule == "rao_kupper":
+        theta = (1 + tie_rate) / (1 - tie_rate)
+        tie = (theta**2 - 1) * p * q / ((p + theta * q) * (q + theta * p))
+        return p / (p + theta * q), q / (q + theta * p), tie
+    nu = 2 * tie_rate / (1 - tie_rate)
+    total = p + q + nu * math.sqrt(p * q)
+    return p / total, q / total, nu * math.sqrt(p * q) / total
+
+
+NO_PAIRS = torch.zeros((0, 2), dtype=torch.int64)
+
+
+@pytest.mark.parametrize("rule", ["rao_kupper", "davidson"])
+@pytest.mark.parametrize("tie_rate", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("scores", [(0.0, 0.0), (1.3, -0.4), (-3.0, 2.0)])
+def test_losses_with_ties_are_the_papers_and_their_chances_sum_to_one(rule, tie_rate, scores):
+    given = torch.tensor(scores, dtype=torch.float64)
+    wins, tied = paired_with_ties(
+        given, torch.tensor([[0, 1], [1, 0]]), torch.tensor([[0, 1]]), rule, tie_rate
+    )
+    found = [*wins.neg().exp().tolist(), *tied.neg().exp().tolist()]
+    assert found == pytest.approx(chances_by_the_papers(*scores, rule, tie_rate), rel=1e-12)
+    assert sum(found) == pytest.approx(1.0, rel=1e-12)
+    if scores[0] == scores[1]:
+        assert found[2] == pytest.approx(tie_rate, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["rao_kupper", "davidson"])
+def test_where_equals_never_tie_it_is_bradley_terry(rule):
+    scores, pairs = torch.tensor([0.4, -1.1, 2.0]).double(), torch.tensor([[0, 1], [1, 2], [2, 0]])
+    found, none = paired_with_ties(scores, pairs, NO_PAIRS, rule, 1e-9)
+    torch.testing.assert_close(found, bradley_terry(scores, pairs), rtol=0, atol=1e-6)
+    assert none.shape == (0,)
+
+
+@pytest.mark.parametrize("rule", ["rao_kupper", "davidson"])
+def test_a_tie_draws_scores_together(rule):
+    scores = torch.tensor([1.5, -0.5], dtype=torch.float64, requires_grad=True)
+    _, tied = paired_with_ties(scores, NO_PAIRS, torch.tensor([[0, 1]]), rule, 0.3)
+    tied.sum().backward()
+    assert scores.grad[0] > 0 > scores.grad[1]
+    assert scores.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_other_rules_and_rates_for_ties_are_refused():
+    scores = torch.zeros(2)
+    with pytest.raises(ValueError, match=r"rule \(=none\)"):
+        paired_with_ties(scores, NO_PAIRS, NO_PAIRS, "none", 0.3)
+    with pytest.raises(ValueError, match=r"tie_rate \(=0\)"):
+        paired_with_ties(scores, NO_PAIRS, NO_PAIRS, "davidson", 0)

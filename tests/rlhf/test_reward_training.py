@@ -38,11 +38,12 @@ def mean_loss(
     micro_batch_size: int,
     loss: str = "all_pairs",
     centre: float = 0.0,
+    ties: str = "ignore",
 ) -> float:
     """Accumulate gradients as the loop does and return the loss."""
     model.zero_grad()
     total = 0.0
-    config = RMConfig(loss=loss, centring=centre)
+    config = RMConfig(loss=loss, centring=centre, ties=ties)
     for losses, _ in micro_batches(model, batch, micro_batch_size, config):
         part = losses.sum() / len(batch)
         part.backward()
@@ -142,7 +143,8 @@ def some_rankings(model: RewardModel) -> list[Ranking]:
         rows = tuple(model.encode(chat("what is it?"), (), answer or "red") for answer in answers)
         order = range(len(ranks))
         pairs = tuple((a, b) for a in order for b in order if ranks[a] < ranks[b])
-        made.append(Ranking(rows, ranks, pairs, (0.0,) * len(pairs)))
+        ties = tuple((a, b) for a in order for b in order if a < b and ranks[a] == ranks[b])
+        made.append(Ranking(rows, ranks, pairs, (0.0,) * len(pairs), ties))
     return made
 
 
@@ -155,6 +157,22 @@ def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, reads_
     whole = mean_loss(model, batch, 64, loss)
     wanted = [p.grad.clone() for p in model.parameters()]
     assert mean_loss(model, batch[::-1], micro_batch_size, loss) == pytest.approx(whole, abs=1e-12)
+    for parameter, grad in zip(model.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 7])
+def test_ties_give_one_gradient_for_every_cut(micro_batch_size):
+    """A group may hold no tie at all, or nothing else."""
+    model = reward_model().double()
+    rankings = some_rankings(model)
+    even = Ranking(rankings[1].rows, (1, 1), (), (), ((0, 1),))
+    batch = [*rankings, even]
+    whole = mean_loss(model, batch, 64, ties="davidson")
+    wanted = [p.grad.clone() for p in model.parameters()]
+    assert whole != pytest.approx(mean_loss(model, rankings, 64), abs=1e-3)
+    again = mean_loss(model, batch[::-1], micro_batch_size, ties="davidson")
+    assert again == pytest.approx(whole, abs=1e-12)
     for parameter, grad in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
 

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankings, tiny_policy
 
 from plumbrule.artifacts import Artifact
-from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Episode
 from plumbrule.records import Preference, Prompt, read_records, read_rows
@@ -174,12 +176,63 @@ def test_an_answer_that_does_not_fit_leaves_its_ranking():
         {"noise_rate": 0.1},
         {"centring": 0.01},
         {"reads_surprise": True},
+        {"loss": "best_of_k"},
+        {"loss": "plackett_luce", "top_k": 1},
+        {"ties": "davidson"},
+        {"loss": "pairs", "ties": "rao_kupper"},
+        {"adapter": AdapterConfig(rank=4)},
     ],
 )
 def test_the_other_losses_learn_too(given, tmp_path, changes):
     """From a coin's half to nearly every held-out pair."""
     metrics = build(small(num_train_epochs=4.0, **changes), given, tmp_path)
     assert metrics["rm/accuracy"] > 0.75
+
+
+def test_with_a_frozen_trunk_the_head_alone_learns(given, tmp_path):
+    metrics = build(small(num_train_epochs=6.0, frozen_trunk=True), given, tmp_path)
+    start = load_file(given["policy"].path / "model" / "model.safetensors")
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(start[name], after[name]) for name in start)
+    before = RewardModel(tiny_policy()).head.weight
+    assert not torch.equal(load_file(tmp_path / "head.safetensors")["score.weight"], before)
+    assert metrics["rm/accuracy"] > 0.55
+
+
+def test_an_adapters_reward_model_is_saved_without_its_base_and_scores_alike(given, tmp_path):
+    build(small(adapter=AdapterConfig(rank=2)), given, tmp_path)
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    shown = [row for _, row in read_rows(tmp_path / "samples.jsonl")]
+    episodes = [Episode(Prompt("q", chat(r["prompt"])), (), r["response"], True) for r in shown]
+    scorer = open_reward(Artifact.of(tmp_path, "rm"), runtime=RUNTIME)
+    wanted = [row["score"] for row in shown]
+    assert scorer.score(episodes)["score"].tolist() == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 2}, r"rm.top_k \(=2\) must be null"),
+        ({"top_k": 0, "loss": "plackett_luce"}, r"rm.top_k"),
+        ({"ties": "never"}, r"rm.ties"),
+        ({"ties": "davidson", "loss": "plackett_luce"}, r"rm.ties \(=davidson\) must be ignore"),
+        ({"ties": "davidson", "noise_rate": 0.1}, r"rm.noise_rate"),
+        ({"tie_rate": 1.0}, r"rm.tie_rate"),
+        ({"frozen_trunk": True, "adapter": AdapterConfig(rank=2)}, r"rm.frozen_trunk"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        small(**settings)
+
+
+def test_rankings_of_ties_alone_teach_where_ties_count():
+    preference = Preference("p", chat("what is it?"), ("a", "b", "c"), (1, 1, 1))
+    rows = [Row((1, 2), 1), Row((3, 4), 1), Row((5, 6), 1)]
+    assert rm.fitting(preference, rows, 8) is None
+    ranking = rm.fitting(preference, rows, 8, with_ties=True)
+    assert ranking.ties == ((0, 1), (0, 2), (1, 2))
+    assert [s.ties for s in rm.split_up(ranking)] == [((0, 1),)] * 3
 
 
 @pytest.mark.detail(13)

@@ -10,10 +10,10 @@ import ppo_world as world
 import pytest
 import torch
 
+from plumbrule.config import AdapterConfig
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import ppo, speed
-from rlhf.ppo_config import AdapterConfig
 from rlhf.speed import Work, num_weights, time_table, work_per_token
 
 
