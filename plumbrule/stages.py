@@ -70,7 +70,11 @@ STAGES: dict[str, StageKind] = {
     "rm": StageKind(
         RMConfig,
         "rlhf.rm:run",
-        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"))},
+        {
+            "policy": Slot(POLICY),
+            "preferences": Slot(("data", "feedback")),
+            "ood": Slot(("data", "feedback"), required=False, many=True),
+        },
         opener="rlhf.reward_model:open_reward",
     ),
     "index": StageKind(

@@ -244,6 +244,40 @@ def auroc_interval(
     return _percentiles(auroc(x, positive), drawn, num_groups, confidence, len(x))
 
 
+class CalibrationBin(NamedTuple):
+    """Predictions of like sureness: their mean, the share that came true, and how many they are."""
+
+    low: float
+    high: float
+    sureness: float
+    share: float
+    n: int
+
+
+def calibration_bins(
+    probabilities: ArrayLike, outcomes: ArrayLike, num_bins: int = 10
+) -> list[CalibrationBin]:
+    """Return the bins, equally wide in [0, 1], that hold a prediction, lowest first.
+
+    Args and errors: those of `calibration_error`.
+    """
+    p, y = _column("probabilities", probabilities), _column("outcomes", outcomes)
+    _same_length("outcomes", y, p)
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError(f"probabilities (={p.min():g}..{p.max():g}) must lie in [0, 1].")
+    index = np.minimum((p * num_bins).astype(int), num_bins - 1)
+    return [
+        CalibrationBin(
+            b / num_bins,
+            (b + 1) / num_bins,
+            float(p[index == b].mean()),
+            float(y[index == b].mean()),
+            int((index == b).sum()),
+        )
+        for b in np.unique(index)
+    ]
+
+
 def calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, num_bins: int = 10) -> float:
     """Return the expected calibration error over equal-width bins of [0, 1].
 
@@ -253,12 +287,8 @@ def calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, num_bins: i
     Args: probabilities: (n,) in [0, 1]. outcomes: (n,) 0 or 1, or a share in between.
     Raises: ValueError: empty, lengths differ, or a probability outside [0, 1].
     """
-    p, y = _column("probabilities", probabilities), _column("outcomes", outcomes)
-    _same_length("outcomes", y, p)
-    if p.min() < 0 or p.max() > 1:
-        raise ValueError(f"probabilities (={p.min():g}..{p.max():g}) must lie in [0, 1].")
-    bins = np.minimum((p * num_bins).astype(int), num_bins - 1)
-    return float(np.abs(np.bincount(bins, y - p)).sum() / len(p))
+    bins = calibration_bins(probabilities, outcomes, num_bins)
+    return sum(b.n * abs(b.share - b.sureness) for b in bins) / sum(b.n for b in bins)
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:

@@ -10,8 +10,12 @@ each with its interval and n; intervals resample prompts, since pairs of one pro
   admitting not knowing, or in nothing but brevity or courtesy.
 * `learned_length_taste`: utility per ten words by which the model prefers the longer of answers of
   equal utility: the slope of its score on words over that on utility.
-* `ece`: is a pair that the model holds 80 % sure right in 80 % of cases?
+* `ece`: is a pair that the model holds 80 % sure right in 80 % of cases? `reliability` is the same
+  as ten bins, which the report draws.
 * `length_correlation`: Spearman, score against words. Far from 0, the policy will learn to talk.
+  `length_correlation_given_utility`: the same between answers of equal utility, where it is known
+  (partial rank correlation): what length earns by itself.
+* `utility_correlation`: Spearman, score against the utility without noise, where that is known.
 * `rules`: accuracy of a few rules that need no model. A reward model that hardly beats one of them
   has learnt little else.
 * `by_margin`: accuracy by how far the annotator's scores lie apart, in quarters of the pairs.
@@ -30,6 +34,7 @@ from plumbrule.records import Preference
 from plumbrule.statistics import (
     CONFIDENCE,
     Interval,
+    calibration_bins,
     calibration_error,
     mean_interval,
     share_interval,
@@ -91,7 +96,9 @@ def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
         **_learned_taste(rankings),
         "loss": as_json(mean_interval(losses, groups)),
         "ece": as_json(resampled(_ece, [gaps], groups)),
+        "reliability": [bin._asdict() for bin in calibration_bins(*_sureness(gaps))],
         "length_correlation": _length_correlation(rankings),
+        **_given_utility(rankings),
         "rules": {
             name: as_json(order_accuracy(_feature_gaps(pairs, feature), groups))
             for name, feature in RULES.items()
@@ -143,8 +150,12 @@ def as_json(interval: Interval) -> dict[str, float | int | None]:
 
 def _ece(gaps: np.ndarray) -> float:
     """Return the calibration error of `gaps` (n,): sigmoid(|gap|) is the model's sureness."""
-    sureness = 1 / (1 + np.exp(-np.abs(gaps)))
-    return calibration_error(sureness, (np.sign(gaps) + 1) / 2)
+    return calibration_error(*_sureness(gaps))
+
+
+def _sureness(gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how sure the model is of each pair's order, in [0.5, 1], and whether it is right."""
+    return 1 / (1 + np.exp(-np.abs(gaps))), (np.sign(gaps) + 1) / 2
 
 
 def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, float | int | None]:
@@ -157,6 +168,34 @@ def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, float | 
     scores, words, groups = zip(*answers, strict=True)
     columns = [np.array(scores), np.array(words, dtype=np.float64)]
     return as_json(resampled(spearman, columns, groups))
+
+
+def _given_utility(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
+    """Return the correlations that need utilities; nothing where there are none."""
+    answers = [
+        (score, utility, len(text.split()), r.preference.messages)
+        for r in rankings
+        if (utilities := r.preference.meta.get("utilities")) is not None
+        for score, utility, text in zip(r.scores, utilities, r.preference.responses, strict=True)
+        if score is not None
+    ]
+    if len({group for *_, group in answers}) < 2:
+        return {}
+    *numbers, groups = zip(*answers, strict=True)
+    scores, utilities, words = (np.array(column, dtype=np.float64) for column in numbers)
+    return {
+        "length_correlation_given_utility": as_json(
+            resampled(_partial_spearman, [scores, words, utilities], groups)
+        ),
+        "utility_correlation": as_json(resampled(spearman, [scores, utilities], groups)),
+    }
+
+
+def _partial_spearman(a: np.ndarray, b: np.ndarray, held: np.ndarray) -> float:
+    """Return the rank correlation of a and b (n,) with that of each to `held` taken out."""
+    ab, ah, bh = spearman(a, b), spearman(a, held), spearman(b, held)
+    rest = (1 - ah**2) * (1 - bh**2)
+    return (ab - ah * bh) / math.sqrt(rest) if rest > 1e-12 else math.nan
 
 
 def _feature_gaps(pairs: Sequence[tuple], feature: Callable[[str], float]) -> np.ndarray:

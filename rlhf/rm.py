@@ -5,7 +5,8 @@
 2. First answers of the policy are set aside for step 4, before training moves its weights.
 3. Training (`reward_training.py`).
 4. Normalisation: mean and variance of the scores on the answers of step 2.
-5. The report card (`report_card.py`), on all held-out pairs; then everything is written.
+5. The report card: all held-out pairs (`report_card.py`), worse answers dressed up and rankings
+   from elsewhere (`stress.py`), scores of the policy's own answers; then everything is written.
 
 The annotator's confidence is not used: a ranking counts in full or is left out of the data.
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import Artifact, write_json
@@ -33,6 +36,7 @@ from rlhf.report_card import ScoredRanking, as_json, report_card
 from rlhf.reward_losses import normalisation
 from rlhf.reward_model import RewardModel, RewardStats, Row, score_rows
 from rlhf.reward_training import Ranking, pair, train
+from rlhf.stress import adversarial, pairs_to_dress
 
 SPLITS = ("records.jsonl", "validation.jsonl")
 NUM_SHOWN = 8
@@ -86,7 +90,12 @@ def run(
     rankings = score_split(model, held_out, limit, runtime)
     card = report_card(rankings)
     labels = audit([*training.preferences, *held_out.preferences])
-    card |= {"labels": {name: as_json(interval) for name, interval in labels.items()}}
+    card |= {
+        "labels": {name: as_json(interval) for name, interval in labels.items()},
+        "adversarial": adversarial(pairs_to_dress(rankings), dressed_scorer(model, limit, runtime)),
+        "elsewhere": elsewhere(model, inputs, limit, config, runtime),
+        "own_answers": distribution(model, calibration, runtime),
+    }
     model.save(out)
     write_json(out / "report_card.json", card)
     write_json(out / "notes.json", notes(too_long, limit))
@@ -99,11 +108,59 @@ def run(
         **noise_free(card),
         "rm/ece": card["ece"]["value"],
         "rm/length_correlation": card["length_correlation"]["value"],
+        **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
+        **{f"rm/accuracy_{slot}": x["accuracy"]["value"] for slot, x in card["elsewhere"].items()},
         "rm/loss": card["loss"]["value"],
         "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
     }
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def dressed_scorer(
+    model: RewardModel, limit: int, runtime: RuntimeConfig
+) -> Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray]:
+    """Return a function from (preference, answer's place, other text) to raw scores (n,).
+
+    A text that is too long is read as far as the limit goes.
+    """
+
+    def score(texts: Sequence[tuple[Preference, int, str]]) -> np.ndarray:
+        rows = []
+        for preference, place, text in texts:
+            finished = preference.meta.get("finished", [True] * len(preference.responses))[place]
+            row = model.encode(preference.messages, preference.passages, text, finished)
+            rows.append(Row(row.tokens[:limit], row.begin))
+        return score_rows(model, rows, runtime.micro_batch_size).numpy().astype(np.float64)
+
+    return score
+
+
+def elsewhere(
+    model: RewardModel,
+    inputs: Mapping[str, Artifact],
+    limit: int,
+    config: RMConfig,
+    runtime: RuntimeConfig,
+) -> dict[str, Any]:
+    """Return accuracy, calibration and correlation with length on each input `ood`, `ood_1`, ..."""
+    found = {}
+    for slot in sorted(name for name in inputs if name.startswith("ood")):
+        split = read_split(model, inputs[slot].file("validation.jsonl"), limit, config)
+        card = report_card(score_split(model, split, limit, runtime))
+        found[slot] = {name: card[name] for name in ("accuracy", "ece", "length_correlation")}
+    return found
+
+
+def distribution(
+    model: RewardModel, answers: Sequence[Row], runtime: RuntimeConfig
+) -> dict[str, float]:
+    """Return quantiles and skewness of the normalised scores of the policy's own answers."""
+    raw = score_rows(model, answers, runtime.micro_batch_size).numpy().astype(np.float64)
+    scores = (raw - model.stats.mean) / model.stats.std
+    shares = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
+    quantiles = {name: float(np.quantile(scores, share)) for name, share in shares.items()}
+    return {**quantiles, "skewness": float(np.mean(scores**3)), "answers": len(scores)}
 
 
 def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:

@@ -47,7 +47,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             }
         ),
         "cards": [
-            (name, _flatten(found))
+            (name, _flatten(found), figures.reliability(found.get("reliability", [])))
             for name, folder in folders.items()
             if (found := read_json(folder / "report_card.json"))
         ],

@@ -139,6 +139,46 @@ def line_chart(points: Sequence[tuple[float, float]], label: str) -> str:
     )
 
 
+def reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Return an SVG of what came true against how sure one was, from one half to 1; "" for no bins.
+
+    Args: bins: {"sureness", "share", "n"} each; a dot's area goes with n.
+    """
+    if not bins:
+        return ""
+    wide, high, left, foot = 300.0, 160.0, 46.0, 18.0
+    low = min(0.5, min(b["share"] for b in bins))
+
+    def at(sureness: float, share: float) -> tuple[float, float]:
+        across = left + (sureness - 0.5) / 0.5 * (wide - left - 12)
+        return across, 8 + (1 - share) / (1 - low) * (high - foot - 14)
+
+    (x0, y0), (x1, y1) = at(0.5, 0.5), at(1.0, 1.0)
+    grid = "".join(
+        f'<line class="grid" x1="{left}" x2="{wide - 8}" y1="{at(0.5, v)[1]:.1f}" '
+        f'y2="{at(0.5, v)[1]:.1f}"/><text x="{left - 5}" y="{at(0.5, v)[1] + 3:.1f}" '
+        f'text-anchor="end">{number(v)}</text>'
+        for v in (low, 0.75, 1.0)
+    )
+    ends = "".join(
+        f'<text x="{at(v, 1)[0]:.1f}" y="{high - 3}" text-anchor="middle">{number(v)}</text>'
+        for v in (0.5, 0.75, 1.0)
+    )
+    most = max(b["n"] for b in bins)
+    marks = "".join(
+        f'<circle cx="{at(b["sureness"], b["share"])[0]:.1f}" '
+        f'cy="{at(b["sureness"], b["share"])[1]:.1f}" '
+        f'r="{2 + 5 * math.sqrt(b["n"] / most):.1f}" class="mark"><title>sure to '
+        f"{number(b['sureness'])}: right in {number(b['share'])} of {b['n']:.0f}</title></circle>"
+        for b in bins
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {wide:.0f} {high:.0f}" role="img" '
+        f'aria-label="reliability">{grid}{ends}<line class="zero" x1="{x0:.1f}" y1="{y0:.1f}" '
+        f'x2="{x1:.1f}" y2="{y1:.1f}"/>{marks}</svg>'
+    )
+
+
 def _mark(x: float, y: float, title: str, last: bool) -> str:
     """Return a point of a curve; the last one is drawn larger."""
     radius, name = (3, "last") if last else (2, "mark")

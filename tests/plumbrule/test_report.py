@@ -13,7 +13,7 @@ from plumbrule.metrics import METRICS, describe
 from plumbrule.record import merge_metrics
 from plumbrule.report import render
 from plumbrule.report.contents import _benchmarks, _comparison
-from plumbrule.report.figures import graph, layers, line_chart, number
+from plumbrule.report.figures import graph, layers, line_chart, number, reliability
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -141,3 +141,34 @@ def test_metrics_that_two_nodes_share_are_qualified() -> None:
 def test_an_infinite_number_does_not_end_a_report() -> None:
     assert number(float("inf")) == "inf"
     assert number(float("nan")) == "n/a"
+
+
+def test_reliability_is_drawn_with_the_line_of_the_calibrated() -> None:
+    bins = [
+        {"sureness": 0.55, "share": 0.4, "n": 10.0},
+        {"sureness": 0.95, "share": 1.0, "n": 40.0},
+    ]
+    drawn = reliability(bins)
+    assert drawn.count("<circle") == 2
+    assert "sure to 0.55: right in 0.4 of 10" in drawn
+    assert 'class="zero"' in drawn
+    assert reliability([]) == ""
+
+
+def test_a_report_card_is_a_table_with_its_reliability(tmp_path: Path) -> None:
+    folder = tmp_path / "rm"
+    folder.mkdir()
+    card = {
+        "accuracy": {"value": 0.75, "low": 0.7, "high": 0.8, "n": 200},
+        "reliability": [{"low": 0.7, "high": 0.8, "sureness": 0.75, "share": 0.7, "n": 20}],
+        "adversarial": {"longer": {"value": 0.6, "low": 0.5, "high": 0.7, "n": 90}},
+    }
+    (folder / "report_card.json").write_text(json.dumps(card), "utf-8")
+    table = {"title": "where the time goes", "columns": ["part", "seconds"], "rows": [["ref", 2]]}
+    (folder / "tables.json").write_text(json.dumps([table]), "utf-8")
+    page, markdown = render(record(), {"rm": folder})
+    assert 'aria-label="reliability"' in page
+    assert "adversarial · longer" in page
+    assert "rm: where the time goes" in page
+    assert '<td>ref<td class="n">2' in page
+    assert "adversarial · longer" in markdown

@@ -187,3 +187,51 @@ def test_a_taste_for_length_that_the_model_learned_is_found():
         rankings.append(ranked(i, responses, ranks, scores, meta={"utilities": list(utilities)}))
     taste = report_card(rankings)["learned_length_taste"]
     assert taste["value"] == pytest.approx(0.3, abs=1e-9)
+
+
+def test_reliability_by_hand():
+    """Sure to 75 %, 75 % and 90 %: two bins, of which the first is right once."""
+    gaps = [math.log(3), -math.log(3), math.log(9) + 1e-9]
+    rankings = [ranked(i, ["a", "b"], [1, 2], [gap, 0.0]) for i, gap in enumerate(gaps)]
+    low, high = report_card(rankings)["reliability"]
+    assert (low["low"], low["high"], low["n"], low["share"]) == (0.7, 0.8, 2, 0.5)
+    assert low["sureness"] == pytest.approx(0.75)
+    assert (high["low"], high["n"], high["share"]) == (0.9, 1, 1.0)
+    assert high["sureness"] == pytest.approx(0.9)
+
+
+def of_length(i, words, utility, score):
+    """Two answers, of which the second has the given words, utility and score."""
+    texts = ["one", " ".join(["word"] * words)]
+    return ranked(i, texts, [1, 2], [0.0, score], meta={"utilities": [0.0, utility]})
+
+
+def test_length_given_utility_is_the_partial_correlation():
+    """Scores that follow the utility, which follows length: nothing is left for length itself."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(2, 60, 300)
+    utility = words / 10 + rng.normal(0, 1, 300)
+    follows = [
+        of_length(i, int(w), u, u) for i, (w, u) in enumerate(zip(words, utility, strict=True))
+    ]
+    card = report_card(follows)
+    assert card["length_correlation"]["value"] > 0.8
+    assert card["utility_correlation"]["value"] == pytest.approx(1.0)
+    assert card["length_correlation_given_utility"]["value"] is None  # 0 / 0: score is utility
+    noisy = utility + rng.normal(0, 1, 300)
+    follows = [
+        of_length(i, int(w), u, s)
+        for i, (w, u, s) in enumerate(zip(words, utility, noisy, strict=True))
+    ]
+    found = report_card(follows)["length_correlation_given_utility"]
+    assert found["low"] < 0.1 < report_card(follows)["length_correlation"]["low"]
+    likes = [
+        of_length(i, int(w), u, u + w) for i, (w, u) in enumerate(zip(words, utility, strict=True))
+    ]
+    assert report_card(likes)["length_correlation_given_utility"]["low"] > 0.5
+
+
+def test_without_utilities_there_is_no_correlation_with_them():
+    card = report_card([ranked(i, ["a", "b c"], [1, 2], [1.0, 0.0]) for i in range(3)])
+    assert "utility_correlation" not in card
+    assert "length_correlation_given_utility" not in card
