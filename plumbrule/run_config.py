@@ -32,6 +32,7 @@ from plumbrule.shipped import shipped_world
 from plumbrule.stages import SECTION, slot_of
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
+from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RewardConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
@@ -90,6 +91,8 @@ class RunConfig:
     rag: IndexConfig = field(default_factory=IndexConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
+    reject: RejectConfig = field(default_factory=RejectConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -108,6 +111,8 @@ GROUPS: dict[str, type] = {
     "rag": IndexConfig,
     "reward": RewardConfig,
     "ppo": PPOConfig,
+    "best_of_n": BestOfNConfig,
+    "reject": RejectConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
     "runtime": RuntimeConfig,
@@ -121,6 +126,8 @@ LINKS: dict[str, dict[str, str]] = {
     "rm": {"seed": "${seed}"},
     "reward": {"gold": "${gold}"},
     "ppo": {"seed": "${seed}", "reward": "${reward}"},
+    "best_of_n": {"reward": "${reward}"},
+    "reject": {"reward": "${reward}"},
     "eval": {"seed": "${seed}", "gold": "${gold}"},
 }
 """Group -> settings that follow another part of the config unless the group is given its own.
@@ -254,8 +261,9 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     for node in nodes:
         if node.kind in ("feedback", "ppo", "eval"):
             check_fit(node, context)
-        if node.kind == "ppo":
+        if node.kind in ("ppo", "best_of_n", "reject"):
             check_reward(node)
+        if node.kind == "ppo":
             for count, what in (
                 (config.runtime.processes, "runtime.processes"),
                 (node.config.num_mini_batches * config.runtime.processes, "minibatches"),
@@ -338,9 +346,9 @@ def check_reward(node: Node) -> None:
         "give the node one or choose another reward",
     )
     require(
-        bool(models) or node.config.value_init != "rm",
+        bool(models) or getattr(node.config, "value_init", "policy") != "rm",
         "ppo.value_init",
-        node.config.value_init,
+        getattr(node.config, "value_init", None),
         f"be policy where node {node.name} has no rm input",
         "change it",
     )

@@ -13,6 +13,7 @@ from typing import Any
 from eval.config import CompareConfig, EvalConfig
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
+from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
 
@@ -56,7 +57,7 @@ STAGES: dict[str, StageKind] = {
     "sft": StageKind(
         SFTConfig,
         "sft.fine_tune:run",
-        {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data",))},
+        {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data", "reject"))},
     ),
     "feedback": StageKind(
         FeedbackConfig,
@@ -96,6 +97,16 @@ STAGES: dict[str, StageKind] = {
             ),
         },
         parallel=True,
+    ),
+    "best_of_n": StageKind(
+        BestOfNConfig,
+        "rlhf.best_of_n:run",
+        {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    ),
+    "reject": StageKind(
+        RejectConfig,
+        "rlhf.rejection:run",
+        {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
     ),
     "eval": StageKind(
         EvalConfig,

@@ -1,0 +1,155 @@
+"""Stage `best_of_n`: what the best of n answers by a reward would give, for every n at once.
+
+From one set of N sampled answers per prompt (a feedback artifact has them), the mean over all
+subsets of n answers, not over a few that are drawn, is known exactly: sorted by reward, answer i is
+the best of C(i - 1, n - 1) of the C(N, n) subsets (Nakano et al. 2021, arXiv:2112.09332, appendix
+I). So the curve from 1 to N is unbiased at every n and its points share their samples.
+
+1. Score every held-out answer by the reward.
+2. For each prompt and n, the expected reward and the expected utility of the best answer, and their
+   gain over n = 1; means and intervals over prompts.
+3. Write `curve.json`, the table of the report, and the best answers.
+
+`kl_bound` is log n - (n - 1) / n, an upper bound of the KL of best-of-n from its policy, exact only
+where no two answers are alike (Beirami et al. 2024, arXiv:2401.01879); where they repeat the KL is
+lower.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbrule.artifacts import Artifact, write_json
+from plumbrule.config import RuntimeConfig
+from plumbrule.statistics import mean_interval
+from plumbrule.tracking import Tracker
+from rlhf.answers import AnsweredPrompt, read_answers, score_answers
+from rlhf.method_config import BestOfNConfig
+from rlhf.report_card import as_json
+from rlhf.reward_terms import open_terms
+
+NUM_SHOWN = 8
+"""Prompts whose answers are written to samples.jsonl."""
+
+
+def run(
+    config: BestOfNConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Score, estimate and write; return the headline metrics `best_of_n/*`.
+
+    Raises: ConfigError: the reward has no reward model. DataError: prompts without answers.
+    """
+    # 1 score
+    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
+    prompts = read_answers(inputs["samples"].file("samples.jsonl"), config.split)
+    rewards = score_answers(prompts, scorers, config.reward, tracker)
+    # 2 the curve
+    most = min(len(p.responses) for p in prompts)
+    curve = [point(n, prompts, rewards) for n in sizes(config.sizes, most)]
+    # 3 write
+    write_json(out / "curve.json", curve)
+    write_json(out / "tables.json", [table(curve)])
+    write_samples(out / "samples.jsonl", prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
+    last = curve[-1]
+    metrics = {
+        "best_of_n/n": float(last["n"]),
+        "best_of_n/prompts": float(len(prompts)),
+        "best_of_n/kl_bound": last["kl_bound"],
+    }
+    for name in ("reward_gain", "utility_gain"):
+        for end, bound in (("", "value"), ("_low", "low"), ("_high", "high")):
+            if name in last and last[name][bound] is not None:
+                metrics[f"best_of_n/{name}{end}"] = last[name][bound]
+    return metrics
+
+
+def sizes(given: Sequence[int] | None, most: int) -> list[int]:
+    """Return the n of the curve: 1, those given up to `most` (None: powers of 2), and `most`."""
+    wanted = given if given is not None else [2**k for k in range(most.bit_length())]
+    return sorted({1, most, *(n for n in wanted if n <= most)})
+
+
+def point(
+    n: int, prompts: Sequence[AnsweredPrompt], rewards: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Return the curve at n: means over prompts with intervals.
+
+    Args: rewards: of each prompt's answers.
+    """
+    found: dict[str, Any] = {"n": n, "kl_bound": math.log(n) - (n - 1) / n}
+    columns = {"reward": list(rewards)}
+    if all(p.utilities is not None for p in prompts):
+        columns["utility"] = [np.array(p.utilities) for p in prompts]
+    for name, values in columns.items():
+        best = [best_of(n, r, v) for r, v in zip(rewards, values, strict=True)]
+        found[name] = as_json(mean_interval(best))
+        gains = [b - float(v.mean()) for b, v in zip(best, values, strict=True)]
+        found[f"{name}_gain"] = as_json(mean_interval(gains))
+    return found
+
+
+def best_of(n: int, rewards: np.ndarray, values: np.ndarray) -> float:
+    """Return the expected value of the answer with the highest reward among n of N at random.
+
+    Of answers with equal rewards each is as likely to be taken, so their values are averaged.
+
+    Args: rewards, values: (N,). n: from 1 to N.
+    Raises: ValueError: n is out of that range.
+    """
+    total = len(rewards)
+    if not 1 <= n <= total:
+        raise ValueError(f"n (={n}) must lie between 1 and the number of answers (={total}).")
+    order = np.argsort(rewards, kind="stable")
+    _, where, counts = np.unique(rewards[order], return_inverse=True, return_counts=True)
+    fair = (np.bincount(where, values[order]) / counts)[where]
+    subsets = math.comb(total, n)
+    shares = [math.comb(i, n - 1) / subsets for i in range(total)]
+    return float(np.dot(shares, fair))
+
+
+def table(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the curve as a table of the report."""
+
+    def cell(number: Mapping[str, Any] | None) -> str:
+        if number is None:
+            return ""
+        if number["low"] is None:
+            return f"{number['value']:.3f}"
+        return f"{number['value']:.3f} [{number['low']:.3f}, {number['high']:.3f}]"
+
+    names = [name for name in ("reward", "utility", "utility_gain") if name in curve[0]]
+    return {
+        "title": "best of n, over all subsets of the answers",
+        "columns": ["n", "KL, at most (nats)", *(name.replace("_", " ") for name in names)],
+        "rows": [
+            [p["n"], f"{p['kl_bound']:.3f}", *(cell(p.get(name)) for name in names)] for p in curve
+        ],
+    }
+
+
+def write_samples(
+    path: Path, prompts: Sequence[AnsweredPrompt], rewards: Sequence[np.ndarray]
+) -> None:
+    """Write each prompt's answers, best first."""
+    with open(path, "w", encoding="utf-8") as file:
+        for prompt, scores in zip(prompts, rewards, strict=True):
+            best, worst = int(np.argmax(scores)), int(np.argmin(scores))
+            row = {
+                "prompt": prompt.prompt.messages[-1].content,
+                "passages": list(prompt.passages),
+                "best": prompt.responses[best],
+                "best_reward": float(scores[best]),
+                "worst": prompt.responses[worst],
+                "worst_reward": float(scores[worst]),
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
