@@ -73,7 +73,7 @@ STAGES: dict[str, StageKind] = {
         "rlhf.rm:run",
         {
             "policy": Slot(POLICY),
-            "preferences": Slot(("data", "feedback")),
+            "preferences": Slot(("data", "feedback"), many=True),
             "ood": Slot(("data", "feedback"), required=False, many=True),
         },
         opener="rlhf.reward_model:open_reward",

@@ -2,6 +2,8 @@
 
 1. Rows: every answer becomes prompt, answer and terminal token. An answer that is too long is left
    out of its ranking; the pairs that it would have made are counted, in the metrics and in a note.
+   Rankings may come from several inputs (`preferences`, `preferences_1`, ...: rounds of feedback);
+   the last one's answers are those of step 2.
 2. First answers of the policy are set aside for step 4, before training moves its weights.
 3. Training (`reward_training.py`).
 4. Normalisation: mean and variance of the scores on the answers of step 2.
@@ -29,6 +31,7 @@ from plumbrule.generation import generate
 from plumbrule.models import fits, load_policy, resolve_device
 from plumbrule.randomness import row_key
 from plumbrule.records import Message, Preference, read_records, read_rows
+from plumbrule.splits import prompt_of
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
 from rlhf.label_audit import audit
@@ -74,14 +77,18 @@ def run(
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
         model.trunk.requires_grad_(False)
-    source = inputs["preferences"]
+    sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
-    training, held_out = (read_split(model, source.file(name), limit, config) for name in SPLITS)
+    training, held_out = (
+        read_split(model, [source.file(name) for source in sources], limit, config)
+        for name in SPLITS
+    )
+    refuse_leaks(training.preferences, held_out.preferences)
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
-    calibration = first_answers(model, source, asked, config)
+    calibration = first_answers(model, sources[-1], asked, config)
     # 3 training
     train(model, training.rankings, config, runtime, out / "checkpoints", tracker)
     # 4 normalisation
@@ -146,7 +153,7 @@ def elsewhere(
     """Return accuracy, calibration and correlation with length on each input `ood`, `ood_1`, ..."""
     found = {}
     for slot in sorted(name for name in inputs if name.startswith("ood")):
-        split = read_split(model, inputs[slot].file("validation.jsonl"), limit, config)
+        split = read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
         card = report_card(score_split(model, split, limit, runtime))
         found[slot] = {name: card[name] for name in ("accuracy", "ece", "length_correlation")}
     return found
@@ -181,12 +188,23 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def read_split(model: RewardModel, path: Path, limit: int, config: RMConfig) -> Split:
-    """Return the rankings in the file `path`, encoded.
+def refuse_leaks(training: Sequence[Preference], held_out: Sequence[Preference]) -> None:
+    """Raise DataError if a held-out prompt is trained on, as another input's split may have it."""
+    learned = {prompt_of(p) for p in training}
+    leaks = sorted(p.id for p in held_out if prompt_of(p) in learned)
+    if leaks:
+        raise DataError(
+            f"{len(leaks)} held-out prompt(s), such as {leaks[0]}, must not be trained on; split "
+            "all inputs of the reward model by the same prompts."
+        )
+
+
+def read_split(model: RewardModel, paths: Sequence[Path], limit: int, config: RMConfig) -> Split:
+    """Return the rankings in the files `paths`, encoded.
 
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
     """
-    preferences = read_records(Preference, path)
+    preferences = [p for path in paths for p in read_records(Preference, path)]
     rows = [encode_answers(model, preference) for preference in preferences]
     with_ties = config.ties != "ignore"
     fits_in = [fitting(p, own, limit, with_ties) for p, own in zip(preferences, rows, strict=True)]
@@ -195,7 +213,7 @@ def read_split(model: RewardModel, path: Path, limit: int, config: RMConfig) -> 
         raise DataError(
             f"at least one pair of ranked answers must fit {limit} tokens; raise rm.max_tokens or "
             "the policy's context, or give rankings that are not all ties.",
-            path,
+            paths[0],
         )
     num_all = sum(len(preference.pairs()) for preference in preferences)
     num_pairs = sum(len(ranking.pairs) for ranking in rankings)

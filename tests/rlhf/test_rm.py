@@ -296,3 +296,22 @@ def test_samples_show_scored_answers(given, tmp_path):
 def test_loss_settings_out_of_range_are_refused(changes, field):
     with pytest.raises(ConfigError, match=re.escape(field)):
         small(**changes)
+
+
+def test_rounds_of_feedback_are_learned_from_together(tmp_path):
+    given = rankings_of(tmp_path, 20, 8)
+    more = saved_rankings(tmp_path / "more", 50, 20)  # 30 and 12 prompts that the first lacks
+    rows = [json.loads(line) for line in (more / "records.jsonl").read_text("utf-8").splitlines()]
+    fresh = [row for row in rows if int(row["id"][1:]) >= 28]
+    (more / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in fresh), "utf-8")
+    given["preferences_1"] = Artifact.of(more, "data")
+    metrics = build(small(), given, tmp_path / "out")
+    assert metrics["rm/pairs"] == (20 + len(fresh)) * 3
+    assert card(tmp_path / "out")["num_prompts"] == 8 + 20
+
+
+def test_a_held_out_prompt_that_another_input_trains_on_is_refused(tmp_path):
+    given = rankings_of(tmp_path, 20, 8)
+    given["preferences_1"] = Artifact.of(saved_rankings(tmp_path / "more", 24, 4), "data")
+    with pytest.raises(DataError, match=r"4 held-out prompt\(s\), such as p20, must not be"):
+        build(small(), given, tmp_path / "out")
