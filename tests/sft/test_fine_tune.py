@@ -17,6 +17,7 @@ from tiny_world import (
     weights,
 )
 
+from plumbrule import hf_trainer
 from plumbrule.artifacts import PICKLES, Artifact
 from plumbrule.checkpoints import newest
 from plumbrule.config import ModelConfig, RuntimeConfig
@@ -92,18 +93,18 @@ def test_passages_enter_through_the_template(inputs, tmp_path):
 
 
 def test_order_is_epoch_by_epoch():
-    rows = trl_trainer.order(10, 2.5, seed=0)
+    rows = hf_trainer.order(10, 2.5, 0, "sft rows")
     assert len(rows) == 25
     assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10))
     assert rows[:10] != rows[10:20]
-    assert rows == trl_trainer.order(10, 2.5, seed=0)
-    assert rows != trl_trainer.order(10, 2.5, seed=1)
-    assert len(trl_trainer.order(3, 0.1 * 10, seed=0)) == 3  # no row from rounding error
+    assert rows == hf_trainer.order(10, 2.5, 0, "sft rows")
+    assert rows != hf_trainer.order(10, 2.5, 1, "sft rows")
+    assert len(hf_trainer.order(3, 0.1 * 10, 0, "sft rows")) == 3  # no row from rounding error
 
 
 @pytest.mark.parametrize(("batch_size", "most", "rows"), [(32, 32, 32), (12, 8, 6), (7, 4, 1)])
 def test_micro_batches_divide_the_batch(batch_size, most, rows):
-    assert trl_trainer.micro_batch(batch_size, most) == rows
+    assert hf_trainer.micro_batch(batch_size, most) == rows
 
 
 # Training
@@ -145,7 +146,7 @@ def test_measured_loss_is_the_mean_over_response_tokens(inputs, whole):
 def test_first_logged_loss_is_that_of_the_first_batch(inputs, whole):
     policy = load_policy(inputs["base"].file("model"))
     examples = encoding.encode(policy, ROWS[:10]).fitting
-    first = [examples[i] for i in trl_trainer.order(10, 2.5, seed=0)[:4]]
+    first = [examples[i] for i in hf_trainer.order(10, 2.5, 0, "sft rows")[:4]]
     loss = encoding.mean_nll(policy, first, 4)
     assert whole[2][1]["sft/train_loss"] == pytest.approx(loss, rel=1e-5)
 
