@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from plumbrule.errors import ConfigError
+from plumbrule.fingerprint import digest
 
 VARIABLE = "PLUMBRULE_PLUGINS"
 OPTION = "--plugin"
@@ -68,7 +69,7 @@ def load() -> None:
 
 def _import_file(path: Path) -> None:
     """Import a file once, under a name of its own."""
-    name = f"plumbrule_plugin_{path.stem}"
+    name = f"plumbrule_plugin_{path.stem}_{digest(str(path.resolve()))}"
     if name in sys.modules:
         return
     if not path.is_file():

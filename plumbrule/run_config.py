@@ -8,6 +8,7 @@ wrong before a model loads is refused here.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,7 @@ from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
-from rlhf.reward_config import RewardConfig
+from rlhf.reward_config import RequireConfig, RewardConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 
@@ -263,6 +264,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             check_fit(node, context)
         if node.kind in ("ppo", "best_of_n", "reject"):
             check_reward(node)
+            check_averaged(node, nodes)
         if node.kind == "ppo":
             for count, what in (
                 (config.runtime.processes, "runtime.processes"),
@@ -345,12 +347,51 @@ def check_reward(node: Node) -> None:
         f"not hold rm where node {node.name} has no rm input",
         "give the node one or choose another reward",
     )
+    if node.kind == "ppo":
+        require(
+            bool(models) or node.config.value_init != "rm",
+            "ppo.value_init",
+            node.config.value_init,
+            f"be policy where node {node.name} has no rm input",
+            "change it",
+        )
+        require(
+            wants or node.config.require_rm == RequireConfig(),
+            "ppo.require_rm",
+            "set",
+            f"be left out where the reward of node {node.name} has no term rm",
+            "take it out",
+        )
+    else:
+        require(
+            "gold" not in node.config.reward.weights,
+            "reward.terms",
+            list(node.config.reward.weights),
+            f"not hold gold for {node.kind}: kept answers carry their utility, not what it needs",
+            "use rm",
+        )
+    token = node.config.reward.http.token_env
     require(
-        bool(models) or getattr(node.config, "value_init", "policy") != "rm",
-        "ppo.value_init",
-        getattr(node.config, "value_init", None),
-        f"be policy where node {node.name} has no rm input",
-        "change it",
+        "http" not in node.config.reward.weights or token is None or bool(os.environ.get(token)),
+        "reward.http.token_env",
+        token,
+        "name an environment variable that is set",
+        "set it, or leave the setting out",
+    )
+
+
+def check_averaged(node: Node, nodes: list[Node]) -> None:
+    """Raise ConfigError if weights are to be averaged over models of different starts."""
+    if node.config.reward.ensemble.rule != "weights":
+        return
+    by_name = {other.name: other for other in nodes}
+    starts = {by_name[s].inputs["policy"] for slot, s in node.inputs.items() if slot[:2] == "rm"}
+    require(
+        len(starts) < 2,
+        "reward.ensemble.rule",
+        "weights",
+        f"not be used where reward models start from several policies (={sorted(starts)})",
+        "use mean, worst or uncertainty, or rm.ensemble_from=head",
     )
 
 

@@ -20,7 +20,9 @@ from omegaconf import OmegaConf
 from plumbrule import claims, machine, plugins
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ConfigError
 from plumbrule.pipeline import stage_function
+from plumbrule.run_config import as_json
 from plumbrule.stages import STAGES
 from plumbrule.tracking import FileTracker, NullTracker, Tracker
 
@@ -39,6 +41,11 @@ def main(folder: Path) -> None:
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])
     )
+    if json.loads(json.dumps(as_json(config))) != stage["config"]:
+        raise ConfigError(
+            f"config of {folder} must be what the run planned, but a plug-in was edited since; run "
+            "the same command again."
+        )
     runtime = RuntimeConfig(**stage["runtime"])
     inputs = {
         slot: Artifact(**{**about, "path": Path(about["path"])})

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from plumbrule.errors import ConfigError, DataError
+from plumbrule.errors import DataError, TrainingError
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.records import Message, Prompt, read_rows
 from plumbrule.tracking import Tracker
 from rlhf.reward_config import RewardConfig
 from rlhf.reward_terms import score_distinct
-from rlhf.rewards import prepare_terms, weighted_sum
+from rlhf.rewards import reward_of
 
 CHUNK_PROMPTS = 64
 """Prompts whose answers are scored between two steps of the progress line."""
@@ -67,14 +67,8 @@ def score_answers(
 ) -> list[np.ndarray]:
     """Return the reward (K,) of each prompt's answers, its terms prepared over all of them.
 
-    Raises: ConfigError: the reward weighs the gold utility, which needs more of a prompt than its
-    answers keep.
+    Raises: TrainingError: a term raises, or gives NaN or Inf.
     """
-    if "gold" in reward.weights:
-        raise ConfigError(
-            "reward.terms (=gold) must not be used to choose among kept answers, which carry their "
-            "utility but not what it needs; use rm."
-        )
     terms: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     with tracker.progress(sum(len(p.responses) for p in prompts), "reward", "answers") as line:
         for start in range(0, len(prompts), CHUNK_PROMPTS):
@@ -87,8 +81,10 @@ def score_answers(
                 terms[name].append(score_distinct(name, scorer, episodes)["score"])
             line.advance(len(episodes))
     whole = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in terms.items()}
-    prepared = prepare_terms(whole, reward.terms)
-    used = {name: term.clipped for name, term in prepared.items()}
-    total = weighted_sum(used, reward.weights).numpy()
+    for name, values in whole.items():
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise TrainingError(f"reward term {name} must be finite; {bad} answers are NaN or Inf.")
+    total = reward_of(whole, reward).numpy()
     ends = np.cumsum([len(p.responses) for p in prompts])
     return np.split(total, ends[:-1])

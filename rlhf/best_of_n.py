@@ -27,9 +27,11 @@ import numpy as np
 
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ConfigError
 from plumbrule.statistics import mean_interval
 from plumbrule.tracking import Tracker
 from rlhf.answers import AnsweredPrompt, read_answers, score_answers
+from rlhf.http_scorer import note_on
 from rlhf.method_config import BestOfNConfig
 from rlhf.report_card import as_json
 from rlhf.reward_terms import open_terms
@@ -58,6 +60,7 @@ def run(
     curve = [point(n, prompts, rewards) for n in sizes(config.sizes, most)]
     # 3 write
     write_json(out / "curve.json", curve)
+    write_json(out / "notes.json", note_on(config.reward))
     write_json(out / "tables.json", [table(curve)])
     write_samples(out / "samples.jsonl", prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
     last = curve[-1]
@@ -74,7 +77,15 @@ def run(
 
 
 def sizes(given: Sequence[int] | None, most: int) -> list[int]:
-    """Return the n of the curve: 1, those given up to `most` (None: powers of 2), and `most`."""
+    """Return the n of the curve: 1, those given (None: powers of 2), and `most`.
+
+    Raises: ConfigError: one given is more than there are answers.
+    """
+    if given is not None and max(given, default=1) > most:
+        raise ConfigError(
+            f"best_of_n.sizes (={max(given)}) must be at most the number of answers to each prompt "
+            f"(={most}); sample more."
+        )
     wanted = given if given is not None else [2**k for k in range(most.bit_length())]
     return sorted({1, most, *(n for n in wanted if n <= most)})
 
@@ -140,7 +151,7 @@ def table(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def write_samples(
     path: Path, prompts: Sequence[AnsweredPrompt], rewards: Sequence[np.ndarray]
 ) -> None:
-    """Write each prompt's answers, best first."""
+    """Write each prompt's best and worst answer."""
     with open(path, "w", encoding="utf-8") as file:
         for prompt, scores in zip(prompts, rewards, strict=True):
             best, worst = int(np.argmax(scores)), int(np.argmin(scores))

@@ -3,8 +3,9 @@
 It reads text with its own tokenizer, so it may belong to another family than the policy: the
 dialogue and the response through its chat template where it has one, else as lines `role: text`.
 Shown passages stand before the last question, as a policy without a retrieval template would see
-them. Its score is one of its raw outputs (`reward.classifier.label`), not normalised: set
-`normalise: batch` where it stands beside other terms. Weights are safetensors; remote code never
+them. A response that was cut by its limit is shown as one that ended. The score is one of the raw
+outputs (`reward.classifier.label`), not normalised: set `normalise: batch` where it stands beside
+other terms. Weights are safetensors; remote code never
 runs.
 
 transformers' decoder heads look for the last id that is not the pad id, and read one token early
@@ -22,7 +23,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.models import disable_dropout, resolve_device
 from plumbrule.protocols import Episode
 from plumbrule.scoring import buckets, pad_rows
@@ -38,12 +39,11 @@ class Classifier:
         self.label, self.micro_batch_size = label, micro_batch_size
 
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
-        """Return {"score": (n,) float64}, raw outputs, in the order of `episodes`."""
-        limit = self._limit()
-        rows = [
-            self.tokenizer(self.text(e), truncation=True, max_length=limit)["input_ids"]
-            for e in episodes
-        ]
+        """Return {"score": (n,) float64}, raw outputs, in the order of `episodes`.
+
+        Raises: DataError: an episode is longer than the classifier reads.
+        """
+        rows = [self._row(episode) for episode in episodes]
         scores = np.zeros(len(rows))
         with torch.no_grad():
             for group in buckets([len(row) for row in rows], self.micro_batch_size):
@@ -63,6 +63,19 @@ class Classifier:
         if getattr(self.tokenizer, "chat_template", None):
             return str(self.tokenizer.apply_chat_template(chat, tokenize=False))
         return "\n".join(f"{turn['role']}: {turn['content']}" for turn in chat)
+
+    def _row(self, episode: Episode) -> list[int]:
+        # A template writes its own special tokens; without one the tokenizer adds them.
+        plain = not getattr(self.tokenizer, "chat_template", None)
+        row = self.tokenizer(self.text(episode), add_special_tokens=plain)["input_ids"]
+        limit = self._limit()
+        if limit is not None and len(row) > limit:
+            raise DataError(
+                f"prompt {episode.prompt.id!r} with its response (={len(row)} tokens) must fit the "
+                f"classifier's {limit} tokens; lower retrieval.budget_tokens or "
+                "sampling.max_new_tokens, or use a classifier that reads more."
+            )
+        return list(row)
 
     def _pad_id(self, rows: Sequence[Sequence[int]]) -> int:
         own = self.tokenizer.pad_token_id
@@ -87,14 +100,20 @@ def open_classifier(config: ClassifierConfig, runtime: RuntimeConfig) -> Classif
     where = {"revision": config.revision, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, dtype=torch.float32, **where
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"reward.classifier.name_or_path (={config.name_or_path}) must hold a sequence "
             f"classifier with safetensors weights: {str(error).splitlines()[0]} Check the folder."
         ) from None
+    made_up = sorted([*loaded["missing_keys"], *(str(key) for key in loaded["mismatched_keys"])])
+    if made_up:
+        raise ConfigError(
+            f"reward.classifier.name_or_path (={config.name_or_path}) must hold a trained sequence "
+            f"classifier, but lacks {', '.join(made_up)}; a head would be made up at random."
+        )
     if config.label >= model.config.num_labels:
         raise ConfigError(
             f"reward.classifier.label (={config.label}) must be below the classifier's number of "

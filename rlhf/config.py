@@ -80,7 +80,8 @@ pairs: every pair by itself, as if the others were not there."""
     top_k: int | None = None
     """Choices of plackett_luce that count; None: all."""
     ties: str = "ignore"
-    """What pairs of equal rank say to losses on pairs: ignore, rao_kupper or davidson."""
+    """What pairs of equal rank say to losses on pairs: ignore, or by a rule that leaves stated \
+margins unused, rao_kupper or davidson."""
     tie_rate: float = 0.3
     """Chance, in (0, 1), with which these two take equally good answers to be ranked as a tie."""
     label_smoothing: float = 0.0
@@ -115,7 +116,7 @@ response (rlhf/reward_model.py)."""
     """How those answers are sampled where the preferences are a data set and bring no samples."""
     ensemble: int = field(default=1, metadata=NOT_HASHED)
     """Reward models of the node, alike but for their seeds (seed, seed + 1, ...): nodes rm, rm_1, \
-... that every user of rm is given too."""
+... that every policy method with rm is given too."""
     ensemble_from: str = field(default="head", metadata=NOT_HASHED)
     """head: they start from one policy, with heads and orders of their own. base: each from a \
 policy of its own, down to the base model's seed."""

@@ -25,6 +25,7 @@ from torch import nn
 
 from plumbrule.errors import ConfigError
 from plumbrule.protocols import Episode, Scorer
+from plumbrule.scoring import causal_lm
 from rlhf.reward_config import EnsembleConfig
 from rlhf.reward_model import RewardModel
 
@@ -66,6 +67,11 @@ def averaged(models: Sequence[RewardModel]) -> RewardModel:
     Raises: ConfigError: models of other shapes, tokenizers or rules for their rows.
     """
     first = models[0]
+    if any(causal_lm(model.policy.model) is not model.policy.model for model in models):
+        raise ConfigError(
+            "reward.ensemble.rule (=weights) must not be used for adapters, whose mean is not the "
+            "mean of what they do; use mean, worst or uncertainty."
+        )
     first_rules = (first.stats.append_terminal, first.stats.reads_surprise)
     for model in models[1:]:
         shapes = {name: w.shape for name, w in model.trunk.state_dict().items()}

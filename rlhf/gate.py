@@ -39,6 +39,11 @@ def shortcomings(config: RequireConfig, card: Mapping[str, Any]) -> Iterator[str
             f"ppo.require_rm.accuracy (={config.accuracy:g})"
         )
     kinds = card.get("noise_free", {}).get("by_difference", {})
+    if config.every_kind is not None and not kinds:
+        yield (
+            f"ppo.require_rm.every_kind (={config.every_kind:g}) must be null where the rankings "
+            "carry no utilities, without which no kind is measured"
+        )
     for kind, measured in kinds.items():
         if config.every_kind is not None and measured["value"] < config.every_kind:
             yield (

@@ -12,7 +12,7 @@ reproducible from its config.
 A scorer that is down, slow or overloaded (no connection, a timeout, status 429 or 5xx) is asked
 again after 1, 2, 4, ... at most 15 seconds, until `patience_seconds` have passed; then the run
 stops, and the same command goes on from its newest checkpoint. Any other status, and a reply of
-another form, stops it at once.
+another form, stops it at once; redirects are not followed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,22 @@ import numpy as np
 
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
-from rlhf.reward_config import HTTPConfig
+from rlhf.reward_config import HTTPConfig, RewardConfig
 
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a token meant for one host must not reach another."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 log = logging.getLogger(__name__)
 LONGEST_PAUSE = 15.0
 """Seconds between two tries."""
 SHOWN_CHARACTERS = 200
 """Of a reply that is refused."""
-NOTE = (
-    "The reward came from {url} (version {version}): this run is not reproducible from its config. "
-    "Its replies are kept beside the rollouts."
-)
 
 
 class HTTPScorer:
@@ -63,7 +69,10 @@ class HTTPScorer:
                     "variable that is set; set it, or leave the setting out."
                 )
             self.headers["Authorization"] = f"Bearer {token}"
-        self.known = {} if kept is None else read_replies(kept)
+        self.known: dict[str, float] = {}
+        if kept is not None:  # those of all processes, which may have been more
+            for path in sorted(kept.parent.glob("*.jsonl")):
+                self.known |= read_replies(path)
 
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         """Return {"score": (n,) float64}, in the order of `episodes`.
@@ -101,9 +110,7 @@ class HTTPScorer:
         while True:
             try:
                 request = urllib.request.Request(str(self.config.url), data, self.headers)
-                with urllib.request.urlopen(
-                    request, timeout=self.config.timeout_seconds
-                ) as answered:
+                with _OPENER.open(request, timeout=self.config.timeout_seconds) as answered:
                     return self._read(answered.read(), len(bodies))
             except urllib.error.HTTPError as error:
                 if error.code != 429 and error.code < 500:
@@ -112,7 +119,7 @@ class HTTPScorer:
                         "reward.http.url and reward.http.token_env."
                     ) from None
                 why = f"status {error.code}"
-            except (OSError, TimeoutError) as error:
+            except (OSError, HTTPException) as error:
                 why = str(getattr(error, "reason", error))
             waited = time.monotonic() - begun
             if waited + pause > self.config.patience_seconds:
@@ -147,6 +154,16 @@ class HTTPScorer:
                 f"each response; it answered: {shown}"
             )
         return scores
+
+
+def note_on(reward: RewardConfig) -> list[str]:
+    """Return what a reader of the report must know of a reward that is behind a URL."""
+    if "http" not in reward.weights:
+        return []
+    return [
+        f"The reward came from {reward.http.url} (version {reward.http.version}): this run is not "
+        "reproducible from its config. The replies are kept in the artifact."
+    ]
 
 
 def as_json(episode: Episode) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from rlhf.ppo_config import PPOConfig
 from rlhf.rewards import (
     clip_scores,
     penalise_unfinished,
-    prepare_terms,
+    reward_of,
     shape_rewards,
-    weighted_sum,
 )
 from rlhf.rollouts import Rollout
 from rlhf.trajectory import Trajectory
@@ -45,9 +44,7 @@ def shape(
         old = trajectory.rollout_logprobs.to(old.dtype)
 
     # 3 Shape.
-    prepared = prepare_terms(terms, config.reward.terms)
-    used = {name: term.clipped for name, term in prepared.items()}
-    raw_scores = weighted_sum(used, config.reward.weights)
+    raw_scores = reward_of(terms, config.reward)
     scores = penalise_unfinished(
         clip_scores(raw_scores, config.score_clip), trajectory.finished, config.missing_eos_penalty
     )

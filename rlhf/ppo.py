@@ -41,11 +41,12 @@ from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import Tracker, read_metrics
-from rlhf import http_scorer, rollouts
+from rlhf import rollouts
 from rlhf.averaging import AveragedWeights
 from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
 from rlhf.gate import check_report_cards
+from rlhf.http_scorer import note_on
 from rlhf.kl import next_coefficient
 from rlhf.meters import (
     consistency,
@@ -105,7 +106,8 @@ def run(
     """
     device = resolve_device(runtime)
     check_inputs(config, inputs)
-    check_report_cards(config.require_rm, reward_models(inputs))
+    if "rm" in config.reward.weights:
+        check_report_cards(config.require_rm, reward_models(inputs))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
@@ -265,8 +267,7 @@ def next_control(control: Control, metrics: dict[str, float], config: PPOConfig)
 def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[str]:
     """Return what a reader of the report should know first."""
     notes = [control.stopped] if control.stopped else []
-    if "http" in reward.weights:
-        notes.append(http_scorer.NOTE.format(url=reward.http.url, version=reward.http.version))
+    notes += note_on(reward)
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     return notes

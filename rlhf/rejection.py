@@ -19,6 +19,7 @@ from plumbrule.errors import DataError
 from plumbrule.records import Demonstration, write_records
 from plumbrule.tracking import Tracker
 from rlhf.answers import AnsweredPrompt, read_answers, score_answers
+from rlhf.http_scorer import note_on
 from rlhf.method_config import RejectConfig
 from rlhf.reward_terms import open_terms
 
@@ -67,7 +68,7 @@ def run(
                 "reject/prompts_left_out": float(sum(not places for places in kept)),
                 "reject/reward_gain": float(np.mean(gains)),
             }
-    write_json(out / "notes.json", [])
+    write_json(out / "notes.json", note_on(config.reward))
     return metrics
 
 

@@ -98,12 +98,12 @@ class HTTPConfig:
         require_range("reward.http.timeout_seconds", self.timeout_seconds, 0.001)
         require_range("reward.http.patience_seconds", self.patience_seconds, 0.0)
         if self.url is not None:
-            plain = self.url.startswith(("http://", "https://")) and "@" not in self.url
+            secret = set(self.url) & set("@?#")
             require(
-                plain,
+                self.url.startswith(("http://", "https://")) and not secret,
                 "reward.http.url",
-                self.url if "@" not in self.url else "hidden",
-                "begin with http:// or https:// and hold no password",
+                "hidden" if secret else self.url,
+                "begin with http:// or https:// and hold no password and no query",
                 "put a secret into an environment variable and name it in reward.http.token_env",
             )
             require(

@@ -1,6 +1,7 @@
 """Rewards that are functions of text, by name: rules of ours, and those of plug-ins.
 
-A function takes the episodes of an update and returns one number for each, in their order. A name
+A function takes episodes and returns one number for each, in their order. A number must depend on
+its own episode alone: a function is given the distinct ones of one process, or some of them. A name
 in a config chooses it (`reward.terms=[{name: rm}, {name: length, weight: -0.02}]`); where it lives
 is written in code only, here or in a plug-in:
 
@@ -17,8 +18,8 @@ No torch here: a config checks its names against this table before anything load
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 RewardFunction = Callable[["Sequence[Episode]"], Sequence[float]]
 FUNCTIONS: dict[str, RewardFunction] = {}
+_FILES: dict[str, Path] = {}
+_DIGESTS: dict[str, str] = {}
 TERMS = ("rm", "gold", "constant", "classifier", "http")
 """Terms that are no functions: `reward_terms.py` opens them."""
 NGRAM = 3
@@ -49,32 +52,28 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
             f"of {', '.join(TERMS)}; choose another."
         )
 
+    file = Path(sys._getframe(1).f_globals["__file__"])
+
     def enter(function: RewardFunction) -> RewardFunction:
-        known = FUNCTIONS.get(name)
-        if known is not None and _file_of(known) != _file_of(function):
+        if name in FUNCTIONS and _FILES[name] != file:
             raise ConfigError(
-                f"reward function (={name}) must be registered once; {_file_of(known).name} and "
-                f"{_file_of(function).name} both do. Rename one."
+                f"reward function (={name}) must be registered once; {_FILES[name].name} and "
+                f"{file.name} both do. Rename one."
             )
-        FUNCTIONS[name] = function
+        FUNCTIONS[name], _FILES[name] = function, file
+        ours = file == Path(__file__)
+        _DIGESTS[name] = "" if ours else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         return function
 
     return enter
 
 
 def source_digest(name: str) -> str:
-    """Return 16 hex digits of the file that a plug-in's function stands in; "" for terms of ours.
+    """Return 16 hex digits of the plug-in that registered a term, as it was then; "" for ours.
 
     It is part of a term's config, so that editing the plug-in makes another artifact.
     """
-    function = FUNCTIONS.get(name)
-    if function is None or _file_of(function) == Path(__file__):
-        return ""
-    return hashlib.sha256(_file_of(function).read_bytes()).hexdigest()[:16]
-
-
-def _file_of(function: RewardFunction) -> Path:
-    return Path(inspect.getsourcefile(inspect.unwrap(function)) or "")
+    return _DIGESTS.get(name, "")
 
 
 @register("length")

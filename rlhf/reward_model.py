@@ -15,7 +15,8 @@ What was decided, and where others differ:
   square root follows their code) and works in float32 (float64 for a float64 trunk).
 * With `reads_surprise` the score has a second part: over the response's tokens, the sum of g times
   (1 - p), where p is the probability that the model, as it is trained, gives a token where it
-  stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
+  stands, and g a linear function of the hidden state there, -1 at first. (An output layer that is
+  not tied to the embeddings stays as it is.) A last token's state must
   hold what was said beside what should have been said, and a small model has no layers left to
   compare the two; its own output layer does compare them. What such a head learns is where a
   surprise counts: at a value, and not at the choice of a courtesy. Rafailov et al. 2023
@@ -50,7 +51,15 @@ from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.randomness import generator
 from plumbrule.records import Message
-from plumbrule.scoring import buckets, causal_lm, hidden_states, logprobs, pad_rows, trunk
+from plumbrule.scoring import (
+    buckets,
+    causal_lm,
+    hidden_states,
+    logprobs,
+    output_embeddings,
+    pad_rows,
+    trunk,
+)
 
 MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
 
@@ -115,6 +124,9 @@ class RewardModel(nn.Module):
         self.policy = policy
         self.stats = stats or RewardStats()
         self.trunk = trunk(policy.model)
+        lm = causal_lm(policy.model)
+        if output_embeddings(lm).weight is not lm.get_input_embeddings().weight:
+            output_embeddings(lm).requires_grad_(False)
         width = causal_lm(policy.model).config.get_text_config().hidden_size
         draws = generator("reward head", seed).normal(0.0, 1.0 / math.sqrt(width + 1), (1, width))
         self.head = nn.Linear(width, 1)

@@ -161,11 +161,13 @@ def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> di
 
     Raises: TrainingError: it raises, or does not give one number per episode.
     """
-    index: dict[tuple, int] = {}
+    first: dict[tuple, Episode] = {}
     keys = [(e.prompt.id, e.passages, e.response, e.finished) for e in episodes]
-    places = [index.setdefault(key, len(index)) for key in keys]
-    firsts = {place: e for e, place in zip(reversed(episodes), reversed(places), strict=True)}
-    distinct = [firsts[place] for place in range(len(index))]
+    for key, episode in zip(keys, episodes, strict=True):
+        first.setdefault(key, episode)
+    distinct = list(first.values())
+    place = {key: i for i, key in enumerate(first)}
+    places = [place[key] for key in keys]
     try:
         found = {
             part: np.asarray(v, dtype=np.float64) for part, v in scorer.score(distinct).items()
@@ -175,13 +177,13 @@ def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> di
     except Exception as error:
         raise TrainingError(
             f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses: "
-            f"{error}; mend it and run the same command again."
+            f"{error}; mend it and run again."
         ) from error
     for part, values in found.items():
         if values.shape != (len(distinct),):
             shown = name if part == "score" else f"{name}/{part}"
             raise TrainingError(
                 f"reward term {shown} (=shape {values.shape}) must give one number for each of "
-                f"{len(distinct)} responses; mend it and run the same command again."
+                f"{len(distinct)} responses; mend it and run again."
             )
     return {part: values[places] for part, values in found.items()}

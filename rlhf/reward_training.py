@@ -152,7 +152,9 @@ def micro_batches(
             one = bradley_terry(scores, pairs, margins, config.label_smoothing, config.noise_rate)
             losses = mean_by_owner(one, owners, len(group))
         if config.centring:
-            off = mean_by_owner(centring(scores, pairs), owners, len(group))
+            ties, tied = compared([r.ties for r in group], group, device)
+            every, whose = torch.cat([pairs, ties]), torch.cat([owners, tied])
+            off = mean_by_owner(centring(scores, every), whose, len(group))
             losses = losses + config.centring * off
         yield losses, gaps.detach()
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rlhf.masked import fill
-from rlhf.reward_config import RewardTermConfig
+from rlhf.reward_config import RewardConfig, RewardTermConfig
 
 
 class Prepared(NamedTuple):
@@ -49,6 +49,12 @@ def prepare_terms(
         normalised = standardise(raw) if term.normalise == "batch" else raw
         prepared[term.name] = Prepared(normalised, clip_scores(normalised, term.clip))
     return prepared
+
+
+def reward_of(terms: Mapping[str, Tensor], reward: RewardConfig) -> Tensor:
+    """Return raw scores (b,): the configured terms, prepared, times their weights, summed."""
+    prepared = prepare_terms(terms, reward.terms)
+    return weighted_sum({name: t.clipped for name, t in prepared.items()}, reward.weights)
 
 
 def standardise(values: Tensor) -> Tensor:

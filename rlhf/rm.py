@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import Artifact, write_json
@@ -85,6 +86,11 @@ def run(
         for name in SPLITS
     )
     refuse_leaks(training.preferences, held_out.preferences)
+    others = {
+        slot: read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
+        for slot in sorted(inputs)
+        if slot.startswith("ood")
+    }
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
@@ -92,7 +98,8 @@ def run(
     # 3 training
     train(model, training.rankings, config, runtime, out / "checkpoints", tracker)
     # 4 normalisation
-    model.stats = normalised(model, calibration, runtime)
+    own = score_rows(model, calibration, runtime.micro_batch_size)
+    model.stats = normalised(model.stats, own)
     # 5 report card
     rankings = score_split(model, held_out, limit, runtime)
     card = report_card(rankings)
@@ -100,8 +107,8 @@ def run(
     card |= {
         "labels": {name: as_json(interval) for name, interval in labels.items()},
         "adversarial": adversarial(pairs_to_dress(rankings), dressed_scorer(model, limit, runtime)),
-        "elsewhere": elsewhere(model, inputs, limit, config, runtime),
-        "own_answers": distribution(model, calibration, runtime),
+        "elsewhere": elsewhere(model, others, limit, runtime),
+        "own_answers": distribution(model.stats, own),
     }
     model.save(out)
     write_json(out / "report_card.json", card)
@@ -144,27 +151,19 @@ def dressed_scorer(
 
 
 def elsewhere(
-    model: RewardModel,
-    inputs: Mapping[str, Artifact],
-    limit: int,
-    config: RMConfig,
-    runtime: RuntimeConfig,
+    model: RewardModel, others: Mapping[str, Split], limit: int, runtime: RuntimeConfig
 ) -> dict[str, Any]:
     """Return accuracy, calibration and correlation with length on each input `ood`, `ood_1`, ..."""
     found = {}
-    for slot in sorted(name for name in inputs if name.startswith("ood")):
-        split = read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
+    for slot, split in others.items():
         card = report_card(score_split(model, split, limit, runtime))
         found[slot] = {name: card[name] for name in ("accuracy", "ece", "length_correlation")}
     return found
 
 
-def distribution(
-    model: RewardModel, answers: Sequence[Row], runtime: RuntimeConfig
-) -> dict[str, float]:
-    """Return quantiles and skewness of the normalised scores of the policy's own answers."""
-    raw = score_rows(model, answers, runtime.micro_batch_size).numpy().astype(np.float64)
-    scores = (raw - model.stats.mean) / model.stats.std
+def distribution(stats: RewardStats, raw: Tensor) -> dict[str, float]:
+    """Return quantiles and skewness of the policy's own answers' scores, normalised from `raw`."""
+    scores = (raw.numpy().astype(np.float64) - stats.mean) / stats.std
     shares = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
     quantiles = {name: float(np.quantile(scores, share)) for name, share in shares.items()}
     return {**quantiles, "skewness": float(np.mean(scores**3)), "answers": len(scores)}
@@ -250,9 +249,10 @@ def fitting(
     if not pairs and not ties:
         return None
     first = {(i, j) for i, j in pairs if (ranks[i], ranks[j]) == (1, 2)}
+    dense = {rank: place for place, rank in enumerate(sorted({ranks[k] for k in kept}), start=1)}
     return Ranking(
         rows=tuple(answers[k] for k in kept),
-        ranks=tuple(ranks[k] for k in kept),
+        ranks=tuple(dense[ranks[k]] for k in kept),
         pairs=tuple((place[i], place[j]) for i, j in pairs),
         margins=tuple((preference.margin or 0.0) if p in first else 0.0 for p in pairs),
         ties=tuple((place[i], place[j]) for i, j in ties),
@@ -326,20 +326,19 @@ def first_answers(
     return [row for row in rows if len(row) <= policy.spec.context]
 
 
-def normalised(model: RewardModel, answers: Sequence[Row], runtime: RuntimeConfig) -> RewardStats:
-    """Return the model's stats with mean and deviation of its raw scores on `answers`.
+def normalised(stats: RewardStats, scores: Tensor) -> RewardStats:
+    """Return the stats with mean and deviation of raw scores (n,) of the policy's own answers.
 
     Raises: DataError: fewer than two answers, or all score the same.
     """
-    scores = score_rows(model, answers, runtime.micro_batch_size)
     try:
         mean, std = normalisation(scores)
     except ValueError as error:
         raise DataError(
-            f"the policy's answers (={len(answers)}) can not normalise the reward: {error} Give "
+            f"the policy's answers (={len(scores)}) can not normalise the reward: {error} Give "
             "more prompts, or sample at a higher temperature."
         ) from None
-    return dataclasses.replace(model.stats, mean=mean, std=std, num_samples=len(answers))
+    return dataclasses.replace(stats, mean=mean, std=std, num_samples=len(scores))
 
 
 def notes(num_too_long: int, limit: int) -> list[str]:

@@ -323,6 +323,26 @@ def test_an_ensemble_from_the_base_makes_policies_of_their_own(composed: Callabl
         (["rm.ensemble=0"], "rm.ensemble .=0"),
         (["reward.terms=[{name: shouting}]"], "reward.terms.name .=shouting. must be one of"),
         (["reward.terms=[{name: http}]"], "reward.http.url"),
+        (["run.goals=[best_of_n]", "reward=gold"], "not hold gold for best_of_n"),
+        (["reward=gold", "ppo.require_rm.accuracy=0.7"], "ppo.require_rm .=set. must be left out"),
+        (
+            [
+                "reward.terms=[{name: http}]",
+                "reward.http.url=http://h/",
+                "reward.http.version=1",
+                "reward.http.token_env=NOT_SET_ANYWHERE",
+            ],
+            "reward.http.token_env .=NOT_SET_ANYWHERE",
+        ),
+        (
+            [
+                "experiment=rehearsal",
+                "rm.ensemble=2",
+                "rm.ensemble_from=base",
+                "reward.ensemble.rule=weights",
+            ],
+            "start from several policies",
+        ),
     ],
 )
 def test_bad_ensembles_and_terms_stop_before_a_model_loads(

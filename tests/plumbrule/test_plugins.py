@@ -70,3 +70,12 @@ def test_a_plug_in_that_raises_is_named(fresh, monkeypatch):
 def test_an_option_without_a_value_is_refused(fresh):
     with pytest.raises(ConfigError, match=r"--plugin must be followed"):
         plugins.take_options(["seed=1", "--plugin"])
+
+
+def test_two_plug_ins_of_one_file_name_are_both_loaded(fresh, monkeypatch, tmp_path):
+    other = tmp_path / "other" / fresh.name
+    other.parent.mkdir()
+    other.write_text(PLUGIN.replace("loudness_of_tests", "another_of_tests"), encoding="utf-8")
+    monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join([str(fresh), str(other)]))
+    plugins.load()
+    assert {"loudness_of_tests", "another_of_tests"} <= set(reward_functions.FUNCTIONS)

@@ -10,7 +10,7 @@ from tiny_rankings import saved_policy, saved_prompts, saved_rankings
 
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig, SamplingConfig
-from plumbrule.errors import ConfigError, DataError
+from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.records import Demonstration, Message, Prompt, read_records
 from plumbrule.tracking import NullTracker
 from rlhf import best_of_n, feedback, rejection, rm
@@ -19,6 +19,7 @@ from rlhf.best_of_n import best_of, sizes
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.reward_config import RewardConfig, RewardTermConfig
+from rlhf.reward_functions import FUNCTIONS
 
 RUNTIME = RuntimeConfig(device="cpu")
 SAMPLING = SamplingConfig(max_new_tokens=6)
@@ -73,7 +74,9 @@ def test_a_size_that_is_not_there_is_refused(n):
 def test_sizes_of_the_curve():
     assert sizes(None, 12) == [1, 2, 4, 8, 12]
     assert sizes(None, 1) == [1]
-    assert sizes([3, 50], 12) == [1, 3, 12]
+    assert sizes([3, 12], 12) == [1, 3, 12]
+    with pytest.raises(ConfigError, match=r"best_of_n.sizes \(=50\)"):
+        sizes([3, 50], 12)
 
 
 def answered(*responses, finished=None):
@@ -141,9 +144,13 @@ def test_a_rule_of_text_can_choose_too(given, tmp_path):
     assert curve[-1]["reward"]["value"] > curve[0]["reward"]["value"]
 
 
-def test_the_gold_utility_can_not_choose_among_kept_answers(given, tmp_path):
-    config = BestOfNConfig(reward=RewardConfig([RewardTermConfig("gold")]))
-    with pytest.raises(ConfigError, match=r"reward.terms \(=gold\)"):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_a_number_is_named_and_chooses_nothing(
+    given, tmp_path, monkeypatch, bad
+):
+    monkeypatch.setitem(FUNCTIONS, "length", lambda episodes: [bad for _ in episodes])
+    config = BestOfNConfig(reward=RewardConfig([RewardTermConfig("length")]))
+    with pytest.raises(TrainingError, match=r"reward term length must be finite"):
         best_of_n.run(config, given, RUNTIME, tmp_path, NullTracker())
 
 

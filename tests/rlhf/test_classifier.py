@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_rankings import chat, tiny_policy
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -11,7 +12,7 @@ from transformers import (
 )
 
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Episode
 from plumbrule.records import Prompt
 from rlhf.classifier import open_classifier
@@ -103,6 +104,36 @@ def test_a_label_that_is_not_there_is_refused(tmp_path):
 def test_a_folder_without_a_classifier_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"reward.classifier.name_or_path"):
         open_classifier(ClassifierConfig(name_or_path=str(tmp_path)), RUNTIME)
+
+
+def test_a_model_without_a_trained_head_is_refused(tmp_path):
+    """Transformers would make one up at random, another in every process."""
+    policy = tiny_policy()
+    policy.model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"score.weight.*made up at random"):
+        open_classifier(ClassifierConfig(name_or_path=str(tmp_path)), RUNTIME)
+
+
+def test_a_template_writes_its_own_special_tokens(tmp_path):
+    config, policy = saved(tmp_path)
+    scorer = open_classifier(config, RUNTIME)
+    adds = policy.tokenizer.backend_tokenizer
+    eos = policy.tokenizer.eos_token
+    adds.post_processor = TemplateProcessing(
+        single=f"{eos} $A", special_tokens=[(eos, policy.tokenizer.eos_token_id)]
+    )
+    scorer.tokenizer = policy.tokenizer
+    with_template = scorer._row(said("red")[0])
+    scorer.tokenizer.chat_template = None
+    without = scorer._row(said("red")[0])
+    assert without[0] == policy.tokenizer.eos_token_id != with_template[0]
+
+
+def test_what_is_longer_than_the_classifier_reads_is_refused(tmp_path):
+    scorer = open_classifier(saved(tmp_path)[0], RUNTIME)
+    with pytest.raises(DataError, match=r"'p' with its response \(=.* tokens\) must fit"):
+        scorer.score(said(" ".join(["red"] * 200)))
 
 
 def test_pickled_weights_are_not_loaded(tmp_path):

@@ -175,6 +175,67 @@ def test_a_token_is_sent_and_never_shown(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+def test_a_redirect_is_refused_and_the_token_stays_here(monkeypatch):
+    monkeypatch.setenv("SCORER_TOKEN", "very secret")
+    with served(lengths) as (elsewhere, seen_elsewhere):
+
+        class Away(BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(302)
+                self.send_header("Location", elsewhere)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Away)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        with pytest.raises(TrainingError, match=r"refused \(status 302\)"):
+            HTTPScorer(config(url, token_env="SCORER_TOKEN")).score(said("a"))
+        server.shutdown()
+        server.server_close()
+    assert seen_elsewhere == []
+
+
+def test_a_reply_that_is_cut_off_is_asked_for_again():
+    tries = []
+
+    class Cut(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = json.dumps(lengths(body, 1)[1]).encode()
+            tries.append(body)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data if len(tries) > 1 else data[:5])
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cut)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    try:
+        scores = HTTPScorer(config(url, patience_seconds=30)).score(said("abc"))["score"]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert scores.tolist() == [3.0]
+    assert len(tries) == 2
+
+
+def test_replies_of_processes_that_are_no_more_are_read_too(tmp_path):
+    with served(lengths) as (url, seen):
+        HTTPScorer(config(url), tmp_path / "1.jsonl").score(said("a", "bb"))
+        scores = HTTPScorer(config(url), tmp_path / "0.jsonl").score(said("bb"))["score"]
+    assert scores.tolist() == [2.0]
+    assert len(seen) == 1
+
+
 def test_a_token_that_is_not_set_is_refused(monkeypatch):
     monkeypatch.delenv("SCORER_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"SCORER_TOKEN.*must name an environment variable"):

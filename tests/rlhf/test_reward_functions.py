@@ -71,7 +71,18 @@ def test_a_plug_ins_file_is_part_of_its_terms_config(table, tmp_path):
     assert source_digest("shouting") == digest
     assert source_digest("length") == source_digest("rm") == ""
     path.write_text(PLUGIN + "# edited\n", encoding="utf-8")
+    assert source_digest("shouting") == digest  # of what was loaded
+    load(path)
     assert source_digest("shouting") != digest
+
+
+def test_a_function_made_elsewhere_belongs_to_the_plug_in_that_registers_it(table, tmp_path):
+    path = tmp_path / "made.py"
+    made = "from functools import partial\nfrom rlhf.reward_functions import register\n"
+    made += 'register("none_at_all")(partial(map, lambda e: 0.0))\n'
+    path.write_text(made, encoding="utf-8")
+    load(path)
+    assert source_digest("none_at_all") == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @pytest.mark.parametrize("name", ["rm", "http", "two words", "a/b", ""])
@@ -114,4 +125,7 @@ def test_a_scorers_version_is_part_of_the_config_and_its_password_is_not():
         HTTPConfig(url="http://localhost:1/score")
     with pytest.raises(ConfigError, match=r"token_env") as caught:
         HTTPConfig(url="http://me:hunter2@host/score", version="1")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"no query") as caught:
+        HTTPConfig(url="http://host/score?key=hunter2", version="1")
     assert "hunter2" not in str(caught.value)

@@ -7,6 +7,8 @@ import ppo_world as world
 import pytest
 import torch
 
+from plumbrule.adapters import with_adapter
+from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
 from plumbrule.tracking import FileTracker, read_metrics
@@ -97,6 +99,13 @@ def test_trunks_are_averaged_too():
 def test_models_of_different_heads_can_not_be_averaged():
     with pytest.raises(ConfigError, match=r"=weights"):
         averaged([judges()[0], judges(reads_surprise=True)[1]])
+
+
+def test_adapters_can_not_be_averaged():
+    config = AdapterConfig(rank=2)
+    policies = [with_adapter(world.tiny_policy(), config, i, "rm.adapter") for i in range(2)]
+    with pytest.raises(ConfigError, match=r"=weights\) must not be used for adapters"):
+        averaged([RewardModel(policy) for policy in policies])
 
 
 def test_terms_are_normalised_then_clipped_then_weighed():

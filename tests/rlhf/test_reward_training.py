@@ -161,17 +161,18 @@ def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, reads_
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("centre", [0.0, 0.1])
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 7])
-def test_ties_give_one_gradient_for_every_cut(micro_batch_size):
+def test_ties_give_one_gradient_for_every_cut(micro_batch_size, centre):
     """A group may hold no tie at all, or nothing else."""
     model = reward_model().double()
     rankings = some_rankings(model)
     even = Ranking(rankings[1].rows, (1, 1), (), (), ((0, 1),))
     batch = [*rankings, even]
-    whole = mean_loss(model, batch, 64, ties="davidson")
+    whole = mean_loss(model, batch, 64, centre=centre, ties="davidson")
     wanted = [p.grad.clone() for p in model.parameters()]
     assert whole != pytest.approx(mean_loss(model, rankings, 64), abs=1e-3)
-    again = mean_loss(model, batch[::-1], micro_batch_size, ties="davidson")
+    again = mean_loss(model, batch[::-1], micro_batch_size, centre=centre, ties="davidson")
     assert again == pytest.approx(whole, abs=1e-12)
     for parameter, grad in zip(model.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
