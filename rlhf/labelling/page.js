@@ -74,8 +74,8 @@ function only(id) {
 async function next() {
   const judged = new Set(session.judged);
   const id = session.questions.find((q) => !judged.has(q));
-  showProgress();
   await (id ? open(id) : finish());
+  showProgress();
 }
 
 function showProgress() {
@@ -399,7 +399,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "u" && session?.annotator) return act(event, () => attempt(undo));
-  if (!shown || $("question").hidden) return;
+  if (!shown || $("question").hidden || isBusy) return; // keys belong to the question that is seen
   const k = Number(chosen().dataset.answer);
   const place = order.indexOf(k);
   const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
