@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError, NeedsInput
 from plumbrule.records import Preference, read_records, read_rows
 from plumbrule.tracking import NullTracker
-from rlhf import feedback
-from rlhf.config import FeedbackConfig
+from rlhf import feedback, rm
+from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.labelling import folder
 from rlhf.labelling.judgements import (
     Judgement,
@@ -126,25 +127,34 @@ def test_a_stale_judgement_is_refused_and_leaves_the_file_alone(tmp_path):
 
 def test_of_many_writers_at_once_one_wins_and_the_others_know(tmp_path):
     path, won, lost = tmp_path / "anna.jsonl", [], []
-    start = threading.Barrier(8)
+    names = [str(i) for i in range(30)]
+    together = threading.Barrier(6)
+    earlier = json.dumps(to_row(Judgement("earlier", "anna", None)))
+    path.write_text(f"{earlier}\n" * 300)  # takes a while to read, and so to be overtaken
 
     def write(k: int) -> None:
-        start.wait()
-        for question in ("q", "r", "s"):
+        for question in names:
+            together.wait()
             try:
                 append(path, Judgement(question, "anna", None, str(k)), seen=0)
                 won.append((question, str(k)))
             except StaleError:
                 lost.append((question, str(k)))
 
-    threads = [threading.Thread(target=write, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 3
-    assert len(lost) == 21
-    assert {(q, j.comment) for q, j in read_journal(path).items()} == set(won)
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(6)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that threads meet between reading and writing
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(q for q, _ in won) == sorted(names)
+    assert len(lost) == 5 * 30
+    kept = {(q, j.comment) for q, j in read_journal(path).items() if q != "earlier"}
+    assert kept == set(won)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -360,6 +370,26 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert {row["utility"] for row in samples} == {None}
     assert read_questions(out / "questions.jsonl") == asked
     assert read_file(out / "labels.jsonl") == folder.said_in(wanted.path)
+
+
+def test_a_reward_model_learns_from_people_s_rankings(given, out):
+    config = small(annotators=2, repeats=0.0)
+    labels = wait(config, given, out).path
+    for name in ("anna", "ben"):
+        judge_all(labels, name)
+    build(config, given, out)
+    source = Artifact.of(out, "feedback")
+    trained = out.with_name("rm")
+    trained.mkdir()
+    settings = RMConfig(num_train_epochs=1.0, batch_size=5, num_calibration_prompts=8)
+    inputs = {"policy": given["policy"], "preferences": source}
+    metrics = rm.run(settings, inputs, RUNTIME, trained, NullTracker())
+    rankings = read_records(Preference, out / "records.jsonl")
+    assert metrics["rm/pairs"] == sum(len(p.pairs()) for p in rankings)
+    card = json.loads((trained / "report_card.json").read_text())
+    assert card["labels"] == {}  # no utilities, so nothing is known of the labels' noise
+    assert "noise_free" not in card
+    assert "learned_length_taste" not in card
 
 
 def test_a_killed_server_s_half_finished_work_is_waited_for(given, out):

@@ -87,9 +87,16 @@ def test_nothing_shown_says_where_an_answer_comes_from(client):
 def test_a_judgement_is_on_the_disk_when_it_is_answered(client, labels, monkeypatch):
     synced = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), real(handle))[1])
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        synced.append((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     judge(client, asked()[0].id, None)
-    assert len(synced) >= 1
+    kept = folder.journal(labels, "anna").stat()
+    assert (kept.st_ino, kept.st_size) in synced  # whole
+    assert labels.joinpath("people").stat().st_ino in {inode for inode, _ in synced}  # its name
     assert read_journal(folder.journal(labels, "anna"))[asked()[0].id].ranks is None
 
 
