@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     for sub in (ls, show, again, label):
         sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
     options = parser.parse_args(arguments)
-    store = Store(options.store or os.environ.get("PLUMBRULE_STORE") or Path.cwd())
+    store = Store(options.store or default_store())
     if options.verb == "replay":
         _replay(store, options)
     elif options.verb == "label":
@@ -226,13 +226,19 @@ def labels_of(store: Store, what: str) -> Path:
     return found.pop()
 
 
-def command_awaiting(store: Store, folder: Path) -> str:
-    """Return the command of the newest run that waits for labels in `folder`, to go on with it."""
+def command_awaiting(store: Store, folder: Path) -> str | None:
+    """Return the command of the newest run that waits for labels in `folder`, None if none does."""
     awaits = str(folder.relative_to(store.root))
     for _, record in reversed(runs(store)):
         if record.get("awaits") == awaits:
-            return shlex.join(["plumbrule", *record["overrides"]])
-    return "plumbrule"
+            where = [] if default_store() == store.root else [f"run.store={store.root}"]
+            return shlex.join(["plumbrule", *record["overrides"], *where])
+    return None
+
+
+def default_store() -> Path:
+    """Return the store of a command that names none."""
+    return Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve()
 
 
 def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:

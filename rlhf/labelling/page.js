@@ -94,10 +94,10 @@ function finish() {
   shown = null;
   only("end");
   $("end-count").textContent = `You have judged all ${session.questions.length} questions.`;
-  $("command").textContent = session.command;
+  $("command").textContent = session.command ?? "the plumbrule command that asked for these labels";
   $("end-people").textContent =
     "If more people were asked for, the command says who is still awaited.";
-  $("review").focus();
+  $("copy").focus();
 }
 
 async function open(id) {
@@ -385,7 +385,7 @@ $("leave").addEventListener("click", () => {
 $("review").addEventListener("click", () => attempt(undo));
 $("copy").addEventListener("click", () => {
   getSelection().selectAllChildren($("command"));
-  navigator.clipboard?.writeText(session.command);
+  navigator.clipboard?.writeText($("command").textContent);
   $("copy").textContent = "Copied";
 });
 

@@ -62,10 +62,10 @@ HEADERS = {
 }
 
 
-def serve(folder: Path, annotator: str | None, host: str, port: int, command: str) -> None:
+def serve(folder: Path, annotator: str | None, host: str, port: int, command: str | None) -> None:
     """Serve the questions in `folder` until interrupted; print the address first.
 
-    annotator: the only one who may judge; None: the page asks. command: what goes on afterwards.
+    annotator: the only one who may judge; None: the page asks. command: what to give afterwards.
     Raises: ConfigError: the address can't be served. DataError: no plain name, damaged files.
     """
     only = None if annotator is None else annotator_name(annotator)
@@ -109,7 +109,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def application(
-    folder: Path, command: str = "plumbrule", only: str | None = None, token: str | None = None
+    folder: Path, command: str | None = None, only: str | None = None, token: str | None = None
 ) -> Starlette:
     """Return the web application.
 

@@ -36,7 +36,7 @@ def verdicts(questions: Sequence[Question], said: Mapping[str, Said]) -> Verdict
         "feedback/annotators": float(len(said)),
         "feedback/cant_say": float(sum(len(said) - len(own) for own in labels)),
     }
-    alpha = krippendorff_alpha([p for own in labels for p in own]) if len(said) > 1 else None
+    alpha = krippendorff_alpha([p for own in labels for p in own])
     if alpha is not None:
         metrics["feedback/alpha"] = alpha
     again = agreement(

@@ -404,6 +404,7 @@ def test_as_many_people_as_wanted_must_finish_and_are_merged(given, out):
     config = small(annotators=2, repeats=0.0)
     labels = wait(config, given, out).path
     judge_all(labels, "anna")
+    assert "2 people must judge" in str(wait(config, given, out))
     judge_all(labels, "ben", lambda q: tuple(max(by_length(q)) + 1 - r for r in by_length(q)))
     first = folder.questions_in(labels)[0]
     append(folder.journal(labels, "cleo"), Judgement(first.id, "cleo", (1, 2, 3)), seen=0)

@@ -231,7 +231,7 @@ def write_run(store: Path, name: str, **record) -> None:
     path.write_text(json.dumps({"overrides": ["seed=1", "feedback.labeller=person"], **record}))
 
 
-def test_questions_are_found_by_run_or_fingerprint(labels, tmp_path):
+def test_questions_are_found_by_run_or_fingerprint(labels, tmp_path, monkeypatch):
     store = Store(tmp_path)
     awaits = str(labels.relative_to(tmp_path))
     write_run(tmp_path, "r1", state="waiting", awaits=awaits)
@@ -244,7 +244,11 @@ def test_questions_are_found_by_run_or_fingerprint(labels, tmp_path):
     for what in ("r3", "f2", ""):
         with pytest.raises(ArtifactError, match="must ask people for labels"):
             labels_of(store, what)
-    assert command_awaiting(store, labels) == "plumbrule seed=1 feedback.labeller=person"
+    command = "plumbrule seed=1 feedback.labeller=person"
+    assert command_awaiting(store, labels) == f"{command} run.store={tmp_path}"
+    monkeypatch.setenv("PLUMBRULE_STORE", str(tmp_path))
+    assert command_awaiting(store, labels) == command
+    assert command_awaiting(store, tmp_path / "labels" / "others") is None
 
 
 class Served:
