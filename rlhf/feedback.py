@@ -299,7 +299,7 @@ def ask(
     for question, row, kept, one in zip(questions, answers, distinct, wanted, strict=True):
         ranking = None if one is None else made.rankings.get(one.id)
         if ranking is not None:
-            meta = {"question": ranking.id, "finished": [row[k].finished for k in kept]}
+            meta = {"question_id": ranking.id, "finished": [row[k].finished for k in kept]}
             meta = {**question.prompt.meta, **ranking.meta, **meta}
             ranking = dataclasses.replace(ranking, id=question.prompt.id, meta=meta)
         judged.append(Judged(None, ranking))

@@ -356,7 +356,7 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert not {"feedback/utility", "feedback/agreement", "feedback/alpha"} & set(metrics)
     by_id = {q.id: q for q in asked}
     for ranking in rankings:
-        question = by_id[ranking.meta["question"]]
+        question = by_id[ranking.meta["question_id"]]
         assert ranking.messages == question.messages
         assert ranking.responses == question.answers
         assert ranking.ranks == by_length(question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -249,6 +250,13 @@ def test_questions_are_found_by_run_or_fingerprint(labels, tmp_path, monkeypatch
     monkeypatch.setenv("PLUMBRULE_STORE", str(tmp_path))
     assert command_awaiting(store, labels) == command
     assert command_awaiting(store, tmp_path / "labels" / "others") is None
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "rlhf.labelling.server")
+    with pytest.raises(ConfigError, match="install the extra `label`"):
+        importlib.import_module("rlhf.labelling.server")
 
 
 class Served:
