@@ -128,12 +128,24 @@ def plumbrule(*words: str, store: Path, **popen) -> subprocess.Popen:
     )
 
 
+RUNNING: list[Server] = []
+"""Servers that a test may have left."""
+
+
+@pytest.fixture(autouse=True)
+def no_server_is_left():
+    yield
+    while RUNNING:
+        RUNNING.pop().kill()
+
+
 class Server:
     """`plumbrule label` as a process; always at the same port, where the page looks for it."""
 
     def __init__(self, words: list[str], store: Path, port: int = 0):
         options = ["--port", str(port)] if port else []
         self.process = plumbrule(*words, *options, store=store, stdout=subprocess.PIPE)
+        RUNNING.append(self)
         self.url = self.process.stdout.readline().strip()
         self.port = int(re.search(r":(\d+)/", self.url).group(1))
 
@@ -278,13 +290,10 @@ def test_while_the_server_is_away_the_page_keeps_the_ranking(page, served, label
     served.kill()
     page.keys(Keys.ENTER)
     page.until(lambda: "does not answer" in page.text("#problem"))
-    again = Server(["label", "f1"], tmp_path, served.port)
-    try:
-        page.save()
-        assert not page.find("#problem").is_displayed()
-        assert sorted(kept(labels).ranks) == [1, 2, 3, 4]
-    finally:
-        again.kill()
+    Server(["label", "f1"], tmp_path, served.port)
+    page.save()
+    assert not page.find("#problem").is_displayed()
+    assert sorted(kept(labels).ranks) == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
