@@ -174,9 +174,13 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     try:
         built = execute(plan, context, say)
     except BaseException as error:
-        state = "waiting" if isinstance(error, NeedsInput) else "failed"
+        ended = {"state": "failed", "error": str(error)}
+        if isinstance(error, NeedsInput):
+            ended = {"state": "waiting", "error": error.what.replace(str(store.root), "<store>")}
+            if error.path.is_relative_to(store.root):
+                ended["awaits"] = str(error.path.relative_to(store.root))
         opening = record.opening(config, overrides, run_id)
-        write_json(folder / "run.json", {**opening, "state": state, "error": str(error)})
+        write_json(folder / "run.json", {**opening, **ended})
         raise
     seconds = time.monotonic() - began
     whole = record.close(config, overrides, run_id, built, store, seconds)

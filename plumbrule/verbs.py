@@ -1,8 +1,9 @@
 """Verbs: what is asked of a store rather than composed by Hydra.
 
-`plumbrule ls` lists runs and artifacts, `plumbrule show <run or artifact>` prints one, and
+`plumbrule ls` lists runs and artifacts, `plumbrule show <run or artifact>` prints one,
 `plumbrule replay <run or artifact> [setting=value ...]` computes a PPO's kept rollouts again under
-another reward or other settings. Part of the roof.
+another reward or other settings, and `plumbrule label <run or artifact>` asks people to rank the
+answers that a feedback node awaits. Part of the roof.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import importlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,9 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.stages import STAGES
 
-VERBS = ("ls", "show", "replay")
+LABELLING = "labelling.json"
+"""In a feedback artifact's folder: where the questions lie that it asks of people."""
+VERBS = ("ls", "show", "replay", "label")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,13 +46,21 @@ def main(arguments: Sequence[str]) -> int:
     again.add_argument("settings", nargs="*", metavar="setting=value", help="as ppo.cliprange=0.1")
     again.add_argument("--reward", help="score again: rm, gold, constant, or rm+0.5*gold")
     again.add_argument("--update", type=int, action="append", help="one update; default: all")
+    label = verbs.add_parser("label", help="rank answers on a local web page")
+    label.add_argument("what", help="a run that waits for labels, or a feedback's fingerprint")
+    label.add_argument("--annotator", help="one plain word; default: the page asks")
+    label.add_argument("--host", default="127.0.0.1", help="others than this machine need a token")
+    label.add_argument("--port", type=int, default=0, help="0: any that is free")
     for sub in (ls, show, again):
-        sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
         sub.add_argument("--json", action="store_true", help="print JSON")
+    for sub in (ls, show, again, label):
+        sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
     options = parser.parse_args(arguments)
-    store = Store(options.store or os.environ.get("PLUMBRULE_STORE") or Path.cwd())
+    store = Store(options.store or default_store())
     if options.verb == "replay":
         _replay(store, options)
+    elif options.verb == "label":
+        _label(store, options)
     elif options.verb == "show":
         _show(store, options.what, options.json, options.verify)
     elif options.artifacts:
@@ -175,6 +187,58 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
         for name in sorted(after):
             was = f"{before[name]:12.6g}" if name in before else " " * 12
             print(f"  {name:<32}{was} {after[name]:12.6g}")
+
+
+def _label(store: Store, options: argparse.Namespace) -> None:
+    """Serve the page until it is stopped.
+
+    Raises: ArtifactError: `what` awaits no labels. ConfigError: an option, or no web server here.
+    """
+    folder = labels_of(store, options.what)
+    serve = importlib.import_module("rlhf.labelling.server").serve
+    serve(folder, options.annotator, options.host, options.port, command_awaiting(store, folder))
+
+
+def labels_of(store: Store, what: str) -> Path:
+    """Return the folder of questions that a run, or a feedback artifact, finished or not, asks.
+
+    Raises: ArtifactError: `what` is neither, or asks no one, or asks several folders.
+    """
+    run = _find_run(store, what)
+    if run is None:
+        name = what.removeprefix("feedback/")
+        folders = list(store.root.glob(f"artifacts/feedback/{name}*/{LABELLING}")) if name else []
+    else:
+        nodes = run[1].get("nodes", {}).values()
+        folders = [store.root / n["artifact"] / LABELLING for n in nodes if n["kind"] == "feedback"]
+    found = {
+        store.root / json.loads(path.read_text(encoding="utf-8"))["labels"]
+        for path in folders
+        if path.is_file()
+    }
+    if run is not None and "awaits" in run[1]:
+        found.add(store.root / run[1]["awaits"])
+    if len(found) != 1:
+        raise ArtifactError(
+            f"{what!r} must ask people for labels in one folder of {store.root}, not {len(found)}; "
+            "give a run that ended with feedback.labeller=person, or its feedback's fingerprint."
+        )
+    return found.pop()
+
+
+def command_awaiting(store: Store, folder: Path) -> str | None:
+    """Return the command of the newest run that waits for labels in `folder`, None if none does."""
+    awaits = str(folder.relative_to(store.root))
+    for _, record in reversed(runs(store)):
+        if record.get("awaits") == awaits:
+            where = [] if default_store() == store.root else [f"run.store={store.root}"]
+            return shlex.join(["plumbrule", *record["overrides"], *where])
+    return None
+
+
+def default_store() -> Path:
+    """Return the store of a command that names none."""
+    return Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve()
 
 
 def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:

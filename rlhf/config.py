@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import (
+    CONTENT,
     NOT_HASHED,
     AdapterConfig,
     GoldConfig,
@@ -20,7 +21,7 @@ from plumbrule.config import (
     require_range,
 )
 
-LABELLERS = ("gold",)
+LABELLERS = ("gold", "person", "file")
 REWARD_LOSSES = ("all_pairs", "plackett_luce", "best_of_k", "pairs")
 TIE_RULES = ("ignore", "rao_kupper", "davidson")
 
@@ -31,7 +32,8 @@ class FeedbackConfig:
 
     seed: int = 0
     labeller: str = "gold"
-    """Who ranks: gold, the known utility with noise and biases."""
+    """Who ranks: gold, the known utility with noise and biases; person, whoever is asked on the \
+page of `plumbrule label`; file, judgements made elsewhere."""
     gold: GoldConfig = field(default_factory=GoldConfig)
     num_prompts: int | None = None
     """First prompts used; None: all."""
@@ -45,6 +47,14 @@ class FeedbackConfig:
     """Planted bias: utility added per ten words."""
     tie_width: float = 0.0
     """Answers closer than this in noisy utility are ties."""
+    annotators: int = 1
+    """People who must judge every question, with labeller=person or file; more are welcome. Their \
+rankings are merged."""
+    repeats: float = 0.1
+    """Share of questions that people are asked twice, with the answers in another order, to see \
+how far each agrees with themselves."""
+    labels: str | None = field(default=None, metadata=CONTENT)
+    """JSON Lines file of judgements for labeller=file (docs/labelling.md); None with the others."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
 
@@ -54,6 +64,15 @@ class FeedbackConfig:
         require_range("feedback.noise", self.noise, 0.0)
         require_range("feedback.tie_width", self.tie_width, 0.0)
         require_range("feedback.length_taste", self.length_taste, -1e3, 1e3)
+        require_range("feedback.annotators", self.annotators, 1, unit="people")
+        require_range("feedback.repeats", self.repeats, 0.0, 1.0)
+        require(
+            (self.labels is not None) == (self.labeller == "file"),
+            "feedback.labels",
+            self.labels,
+            f"name a file if and only if feedback.labeller (={self.labeller}) is file",
+            "set both or neither",
+        )
         require(
             self.sampling.temperature > 0,
             "feedback.sampling.temperature",

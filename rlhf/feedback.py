@@ -1,4 +1,4 @@
-"""Stage `feedback`: K answers per prompt from one policy, ranked by a labeller we know.
+"""Stage `feedback`: K answers per prompt from one policy, ranked by a known utility or by people.
 
 1. Passages are chosen for a share of the prompts.
 2. K answers per prompt are sampled. Each has a key of its own, (seed, prompt, k), so answers do
@@ -6,12 +6,16 @@
    nearly all of the cost, so answers are kept in chunks of prompts, each a checkpoint: a killed
    stage reads the chunks that are complete and samples the others, with the same keys and so the
    same words.
-3. The labeller gives each answer a utility: here the gold utility of the generated world, so that
-   what the rankings say falsely is known exactly.
+3. The labeller `gold` gives each answer a utility, that of the generated world, so that what the
+   rankings say falsely is known exactly.
 4. A person is not a function: normal noise, keyed per answer, and a planted taste for length are
    added before ranking. The noise-free utilities go along in `meta`, for measurement only.
 5. Answers of equal text are one answer. A prompt whose answers are all equal says nothing about
    preference; it is left out of the rankings and counted.
+
+With `person` or `file`, people rank (`rlhf/labelling/`) and steps 3 and 4 fall away: there are no
+utilities. The stage then writes the questions into the store and stops until they are judged; the
+judgements that it used are kept beside the rankings.
 
 Training and held-out prompts are kept apart from the input to the output. `samples.jsonl` holds
 every answer, also those that the rankings leave out: a reward model's zero and unit are measured on
@@ -20,6 +24,7 @@ samples of the policy as they come.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -41,6 +46,10 @@ from plumbrule.randomness import generator, row_key
 from plumbrule.records import Preference, Prompt, read_records, write_records
 from plumbrule.tracking import Tracker
 from rlhf.config import FeedbackConfig
+from rlhf.labelling import asking
+from rlhf.labelling.judgements import read_file, write_file
+from rlhf.labelling.questions import in_asking_order, question_of, write_questions
+from rlhf.labelling.verdicts import verdicts
 from rlhf.rankings import count_agreement, count_ties, first_of_each, ranks_of
 
 CHUNK_PROMPTS = 128
@@ -68,10 +77,11 @@ class Answer(NamedTuple):
 class Judged(NamedTuple):
     """What the labeller made of one question's K answers.
 
-    utilities: (K,) without noise. preference: of the distinct answers, None where all are equal.
+    utilities: (K,) without noise; None where people judge. preference: of the distinct answers;
+    None where all are equal or no one could say.
     """
 
-    utilities: list[float]
+    utilities: list[float] | None
     preference: Preference | None
 
 
@@ -84,8 +94,11 @@ def run(
 ) -> Mapping[str, float]:
     """Sample, label and write; return the headline metrics `feedback/*`.
 
-    Raises: DataError: no prompt fits the context, or none has two different answers.
+    Raises: DataError: no prompt fits the context, or none has two different answers, or the labels
+    of a file break a rule. NeedsInput: people have not judged all questions yet.
     """
+    if config.labels is not None:
+        read_file(Path(config.labels))  # a row that is wrong by itself costs no sampling
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
     # 1 questions: prompts that fit, with their passages
     prompts, num_too_long = read_prompts(inputs["prompts"], policy, config)
@@ -104,9 +117,14 @@ def run(
     ]
     # 2 answers
     answers = sample_all(policy, questions, config, out / "checkpoints", tracker)
+    require_rankable(answers)
     # 3, 4, 5 utilities, noise, rankings
-    judged = judge_all(questions, answers, GoldUtility(config.gold), config)
-    metrics = measure(answers, judged)
+    people: dict[str, float] = {}
+    if config.labeller == "gold":
+        judged = judge_all(questions, answers, GoldUtility(config.gold), config)
+    else:
+        judged, people = ask(questions, answers, config, out)
+    metrics = measure(answers, judged) | people
     for split, name in SPLITS.items():
         pairs = zip(questions, judged, strict=True)
         kept = [j.preference for q, j in pairs if q.split == split and j.preference is not None]
@@ -244,6 +262,52 @@ def judge(
     return Judged(utilities, preference)
 
 
+def require_rankable(answers: Sequence[Sequence[Answer]]) -> None:
+    """Raise DataError unless some prompt has two different answers."""
+    if all(len(first_of_each([a.response for a in row])) < 2 for row in answers):
+        raise DataError(
+            f"not one of {len(answers)} prompts has two different answers, so there is nothing to "
+            "rank; raise feedback.sampling.temperature or feedback.num_responses."
+        )
+
+
+def ask(
+    questions: Sequence[Question],
+    answers: Sequence[Sequence[Answer]],
+    config: FeedbackConfig,
+    out: Path,
+) -> tuple[list[Judged], dict[str, float]]:
+    """Return what people made of each question's answers, and metrics of the people.
+
+    Writes the questions and the judgements that were used, of those who judged all, beside the
+    rankings. Raises: NeedsInput, or DataError for a file: fewer people than wanted have.
+    """
+    distinct = [first_of_each([a.response for a in row]) for row in answers]
+    wanted = [
+        question_of(q.prompt.messages, q.passages, [row[k].response for k in kept])
+        if len(kept) > 1
+        else None
+        for q, row, kept in zip(questions, answers, distinct, strict=True)
+    ]
+    asked = in_asking_order([w for w in wanted if w is not None], config.repeats)
+    if config.labels is None:
+        said = asking.of_people(asked, config.annotators, out)
+    else:
+        said = asking.of_file(asked, config.annotators, Path(config.labels))
+    made = verdicts(asked, said)
+    judged = []
+    for question, row, kept, one in zip(questions, answers, distinct, wanted, strict=True):
+        ranking = None if one is None else made.rankings.get(one.id)
+        if ranking is not None:
+            meta = {"question_id": ranking.id, "finished": [row[k].finished for k in kept]}
+            meta = {**question.prompt.meta, **ranking.meta, **meta}
+            ranking = dataclasses.replace(ranking, id=question.prompt.id, meta=meta)
+        judged.append(Judged(None, ranking))
+    write_questions(asked, out / "questions.jsonl")
+    write_file([own[q.id] for own in said.values() for q in asked], out / "labels.jsonl")
+    return judged, made.metrics
+
+
 def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> dict[str, float]:
     """Return the headline metrics.
 
@@ -251,32 +315,35 @@ def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> di
     without noise and in the ranking, that are ordered the same: the highest accuracy that a reward
     model can reach on these labels. duplicates: share of answers whose text another has, too.
 
-    Raises: DataError: not one prompt has two different answers.
+    Without utilities there are no `agreement` and no `utility`.
+
+    Raises: DataError: no prompt has a ranking, since no one could say.
     """
     kept = [j.preference for j in judged if j.preference is not None]
     if not kept:
-        raise DataError(
-            f"not one of {len(judged)} prompts has two different answers, so there is nothing to "
-            "rank; raise feedback.sampling.temperature or feedback.num_responses."
-        )
+        raise DataError('not one question was ranked (all say "can\'t say"); judge some.')
     flat = [a for row in answers for a in row]
+    num_equal = sum(len(first_of_each([a.response for a in row])) < 2 for row in answers)
     num_repeats = sum(len(row) - len(first_of_each([a.response for a in row])) for row in answers)
     tied, pairs = (sum(c) for c in zip(*(count_ties(p.ranks) for p in kept), strict=True))
-    same, compared = (
-        sum(c)
-        for c in zip(*(count_agreement(p.meta["utilities"], p.ranks) for p in kept), strict=True)
-    )
     metrics = {
         "feedback/prompts": float(len(kept)),
-        "feedback/prompts_all_equal": float(len(judged) - len(kept)),
+        "feedback/prompts_all_equal": float(num_equal),
         "feedback/answers": float(len(flat)),
         "feedback/duplicates": num_repeats / len(flat),
         "feedback/pairs": float(pairs - tied),
         "feedback/tie_rate": tied / pairs,
-        "feedback/utility": sum(u for j in judged for u in j.utilities) / len(flat),
         "feedback/finished": sum(a.finished for a in flat) / len(flat),
         "feedback/with_passages": sum(bool(p.passages) for p in kept) / len(kept),
     }
+    utilities = [u for j in judged if j.utilities is not None for u in j.utilities]
+    if not utilities:
+        return metrics | {"feedback/prompts_cant_say": float(len(judged) - num_equal - len(kept))}
+    metrics["feedback/utility"] = sum(utilities) / len(flat)
+    same, compared = (
+        sum(c)
+        for c in zip(*(count_agreement(p.meta["utilities"], p.ranks) for p in kept), strict=True)
+    )
     return metrics | ({"feedback/agreement": same / compared} if compared else {})
 
 
@@ -290,7 +357,8 @@ def write_samples(
     with open(path, "w", encoding="utf-8") as file:
         for question, row, verdict in zip(questions, answers, judged, strict=True):
             for k, answer in enumerate(row):
-                sample = _sample_row(question, k, answer, verdict.utilities[k])
+                utility = None if verdict.utilities is None else verdict.utilities[k]
+                sample = _sample_row(question, k, answer, utility)
                 file.write(json.dumps(sample, ensure_ascii=False) + "\n")
 
 
@@ -301,6 +369,8 @@ def notes(metrics: Mapping[str, float], num_too_long: int) -> list[str]:
         said.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     if equal := int(metrics["feedback/prompts_all_equal"]):
         said.append(f"{equal} prompts were not ranked: all their sampled answers are equal.")
+    if unsaid := int(metrics.get("feedback/prompts_cant_say", 0)):
+        said.append(f"{unsaid} prompts were not ranked: no annotator could say which is better.")
     return said
 
 
@@ -309,7 +379,9 @@ def _write_answers(folder: Path, answers: Sequence[Sequence[Answer]]) -> None:
     (folder / "answers.json").write_text(text, encoding="utf-8")
 
 
-def _sample_row(question: Question, k: int, answer: Answer, utility: float) -> dict[str, Any]:
+def _sample_row(
+    question: Question, k: int, answer: Answer, utility: float | None
+) -> dict[str, Any]:
     messages = question.prompt.messages
     return {
         "id": question.prompt.id,

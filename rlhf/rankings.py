@@ -50,3 +50,14 @@ def count_agreement(utilities: Sequence[float], ranks: Sequence[int]) -> tuple[i
             compared += 1
             same += (utilities[i] > utilities[j]) == (ranks[i] < ranks[j])
     return same, compared
+
+
+def count_alike(ranks: Sequence[int], others: Sequence[int]) -> tuple[int, int]:
+    """Return (pairs of answers that two rankings judge alike, ties included, all pairs)."""
+    pairs = list(combinations(range(len(ranks)), 2))
+    same = sum(_sign(ranks[i] - ranks[j]) == _sign(others[i] - others[j]) for i, j in pairs)
+    return same, len(pairs)
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)

@@ -105,6 +105,30 @@ def test_published_artifacts_hold_no_working_state(store: Path) -> None:
         assert not names & {"checkpoints", "claim.json", "stage.json"}
 
 
+def test_a_run_that_waits_for_people_says_how_and_goes_on(store: Path) -> None:
+    arguments = ["debug=fast", "run.only=feedback", "feedback.labeller=person"]
+    done = plumbrule(store, *arguments)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    assert re.search(r"run `plumbrule label \w+`\.\nRun the same command again", done.stderr)
+    whole = record(store)
+    assert whole["state"] == "waiting"
+    labels = store / whole["awaits"]
+    rows = [json.loads(line) for line in (labels / "questions.jsonl").open()]
+    judged = [
+        {
+            "question": r["question"],
+            "annotator": "anna",
+            "ranks": [1] + [2] * (len(r["answers"]) - 1),
+        }
+        for r in rows
+    ]
+    (labels / "people" / "anna.jsonl").write_text("\n".join(map(json.dumps, judged)))
+    done = plumbrule(store, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert record(store)["nodes"]["feedback"]["state"] == "resumed"
+
+
 def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
     began = time.monotonic()
     done = plumbrule(store, "debug=fast", PYTHONPROFILEIMPORTTIME="1")
