@@ -570,8 +570,8 @@ MUTANTS = [
         54,
         "a term is logged before its weight twice",
         "rlhf/meters.py",
-        'metrics[f"reward/{name}"] = weight * term.mean()',
-        'metrics[f"reward/{name}"] = term.mean()',
+        "= config.weight * steps.clipped.mean()",
+        "= steps.clipped.mean()",
     ),
     Mutant(
         54,
