@@ -48,15 +48,25 @@ def test_ppo_gains_gold_and_errs_less_within_the_bound(store: Path, seed: int) -
     differences = compared(store)
     assert differences["ppo/gold_gain_correctness_low"] > 0.0
     assert differences["ppo/confident_wrong_change_closed_high"] < 0.0
-    assert differences["ppo/confident_wrong_change_rag_high"] < 0.0
+    # with retrieval few wrong answers are left, and 300 questions resolve .03 (docs/figures.md)
+    assert differences["ppo/confident_wrong_change_rag"] < 0.0
+    assert differences["ppo/known_accuracy_change_closed"] >= -0.02
     assert found["eval/accuracy_sft_rag"] >= 0.8
     assert found["eval/known_accuracy_sft"] >= 0.95
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_reward_model_tells_every_kind_of_difference(store: Path, seed: int) -> None:
+    found = metrics(store, f"seed={seed}", "run.goals=[rm]")
+    assert found["rm/accuracy_noise_free"] >= 0.85
+    assert found["rm/best_rule_accuracy"] < 0.7
+    for kind in ("right_wrong", "supported", "admits", "brief", "polite"):
+        assert found[f"rm/accuracy_noise_free_{kind}"] >= 0.7
+
+
 def test_the_base_model_reads_knows_and_abstains(store: Path) -> None:
-    """It is to read .9; at .883 [.842, .915] it is not far from that (docs/figures.md)."""
     found = metrics(store)
-    assert found["base/read_accuracy"] > 0.85
+    assert found["base/read_accuracy"] >= 0.9
     assert found["base/closed_book_accuracy"] >= 0.95
     assert found["base/abstain_accuracy"] >= 0.8
 
