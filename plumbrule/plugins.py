@@ -3,9 +3,9 @@
 `plumbrule --plugin rewards.py ...`, or $PLUMBRULE_PLUGINS (several, separated as in $PATH), names
 Python files or importable modules. They are imported before a config is read, in the processes of a
 stage too, and call `register` of the table that they add to (`rlhf.reward_functions`,
-`plumbrule.readers`). A config can then choose the name; no config can name the code. A term of a
-reward carries a digest of the plug-in's file, so an edited plug-in makes another artifact; what
-that file imports is not part of it.
+`plumbrule.readers`). A config can then choose the name; no config can name the code. What is chosen
+carries a digest of the plug-in's file, so an edited plug-in makes another artifact; what that file
+imports is not part of it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from plumbrule.annotators import item_of
 from plumbrule.columns import Shape, parse_row, shape_of
 from plumbrule.errors import DataError
+from plumbrule.fingerprint import plugin_digest
 from plumbrule.records import BenchmarkItem, Message, Preference, Record, read_rows
 from plumbrule.roles import as_role
 from plumbrule.splits import start_of
@@ -43,11 +45,18 @@ class Row(NamedTuple):
 Reader = Callable[[Path], Iterator[Row]]
 READERS: dict[tuple[str, str], Reader] = {}
 """(format, role) -> reader."""
+_DIGESTS: dict[tuple[str, str], str] = {}
 
 
 def register(format: str, role: str, reader: Reader) -> None:
     """Make `reader` the one that reads data of `format` for `role`."""
     READERS[format, role] = reader
+    _DIGESTS[format, role] = plugin_digest(sys._getframe(1).f_globals["__file__"])
+
+
+def source_digest(format: str) -> str:
+    """Return a digest of the plug-ins that read a format, as they were loaded; "" for ours."""
+    return ":".join(sorted({d for (name, _), d in _DIGESTS.items() if name == format and d}))
 
 
 def read(format: str, role: str, path: Path | str) -> Iterator[Row]:

@@ -8,7 +8,7 @@ I). So the curve from 1 to N is unbiased at every n and its points share their s
 1. Score every held-out answer by the reward.
 2. For each prompt and n, the expected reward and the expected utility of the best answer, and their
    gain over n = 1; means and intervals over prompts.
-3. Write `curve.json`, the table of the report, and the best answers.
+3. Write `curve.json`, the table of the report, and the best and worst answers to a few prompts.
 
 `kl_bound` is log n - (n - 1) / n, an upper bound of the KL of best-of-n from its policy, exact only
 where no two answers are alike (Beirami et al. 2024, arXiv:2401.01879); where they repeat the KL is
@@ -49,15 +49,16 @@ def run(
 ) -> Mapping[str, float]:
     """Score, estimate and write; return the headline metrics `best_of_n/*`.
 
-    Raises: ConfigError: the reward has no reward model. DataError: prompts without answers.
+    Raises: ConfigError: the reward has no reward model, or a size is more than there are answers.
+    DataError: no prompt has answers. TrainingError: a term raises, or gives NaN or Inf.
     """
     # 1 score
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     prompts = read_answers(inputs["samples"].file("samples.jsonl"), config.split)
+    wanted = sizes(config.sizes, min(len(p.responses) for p in prompts))
     rewards = score_answers(prompts, scorers, config.reward, tracker)
     # 2 the curve
-    most = min(len(p.responses) for p in prompts)
-    curve = [point(n, prompts, rewards) for n in sizes(config.sizes, most)]
+    curve = [point(n, prompts, rewards) for n in wanted]
     # 3 write
     write_json(out / "curve.json", curve)
     write_json(out / "notes.json", note_on(config.reward))

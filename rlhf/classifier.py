@@ -5,8 +5,7 @@ dialogue and the response through its chat template where it has one, else as li
 Shown passages stand before the last question, as a policy without a retrieval template would see
 them. A response that was cut by its limit is shown as one that ended. The score is one of the raw
 outputs (`reward.classifier.label`), not normalised: set `normalise: batch` where it stands beside
-other terms. Weights are safetensors; remote code never
-runs.
+other terms. Weights are safetensors; remote code never runs.
 
 transformers' decoder heads look for the last id that is not the pad id, and read one token early
 where a row ends with that very id. Where a tokenizer's pad is its end-of-text token, or it has

@@ -17,7 +17,6 @@ No torch here: a config checks its names against this table before anything load
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbrule.errors import ConfigError
+from plumbrule.fingerprint import plugin_digest
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode
@@ -61,8 +61,7 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
                 f"{file.name} both do. Rename one."
             )
         FUNCTIONS[name], _FILES[name] = function, file
-        ours = file == Path(__file__)
-        _DIGESTS[name] = "" if ours else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        _DIGESTS[name] = plugin_digest(str(file))
         return function
 
     return enter

@@ -15,12 +15,12 @@ What was decided, and where others differ:
   square root follows their code) and works in float32 (float64 for a float64 trunk).
 * With `reads_surprise` the score has a second part: over the response's tokens, the sum of g times
   (1 - p), where p is the probability that the model, as it is trained, gives a token where it
-  stands, and g a linear function of the hidden state there, -1 at first. (An output layer that is
-  not tied to the embeddings stays as it is.) A last token's state must
+  stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
   hold what was said beside what should have been said, and a small model has no layers left to
   compare the two; its own output layer does compare them. What such a head learns is where a
   surprise counts: at a value, and not at the choice of a courtesy. Rafailov et al. 2023
-  (arXiv:2305.18290) read a reward from nothing but such probabilities.
+  (arXiv:2305.18290) read a reward from nothing but such probabilities. An output layer that is not
+  tied to the embeddings stays as it is.
 * Dropout is off, in training too: a policy's dropout is switched off for good where it is loaded.
 * A loss on pairs leaves the zero and the unit of scores open. `RewardStats` fixes them afterwards:
   mean 0 and variance 1 on answers of the policy that PPO will start from.

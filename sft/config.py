@@ -14,7 +14,7 @@ from plumbrule.config import (
     require_choice,
     require_range,
 )
-from plumbrule.readers import READERS
+from plumbrule.readers import READERS, source_digest
 
 ROLES = (
     "corpus",
@@ -56,10 +56,13 @@ Rankings of several annotators count one by one."""
     annotators: str = "majority"
     """Preferences that several named annotators judged: majority (one ranking, by Borda's count), \
 soft (the same, with the mean utility of each answer as its score) or separate (a row for each)."""
+    source: str = ""
+    """Digest of the plug-in's file that reads the format; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
         require_choice("dataset.format", self.format, {"atlas", *(name for name, _ in READERS)})
         require_choice("dataset.annotators", self.annotators, MERGES)
+        self.source = source_digest(self.format)
         require_range("dataset.validation_share", self.validation_share, 0.0, 0.9)
         if self.max_rows is not None:
             require_range("dataset.max_rows", self.max_rows, 2, unit="rows")

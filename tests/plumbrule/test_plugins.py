@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule import plugins
+from plumbrule import plugins, readers
 from plumbrule.errors import ConfigError
 from rlhf import reward_functions
+from sft.config import DatasetConfig
 
 PLUGIN = """
 from rlhf.reward_functions import register
@@ -79,3 +80,24 @@ def test_two_plug_ins_of_one_file_name_are_both_loaded(fresh, monkeypatch, tmp_p
     monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join([str(fresh), str(other)]))
     plugins.load()
     assert {"loudness_of_tests", "another_of_tests"} <= set(reward_functions.FUNCTIONS)
+
+
+READER = """
+from plumbrule.readers import register
+register("lines_of_tests", "prompts", lambda path: iter([]))
+"""
+
+
+def test_an_edited_reader_makes_other_data(fresh, monkeypatch, tmp_path):
+    monkeypatch.setitem(readers.READERS, ("lines_of_tests", "prompts"), None)  # gone afterwards
+    (tmp_path / "data.txt").write_text("Hi", encoding="utf-8")
+    digests = []
+    for edited in ("", "# edited\n"):
+        path = tmp_path / f"reader{len(edited)}_{tmp_path.name}.py"
+        path.write_text(READER + edited, encoding="utf-8")
+        monkeypatch.setenv(plugins.VARIABLE, str(path))
+        plugins.load()
+        given = DatasetConfig(format="lines_of_tests", path=str(tmp_path / "data.txt"))
+        digests.append(given.source)
+    assert "" != digests[0] != digests[1] != ""
+    assert DatasetConfig(format="jsonl", path=str(tmp_path / "data.txt")).source == ""

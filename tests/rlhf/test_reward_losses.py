@@ -211,7 +211,7 @@ def test_one_choice_of_k_is_the_cross_entropy_of_a_softmax():
     wanted = torch.nn.functional.cross_entropy(scores[None], torch.tensor([1]))
     assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
     one, other = (torch.autograd.grad(x, scores)[0] for x in (found, wanted))
-    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)  # float64, another order of sums
 
 
 def test_two_answers_are_bradley_terry_for_every_loss_of_rankings():
@@ -256,7 +256,8 @@ def test_losses_with_ties_are_the_papers_and_their_chances_sum_to_one(rule, tie_
 def test_where_equals_never_tie_it_is_bradley_terry(rule):
     scores, pairs = torch.tensor([0.4, -1.1, 2.0]).double(), torch.tensor([[0, 1], [1, 2], [2, 0]])
     found, none = paired_with_ties(scores, pairs, NO_PAIRS, rule, 1e-9)
-    torch.testing.assert_close(found, bradley_terry(scores, pairs), rtol=0, atol=1e-6)
+    # the loss differs by about the tie rate itself; Davidson's by its share of z
+    torch.testing.assert_close(found, bradley_terry(scores, pairs), rtol=0, atol=1e-8)
     assert none.shape == (0,)
 
 
