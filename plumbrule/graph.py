@@ -21,6 +21,18 @@ class NodeConfig:
     """Slot -> node name; None: the slot is left empty."""
     set: dict[str, Any] = field(default_factory=dict)
     """Delta on the config of the node's kind."""
+    each: dict[str, list[Any]] = field(default_factory=dict)
+    """Setting, dotted -> values: the node stands for one with each (`plumbrule/variations.py`)."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node with its typed config, as it is built."""
+
+    name: str
+    kind: str
+    inputs: Mapping[str, str]
+    config: Any
 
 
 def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:

@@ -29,7 +29,7 @@ from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.fingerprint import code_hashes, differences, digest, forget, hashed_config
-from plumbrule.run_config import Node
+from plumbrule.graph import Node
 from plumbrule.stages import STAGES
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 

@@ -7,6 +7,7 @@ wrong before a model loads is refused here.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -28,14 +29,16 @@ from plumbrule.config import (
 )
 from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
-from plumbrule.graph import nearest, order, read_nodes
+from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
 from plumbrule.shipped import shipped_world
-from plumbrule.stages import SECTION, slot_of
+from plumbrule.stages import SECTION
+from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RequireConfig, RewardConfig
+from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 
@@ -49,6 +52,8 @@ class RunSection:
     """Where artifacts/ and runs/ lie; None: $PLUMBRULE_STORE, else the working directory."""
     goals: list[str] = field(default_factory=lambda: ["compare"])
     """Nodes to build, with all that they need."""
+    seeds: list[int] = field(default_factory=list)
+    """Seeds for each of which the graph is built; empty: `seed` alone."""
     only: str | None = None
     """Build this node and what it needs, in place of the goals."""
     dry: bool = False
@@ -62,6 +67,8 @@ class RunSection:
 
     def __post_init__(self) -> None:
         require(bool(self.goals), "run.goals", self.goals, "name at least one node", "add compare")
+        once = len(set(self.seeds)) == len(self.seeds)
+        require(once, "run.seeds", self.seeds, "name each seed once", "take one out")
         require_choice("run.versions", self.versions, ("show", "strict"))
         plain = self.name and not set(self.name) & set('/\\:*?"<>| ') and self.name[0] != "."
         require(
@@ -94,6 +101,7 @@ class RunConfig:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     reject: RejectConfig = field(default_factory=RejectConfig)
+    overoptimisation: OveroptimisationConfig = field(default_factory=OveroptimisationConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
@@ -114,6 +122,7 @@ GROUPS: dict[str, type] = {
     "ppo": PPOConfig,
     "best_of_n": BestOfNConfig,
     "reject": RejectConfig,
+    "overoptimisation": OveroptimisationConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
     "runtime": RuntimeConfig,
@@ -147,71 +156,80 @@ def schemas() -> dict[str, DictConfig]:
     return found
 
 
-@dataclass(frozen=True)
-class Node:
-    """One node with its typed config."""
-
-    name: str
-    kind: str
-    inputs: Mapping[str, str]
-    config: Any
-
-
 def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
     """Return the typed config and the nodes that its goals need, inputs before users.
 
     Raises: ConfigError, GraphError: anything that can be known before a model loads.
     """
+    config = _typed(cfg)
+    seeds = config.run.seeds or [config.seed]
+    composed = {seed: _with_seed(cfg, seed) for seed in config.run.seeds} or {config.seed: cfg}
+    configs = {seed: _typed(one) for seed, one in composed.items()}
+    graphs = {s: expand_ensembles(one, read_nodes(one.nodes)) for s, one in configs.items()}
+    config.nodes = dict(graphs[seeds[0]])
+    goals = [config.run.only] if config.run.only else config.run.goals
+    names = order(graphs[seeds[0]], goals, "run.only" if config.run.only else "run.goals")
+
+    def config_of(seed: int, name: str, own: Mapping[str, Any]) -> Any:
+        node = graphs[seed][name]
+        return _config(composed[seed], configs[seed], name, node, own)
+
+    varied = vary(names, graphs, config_of)
+    nodes = _needed(varied, goals)
+    check(config, nodes)
+    return config, nodes
+
+
+def _typed(cfg: DictConfig) -> RunConfig:
+    """Return the config as dataclasses. Raises: ConfigError."""
     try:
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
-    config.nodes = expand_ensembles(config, read_nodes(config.nodes))
-    names = (
-        order(config.nodes, [config.run.only], "run.only")
-        if config.run.only
-        else order(config.nodes, config.run.goals)
-    )
-    nodes = [_node(cfg, config, name) for name in names]
-    nodes = _needed(nodes, [config.run.only] if config.run.only else config.run.goals)
-    check(config, nodes)
-    return config, nodes
+    return config
 
 
-def _needed(nodes: list[Node], goals: list[str]) -> list[Node]:
+def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
+    """Return the config as `seed=<seed>` composes it."""
+    other = copy.deepcopy(cfg)
+    other.seed = seed
+    return other
+
+
+def _needed(varied: Mapping[str, list[Node]], goals: list[str]) -> list[Node]:
     """Return the nodes that the goals still need once inputs that no stage reads are left out."""
     kept: list[Node] = []
-    wanted = set(goals)
-    for node in reversed(nodes):  # users stand behind what they use
+    wanted = {node.name for goal in goals for node in varied[goal]}
+    for node in reversed([n for nodes in varied.values() for n in nodes]):  # users come last
         if node.name in wanted:
-            slots = {name: slot_of(node.kind, name) for name in node.inputs}
-            inputs = {
-                name: source
-                for name, source in node.inputs.items()
-                if (slot := slots[name]) is None or slot.read_if(node.config)
-            }
-            kept.append(dataclasses.replace(node, inputs=inputs))
-            wanted |= set(inputs.values())
+            kept.append(node)
+            wanted |= set(node.inputs.values())
     return kept[::-1]
 
 
-def _node(cfg: DictConfig, config: RunConfig, name: str) -> Node:
-    """Return a node with the config of its kind, its delta merged in and checked."""
-    node = config.nodes[name]
-    inputs = {slot: source for slot, source in node.inputs.items() if source is not None}
+def _config(
+    cfg: DictConfig, config: RunConfig, name: str, node: NodeConfig, own: Mapping[str, Any]
+) -> Any:
+    """Return the typed config of a node: its kind's, its delta and its own variation merged in.
+
+    Args: own: dotted setting -> value.
+    """
     if node.kind == "data":
-        return Node(name, "data", {}, _data_config(config, name, node.set))
+        return _data_config(config, name, {**node.set, **own})
     section = SECTION.get(node.kind, node.kind)
     try:
-        unknown = next((key for key in node.set if key not in cfg[section]), None)
+        unknown = next((k for k in [*node.set, *own] if k.split(".")[0] not in cfg[section]), None)
         if unknown is not None:
             raise GraphError(
                 f"nodes.{name}.set (={unknown}) must be a setting of {section}; "
                 f"{nearest(unknown, cfg[section])}"
             )
-        merged = OmegaConf.merge(cfg[section], node.set) if node.set else cfg[section]
-        return Node(name, node.kind, inputs, OmegaConf.to_object(merged))
+        delta = OmegaConf.create(dict(node.set))
+        for setting, value in own.items():
+            OmegaConf.update(delta, setting, value)
+        merged = OmegaConf.merge(cfg[section], delta) if delta else cfg[section]
+        return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(f"nodes.{name}.set: {_one_line(error)}") from None
     except GraphError:
@@ -348,6 +366,13 @@ def check_reward(node: Node) -> None:
         "give the node one or choose another reward",
     )
     if node.kind == "ppo":
+        require(
+            node.config.stop_at is None or "overoptimisation" in node.inputs,
+            "ppo.stop_at",
+            node.config.stop_at,
+            f"be null where node {node.name} has no input overoptimisation",
+            "give it one, such as +nodes.ppo.inputs.overoptimisation=overoptimisation",
+        )
         require(
             bool(models) or node.config.value_init != "rm",
             "ppo.value_init",

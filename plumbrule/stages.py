@@ -15,16 +15,23 @@ from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
+from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
 
 
 @dataclass(frozen=True)
 class Slot:
-    """An input of a stage: which kinds may fill it. many: `rm` also takes `rm_1`, `rm_2`, ..."""
+    """An input of a stage: which kinds may fill it.
+
+    many: `rm` also takes `rm_1`, `rm_2`, ...
+    gathers: many, and all variations of each (`plumbrule/variations.py`). Of a stage, all inputs
+    gather or none does.
+    """
 
     kinds: tuple[str, ...]
     required: bool = True
     many: bool = False
+    gathers: bool = False
     read_if: Callable[[Any], bool] = lambda config: True
     """Whether a stage with this config reads it; an input that is not read is not built."""
 
@@ -95,6 +102,11 @@ STAGES: dict[str, StageKind] = {
             "demonstrations": Slot(
                 ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
             ),
+            "overoptimisation": Slot(
+                ("overoptimisation",),
+                required=False,
+                read_if=lambda config: config.stop_at is not None,
+            ),
         },
         parallel=True,
     ),
@@ -107,6 +119,14 @@ STAGES: dict[str, StageKind] = {
         RejectConfig,
         "rlhf.rejection:run",
         {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    ),
+    "overoptimisation": StageKind(
+        OveroptimisationConfig,
+        "rlhf.overoptimisation:run",
+        {
+            "ppo": Slot(("ppo",), required=False, gathers=True),
+            "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+        },
     ),
     "eval": StageKind(
         EvalConfig,
@@ -138,4 +158,6 @@ def slot_of(kind: str, name: str) -> Slot | None:
     if name in slots:
         return slots[name]
     family = slots.get(name.rpartition("_")[0])
-    return family if family is not None and family.many else None
+    if family is not None and (family.many or family.gathers):
+        return family
+    return next((s for n, s in slots.items() if s.gathers and name.startswith(f"{n}_")), None)

@@ -8,7 +8,8 @@ I). So the curve from 1 to N is unbiased at every n and its points share their s
 1. Score every held-out answer by the reward.
 2. For each prompt and n, the expected reward and the expected utility of the best answer, and their
    gain over n = 1; means and intervals over prompts.
-3. Write `curve.json`, the table of the report, and the best and worst answers to a few prompts.
+3. Write `curve.json`, `prompts.jsonl` (the curve of each prompt), the table of the report, and the
+   best and worst answers to a few prompts.
 
 `kl_bound` is log n - (n - 1) / n, an upper bound of the KL of best-of-n from its policy, exact only
 where no two answers are alike (Beirami et al. 2024, arXiv:2401.01879); where they repeat the KL is
@@ -60,6 +61,7 @@ def run(
     # 2 the curve
     curve = [point(n, prompts, rewards) for n in wanted]
     # 3 write
+    write_prompts(out / "prompts.jsonl", wanted, prompts, rewards)
     write_json(out / "curve.json", curve)
     write_json(out / "notes.json", note_on(config.reward))
     write_json(out / "tables.json", [table(curve)])
@@ -147,6 +149,23 @@ def table(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             [p["n"], f"{p['kl_bound']:.3f}", *(cell(p.get(name)) for name in names)] for p in curve
         ],
     }
+
+
+def write_prompts(
+    path: Path,
+    wanted: Sequence[int],
+    prompts: Sequence[AnsweredPrompt],
+    rewards: Sequence[np.ndarray],
+) -> None:
+    """Write each prompt's expected reward, and utility where known, of its best of n answers."""
+    with open(path, "w", encoding="utf-8") as file:
+        for prompt, scores in zip(prompts, rewards, strict=True):
+            columns = {"reward": scores}
+            if prompt.utilities is not None:
+                columns["utility"] = np.array(prompt.utilities)
+            curves = {k: [best_of(n, scores, v) for n in wanted] for k, v in columns.items()}
+            row = {"id": prompt.prompt.id, "n": list(wanted), **curves}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def write_samples(

@@ -91,6 +91,8 @@ class RMConfig:
     """Stage `rm`: a reward model from preferences, started from the policy it will judge."""
 
     seed: int = 0
+    num_rankings: int | None = None
+    """First rankings to train on; None: all. Held-out ones are used in full."""
     num_train_epochs: float = 2.0
     loss: str = "all_pairs"
     """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
@@ -146,6 +148,8 @@ policy of its own, down to the base model's seed."""
         require_range("rm.ensemble", self.ensemble, 1, 64, "reward models")
         require_choice("rm.ensemble_from", self.ensemble_from, ("head", "base"))
         require_range("rm.num_calibration_prompts", self.num_calibration_prompts, 2, unit="prompts")
+        if self.num_rankings is not None:
+            require_range("rm.num_rankings", self.num_rankings, 1, unit="rankings")
         require_range("rm.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
         require_range("rm.batch_size", self.batch_size, 1, unit="rankings")
         require_choice("rm.loss", self.loss, REWARD_LOSSES)

@@ -47,7 +47,6 @@ from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
 from rlhf.gate import check_report_cards
 from rlhf.http_scorer import note_on
-from rlhf.kl import next_coefficient
 from rlhf.meters import (
     consistency,
     objective_metrics,
@@ -69,6 +68,7 @@ from rlhf.reward_terms import open_terms, reward_models, score_terms
 from rlhf.rollouts import Rollout
 from rlhf.sharing import Actors, Reference, Stem, branch_of, make_actors
 from rlhf.speed import matmul_rate, time_table, work_per_token
+from rlhf.stopping import limit_of, next_control
 from rlhf.trajectory import Sampler, Trajectory, roll_out
 from rlhf.value_model import (
     ValueModel,
@@ -106,6 +106,7 @@ def run(
     """
     device = resolve_device(runtime)
     check_inputs(config, inputs)
+    limit = limit_of(config, inputs)
     if "rm" in config.reward.weights:
         check_report_cards(config.require_rm, reward_models(inputs))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
@@ -193,7 +194,7 @@ def run(
             }
 
             # 6 Control.
-            control = next_control(control, metrics, config)
+            control = next_control(control, metrics, config, limit)
 
             # 7 Keep.
             if distributed.is_main():
@@ -247,21 +248,6 @@ def said_of(expected: Estimate, device: torch.device) -> str:
         f"ppo  {expected}{there}: lower runtime.micro_batch_size, or set "
         "runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
     )
-
-
-def next_control(control: Control, metrics: dict[str, float], config: PPOConfig) -> Control:
-    """Return the control of the next update, given the metrics of this one."""
-    kl, limit = metrics["objective/kl"], config.early_stop.run_kl
-    coef = next_coefficient(
-        control.kl_coef, kl, config.kl.target, config.kl.horizon, config.batch_size
-    )
-    stopped = ""
-    if limit is not None and kl > limit:
-        stopped = (
-            f"The run ended after {metrics['ppo/updates']:.0f} of {config.num_updates} updates: "
-            f"its KL ({kl:.3g} nats per response) had passed ppo.early_stop.run_kl (={limit:g})."
-        )
-    return Control(coef, stopped, metrics)
 
 
 def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[str]:

@@ -157,6 +157,11 @@ ago weighing ema_decay^u. None: the last one."""
 head and the log-softmax are float32 in both."""
     kl: KLConfig = field(default_factory=KLConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    stop_at: str | None = None
+    """predicted_peak: the run ends once its KL passes the peak of gold that the node's input \
+`overoptimisation` predicts. None: early_stop alone decides."""
+    stop_series: str | None = None
+    """Which series of that study predicts it; None: its only one of PPO."""
     ptx: PTXConfig = field(default_factory=PTXConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     require_rm: RequireConfig = field(default_factory=RequireConfig)
@@ -189,6 +194,15 @@ head and the log-softmax are float32 in both."""
         for name in ("cliprange", "cliprange_value"):
             require_range(f"ppo.{name}", getattr(self, name), 1e-6, 1e6)
         require_range("ppo.missing_eos_penalty", self.missing_eos_penalty, 0.0)
+        if self.stop_at is not None:
+            require_choice("ppo.stop_at", self.stop_at, ("predicted_peak",))
+        require(
+            self.stop_series is None or self.stop_at is not None,
+            "ppo.stop_series",
+            self.stop_series,
+            "be null without ppo.stop_at",
+            "set both or neither",
+        )
         require_choice("ppo.adam", self.adam, ("torch", "tf"))
         require_choice("ppo.advantage", self.advantage, ADVANTAGES)
         require_choice("ppo.score_at", self.score_at, ("last", "after"))

@@ -82,8 +82,8 @@ def run(
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
     training, held_out = (
-        read_split(model, [source.file(name) for source in sources], limit, config)
-        for name in SPLITS
+        read_split(model, [source.file(name) for source in sources], limit, config, most)
+        for name, most in zip(SPLITS, (config.num_rankings, None), strict=True)
     )
     refuse_leaks(training.preferences, held_out.preferences)
     others = {
@@ -198,12 +198,18 @@ def refuse_leaks(training: Sequence[Preference], held_out: Sequence[Preference])
         )
 
 
-def read_split(model: RewardModel, paths: Sequence[Path], limit: int, config: RMConfig) -> Split:
-    """Return the rankings in the files `paths`, encoded.
+def read_split(
+    model: RewardModel,
+    paths: Sequence[Path],
+    limit: int,
+    config: RMConfig,
+    most: int | None = None,
+) -> Split:
+    """Return the rankings in the files `paths`, the first `most` of them all, encoded.
 
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
     """
-    preferences = [p for path in paths for p in read_records(Preference, path)]
+    preferences = [p for path in paths for p in read_records(Preference, path)][:most]
     rows = [encode_answers(model, preference) for preference in preferences]
     with_ties = config.ties != "ignore"
     fits_in = [fitting(p, own, limit, with_ties) for p, own in zip(preferences, rows, strict=True)]

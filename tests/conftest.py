@@ -15,8 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from plumbrule.graph import Node
 from plumbrule.run import CONF, register
-from plumbrule.run_config import Node, RunConfig, from_hydra
+from plumbrule.run_config import RunConfig, from_hydra
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

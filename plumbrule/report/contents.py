@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.gathered import SIGN
 from plumbrule.metrics import METRICS, describe
-from plumbrule.report import figures
+from plumbrule.report import figures, plots
 from plumbrule.tracking import read_metrics
 
 MAX_CURVES = 12
@@ -21,46 +22,80 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
     """Return the variables of the page templates."""
     metrics = record["metrics"]
     nodes = record["nodes"]
+    shown = {name: folders[name] for name in first_of_each(folders)}
     return {
         "record": record,
         "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
         "notes": list(record["notes"]),
         "node_notes": [
             (name, note)
-            for name, folder in folders.items()
+            for name, folder in shown.items()
             for note in read_json(folder / "notes.json") or []
         ],
         "headline": [_headline(name, metrics) for name in record["headline"]],
-        "graph": figures.graph(nodes),
+        "graph": figures.graph(collapsed(nodes)),
         "nodes": nodes,
+        "num_hidden": len(folders) - len(shown),
         "number": figures.number,
         "comparisons": [
             (name, _comparison(rows))
-            for name, folder in folders.items()
+            for name, folder in shown.items()
             if (rows := read_json(folder / "comparisons.json"))
         ],
         "benchmarks": _benchmarks(
             {
                 name: found
-                for name, folder in folders.items()
+                for name, folder in shown.items()
                 if (found := read_json(folder / "metrics.json"))
             }
         ),
         "cards": [
             (name, _flatten(found), figures.reliability(found.get("reliability", [])))
-            for name, folder in folders.items()
+            for name, folder in shown.items()
             if (found := read_json(folder / "report_card.json"))
+        ],
+        "figures": [
+            (name, [_plot(figure) for figure in found])
+            for name, folder in folders.items()
+            if (found := read_json(folder / "figures.json"))
         ],
         "tables": [
             (name, table)
-            for name, folder in folders.items()
+            for name, folder in shown.items()
             for table in read_json(folder / "tables.json") or []
         ],
-        "curves": [
-            (name, charts) for name, folder in folders.items() if (charts := _curves(folder))
-        ],
-        "samples": [(name, rows) for name, folder in folders.items() if (rows := _samples(folder))],
+        "curves": [(name, charts) for name, folder in shown.items() if (charts := _curves(folder))],
+        "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
+    }
+
+
+def first_of_each(names: Iterable[str]) -> list[str]:
+    """Return the names without those of further variations of a node."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(name.split(SIGN)[0], name)
+    return list(found.values())
+
+
+def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the nodes of a run with all variations of one as one, for the drawing of its graph."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for name, about in nodes.items():
+        groups.setdefault(name.split(SIGN)[0], []).append(about)
+    return {
+        name: {
+            **alike[0],
+            "kind": alike[0]["kind"] + (f" × {len(alike)}" if len(alike) > 1 else ""),
+            "state": "built" if any(a["state"] != "cached" for a in alike) else "cached",
+            "inputs": {
+                s: source.split(SIGN)[0] for a in alike for s, source in a["inputs"].items()
+            },
+            "wall_seconds": sum(a["wall_seconds"] for a in alike),
+        }
+        if len(alike) > 1 or any(SIGN in source for source in alike[0]["inputs"].values())
+        else dict(alike[0])
+        for name, alike in groups.items()
     }
 
 
@@ -81,6 +116,12 @@ def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
         "unit": unit,
         "meaning": meaning,
     }
+
+
+def _plot(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's figure as the page shows it."""
+    words = {name: figure[name] for name in ("title", "caption", "y")}
+    return {**words, "svg": plots.plot(figure), "legend": plots.legend(figure)}
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

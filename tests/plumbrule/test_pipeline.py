@@ -13,8 +13,8 @@ from plumbrule import pipeline
 from plumbrule.artifacts import Store
 from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput
+from plumbrule.graph import Node
 from plumbrule.pipeline import Built, RunContext, execute, make_plan
-from plumbrule.run_config import Node
 
 SMALL = ["atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]"]
 

@@ -32,12 +32,13 @@ from plumbrule.tracking import FileTracker, read_metrics
 from rlhf.forward import Evaluation, action_logprobs
 from rlhf.masked import masked_mean, masked_var, whiten
 from rlhf.objective import shape
-from rlhf.ppo import next_control, run
+from rlhf.ppo import run
 from rlhf.ppo_config import KLConfig, PPOConfig
 from rlhf.ppo_state import Control
 from rlhf.ppo_step import ppo_step, trainable
 from rlhf.reward_losses import bradley_terry
 from rlhf.rollouts import Rollout
+from rlhf.stopping import next_control
 from rlhf.trajectory import rows_for_model
 
 

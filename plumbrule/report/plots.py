@@ -1,0 +1,106 @@
+"""Figures that a stage leaves for the report: several series on one pair of axes, as SVG text.
+
+A stage writes `figures.json`, a list of {"title", "caption", "x", "y", "series"}, each series with
+"name" ("": not in the legend), "style" (dots, line, dashes), "colour" (a small number) and
+"points" ((x, y), or (x, y, low, high) with an interval of y).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from plumbrule.report.figures import number
+
+WIDE, HIGH, LEFT, FOOT, TOP = 460.0, 250.0, 50.0, 34.0, 8.0
+NUM_COLOURS = 8
+"""Colours of the page's style sheet, `.c0` to `.c7`; more series share them."""
+
+
+def plot(figure: Mapping[str, Any]) -> str:
+    """Return a figure as SVG; "" where it has no point."""
+    series = [one for one in figure["series"] if one["points"]]
+    ends = [tuple(p) for one in series for p in one["points"]]
+    if not ends:
+        return ""
+    xs = [p[0] for p in ends]
+    ys = [y for p in ends for y in p[1:] if y is not None and math.isfinite(y)]
+    across, up = _axis(xs), _axis(ys)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (x - across[0]) / (across[-1] - across[0]) * (WIDE - LEFT - 10),
+            TOP + (up[-1] - y) / (up[-1] - up[0]) * (HIGH - FOOT - TOP),
+        )
+
+    return (
+        f'<svg class="plot" viewBox="0 0 {WIDE:.0f} {HIGH:.0f}" role="img" '
+        f'aria-label="{escape(str(figure["title"]))}">{_grid(across, up, at)}'
+        f"{''.join(_series(one, at) for one in series)}"
+        f'<text x="{(LEFT + WIDE) / 2:.0f}" y="{HIGH - 4:.0f}" text-anchor="middle">'
+        f"{escape(str(figure['x']))}</text></svg>"
+    )
+
+
+def legend(figure: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (class of its colour, name) of each named series."""
+    return [
+        (f"c{int(one['colour']) % NUM_COLOURS}", str(one["name"]))
+        for one in figure["series"]
+        if one["name"] and one["points"]
+    ]
+
+
+def _axis(values: Sequence[float]) -> list[float]:
+    """Return round ticks from below the lowest value to above the highest."""
+    low, high = min(values), max(values)
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def _grid(across: Sequence[float], up: Sequence[float], at: Any) -> str:
+    parts = []
+    for y in up:
+        _, py = at(across[0], y)
+        kind = "zero" if y == 0 else "grid"
+        parts.append(
+            f'<line class="{kind}" x1="{LEFT}" x2="{WIDE - 10}" y1="{py:.1f}" y2="{py:.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{py + 3:.1f}" text-anchor="end">{number(y)}</text>'
+        )
+    for x in across:
+        px, py = at(x, up[0])
+        parts.append(
+            f'<text x="{px:.1f}" y="{py + 13:.1f}" text-anchor="middle">{number(x)}</text>'
+        )
+    return "".join(parts)
+
+
+def _series(one: Mapping[str, Any], at: Any) -> str:
+    colour = f"c{int(one['colour']) % NUM_COLOURS}"
+    if one["style"] in ("line", "dashes"):
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in one["points"]))
+        return f'<polyline class="{one["style"]} {colour}" points="{line}"/>'
+    marks = []
+    for point in one["points"]:
+        x, y = at(point[0], point[1])
+        title = f"{one['name']}: {number(point[0])}, {number(point[1])}".removeprefix(": ")
+        if len(point) == 4 and None not in point[2:]:
+            low, high = (at(point[0], end)[1] for end in point[2:])
+            title += f" [{number(point[2])}, {number(point[3])}]"
+            marks.append(
+                f'<line class="whisker {colour}" x1="{x:.1f}" x2="{x:.1f}" '
+                f'y1="{low:.1f}" y2="{high:.1f}"/>'
+            )
+        marks.append(
+            f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="2.4">'
+            f"<title>{escape(title)}</title></circle>"
+        )
+    return "".join(marks)
