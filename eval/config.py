@@ -94,3 +94,18 @@ class CompareConfig:
     def __post_init__(self) -> None:
         require_range("compare.confidence", self.confidence, 0.5, 0.9999)
         require_range("compare.num_resamples", self.num_resamples, 100)
+
+
+@dataclass
+class SummaryConfig:
+    """Stage `summary`: metrics of many runs, over their seeds."""
+
+    metrics: list[str] = field(default_factory=list)
+    """Headline metrics that every run has."""
+    confidence: float = 0.95
+    """Of every interval."""
+
+    def __post_init__(self) -> None:
+        require_range("summary.confidence", self.confidence, 0.5, 0.9999)
+        once = len(set(self.metrics)) == len(self.metrics)
+        require(once, "summary.metrics", self.metrics, "name each metric once", "take one out")

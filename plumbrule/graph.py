@@ -107,8 +107,12 @@ def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
                 f"nodes.{name}.inputs.{given} (={source}) must be of kind "
                 f"{' or '.join(taken.kinds)}, not {nodes[source].kind}; name another node."
             )
+    given_slots = [slot_of(node.kind, s) for s, source in node.inputs.items() if source is not None]
     for needed, slot in STAGES[node.kind].slots.items():
-        if slot.required and node.inputs.get(needed) is None:
+        missing = node.inputs.get(needed) is None
+        if slot.gathers:  # under any name that begins with the slot's
+            missing = not any(given is slot for given in given_slots)
+        if slot.required and missing:
             raise GraphError(
                 f"nodes.{name}.inputs.{needed} (=null) must name a node of kind "
                 f"{' or '.join(slot.kinds)}; {node.kind} can't run without it."

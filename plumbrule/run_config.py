@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eval.config import CompareConfig, EvalConfig
+from eval.config import CompareConfig, EvalConfig, SummaryConfig
 from plumbrule.config import (
     AtlasConfig,
     GoldConfig,
@@ -104,6 +104,7 @@ class RunConfig:
     overoptimisation: OveroptimisationConfig = field(default_factory=OveroptimisationConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    summary: SummaryConfig = field(default_factory=SummaryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -125,6 +126,7 @@ GROUPS: dict[str, type] = {
     "overoptimisation": OveroptimisationConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
+    "summary": SummaryConfig,
     "runtime": RuntimeConfig,
     "tracking": TrackingConfig,
 }
@@ -280,6 +282,14 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     for node in nodes:
         if node.kind in ("feedback", "ppo", "eval"):
             check_fit(node, context)
+        if node.kind == "summary":
+            require(
+                bool(node.config.metrics),
+                "summary.metrics",
+                node.config.metrics,
+                f"name what node {node.name} shall summarise",
+                "give headline metrics of its inputs",
+            )
         if node.kind in ("ppo", "best_of_n", "reject"):
             check_reward(node)
             check_averaged(node, nodes)

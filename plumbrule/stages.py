@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.config import CompareConfig, EvalConfig
+from eval.config import CompareConfig, EvalConfig, SummaryConfig
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
@@ -148,6 +148,10 @@ STAGES: dict[str, StageKind] = {
         {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
     ),
 }
+MEASURED = ("sft", "feedback", "rm", "ppo", "best_of_n", "eval", "compare")
+STAGES["summary"] = StageKind(
+    SummaryConfig, "eval.summary:run", {"run": Slot(MEASURED, gathers=True)}
+)
 SECTION = {"index": "rag"}
 """Stage kind -> its section of the config, where the names differ."""
 
