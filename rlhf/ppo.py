@@ -34,6 +34,7 @@ import torch
 from plumbrule import checkpoints, distributed
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.costs import cost_metrics
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.generation import generate
 from plumbrule.models import Policy, load_policy, resolve_device, save_policy
@@ -67,7 +68,7 @@ from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import open_terms, reward_models, score_terms
 from rlhf.rollouts import Rollout
 from rlhf.sharing import Actors, Reference, Stem, branch_of, make_actors
-from rlhf.speed import matmul_rate, time_table, work_per_token
+from rlhf.speed import flops_of, matmul_rate, num_actions, time_table, work_per_token
 from rlhf.stopping import limit_of, next_control
 from rlhf.trajectory import Sampler, Trajectory, roll_out
 from rlhf.value_model import (
@@ -207,13 +208,19 @@ def run(
             shown = {"score": metrics["objective/scores"], "kl": metrics["objective/kl"]}
             progress.advance(config.batch_size, **shown)
 
+    costs: dict[str, float] = {}
     if distributed.is_main():
         if average is not None:
             average.put_into(policy.model)
         notes = notes_on(num_too_long, control, config.reward)
         work = work_per_token(actors, learner, config)
         rate = matmul_rate(device, config.precision)
-        table = time_table(read_metrics(out), work, config, rate, distributed.world_size())
+        logged = read_metrics(out)
+        table = time_table(logged, work, config, rate, distributed.world_size())
+        costs = cost_metrics(
+            generated_tokens=num_actions(logged, config),
+            training_flops=flops_of(logged, work, config),
+        )
         write_json(out / "tables.json", [table] if table else [])
         publish(out, learner, reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
@@ -222,6 +229,7 @@ def run(
     return {
         **{name: metrics[name] for name in HEADLINES},
         **{name: value for name, value in metrics.items() if name.startswith("reward/")},
+        **costs,
         "ppo/episodes": episodes,
         "ppo/episodes_per_second": episodes / metrics["time/ppo_seconds"],
     }

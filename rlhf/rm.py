@@ -27,6 +27,7 @@ from torch import Tensor
 from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.errors import DataError
 from plumbrule.generation import generate
 from plumbrule.models import fits, load_policy, resolve_device
@@ -124,11 +125,22 @@ def run(
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
         **{f"rm/accuracy_{slot}": x["accuracy"]["value"] for slot, x in card["elsewhere"].items()},
+        **training_cost(model, training.rankings, config),
         "rm/loss": card["loss"]["value"],
         "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
     }
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def training_cost(
+    model: RewardModel, rankings: Sequence[Ranking], config: RMConfig
+) -> dict[str, float]:
+    """Return the FLOPs of training as a headline metric; labels are counted where they are made."""
+    each = READ if config.frozen_trunk else ADAPTED if config.adapter.rank else TRAINED
+    tokens = sum(len(row) for ranking in rankings for row in ranking.rows)
+    flops = each * num_weights(model.trunk) * tokens * config.num_train_epochs
+    return cost_metrics(training_flops=flops)
 
 
 def dressed_scorer(

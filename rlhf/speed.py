@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
+from plumbrule.costs import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.scoring import trunk
 from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_step import Learner
@@ -60,15 +60,27 @@ def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
         value_trained = value
     # A backward pass costs one product for the activations and one for the weights; adapters are
     # next to nothing beside the weights that they leave alone.
-    trained = 4 if config.adapter.rank else 6
-    update = (trained * top + 6 * value_trained) * config.num_ppo_epochs
-    return Work(2 * whole, 2 * whole, 2 * top, 2 * top, 2 * value, 2 * stem, update)
+    trained = ADAPTED if config.adapter.rank else TRAINED
+    update = (trained * top + TRAINED * value_trained) * config.num_ppo_epochs
+    read = READ * whole
+    return Work(read, read, READ * top, READ * top, READ * value, READ * stem, update)
 
 
-def num_weights(module: nn.Module) -> int:
-    """Return the weights that a token is multiplied with: matrices that are no embeddings."""
-    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-    return sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in tables)
+def num_actions(rows: Sequence[Mapping[str, Any]], config: PPOConfig) -> float:
+    """Return the tokens that were sampled in the updates in a run's log."""
+    return sum(float(row["val/response_length_tokens"]) for row in rows) * config.batch_size
+
+
+def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -> float:
+    """Return the useful FLOPs of the updates in a run's log, of all processes."""
+    total = 0.0
+    for row in rows:
+        if "time/update_seconds" in row:
+            prompt, response = (row[f"val/{x}_length_tokens"] for x in ("prompt", "response"))
+            whole = work.policy + work.ref + work.value + work.stem + work.update
+            one = work.prefill * prompt + work.decode * response + whole * (prompt + response)
+            total += float(one) * config.batch_size
+    return total
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:

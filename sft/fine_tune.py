@@ -16,6 +16,7 @@ from typing import Any
 
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.costs import TRAINED, cost_metrics, num_weights
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.generation import generate
 from plumbrule.models import (
@@ -27,6 +28,7 @@ from plumbrule.models import (
 )
 from plumbrule.randomness import row_key
 from plumbrule.records import Demonstration, read_records
+from plumbrule.scoring import trunk
 from plumbrule.tracking import Tracker
 from sft.config import SFTConfig
 from sft.demonstrations import Example, encode, mean_nll
@@ -85,6 +87,7 @@ def run(
     metrics = {
         "sft/rows": float(len(learned.fitting)),
         "sft/rows_too_long": float(learned.num_too_long),
+        **training_cost(policy, learned.fitting, config),
     }
     if held_out.fitting:
         loss = mean_nll(policy, held_out.fitting, runtime.micro_batch_size)
@@ -102,6 +105,15 @@ def run(
         notes(policy.spec.context, learned.num_too_long, held_out.num_too_long, bool(held_out[0])),
     )
     return metrics
+
+
+def training_cost(
+    policy: Policy, examples: Sequence[Example], config: SFTConfig
+) -> dict[str, float]:
+    """Return the FLOPs of training as a headline metric."""
+    tokens = sum(len(example.prompt) + len(example.response) for example in examples)
+    flops = TRAINED * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
+    return cost_metrics(training_flops=flops)
 
 
 def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:

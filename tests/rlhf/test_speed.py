@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from plumbrule.config import AdapterConfig
+from plumbrule.costs import num_weights
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import ppo, speed
-from rlhf.speed import Work, num_weights, time_table, work_per_token
+from rlhf.speed import Work, flops_of, num_actions, time_table, work_per_token
 
 
 def test_parts_inside_a_part_are_timed_too_and_nobody_else_is() -> None:
@@ -107,12 +108,25 @@ def test_the_table_by_hand() -> None:
     assert by_part["all"] == ["10", "100%", "24", "0.67"]  # (320 + 160 + 480 + 5760) / 10 / 1000
 
 
+def test_the_useful_work_of_a_run_by_hand() -> None:
+    row = {
+        "val/prompt_length_tokens": 10.0,
+        "val/response_length_tokens": 5.0,
+        "time/update_seconds": 4.0,
+    }
+    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, stem=1, update=24)
+    config = world.config()
+    one = 2 * 10 + 3 * 5 + (2 + 2 + 2 + 1 + 24) * 15
+    assert flops_of([row, row], work, config) == 2 * config.batch_size * one
+    assert num_actions([row, row], config) == 2 * config.batch_size * 5
+
+
 def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
     inputs = world.build(tmp_path, layers=3)
     out = tmp_path / "out"
     out.mkdir()
     config = world.config(unfrozen_layers=1, value_trunk="branch", total_episodes=32)
-    ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
+    metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
     [table] = json.loads((out / "tables.json").read_text())
     parts = [cells[0].split(":")[0] for cells in table["rows"]]
     assert parts == [*speed.PARTS, "all"]
@@ -122,3 +136,5 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
         inner = sum(row[f"time/{part}_seconds"] for part in ("policy", "ref", "value"))
         assert 0 < inner <= row["time/forward_seconds"]
         assert row["val/prompt_length_tokens"] > 0
+    assert metrics["cost/generated_tokens"] == num_actions(read_metrics(out), config)
+    assert metrics["cost/training_flops"] > 0

@@ -1,0 +1,80 @@
+"""What a result cost, counted alike in every stage: three numbers that methods can be held to.
+
+cost/generated_tokens  sampled while training or for feedback; not those of an evaluation
+cost/training_flops    2 per token and weight that is read or sampled, 6 where all of the model is
+                       trained, 4 with adapters (Kaplan et al. 2020, arXiv:2001.08361, section 2.1);
+                       attention, embeddings, heads and reward terms are left out
+cost/labels            rankings that someone or something judged
+
+A stage reports its own. `total` adds up those of an artifact and of all that it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plumbrule.artifacts import MANIFEST, Artifact, Manifest, read_manifest
+from plumbrule.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+COSTS = ("generated_tokens", "training_flops", "labels")
+READ, TRAINED, ADAPTED = 2, 6, 4
+"""FLOPs per token and weight."""
+
+
+def num_weights(module: nn.Module) -> int:
+    """Return the weights that a token is multiplied with: matrices that are no embeddings."""
+    from torch import nn
+
+    tables = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    return sum(p.numel() for p in module.parameters() if p.ndim == 2 and id(p) not in tables)
+
+
+def cost_metrics(**costs: float) -> dict[str, float]:
+    """Return costs as headline metrics. Raises: ValueError: an unknown one."""
+    if unknown := set(costs) - set(COSTS):
+        raise ValueError(f"costs (={sorted(unknown)}) must be of {', '.join(COSTS)}.")
+    return {f"cost/{name}": float(value) for name, value in costs.items()}
+
+
+def lineage(artifact: Artifact) -> dict[str, Manifest]:
+    """Return the manifests of an artifact and of all that it was made from, by fingerprint.
+
+    Raises: ArtifactError: one of them is no longer in the store.
+    """
+    root = artifact.path.parents[1]
+    found: dict[str, Manifest] = {}
+    todo = [artifact.path.name]
+    while todo:
+        fingerprint = todo.pop()
+        if fingerprint in found:
+            continue
+        paths = list(root.glob(f"*/{fingerprint}/{MANIFEST}"))
+        if not paths:
+            raise ArtifactError(
+                f"{artifact.kind} artifact {artifact.path} was made from {fingerprint}, which the "
+                "store no longer holds; run the same command to build it again."
+            )
+        found[fingerprint] = read_manifest(paths[0].parent, _text(paths[0]))
+        todo += found[fingerprint].inputs.values()
+    return found
+
+
+def total(artifact: Artifact, without: Collection[str] = ()) -> dict[str, float]:
+    """Return the costs of an artifact and its lineage, each part counted once.
+
+    Args: without: fingerprints that are not counted, such as what two methods share.
+    """
+    manifests = [m for print_, m in lineage(artifact).items() if print_ not in without]
+    return {
+        name: sum(manifest.metrics.get(f"cost/{name}", 0.0) for manifest in manifests)
+        for name in COSTS
+    }
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
