@@ -32,11 +32,20 @@ class Measured(NamedTuple):
     notes: list[str]
 
 
+class Answered(NamedTuple):
+    """A sampled answer beside its tokens. query: the prompt's, passages included."""
+
+    episode: Episode
+    query: list[int]
+    tokens: list[int]
+
+
 @dataclass(frozen=True)
 class Subject:
     """The policy under test and what it may use.
 
-    retriever: None where the node has no index. reward_model: None where it has no rm.
+    retriever: None where the node has no index. reward_model: None where it has no rm. reference:
+    what its KL is measured to, None where the node has none.
     """
 
     policy: Policy
@@ -45,12 +54,21 @@ class Subject:
     config: EvalConfig
     runtime: RuntimeConfig
     tracker: Tracker
+    reference: Policy | None = None
 
 
 def respond(
     prompts: Sequence[Prompt], condition: str, subject: Subject, sampling: SamplingConfig, what: str
 ) -> tuple[list[Episode], list[str]]:
-    """Return one response per prompt that fits, and notes on those that do not.
+    """Return one response per prompt that fits, and notes on those that do not."""
+    answered, notes = sample(prompts, condition, subject, sampling, what)
+    return [one.episode for one in answered], notes
+
+
+def sample(
+    prompts: Sequence[Prompt], condition: str, subject: Subject, sampling: SamplingConfig, what: str
+) -> tuple[list[Answered], list[str]]:
+    """Return one response per prompt that fits, with its tokens, and notes on those that do not.
 
     A sampled response depends on (seed, prompt id) alone, so one policy's answer to a prompt does
     not change with the other prompts, and both conditions draw the same random numbers.
@@ -66,7 +84,7 @@ def respond(
             seed=seed,
             max_new_tokens=sampling.max_new_tokens,
         )
-    return answer_all(prompts, given, subject, sampling, what)
+    return sample_all(prompts, given, subject, sampling, what)
 
 
 def answer_all(
@@ -77,6 +95,18 @@ def answer_all(
     what: str,
 ) -> tuple[list[Episode], list[str]]:
     """Return one response per prompt that fits with its passages, and notes on those that don't."""
+    answered, notes = sample_all(prompts, given, subject, sampling, what)
+    return [one.episode for one in answered], notes
+
+
+def sample_all(
+    prompts: Sequence[Prompt],
+    given: Sequence[tuple[str, ...]],
+    subject: Subject,
+    sampling: SamplingConfig,
+    what: str,
+) -> tuple[list[Answered], list[str]]:
+    """Return what `answer_all` does, with the tokens."""
     policy, seed = subject.policy, subject.config.seed
     encoded = [
         policy.encode(prompt.messages, passages)
@@ -92,11 +122,15 @@ def answer_all(
             keys=[row_key("eval", seed, prompts[i].id) for i in kept],
             progress=line,
         )
-    episodes = [
-        Episode(prompts[i], given[i], policy.decode(answer.tokens), answer.finished)
+    answered = [
+        Answered(
+            Episode(prompts[i], given[i], policy.decode(answer.tokens), answer.finished),
+            encoded[i],
+            list(answer.tokens),
+        )
         for i, answer in zip(kept, answers, strict=True)
     ]
-    return episodes, left_out(what, len(prompts) - len(kept), len(prompts), room)
+    return answered, left_out(what, len(prompts) - len(kept), len(prompts), room)
 
 
 def left_out(what: str, num_left_out: int, num_items: int, room_tokens: int) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmark import Measured, Subject, group_of, respond, sample_row
+from eval.benchmark import Measured, Subject, group_of, sample, sample_row
+from eval.divergence import log_ratios
 from eval.intervals import Intervals, Metrics, Row, having, known, point, values
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.protocols import Episode, Scorer
@@ -25,11 +26,16 @@ CORRECTNESS = ("right", "supported", "admits", "wrong")
 
 
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
-    """Return rows with `gold`, each `gold_<term>`, `proxy`, `words` and `finished`."""
+    """Return rows with `gold`, each `gold_<term>`, `proxy`, `kl`, `words` and `finished`."""
     config = subject.config
     asked = prompts[: config.max_prompts]
-    episodes, notes = respond(asked, condition, subject, config.sampling, f"prompts {condition}")
+    answered, notes = sample(asked, condition, subject, config.sampling, f"prompts {condition}")
+    episodes = [one.episode for one in answered]
     items = judged(episodes, condition, GoldUtility(config.gold), subject.reward_model)
+    if subject.reference is not None:
+        temperature, rows = config.sampling.temperature, subject.runtime.micro_batch_size
+        kl = log_ratios(subject.policy, subject.reference, answered, temperature, rows)
+        items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
     samples = [
         sample_row("prompts", condition, episode, gold=item.get("gold"), proxy=item.get("proxy"))
         for episode, item in zip(episodes, items, strict=True)
@@ -73,9 +79,9 @@ def score(episodes: Sequence[Episode], scorer: Scorer) -> dict[str, np.ndarray]:
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return mean gold, gold terms, proxy and length, and how gold and proxy agree in rank."""
+    """Return mean gold, gold terms, proxy, KL and length, and gold's and proxy's rank agreement."""
     columns = {name: None for row in rows for name in row if name.startswith("gold")}
-    metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "words"]}
+    metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
     metrics["finished"] = intervals.share(rows, "finished")
     both = having(having(rows, "gold"), "proxy")
     if len(both) > 1:

@@ -161,14 +161,18 @@ def open_subject(
     runtime: RuntimeConfig,
     tracker: Tracker,
 ) -> Subject:
-    """Return the policy with its retriever and reward model, where it has them."""
+    """Return the policy with its retriever, reward model and reference, where it has them."""
     retriever = reward_model = None
     if "index" in inputs and "rag" in config.conditions:
         retriever = inputs["index"].open(method=config.retrieval.method)
     if "rm" in inputs and "prompts" in inputs:
         reward_model = inputs["rm"].open(runtime=runtime)
-    policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
-    return Subject(policy, retriever, reward_model, config, runtime, tracker)
+    device = resolve_device(runtime)
+    policy = load_policy(inputs["policy"].file("model"), device=device)
+    reference = None
+    if "reference" in inputs and "prompts" in inputs:
+        reference = load_policy(inputs["reference"].file("model"), device=device)
+    return Subject(policy, retriever, reward_model, config, runtime, tracker, reference)
 
 
 def measure_all(

@@ -149,6 +149,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "eval/confident_wrong": ("share of questions", "after the cut-off, answered wrongly"),
     "eval/known_accuracy": ("share of questions", "before the cut-off, answered rightly"),
     "eval/gold": ("utility per response", "gold utility of sampled responses"),
+    "eval/kl": ("nats per response", "of sampled responses to the node's reference, k1 estimate"),
     "eval/proxy": ("reward per response", "the reward model's score of sampled responses"),
     "eval/halueval": ("share of texts", "HaluEval-shaped judging by the log-probs of Yes and No"),
     "eval/bold": ("share of texts", "sentiment of BOLD-shaped continuations, by group"),

@@ -282,6 +282,14 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     for node in nodes:
         if node.kind in ("feedback", "ppo", "eval"):
             check_fit(node, context)
+        if node.kind == "eval" and "reference" in node.inputs:
+            require(
+                node.config.sampling.temperature > 0,
+                "eval.sampling.temperature",
+                node.config.sampling.temperature,
+                f"be above 0 where node {node.name} has an input reference",
+                "greedy answers have no KL; raise it or leave the reference out",
+            )
         if node.kind == "summary":
             require(
                 bool(node.config.metrics),

@@ -140,6 +140,7 @@ STAGES: dict[str, StageKind] = {
             "bold": Slot(("data",), required=False),
             "index": Slot(("index",), required=False),
             "rm": Slot(("rm",), required=False),
+            "reference": Slot(POLICY, required=False),
         },
     ),
     "compare": StageKind(
