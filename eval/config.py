@@ -109,3 +109,33 @@ class SummaryConfig:
         require_range("summary.confidence", self.confidence, 0.5, 0.9999)
         once = len(set(self.metrics)) == len(self.metrics)
         require(once, "summary.metrics", self.metrics, "name each metric once", "take one out")
+
+
+@dataclass
+class BudgetConfig:
+    """What one method may cost; None: any amount. See `plumbrule/costs.py`."""
+
+    generated_tokens: float | None = None
+    training_flops: float | None = None
+    labels: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("generated_tokens", "training_flops", "labels"):
+            if getattr(self, name) is not None:
+                require_range(f"methods.budget.{name}", getattr(self, name), 1.0)
+
+
+@dataclass
+class MethodsConfig:
+    """Stage `methods`: methods compared at a stated budget."""
+
+    seed: int = 0
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    confidence: float = 0.95
+    """Of every interval."""
+    num_resamples: int = 2000
+    """Bootstrap resamples, where there is one seed."""
+
+    def __post_init__(self) -> None:
+        require_range("methods.confidence", self.confidence, 0.5, 0.9999)
+        require_range("methods.num_resamples", self.num_resamples, 100)

@@ -41,14 +41,18 @@ def cost_metrics(**costs: float) -> dict[str, float]:
     return {f"cost/{name}": float(value) for name, value in costs.items()}
 
 
-def lineage(artifact: Artifact) -> dict[str, Manifest]:
+def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
     """Return the manifests of an artifact and of all that it was made from, by fingerprint.
 
+    Args: slot: of this input of the artifact instead, such as the policy of an evaluation.
     Raises: ArtifactError: one of them is no longer in the store.
     """
     root = artifact.path.parents[1]
     found: dict[str, Manifest] = {}
     todo = [artifact.path.name]
+    if slot is not None:
+        manifest = read_manifest(artifact.path, _text(artifact.file(MANIFEST)))
+        todo = [manifest.inputs[slot]]
     while todo:
         fingerprint = todo.pop()
         if fingerprint in found:
@@ -64,12 +68,17 @@ def lineage(artifact: Artifact) -> dict[str, Manifest]:
     return found
 
 
-def total(artifact: Artifact, without: Collection[str] = ()) -> dict[str, float]:
-    """Return the costs of an artifact and its lineage, each part counted once.
+def total(
+    artifact: Artifact, slot: str | None = None, without: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the costs of an artifact, or of one of its inputs, and of what it was made from.
 
-    Args: without: fingerprints that are not counted, such as what two methods share.
+    Each part is counted once.
+
+    Args: slot: the input. without: fingerprints that are not counted, such as what methods share.
     """
-    manifests = [m for print_, m in lineage(artifact).items() if print_ not in without]
+    made_from = lineage(artifact, slot)
+    manifests = [manifest for key, manifest in made_from.items() if key not in without]
     return {
         name: sum(manifest.metrics.get(f"cost/{name}", 0.0) for manifest in manifests)
         for name in COSTS

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eval.config import CompareConfig, EvalConfig, SummaryConfig
+from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
 from plumbrule.config import (
     AtlasConfig,
     GoldConfig,
@@ -104,6 +104,7 @@ class RunConfig:
     overoptimisation: OveroptimisationConfig = field(default_factory=OveroptimisationConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    methods: MethodsConfig = field(default_factory=MethodsConfig)
     summary: SummaryConfig = field(default_factory=SummaryConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -126,6 +127,7 @@ GROUPS: dict[str, type] = {
     "overoptimisation": OveroptimisationConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
+    "methods": MethodsConfig,
     "summary": SummaryConfig,
     "runtime": RuntimeConfig,
     "tracking": TrackingConfig,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.config import CompareConfig, EvalConfig, SummaryConfig
+from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
@@ -149,6 +149,15 @@ STAGES: dict[str, StageKind] = {
         {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
     ),
 }
+STAGES["methods"] = StageKind(
+    MethodsConfig,
+    "eval.methods:run",
+    {
+        "policy": Slot(("eval",), gathers=True),
+        "baseline": Slot(("eval",), gathers=True),
+        "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+    },
+)
 MEASURED = ("sft", "feedback", "rm", "ppo", "best_of_n", "eval", "compare")
 STAGES["summary"] = StageKind(
     SummaryConfig, "eval.summary:run", {"run": Slot(MEASURED, gathers=True)}

@@ -1,0 +1,238 @@
+"""Methods compared: halves, choice, budget, costs, best-of-n beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.config import BudgetConfig, MethodsConfig
+from eval.methods import half_of, run
+from plumbrule.artifacts import Artifact, Manifest, write_json
+from plumbrule.config import RuntimeConfig
+from plumbrule.costs import cost_metrics, lineage, total
+from plumbrule.errors import ArtifactError, ConfigError, DataError
+from plumbrule.report import plots
+from plumbrule.tracking import FileTracker
+
+IDS = [f"p{i}" for i in range(40)]
+TEST = [name for name in IDS if half_of(name) == "test"]
+
+
+class World:
+    """A store in which artifacts with manifests are written by hand."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.number = 0
+
+    def add(self, kind: str, inputs: dict[str, Artifact] | None = None, **costs: float) -> Artifact:
+        """Publish an artifact with these inputs and costs."""
+        self.number += 1
+        fingerprint = f"{self.number:016x}"
+        folder = self.root / "artifacts" / kind / fingerprint
+        folder.mkdir(parents=True)
+        links = {slot: artifact.fingerprint for slot, artifact in (inputs or {}).items()}
+        metrics = cost_metrics(**costs)
+        about = Manifest(kind, kind, fingerprint, {}, links, metrics=metrics)
+        write_json(folder / "manifest.json", asdict(about))
+        return Artifact(folder, kind, kind, fingerprint, metrics)
+
+    def evaluation(self, policy: Artifact, gold: dict[str, float], kl: float, **also) -> Artifact:
+        """Publish an evaluation of a policy whose prompts have these gold scores."""
+        artifact = self.add("eval", {"policy": policy, **also})
+        rows = [
+            {"id": name, "group": name, "condition": "closed", "gold": value, "kl": kl}
+            for name, value in gold.items()
+        ]
+        return self.rewrite(artifact, rows)
+
+    def rewrite(self, artifact: Artifact, rows: list[dict[str, Any]]) -> Artifact:
+        """Write the item rows of an evaluation."""
+        (artifact.path / "items").mkdir(exist_ok=True)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (artifact.path / "items" / "prompts.jsonl").write_text(text, encoding="utf-8")
+        return artifact
+
+
+def scores(on_validation: float, on_test: float) -> dict[str, float]:
+    """Return gold per prompt: an offset of its own, and a gain that depends on its half."""
+    gains = {"validation": on_validation, "test": on_test}
+    return {name: i / 10 + gains[half_of(name)] for i, name in enumerate(IDS)}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def inputs(world: World) -> dict[str, Artifact]:
+    """Two seeds of a method with two settings, one of another method, and baselines."""
+    found: dict[str, Artifact] = {}
+    for seed, shift in (("0", 0.0), ("1", 0.2)):
+        sft = world.add("sft", training_flops=1e6)
+        feedback = world.add("feedback", {"policy": sft}, labels=50, generated_tokens=500)
+        rm = world.add("rm", {"policy": sft, "preferences": feedback}, training_flops=3e6)
+        found[f"baseline@seed={seed}"] = world.evaluation(sft, scores(0, 0), 0.0, rm=rm)
+        for coef, gain, kl in (("0.1", (1.0, 0.6), 4.0), ("0.4", (0.5, 0.9), 2.0)):
+            ppo = world.add(
+                "ppo", {"policy": sft, "rm": rm}, training_flops=5e6, generated_tokens=2000
+            )
+            gold = scores(*(g + shift for g in gain))
+            slot = f"policy_ppo@seed={seed}@kl.coef={coef}"
+            found[slot] = world.evaluation(ppo, gold, kl, rm=rm)
+        dpo = world.add("dpo", {"policy": sft, "preferences": feedback}, training_flops=2e6)
+        found[f"policy_dpo@seed={seed}"] = world.evaluation(dpo, scores(0.3, 0.3), 1.0, rm=rm)
+    return found
+
+
+def compare(inputs: dict[str, Artifact], out: Path, **settings: Any) -> dict[str, float]:
+    out.mkdir(exist_ok=True)
+    config = MethodsConfig(num_resamples=200, **settings)
+    return dict(run(config, inputs, RuntimeConfig(), out, FileTracker(out)))
+
+
+def rows_of(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(r["method"], r["setting"]): r for r in json.loads((out / "methods.json").read_text())}
+
+
+def test_the_validation_half_chooses_and_the_test_half_reports(inputs, tmp_path) -> None:
+    """kl.coef 0.1 is better where settings are chosen and worse where they are reported."""
+    metrics = compare(inputs, tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert [key for key, row in rows.items() if row["chosen"]] == [
+        ("ppo", "kl.coef=0.1"),
+        ("dpo", ""),
+    ]
+    assert rows["ppo", "kl.coef=0.1"]["validation_gold_gain"]["value"] == pytest.approx(1.1)
+    assert metrics["methods/gold_gain_ppo"] == pytest.approx(0.7)
+    assert metrics["methods/kl_ppo"] == pytest.approx(4.0)
+    assert metrics["methods/gold_gain_dpo"] == pytest.approx(0.3)
+
+
+def test_intervals_are_students_over_seeds(inputs, tmp_path) -> None:
+    metrics = compare(inputs, tmp_path / "out")
+    # gains .6 and .8: standard error .1, t of 1 degree of freedom 12.7062
+    assert metrics["methods/gold_gain_ppo_high"] - 0.7 == pytest.approx(1.27062, rel=1e-4)
+
+
+def test_costs_are_the_policys_own_beyond_the_start(inputs, tmp_path) -> None:
+    """DPO's evaluation reads a reward model for its proxy, which is no cost of DPO."""
+    metrics = compare(inputs, tmp_path / "out")
+    assert metrics["methods/training_flops_ppo"] == 5e6 + 3e6
+    assert metrics["methods/generated_tokens_ppo"] == 2000 + 500
+    assert metrics["methods/labels_ppo"] == 50
+    assert metrics["methods/training_flops_dpo"] == 2e6
+    assert metrics["methods/generated_tokens_dpo"] == 500
+
+
+def test_a_trial_over_the_budget_is_shown_and_not_chosen(inputs, tmp_path) -> None:
+    budget = BudgetConfig(training_flops=4e6)
+    metrics = compare(inputs, tmp_path / "out", budget=budget)
+    assert "methods/gold_gain_ppo" not in metrics
+    assert "methods/gold_gain_dpo" in metrics
+    rows = rows_of(tmp_path / "out")
+    assert rows["ppo", "kl.coef=0.1"]["beyond_budget"] == ["training_flops"]
+    (table, *_) = json.loads((tmp_path / "out" / "tables.json").read_text())
+    assert [row[1] for row in table["rows"]] == ["over training_flops"] * 2 + ["chosen"]
+    notes = json.loads((tmp_path / "out" / "notes.json").read_text())
+    assert "Every trial is over the budget: ppo." in notes
+    assert "The budget: training_flops 4e+06." in notes
+
+
+def test_unequal_numbers_of_trials_are_noted(inputs, tmp_path) -> None:
+    compare(inputs, tmp_path / "out")
+    notes = json.loads((tmp_path / "out" / "notes.json").read_text())
+    assert notes == ["Methods were tuned over different numbers of trials: ppo 2, dpo 1."]
+
+
+def test_one_seed_has_an_interval_over_prompts(inputs, tmp_path, world) -> None:
+    sft = world.add("sft")
+    spread = {name: (1.0 if i % 2 else -1.0) for i, name in enumerate(IDS)}
+    found = {
+        "baseline": world.evaluation(sft, dict.fromkeys(IDS, 0.0), 0.0),
+        "policy_ppo": world.evaluation(world.add("ppo", {"policy": sft}), spread, 1.0),
+    }
+    metrics = compare(found, tmp_path / "out")
+    wide = metrics["methods/gold_gain_ppo_high"] - metrics["methods/gold_gain_ppo_low"]
+    own = np.array([spread[name] for name in TEST])
+    assert wide == pytest.approx(2 * 1.96 * own.std() / math.sqrt(len(TEST)), rel=0.25)
+    assert any("One seed" in n for n in json.loads((tmp_path / "out" / "notes.json").read_text()))
+
+
+def test_best_of_n_stands_beside_them_at_its_bound(inputs, tmp_path, world) -> None:
+    for seed in ("0", "1"):
+        best = world.add("best_of_n")
+        rows = [{"id": n, "n": [1, 4], "reward": [0, 1], "utility": [1.0, 1.5]} for n in IDS]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (best.path / "prompts.jsonl").write_text(text, encoding="utf-8")
+        inputs[f"best_of_n@seed={seed}"] = best
+    compare(inputs, tmp_path / "out")
+    one, four = json.loads((tmp_path / "out" / "best_of_n.json").read_text())
+    assert (one["n"], one["kl_bound"], one["gold_gain"]["value"]) == (1, 0.0, 0.0)
+    assert four["kl_bound"] == pytest.approx(math.log(4) - 0.75)
+    assert four["gold_gain"]["value"] == 0.5
+    (figure,) = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert [name for _, name in plots.legend(figure)] == ["ppo", "dpo", "best of n (KL at most)"]
+    assert plots.plot(figure).count("whisker") == 3
+
+
+def test_another_set_of_prompts_is_refused(inputs, tmp_path, world) -> None:
+    short = dict(list(scores(0, 0).items())[:-1])
+    other = world.evaluation(world.add("ppo"), short, 1.0)
+    with pytest.raises(DataError, match="its baseline's prompts"):
+        compare({**inputs, "policy_other@seed=0": other}, tmp_path / "out")
+
+
+def test_an_evaluation_without_kl_says_how_to_get_it(inputs, tmp_path, world) -> None:
+    artifact = inputs["policy_dpo@seed=0"]
+    rows = [{"id": n, "group": n, "condition": "closed", "gold": 1.0} for n in IDS]
+    world.rewrite(artifact, rows)
+    with pytest.raises(DataError, match="as its input reference"):
+        compare(inputs, tmp_path / "out")
+
+
+def test_a_seed_without_a_baseline_is_refused(inputs, tmp_path) -> None:
+    del inputs["baseline@seed=1"]
+    with pytest.raises(DataError, match="a baseline for seed 1"):
+        compare(inputs, tmp_path / "out")
+
+
+def test_halves_are_about_equal_and_of_the_prompt_alone() -> None:
+    many = [half_of(f"prompt-{i}") for i in range(2000)]
+    assert 900 < many.count("test") < 1100
+    assert half_of("p0") == half_of("p0")
+
+
+def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
+    root = world.add("sft", training_flops=1)
+    one, other = (world.add("rm", {"policy": root}, training_flops=10) for _ in range(2))
+    top = world.add("ppo", {"policy": root, "rm": one, "rm_1": other}, training_flops=100)
+    assert total(top)["training_flops"] == 121
+    assert total(top, without=[root.fingerprint])["training_flops"] == 120
+    assert total(top, "rm")["training_flops"] == 11
+    (root.path / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="no longer holds"):
+        lineage(top)
+    with pytest.raises(ValueError, match="tokens_generated"):
+        cost_metrics(tokens_generated=1)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("methods.budget.labels=0", "methods.budget.labels"),
+        ("methods.confidence=2", "methods.confidence"),
+        ("methods.num_resamples=1", "methods.num_resamples"),
+    ],
+)
+def test_bad_settings_stop_before_anything_is_built(composed, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed(override)
+    assert said in str(caught.value)
