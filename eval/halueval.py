@@ -22,16 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from eval.benchmark import Measured, Subject, left_out
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.errors import ConfigError, DataError
-from plumbrule.models import Policy
+from plumbrule.errors import DataError
+from plumbrule.odds import log_odds
 from plumbrule.records import BenchmarkItem, Message
-from plumbrule.scoring import buckets, hidden_states, logprobs, output_logits, pad_rows
 
 LONG_WORDS = 4
 """Words above which the rule for the QA task calls an answer hallucinated."""
@@ -185,69 +180,6 @@ def judged(candidate: Candidate, score: float, condition: str) -> dict[str, Any]
 def plain(text: str) -> str:
     """Return text in lower case, without punctuation, single-spaced."""
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
-
-
-@torch.inference_mode()
-def log_odds(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    yes: Sequence[int],
-    no: Sequence[int],
-    *,
-    max_rows: int,
-    advance: Callable[[int], None],
-) -> np.ndarray:
-    """Return log p(yes | prompt) - log p(no | prompt), (n,) float64, in nats.
-
-    Whole verdicts count, of however many tokens. Where they differ in their last token only, as in
-    tokenizers that have both words, both are read off one forward pass.
-
-    Args: yes, no: token ids. max_rows: prompts per batch, of like length. advance: is told how many
-        more prompts are done.
-    Raises: ConfigError: the verdicts are the same.
-    """
-    if list(yes) == list(no):
-        raise ConfigError(f"verdicts (={list(yes)} twice) must differ; choose other words.")
-    one_pass = len(yes) == len(no) and yes[:-1] == no[:-1]
-    scores = np.zeros(len(prompts))
-    for batch in buckets([len(prompt) for prompt in prompts], max_rows):
-        asked = [prompts[i] for i in batch]
-        score = last_token_odds if one_pass else whole_odds
-        scores[batch] = score(policy, asked, yes, no).double().cpu().numpy()
-        advance(len(batch))
-    return scores
-
-
-def last_token_odds(
-    policy: Policy, prompts: Sequence[Sequence[int]], yes: Sequence[int], no: Sequence[int]
-) -> Tensor:
-    """Return the log-odds (b,) of verdicts that differ in their last token only.
-
-    The softmax's denominator is the same for both, so they are a difference of two logits.
-    """
-    device = policy.model.device
-    rows = [[*prompt, *yes[:-1]] for prompt in prompts]
-    tokens, real_mask = (x.to(device) for x in pad_rows(rows, policy.pad_id))
-    hidden = hidden_states(policy.model, tokens, real_mask)
-    last = hidden[torch.arange(len(rows), device=device), real_mask.sum(1) - 1]
-    logits = output_logits(policy.model, last)
-    return logits[:, yes[-1]] - logits[:, no[-1]]
-
-
-def whole_odds(
-    policy: Policy, prompts: Sequence[Sequence[int]], yes: Sequence[int], no: Sequence[int]
-) -> Tensor:
-    """Return the log-odds (b,) of any two verdicts: the difference of their summed log-probs."""
-    summed = []
-    for verdict in (yes, no):
-        tokens, real_mask = pad_rows([[*prompt, *verdict] for prompt in prompts], policy.pad_id)
-        starts = torch.tensor([[len(prompt)] for prompt in prompts])
-        target_mask = real_mask & (torch.arange(tokens.shape[1]) >= starts)
-        tokens, real_mask, target_mask = (
-            x.to(policy.model.device) for x in (tokens, real_mask, target_mask)
-        )
-        summed.append(logprobs(policy.model, tokens, real_mask, target_mask).logprobs.sum(1))
-    return summed[0] - summed[1]
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:

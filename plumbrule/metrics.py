@@ -19,9 +19,16 @@ METRICS: dict[str, tuple[str, str]] = {
     "feedback/tie_rate": ("share of pairs", "of different answers that tie"),
     "feedback/agreement": (
         "share of pairs",
-        "ordered as without label noise and bias",
+        "ordered as by the gold utility, without label noise and bias",
     ),
-    "feedback/utility": ("utility per answer", "of the labeller, without noise"),
+    "feedback/utility": ("utility per answer", "gold, without noise"),
+    "feedback/flipped": ("share of rankings", "that were turned upside down"),
+    "feedback/judge_position_bias": (
+        "share of pairs",
+        "whose answers the judge prefers by their place: the other in the other order",
+    ),
+    "feedback/judge_first": ("", "mean chance that the judge prefers the answer shown first"),
+    "feedback/prompts_not_judged": ("prompts", "not ranked: too long for the judge's context"),
     "feedback/annotators": ("people", "whose judgements were used: they judged every question"),
     "feedback/alpha": ("", "Krippendorff's alpha of the annotators; 1: all agree, 0: as by chance"),
     "feedback/self_agreement": (
@@ -39,6 +46,7 @@ METRICS: dict[str, tuple[str, str]] = {
     ),
     "rm/best_rule_accuracy": ("share of pairs", "the same pairs by the best rule of one feature"),
     "rm/labels_noise": ("utility", "standard deviation of the labels' noise, from the rankings"),
+    "rm/labels_flipped": ("share of rankings", "upside down, from the rankings"),
     "rm/labels_length_taste": ("utility per ten words", "of the labels, from the rankings"),
     "rm/adversarial_as_it_was": ("share of pairs", "right against wrong, ordered rightly"),
     "rm/adversarial_longer": ("share of pairs", "the same, the worse answer made longer"),

@@ -136,7 +136,7 @@ GROUPS: dict[str, type] = {
 LINKS: dict[str, dict[str, str]] = {
     "base": {"model": "${model}"},
     "sft": {"seed": "${seed}", "model": "${model}"},
-    "feedback": {"seed": "${seed}", "gold": "${gold}"},
+    "feedback": {"seed": "${seed}", "gold": "${gold}", "reward.gold": "${gold}"},
     "rm": {"seed": "${seed}"},
     "reward": {"gold": "${gold}"},
     "ppo": {"seed": "${seed}", "reward": "${reward}"},
@@ -156,7 +156,7 @@ def schemas() -> dict[str, DictConfig]:
     for group, schema in GROUPS.items():
         found[group] = OmegaConf.structured(schema)
         for name, link in LINKS.get(group, {}).items():
-            found[group][name] = link
+            OmegaConf.update(found[group], name, link)
     return found
 
 
@@ -300,9 +300,12 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 f"name what node {node.name} shall summarise",
                 "give headline metrics of its inputs",
             )
-        if node.kind in ("ppo", "best_of_n", "reject"):
+        by_reward = node.kind == "feedback" and node.config.labeller == "rm"
+        if by_reward or node.kind in ("ppo", "best_of_n", "reject"):
             check_reward(node)
             check_averaged(node, nodes)
+        if node.kind == "feedback" and node.config.labeller == "judge":
+            check_judge(node)
         if node.kind == "ppo":
             for count, what in (
                 (config.runtime.processes, "runtime.processes"),
@@ -368,19 +371,20 @@ def check_fit(node: Node, context: int) -> None:
 
 def check_reward(node: Node) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
+    reward = "feedback.reward" if node.kind == "feedback" else "reward"
     models = [slot for slot in node.inputs if slot.startswith("rm")]
     wants = "rm" in node.config.reward.weights
     rule = node.config.reward.ensemble.rule
     require(
         len(models) > 1 or rule == "mean" or not wants,
-        "reward.ensemble.rule",
+        f"{reward}.ensemble.rule",
         rule,
         f"be mean where node {node.name} has one rm input",
         "train more of them with rm.ensemble=3",
     )
     require(
         bool(models) or not wants,
-        "reward.terms",
+        f"{reward}.terms",
         list(node.config.reward.weights),
         f"not hold rm where node {node.name} has no rm input",
         "give the node one or choose another reward",
@@ -407,21 +411,27 @@ def check_reward(node: Node) -> None:
             f"be left out where the reward of node {node.name} has no term rm",
             "take it out",
         )
-    else:
-        require(
-            "gold" not in node.config.reward.weights,
-            "reward.terms",
-            list(node.config.reward.weights),
-            f"not hold gold for {node.kind}: kept answers carry their utility, not what it needs",
-            "use rm",
-        )
     token = node.config.reward.http.token_env
     require(
         "http" not in node.config.reward.weights or token is None or bool(os.environ.get(token)),
-        "reward.http.token_env",
+        f"{reward}.http.token_env",
         token,
         "name an environment variable that is set",
         "set it, or leave the setting out",
+    )
+
+
+def check_judge(node: Node) -> None:
+    """Raise ConfigError unless a feedback node has one judge: a model by name, or an input."""
+    named, given = node.config.judge.name_or_path, node.inputs.get("judge")
+    require(
+        (named is None) != (given is None),
+        "feedback.judge.name_or_path",
+        named,
+        f"name a model if and only if node {node.name} has no judge input (={given})",
+        f"name one, or point the node at a policy: nodes.{node.name}.inputs.judge=sft"
+        if named is None
+        else f"take one of the two out: nodes.{node.name}.inputs.judge=null",
     )
 
 

@@ -53,6 +53,10 @@ def _retrieves(config: Any) -> bool:
     return config.retrieval.share > 0
 
 
+def _labels_by_rm(config: Any) -> bool:
+    return config.labeller == "rm" and "rm" in config.reward.weights
+
+
 POLICY = ("base", "sft", "ppo")
 STAGES: dict[str, StageKind] = {
     "data": StageKind(DataConfig, "sft.data:run"),
@@ -73,6 +77,10 @@ STAGES: dict[str, StageKind] = {
             "policy": Slot(POLICY),
             "prompts": Slot(("data",)),
             "index": Slot(("index",), required=False, read_if=_retrieves),
+            "rm": Slot(("rm",), required=False, many=True, read_if=_labels_by_rm),
+            "judge": Slot(
+                POLICY, required=False, read_if=lambda config: config.labeller == "judge"
+            ),
         },
     ),
     "rm": StageKind(

@@ -29,7 +29,7 @@ class AnsweredPrompt(NamedTuple):
     responses: tuple[str, ...]
     finished: tuple[bool, ...]
     utilities: tuple[float, ...] | None
-    """Of the labeller without noise, where it has any."""
+    """Gold, without noise, where they are known."""
 
 
 def read_answers(path: Path, split: str) -> list[AnsweredPrompt]:
@@ -47,7 +47,7 @@ def read_answers(path: Path, split: str) -> list[AnsweredPrompt]:
         first, utilities = own[0], [row["utility"] for row in own]
         found.append(
             AnsweredPrompt(
-                Prompt(id, tuple(Message(**m) for m in first["messages"])),
+                Prompt(id, tuple(Message(**m) for m in first["messages"]), first["meta"]),
                 tuple(first["passages"]),
                 tuple(row["response"] for row in own),
                 tuple(bool(row["finished"]) for row in own),

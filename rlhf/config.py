@@ -7,10 +7,12 @@ Fields keep TRL's spelling where TRL has them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from plumbrule.config import (
     CONTENT,
+    CONTENT_IF_LOCAL,
     NOT_HASHED,
     AdapterConfig,
     GoldConfig,
@@ -19,11 +21,76 @@ from plumbrule.config import (
     require,
     require_choice,
     require_range,
+    require_source,
 )
+from rlhf.reward_config import RewardConfig
 
-LABELLERS = ("gold", "person", "file")
+LABELLERS = ("gold", "rm", "judge", "person", "file")
+PEOPLE = ("person", "file")
+GOLD_NOISE = 0.1
+JUDGE_QUESTION = """\
+Here are a question and two answers to it.
+{passages}
+Question: {prompt}
+Answer A: {first}
+Answer B: {second}
+Which answer is better? Say A or B."""
 REWARD_LOSSES = ("all_pairs", "plackett_luce", "best_of_k", "pairs")
 TIE_RULES = ("ignore", "rao_kupper", "davidson")
+
+
+@dataclass
+class JudgeConfig:
+    """The language model of labeller=judge, and what it is asked of two answers."""
+
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a causal language model; None: the node's `judge` input."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    precision: str = "float32"
+    """Of the judge's weights: float32 or bfloat16."""
+    question: str = JUDGE_QUESTION
+    """The user turn that it is shown; holds {prompt}, {first} and {second}, and may hold \
+{passages}, whose line falls away where none were shown."""
+    words: list[str] = field(default_factory=lambda: ["A", "B"])
+    """What it says for the first answer and for the second, without the space before."""
+    batch_size: int = field(default=16, metadata=NOT_HASHED)
+    """Questions read together; changes numbers by rounding only."""
+
+    def __post_init__(self) -> None:
+        name = "feedback.judge"
+        if self.name_or_path is not None:
+            source = f"{name}.name_or_path"
+            require_source(source, self.name_or_path, f"{name}.revision", self.revision)
+        else:
+            for setting in ("revision", "pad_token"):
+                require(
+                    getattr(self, setting) is None,
+                    f"{name}.{setting}",
+                    getattr(self, setting),
+                    f"be null without {name}.name_or_path",
+                    "name a model too, or take it out",
+                )
+        require_choice(f"{name}.precision", self.precision, ("float32", "bfloat16"))
+        fields = set(re.findall(r"\{(\w+)\}", self.question))
+        require(
+            {"prompt", "first", "second"} <= fields <= {"prompt", "first", "second", "passages"},
+            f"{name}.question",
+            sorted(fields),
+            "hold {prompt}, {first} and {second}, maybe {passages}, and no other field",
+            "correct its fields",
+        )
+        words = [word.strip() for word in self.words]
+        require(
+            len(words) == 2 and all(words) and words[0] != words[1],
+            f"{name}.words",
+            self.words,
+            "be two different words",
+            "use [A,B]",
+        )
+        require_range(f"{name}.batch_size", self.batch_size, 1, unit="questions")
 
 
 @dataclass
@@ -32,21 +99,29 @@ class FeedbackConfig:
 
     seed: int = 0
     labeller: str = "gold"
-    """Who ranks: gold, the known utility with noise and biases; person, whoever is asked on the \
-page of `plumbrule label`; file, judgements made elsewhere."""
+    """Who ranks: gold, the known utility; rm, the reward below; judge, a language model; person, \
+whoever is asked on the page of `plumbrule label`; file, judgements made elsewhere."""
     gold: GoldConfig = field(default_factory=GoldConfig)
+    """Also what the labels of rm and judge are measured by, where a prompt names its answer."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What labeller=rm ranks by; it does not follow the reward of policy methods."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The model of labeller=judge."""
     num_prompts: int | None = None
     """First prompts used; None: all."""
     num_held_out: int | None = None
     """First held-out prompts used; None: as large a share as of the others."""
     num_responses: int = 4
     """Answers sampled per prompt (K); equal ones are ranked once."""
-    noise: float = 0.1
-    """Standard deviation of normal noise added to the utility before ranking."""
+    noise: float | None = None
+    """Standard deviation of normal noise added to the labeller's scores before ranking; None: 0.1 \
+with labeller=gold, else 0."""
     length_taste: float = 0.0
-    """Planted bias: utility added per ten words."""
+    """Planted bias: score added per ten words."""
     tie_width: float = 0.0
-    """Answers closer than this in noisy utility are ties."""
+    """Answers closer than this in noisy score are ties."""
+    flipped: float = 0.0
+    """Share of rankings, in [0, 0.5], that are turned upside down at last; not of people's."""
     annotators: int = 1
     """People who must judge every question, with labeller=person or file; more are welcome. Their \
 rankings are merged."""
@@ -61,9 +136,17 @@ how far each agrees with themselves."""
     def __post_init__(self) -> None:
         require_choice("feedback.labeller", self.labeller, LABELLERS)
         require_range("feedback.num_responses", self.num_responses, 2, 64, "answers")
-        require_range("feedback.noise", self.noise, 0.0)
+        require_range("feedback.noise", self.noise_deviation, 0.0)
         require_range("feedback.tie_width", self.tie_width, 0.0)
         require_range("feedback.length_taste", self.length_taste, -1e3, 1e3)
+        require_range("feedback.flipped", self.flipped, 0.0, 0.5)
+        require(
+            not self.flipped or self.labeller not in PEOPLE,
+            "feedback.flipped",
+            self.flipped,
+            f"be 0 with feedback.labeller={self.labeller}: what people said is kept as it is",
+            "set it to 0 or use another labeller",
+        )
         require_range("feedback.annotators", self.annotators, 1, unit="people")
         require_range("feedback.repeats", self.repeats, 0.0, 1.0)
         require(
@@ -84,6 +167,13 @@ how far each agrees with themselves."""
             require_range("feedback.num_prompts", self.num_prompts, 4, unit="prompts")
         if self.num_held_out is not None:
             require_range("feedback.num_held_out", self.num_held_out, 1, unit="prompts")
+
+    @property
+    def noise_deviation(self) -> float:
+        """`noise`, or its default for the labeller."""
+        if self.noise is not None:
+            return self.noise
+        return GOLD_NOISE if self.labeller == "gold" else 0.0
 
 
 @dataclass

@@ -1,13 +1,11 @@
-"""HaluEval: hand-made judgements, log-odds against the log-softmax, and the known artefacts."""
+"""HaluEval: hand-made judgements, the policy as a judge, and the known artefacts."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from small_evaluation import halueval, small_config, small_policy
 
 from eval.benchmark import Subject
@@ -16,7 +14,6 @@ from eval.halueval import (
     candidates,
     judge_metrics,
     judged,
-    log_odds,
     measure,
     pairs,
     plain,
@@ -25,7 +22,8 @@ from eval.halueval import (
 )
 from eval.intervals import Intervals
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ConfigError, DataError
+from plumbrule.errors import DataError
+from plumbrule.odds import log_odds
 from plumbrule.records import BenchmarkItem, Message
 from plumbrule.tracking import NullTracker
 
@@ -115,40 +113,6 @@ def test_both_sides_of_every_row_are_judged_and_stripped():
         ("right", "a", False),
         ("hallucinated", "b", True),
     ]
-
-
-@pytest.mark.parametrize(
-    ("yes", "no"),
-    [([20], [35]), ([20, 33], [20, 35]), ([20, 33], [35]), ([20, 33, 7], [20, 35])],
-)
-def test_log_odds_equals_the_difference_of_log_probs(yes, no):
-    # One token each, a shared first token (both one forward pass), and verdicts of other lengths.
-    policy = small_policy()
-    policy.model.double()
-    prompts = [[5, 9, 31], [7], [12, 40, 41, 42, 43, 8], [5, 9]]
-    advanced = []
-    ours = log_odds(policy, prompts, yes, no, max_rows=3, advance=advanced.append)
-    expected = [log_prob(policy, prompt, yes) - log_prob(policy, prompt, no) for prompt in prompts]
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
-    assert sum(advanced) == 4
-    turned = log_odds(policy, prompts, no, yes, max_rows=1, advance=advanced.append)
-    np.testing.assert_allclose(turned, -ours, atol=1e-6)
-
-
-def log_prob(policy, prompt, verdict):
-    """Log p(verdict | prompt), one token at a time from the model's own logits."""
-    total, tokens = 0.0, list(prompt)
-    for token in verdict:
-        with torch.no_grad():
-            p = torch.softmax(policy.model(torch.tensor([tokens])).logits[0, -1], -1)
-        total += p[token].log().item()
-        tokens.append(token)
-    return total
-
-
-def test_equal_verdicts_are_refused():
-    with pytest.raises(ConfigError, match="must differ"):
-        log_odds(small_policy(), [[5]], [3], [3], max_rows=1, advance=print)
 
 
 def subject(policy):

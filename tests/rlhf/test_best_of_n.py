@@ -136,6 +136,22 @@ def test_the_curve_rises_in_reward_and_begins_at_the_mean(given, tmp_path):
     assert [row[0] for row in table["rows"]] == [1, 2, 4, 6]
 
 
+def test_what_a_prompt_says_of_itself_reaches_the_reward(given, tmp_path, monkeypatch):
+    """The gold utility reads it; so the reward is what feedback knew as the utility."""
+    answers = read_answers(given["samples"].file("samples.jsonl"), "validation")
+    assert {p.prompt.meta["answer"] for p in answers} == {"red"}
+    reward = RewardConfig([RewardTermConfig("gold")])
+    best_of_n.run(BestOfNConfig(reward=reward), given, RUNTIME, tmp_path, NullTracker())
+    for point in json.loads((tmp_path / "curve.json").read_text("utf-8")):
+        assert point["reward"] == point["utility"]
+    monkeypatch.setitem(
+        FUNCTIONS, "length", lambda episodes: [len(e.prompt.meta["answer"]) for e in episodes]
+    )
+    for stage, config in ((best_of_n, BestOfNConfig), (rejection, RejectConfig)):
+        settings = config(reward=RewardConfig([RewardTermConfig("length")]))
+        stage.run(settings, given, RUNTIME, tmp_path, NullTracker())
+
+
 def test_a_rule_of_text_can_choose_too(given, tmp_path):
     reward = RewardConfig([RewardTermConfig("length", -1.0)])
     config = BestOfNConfig(reward=reward, split="train", sizes=[2])

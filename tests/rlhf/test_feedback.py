@@ -12,9 +12,10 @@ from plumbrule.passages import passages_for
 from plumbrule.protocols import Passage
 from plumbrule.records import Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
-from rlhf import feedback
+from rlhf import answering, feedback
+from rlhf.answering import Answer
 from rlhf.config import FeedbackConfig
-from rlhf.feedback import Answer, Question, judge
+from rlhf.labellers import Judged
 from rlhf.rankings import count_agreement, count_ties, first_of_each, ranks_of
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -82,63 +83,21 @@ def test_ties_and_agreement_by_hand():
     assert count_agreement([4.0, 3.0, 5.0, 3.0], (1, 1, 2, 3)) == (2, 4)
 
 
-# Judging one question
+def test_agreement_is_measured_where_utilities_are_known():
+    def judged(ranks, utilities):
+        meta = {} if utilities is None else {"utilities": utilities}
+        answers = tuple("abc"[: len(ranks)])
+        preference = Preference("p", chat("?"), answers, ranks, meta=meta)
+        return Judged([0.0] * len(ranks), utilities, preference)
 
-
-def question(passages=()):
-    return Question(Prompt("q", chat("what is it?"), {"answer": "red"}), "train", passages)
-
-
-def answered(*texts):
-    return [Answer(text, True, -1.0, k) for k, text in enumerate(texts)]
-
-
-def test_without_noise_the_ranking_is_that_of_the_utilities():
-    terms = {"score": [0.5, 2.0, 1.0], "right": [0.0, 1.5, 1.0], "brief": [0.5, 0.5, 0.0]}
-    judged = judge(question(), answered("a", "b", "c"), terms, small(noise=0.0))
-    assert judged.preference.ranks == (3, 1, 2)
-    assert judged.preference.scores == (0.5, 2.0, 1.0)
-    assert judged.preference.meta["utilities"] == [0.5, 2.0, 1.0]
-    assert judged.preference.meta["terms"] == {"right": [0.0, 1.5, 1.0], "brief": [0.5, 0.5, 0.0]}
-    assert judged.preference.meta["answer"] == "red"
-
-
-def test_equal_answers_are_merged_before_ranking():
-    terms = {"score": [1.0, 1.0, 3.0]}
-    judged = judge(question(), answered("a", "a", "b"), terms, small(noise=0.0))
-    assert judged.preference.responses == ("a", "b")
-    assert judged.preference.ranks == (2, 1)
-    assert judged.utilities == [1.0, 1.0, 3.0]
-
-
-def test_equal_answers_alone_give_no_preference():
-    terms = {"score": [1.0, 1.0]}
-    assert judge(question(), answered("a", "a"), terms, small()).preference is None
-
-
-def test_length_taste_is_per_ten_words():
-    # 0 + 0.8 * 5 / 10 = 0.4 against 0.3 + 0.8 * 1 / 10 = 0.38: the taste turns the order round
-    terms = {"score": [0.0, 0.3]}
-    config = small(noise=0.0, length_taste=0.8)
-    judged = judge(question(), answered("one two three four five", "one"), terms, config)
-    assert judged.preference.scores == pytest.approx((0.4, 0.38))
-    assert judged.preference.ranks == (1, 2)
-    assert judged.preference.meta["utilities"] == [0.0, 0.3]
-
-
-def test_noise_has_the_stated_deviation_and_belongs_to_its_answer():
-    terms = {"score": [0.0] * 4}
-    config = small(noise=2.0)
-    drawn = []
-    for i in range(300):
-        asked = Question(Prompt(f"q{i}", chat("what is it?")), "train", ())
-        drawn += judge(asked, answered("a", "b", "c", "d"), terms, config).preference.scores
-    # 1200 draws: mean within 4 * 2 / sqrt(1200) = 0.23, deviation within 4 * 2 / sqrt(2400) = 0.16
-    assert sum(drawn) / 1200 == pytest.approx(0.0, abs=0.23)
-    assert (sum(x * x for x in drawn) / 1200) ** 0.5 == pytest.approx(2.0, abs=0.16)
-    again = judge(question(), answered("a", "b"), {"score": [0.0, 0.0]}, config).preference.scores
-    more = judge(question(), answered("a", "b", "c"), {"score": [0.0] * 3}, config)
-    assert more.preference.scores[:2] == again
+    rows = [[Answer(text, True, -1.0, 0) for text in "abc"] for _ in range(3)]
+    rankings = [judged((1, 2, 3), [3.0, 1.0, 2.0]), judged((2, 1, 3), None)]
+    # of the pairs of utilities 3, 1, 2 the ranking turns one round
+    found = feedback.measure(rows, [*rankings, Judged(None, [0.0, 0.0, 0.0], None)])
+    assert found["feedback/agreement"] == 2 / 3
+    assert found["feedback/utility"] == 1.0  # six known of nine answers
+    unknown = feedback.measure(rows, [judged((1, 2, 3), None)])
+    assert not {"feedback/agreement", "feedback/utility"} & set(unknown)
 
 
 # The stage
@@ -163,6 +122,8 @@ def test_what_is_written(given, tmp_path):
     assert row["split"] == "train"
     assert row["prompt"] == f"{QUESTIONS[0]} 0"
     assert row["logprob"] < 0
+    assert row["meta"] == {"answer": "red", "values": WORDS, "entity": "it", "answerable": "memory"}
+    assert row["score"] == row["utility"]
 
 
 def test_without_noise_all_pairs_agree(given, tmp_path):
@@ -196,10 +157,10 @@ def test_another_seed_gives_other_answers(given, tmp_path):
 
 
 def test_killed_and_started_again_gives_the_same_files(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(feedback, "CHUNK_PROMPTS", 5)
+    monkeypatch.setattr(answering, "CHUNK_PROMPTS", 5)
     metrics = build(small(), given, tmp_path / "whole")
     sampled = []
-    real = feedback.sample_chunk
+    real = answering.sample_chunk
 
     def counted(policy, questions, config, line):
         sampled.append(len(questions))
@@ -207,7 +168,7 @@ def test_killed_and_started_again_gives_the_same_files(given, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(policy, questions, config, line)
 
-    monkeypatch.setattr(feedback, "sample_chunk", counted)
+    monkeypatch.setattr(answering, "sample_chunk", counted)
     with pytest.raises(KeyboardInterrupt):
         build(small(), given, tmp_path / "killed")
     assert not (tmp_path / "killed" / "samples.jsonl").exists()

@@ -7,8 +7,8 @@ import pytest
 from tiny_rankings import chat
 
 from plumbrule.records import Preference
-from rlhf.label_audit import audit, fit
-from rlhf.rankings import ranks_of
+from rlhf.label_audit import FLIPPING, audit, fit
+from rlhf.rankings import ranks_of, upside_down
 
 
 def rankings(noise, taste, number=600, seed=0):
@@ -53,7 +53,7 @@ def test_fit_by_hand():
     # Equal gaps of utility 1, three of four the right way round: Phi(1 / (sqrt(2) s)) = 0.75, so
     # 1 / (sqrt(2) s) = 0.67449 and s = 1.04836. Words do not differ, so there is no taste to find.
     pairs = np.array([[1.0, 0.0]] * 3 + [[-1.0, 0.0]])
-    noise, taste = fit(pairs)
+    noise, taste, _ = fit(pairs)
     assert noise == pytest.approx(1.04836, abs=1e-3)
     assert taste == 0.0
 
@@ -65,6 +65,47 @@ def test_labels_with_wide_ties_are_not_audited():
         for p in rankings(0.0, 0.0, number=50)
     ]
     assert audit(made) == {}
+
+
+def flipped_rankings(noise, share, number=600):
+    coins = np.random.default_rng(7).random(number) < share
+    made = [
+        dataclasses.replace(
+            p,
+            ranks=upside_down(p.ranks) if turned else p.ranks,
+            meta={**p.meta, "flipped": bool(turned)},
+        )
+        for p, turned in zip(rankings(noise, 0.0, number, seed=3), coins, strict=True)
+    ]
+    return made, coins.mean()
+
+
+@pytest.mark.parametrize(("noise", "share"), [(0.1, 0.25), (0.5, 0.25), (0.3, 0.0)])
+def test_planted_flips_are_told_from_noise(noise, share):
+    made, flipped = flipped_rankings(noise, share)
+    found = audit(made)
+    for name, planted in (("noise", noise), ("flipped", flipped), ("length_taste", 0.0)):
+        assert found[name].low <= planted <= found[name].high
+    assert found["flipped"].high - found["flipped"].low < 0.15
+
+
+def test_which_rankings_were_flipped_is_not_read_but_that_some_may_be():
+    made, _ = flipped_rankings(0.1, 0.25, number=150)
+    found = audit(made)
+    hidden = [dataclasses.replace(p, meta={**p.meta, "flipped": False}) for p in made]
+    assert audit(hidden) == found
+    silent = [dataclasses.replace(p, meta={"utilities": p.meta["utilities"]}) for p in made]
+    without = audit(silent)
+    assert set(without) == {"noise", "length_taste"}
+    assert without["noise"].low > found["noise"].high  # all of it would pass for noise
+
+
+def test_a_fit_with_flips_by_hand():
+    # One of four pairs is wrong at a narrow gap and at a wide one alike: flips and no noise.
+    pairs = np.array([[1.0, 0.0], [4.0, 0.0]] * 3 + [[-1.0, 0.0], [-4.0, 0.0]])
+    noise, _, flipped = fit(pairs, FLIPPING)
+    assert flipped == pytest.approx(0.25, abs=1e-3)
+    assert noise < 0.3
 
 
 def test_rows_of_one_prompt_are_resampled_together():

@@ -15,7 +15,7 @@ from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError, NeedsInput
 from plumbrule.records import Preference, read_records, read_rows
 from plumbrule.tracking import NullTracker
-from rlhf import feedback, rm
+from rlhf import answering, feedback, rm
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.labelling import folder
 from rlhf.labelling.judgements import (
@@ -344,7 +344,7 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert wanted.path.parent == tmp_path / "labels"
     asked = folder.questions_in(wanted.path)
     judge_all(wanted.path, "anna")
-    monkeypatch.setattr(feedback, "sample_chunk", None)  # nothing is sampled again
+    monkeypatch.setattr(answering, "sample_chunk", None)  # nothing is sampled again
     metrics = build(small(), given, out)
     rankings = [
         *read_records(Preference, out / "records.jsonl"),
