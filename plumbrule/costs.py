@@ -4,7 +4,8 @@ cost/generated_tokens  sampled while training or for feedback; not those of an e
 cost/training_flops    2 per token and weight that is read or sampled, 6 where all of the model is
                        trained, 4 with adapters (Kaplan et al. 2020, arXiv:2001.08361, section 2.1);
                        attention, embeddings, heads and reward terms are left out
-cost/labels            rankings that someone or something judged
+cost/labels            rankings that someone or something judged; in a total they count where
+                       something learned from them, which an input `preferences` is
 
 A stage reports its own. `total` adds up those of an artifact and of all that it was made from.
 """
@@ -78,11 +79,18 @@ def total(
     Args: slot: the input. without: fingerprints that are not counted, such as what methods share.
     """
     made_from = lineage(artifact, slot)
-    manifests = [manifest for key, manifest in made_from.items() if key not in without]
-    return {
-        name: sum(manifest.metrics.get(f"cost/{name}", 0.0) for manifest in manifests)
-        for name in COSTS
+    learned = {
+        fingerprint
+        for manifest in made_from.values()
+        for name, fingerprint in manifest.inputs.items()
+        if name.startswith("preferences")
     }
+    found = dict.fromkeys(COSTS, 0.0)
+    for fingerprint in made_from.keys() - set(without):
+        for name in COSTS:
+            if name != "labels" or fingerprint in learned:
+                found[name] += made_from[fingerprint].metrics.get(f"cost/{name}", 0.0)
+    return found
 
 
 def _text(path: Path) -> str:

@@ -43,12 +43,17 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One sampled answer. logprob: of the whole answer, nats, its terminal token counted."""
+    """One sampled answer. logprob: of the whole answer, nats, its terminal token counted.
+
+    num_tokens: of the answer; num_prompt_tokens: passages included.
+    """
 
     response: str
     finished: bool
     logprob: float
     key: int
+    num_tokens: int
+    num_prompt_tokens: int
 
 
 def read_questions(
@@ -117,8 +122,15 @@ def sample_chunk(
     rows = [tokens for tokens in encoded for _ in range(k)]
     samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
     answers = [
-        Answer(policy.decode(s.tokens), bool(s.finished), float(sum(s.logprobs)), key)
-        for s, key in zip(samples, keys, strict=True)
+        Answer(
+            policy.decode(s.tokens),
+            bool(s.finished),
+            float(sum(s.logprobs)),
+            key,
+            len(s.tokens),
+            len(row),
+        )
+        for s, key, row in zip(samples, keys, rows, strict=True)
     ]
     return [answers[i : i + k] for i in range(0, len(answers), k)]
 

@@ -23,9 +23,11 @@ from typing import Any
 
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.costs import READ, cost_metrics, num_weights
 from plumbrule.errors import DataError
 from plumbrule.models import load_policy, resolve_device
 from plumbrule.records import write_records
+from plumbrule.scoring import trunk
 from plumbrule.tracking import Tracker
 from rlhf.answering import SPLITS, Answer, Question, distinct, read_questions, sample_all
 from rlhf.config import FeedbackConfig
@@ -48,10 +50,11 @@ def run(
     """
     check_labeller(config, inputs, runtime)
     # 1 prompts with their passages, and answers
-    questions, answers, num_too_long = answered(config, inputs, runtime, out, tracker)
+    questions, answers, num_too_long, size = answered(config, inputs, runtime, out, tracker)
     # 2 rankings
     labels = label(questions, answers, config, inputs, runtime, out, tracker)
     metrics = measure(answers, labels.judged) | labels.metrics
+    metrics |= cost(answers, int(metrics["feedback/prompts"]), size)
     for split, name in SPLITS.items():
         pairs = zip(questions, labels.judged, strict=True)
         kept = [j.preference for q, j in pairs if q.split == split and j.preference is not None]
@@ -69,15 +72,27 @@ def answered(
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
-) -> tuple[list[Question], list[list[Answer]], int]:
-    """Return questions, K answers to each, and how many prompts leave no room for one.
+) -> tuple[list[Question], list[list[Answer]], int, int]:
+    """Return questions, K answers to each, how many prompts leave no room, and the policy's size.
 
+    That is in weights that a token is multiplied with.
     The policy is gone afterwards: a labeller may need the memory.
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
     questions, num_too_long = read_questions(inputs, policy, config)
     answers = sample_all(policy, questions, config, out / "checkpoints", tracker)
-    return questions, answers, num_too_long
+    return questions, answers, num_too_long, num_weights(trunk(policy.model))
+
+
+def cost(answers: Sequence[Sequence[Answer]], num_rankings: int, size: int) -> dict[str, float]:
+    """Return what answers and rankings cost as headline metrics; a prompt is read once.
+
+    Args: size: weights of the policy.
+    """
+    sampled = sum(answer.num_tokens for row in answers for answer in row)
+    read = sum(row[0].num_prompt_tokens for row in answers)
+    flops = READ * size * (read + sampled)
+    return cost_metrics(generated_tokens=sampled, training_flops=flops, labels=num_rankings)
 
 
 def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> dict[str, float]:

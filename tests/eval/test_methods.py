@@ -217,6 +217,11 @@ def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
     assert total(top)["training_flops"] == 121
     assert total(top, without=[root.fingerprint])["training_flops"] == 120
     assert total(top, "rm")["training_flops"] == 11
+    answers = world.add("feedback", {"policy": root}, labels=7, generated_tokens=9)
+    chosen = world.add("reject", {"samples": answers, "rm": one})
+    assert total(chosen) == {"generated_tokens": 9, "training_flops": 11, "labels": 0}
+    learned = world.add("rm", {"policy": root, "preferences": answers})
+    assert total(world.add("ppo", {"rm": learned, "rm_1": learned}))["labels"] == 7
     (root.path / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no longer holds"):
         lineage(top)

@@ -15,6 +15,7 @@ from plumbrule.tracking import NullTracker
 from rlhf import answering, feedback
 from rlhf.answering import Answer
 from rlhf.config import FeedbackConfig
+from rlhf.feedback import cost
 from rlhf.labellers import Judged
 from rlhf.rankings import count_agreement, count_ties, first_of_each, ranks_of
 
@@ -90,7 +91,7 @@ def test_agreement_is_measured_where_utilities_are_known():
         preference = Preference("p", chat("?"), answers, ranks, meta=meta)
         return Judged([0.0] * len(ranks), utilities, preference)
 
-    rows = [[Answer(text, True, -1.0, 0) for text in "abc"] for _ in range(3)]
+    rows = [[Answer(text, True, -1.0, 0, 3, 10) for text in "abc"] for _ in range(3)]
     rankings = [judged((1, 2, 3), [3.0, 1.0, 2.0]), judged((2, 1, 3), None)]
     # of the pairs of utilities 3, 1, 2 the ranking turns one round
     found = feedback.measure(rows, [*rankings, Judged(None, [0.0, 0.0, 0.0], None)])
@@ -254,3 +255,13 @@ def test_gold_weights_reach_the_labels(given, tmp_path):
     build(small(gold=GoldConfig(brief=0.0, polite=0.0, wrong=-3.0), noise=0.0), given, tmp_path)
     found = {u for r in read_records(Preference, tmp_path / "records.jsonl") for u in r.scores}
     assert found <= {0.0, -3.0, 2.0, 2.5}
+
+
+def test_what_answers_and_rankings_cost():
+    rows = [[Answer("a", True, -1.0, 0, n, 10) for n in (3, 4)] for _ in range(5)]
+    found = cost(rows, num_rankings=4, size=100)
+    assert found == {
+        "cost/generated_tokens": 5 * 7,
+        "cost/training_flops": 2 * 100 * 5 * (10 + 7),  # a prompt is read once for its answers
+        "cost/labels": 4,
+    }

@@ -33,7 +33,7 @@ def question(text="what is it?", passages=(), name="q"):
 
 
 def answered(*texts):
-    return [Answer(text, True, -1.0, k) for k, text in enumerate(texts)]
+    return [Answer(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
 
 
 def votes_on(policy, answers, asked=None, **settings):

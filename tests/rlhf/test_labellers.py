@@ -36,7 +36,7 @@ def question(passages=(), name="q", **meta):
 
 
 def answered(*texts):
-    return [Answer(text, True, -1.0, k) for k, text in enumerate(texts)]
+    return [Answer(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
 
 
 def ranked(terms, answers, config, asked=None):
