@@ -33,7 +33,7 @@ from plumbrule.shipped import shipped_world
 from plumbrule.stages import SECTION, slot_of
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
-from rlhf.method_config import BestOfNConfig, RejectConfig
+from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RequireConfig, RewardConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
@@ -92,6 +92,7 @@ class RunConfig:
     rag: IndexConfig = field(default_factory=IndexConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     reject: RejectConfig = field(default_factory=RejectConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -112,6 +113,7 @@ GROUPS: dict[str, type] = {
     "rag": IndexConfig,
     "reward": RewardConfig,
     "ppo": PPOConfig,
+    "dpo": DPOConfig,
     "best_of_n": BestOfNConfig,
     "reject": RejectConfig,
     "eval": EvalConfig,
@@ -127,6 +129,7 @@ LINKS: dict[str, dict[str, str]] = {
     "rm": {"seed": "${seed}"},
     "reward": {"gold": "${gold}"},
     "ppo": {"seed": "${seed}", "reward": "${reward}"},
+    "dpo": {"seed": "${seed}"},
     "best_of_n": {"reward": "${reward}"},
     "reject": {"reward": "${reward}"},
     "eval": {"seed": "${seed}", "gold": "${gold}"},

@@ -13,7 +13,7 @@ from typing import Any
 from eval.config import CompareConfig, EvalConfig
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
-from rlhf.method_config import BestOfNConfig, RejectConfig
+from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
 
@@ -46,7 +46,7 @@ def _retrieves(config: Any) -> bool:
     return config.retrieval.share > 0
 
 
-POLICY = ("base", "sft", "ppo")
+POLICY = ("base", "sft", "ppo", "dpo")
 STAGES: dict[str, StageKind] = {
     "data": StageKind(DataConfig, "sft.data:run"),
     "base": StageKind(
@@ -97,6 +97,11 @@ STAGES: dict[str, StageKind] = {
             ),
         },
         parallel=True,
+    ),
+    "dpo": StageKind(
+        DPOConfig,
+        "rlhf.dpo:run",
+        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"), many=True)},
     ),
     "best_of_n": StageKind(
         BestOfNConfig,
