@@ -47,6 +47,7 @@ from rlhf.dpo_pairs import (
     Split,
     answer_logprobs,
     encode_split,
+    examples_of,
     read_preferences,
 )
 from rlhf.method_config import DPOConfig
@@ -67,7 +68,7 @@ def run(
     Raises: DataError: no pair to train on, or a held-out prompt in training. ConfigError: an
     adapter as policy. TrainingError: a loss, gradient or log-prob is not finite.
     """
-    from rlhf.dpo_trainer import Example, train  # TRL takes seconds to import
+    from rlhf.dpo_trainer import train  # TRL takes seconds to import
 
     # 1
     sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
@@ -89,25 +90,15 @@ def run(
     before = answer_logprobs(policy, held_out, held_out.places(False), size)
     shown = [p for p in unseen if fits(policy, p.messages, p.passages, config.max_new_tokens)]
     shown = shown[: config.num_samples]
-    old = greedy_answers(policy, shown, config, size)
+    answers_before = greedy_answers(policy, shown, config, size)
 
     # 3
     if config.num_train_epochs > 0:
         if runtime.gradient_checkpointing:
             checkpoint_activations(policy.model)
-        examples = [
-            Example(
-                training.answers[i][k].prompt,
-                training.answers[i][k].response,
-                training.answers[i][m].response,
-                reference[i, k],
-                reference[i, m],
-            )
-            for (i, k), (_, m) in training.pairs
-        ]
         train(
             policy,
-            examples,
+            examples_of(training, reference),
             config,
             micro_batch_size=size,
             device=device,
@@ -119,22 +110,17 @@ def run(
     save_policy(policy, out / "model")
     after = answer_logprobs(policy, held_out, held_out.places(False), size)
     logratios = {place: after[place] - nats for place, nats in before.items()}
-    num_too_long = training.num_too_long + held_out.num_too_long
     metrics = {
         "dpo/pairs": float(len(training.pairs)),
-        "dpo/pairs_too_long": float(num_too_long),
+        "dpo/pairs_too_long": float(training.num_too_long + held_out.num_too_long),
     }
     if held_out.pairs:
         card = report_card(scored(held_out, logratios, config.beta))
         write_json(out / "report_card.json", card)
         metrics |= held_out_metrics(held_out, logratios, config) | card_metrics(card)
-    rows = sample_rows(policy, shown, old, greedy_answers(policy, shown, config, size))
-    with open(out / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    columns = ["prompt", "response_before", "response", "best"]
-    tracker.table("samples", columns, [[row[name] for name in columns] for row in rows])
-    num_empty = training.num_empty + held_out.num_empty
-    write_json(out / "notes.json", notes(metrics, num_too_long, num_empty, limit))
+    rows = sample_rows(policy, shown, answers_before, greedy_answers(policy, shown, config, size))
+    write_samples(out / "samples.jsonl", rows, tracker)
+    write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
     return metrics
 
 
@@ -253,10 +239,21 @@ def sample_rows(
     ]
 
 
-def notes(metrics: Mapping[str, float], num_too_long: int, num_empty: int, limit: int) -> list[str]:
-    """Return what a reader of the report must be told."""
+def write_samples(path: Path, rows: Sequence[Mapping[str, Any]], tracker: Tracker) -> None:
+    """Write the rows of `sample_rows` as JSON Lines and show them as a table."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    columns = ["prompt", "response_before", "response", "best"]
+    tracker.table("samples", columns, [[row[name] for name in columns] for row in rows])
+
+
+def notes(metrics: Mapping[str, float], num_empty: int, limit: int) -> list[str]:
+    """Return what a reader of the report must be told.
+
+    Args: num_empty: pairs left out because an answer has no token. limit: longest row, tokens.
+    """
     said = []
-    if num_too_long:
+    if num_too_long := int(metrics["dpo/pairs_too_long"]):
         said.append(
             f"{num_too_long} pairs were left out: a prompt with its answer exceeds {limit} tokens."
         )

@@ -9,7 +9,7 @@ than those that were ranked. So is one with an answer of no token at all: one cu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from plumbrule.unpadded import is_set
 from rlhf.preferences import finished_of
 
 ROWS_PER_PASS = 8
-"""Rows of like length that go together through a model that pads them, so that little is padding."""
+"""Rows of like length that pass together through a model that pads: so that little is padding."""
 
 
 class Answer(NamedTuple):
@@ -44,6 +44,16 @@ class Pair(NamedTuple):
 
     chosen: Place
     rejected: Place
+
+
+class Example(NamedTuple):
+    """Token ids of a pair, and the reference's log-probs of its responses, nats."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    ref_chosen: float
+    ref_rejected: float
 
 
 class Split(NamedTuple):
@@ -97,6 +107,16 @@ def encode_split(
     pairs = [pair for pair in fitting if all(usable[i][k] for i, k in pair)]
     num_too_long, num_empty = len(every) - len(fitting), len(fitting) - len(pairs)
     return Split(preferences, answers, usable, pairs, num_too_long, num_empty)
+
+
+def examples_of(split: Split, reference: Mapping[Place, float]) -> list[Example]:
+    """Return the pairs of a split; reference: log-probs of their answers, nats."""
+    found = []
+    for better, worse in split.pairs:
+        chosen, rejected = (split.answers[i][k] for i, k in (better, worse))
+        nats = (reference[better], reference[worse])
+        found.append(Example(chosen.prompt, chosen.response, rejected.response, *nats))
+    return found
 
 
 def encode_answers(policy: Policy, preference: Preference) -> list[Answer]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
@@ -48,21 +48,11 @@ from plumbrule.policies import Policy
 from plumbrule.randomness import seed_everything
 from plumbrule.tracking import Tracker
 from rlhf.dpo_losses import preference_losses
-from rlhf.dpo_pairs import response_logprobs
+from rlhf.dpo_pairs import Example, response_logprobs
 from rlhf.method_config import DPOConfig
 
 LOGGED = ("accuracy", "rewards_chosen", "rewards_rejected")
 """What is logged of each step beside loss, gradient norm and learning rate."""
-
-
-class Example(NamedTuple):
-    """Token ids of a pair, and the reference's log-probs of its responses, nats."""
-
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-    ref_chosen: float
-    ref_rejected: float
 
 
 def train(

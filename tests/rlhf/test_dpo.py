@@ -418,11 +418,12 @@ def test_an_adapter_as_policy_is_refused(given, tmp_path):
 
 
 def test_that_better_answers_became_less_likely_is_said():
-    both_fell = {"dpo/accuracy": 0.9, "dpo/rewards_chosen": -0.4, "dpo/rewards_rejected": -1.23}
-    (said,) = dpo.notes(both_fell, 0, 0, 96)
+    means = {"dpo/rewards_chosen": -0.4, "dpo/rewards_rejected": -1.23}
+    both_fell = {"dpo/accuracy": 0.9, "dpo/pairs_too_long": 0.0, **means}
+    (said,) = dpo.notes(both_fell, 0, 96)
     assert "mean reward is -0.4, that of the worse ones -1.23" in said
-    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 0, 0, 96) == []
-    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 0, 2, 96) == [
+    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 0, 96) == []
+    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 2, 96) == [
         "2 pairs were left out: an answer was cut before its first token."
     ]
 

@@ -13,8 +13,7 @@ from plumbrule.adapters import with_adapter
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import TrainingError
 from rlhf import dpo_trainer
-from rlhf.dpo_pairs import answer_logprobs, encode_split
-from rlhf.dpo_trainer import Example
+from rlhf.dpo_pairs import answer_logprobs, encode_split, examples_of
 
 CPU = torch.device("cpu")
 LOSSES = [("sigmoid", 0.0), ("sigmoid", 0.2), ("robust", 0.2), ("hinge", 0.0), ("ipo", 0.0)]
@@ -34,26 +33,14 @@ def split_of(policy, number=5):
     return encode_split(policy, [ranking(i, rng) for i in range(number)], 96, "all", 0)
 
 
-def examples_of(policy, number=5, reference=None):
+def pairs_for(policy, number=5, reference=None):
     """Return pairs; the reference's log-probs are off by what depends on the answer's length."""
     split = split_of(policy, number)
     known = answer_logprobs(policy, split, split.places(True), 8)
-    found = []
-    for (i, k), (_, m) in split.pairs:
-        chosen, rejected = split.answers[i][k], split.answers[i][m]
-        off = 0.5 * len(chosen.response), -0.3 * len(rejected.response)
-        if reference == "exact":
-            off = 0.0, 0.0
-        found.append(
-            Example(
-                chosen.prompt,
-                chosen.response,
-                rejected.response,
-                known[i, k] + off[0],
-                known[i, m] + off[1],
-            )
-        )
-    return found
+    if reference == "exact":
+        return examples_of(split, known)
+    off = {place: 0.5 * len(split.answers[place[0]][place[1]].response) - 2 for place in known}
+    return examples_of(split, {place: known[place] + off[place] for place in known})
 
 
 def trainer_of(policy, examples, config, tmp_path, rows=64):
@@ -88,7 +75,7 @@ def loss_and_gradients(trainer, policy, batches, count):
 @pytest.mark.parametrize(("loss", "smoothing"), LOSSES)
 def test_loss_and_gradient_are_those_of_trl(tmp_path, loss, smoothing):
     policy = moved_policy()
-    examples = examples_of(policy)
+    examples = pairs_for(policy)
     trainer = trainer_of(
         policy, examples, small(loss=loss, label_smoothing=smoothing, beta=0.3), tmp_path
     )
@@ -106,7 +93,7 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path, loss, smoothing):
 @pytest.mark.parametrize(("loss", "smoothing"), LOSSES)
 def test_loss_and_gradient_are_those_of_float64_by_hand(tmp_path, loss, smoothing):
     policy = moved_policy()
-    examples = examples_of(policy, 3)
+    examples = pairs_for(policy, 3)
     config = small(loss=loss, label_smoothing=smoothing, beta=0.3)
     trainer = trainer_of(policy, examples, config, tmp_path)
     batch = trainer.data_collator(list(trainer.train_dataset))
@@ -144,7 +131,7 @@ def test_loss_and_gradient_are_those_of_float64_by_hand(tmp_path, loss, smoothin
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_the_gradient_does_not_depend_on_the_micro_batch(tmp_path, size):
     policy = moved_policy()
-    examples = examples_of(policy, 3)[:7]
+    examples = pairs_for(policy, 3)[:7]
     trainer = trainer_of(policy, examples, small(loss="ipo"), tmp_path)
     rows = list(trainer.train_dataset)
     whole = loss_and_gradients(trainer, policy, [trainer.data_collator(rows)], 7)
@@ -160,7 +147,7 @@ def trained(tmp_path, rows, policy=None, **settings):
     tracker = StoppingTracker()
     dpo_trainer.train(
         policy,
-        examples_of(policy, 4, "exact")[:10],
+        pairs_for(policy, 4, "exact")[:10],
         small(num_train_epochs=1.5, **settings),
         micro_batch_size=rows,
         device=CPU,
@@ -199,7 +186,7 @@ def test_the_first_step_starts_from_the_reference_itself(tmp_path):
 
 def test_a_pad_token_equal_to_the_terminal_token_changes_nothing(tmp_path):
     policy = moved_policy()
-    examples = examples_of(policy)
+    examples = pairs_for(policy)
     trainer = trainer_of(policy, examples, small(), tmp_path)
     plain = loss_and_gradients(
         trainer, policy, [trainer.data_collator(list(trainer.train_dataset))], len(examples)
@@ -220,7 +207,7 @@ def test_a_pad_token_equal_to_the_terminal_token_changes_nothing(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     policy = moved_policy()
-    examples = examples_of(policy)
+    examples = pairs_for(policy)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[5:].fill_(math.nan)
     with pytest.raises(
