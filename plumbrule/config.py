@@ -276,7 +276,7 @@ class RuntimeConfig:
     micro_batch_size: int = 32
     """Rows per forward and backward pass."""
     gradient_checkpointing: bool = False
-    """Of sft, rm and ppo: keep one activation per layer and compute the others again in the \
+    """Of sft, rm, ppo and dpo: keep one activation per layer and compute the others again in the \
 backward pass: less memory for a third more work."""
 
     def __post_init__(self) -> None:

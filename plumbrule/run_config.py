@@ -35,7 +35,7 @@ from plumbrule.stages import SECTION
 from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
-from rlhf.method_config import BestOfNConfig, RejectConfig
+from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RequireConfig, RewardConfig
 from rlhf.study_config import OveroptimisationConfig
@@ -99,6 +99,7 @@ class RunConfig:
     rag: IndexConfig = field(default_factory=IndexConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    dpo: DPOConfig = field(default_factory=DPOConfig)
     best_of_n: BestOfNConfig = field(default_factory=BestOfNConfig)
     reject: RejectConfig = field(default_factory=RejectConfig)
     overoptimisation: OveroptimisationConfig = field(default_factory=OveroptimisationConfig)
@@ -122,6 +123,7 @@ GROUPS: dict[str, type] = {
     "rag": IndexConfig,
     "reward": RewardConfig,
     "ppo": PPOConfig,
+    "dpo": DPOConfig,
     "best_of_n": BestOfNConfig,
     "reject": RejectConfig,
     "overoptimisation": OveroptimisationConfig,
@@ -140,6 +142,7 @@ LINKS: dict[str, dict[str, str]] = {
     "rm": {"seed": "${seed}"},
     "reward": {"gold": "${gold}"},
     "ppo": {"seed": "${seed}", "reward": "${reward}"},
+    "dpo": {"seed": "${seed}"},
     "best_of_n": {"reward": "${reward}"},
     "reject": {"reward": "${reward}"},
     "eval": {"seed": "${seed}", "gold": "${gold}"},

@@ -13,7 +13,7 @@ from typing import Any
 from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
-from rlhf.method_config import BestOfNConfig, RejectConfig
+from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
 from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
@@ -57,7 +57,7 @@ def _labels_by_rm(config: Any) -> bool:
     return config.labeller == "rm" and "rm" in config.reward.weights
 
 
-POLICY = ("base", "sft", "ppo")
+POLICY = ("base", "sft", "ppo", "dpo")
 STAGES: dict[str, StageKind] = {
     "data": StageKind(DataConfig, "sft.data:run"),
     "base": StageKind(
@@ -118,6 +118,11 @@ STAGES: dict[str, StageKind] = {
         },
         parallel=True,
     ),
+    "dpo": StageKind(
+        DPOConfig,
+        "rlhf.dpo:run",
+        {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"), many=True)},
+    ),
     "best_of_n": StageKind(
         BestOfNConfig,
         "rlhf.best_of_n:run",
@@ -166,7 +171,7 @@ STAGES["methods"] = StageKind(
         "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
     },
 )
-MEASURED = ("sft", "feedback", "rm", "ppo", "best_of_n", "eval", "compare")
+MEASURED = ("sft", "feedback", "rm", "ppo", "dpo", "best_of_n", "eval", "compare")
 STAGES["summary"] = StageKind(
     SummaryConfig, "eval.summary:run", {"run": Slot(MEASURED, gathers=True)}
 )

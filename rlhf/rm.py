@@ -33,10 +33,10 @@ from plumbrule.generation import generate
 from plumbrule.models import fits, load_policy, resolve_device
 from plumbrule.randomness import row_key
 from plumbrule.records import Message, Preference, read_records, read_rows
-from plumbrule.splits import prompt_of
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
 from rlhf.label_audit import audit
+from rlhf.preferences import finished_of, refuse_leaks
 from rlhf.report_card import ScoredRanking, as_json, report_card
 from rlhf.reward_losses import normalisation
 from rlhf.reward_model import RewardModel, RewardStats, Row, score_rows
@@ -154,7 +154,7 @@ def dressed_scorer(
     def score(texts: Sequence[tuple[Preference, int, str]]) -> np.ndarray:
         rows = []
         for preference, place, text in texts:
-            finished = preference.meta.get("finished", [True] * len(preference.responses))[place]
+            finished = finished_of(preference)[place]
             row = model.encode(preference.messages, preference.passages, text, finished)
             rows.append(Row(row.tokens[:limit], row.begin))
         return score_rows(model, rows, runtime.micro_batch_size).numpy().astype(np.float64)
@@ -199,17 +199,6 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def refuse_leaks(training: Sequence[Preference], held_out: Sequence[Preference]) -> None:
-    """Raise DataError if a held-out prompt is trained on, as another input's split may have it."""
-    learned = {prompt_of(p) for p in training}
-    leaks = sorted(p.id for p in held_out if prompt_of(p) in learned)
-    if leaks:
-        raise DataError(
-            f"{len(leaks)} held-out prompt(s), such as {leaks[0]}, must not be trained on; split "
-            "all inputs of the reward model by the same prompts."
-        )
-
-
 def read_split(
     model: RewardModel,
     paths: Sequence[Path],
@@ -240,14 +229,10 @@ def read_split(
 
 
 def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
-    """Return the row of each answer.
-
-    `meta["finished"]` says which answers ended by themselves; without it, all did.
-    """
-    finished = preference.meta.get("finished", [True] * len(preference.responses))
+    """Return the row of each answer."""
     return [
         model.encode(preference.messages, preference.passages, response, ended)
-        for response, ended in zip(preference.responses, finished, strict=True)
+        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
     ]
 
 

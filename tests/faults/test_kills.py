@@ -22,6 +22,7 @@ CHAIN = (
     "sft.save_every=1",
     "rm.save_every=1",
     "ppo.save_every=1",
+    "dpo.save_every=1",
 )
 STAGES = {
     "base": "base",
@@ -30,6 +31,7 @@ STAGES = {
     "rm": "rm",
     "index": "index",
     "ppo": "ppo",
+    "dpo": "dpo",
     "eval_sft": "eval",
 }
 """Node -> kind."""
@@ -71,7 +73,7 @@ def lasting(metrics: dict[str, float]) -> dict[str, float]:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which nothing was killed."""
     store = tmp_path_factory.mktemp("reference")
-    run(store, "run.goals=[eval_sft,ppo]")
+    run(store, "run.goals=[eval_sft,ppo,dpo]")
     return store
 
 

@@ -1,0 +1,498 @@
+"""The stage: pairs, what is left out and refused, metrics, resuming, what it leaves behind."""
+
+import dataclasses
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_preferences import CPU, Stop, StoppingTracker, build, rankings_of, small, weights
+from tiny_rankings import WORDS, chat, saved_rankings, tiny_policy
+from torch.optim import AdamW
+
+from plumbrule.artifacts import PICKLES, Artifact
+from plumbrule.checkpoints import newest
+from plumbrule.config import AdapterConfig, RuntimeConfig
+from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.models import load_policy, save_policy
+from plumbrule.records import Preference, read_records, read_rows, write_records
+from rlhf import dpo
+from rlhf.dpo_pairs import encode_split, pairs_of
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    return rankings_of(tmp_path_factory.mktemp("dpo-inputs"))
+
+
+@pytest.fixture(scope="module")
+def whole(given, tmp_path_factory):
+    """8 rankings, 24 pairs, 4 a step: 6 steps, checkpoints behind 3 and 6."""
+    out, tracker = tmp_path_factory.mktemp("whole"), StoppingTracker()
+    return out, build(small(), given, out, tracker=tracker), tracker.rows
+
+
+def rewrite(given, change, name="records.jsonl"):
+    """Let `change` edit the rows of a file of the rankings."""
+    path = given["preferences"].file(name)
+    rows = [row for _, row in read_rows(path)]
+    change(rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def samples(out):
+    return [row for _, row in read_rows(out / "samples.jsonl")]
+
+
+def notes(out):
+    return json.loads((out / "notes.json").read_text("utf-8"))
+
+
+# Pairs
+
+
+def preference(responses, ranks, **more):
+    return Preference("p", chat("what is it?"), tuple(responses), tuple(ranks), **more)
+
+
+def test_all_pairs_are_those_that_the_ranking_orders_strictly():
+    ranked = preference("abcd", (2, 1, 3, 2))
+    assert set(pairs_of(ranked, "all", 0)) == {(1, 0), (1, 2), (1, 3), (0, 2), (3, 2)}
+    assert pairs_of(ranked, "best_worst", 0) == [(1, 2)]
+    for which in ("all", "best_worst"):
+        assert pairs_of(preference("abc", (1, 1, 1)), which, 0) == []
+
+
+def test_among_equals_the_pair_does_not_depend_on_the_order_of_answers():
+    texts, ranks = ["a", "b", "c", "d", "e"], [1, 1, 2, 3, 3]
+    picked = set()
+    for seed in range(20):
+        ((best, worst),) = pairs_of(preference(texts, ranks), "best_worst", seed)
+        assert (ranks[best], ranks[worst]) == (1, 3)
+        turned = preference(texts[::-1], ranks[::-1])
+        ((other_best, other_worst),) = pairs_of(turned, "best_worst", seed)
+        assert (turned.responses[other_best], turned.responses[other_worst]) == (
+            texts[best],
+            texts[worst],
+        )
+        picked.add((best, worst))
+    assert len(picked) == 4  # and every one of them has its turn
+
+
+@pytest.mark.parametrize("which", ["all", "best_worst"])
+def test_equal_rankings_in_another_order_give_the_same_pairs(tmp_path, which):
+    policy = tiny_policy()
+    folder = saved_rankings(tmp_path, 12, 0)
+    rankings = read_records(Preference, folder / "records.jsonl")
+    rankings[0] = dataclasses.replace(rankings[0], ranks=(1, 1, 2))
+
+    def pairs(given):
+        split = encode_split(policy, given, 96, which, 0)
+        return {tuple(split.answers[i][k] for i, k in pair) for pair in split.pairs}
+
+    assert len(pairs(rankings)) == (35 if which == "all" else 12)
+    assert pairs(rankings[::-1]) == pairs(rankings)
+
+
+def test_passages_stand_in_the_prompt_as_the_policy_encodes_them():
+    policy = tiny_policy()
+    policy.spec = dataclasses.replace(policy.spec, retrieval_template="{passages} so {question}")
+    shown = preference(["red", "blue"], (1, 2), passages=("tall", "warm"))
+    split = encode_split(policy, [shown], 96, "all", 0)
+    prompt = split.answers[0][0].prompt
+    assert list(prompt) == policy.encode(chat("what is it?"), ("tall", "warm"))
+    assert "tall\nwarm so what is it?" in policy.tokenizer.decode(prompt)
+    assert split.answers[0][1].prompt == prompt
+
+
+def test_an_answer_cut_by_its_limit_has_no_terminal_token():
+    policy = tiny_policy()
+    cut = preference(["red", "blue", "warm"], (1, 2, 3), meta={"finished": [True, False, True]})
+    answers = encode_split(policy, [cut], 96, "all", 0).answers[0]
+    assert [a.response[-1] == policy.terminal_id for a in answers] == [True, False, True]
+    assert answers[1].response == tuple(policy.encode_response("blue", terminal=False))
+    wrong = preference(["red", "blue"], (1, 2), meta={"finished": [True]})
+    with pytest.raises(DataError, match=r"p: meta.finished \(=1 values\) must number as many"):
+        encode_split(policy, [wrong], 96, "all", 0)
+
+
+def test_a_pair_that_fits_to_the_token_is_kept():
+    policy, ranked = tiny_policy(), preference(["red", "blue blue blue"], (1, 2))
+    longest = max(
+        len(a.prompt) + len(a.response)
+        for a in encode_split(policy, [ranked], 96, "all", 0).answers[0]
+    )
+    for limit, kept in ((longest, 1), (longest - 1, 0)):
+        split = encode_split(policy, [ranked], limit, "all", 0)
+        assert (len(split.pairs), split.num_too_long) == (kept, 1 - kept)
+
+
+def test_a_blank_answer_is_its_terminal_token_and_a_cut_one_makes_no_pair():
+    policy = tiny_policy()
+    policy.spec = dataclasses.replace(policy.spec, response_prefix="")
+    blank = preference(["red", "", "blue"], (1, 2, 3))
+    split = encode_split(policy, [blank], 96, "all", 0)
+    assert split.answers[0][1].response == (policy.terminal_id,)
+    assert (len(split.pairs), split.num_empty) == (3, 0)
+    cut = dataclasses.replace(blank, meta={"finished": [True, False, True]})
+    split = encode_split(policy, [cut], 96, "all", 0)
+    assert (len(split.pairs), split.num_empty, split.num_too_long) == (1, 2, 0)
+
+
+# Training and what it came to
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_learns_a_separable_world(tmp_path, seed):
+    given = rankings_of(tmp_path, num_train=60, num_held_out=40, seed=seed)
+    config = small(seed=seed, num_train_epochs=3.0, batch_size=8, save_every=1000)
+    metrics = build(config, given, tmp_path / "out")
+    assert metrics["dpo/accuracy"] > 0.85
+    assert metrics["dpo/accuracy_low"] > 0.75
+    assert metrics["dpo/loss"] < 0.55  # log 2 = 0.69 before
+    assert metrics["dpo/pairs"] == 180
+    assert metrics["dpo/margin"] == pytest.approx(
+        metrics["dpo/rewards_chosen"] - metrics["dpo/rewards_rejected"]
+    )
+    card = json.loads((tmp_path / "out" / "report_card.json").read_text("utf-8"))
+    assert card["accuracy"]["n"] == 120
+    rows = samples(tmp_path / "out")
+    assert [row["id"] for row in rows] == ["p60", "p61", "p62"]
+    good = [sum("good" in row[name] for row in rows) for name in ("response_before", "response")]
+    assert good[1] > good[0]
+    assert all("good" in row["best"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": "sigmoid", "label_smoothing": 0.1},
+        {"loss": "robust", "label_smoothing": 0.1},
+        {"loss": "hinge"},
+        {"loss": "ipo", "beta": 0.5},
+        {"pairs": "best_worst", "num_train_epochs": 6.0},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_the_other_settings_learn_too(tmp_path, changes):
+    given = rankings_of(tmp_path, num_train=30, num_held_out=20)
+    config = small(**{"num_train_epochs": 2.0, "save_every": 1000, "num_samples": 0, **changes})
+    metrics = build(config, given, tmp_path / "out")
+    assert metrics["dpo/accuracy"] > 0.75
+    assert metrics["dpo/pairs"] == (30 if "pairs" in changes else 90)
+    assert {p.dtype for p in load_policy(tmp_path / "out" / "model").model.parameters()} == {
+        torch.float32
+    }
+
+
+def response_nats(model, prompt, response):
+    """Log p(response | prompt) by a plain loop in float64."""
+    logits = model(input_ids=torch.tensor([[*prompt, *response]])).logits[0].detach()
+    chances = torch.softmax(logits, -1)
+    places = range(len(prompt), len(prompt) + len(response))
+    said = zip(places, response, strict=True)
+    return sum(math.log(chances[t - 1, token]) for t, token in said)
+
+
+def test_measured_rewards_are_those_of_the_published_policy(given, whole):
+    out, metrics, _ = whole
+    start, end = load_policy(given["policy"].file("model")), load_policy(out / "model")
+    start.model.double()
+    end.model.double()
+    held_out = read_records(Preference, given["preferences"].file("validation.jsonl"))
+    split = encode_split(end, held_out, 96, "all", 0)
+    rewards = [
+        [
+            0.1 * (response_nats(end.model, *answer) - response_nats(start.model, *answer))
+            for answer in answers
+        ]
+        for answers in split.answers
+    ]
+    pairs = [(rewards[i][k], rewards[i][m]) for (i, k), (_, m) in split.pairs]
+    assert len(pairs) == 12
+    number = len(pairs)
+    wanted = {
+        "accuracy": sum(better > worse for better, worse in pairs) / number,
+        "loss": sum(math.log1p(math.exp(worse - better)) for better, worse in pairs) / number,
+        "margin": sum(better - worse for better, worse in pairs) / number,
+        "rewards_chosen": sum(better for better, _ in pairs) / number,
+        "rewards_rejected": sum(worse for _, worse in pairs) / number,
+    }
+    for name, value in wanted.items():
+        assert metrics[f"dpo/{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_the_first_batch_is_logged_as_it_was_before_the_step(whole):
+    rows = whole[2]
+    assert sorted(rows) == list(range(1, 7))
+    assert rows[1]["dpo/train_loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_dropout_in_the_models_config_changes_nothing(given, whole, tmp_path):
+    policy = load_policy(given["policy"].file("model"))
+    save_policy(policy, tmp_path / "policy" / "model")
+    path = tmp_path / "policy" / "model" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    assert "attention_dropout" in config
+    path.write_text(json.dumps(config | {"attention_dropout": 0.5}), "utf-8")
+    with_dropout = {**given, "policy": Artifact.of(tmp_path / "policy", "sft")}
+    assert build(small(), with_dropout, tmp_path / "out") == whole[1]
+    assert weights(tmp_path / "out") == weights(whole[0])
+
+
+def test_the_micro_batch_changes_rounding_only(given, whole, tmp_path):
+    metrics = build(small(), given, tmp_path, RuntimeConfig(device="cpu", micro_batch_size=1))
+    assert metrics["dpo/loss"] == pytest.approx(whole[1]["dpo/loss"], abs=1e-4)
+
+
+def test_activations_that_are_computed_again_change_rounding_only(given, whole, tmp_path):
+    runtime = dataclasses.replace(CPU, gradient_checkpointing=True)
+    metrics = build(small(), given, tmp_path, runtime)
+    assert metrics["dpo/loss"] == pytest.approx(whole[1]["dpo/loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 6])
+def test_stopped_and_resumed_gives_the_same_bytes(given, whole, tmp_path, stop_at):
+    out, tracker = tmp_path / "out", StoppingTracker()
+    with pytest.raises(Stop):
+        build(small(), given, out, tracker=StoppingTracker(stop_at))
+    begun = newest(out / "checkpoints")
+    assert (begun[0] if begun else 0) == (stop_at - 1) // 3 * 3
+    broken = out / "checkpoints" / f"checkpoint-{stop_at}"
+    broken.mkdir(exist_ok=True)
+    (broken / "model.safetensors").write_bytes(b"half a file")
+    torch.manual_seed(1234)  # another process has other random numbers
+    metrics = build(small(), given, out, tracker=tracker)
+    assert metrics == whole[1]
+    same_files(out, whole[0])
+    assert all(row == whole[2][step] for step, row in tracker.rows.items())
+    assert min(tracker.rows) == (stop_at - 1) // 3 * 3 + 1
+
+
+def same_files(out, other):
+    assert weights(out) == weights(other)
+    for name in ("samples.jsonl", "report_card.json", "notes.json"):
+        assert (out / name).read_bytes() == (other / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from tiny_preferences import StoppingTracker, build, small
+from pathlib import Path
+from plumbrule.artifacts import Artifact
+
+class Killed(StoppingTracker):
+    def log(self, metrics, update):
+        if update == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+given = {{"policy": Artifact.of({policy!r}, "sft"),
+          "preferences": Artifact.of({preferences!r}, "data")}}
+build(small(), given, Path({out!r}), tracker=Killed())
+"""
+
+
+@pytest.mark.slow
+def test_killed_for_real_and_resumed_gives_the_same_bytes(given, whole, tmp_path):
+    out = tmp_path / "out"
+    places = {name: str(artifact.path) for name, artifact in given.items()}
+    code = KILLED.format(tests=str(sys.path[0]), out=str(out), **places)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert newest(out / "checkpoints")[0] == 3
+    assert not (out / "model").exists()
+    assert build(small(), given, out) == whole[1]
+    same_files(out, whole[0])
+
+
+def test_an_adapter_is_published_without_its_base_and_resumes_too(given, tmp_path):
+    config = small(adapter=AdapterConfig(rank=2), learning_rate=1e-2)
+    metrics = build(config, given, tmp_path / "whole")
+    with pytest.raises(Stop):
+        build(config, given, tmp_path / "out", tracker=StoppingTracker(5))
+    assert build(config, given, tmp_path / "out") == metrics
+    names = ("whole", "out")
+    files = [tmp_path / name / "model" / "adapter_model.safetensors" for name in names]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (tmp_path / "out" / "model" / "model.safetensors").exists()
+    assert not (tmp_path / "out" / "model" / "ref").exists()
+    policy = load_policy(tmp_path / "out" / "model")
+    for row in samples(tmp_path / "out"):
+        prompt = policy.encode(chat(row["prompt"].removeprefix("user: ")))
+        ids = policy.encode_response(row["best"])
+        start = load_policy(given["policy"].file("model"))
+        after, before = (response_nats(p.model, prompt, ids) for p in (policy, start))
+        assert after != pytest.approx(before, abs=1e-3)  # the adapter is loaded, and does something
+
+
+def test_no_epochs_leave_the_policy_as_it_was(given, tmp_path):
+    metrics = build(small(num_train_epochs=0.0), given, tmp_path)
+    assert metrics["dpo/accuracy"] == 0.5
+    assert metrics["dpo/loss"] == pytest.approx(math.log(2))
+    assert metrics["dpo/rewards_chosen"] == metrics["dpo/rewards_rejected"] == 0.0
+    start = (given["policy"].path / "model" / "model.safetensors").read_bytes()
+    assert weights(tmp_path) == start
+    assert all(row["response"] == row["response_before"] for row in samples(tmp_path))
+
+
+def test_rounds_of_feedback_are_learned_from_together(tmp_path):
+    given = rankings_of(tmp_path, 4, 2)
+    more = saved_rankings(tmp_path / "more", 10, 4)
+    fresh = [r for r in read_records(Preference, more / "records.jsonl") if int(r.id[1:]) >= 6]
+    write_records(fresh, more / "records.jsonl")
+    given["preferences_1"] = Artifact.of(more, "data")
+    metrics = build(small(), given, tmp_path / "out")
+    assert metrics["dpo/pairs"] == 3 * (4 + 4)
+    card = json.loads((tmp_path / "out" / "report_card.json").read_text("utf-8"))
+    assert card["num_prompts"] == 6
+
+
+# What is left out, refused, said and published
+
+
+def test_pairs_that_are_too_long_are_counted_and_said(tmp_path):
+    given = rankings_of(tmp_path, 6, 3)
+    long = " ".join(WORDS * 30)
+    rewrite(given, lambda rows: rows[0]["responses"].__setitem__(0, long))  # 2 of 3 pairs
+    rewrite(given, lambda rows: rows[1]["responses"].__setitem__(0, long), "validation.jsonl")
+    metrics = build(small(), given, tmp_path / "out")
+    assert metrics["dpo/pairs"] == 3 * 6 - 2
+    assert metrics["dpo/pairs_too_long"] == 4
+    assert notes(tmp_path / "out")[0] == (
+        "4 pairs were left out: a prompt with its answer exceeds 96 tokens."
+    )
+    card = json.loads((tmp_path / "out" / "report_card.json").read_text("utf-8"))
+    assert card["accuracy"]["n"] == 7
+
+
+def test_everything_too_long_is_refused_with_the_limit(given, tmp_path):
+    with pytest.raises(DataError, match=r"at least one pair must fit 9 tokens.*\(24 are longer"):
+        build(small(max_tokens=9), given, tmp_path)
+
+
+def test_ties_alone_are_refused_before_a_model_loads(tmp_path):
+    given = rankings_of(tmp_path, 6, 3)
+    rewrite(given, lambda rows: [row.update(ranks=[1, 1, 1], scores=None) for row in rows])
+    rewrite(given, lambda rows: [row.pop("scores") for row in rows])
+    absent = {**given, "policy": Artifact.of(tmp_path / "nowhere", "sft")}
+    with pytest.raises(DataError, match=r"rankings \(=6\) must hold an answer that is ranked"):
+        build(small(), absent, tmp_path / "out")
+
+
+def test_no_rankings_are_refused(tmp_path):
+    given = rankings_of(tmp_path, 2, 3)
+    given["preferences"].file("records.jsonl").write_text("", "utf-8")
+    with pytest.raises(DataError, match=r"records.jsonl.*rankings \(=0\) must hold"):
+        build(small(), given, tmp_path / "out")
+
+
+def test_without_held_out_pairs_it_trains_and_says_what_is_not_known(tmp_path):
+    given = rankings_of(tmp_path, 4, 2)
+    given["preferences"].file("validation.jsonl").write_text("", "utf-8")
+    metrics = build(small(), given, tmp_path / "out")
+    assert set(metrics) == {"dpo/pairs", "dpo/pairs_too_long"}
+    assert notes(tmp_path / "out") == [
+        "No held-out pair was there to measure, so the accuracy is not known."
+    ]
+
+
+def test_a_held_out_prompt_that_is_trained_on_is_refused(tmp_path):
+    given = rankings_of(tmp_path, 6, 4)
+    given["preferences_1"] = Artifact.of(saved_rankings(tmp_path / "more", 8, 2), "data")
+    with pytest.raises(DataError, match=r"2 held-out prompt\(s\), such as p6, must not be"):
+        build(small(), given, tmp_path / "out")
+
+
+def test_an_adapter_as_policy_is_refused(given, tmp_path):
+    build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "adapter")
+    given = {**given, "policy": Artifact.of(tmp_path / "adapter", "dpo")}
+    with pytest.raises(ConfigError, match=r"policy \(=dpo\) must be a whole model.*merge it"):
+        build(small(), given, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"dpo.adapter.rank must be 0 for a policy that is an"):
+        build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "out")
+
+
+def test_that_better_answers_became_less_likely_is_said():
+    means = {"dpo/rewards_chosen": -0.4, "dpo/rewards_rejected": -1.23}
+    both_fell = {"dpo/accuracy": 0.9, "dpo/pairs_too_long": 0.0, **means}
+    (said,) = dpo.notes(both_fell, 0, 96)
+    assert "mean reward is -0.4, that of the worse ones -1.23" in said
+    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 0, 96) == []
+    assert dpo.notes({**both_fell, "dpo/rewards_chosen": 0.1}, 2, 96) == [
+        "2 pairs were left out: an answer was cut before its first token."
+    ]
+
+
+def test_a_training_that_ends_in_nan_stops_the_stage(given, tmp_path, monkeypatch):
+    """The last step itself may do it, whose loss was still a number."""
+    taken = AdamW.step
+
+    def ruin(self, closure=None):
+        found = taken(self, closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(math.nan)
+        return found
+
+    monkeypatch.setattr(AdamW, "step", ruin)
+    config = small(batch_size=24)  # one step
+    with pytest.raises(TrainingError, match=r"log-probs of 12 answers must be finite; lower dpo"):
+        build(config, given, tmp_path / "out")
+
+
+def test_a_model_of_nans_stops_the_stage(given, tmp_path):
+    broken = load_policy(given["policy"].file("model"))
+    with torch.no_grad():
+        broken.model.model.norm.weight.fill_(math.nan)
+    save_policy(broken, tmp_path / "policy" / "model")
+    given = {**given, "policy": Artifact.of(tmp_path / "policy", "sft")}
+    with pytest.raises(TrainingError, match=r"log-probs of 24 answers must be finite"):
+        build(small(), given, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": 0.0}, "dpo.beta (=0.0) must lie in"),
+        ({"beta": math.nan}, "dpo.beta (=nan)"),
+        ({"loss": "kto"}, "dpo.loss (=kto) must be one of hinge, ipo, robust, sigmoid"),
+        ({"pairs": "some"}, "dpo.pairs (=some) must be one of all, best_worst"),
+        ({"label_smoothing": 0.5}, "dpo.label_smoothing (=0.5)"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "dpo.label_smoothing (=0.1) must be 0 with"),
+        ({"num_train_epochs": -1.0}, "dpo.num_train_epochs (=-1.0 epochs)"),
+        ({"batch_size": 0}, "dpo.batch_size (=0 pairs)"),
+        ({"learning_rate": 11.0}, "dpo.learning_rate"),
+        ({"warmup_share": 1.1}, "dpo.warmup_share"),
+        ({"adam_epsilon": -1.0}, "dpo.adam_epsilon"),
+        ({"max_grad_norm": 0.0}, "dpo.max_grad_norm"),
+        ({"precision": "float16"}, "dpo.precision (=float16)"),
+        ({"max_tokens": 7}, "dpo.max_tokens (=7 tokens)"),
+        ({"num_samples": -1}, "dpo.num_samples"),
+        ({"max_new_tokens": 0}, "dpo.max_new_tokens"),
+        ({"save_every": 0}, "dpo.save_every (=0 steps)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        small(**changes)
+
+
+def test_what_it_leaves_holds_no_pickle_and_prints_nothing(given, tmp_path, capfd):
+    build(small(), given, tmp_path / "out")
+    assert capfd.readouterr() == ("", "")
+    out = tmp_path / "out"
+    files = [p for p in out.rglob("*") if p.is_file() and "checkpoints" not in p.parts]
+    assert {p.name for p in files} >= {
+        "policy.json",
+        "model.safetensors",
+        "samples.jsonl",
+        "report_card.json",
+        "notes.json",
+    }
+    assert not [p for p in files if p.name.endswith(PICKLES)]
+    assert len(list((out / "checkpoints").glob("checkpoint-*"))) == 2
