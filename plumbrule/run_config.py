@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
+from plumbrule.checks import check
 from plumbrule.config import (
     AtlasConfig,
     GoldConfig,
@@ -30,14 +30,13 @@ from plumbrule.config import (
 from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
-from plumbrule.shipped import shipped_world
 from plumbrule.stages import SECTION
 from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
-from rlhf.reward_config import RequireConfig, RewardConfig
+from rlhf.reward_config import RewardConfig
 from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
@@ -267,190 +266,6 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
             )
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
     return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
-
-
-def check(config: RunConfig, nodes: list[Node]) -> None:
-    """Raise ConfigError for settings that are fine alone and can't run together."""
-    context = config.model.context
-    check_world(config, nodes)
-    read = {node.config.role for node in nodes if node.kind == "data"}
-    for role in config.data:
-        require(
-            role in read,
-            f"data.{role}",
-            config.data[role].format,
-            "be read by a planned node",
-            "choose a model from scratch, such as model=micro: one that is named reads no corpus"
-            if role == "corpus" and config.model.name_or_path is not None
-            else f"point a node at it, such as nodes.rm.inputs.preferences={role}",
-        )
-    for node in nodes:
-        if node.kind in ("feedback", "ppo", "eval"):
-            check_fit(node, context)
-        if node.kind == "eval" and "reference" in node.inputs:
-            require(
-                node.config.sampling.temperature > 0,
-                "eval.sampling.temperature",
-                node.config.sampling.temperature,
-                f"be above 0 where node {node.name} has an input reference",
-                "greedy answers have no KL; raise it or leave the reference out",
-            )
-        if node.kind == "summary":
-            require(
-                bool(node.config.metrics),
-                "summary.metrics",
-                node.config.metrics,
-                f"name what node {node.name} shall summarise",
-                "give headline metrics of its inputs",
-            )
-        by_reward = node.kind == "feedback" and node.config.labeller == "rm"
-        if by_reward or node.kind in ("ppo", "best_of_n", "reject"):
-            check_reward(node)
-            check_averaged(node, nodes)
-        if node.kind == "feedback" and node.config.labeller == "judge":
-            check_judge(node)
-        if node.kind == "ppo":
-            for count, what in (
-                (config.runtime.processes, "runtime.processes"),
-                (node.config.num_mini_batches * config.runtime.processes, "minibatches"),
-            ):
-                require(
-                    node.config.batch_size % count == 0,
-                    "ppo.batch_size",
-                    f"{node.config.batch_size} episodes",
-                    f"divide by {what} (={count})",
-                    "use a multiple of it",
-                )
-        if node.kind == "sft" and "base" not in node.inputs:
-            require(
-                node.config.model.name_or_path is not None,
-                "model.name_or_path",
-                None,
-                "name a model where sft has no base input",
-                "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
-            )
-
-
-def check_world(config: RunConfig, nodes: list[Node]) -> None:
-    """Raise ConfigError unless a shipped model is used in the world that it was taught."""
-    generated = any(node.kind == "data" and node.config.dataset.format == "atlas" for node in nodes)
-    opened = {
-        node.config.model.name_or_path
-        for node in nodes
-        if node.kind == "base" or (node.kind == "sft" and "base" not in node.inputs)
-    } - {None}
-    for name in sorted(opened) if generated else []:
-        for setting, value in shipped_world(name).items():
-            require(
-                getattr(config.atlas, setting) == value,
-                f"atlas.{setting}",
-                getattr(config.atlas, setting),
-                f"be {value} with model.name_or_path={name}, which was taught that world",
-                "train a base of your own with experiment=atlas_world",
-            )
-
-
-def check_fit(node: Node, context: int) -> None:
-    """Raise ConfigError unless a question, its passages and a response can fit the context."""
-    retrieves = "index" in node.inputs and (
-        node.config.retrieval.share > 0 if node.kind != "eval" else "rag" in node.config.conditions
-    )
-    passages = node.config.retrieval.budget_tokens if retrieves else 0
-    response = node.config.sampling.max_new_tokens
-    if node.kind != "eval" and node.config.retrieval.share > 0 and "index" not in node.inputs:
-        raise ConfigError(
-            f"{node.name}: retrieval.share (={node.config.retrieval.share}) must be 0 without an "
-            "index input; set it to 0, or give the node one."
-        )
-    require(
-        passages + response + 8 <= context,
-        f"{node.name}: sampling.max_new_tokens",
-        f"{response} tokens",
-        f"leave room for a prompt: with {passages} tokens of passages it must stay "
-        f"{8} below model.context (={context})",
-        "lower it or retrieval.budget_tokens, or choose a model with a longer context",
-    )
-
-
-def check_reward(node: Node) -> None:
-    """Raise ConfigError unless the reward's terms have what they need."""
-    reward = "feedback.reward" if node.kind == "feedback" else "reward"
-    models = [slot for slot in node.inputs if slot.startswith("rm")]
-    wants = "rm" in node.config.reward.weights
-    rule = node.config.reward.ensemble.rule
-    require(
-        len(models) > 1 or rule == "mean" or not wants,
-        f"{reward}.ensemble.rule",
-        rule,
-        f"be mean where node {node.name} has one rm input",
-        "train more of them with rm.ensemble=3",
-    )
-    require(
-        bool(models) or not wants,
-        f"{reward}.terms",
-        list(node.config.reward.weights),
-        f"not hold rm where node {node.name} has no rm input",
-        "give the node one or choose another reward",
-    )
-    if node.kind == "ppo":
-        require(
-            node.config.stop_at is None or "overoptimisation" in node.inputs,
-            "ppo.stop_at",
-            node.config.stop_at,
-            f"be null where node {node.name} has no input overoptimisation",
-            "give it one, such as +nodes.ppo.inputs.overoptimisation=overoptimisation",
-        )
-        require(
-            bool(models) or node.config.value_init != "rm",
-            "ppo.value_init",
-            node.config.value_init,
-            f"be policy where node {node.name} has no rm input",
-            "change it",
-        )
-        require(
-            wants or node.config.require_rm == RequireConfig(),
-            "ppo.require_rm",
-            "set",
-            f"be left out where the reward of node {node.name} has no term rm",
-            "take it out",
-        )
-    token = node.config.reward.http.token_env
-    require(
-        "http" not in node.config.reward.weights or token is None or bool(os.environ.get(token)),
-        f"{reward}.http.token_env",
-        token,
-        "name an environment variable that is set",
-        "set it, or leave the setting out",
-    )
-
-
-def check_judge(node: Node) -> None:
-    """Raise ConfigError unless a feedback node has one judge: a model by name, or an input."""
-    named, given = node.config.judge.name_or_path, node.inputs.get("judge")
-    require(
-        (named is None) != (given is None),
-        "feedback.judge.name_or_path",
-        named,
-        f"name a model if and only if node {node.name} has no judge input (={given})",
-        f"name one, or point the node at a policy: nodes.{node.name}.inputs.judge=sft"
-        if named is None
-        else f"take one of the two out: nodes.{node.name}.inputs.judge=null",
-    )
-
-
-def check_averaged(node: Node, nodes: list[Node]) -> None:
-    """Raise ConfigError if weights are to be averaged over models of different starts."""
-    if node.config.reward.ensemble.rule != "weights":
-        return
-    by_name = {other.name: other for other in nodes}
-    starts = {by_name[s].inputs["policy"] for slot, s in node.inputs.items() if slot[:2] == "rm"}
-    require(
-        len(starts) < 2,
-        "reward.ensemble.rule",
-        "weights",
-        f"not be used where reward models start from several policies (={sorted(starts)})",
-        "use mean, worst or uncertainty, or rm.ensemble_from=head",
-    )
 
 
 def _one_line(error: Exception) -> str:

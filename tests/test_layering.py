@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"sft", "rlhf", "rag", "eval"}
 ROOF = {
+    "checks.py",
     "run_config.py",
     "stages.py",
 }
