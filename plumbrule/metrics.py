@@ -193,8 +193,9 @@ METRICS: dict[str, tuple[str, str]] = {
 def describe(name: str) -> tuple[str, str]:
     """Return (unit, meaning) of a metric, or of the metric that it is a case of; else two blanks.
 
-    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`.
+    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, and `summary/rm/ece_pairs` of `rm/ece`.
     """
+    name = name.removeprefix("summary/")
     while name not in METRICS and "_" in name:
         name = name.rpartition("_")[0]
     return METRICS.get(name, ("", ""))

@@ -47,6 +47,15 @@ HEADLINE = (
     "eval/confident_wrong_dpo_rag",
 )
 """Metrics that a finished run prints, where it has them."""
+HEADLINE_FAMILIES = (
+    "best_of_n/utility_gain",
+    "methods/gold_gain_",
+    "methods/kl_",
+    "overoptimisation/peak_kl_",
+    "overoptimisation/decline_",
+    "summary/",
+)
+"""Beginnings of further ones, whose ends depend on the experiment."""
 
 
 def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, Any]:
@@ -91,11 +100,21 @@ def close(
     return {
         **opening(config, overrides, run_id),
         "state": "done",
-        "headline": [name for name in HEADLINE if name in metrics],
+        "headline": headline_of(metrics),
         "metrics": metrics,
         "nodes": nodes,
         "config": as_json(replace(config, run=replace(config.run, store=None))),
     }
+
+
+def headline_of(metrics: Mapping[str, float]) -> list[str]:
+    """Return the names of the metrics that a finished run prints; bounds stand beside them."""
+    families = [
+        name
+        for name in metrics
+        if name.startswith(HEADLINE_FAMILIES) and not name.endswith(("_low", "_high"))
+    ]
+    return [name for name in HEADLINE if name in metrics] + families
 
 
 def merge_metrics(

@@ -114,6 +114,12 @@ def _guarded(command: Callable[[], Any]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         say(f"error: {explain(error, sys.argv[1:])}")
         return 2
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        group = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "group")
+        say(f"error: {group} (=null) must name a file of conf/{group}; ~{group} leaves it out.")
+        return 2
     except BrokenPipeError:  # `plumbrule show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plumbrule.metrics import METRICS, describe
-from plumbrule.record import merge_metrics
+from plumbrule.record import headline_of, merge_metrics
 from plumbrule.report import render
 from plumbrule.report.contents import _benchmarks, _comparison
 from plumbrule.report.figures import graph, layers, line_chart, number, reliability
@@ -172,3 +172,16 @@ def test_a_report_card_is_a_table_with_its_reliability(tmp_path: Path) -> None:
     assert "rm: where the time goes" in page
     assert '<td>ref<td class="n">2' in page
     assert "adversarial · longer" in markdown
+
+
+def test_headlines_are_the_known_ones_and_those_of_studies() -> None:
+    metrics = {
+        "summary/rm/ece_pairs": 0.1,
+        "summary/rm/ece_pairs_low": 0.0,
+        "methods/labels_ppo": 3.0,
+        "methods/gold_gain_ppo": 1.0,
+        "sft/loss": 2.0,
+        "sft/rows": 5.0,
+    }
+    assert headline_of(metrics) == ["sft/loss", "summary/rm/ece_pairs", "methods/gold_gain_ppo"]
+    assert describe("summary/rm/ece_pairs") == describe("rm/ece") != ("", "")
