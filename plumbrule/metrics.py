@@ -106,6 +106,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "dpo/margin": ("nats per pair", "held-out, reward of the better answer over the worse"),
     "dpo/rewards_chosen": ("nats", "held-out better answers: beta * log-ratio to the start"),
     "dpo/rewards_rejected": ("nats", "held-out worse answers: beta * log-ratio to the start"),
+    "dpo/kl": ("nats per response", "KL of the policy to its start, k1 estimate"),
     "dpo/pairs": ("pairs", "trained on"),
     "dpo/pairs_too_long": ("pairs", "left out of training or measurement: too many tokens"),
     "dpo/train_loss": ("nats per pair", "mean over the pairs of one optimizer step"),

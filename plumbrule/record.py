@@ -28,6 +28,7 @@ HEADLINE = (
     "dpo/accuracy",
     "dpo/rewards_chosen",
     "dpo/rewards_rejected",
+    "dpo/kl",
     "objective/kl",
     "ppo/gold_gain",
     "ppo/known_accuracy_change_closed",

@@ -12,6 +12,7 @@ start is the reference. TRL's DPOTrainer does the training (`dpo_trainer.py`); t
    reference, so the report card of reward models (`report_card.py`) applies to it. The losses ask
    for the difference of two rewards only, and both may fall: the better answers get less likely
    too, in favour of answers that nobody ranked. `dpo/rewards_chosen` shows it, a note says it.
+   `dpo/kl` is how far the policy moved, on answers that it samples now.
 
 The annotator's confidence is not used: a ranking counts in full or is left out of the data.
 """
@@ -39,11 +40,14 @@ from plumbrule.models import (
     resolve_device,
     save_policy,
 )
+from plumbrule.randomness import row_key
 from plumbrule.records import Preference
 from plumbrule.scoring import causal_lm, trunk
+from plumbrule.statistics import mean_interval
 from plumbrule.tracking import Tracker
 from rlhf.dpo_losses import preference_losses
 from rlhf.dpo_pairs import (
+    Answer,
     Place,
     Split,
     answer_logprobs,
@@ -53,7 +57,7 @@ from rlhf.dpo_pairs import (
 )
 from rlhf.method_config import DPOConfig
 from rlhf.preferences import refuse_leaks
-from rlhf.report_card import ScoredRanking, report_card
+from rlhf.report_card import ScoredRanking, as_json, report_card
 
 
 def run(
@@ -87,11 +91,14 @@ def run(
 
     # 2
     size = runtime.micro_batch_size
-    reference = answer_logprobs(policy, training, training.places(True), size, config.precision)
-    before = answer_logprobs(policy, held_out, held_out.places(False), size)
-    shown = [p for p in unseen if fits(policy, p.messages, p.passages, config.max_new_tokens)]
-    shown = shown[: config.num_samples]
-    answers_before = greedy_answers(policy, shown, config, size)
+    learnt = training.paired()
+    nats = answer_logprobs(policy, list(learnt.values()), size, config.precision)
+    reference = dict(zip(learnt, nats, strict=True))
+    measured = held_out.used()
+    before = answer_logprobs(policy, list(measured.values()), size)
+    asked = [p for p in unseen if fits(policy, p.messages, p.passages, config.max_new_tokens)]
+    shown = asked[: config.num_samples]
+    answers_before = answers_to(policy, shown, config, size)
 
     # 3
     if config.num_train_epochs > 0:
@@ -109,8 +116,9 @@ def run(
 
     # 4
     save_policy(policy, out / "model")
-    after = answer_logprobs(policy, held_out, held_out.places(False), size)
-    logratios = {place: after[place] - nats for place, nats in before.items()}
+    after = answer_logprobs(policy, list(measured.values()), size)
+    gains = [new - old for old, new in zip(before, after, strict=True)]
+    logratios = dict(zip(measured, gains, strict=True))
     metrics = {
         "dpo/pairs": float(len(training.pairs)),
         "dpo/pairs_too_long": float(training.num_too_long + held_out.num_too_long),
@@ -120,7 +128,10 @@ def run(
         card = report_card(scored(held_out, logratios, config.beta))
         write_json(out / "report_card.json", card)
         metrics |= held_out_metrics(held_out, logratios, config) | card_metrics(card)
-    rows = sample_rows(policy, shown, answers_before, greedy_answers(policy, shown, config, size))
+    if sampled := asked[: config.num_kl_prompts]:
+        start = load_policy(inputs["policy"].file("model"), device=device)
+        metrics |= bounded("dpo/kl", kl_to(start, policy, sampled, config, size))
+    rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
     write_samples(out / "samples.jsonl", rows, tracker)
     write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
     return metrics
@@ -128,9 +139,8 @@ def run(
 
 def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]:
     """Return the FLOPs of training and of reading the reference once, as a headline metric."""
-    answers = training.answers
-    paired = [answers[i][k] for pair in training.pairs for i, k in pair]
-    once = [answers[i][k] for i, k in training.places(True)]
+    paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
+    once = training.paired().values()
     trained, read = (
         sum(len(a.prompt) + len(a.response) for a in every) for every in (paired, once)
     )
@@ -211,27 +221,52 @@ def held_out_metrics(
 
 def card_metrics(card: Mapping[str, Any]) -> dict[str, float]:
     """Return the accuracies of a report card, with bounds where they are known."""
-    found = {"accuracy": card["accuracy"]}
+    found = bounded("dpo/accuracy", card["accuracy"])
     if "noise_free" in card:
-        found["accuracy_noise_free"] = card["noise_free"]["accuracy"]
-    return {
-        f"dpo/{name}{end}": number[bound]
-        for name, number in found.items()
-        for end, bound in (("", "value"), ("_low", "low"), ("_high", "high"))
-        if number[bound] is not None
-    }
+        found |= bounded("dpo/accuracy_noise_free", card["noise_free"]["accuracy"])
+    return found
 
 
-def greedy_answers(
-    policy: Policy, shown: Sequence[Preference], config: DPOConfig, rows_per_pass: int
+def bounded(name: str, number: Mapping[str, float | None]) -> dict[str, float]:
+    """Return a metric with `_low` and `_high`, those that are known."""
+    ends = {"": number["value"], "_low": number["low"], "_high": number["high"]}
+    return {f"{name}{end}": value for end, value in ends.items() if value is not None}
+
+
+def kl_to(
+    start: Policy,
+    policy: Policy,
+    asked: Sequence[Preference],
+    config: DPOConfig,
+    rows_per_pass: int,
+) -> dict[str, float | None]:
+    """Return the KL of the policy to `start`, nats per response, with bounds over prompts.
+
+    The mean of log p - log p_start (k1) over one response each to the prompts of rankings, sampled
+    at temperature 1.
+    """
+    samples = answers_to(policy, asked, config, rows_per_pass, temperature=1.0)
+    answers = [
+        Answer(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
+        for p, sample in zip(asked, samples, strict=True)
+    ]
+    nats = answer_logprobs(start, answers, rows_per_pass)
+    gaps = [sum(s.logprobs) - then for s, then in zip(samples, nats, strict=True)]
+    return as_json(mean_interval(gaps, [p.messages for p in asked]))
+
+
+def answers_to(
+    policy: Policy,
+    asked: Sequence[Preference],
+    config: DPOConfig,
+    rows_per_pass: int,
+    temperature: float = 0.0,
 ) -> Sequence[Sample]:
-    """Return the policy's greedy answers to the prompts of rankings."""
-    sampling = SamplingConfig(
-        temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=rows_per_pass
-    )
-    prompts = [policy.encode(p.messages, p.passages) for p in shown]
-    unused_keys = [0] * len(prompts)
-    return generate(policy, prompts, sampling=sampling, keys=unused_keys)
+    """Return one answer of the policy to the prompt of each ranking, greedy or sampled."""
+    sampling = SamplingConfig(temperature, config.max_new_tokens, rows_per_pass)
+    prompts = [policy.encode(p.messages, p.passages) for p in asked]
+    keys = [row_key("dpo sample", config.seed, p.id) for p in asked]
+    return generate(policy, prompts, sampling=sampling, keys=keys)
 
 
 def sample_rows(

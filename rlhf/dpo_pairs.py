@@ -70,11 +70,19 @@ class Split(NamedTuple):
     num_empty: int
     """Pairs of answers that fit, left out because one has no token."""
 
-    def places(self, paired: bool) -> list[Place]:
-        """Return the usable answers, or those of them that stand in a pair."""
-        if paired:
-            return sorted({place for pair in self.pairs for place in pair})
-        return [(i, k) for i, row in enumerate(self.usable) for k, use in enumerate(row) if use]
+    def used(self) -> dict[Place, Answer]:
+        """Return the usable answers."""
+        return {
+            (i, k): self.answers[i][k]
+            for i, row in enumerate(self.usable)
+            for k, use in enumerate(row)
+            if use
+        }
+
+    def paired(self) -> dict[Place, Answer]:
+        """Return the answers that stand in a pair."""
+        places = sorted({place for pair in self.pairs for place in pair})
+        return {(i, k): self.answers[i][k] for i, k in places}
 
 
 def read_preferences(paths: Sequence[Path]) -> list[Preference]:
@@ -175,28 +183,24 @@ def response_logprobs(
 
 @torch.no_grad()
 def answer_logprobs(
-    policy: Policy,
-    split: Split,
-    places: Sequence[Place],
-    rows_per_pass: int,
-    precision: str = "float32",
-) -> dict[Place, float]:
-    """Return log p(response | prompt), nats, of the answers at `places`.
+    policy: Policy, answers: Sequence[Answer], rows_per_pass: int, precision: str = "float32"
+) -> list[float]:
+    """Return log p(response | prompt) of each answer, nats.
 
     Raises: TrainingError: one is NaN or Inf.
     """
     device = policy.model.device
-    answers = [split.answers[i][k] for i, k in places]
     rows = [[*answer.prompt, *answer.response] for answer in answers]
-    found: dict[Place, float] = {}
+    found = [0.0] * len(rows)
     for chosen in buckets([len(row) for row in rows], rows_per_pass):
         tokens, real_mask = pad_rows([rows[i] for i in chosen], policy.pad_id)
         begins = torch.tensor([len(answers[i].prompt) for i in chosen])
         response_mask = real_mask & (torch.arange(tokens.shape[1]) >= begins[:, None])
         batch = (tokens.to(device), real_mask.to(device), response_mask.to(device))
         nats = response_logprobs(policy.model, *batch, precision).tolist()
-        found |= {places[i]: value for i, value in zip(chosen, nats, strict=True)}
-    bad = sum(not math.isfinite(value) for value in found.values())
+        for place, value in zip(chosen, nats, strict=True):
+            found[place] = value
+    bad = sum(not math.isfinite(value) for value in found)
     if bad:
         raise TrainingError(
             f"dpo: the policy's log-probs of {bad} answers must be finite; lower "

@@ -45,7 +45,6 @@ from plumbrule.hf_trainer import (
     quiet,
 )
 from plumbrule.policies import Policy
-from plumbrule.randomness import seed_everything
 from plumbrule.tracking import Tracker
 from rlhf.dpo_losses import preference_losses
 from rlhf.dpo_pairs import Example, response_logprobs
@@ -79,7 +78,6 @@ def train(
     found = checkpoints.newest(saves)
     start = found[0] if found else 0
     tracker.rewind(start)
-    seed_everything(config.seed)
     with quiet(), tracker.progress(steps, "dpo", "steps") as line:
         line.skip(start)
         trainer = make_trainer(

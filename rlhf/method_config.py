@@ -84,8 +84,10 @@ policy's context."""
     """Low-rank adapters that learn in place of the weights."""
     num_samples: int = 16
     """Held-out prompts whose greedy responses, before and after, are shown."""
+    num_kl_prompts: int = 256
+    """Held-out prompts to which one sampled response each measures the KL to the start."""
     max_new_tokens: int = 32
-    """Longest shown response, tokens."""
+    """Longest response that is shown or measured so, tokens."""
     save_every: int = field(default=50, metadata=NOT_HASHED)
     """Steps between checkpoints."""
 
@@ -111,5 +113,6 @@ policy's context."""
         if self.max_tokens is not None:
             require_range("dpo.max_tokens", self.max_tokens, 8, unit="tokens")
         require_range("dpo.num_samples", self.num_samples, 0, unit="prompts")
+        require_range("dpo.num_kl_prompts", self.num_kl_prompts, 0, unit="prompts")
         require_range("dpo.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
         require_range("dpo.save_every", self.save_every, 1, unit="steps")

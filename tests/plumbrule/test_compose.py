@@ -204,6 +204,22 @@ def test_a_model_that_is_named_needs_no_corpus_and_one_from_scratch_does(
     assert [n.name for n in scratch] == ["corpus", "base"]
 
 
+def test_dpo_needs_rankings_and_no_reward_model(composed: Callable) -> None:
+    _, nodes = composed("run.only=dpo", "seed=3", "dpo.beta=0.5")
+    by_name = {node.name: node for node in nodes}
+    assert by_name["dpo"].inputs == {"policy": "sft", "preferences": "feedback"}
+    assert (by_name["dpo"].config.seed, by_name["dpo"].config.beta) == (3, 0.5)
+    assert "rm" not in by_name
+    _, nodes = composed("run.goals=[compare_dpo]")
+    assert [node.name for node in nodes if node.kind == "eval"] == ["eval_sft", "eval_dpo"]
+    # its policy is one like any other, and rounds of feedback have a slot each
+    assert composed(
+        "run.only=again",
+        "+nodes.again={kind: dpo, inputs: "
+        "{policy: dpo, preferences: feedback, preferences_1: preferences}}",
+    )[1]
+
+
 def test_without_retrieval_no_index_is_built(composed: Callable) -> None:
     _, nodes = composed("run.only=ppo", "ppo.retrieval.share=0", "feedback.retrieval.share=0")
     assert "index" not in {n.name for n in nodes}

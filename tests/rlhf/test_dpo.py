@@ -1,4 +1,4 @@
-"""The stage: pairs, what is left out and refused, metrics, resuming, what it leaves behind."""
+"""The stage: metrics, resuming, what is left out, refused, said and left behind."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from tiny_preferences import CPU, Stop, StoppingTracker, build, rankings_of, small, weights
-from tiny_rankings import WORDS, chat, saved_rankings, tiny_policy
+from tiny_rankings import WORDS, chat, saved_rankings
 from torch.optim import AdamW
 
 from plumbrule.artifacts import PICKLES, Artifact
@@ -21,7 +21,7 @@ from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.models import load_policy, save_policy
 from plumbrule.records import Preference, read_records, read_rows, write_records
 from rlhf import dpo
-from rlhf.dpo_pairs import encode_split, pairs_of
+from rlhf.dpo_pairs import encode_split
 
 
 @pytest.fixture(scope="module")
@@ -50,97 +50,6 @@ def samples(out):
 
 def notes(out):
     return json.loads((out / "notes.json").read_text("utf-8"))
-
-
-# Pairs
-
-
-def preference(responses, ranks, **more):
-    return Preference("p", chat("what is it?"), tuple(responses), tuple(ranks), **more)
-
-
-def test_all_pairs_are_those_that_the_ranking_orders_strictly():
-    ranked = preference("abcd", (2, 1, 3, 2))
-    assert set(pairs_of(ranked, "all", 0)) == {(1, 0), (1, 2), (1, 3), (0, 2), (3, 2)}
-    assert pairs_of(ranked, "best_worst", 0) == [(1, 2)]
-    for which in ("all", "best_worst"):
-        assert pairs_of(preference("abc", (1, 1, 1)), which, 0) == []
-
-
-def test_among_equals_the_pair_does_not_depend_on_the_order_of_answers():
-    texts, ranks = ["a", "b", "c", "d", "e"], [1, 1, 2, 3, 3]
-    picked = set()
-    for seed in range(20):
-        ((best, worst),) = pairs_of(preference(texts, ranks), "best_worst", seed)
-        assert (ranks[best], ranks[worst]) == (1, 3)
-        turned = preference(texts[::-1], ranks[::-1])
-        ((other_best, other_worst),) = pairs_of(turned, "best_worst", seed)
-        assert (turned.responses[other_best], turned.responses[other_worst]) == (
-            texts[best],
-            texts[worst],
-        )
-        picked.add((best, worst))
-    assert len(picked) == 4  # and every one of them has its turn
-
-
-@pytest.mark.parametrize("which", ["all", "best_worst"])
-def test_equal_rankings_in_another_order_give_the_same_pairs(tmp_path, which):
-    policy = tiny_policy()
-    folder = saved_rankings(tmp_path, 12, 0)
-    rankings = read_records(Preference, folder / "records.jsonl")
-    rankings[0] = dataclasses.replace(rankings[0], ranks=(1, 1, 2))
-
-    def pairs(given):
-        split = encode_split(policy, given, 96, which, 0)
-        return {tuple(split.answers[i][k] for i, k in pair) for pair in split.pairs}
-
-    assert len(pairs(rankings)) == (35 if which == "all" else 12)
-    assert pairs(rankings[::-1]) == pairs(rankings)
-
-
-def test_passages_stand_in_the_prompt_as_the_policy_encodes_them():
-    policy = tiny_policy()
-    policy.spec = dataclasses.replace(policy.spec, retrieval_template="{passages} so {question}")
-    shown = preference(["red", "blue"], (1, 2), passages=("tall", "warm"))
-    split = encode_split(policy, [shown], 96, "all", 0)
-    prompt = split.answers[0][0].prompt
-    assert list(prompt) == policy.encode(chat("what is it?"), ("tall", "warm"))
-    assert "tall\nwarm so what is it?" in policy.tokenizer.decode(prompt)
-    assert split.answers[0][1].prompt == prompt
-
-
-def test_an_answer_cut_by_its_limit_has_no_terminal_token():
-    policy = tiny_policy()
-    cut = preference(["red", "blue", "warm"], (1, 2, 3), meta={"finished": [True, False, True]})
-    answers = encode_split(policy, [cut], 96, "all", 0).answers[0]
-    assert [a.response[-1] == policy.terminal_id for a in answers] == [True, False, True]
-    assert answers[1].response == tuple(policy.encode_response("blue", terminal=False))
-    wrong = preference(["red", "blue"], (1, 2), meta={"finished": [True]})
-    with pytest.raises(DataError, match=r"p: meta.finished \(=1 values\) must number as many"):
-        encode_split(policy, [wrong], 96, "all", 0)
-
-
-def test_a_pair_that_fits_to_the_token_is_kept():
-    policy, ranked = tiny_policy(), preference(["red", "blue blue blue"], (1, 2))
-    longest = max(
-        len(a.prompt) + len(a.response)
-        for a in encode_split(policy, [ranked], 96, "all", 0).answers[0]
-    )
-    for limit, kept in ((longest, 1), (longest - 1, 0)):
-        split = encode_split(policy, [ranked], limit, "all", 0)
-        assert (len(split.pairs), split.num_too_long) == (kept, 1 - kept)
-
-
-def test_a_blank_answer_is_its_terminal_token_and_a_cut_one_makes_no_pair():
-    policy = tiny_policy()
-    policy.spec = dataclasses.replace(policy.spec, response_prefix="")
-    blank = preference(["red", "", "blue"], (1, 2, 3))
-    split = encode_split(policy, [blank], 96, "all", 0)
-    assert split.answers[0][1].response == (policy.terminal_id,)
-    assert (len(split.pairs), split.num_empty) == (3, 0)
-    cut = dataclasses.replace(blank, meta={"finished": [True, False, True]})
-    split = encode_split(policy, [cut], 96, "all", 0)
-    assert (len(split.pairs), split.num_empty, split.num_too_long) == (1, 2, 0)
 
 
 # Training and what it came to
@@ -224,6 +133,23 @@ def test_measured_rewards_are_those_of_the_published_policy(given, whole):
     }
     for name, value in wanted.items():
         assert metrics[f"dpo/{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_the_kl_is_that_of_the_answers_that_the_policy_samples(given, whole):
+    out, metrics, _ = whole
+    start, end = load_policy(given["policy"].file("model")), load_policy(out / "model")
+    held_out = read_records(Preference, given["preferences"].file("validation.jsonl"))
+    said = dpo.answers_to(end, held_out, small(), 8, temperature=1.0)
+    start.model.double()
+    end.model.double()
+    gaps = []
+    for p, sample in zip(held_out, said, strict=True):
+        prompt = end.encode(p.messages)
+        nats = [response_nats(policy.model, prompt, sample.tokens) for policy in (end, start)]
+        gaps.append(nats[0] - nats[1])
+    assert metrics["dpo/kl"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-4)
+    assert metrics["dpo/kl_low"] < metrics["dpo/kl"] < metrics["dpo/kl_high"]
+    assert dpo.answers_to(end, held_out, small(), 8) != said  # those are greedy
 
 
 def test_the_first_batch_is_logged_as_it_was_before_the_step(whole):
@@ -335,6 +261,7 @@ def test_no_epochs_leave_the_policy_as_it_was(given, tmp_path):
     assert metrics["dpo/accuracy"] == 0.5
     assert metrics["dpo/loss"] == pytest.approx(math.log(2))
     assert metrics["dpo/rewards_chosen"] == metrics["dpo/rewards_rejected"] == 0.0
+    assert metrics["dpo/kl"] == pytest.approx(0.0, abs=1e-5)
     start = (given["policy"].path / "model" / "model.safetensors").read_bytes()
     assert weights(tmp_path) == start
     assert all(row["response"] == row["response_before"] for row in samples(tmp_path))
@@ -397,6 +324,7 @@ def test_without_held_out_pairs_it_trains_and_says_what_is_not_known(tmp_path):
     metrics = build(small(), given, tmp_path / "out")
     assert set(metrics) == {"dpo/pairs", "dpo/pairs_too_long", "cost/training_flops"}
     assert metrics["cost/training_flops"] > 0
+    assert samples(tmp_path / "out") == []
     assert notes(tmp_path / "out") == [
         "No held-out pair was there to measure, so the accuracy is not known."
     ]
@@ -474,6 +402,7 @@ def test_a_model_of_nans_stops_the_stage(given, tmp_path):
         ({"precision": "float16"}, "dpo.precision (=float16)"),
         ({"max_tokens": 7}, "dpo.max_tokens (=7 tokens)"),
         ({"num_samples": -1}, "dpo.num_samples"),
+        ({"num_kl_prompts": -1}, "dpo.num_kl_prompts"),
         ({"max_new_tokens": 0}, "dpo.max_new_tokens"),
         ({"save_every": 0}, "dpo.save_every (=0 steps)"),
     ],

@@ -36,7 +36,8 @@ def split_of(policy, number=5):
 def pairs_for(policy, number=5, reference=None):
     """Return pairs; the reference's log-probs are off by what depends on the answer's length."""
     split = split_of(policy, number)
-    known = answer_logprobs(policy, split, split.places(True), 8)
+    answers = split.paired()
+    known = dict(zip(answers, answer_logprobs(policy, list(answers.values()), 8), strict=True))
     if reference == "exact":
         return examples_of(split, known)
     off = {place: 0.5 * len(split.answers[place[0]][place[1]].response) - 2 for place in known}

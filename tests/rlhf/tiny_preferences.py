@@ -22,6 +22,7 @@ def small(**settings) -> DPOConfig:
         "learning_rate": 3e-3,
         "save_every": 3,
         "num_samples": 3,
+        "num_kl_prompts": 4,
         "max_new_tokens": 6,
         **settings,
     }
