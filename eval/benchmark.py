@@ -9,7 +9,7 @@ was cut in silence would be another benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -154,8 +154,3 @@ def sample_row(benchmark: str, condition: str, episode: Episode, **shown: Any) -
         "response": episode.response,
         **shown,
     }
-
-
-def group_of(prompt_id: str, meta: Mapping[str, Any]) -> str:
-    """Return what a prompt is resampled with: the entity it asks about, else itself."""
-    return str(meta.get("entity") or prompt_id)

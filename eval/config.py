@@ -102,6 +102,8 @@ class SummaryConfig:
 
     metrics: list[str] = field(default_factory=list)
     """Headline metrics that every run has."""
+    baseline: str | None = None
+    """Label of the run that the others are compared with, seed by seed; None: none is."""
     confidence: float = 0.95
     """Of every interval."""
 

@@ -3,9 +3,10 @@
 Each input `policy_<method>` is an evaluation, under some settings and seeds, of a policy that the
 method made; `baseline` are the evaluations of what all of them started from, on the same prompts.
 
-1. Prompts are split in two by their id. On the one half, the validation half, each method's
-   settings are compared and the best is chosen; only the other half is reported, so that a method
-   with more trials gains nothing from luck. A number of trials that differs is noted.
+1. Prompts are split in two by what they ask about (their group). On the one half, the validation
+   half, each method's settings are compared and the best is chosen; only the other half is
+   reported, so that a method with more trials gains nothing from lucky prompts. From lucky training
+   seeds it still does, being in both halves; so a number of trials that differs is noted.
 2. Gold gain is paired with the baseline of the same seed, prompt by prompt; KL is the evaluation's
    own estimate on the same sampled answers, the same for all methods. Over seeds both are means
    with Student's interval; with one seed the interval is a bootstrap over prompts.
@@ -18,19 +19,20 @@ method made; `baseline` are the evaluations of what all of them started from, on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eval.compare import same_terms
 from eval.config import BudgetConfig, MethodsConfig
 from eval.intervals import as_json
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
-from plumbrule.costs import COSTS, lineage, total
-from plumbrule.errors import DataError
+from plumbrule.costs import COSTS, input_of, lineage, total
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.gathered import Gathered, gathered
 from plumbrule.records import read_rows
 from plumbrule.seeds import seed_interval
@@ -43,10 +45,11 @@ Items = dict[tuple[str, str], Mapping[str, Any]]
 
 
 class Half(NamedTuple):
-    """What one half of the prompts says of a policy. gains, kl: per prompt and condition."""
+    """What one half of the prompts says of a policy, per prompt and condition."""
 
     gains: list[float]
     kl: list[float]
+    groups: list[str]
 
 
 class Evaluated(NamedTuple):
@@ -67,11 +70,14 @@ class Trial:
 
     def gain(self, half: str, config: MethodsConfig) -> Interval:
         """Return the gold gain on a half of the prompts."""
-        return over_seeds([run.halves[half].gains for run in self.runs], config)
+        return over_seeds([(h.gains, h.groups) for h in self._halves(half)], config)
 
     def kl(self, half: str, config: MethodsConfig) -> Interval:
         """Return the KL to the baseline on a half of the prompts, nats per response."""
-        return over_seeds([run.halves[half].kl for run in self.runs], config)
+        return over_seeds([(h.kl, h.groups) for h in self._halves(half)], config)
+
+    def _halves(self, half: str) -> list[Half]:
+        return [run.halves[half] for run in self.runs]
 
     def cost(self, name: str) -> float:
         """Return a cost, the mean over seeds."""
@@ -92,22 +98,30 @@ def run(
 ) -> Mapping[str, float]:
     """Compare, choose and write; return `methods/{gold_gain,kl}_<method>` of the chosen trials.
 
-    Raises: DataError: an evaluation without gold or KL, or on other prompts than its baseline.
+    Raises: DataError: an evaluation without gold or KL, to another start or on other prompts than
+    its baseline, or on too few. ConfigError: two gold utilities, two inputs of one trial and seed.
     """
-    baselines = {one.seed: one.artifact for one in gathered(inputs, "baseline")}
+    baselines = gathered(inputs, "baseline")
     by_trial: dict[tuple[str, str], list[Evaluated]] = {}
+    said: list[str] = []
+    asked: set[str] = set()
     for one in gathered(inputs, "policy"):
-        setting = one.label.removeprefix(one.name).strip()
-        method = one.name or one.artifact.kind
-        by_trial.setdefault((method, setting), []).append(evaluated(one, baselines))
+        key = (one.name or one.artifact.kind, one.label.removeprefix(one.name).strip())
+        runs = by_trial.setdefault(key, [])
+        if any(run.seed == one.seed for run in runs):
+            raise ConfigError(f"inputs must have one policy of {' '.join(key)}; rename one.")
+        baseline = baseline_of(one, baselines)
+        said += same_terms(baseline, one.artifact)[1]
+        runs.append(evaluated(one, baseline))
+        asked |= {prompt for prompt, _ in read_items(one.artifact)}
     trials = [Trial(method, setting, runs) for (method, setting), runs in by_trial.items()]
     chosen = choose(trials, config)
-    curve = best_of_n(gathered(inputs, "best_of_n"), config)
+    curve = best_of_n(gathered(inputs, "best_of_n"), asked, config)
     write_json(out / "methods.json", [as_row(t, t in chosen.values(), config) for t in trials])
     write_json(out / "best_of_n.json", curve)
     write_json(out / "tables.json", [table(trials, chosen, config), *curve_tables(curve)])
     write_json(out / "figures.json", [figure(trials, curve, config)])
-    write_json(out / "notes.json", notes(trials, chosen, config))
+    write_json(out / "notes.json", [*notes(trials, chosen, config), *dict.fromkeys(said)])
     metrics: dict[str, float] = {}
     for method, trial in chosen.items():
         for name, interval in (
@@ -120,34 +134,57 @@ def run(
     return metrics
 
 
-def evaluated(one: Gathered, baselines: Mapping[str, Artifact]) -> Evaluated:
+def baseline_of(one: Gathered, baselines: Sequence[Gathered]) -> Artifact:
+    """Return the baseline whose variation is part of a policy's.
+
+    Raises: DataError: none is, or several are.
+    """
+    found = [b for b in baselines if b.variation.items() <= one.variation.items()]
+    if len(found) != 1:
+        what = " ".join(f"{k}={v}" for k, v in one.variation.items()) or "the run"
+        raise DataError(
+            f"inputs must hold one baseline for {what}, not {len(found)}; give the node the "
+            "evaluation of what the policy started from.",
+            one.artifact.path,
+        )
+    return found[0].artifact
+
+
+def evaluated(one: Gathered, baseline: Artifact) -> Evaluated:
     """Return one policy's gains, KL and costs.
 
     Raises: DataError: see `run`.
     """
-    baseline = baselines.get(one.seed)
-    if baseline is None:
-        raise DataError(
-            f"inputs must hold a baseline for seed {one.seed or 'of the run'}; give the node one.",
-            one.artifact.path,
-        )
+    path = one.artifact.path
     before, after = (read_items(artifact) for artifact in (baseline, one.artifact))
     if before.keys() != after.keys():
         raise DataError(
             "an evaluation must be of its baseline's prompts and conditions; give both the same.",
-            one.artifact.path,
+            path,
         )
     lacking = [name for name in ("gold", "kl") if any(name not in row for row in after.values())]
     if lacking:
         raise DataError(
-            f"every prompt must have {' and '.join(lacking)}; {WAYS[lacking[0]]}.",
-            one.artifact.path,
+            f"every prompt must have {' and '.join(lacking)}; {WAYS[lacking[0]]}.", path
+        )
+    if input_of(one.artifact, "reference") != input_of(baseline, "policy"):
+        raise DataError(
+            "the evaluation's reference must be the policy of its baseline, or KL and gain are to "
+            "different starts; give both nodes the same one.",
+            path,
         )
     halves = {}
     for half in HALVES:
-        keys = [key for key in after if half_of(key[0]) == half]
+        keys = [key for key, row in after.items() if half_of(row["group"]) == half]
         gains = [after[key]["gold"] - before[key]["gold"] for key in keys]
-        halves[half] = Half(gains, [after[key]["kl"] for key in keys])
+        groups = [str(after[key]["group"]) for key in keys]
+        if len(set(groups)) < 2:
+            raise DataError(
+                f"the {half} half must have prompts of two groups at least; raise "
+                "eval.max_prompts.",
+                path,
+            )
+        halves[half] = Half(gains, [after[key]["kl"] for key in keys], groups)
     costs = total(one.artifact, "policy", without=lineage(baseline, "policy"))
     return Evaluated(one.seed, halves, costs)
 
@@ -164,17 +201,22 @@ def read_items(artifact: Artifact) -> Items:
     return {(row["id"], row["condition"]): row for _, row in read_rows(path)}
 
 
-def half_of(prompt_id: str) -> str:
-    """Return the half that a prompt belongs to, by a hash of its id."""
-    return HALVES[hashlib.sha256(prompt_id.encode()).digest()[0] % 2]
+def half_of(group: str) -> str:
+    """Return the half that a group of prompts belongs to, by a hash of its name."""
+    return HALVES[hashlib.sha256(group.encode()).digest()[0] % 2]
 
 
-def over_seeds(values: Sequence[Sequence[float]], config: MethodsConfig) -> Interval:
-    """Return the mean of one list of numbers per seed; of one seed, bootstrapped over its items."""
+def over_seeds(
+    values: Sequence[tuple[Sequence[float], Sequence[str]]], config: MethodsConfig
+) -> Interval:
+    """Return the mean of one list of numbers per seed; of one seed, bootstrapped by group.
+
+    Args: values: of each seed the numbers and their groups, (n,) each.
+    """
     if len(values) > 1:
-        return seed_interval([float(np.mean(own)) for own in values], config.confidence)
+        return seed_interval([float(np.mean(own)) for own, _ in values], config.confidence)
     return mean_interval(
-        values[0],
+        *values[0],
         confidence=config.confidence,
         num_resamples=config.num_resamples,
         seed=config.seed,
@@ -197,28 +239,41 @@ def choose(trials: Sequence[Trial], config: MethodsConfig) -> dict[str, Trial]:
     return chosen
 
 
-def best_of_n(given: Sequence[Gathered], config: MethodsConfig) -> list[dict[str, Any]]:
+def best_of_n(
+    given: Sequence[Gathered], asked: Collection[str], config: MethodsConfig
+) -> list[dict[str, Any]]:
     """Return best-of-n's curve over seeds: a row for each name and n.
 
+    Args: asked: ids of the prompts that policies were evaluated on; others are left out.
     Raises: DataError: its answers have no utility.
     """
     by_label: dict[str, list[Mapping[int, list[float]]]] = {}
+    groups: dict[str, list[list[str]]] = {}
     for one in given:
         curve: dict[int, list[float]] = {}
+        whose: list[str] = []
         for _, row in read_rows(one.artifact.file("prompts.jsonl")):
             if "utility" not in row:
                 raise DataError(
                     "answers must have a utility; sample them with labeller=gold.",
                     one.artifact.path,
                 )
-            if half_of(row["id"]) == "test":
+            if half_of(row["group"]) == "test" and row["id"] in asked:
+                whose.append(row["group"])
                 for n, value in zip(row["n"], row["utility"], strict=True):
                     curve.setdefault(int(n), []).append(value - row["utility"][0])
+        if len(set(whose)) < 2:
+            raise DataError(
+                "best-of-n must share prompts of two groups with the evaluations; sample more.",
+                one.artifact.path,
+            )
         by_label.setdefault(one.label, []).append(curve)
+        groups.setdefault(one.label, []).append(whose)
     rows = []
     for label, curves in by_label.items():
         for n in curves[0]:
-            gain = over_seeds([curve[n] for curve in curves], config)
+            pairs = zip(curves, groups[label], strict=True)
+            gain = over_seeds([(curve[n], whose) for curve, whose in pairs], config)
             bound = float(np.log(n) - (n - 1) / n)
             rows.append({"name": label, "n": n, "kl_bound": bound, "gold_gain": as_json(gain)})
     return rows

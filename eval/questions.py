@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.benchmark import Measured, Subject, group_of, respond, sample_row
+from eval.benchmark import Measured, Subject, respond, sample_row
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import judge, normalise, terms
 from plumbrule.errors import DataError
 from plumbrule.protocols import Episode
 from plumbrule.records import BenchmarkItem, Message, Prompt
+from plumbrule.splits import group_of
 
 ANSWERABLE = ("memory", "documents", "nothing")
 METRICS = {

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eval.benchmark import Measured, Subject, answer_all, group_of, sample_row
+from eval.benchmark import Measured, Subject, answer_all, sample_row
 from eval.intervals import Intervals, Metrics, Row, known
 from eval.questions import outcome
 from plumbrule.errors import DataError
 from plumbrule.records import BenchmarkItem, Message, Prompt
+from plumbrule.splits import group_of
 
 CASES = {
     "read": ("read_accuracy", "correct"),

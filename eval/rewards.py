@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.benchmark import Measured, Subject, group_of, sample, sample_row
+from eval.benchmark import Measured, Subject, sample, sample_row
 from eval.divergence import log_ratios
 from eval.intervals import Intervals, Metrics, Row, having, known, point, values
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.records import Prompt
+from plumbrule.splits import group_of
 from plumbrule.statistics import spearman
 
 CORRECTNESS = ("right", "supported", "admits", "wrong")

@@ -41,6 +41,8 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 f"be above 0 where node {node.name} has an input reference",
                 "greedy answers have no KL; raise it or leave the reference out",
             )
+        if node.kind in ("methods", "overoptimisation"):
+            check_gathered(node, nodes)
         if node.kind == "summary":
             require(
                 bool(node.config.metrics),
@@ -74,6 +76,38 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 None,
                 "name a model where sft has no base input",
                 "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
+            )
+
+
+def check_gathered(node: Node, nodes: list[Node]) -> None:
+    """Raise ConfigError unless what a study gathers has what it reads."""
+    by_name = {other.name: other for other in nodes}
+    for slot, source in node.inputs.items():
+        given = by_name[source]
+        if given.kind == "eval" and slot.startswith("policy"):
+            require(
+                "reference" in given.inputs and "prompts" in given.inputs,
+                f"nodes.{node.name}.inputs.{slot}",
+                source,
+                "have inputs prompts and reference, for gold and KL",
+                "give it the policy that the baseline evaluates as reference",
+            )
+        if given.kind == "ppo":
+            require(
+                "gold" in given.config.reward.weights,
+                f"nodes.{node.name}.inputs.{slot}",
+                source,
+                "have the gold utility in its reward, at weight 0 where it shall not count",
+                "add {name: gold, weight: 0} to reward.terms",
+            )
+        if given.kind == "best_of_n":
+            labeller = by_name[given.inputs["samples"]].config.labeller
+            require(
+                labeller == "gold",
+                f"nodes.{node.name}.inputs.{slot}",
+                source,
+                f"choose among answers whose utility is known, not ranked by {labeller}",
+                "use feedback.labeller=gold",
             )
 
 

@@ -4,15 +4,15 @@ cost/generated_tokens  sampled while training or for feedback; not those of an e
 cost/training_flops    2 per token and weight that is read or sampled, 6 where all of the model is
                        trained, 4 with adapters (Kaplan et al. 2020, arXiv:2001.08361, section 2.1);
                        attention, embeddings, heads and reward terms are left out
-cost/labels            rankings that someone or something judged; in a total they count where
-                       something learned from them, which an input `preferences` is
+cost/labels            rankings to train on that someone or something judged (of feedback), or that
+                       were trained on (of what learns from them); a total counts each that was
 
 A stage reports its own. `total` adds up those of an artifact and of all that it was made from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,11 @@ def cost_metrics(**costs: float) -> dict[str, float]:
     return {f"cost/{name}": float(value) for name, value in costs.items()}
 
 
+def input_of(artifact: Artifact, slot: str) -> str | None:
+    """Return the fingerprint of an artifact's input; None where it has none of that name."""
+    return read_manifest(artifact.path, _text(artifact.file(MANIFEST))).inputs.get(slot)
+
+
 def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
     """Return the manifests of an artifact and of all that it was made from, by fingerprint.
 
@@ -52,8 +57,7 @@ def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
     found: dict[str, Manifest] = {}
     todo = [artifact.path.name]
     if slot is not None:
-        manifest = read_manifest(artifact.path, _text(artifact.file(MANIFEST)))
-        todo = [manifest.inputs[slot]]
+        todo = [fingerprint for fingerprint in [input_of(artifact, slot)] if fingerprint]
     while todo:
         fingerprint = todo.pop()
         if fingerprint in found:
@@ -79,18 +83,28 @@ def total(
     Args: slot: the input. without: fingerprints that are not counted, such as what methods share.
     """
     made_from = lineage(artifact, slot)
-    learned = {
-        fingerprint
-        for manifest in made_from.values()
-        for name, fingerprint in manifest.inputs.items()
-        if name.startswith("preferences")
+    manifests = [manifest for key, manifest in made_from.items() if key not in without]
+    found = {
+        name: sum(manifest.metrics.get(f"cost/{name}", 0.0) for manifest in manifests)
+        for name in COSTS
     }
-    found = dict.fromkeys(COSTS, 0.0)
-    for fingerprint in made_from.keys() - set(without):
-        for name in COSTS:
-            if name != "labels" or fingerprint in learned:
-                found[name] += made_from[fingerprint].metrics.get(f"cost/{name}", 0.0)
-    return found
+    return found | {"labels": _labels(manifests, made_from)}
+
+
+def _labels(manifests: Sequence[Manifest], made_from: Mapping[str, Manifest]) -> float:
+    """Return the rankings that some of the manifests' artifacts were trained on, each once.
+
+    Of a source that several learned from, as many count as the one that used most of it can have.
+    """
+    used: dict[str, float] = {}
+    for manifest in manifests:
+        for slot, source in manifest.inputs.items():
+            if slot.startswith("preferences") and source in made_from:
+                metrics = made_from[source].metrics
+                there = metrics.get("cost/labels", metrics.get("data/rows", 0.0))
+                own = min(there, manifest.metrics.get("cost/labels", there))
+                used[source] = max(used.get(source, 0.0), own)
+    return sum(used.values())
 
 
 def _text(path: Path) -> str:

@@ -36,7 +36,7 @@ def expand_ensembles(config: RunConfig, nodes: dict[str, NodeConfig]) -> dict[st
             if node.set.get("ensemble_from", config.rm.ensemble_from) == "base":
                 inputs["policy"] = _policy_of_its_own(config, every, inputs.get("policy"), i)
             seed = int(node.set.get("seed", config.rm.seed)) + i
-            _add(every, member, dataclasses.replace(node, inputs=inputs), seed)
+            _add(every, member, dataclasses.replace(node, inputs=inputs, member_of=name), seed)
         for user, about in every.items():
             every[user] = _with_members(about, name, number)
     return every
@@ -58,9 +58,11 @@ def _policy_of_its_own(
         )
     made = f"{name}_{i}"
     if made not in nodes:
-        _add(nodes, made, nodes[name], int(nodes[name].set.get("seed", config.base.seed)) + i)
+        seed = int(nodes[name].set.get("seed", config.base.seed)) + i
+        _add(nodes, made, dataclasses.replace(nodes[name], member_of=name), seed)
     for sft in reversed(chain):
-        about = dataclasses.replace(nodes[sft], inputs={**nodes[sft].inputs, "base": made})
+        inputs = {**nodes[sft].inputs, "base": made}
+        about = dataclasses.replace(nodes[sft], inputs=inputs, member_of=sft)
         made = f"{sft}_{i}"
         if made not in nodes:
             _add(nodes, made, about, int(about.set.get("seed", config.sft.seed)) + i)

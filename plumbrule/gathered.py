@@ -1,6 +1,6 @@
 """How a stage that gathers reads its inputs: several variations of what the config names once.
 
-The input `policy_rloo` of such a stage, where node `rloo` stands for six, comes as
+The input `policy_rloo` of such a stage, where the node that it names stands for six, comes as
 `policy_rloo@seed=0@kl.coef=0.1` and so on.
 """
 

@@ -23,6 +23,8 @@ class NodeConfig:
     """Delta on the config of the node's kind."""
     each: dict[str, list[Any]] = field(default_factory=dict)
     """Setting, dotted -> values: the node stands for one with each (`plumbrule/variations.py`)."""
+    member_of: str | None = None
+    """The node that it is another member of; an ensemble fills it in."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
     Raises: GraphError: a node is no mapping, has a field that nodes do not have, an unknown kind,
     or an input that its kind does not take; also where no goal needs the node.
     """
-    fields = [f.name for f in dataclasses.fields(NodeConfig)]
+    fields = [f.name for f in dataclasses.fields(NodeConfig) if f.name != "member_of"]
     nodes = {}
     for name, about in given.items():
         if not isinstance(about, Mapping):
@@ -52,6 +54,9 @@ def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
             if key != "kind" and not isinstance(value, Mapping):
                 raise GraphError(f"nodes.{name}.{key} (={value!r}) must be a mapping.")
         nodes[name] = NodeConfig(**about)
+        for axis in nodes[name].each:
+            if not isinstance(axis, str):
+                raise GraphError(f"nodes.{name}.each (={axis!r}) must name settings.")
         kind = nodes[name].kind
         if kind not in STAGES:
             raise GraphError(

@@ -43,7 +43,7 @@ from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 @dataclass
 class RunSection:
-    """How a run is carried out; none of it changes a number."""
+    """How a run is carried out, and for which seeds; no artifact depends on it."""
 
     name: str = "quickstart"
     """Folder under runs/."""

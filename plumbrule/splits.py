@@ -71,3 +71,8 @@ def is_held_out(start: str, share: float, seed: int) -> bool:
     """Return whether the conversation of that (normalised) start belongs to the held-out share."""
     digest = hashlib.sha256(f"split {seed}\n{start}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
+
+
+def group_of(prompt_id: str, meta: Mapping[str, Any]) -> str:
+    """Return what a prompt is resampled with: the entity it asks about, else itself."""
+    return str(meta.get("entity") or prompt_id)

@@ -2,8 +2,8 @@
 
 `ppo: {..., each: {kl.coef: [0.1, 0.2]}}` stands for two nodes, `ppo@kl.coef=0.1` and
 `ppo@kl.coef=0.2`, and so does every node that reads it, directly or not. Several settings are
-combined, each value with each; what two inputs vary alike (by a setting of one name) is one axis,
-so their values go together.
+combined, each value with each; what two inputs inherit from one node is one axis, so its values go
+together. Where several nodes vary a setting of one name, names say whose: `of@ppo.kl.coef=0.1`.
 
 `run.seeds: [0, 1, 2]` stands for the graph of each seed, just as `seed=0`, `seed=1` and `seed=2`
 would compose it. A node that no seed reaches, like the data, stays one.
@@ -15,6 +15,7 @@ slot's name with the variation behind it. `plumbrule/gathered.py` reads those na
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -47,13 +48,14 @@ def vary(
     Raises: GraphError: `each` names a setting without values, one twice, or seed.
     """
     found: dict[str, dict[Variation, Node]] = {}
+    axes = _axes(names, next(iter(graphs.values())))
     for name in names:
         about = next(iter(graphs.values()))[name]
         if any((slot := slot_of(about.kind, s)) and slot.gathers for s in about.inputs):
             seeds = list(graphs)[:1]
         else:
             seeds = list(graphs)
-        cases = [c for s in seeds for c in _cases(name, graphs[s][name], s, found, config_of)]
+        cases = [c for s in seeds for c in _cases(name, graphs[s][name], s, found, config_of, axes)]
         found[name] = {}
         for case in cases:
             alike = [other for other in cases if other.variation == case.variation]
@@ -71,15 +73,20 @@ def _cases(
     seed: int,
     found: Mapping[str, Mapping[Variation, Node]],
     config_of: Callable[[int, str, Mapping[str, Any]], Any],
+    axes: Mapping[tuple[str, str], str],
 ) -> list[Case]:
     """Return what a node stands for under one seed."""
-    cases = []
+    cases: list[Case] = []
+    configs: list[Any] = []
     for own in _own_variations(name, about):
         config = config_of(seed, name, own)
+        if config in configs:
+            raise GraphError(f"nodes.{name}.each (={own}) must give each value once; drop one.")
+        configs.append(config)
         read = _read(about, config)
         kinds = {slot: slot_of(about.kind, slot) for slot in read}
         gathered = {slot for slot, kind in kinds.items() if kind is not None and kind.gathers}
-        variations = [{axis: _text(value) for axis, value in own.items()}]
+        variations = [{axes[name, setting]: _text(value) for setting, value in own.items()}]
         for slot, source in read.items():
             if slot not in gathered:
                 given = [
@@ -90,7 +97,7 @@ def _cases(
             inputs: dict[str, str] = {}
             for slot, source in read.items():
                 for key, node in found[source].items():
-                    if slot in gathered and _agree(dict(key), variation):
+                    if slot in gathered:
                         inputs[slot + suffix_of(key)] = node.name
                     elif slot not in gathered and dict(key).items() <= (
                         {"seed": str(seed), **variation}.items()
@@ -99,6 +106,21 @@ def _cases(
             kept = {axis: value for axis, value in variation.items() if axis != "seed"}
             cases.append(Case(seed, kept, config, inputs))
     return cases
+
+
+def _axes(names: Sequence[str], nodes: Graph) -> dict[tuple[str, str], str]:
+    """Return (node, varied setting) -> how names call it: the setting, with the node if it must.
+
+    Members of an ensemble vary together.
+    """
+    owners = {name: nodes[name].member_of or name for name in names}
+    varied = {(owners[name], setting) for name in names for setting in nodes[name].each}
+    times = Counter(setting for _, setting in varied)
+    return {
+        (name, s): s if times[s] == 1 else f"{owners[name]}.{s}"
+        for name in names
+        for s in nodes[name].each
+    }
 
 
 def _own_variations(name: str, about: NodeConfig) -> list[dict[str, Any]]:
@@ -111,6 +133,11 @@ def _own_variations(name: str, about: NodeConfig) -> list[dict[str, Any]]:
             )
         if axis == "seed":
             raise GraphError(f"nodes.{name}.each (=seed) must leave seeds to run.seeds; set that.")
+        if about.kind == "rm" and axis in ("ensemble", "ensemble_from"):
+            raise GraphError(
+                f"nodes.{name}.each (={axis}) must not vary what members there are; "
+                "write a node for each."
+            )
         if any(SIGN in text for text in texts):
             raise GraphError(f"nodes.{name}.each.{axis} (={values!r}) must not hold {SIGN!r}.")
     combined = itertools.product(*about.each.values())

@@ -29,6 +29,7 @@ import numpy as np
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
+from plumbrule.splits import group_of
 from plumbrule.statistics import mean_interval
 from plumbrule.tracking import Tracker
 from rlhf.answers import AnsweredPrompt, read_answers, score_answers
@@ -164,7 +165,8 @@ def write_prompts(
             if prompt.utilities is not None:
                 columns["utility"] = np.array(prompt.utilities)
             curves = {k: [best_of(n, scores, v) for n in wanted] for k, v in columns.items()}
-            row = {"id": prompt.prompt.id, "n": list(wanted), **curves}
+            group = group_of(prompt.prompt.id, prompt.prompt.meta)
+            row = {"id": prompt.prompt.id, "group": group, "n": list(wanted), **curves}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -138,7 +138,7 @@ def run(
 
 
 def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]:
-    """Return the FLOPs of training and of reading the reference once, as a headline metric."""
+    """Return the FLOPs of training and of reading the reference once, and the rankings."""
     paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
     once = training.paired().values()
     trained, read = (
@@ -148,7 +148,7 @@ def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]
     flops = (each * trained * config.num_train_epochs + READ * read) * num_weights(
         trunk(policy.model)
     )
-    return cost_metrics(training_flops=flops)
+    return cost_metrics(training_flops=flops, labels=len(training.preferences))
 
 
 def refuse_ties_alone(preferences: Sequence[Preference], path: Path) -> None:

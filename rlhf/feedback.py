@@ -54,7 +54,7 @@ def run(
     # 2 rankings
     labels = label(questions, answers, config, inputs, runtime, out, tracker)
     metrics = measure(answers, labels.judged) | labels.metrics
-    metrics |= cost(answers, int(metrics["feedback/prompts"]), size)
+    metrics |= cost(questions, answers, labels.judged, size)
     for split, name in SPLITS.items():
         pairs = zip(questions, labels.judged, strict=True)
         kept = [j.preference for q, j in pairs if q.split == split and j.preference is not None]
@@ -84,15 +84,26 @@ def answered(
     return questions, answers, num_too_long, num_weights(trunk(policy.model))
 
 
-def cost(answers: Sequence[Sequence[Answer]], num_rankings: int, size: int) -> dict[str, float]:
-    """Return what answers and rankings cost as headline metrics; a prompt is read once.
+def cost(
+    questions: Sequence[Question],
+    answers: Sequence[Sequence[Answer]],
+    judged: Sequence[Judged],
+    size: int,
+) -> dict[str, float]:
+    """Return what answers and rankings to train on cost, as headline metrics.
 
+    Held-out ones serve to measure and cost nothing here. A prompt is read once for all its answers.
     Args: size: weights of the policy.
     """
-    sampled = sum(answer.num_tokens for row in answers for answer in row)
-    read = sum(row[0].num_prompt_tokens for row in answers)
-    flops = READ * size * (read + sampled)
-    return cost_metrics(generated_tokens=sampled, training_flops=flops, labels=num_rankings)
+    rows = [row for q, row in zip(questions, answers, strict=True) if q.split == "train"]
+    kept = [j for q, j in zip(questions, judged, strict=True) if q.split == "train"]
+    sampled = sum(answer.num_tokens for row in rows for answer in row)
+    read = sum(row[0].num_prompt_tokens for row in rows)
+    return cost_metrics(
+        generated_tokens=sampled,
+        training_flops=READ * size * (read + sampled),
+        labels=sum(j.preference is not None for j in kept),
+    )
 
 
 def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> dict[str, float]:

@@ -218,11 +218,12 @@ def extremes(series: Series) -> tuple[tuple[str, str], tuple[float, str, str]]:
     points are noisy: the best of many noisy ones would be too good.
     """
     length = min(len(run.proxy) for run in series.runs)
+    fitted_level = series.fit.coefficients.level if series.fit is not None else None
     distance, gold, proxy = (
         np.mean([values(run)[:length] for run in series.runs], 0)
         for values in (
             lambda run: run.curve.distances,
-            lambda run: run.curve.means() - run.curve.means()[0],
+            lambda run: gains(run, fitted_level),
             lambda run: run.proxy - run.proxy[0],
         )
     )
@@ -233,6 +234,12 @@ def extremes(series: Series) -> tuple[tuple[str, str], tuple[float, str, str]]:
     top = int(np.argmax(gold))
     best = (f"{gold[top]:.3f}", f"{distance[top] ** 2:.2f}")
     return best, (float(distance[-1]), f"{proxy[-1]:.3f}", f"{gold[-1]:.3f}")
+
+
+def gains(run: Run, level: float | None) -> np.ndarray:
+    """Return gold gained over the fitted level (m,), over the first point where none is fitted."""
+    gold = run.curve.means()
+    return gold - (gold[0] if level is None else level)
 
 
 def shown(interval: Interval) -> str:
@@ -255,11 +262,11 @@ def figures(series: Sequence[Series]) -> list[dict[str, Any]]:
         own = [one for one in series if (one.method, one.group) == (method, group)]
         for colour, one in enumerate(own):
             label = one.label or "gold"
-            level = one.fit.coefficients.level if one.fit is not None else 0.0
+            level = one.fit.coefficients.level if one.fit is not None else None
             gold = [
-                (float(d), float(y - level))
+                (float(d), float(y))
                 for run in one.runs
-                for d, y in zip(run.curve.distances, run.curve.means(), strict=True)
+                for d, y in zip(run.curve.distances, gains(run, level), strict=True)
             ]
             lines.append({"name": label, "style": "dots", "colour": colour, "points": gold})
             if one.fit is not None:
@@ -309,5 +316,10 @@ def notes(series: Sequence[Series]) -> list[str]:
         said.append(
             f"No decline of gold within the distance seen: {', '.join(flat)}. A peak beyond it is "
             "extrapolated."
+        )
+    if min(len(one.runs) for one in series) < 3:
+        said.append(
+            "Intervals hold for the runs at hand: with fewer than three seeds they say little "
+            "about others."
         )
     return said

@@ -125,7 +125,7 @@ def run(
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
         **{f"rm/accuracy_{slot}": x["accuracy"]["value"] for slot, x in card["elsewhere"].items()},
-        **training_cost(model, training.rankings, config),
+        **training_cost(model, training, config),
         "rm/loss": card["loss"]["value"],
         "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
@@ -133,14 +133,12 @@ def run(
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def training_cost(
-    model: RewardModel, rankings: Sequence[Ranking], config: RMConfig
-) -> dict[str, float]:
-    """Return the FLOPs of training as a headline metric; labels are counted where they are made."""
+def training_cost(model: RewardModel, training: Split, config: RMConfig) -> dict[str, float]:
+    """Return the FLOPs of training, and the rankings, as headline metrics."""
     each = READ if config.frozen_trunk else ADAPTED if config.adapter.rank else TRAINED
-    tokens = sum(len(row) for ranking in rankings for row in ranking.rows)
+    tokens = sum(len(row) for ranking in training.rankings for row in ranking.rows)
     flops = each * num_weights(model.trunk) * tokens * config.num_train_epochs
-    return cost_metrics(training_flops=flops)
+    return cost_metrics(training_flops=flops, labels=len(training.preferences))
 
 
 def dressed_scorer(

@@ -25,12 +25,15 @@ from plumbrule.statistics import CONFIDENCE, NUM_RESAMPLES, Interval
 
 @dataclass(frozen=True)
 class Law:
-    """One of the two forms. bend: what beta multiplies, of distances (m,)."""
+    """One of the two forms.
+
+    bend: what beta multiplies, of distances (m,). top: where the gain is highest for beta above 0.
+    """
 
     name: str
     formula: str
     bend: Callable[[np.ndarray], np.ndarray]
-    peak: Callable[[float, float], float]
+    top: Callable[[float, float], float]
     has_level: bool
 
 
@@ -38,18 +41,16 @@ def _log_bend(d: np.ndarray) -> np.ndarray:
     return d * np.log(np.maximum(d, 1e-300))
 
 
-def _log_peak(alpha: float, beta: float) -> float:
-    if beta <= 0:
-        return math.inf
-    return math.exp(min(alpha / beta - 1, 700.0))
+def _log_top(alpha: float, beta: float) -> float:
+    return math.exp(min(alpha / beta - 1, 350.0))
 
 
-def _square_peak(alpha: float, beta: float) -> float:
-    return max(alpha, 0.0) / (2 * beta) if beta > 0 else math.inf
+def _square_top(alpha: float, beta: float) -> float:
+    return max(alpha, 0.0) / (2 * beta)
 
 
-REINFORCEMENT = Law("ppo", "d (alpha - beta log d)", _log_bend, _log_peak, has_level=True)
-BEST_OF_N = Law("best_of_n", "d (alpha - beta d)", np.square, _square_peak, has_level=False)
+REINFORCEMENT = Law("ppo", "d (alpha - beta log d)", _log_bend, _log_top, has_level=True)
+BEST_OF_N = Law("best_of_n", "d (alpha - beta d)", np.square, _square_top, has_level=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Curve:
 
 
 class Coefficients(NamedTuple):
-    """One fit. level: of the initial policy; 0 where the law has none."""
+    """One fit. level: gold of the initial policy; 0 where the law has none."""
 
     level: float
     alpha: float
@@ -84,10 +85,12 @@ class Coefficients(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted law with intervals. peak: KL in nats at which gold is highest (inf: nowhere).
+    """A fitted law with intervals.
 
-    height: gold gained there. decline: gold lost from the peak to the largest distance seen; 0
-    where the peak lies beyond it. turns: share of resamples whose peak lies before that distance.
+    peak: KL in nats at which gold is highest: 0 where it falls from the start, inf where the law
+    rises for ever. height: gold gained there. decline: gold lost from the peak to the largest
+    distance seen; 0 where the peak lies beyond it. turns: share of resamples whose peak lies before
+    that distance.
     """
 
     coefficients: Coefficients
@@ -99,19 +102,25 @@ class Fit(NamedTuple):
     turns: float
 
 
+def determined(law: Law, distances: np.ndarray) -> bool:
+    """Return whether a fit to points at these distances has one solution."""
+    different = np.unique(distances)
+    return int((different > 1e-9).sum()) >= 2 and len(different) >= 2 + law.has_level
+
+
 def solve(law: Law, distances: np.ndarray, gold: np.ndarray) -> Coefficients:
     """Return the least-squares fit to points (m,) and (m,).
 
-    Raises: ValueError: fewer different distances than coefficients.
+    Raises: ValueError: too few different distances for its coefficients.
     """
+    if not determined(law, distances):
+        raise ValueError(
+            f"distances (={np.unique(distances).tolist()[:4]}...) must hold two that are not 0, "
+            f"and {2 + law.has_level} different ones, to fit {law.formula}."
+        )
     columns = [distances, -law.bend(distances)]
     if law.has_level:
         columns.insert(0, np.ones_like(distances))
-    if len(np.unique(distances)) < len(columns):
-        raise ValueError(
-            f"distances (={len(np.unique(distances))} different ones) must be at least "
-            f"{len(columns)} to fit {law.formula}."
-        )
     found = np.linalg.lstsq(np.stack(columns, 1), gold, rcond=None)[0]
     level, alpha, beta = found if law.has_level else (0.0, *found)
     return Coefficients(float(level), float(alpha), float(beta))
@@ -132,20 +141,26 @@ def fit(
 ) -> Fit:
     """Return the law fitted to all points of the runs, with bootstrap intervals.
 
-    Runs are drawn with replacement, and the points (or prompts) of each drawn one: so the intervals
-    hold what differs between seeds where there are several. Neighbouring updates of one run are not
-    independent; with a single run its intervals are somewhat too narrow.
+    Runs are drawn with replacement, and the points (or prompts) of each drawn one, so the intervals
+    hold what differs between seeds where there are several. With one run they hold for that run
+    alone, with two for little more (where seeds differ, nominal 95 % covered 42 % and 73 % of
+    planted coefficients, 90 % with three and 96 % with five). Neighbouring updates of one run are
+    not independent, which makes them narrower still.
     Raises: ValueError: too few points.
     """
     far = max(float(run.distances.max()) for run in runs)
     whole = solve(law, *_pooled([(run.distances, run.means()) for run in runs]))
     random = np.random.default_rng(seed)
     rows: list[tuple[float, ...]] = []
-    while len(rows) < num_resamples:
+    for _ in range(10 * num_resamples):  # nearly all draws can be fitted
         chosen = random.integers(len(runs), size=len(runs))
         points = _pooled([runs[i].redrawn(random) for i in chosen])
-        if len(np.unique(points[0])) > 2:
+        if determined(law, points[0]):
             rows.append(_summary(law, solve(law, *points), far))
+        if len(rows) == num_resamples:
+            break
+    if len(rows) < num_resamples:
+        raise ValueError(f"points (={len(runs[0].distances)}) must be more, to be drawn anew.")
     drawn = np.array(rows)
     edge = 100 * (1 - confidence) / 2
     number = len(_pooled([(run.distances, run.means()) for run in runs])[0])
@@ -157,11 +172,17 @@ def fit(
     return Fit(whole, alpha, beta, peak, height, decline, turns)
 
 
+def peak_of(law: Law, found: Coefficients, far: float) -> float:
+    """Return the distance at which the fitted gain is highest: 0 and inf as `Fit` says."""
+    if found.beta > 0:
+        return law.top(found.alpha, found.beta)
+    return math.inf if gained(law, found, np.array([far]))[0] >= 0 else 0.0
+
+
 def _summary(law: Law, found: Coefficients, far: float) -> tuple[float, float, float, float, float]:
     """Return alpha, beta, KL of the peak, gain there, and what is lost until `far`."""
-    peak = law.peak(found.alpha, found.beta)
-    ends = np.array([min(peak, far), far])
-    at, last = gained(law, found, ends)
+    peak = peak_of(law, found, far)
+    at, last = gained(law, found, np.array([min(peak, far), far]))
     height = float(gained(law, found, np.array([peak]))[0]) if peak < 1e6 else math.inf
     decline = float(at - last) if peak < far else 0.0
     return found.alpha, found.beta, min(peak, 1e150) ** 2, height, decline

@@ -72,13 +72,17 @@ def num_actions(rows: Sequence[Mapping[str, Any]], config: PPOConfig) -> float:
 
 
 def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -> float:
-    """Return the useful FLOPs of the updates in a run's log, of all processes."""
+    """Return the useful FLOPs of the updates in a run's log, of all processes.
+
+    The sampler reads a prompt once for all its responses.
+    """
     total = 0.0
     for row in rows:
         if "time/update_seconds" in row:
             prompt, response = (row[f"val/{x}_length_tokens"] for x in ("prompt", "response"))
             whole = work.policy + work.ref + work.value + work.stem + work.update
-            one = work.prefill * prompt + work.decode * response + whole * (prompt + response)
+            prefill = work.prefill * prompt / config.samples_per_prompt
+            one = prefill + work.decode * response + whole * (prompt + response)
             total += float(one) * config.batch_size
     return total
 

@@ -37,7 +37,8 @@ def limit_of(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Limit | None:
 def predicted_peak(study: Artifact, series: str | None) -> float:
     """Return the KL at which a study predicts the highest gold score.
 
-    Raises: ConfigError: no such series of PPO, several to choose from, or one without a peak.
+    Raises: ConfigError: no such series of PPO, several to choose from, or one without a peak, or
+    with one that most resamples put beyond what the study saw.
     """
     fits = json.loads(study.file("fits.json").read_text(encoding="utf-8"))
     known = {row["series"]: row for row in fits if row["method"] == "ppo"}
@@ -53,6 +54,12 @@ def predicted_peak(study: Artifact, series: str | None) -> float:
         raise ConfigError(
             f"ppo.stop_at (=predicted_peak) must be null for the series {series!r}: its fit has no "
             "peak. Choose another series, or ppo.early_stop.run_kl."
+        )
+    if known[series]["turns"] < 0.5:
+        raise ConfigError(
+            f"ppo.stop_at (=predicted_peak) must be null for the series {series!r}: the study saw "
+            f"no decline, its peak at {peak:.3g} nats is extrapolated. Use ppo.early_stop.run_kl "
+            "to stop there all the same."
         )
     return float(peak)
 

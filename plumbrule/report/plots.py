@@ -22,7 +22,7 @@ NUM_COLOURS = 8
 def plot(figure: Mapping[str, Any]) -> str:
     """Return a figure as SVG; "" where it has no point."""
     series = [one for one in figure["series"] if one["points"]]
-    ends = [tuple(p) for one in series for p in one["points"]]
+    ends = [tuple(p) for one in series for p in one["points"] if _drawn(p)]
     if not ends:
         return ""
     xs = [p[0] for p in ends]
@@ -51,6 +51,11 @@ def legend(figure: Mapping[str, Any]) -> list[tuple[str, str]]:
         for one in figure["series"]
         if one["name"] and one["points"]
     ]
+
+
+def _drawn(point: Sequence[float | None]) -> bool:
+    """Return whether a point has a place."""
+    return all(x is not None and math.isfinite(x) for x in point[:2])
 
 
 def _axis(values: Sequence[float]) -> list[float]:
@@ -85,14 +90,15 @@ def _grid(across: Sequence[float], up: Sequence[float], at: Any) -> str:
 
 def _series(one: Mapping[str, Any], at: Any) -> str:
     colour = f"c{int(one['colour']) % NUM_COLOURS}"
+    points = [point for point in one["points"] if _drawn(point)]
     if one["style"] in ("line", "dashes"):
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in one["points"]))
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in points))
         return f'<polyline class="{one["style"]} {colour}" points="{line}"/>'
     marks = []
-    for point in one["points"]:
+    for point in points:
         x, y = at(point[0], point[1])
         title = f"{one['name']}: {number(point[0])}, {number(point[1])}".removeprefix(": ")
-        if len(point) == 4 and None not in point[2:]:
+        if len(point) == 4 and all(y is not None and math.isfinite(y) for y in point[2:]):
             low, high = (at(point[0], end)[1] for end in point[2:])
             title += f" [{number(point[2])}, {number(point[3])}]"
             marks.append(

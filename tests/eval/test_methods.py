@@ -22,6 +22,7 @@ from plumbrule.tracking import FileTracker
 
 IDS = [f"p{i}" for i in range(40)]
 TEST = [name for name in IDS if half_of(name) == "test"]
+SETTINGS = {"gold": {"right": 1.0}, "seed": 0}
 
 
 class World:
@@ -45,7 +46,10 @@ class World:
 
     def evaluation(self, policy: Artifact, gold: dict[str, float], kl: float, **also) -> Artifact:
         """Publish an evaluation of a policy whose prompts have these gold scores."""
-        artifact = self.add("eval", {"policy": policy, **also})
+        start = also.pop("reference", policy)
+        artifact = self.add("eval", {"policy": policy, "reference": start, **also})
+        about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": SETTINGS}
+        write_json(artifact.path / "evaluated.json", about)
         rows = [
             {"id": name, "group": name, "condition": "closed", "gold": value, "kl": kl}
             for name, value in gold.items()
@@ -86,9 +90,11 @@ def inputs(world: World) -> dict[str, Artifact]:
             )
             gold = scores(*(g + shift for g in gain))
             slot = f"policy_ppo@seed={seed}@kl.coef={coef}"
-            found[slot] = world.evaluation(ppo, gold, kl, rm=rm)
+            found[slot] = world.evaluation(ppo, gold, kl, rm=rm, reference=sft)
         dpo = world.add("dpo", {"policy": sft, "preferences": feedback}, training_flops=2e6)
-        found[f"policy_dpo@seed={seed}"] = world.evaluation(dpo, scores(0.3, 0.3), 1.0, rm=rm)
+        found[f"policy_dpo@seed={seed}"] = world.evaluation(
+            dpo, scores(0.3, 0.3), 1.0, rm=rm, reference=sft
+        )
     return found
 
 
@@ -157,7 +163,9 @@ def test_one_seed_has_an_interval_over_prompts(inputs, tmp_path, world) -> None:
     spread = {name: (1.0 if i % 2 else -1.0) for i, name in enumerate(IDS)}
     found = {
         "baseline": world.evaluation(sft, dict.fromkeys(IDS, 0.0), 0.0),
-        "policy_ppo": world.evaluation(world.add("ppo", {"policy": sft}), spread, 1.0),
+        "policy_ppo": world.evaluation(
+            world.add("ppo", {"policy": sft}), spread, 1.0, reference=sft
+        ),
     }
     metrics = compare(found, tmp_path / "out")
     wide = metrics["methods/gold_gain_ppo_high"] - metrics["methods/gold_gain_ppo_low"]
@@ -169,7 +177,9 @@ def test_one_seed_has_an_interval_over_prompts(inputs, tmp_path, world) -> None:
 def test_best_of_n_stands_beside_them_at_its_bound(inputs, tmp_path, world) -> None:
     for seed in ("0", "1"):
         best = world.add("best_of_n")
-        rows = [{"id": n, "n": [1, 4], "reward": [0, 1], "utility": [1.0, 1.5]} for n in IDS]
+        rows = [
+            {"id": n, "group": n, "n": [1, 4], "reward": [0, 1], "utility": [1.0, 1.5]} for n in IDS
+        ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (best.path / "prompts.jsonl").write_text(text, encoding="utf-8")
         inputs[f"best_of_n@seed={seed}"] = best
@@ -200,14 +210,75 @@ def test_an_evaluation_without_kl_says_how_to_get_it(inputs, tmp_path, world) ->
 
 def test_a_seed_without_a_baseline_is_refused(inputs, tmp_path) -> None:
     del inputs["baseline@seed=1"]
-    with pytest.raises(DataError, match="a baseline for seed 1"):
+    with pytest.raises(DataError, match=r"one baseline for seed=1 kl\.coef=0\.1, not 0"):
         compare(inputs, tmp_path / "out")
+
+
+def test_each_variation_has_the_baseline_of_its_own(world, tmp_path) -> None:
+    """Two starts, of which one is better by 5: each policy gains 1 over its own."""
+    found: dict[str, Artifact] = {}
+    for rate, level in (("a", 0.0), ("b", 5.0)):
+        sft = world.add("sft", training_flops=100)
+        found[f"baseline@rate={rate}"] = world.evaluation(sft, scores(level, level), 0.0)
+        ppo = world.add("ppo", {"policy": sft}, training_flops=1)
+        gold = scores(level + 1, level + 1)
+        found[f"policy_ppo@rate={rate}"] = world.evaluation(ppo, gold, 1.0, reference=sft)
+    compare(found, tmp_path / "out")
+    for row in rows_of(tmp_path / "out").values():
+        assert row["test_gold_gain"]["value"] == pytest.approx(1.0)
+        assert row["training_flops"] == 1
+
+
+def test_another_start_or_another_gold_is_refused(inputs, world, tmp_path) -> None:
+    other = world.evaluation(world.add("ppo"), scores(1, 1), 1.0, reference=world.add("sft"))
+    with pytest.raises(DataError, match="must be the policy of its baseline"):
+        compare({**inputs, "policy_other@seed=0": other}, tmp_path / "out")
+    about = json.loads(inputs["policy_dpo@seed=0"].file("evaluated.json").read_text())
+    about["settings"] = {**SETTINGS, "gold": {"right": 3.0}}
+    write_json(inputs["policy_dpo@seed=0"].path / "evaluated.json", about)
+    with pytest.raises(ConfigError, match=r"eval\.gold\.right"):
+        compare(inputs, tmp_path / "out")
+
+
+def test_conditions_of_one_prompt_are_drawn_together(world, tmp_path) -> None:
+    """Every row twice, under two conditions: the interval stays as wide."""
+    sft = world.add("sft")
+    spread = {name: (1.0 if i % 2 else -1.0) for i, name in enumerate(IDS)}
+    found = {
+        "baseline": world.evaluation(sft, dict.fromkeys(IDS, 0.0), 0.0),
+        "policy_ppo": world.evaluation(
+            world.add("ppo", {"policy": sft}), spread, 1.0, reference=sft
+        ),
+    }
+    once = compare(found, tmp_path / "once")
+    for artifact in found.values():
+        path = artifact.path / "items" / "prompts.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        world.rewrite(artifact, [*rows, *({**row, "condition": "rag"} for row in rows)])
+    twice = compare(found, tmp_path / "twice")
+    for end in ("", "_low", "_high"):
+        name = f"methods/gold_gain_ppo{end}"
+        assert twice[name] == pytest.approx(once[name])
+
+
+def test_too_few_prompts_are_refused(world, tmp_path) -> None:
+    sft = world.add("sft")
+    few = dict.fromkeys(TEST, 1.0)
+    found = {
+        "baseline": world.evaluation(sft, few, 0.0),
+        "policy_ppo": world.evaluation(world.add("ppo"), few, 1.0, reference=sft),
+    }
+    with pytest.raises(DataError, match="the validation half must have prompts of two groups"):
+        compare(found, tmp_path / "out")
 
 
 def test_halves_are_about_equal_and_of_the_prompt_alone() -> None:
     many = [half_of(f"prompt-{i}") for i in range(2000)]
     assert 900 < many.count("test") < 1100
-    assert half_of("p0") == half_of("p0")
+    assert (half_of("p0"), half_of("p2")) == (
+        "validation",
+        "test",
+    )  # pinned: a study can be extended
 
 
 def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
@@ -220,8 +291,12 @@ def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
     answers = world.add("feedback", {"policy": root}, labels=7, generated_tokens=9)
     chosen = world.add("reject", {"samples": answers, "rm": one})
     assert total(chosen) == {"generated_tokens": 9, "training_flops": 11, "labels": 0}
-    learned = world.add("rm", {"policy": root, "preferences": answers})
-    assert total(world.add("ppo", {"rm": learned, "rm_1": learned}))["labels"] == 7
+    learned = world.add("rm", {"policy": root, "preferences": answers}, labels=7)
+    few = world.add("rm", {"policy": root, "preferences": answers}, labels=2)
+    assert total(world.add("ppo", {"rm": learned, "rm_1": few}))["labels"] == 7
+    assert total(world.add("ppo", {"rm": few}))["labels"] == 2
+    both = world.add("rm", {"preferences": answers, "preferences_1": other}, labels=99)
+    assert total(both)["labels"] == 7
     (root.path / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no longer holds"):
         lineage(top)

@@ -41,7 +41,8 @@ def test_an_interval_over_seeds_by_hand() -> None:
 
 def test_what_seeds_share_cancels_in_the_difference(tmp_path: Path) -> None:
     inputs = artifacts(tmp_path, one=[0.1, 0.5, 0.9], other=[0.2, 0.6, 1.1])
-    metrics = run(SummaryConfig(["x"]), inputs, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
+    config = SummaryConfig(["x"], "one")
+    metrics = run(config, inputs, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
     first, second = json.loads((tmp_path / "summary.json").read_text())
     assert first["seeds"] == {"0": 0.1, "1": 0.5, "2": 0.9}
     assert first["change"] is None
@@ -72,6 +73,30 @@ def test_a_metric_that_a_run_lacks_is_named(tmp_path: Path) -> None:
             tmp_path,
             FileTracker(tmp_path),
         )
+
+
+def test_a_baseline_that_no_seed_reaches_serves_all(tmp_path: Path) -> None:
+    inputs = artifacts(tmp_path, one=[0.5, 0.7])
+    inputs["run_base"] = Artifact(tmp_path, "rm", "rm", "0" * 16, {"x": 0.1})
+    run(SummaryConfig(["x"], "base"), inputs, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
+    rows = {row["label"]: row for row in json.loads((tmp_path / "summary.json").read_text())}
+    assert rows["one"]["change"]["value"] == pytest.approx(0.5)
+    assert rows["base"]["change"] is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "config", "said"),
+    [
+        ({"run": 1.0, "run_rm": 2.0}, SummaryConfig(["x"]), "must have one run of rm"),
+        ({"run_a": 1.0}, SummaryConfig(["x"], "b"), "summary.baseline (=b) must be one of a"),
+        ({"run_a": math.nan}, SummaryConfig(["x"]), "x (=nan) must be finite"),
+    ],
+)
+def test_what_can_not_be_summarised_is_named(tmp_path, inputs, config, said) -> None:
+    given = {k: Artifact(tmp_path, "rm", "rm", "0" * 16, {"x": v}) for k, v in inputs.items()}
+    with pytest.raises((ConfigError, DataError)) as caught:
+        run(config, given, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

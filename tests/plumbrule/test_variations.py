@@ -14,6 +14,7 @@ from plumbrule.stages import STAGES
 
 STUDY = "+nodes.study={kind: overoptimisation, inputs: {ppo_kl: ppo, ppo_other: other}}"
 OTHER = "+nodes.other={kind: ppo, inputs: {policy: sft, rm: rm, prompts: prompts, index: index}}"
+GOLD = "reward.terms=[{name: rm}, {name: gold, weight: 0}]"
 EACH = "+nodes.ppo.each={kl.coef: [0.1, 0.2]}"
 
 
@@ -72,6 +73,21 @@ def test_what_two_inputs_vary_alike_goes_together(composed: Callable) -> None:
     assert node.inputs["rm"] == "rm@num_rankings=40"
 
 
+def test_settings_of_one_name_of_two_nodes_are_two_axes(composed: Callable) -> None:
+    rates = "+nodes.{}.each={{learning_rate: [1e-4, 3e-4]}}"
+    found = names(composed, rates.format("sft"), rates.format("rm"), "run.goals=[ppo]")
+    assert len(found["ppo"]) == 4
+    assert "ppo@sft.learning_rate=0.0001@rm.learning_rate=0.0003" in found["ppo"]
+    assert found["sft"] == ["sft@sft.learning_rate=0.0001", "sft@sft.learning_rate=0.0003"]
+
+
+def test_a_gathering_stage_that_varies_gathers_all_each_time(composed: Callable) -> None:
+    study = "+nodes.s={kind: summary, inputs: {run: ppo}, each: {confidence: [0.9, 0.95]}}"
+    _, nodes = composed(study, EACH, "summary.metrics=[objective/kl]", "run.goals=[s]")
+    studies = [node for node in nodes if node.kind == "summary"]
+    assert [len(node.inputs) for node in studies] == [2, 2]
+
+
 def test_seeds_compose_what_each_seed_alone_would(composed: Callable) -> None:
     _, nodes = composed("run.seeds=[3, 5]", "run.goals=[eval]")
     _, alone = composed("seed=5", "run.goals=[eval]")
@@ -92,7 +108,7 @@ def test_what_no_seed_reaches_stays_one_node(composed: Callable) -> None:
 
 
 def test_a_gathering_stage_gets_every_variation_once(composed: Callable) -> None:
-    _, nodes = composed(STUDY, OTHER, EACH, "run.seeds=[0, 1]", "run.goals=[study]")
+    _, nodes = composed(STUDY, OTHER, EACH, GOLD, "run.seeds=[0, 1]", "run.goals=[study]")
     study = [node for node in nodes if node.kind == "overoptimisation"]
     assert len(study) == 1
     assert study[0].inputs == {
@@ -144,6 +160,9 @@ def test_a_goal_is_all_that_it_stands_for(composed: Callable) -> None:
         (["+nodes.ppo.each={kl.coef: [-1]}"], ConfigError, "ppo.kl.coef"),
         (["+nodes.ppo.each=3"], GraphError, "must be a mapping"),
         (["+nodes.prompts.each={max_rows: [4]}"], ConfigError, "nodes.prompts.set"),
+        (["+nodes.ppo.each={kl.coef: [1, 1.0]}"], GraphError, "must give each value once"),
+        (["+nodes.ppo.each={3: [1, 2]}"], GraphError, "nodes.ppo.each (=3) must name settings"),
+        (["+nodes.rm.each={ensemble: [1, 3]}"], GraphError, "nodes.rm.each (=ensemble)"),
         (["run.seeds=[1, 1]"], ConfigError, "run.seeds"),
     ],
 )
@@ -151,6 +170,28 @@ def test_bad_variations_stop_before_a_model_loads(
     composed: Callable, overrides: list[str], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error) as caught:
+        composed(*overrides)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["experiment=compare_methods", "nodes.of_dpo.inputs.reference=null"], "reference"),
+        (
+            ["experiment=overoptimisation", "reward.terms=[{name: rm}]"],
+            "add {name: gold, weight: 0}",
+        ),
+        (
+            ["experiment=overoptimisation", "+nodes.many.set.labeller=person"],
+            "not ranked by person",
+        ),
+    ],
+)
+def test_what_a_study_can_not_read_is_known_before_it_trains(
+    composed: Callable, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
         composed(*overrides)
     assert said in str(caught.value)
 

@@ -10,10 +10,10 @@ from plumbrule.config import GoldConfig, RetrievalConfig, RuntimeConfig, Samplin
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.passages import passages_for
 from plumbrule.protocols import Passage
-from plumbrule.records import Preference, Prompt, read_records, read_rows
+from plumbrule.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
 from rlhf import answering, feedback
-from rlhf.answering import Answer
+from rlhf.answering import Answer, Question
 from rlhf.config import FeedbackConfig
 from rlhf.feedback import cost
 from rlhf.labellers import Judged
@@ -257,11 +257,16 @@ def test_gold_weights_reach_the_labels(given, tmp_path):
     assert found <= {0.0, -3.0, 2.0, 2.5}
 
 
-def test_what_answers_and_rankings_cost():
-    rows = [[Answer("a", True, -1.0, 0, n, 10) for n in (3, 4)] for _ in range(5)]
-    found = cost(rows, num_rankings=4, size=100)
-    assert found == {
-        "cost/generated_tokens": 5 * 7,
-        "cost/training_flops": 2 * 100 * 5 * (10 + 7),  # a prompt is read once for its answers
-        "cost/labels": 4,
+def test_what_answers_and_rankings_to_train_on_cost():
+    asked = [
+        Question(Prompt(f"p{i}", (Message("user", "Who?"),)), "train" if i else "validation", ())
+        for i in range(5)
+    ]
+    rows = [[Answer("a", True, -1.0, 0, n, 10) for n in (3, 4)] for _ in asked]
+    ranked = Preference("p", (Message("user", "Who?"),), ("a", "b"), (1, 2))
+    judged = [Judged(None, None, ranked if i != 2 else None) for i in range(5)]
+    assert cost(asked, rows, judged, size=100) == {
+        "cost/generated_tokens": 4 * 7,
+        "cost/training_flops": 2 * 100 * 4 * (10 + 7),  # a prompt is read once for its answers
+        "cost/labels": 3,
     }

@@ -95,10 +95,11 @@ def test_fits_peaks_and_declines_are_those_of_the_law(study) -> None:
     assert best["alpha"]["value"] == pytest.approx(1.2, abs=1e-6)
     assert best["peak_kl"]["value"] == pytest.approx(1.0, abs=1e-6)
     notes = json.loads(study[0].file("notes.json").read_text())
-    assert notes == [
+    assert notes[:1] == [
         "No decline of gold within the distance seen: ppo size num_rankings=80. A peak beyond it "
         "is extrapolated."
     ]
+    assert "fewer than three seeds" in notes[1]
 
 
 def test_the_figure_and_the_table_show_every_series(study) -> None:
@@ -168,6 +169,27 @@ def test_a_series_that_is_not_there_is_refused(study, series: str | None, said: 
     with pytest.raises(ConfigError) as caught:
         limit_of(stopping(series), {"overoptimisation": study[0]})
     assert said in str(caught.value)
+
+
+def test_a_peak_that_the_study_did_not_see_stops_nothing(study) -> None:
+    with pytest.raises(ConfigError, match="is extrapolated"):
+        limit_of(stopping("ppo size num_rankings=80"), {"overoptimisation": study[0]})
+
+
+def test_without_a_fit_gains_are_over_the_first_point(tmp_path: Path) -> None:
+    artifact = ppo_run(tmp_path / "a", 0, 0)
+    rows = [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.dumps({**row, "objective/kl": 0.0, "reward/gold_raw": 1.3}) for row in rows]
+    (artifact.path / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    run(
+        OveroptimisationConfig(),
+        {"ppo": artifact},
+        RuntimeConfig(),
+        tmp_path,
+        FileTracker(tmp_path),
+    )
+    (figure,) = json.loads((tmp_path / "figures.json").read_text())
+    assert {tuple(point) for point in figure["series"][0]["points"]} == {(0.0, 0.0)}
 
 
 def test_a_fit_without_a_peak_stops_nothing(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
     config = world.config()
     one = 2 * 10 + 3 * 5 + (2 + 2 + 2 + 1 + 24) * 15
     assert flops_of([row, row], work, config) == 2 * config.batch_size * one
+    twice = world.config(samples_per_prompt=2)
+    assert flops_of([row], work, twice) == config.batch_size * (one - 2 * 10 / 2)
     assert num_actions([row, row], config) == 2 * config.batch_size * 5
 
 
