@@ -133,7 +133,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["model.hidden_size=100"], "must divide by"),
         (["nodes.sft.inputs.base=ppo"], "must not form a cycle.*sft -> ppo -> sft"),
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
-        (["nodes.eval.inputs.policy=prompts"], "must be of kind base or sft or ppo, not data"),
+        (["nodes.eval.inputs.policy=prompts"], "of kind base or sft or ppo or dpo, not data"),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),
         (["+nodes.new.kind=rmm", "run.goals=[new]"], "must be a stage kind; did you mean rm"),
