@@ -142,6 +142,19 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(tmp_path, size):
     assert_alike(dealt[1], whole[1])
 
 
+def test_a_model_that_pads_gives_the_same(tmp_path):
+    """Its 20 rows go through it 8 at a time, the longest first."""
+    policy = moved_policy()
+    examples = pairs_for(policy, 4)[:10]
+    trainer = trainer_of(policy, examples, small(), tmp_path)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    found = loss_and_gradients(trainer, policy, [batch], 10)
+    policy.model.set_attn_implementation("sdpa")
+    padded = loss_and_gradients(trainer, policy, [batch], 10)
+    assert padded[0] == pytest.approx(found[0], rel=1e-5)
+    assert_alike(padded[1], found[1])
+
+
 def trained(tmp_path, rows, policy=None, **settings):
     """Train on 10 pairs, 4 a step, and return what was logged and the weights."""
     policy = policy or moved_policy()
