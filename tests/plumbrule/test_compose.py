@@ -133,7 +133,10 @@ def test_every_field_is_read_somewhere() -> None:
         (["model.hidden_size=100"], "must divide by"),
         (["nodes.sft.inputs.base=ppo"], "must not form a cycle.*sft -> ppo -> sft"),
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
-        (["nodes.eval.inputs.policy=prompts"], "of kind base or sft or ppo or dpo, not data"),
+        (
+            ["nodes.eval.inputs.policy=prompts"],
+            "must be of kind base or sft or ppo or dpo, not data",
+        ),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),
         (["+nodes.new.kind=rmm", "run.goals=[new]"], "must be a stage kind; did you mean rm"),
@@ -339,7 +342,6 @@ def test_an_ensemble_from_the_base_makes_policies_of_their_own(composed: Callabl
         (["rm.ensemble=0"], "rm.ensemble .=0"),
         (["reward.terms=[{name: shouting}]"], "reward.terms.name .=shouting. must be one of"),
         (["reward.terms=[{name: http}]"], "reward.http.url"),
-        (["run.goals=[best_of_n]", "reward=gold"], "not hold gold for best_of_n"),
         (["reward=gold", "ppo.require_rm.accuracy=0.7"], "ppo.require_rm .=set. must be left out"),
         (
             [
@@ -362,6 +364,59 @@ def test_an_ensemble_from_the_base_makes_policies_of_their_own(composed: Callabl
     ],
 )
 def test_bad_ensembles_and_terms_stop_before_a_model_loads(
+    composed: Callable, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(PlumbruleError, match=message):
+        composed(*overrides)
+
+
+BY_RM = (
+    "+nodes.labels={kind: feedback, inputs: {policy: sft, prompts: prompts, index: index, "
+    "rm: rm}, set: {labeller: rm}}"
+)
+
+
+def test_a_feedback_node_reads_what_its_labeller_needs(composed: Callable) -> None:
+    _, nodes = composed(BY_RM, "run.only=labels", "rm.ensemble=2", "gold.brief=7")
+    by_name = {node.name: node for node in nodes}
+    assert by_name["labels"].inputs["rm_1"] == "rm_1"
+    assert by_name["labels"].config.reward.gold.brief == 7
+    assert by_name["labels"].config.reward.weights == {"rm": 1.0}
+    terms = "feedback.reward.terms=[{name: length}]"
+    _, nodes = composed(BY_RM, "run.only=labels", terms, "reward=gold")
+    assert [n.name for n in nodes if n.kind in ("rm", "feedback")] == ["labels"]
+    assert nodes[-1].config.reward.weights == {"length": 1.0}
+    judge = ("nodes.feedback.inputs.judge=sft", "run.only=feedback")
+    assert "judge" not in composed(*judge)[1][-1].inputs
+    assert composed(*judge, "feedback.labeller=judge")[1][-1].inputs["judge"] == "sft"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["feedback.labeller=rm"], r"feedback\.reward\.terms .*rm where node feedback has no rm"),
+        (
+            [BY_RM, "run.only=labels", "feedback.reward.ensemble.rule=worst"],
+            r"feedback\.reward\.ensemble\.rule \(=worst\) must be mean",
+        ),
+        (["feedback.labeller=rm", "nodes.feedback.inputs.rm=rm"], "must not form a cycle"),
+        (["nodes.feedback.inputs.rm=sft"], "must be of kind rm, not sft"),
+        (["feedback.labeller=judge"], r"feedback\.judge\.name_or_path \(=None\).*inputs.judge=sft"),
+        (
+            [
+                "feedback.labeller=judge",
+                "nodes.feedback.inputs.judge=sft",
+                "feedback.judge.name_or_path=plumbrule/atlas-base",
+            ],
+            r"if and only if node feedback has no judge input \(=sft\); take one",
+        ),
+        (["feedback.judge.name_or_path=gpt2"], r"feedback\.judge\.revision"),
+        (["feedback.judge.words=[A]"], r"feedback\.judge\.words"),
+        (["feedback.flipped=0.6"], r"feedback\.flipped \(=0.6\)"),
+        (["feedback.labeller=person", "feedback.flipped=0.1"], r"feedback\.flipped"),
+    ],
+)
+def test_bad_labellers_stop_before_a_model_loads(
     composed: Callable, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(PlumbruleError, match=message):
