@@ -7,7 +7,7 @@ method made; `baseline` are the evaluations of what all of them started from, on
    half, each method's settings are compared and the best is chosen; only the other half is
    reported, so that a method with more trials gains nothing from lucky prompts. From lucky training
    seeds it still does, being in both halves; so a number of trials that differs is noted.
-2. Gold gain is paired with the baseline of the same seed, prompt by prompt; KL is the evaluation's
+2. Gold gain is paired with the baseline that the policy started from, prompt by prompt; KL is the evaluation's
    own estimate on the same sampled answers, the same for all methods. Over seeds both are means
    with Student's interval; with one seed the interval is a bootstrap over prompts.
 3. Cost is what the policy was made from, without what the baseline was (`plumbrule/costs.py`).
@@ -20,73 +20,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from eval.compare import same_terms
-from eval.config import BudgetConfig, MethodsConfig
+from eval.config import MethodsConfig
 from eval.intervals import as_json
+from eval.methods_page import as_row, curve_tables, figure, notes, table
+from eval.trials import HALVES, Evaluated, Half, Trial, choose, over_seeds
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.costs import COSTS, input_of, lineage, total
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.gathered import Gathered, gathered
 from plumbrule.records import read_rows
-from plumbrule.seeds import seed_interval
-from plumbrule.statistics import Interval, mean_interval
 from plumbrule.tracking import Tracker
 
-HALVES = ("validation", "test")
 Items = dict[tuple[str, str], Mapping[str, Any]]
 """(prompt id, condition) -> item row."""
-
-
-class Half(NamedTuple):
-    """What one half of the prompts says of a policy, per prompt and condition."""
-
-    gains: list[float]
-    kl: list[float]
-    groups: list[str]
-
-
-class Evaluated(NamedTuple):
-    """One policy against its baseline."""
-
-    seed: str
-    halves: dict[str, Half]
-    costs: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A method under one setting, over seeds."""
-
-    method: str
-    setting: str
-    runs: list[Evaluated]
-
-    def gain(self, half: str, config: MethodsConfig) -> Interval:
-        """Return the gold gain on a half of the prompts."""
-        return over_seeds([(h.gains, h.groups) for h in self._halves(half)], config)
-
-    def kl(self, half: str, config: MethodsConfig) -> Interval:
-        """Return the KL to the baseline on a half of the prompts, nats per response."""
-        return over_seeds([(h.kl, h.groups) for h in self._halves(half)], config)
-
-    def _halves(self, half: str) -> list[Half]:
-        return [run.halves[half] for run in self.runs]
-
-    def cost(self, name: str) -> float:
-        """Return a cost, the mean over seeds."""
-        return float(np.mean([run.costs[name] for run in self.runs]))
-
-    def beyond(self, budget: BudgetConfig) -> list[str]:
-        """Return the costs that are over the budget."""
-        limits = {name: getattr(budget, name) for name in COSTS}
-        return [n for n, limit in limits.items() if limit is not None and self.cost(n) > limit]
 
 
 def run(
@@ -206,39 +159,6 @@ def half_of(group: str) -> str:
     return HALVES[hashlib.sha256(group.encode()).digest()[0] % 2]
 
 
-def over_seeds(
-    values: Sequence[tuple[Sequence[float], Sequence[str]]], config: MethodsConfig
-) -> Interval:
-    """Return the mean of one list of numbers per seed; of one seed, bootstrapped by group.
-
-    Args: values: of each seed the numbers and their groups, (n,) each.
-    """
-    if len(values) > 1:
-        return seed_interval([float(np.mean(own)) for own, _ in values], config.confidence)
-    return mean_interval(
-        *values[0],
-        confidence=config.confidence,
-        num_resamples=config.num_resamples,
-        seed=config.seed,
-    )
-
-
-def choose(trials: Sequence[Trial], config: MethodsConfig) -> dict[str, Trial]:
-    """Return each method's trial with the highest gain on the validation half, within the budget.
-
-    A method whose trials all cost too much has none.
-    """
-    chosen: dict[str, Trial] = {}
-    for trial in trials:
-        if trial.beyond(config.budget):
-            continue
-        best = chosen.get(trial.method)
-        gains = [t.gain("validation", config).value for t in (trial, best) if t is not None]
-        if best is None or gains[0] > gains[1]:
-            chosen[trial.method] = trial
-    return chosen
-
-
 def best_of_n(
     given: Sequence[Gathered], asked: Collection[str], config: MethodsConfig
 ) -> list[dict[str, Any]]:
@@ -277,129 +197,3 @@ def best_of_n(
             bound = float(np.log(n) - (n - 1) / n)
             rows.append({"name": label, "n": n, "kl_bound": bound, "gold_gain": as_json(gain)})
     return rows
-
-
-def as_row(trial: Trial, chosen: bool, config: MethodsConfig) -> dict[str, Any]:
-    """Return a trial of `methods.json`."""
-    return {
-        "method": trial.method,
-        "setting": trial.setting,
-        "seeds": [run.seed for run in trial.runs],
-        "chosen": chosen,
-        "beyond_budget": trial.beyond(config.budget),
-        **{
-            f"{half}_{name}": as_json(interval)
-            for half in HALVES
-            for name, interval in (
-                ("gold_gain", trial.gain(half, config)),
-                ("kl", trial.kl(half, config)),
-            )
-        },
-        **{name: trial.cost(name) for name in COSTS},
-    }
-
-
-def table(
-    trials: Sequence[Trial], chosen: Mapping[str, Trial], config: MethodsConfig
-) -> dict[str, Any]:
-    """Return all trials as a table of the report; chosen ones are marked."""
-    rows = []
-    for trial in trials:
-        over = trial.beyond(config.budget)
-        mark = "chosen" if trial in chosen.values() else f"over {', '.join(over)}" if over else ""
-        rows.append(
-            [
-                f"{trial.method} {trial.setting}".strip(),
-                mark,
-                len(trial.runs),
-                f"{trial.gain('validation', config).value:.3f}",
-                shown(trial.gain("test", config)),
-                shown(trial.kl("test", config)),
-                f"{trial.cost('generated_tokens'):,.0f}",
-                f"{trial.cost('training_flops'):.3g}",
-                f"{trial.cost('labels'):,.0f}",
-            ]
-        )
-    return {
-        "title": "methods, each with the setting that the validation half chose",
-        "columns": [
-            "method",
-            "",
-            "seeds",
-            "gold gain, validation half",
-            "gold gain, test half",
-            "KL (nats)",
-            "generated tokens",
-            "training FLOPs",
-            "labels",
-        ],
-        "rows": rows,
-    }
-
-
-def curve_tables(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return best-of-n's curve as a table, none where there is none."""
-    if not curve:
-        return []
-    rows = []
-    for row in curve:
-        gain = row["gold_gain"]
-        bounds = "" if gain["low"] is None else f" [{gain['low']:.3f}, {gain['high']:.3f}]"
-        name = f"{row['name']} n = {row['n']}".strip()
-        rows.append([name, f"{row['kl_bound']:.2f}", f"{gain['value']:.3f}{bounds}"])
-    columns = ["best of n", "KL, at most (nats)", "gold gain, test half"]
-    return [{"title": "best of n, at every answer again", "columns": columns, "rows": rows}]
-
-
-def shown(interval: Interval) -> str:
-    """Return an interval as text."""
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def figure(
-    trials: Sequence[Trial], curve: Sequence[Mapping[str, Any]], config: MethodsConfig
-) -> dict[str, Any]:
-    """Return the figure: gold gain against KL, a line through each method's trials."""
-    series: list[dict[str, Any]] = []
-    for colour, method in enumerate(dict.fromkeys(t.method for t in trials)):
-        points = []
-        for trial in trials:
-            if trial.method == method:
-                gain, kl = trial.gain("test", config), trial.kl("test", config)
-                points.append((kl.value, gain.value, gain.low, gain.high))
-        points.sort()
-        line = [point[:2] for point in points]
-        series.append({"name": method, "style": "dots", "colour": colour, "points": points})
-        series.append({"name": "", "style": "line", "colour": colour, "points": line})
-    for number, label in enumerate(dict.fromkeys(row["name"] for row in curve)):
-        own = [(r["kl_bound"], r["gold_gain"]["value"]) for r in curve if r["name"] == label]
-        name = f"best of n {label}".strip() + " (KL at most)"
-        series.append({"name": name, "style": "dashes", "colour": 7 - number, "points": own})
-    return {
-        "title": "gold gain against KL",
-        "caption": "every trial, on the test half, with its interval",
-        "x": "KL to the start (nats per response)",
-        "y": "gold gained (utility per response)",
-        "series": series,
-    }
-
-
-def notes(trials: Sequence[Trial], chosen: Mapping[str, Trial], config: MethodsConfig) -> list[str]:
-    """Return what makes the comparison unfair, where something does."""
-    said = []
-    numbers = {
-        m: sum(t.method == m for t in trials) for m in dict.fromkeys(t.method for t in trials)
-    }
-    if len(set(numbers.values())) > 1:
-        listed = ", ".join(f"{method} {number}" for method, number in numbers.items())
-        said.append(f"Methods were tuned over different numbers of trials: {listed}.")
-    without = [method for method in numbers if method not in chosen]
-    if without:
-        said.append(f"Every trial is over the budget: {', '.join(without)}.")
-    limits = {name: getattr(config.budget, name) for name in COSTS}
-    if any(limits.values()):
-        stated = ", ".join(f"{name} {limit:.3g}" for name, limit in limits.items() if limit)
-        said.append(f"The budget: {stated}.")
-    if trials and len(trials[0].runs) == 1:
-        said.append("One seed: intervals are over prompts and say nothing about other seeds.")
-    return said
