@@ -7,9 +7,9 @@ method made; `baseline` are the evaluations of what all of them started from, on
    half, each method's settings are compared and the best is chosen; only the other half is
    reported, so that a method with more trials gains nothing from lucky prompts. From lucky training
    seeds it still does, being in both halves; so a number of trials that differs is noted.
-2. Gold gain is paired with the baseline that the policy started from, prompt by prompt; KL is the evaluation's
-   own estimate on the same sampled answers, the same for all methods. Over seeds both are means
-   with Student's interval; with one seed the interval is a bootstrap over prompts.
+2. Gold gain is paired with the baseline that the policy started from, prompt by prompt; KL is the
+   evaluation's own estimate on the same sampled answers, the same for all methods. Over seeds both
+   are means with Student's interval; with one seed the interval is a bootstrap over prompts.
 3. Cost is what the policy was made from, without what the baseline was (`plumbrule/costs.py`).
    Trials over the budget are shown and can't be chosen.
 4. Best-of-n has no policy: its curve stands beside the others at log n - (n - 1) / n, which is an
