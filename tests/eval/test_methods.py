@@ -304,6 +304,11 @@ def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
         cost_metrics(tokens_generated=1)
 
 
+def test_the_shipped_budget_admits_the_rankings_that_all_methods_learn_from(composed) -> None:
+    config, _ = composed("experiment=compare_methods")
+    assert config.methods.budget.labels >= config.feedback.num_prompts
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -21,7 +21,7 @@ def test_log_odds_equals_the_difference_of_log_probs(yes, no):
     advanced = []
     ours = log_odds(asked, prompts, yes, no, max_rows=3, advance=advanced.append)
     expected = [log_prob(asked, prompt, yes) - log_prob(asked, prompt, no) for prompt in prompts]
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)  # float32 log-probs
     assert sum(advanced) == 4
     turned = log_odds(asked, prompts, no, yes, max_rows=1, advance=advanced.append)
     np.testing.assert_allclose(turned, -ours, atol=1e-6)
