@@ -270,7 +270,13 @@ class RuntimeConfig:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto: cuda where there is one."""
     processes: int = 1
-    """Processes of a stage on this machine; above 1 they are started with torchrun."""
+    """Processes of a stage on a machine; above 1 they are started with torchrun."""
+    nodes: int = 1
+    """Machines; above 1 torchrun is started on each by `srun`, in a Slurm allocation."""
+    sharding: str = "none"
+    """Of ppo: none, every process holds all weights; fsdp, they are spread over the processes."""
+    silence_minutes: float = 10.0
+    """A process that waits for another for so long ends the stage."""
     threads: int | None = None
     """CPU threads per process; None: torch's own choice."""
     micro_batch_size: int = 32
@@ -283,6 +289,16 @@ backward pass: less memory for a third more work."""
         known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
         require(known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one")
         require_range("runtime.processes", self.processes, 1, 1024)
+        require_range("runtime.nodes", self.nodes, 1, 1024)
+        require_choice("runtime.sharding", self.sharding, ("none", "fsdp"))
+        require_range("runtime.silence_minutes", self.silence_minutes, 0.01, 1440.0, unit="minutes")
+        require(
+            self.sharding == "none" or self.processes * self.nodes > 1,
+            "runtime.sharding",
+            self.sharding,
+            "be none in a single process",
+            "leave it out, or set runtime.processes to the number of devices",
+        )
         require_range("runtime.micro_batch_size", self.micro_batch_size, 1, unit="rows")
         if self.threads is not None:
             require_range("runtime.threads", self.threads, 1, 4096)

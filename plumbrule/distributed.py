@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -27,14 +28,17 @@ T = TypeVar("T")
 def start(runtime: RuntimeConfig) -> None:
     """Join the process group that torchrun's environment describes; do nothing without one.
 
-    On GPUs each process takes the device of its local rank. Calling it again does nothing.
+    On GPUs each process takes the device of its local rank. Calling it again does nothing. A
+    process that waits in a collective for longer than `runtime.silence_minutes` raises, and
+    torchrun ends the others once one has failed: no job hangs on a process that is gone or stuck.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     on_gpu = runtime.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    _silence[0] = timedelta(minutes=runtime.silence_minutes)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_silence[0])
 
 
 def stop() -> None:
@@ -100,6 +104,7 @@ def all_reduce_sum_(tensors: Sequence[Tensor]) -> None:
 
 
 _gloo: list[Any] = []
+_silence = [timedelta(minutes=10)]
 
 
 def _cpu_group() -> Any:
@@ -107,5 +112,5 @@ def _cpu_group() -> Any:
     if dist.get_backend() == "gloo":
         return None
     if not _gloo:
-        _gloo.append(dist.new_group(backend="gloo"))
+        _gloo.append(dist.new_group(backend="gloo", timeout=_silence[0]))
     return _gloo[0]

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,8 @@ from plumbrule.stages import STAGES
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 
 WAIT_SECONDS = 1.0
+FIRST_PORT, PORTS = 20_000, 10_000
+"""Where the processes of several machines meet, by the number of their Slurm job."""
 FULL_BYTES = 2**20
 """A disk with less room than this is full."""
 
@@ -221,7 +224,7 @@ def _build(
     inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
     tracker = _tracker(planned, context, folder)
     try:
-        if context.runtime.processes > 1 and STAGES[node.kind].parallel:
+        if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = _run_in_processes(planned, context, inputs, folder, tracker)
         else:
             machine.prepare(context.runtime)
@@ -349,14 +352,16 @@ def _run_in_processes(
                 for slot, artifact in inputs.items()
             },
             "runtime": asdict(context.runtime),
-            "parent": {"pid": os.getpid(), "born": claims.born(os.getpid())},
+            "parent": {
+                "pid": os.getpid(),
+                "born": claims.born(os.getpid()),
+                "host": socket.gethostname(),
+            },
         },
     )
     result = folder / "result.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={context.runtime.processes}"]
-    command += ["-m", "plumbrule.worker", str(folder)]
+    command = [*torchrun(context.runtime, os.environ), "-m", "plumbrule.worker", str(folder)]
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(context.runtime.threads or 1))
     with subprocess.Popen(command, env=environment) as children:
@@ -368,9 +373,35 @@ def _run_in_processes(
             raise
     if code or not result.is_file():
         raise TrainingError(
-            f"stage {planned.node.kind} failed in one of its {context.runtime.processes} "
-            f"processes (exit code {code}); see its output above."
+            f"stage {planned.node.kind} failed in one of its "
+            f"{context.runtime.processes * context.runtime.nodes} processes (exit code {code}); "
+            "see its output above."
         )
     if isinstance(tracker, WandbTracker):
         tracker.mirror(read_metrics(folder))
     return json.loads(result.read_text(encoding="utf-8"))
+
+
+def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str]:
+    """Return the command before `-m module` that starts a stage's processes.
+
+    On several machines `srun` starts one torchrun on each, and these meet at the first. The store
+    and the Python environment must lie where all machines see them.
+    Raises: ConfigError: several machines outside a Slurm allocation.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += [f"--nproc-per-node={runtime.processes}"]
+    if runtime.nodes == 1:
+        return [*command, "--standalone"]
+    job = environment.get("SLURM_JOB_ID")
+    if job is None:
+        raise ConfigError(
+            f"runtime.nodes (={runtime.nodes}) must be 1 outside a Slurm allocation; start the "
+            "command in a batch script (docs/distributed.md), or leave it out."
+        )
+    first = environment.get("SLURMD_NODENAME") or socket.gethostname()
+    port = FIRST_PORT + int(job) % PORTS
+    nodes = str(runtime.nodes)
+    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+    meeting = [f"--nnodes={nodes}", f"--rdzv-id={job}", "--rdzv-backend=c10d"]
+    return [*srun, "--kill-on-bad-exit=1", *command, *meeting, f"--rdzv-endpoint={first}:{port}"]

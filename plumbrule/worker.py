@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -35,8 +36,12 @@ def main(folder: Path) -> None:
 
     stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     kind = stage["kind"]
-    watcher = threading.Thread(target=end_with, kwargs=stage["parent"], daemon=True)
-    watcher.start()
+    parent = stage["parent"]
+    if parent["host"] == socket.gethostname():  # on other machines srun ends what it started
+        watcher = threading.Thread(
+            target=end_with, args=(parent["pid"], parent["born"]), daemon=True
+        )
+        watcher.start()
     plugins.load()
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])

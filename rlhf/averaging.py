@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from plumbrule import fsdp
+
 
 class AveragedWeights:
     """The average of a module's trainable parameters, float32 or wider."""
@@ -38,4 +40,4 @@ class AveragedWeights:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the average from a checkpoint."""
         for name, tensor in tensors.items():
-            self.average[name].copy_(tensor)
+            self.average[name].copy_(fsdp.spread_like(tensor, self.average[name]))

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from plumbrule import checkpoints, distributed
+from plumbrule import checkpoints, distributed, fsdp
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.costs import cost_metrics
@@ -60,7 +60,7 @@ from rlhf.objective import kl_coef_in_loss, shape
 from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_prompts import ask, batch_of, that_fit
 from rlhf.ppo_samples import sample_rows, write_rows
-from rlhf.ppo_state import Control, load_state, save_state
+from rlhf.ppo_state import Control, load_state, put_weights, save_state, state_of
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates
 from rlhf.ptx import read_demonstrations
 from rlhf.reward_config import RewardConfig
@@ -113,7 +113,9 @@ def run(
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
-    learner = make_learner(policy, make_value_model(config, actors, inputs), config, actors.reader)
+    value_model = make_value_model(config, actors, inputs)
+    sharded = spread(actors, value_model, config, runtime)
+    learner = make_learner(policy, value_model, config, actors.reader)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()
     retriever = open_retriever(config, inputs)
@@ -126,7 +128,7 @@ def run(
         average = AveragedWeights(policy.model, config.ema_decay)
     begun, control = resume(out, learner, average, config, tracker)
 
-    if begun < config.num_updates:
+    if begun < config.num_updates and not sharded:  # the probe's passes are one process's own
         first = [prompts[number] for number in batch_of(len(prompts), config, begun + 1)]
         rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
         tracker.say(said_of(estimate(actors, learner, rows, config, runtime), device))
@@ -139,29 +141,30 @@ def run(
             watch = Stopwatch()
             set_learning_rates(learner, config, update)
 
-            # 1 Generate.
-            with watch("generate"), compute_precision(config.precision, device):
-                asked = [prompts[number] for number in batch_of(len(prompts), config, update)]
-                queries = ask(policy, asked, retriever, config, update)
-                trajectory = roll_out(
-                    policy, queries, config.sampling, len(asked), config.score_at, sampler
-                )
-                trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
+            with fsdp.gathered(*learner.models.values(), reference.policy.model):
+                # 1 Generate.
+                with watch("generate"), compute_precision(config.precision, device):
+                    asked = [prompts[number] for number in batch_of(len(prompts), config, update)]
+                    queries = ask(policy, asked, retriever, config, update)
+                    trajectory = roll_out(
+                        policy, queries, config.sampling, len(asked), config.score_at, sampler
+                    )
+                    trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
 
-            # 2 Score: the text, then the tokens.
-            with watch("score"):
-                terms = score_terms(scorers, trajectory, asked)
-            with watch("forward"):
-                seen = evaluate(
-                    trajectory,
-                    actors.reader,
-                    reference.reader,
-                    learner.value_model,
-                    temperature=config.sampling.temperature,
-                    precision=config.precision,
-                    micro_batch_size=runtime.micro_batch_size,
-                    ref_context=reference.context,
-                )
+                # 2 Score: the text, then the tokens.
+                with watch("score"):
+                    terms = score_terms(scorers, trajectory, asked)
+                with watch("forward"):
+                    seen = evaluate(
+                        trajectory,
+                        actors.reader,
+                        reference.reader,
+                        learner.value_model,
+                        temperature=config.sampling.temperature,
+                        precision=config.precision,
+                        micro_batch_size=runtime.micro_batch_size,
+                        ref_context=reference.context,
+                    )
 
             gap = consistency(trajectory.rollout_logprobs, seen.logprobs, trajectory.action_mask)
 
@@ -209,9 +212,11 @@ def run(
             progress.advance(config.batch_size, **shown)
 
     costs: dict[str, float] = {}
+    if average is not None:
+        average.put_into(policy.model)
+    if sharded:
+        actors, learner = put_together(config, inputs, device, learner)
     if distributed.is_main():
-        if average is not None:
-            average.put_into(policy.model)
         notes = notes_on(num_too_long, control, config.reward)
         work = work_per_token(actors, learner, config)
         rate = matmul_rate(device, config.precision)
@@ -222,7 +227,7 @@ def run(
             training_flops=flops_of(logged, work, config),
         )
         write_json(out / "tables.json", [table] if table else [])
-        publish(out, learner, reference, retriever, inputs, config, notes, tracker)
+        publish(out, learner, actors.reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
     metrics = control.metrics
     episodes = metrics["ppo/updates"] * config.batch_size
@@ -277,6 +282,44 @@ def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch
         return load_policy(inputs["policy"].file("model"), device=device)
 
     return make_actors(load(), config, load)
+
+
+def spread(
+    actors: Actors, value_model: ValueModel | None, config: PPOConfig, runtime: RuntimeConfig
+) -> bool:
+    """Spread the models' weights over the processes if that is configured; return whether.
+
+    Raises: ConfigError: some layers are frozen and shared, whose hidden states are kept whole.
+    """
+    if runtime.sharding == "none" or distributed.world_size() == 1:
+        return False
+    if config.unfrozen_layers is not None:
+        raise ConfigError(
+            f"ppo.unfrozen_layers (={config.unfrozen_layers}) must be left out under "
+            "runtime.sharding=fsdp; use ppo.adapter.rank, or runtime.sharding=none."
+        )
+    fsdp.shard_policy(actors.policy.model)
+    if actors.reference.policy is not actors.policy:
+        fsdp.shard_policy(actors.reference.policy.model)
+    if value_model is not None and value_model.trunk is not None:
+        fsdp.shard_trunk(value_model.trunk)
+    return True
+
+
+def put_together(
+    config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device, learner: Learner
+) -> tuple[Actors, Learner]:
+    """Return actors and a learner in one piece, with the weights of a learner that is spread.
+
+    Every process must come here; those of the main one alone hold what was learnt.
+    """
+    state = state_of(learner)
+    actors = load_actors(config, inputs, device)
+    value_model = make_value_model(config, actors, inputs)
+    learner = make_learner(actors.policy, value_model, config, actors.reader)
+    if distributed.is_main():
+        put_weights(learner, state.weights)
+    return actors, learner
 
 
 def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) -> Trajectory:
@@ -368,9 +411,9 @@ def checkpoint(
     out: Path, learner: Learner, average: AveragedWeights | None, control: Control, update: int
 ) -> None:
     """Save everything as it is after `update`."""
+    state = state_of(learner, average)
     if distributed.is_main():
-        folder = out / "checkpoints"
-        checkpoints.save(folder, update, lambda path: save_state(path, learner, control, average))
+        checkpoints.save(out / "checkpoints", update, lambda path: save_state(path, state, control))
     distributed.barrier()
 
 

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from plumbrule import distributed
+from plumbrule import distributed, fsdp
 from plumbrule.errors import ConfigError
 from rlhf.averaging import AveragedWeights
 from rlhf.ppo_step import Learner
@@ -39,24 +41,47 @@ class Control:
     """Of the last update."""
 
 
+class State(NamedTuple):
+    """What a checkpoint holds of the models, every tensor whole."""
+
+    weights: dict[str, dict[str, Tensor]]
+    """Of each trained module by name, its trained parameters by name."""
+    average: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    topology: dict[str, int | str]
+
+
 def topology(learner: Learner) -> dict[str, int | str]:
-    """Return what the order of sums depends on: processes and the kind of device."""
+    """Return what the order of sums depends on: processes, how they share, the kind of device."""
     device = learner.policy.model.device
-    return {"processes": distributed.world_size(), "device": device.type}
+    where: dict[str, int | str] = {"processes": distributed.world_size(), "device": device.type}
+    if fsdp.is_sharded(learner.policy.model):
+        where["sharding"] = "fsdp"
+    return where
 
 
-def save_state(
-    folder: Path, learner: Learner, control: Control, average: AveragedWeights | None = None
-) -> None:
+def state_of(learner: Learner, average: AveragedWeights | None = None) -> State:
+    """Return what the main process is to save; every process must come here."""
+    return State(
+        {
+            name: {of: fsdp.whole(p.detach()).contiguous() for of, p in trained(model).items()}
+            for name, model in learner.models.items()
+        },
+        None if average is None else fsdp.whole(average.average),
+        fsdp.whole(learner.optimizer.state_dict()),
+        topology(learner),
+    )
+
+
+def save_state(folder: Path, state: State, control: Control) -> None:
     """Write all of it into `folder`."""
-    for name, model in learner.models.items():
-        weights = {n: p.detach().contiguous() for n, p in trained(model).items()}
+    for name, weights in state.weights.items():
         save_file(weights, folder / f"{name.replace(' ', '_')}.safetensors")
-    if average is not None:
-        save_file(average.average, folder / "average.safetensors")
-    torch.save(learner.optimizer.state_dict(), folder / "optimizer.pt")
-    state = {**dataclasses.asdict(control), "topology": topology(learner)}
-    (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    if state.average is not None:
+        save_file(state.average, folder / "average.safetensors")
+    torch.save(state.optimizer, folder / "optimizer.pt")
+    saved = {**dataclasses.asdict(control), "topology": state.topology}
+    (folder / "state.json").write_text(json.dumps(saved), encoding="utf-8")
 
 
 def load_state(folder: Path, learner: Learner, average: AveragedWeights | None = None) -> Control:
@@ -72,16 +97,25 @@ def load_state(folder: Path, learner: Learner, average: AveragedWeights | None =
             "resumed run would not end with the same bytes. Start it as before, or remove the "
             "checkpoints."
         )
-    for name, model in learner.models.items():
-        saved = load_file(folder / f"{name.replace(' ', '_')}.safetensors")
-        with torch.no_grad():
-            for of, parameter in trained(model).items():
-                parameter.copy_(saved[of])
+    names = {name: f"{name.replace(' ', '_')}.safetensors" for name in learner.models}
+    put_weights(learner, {name: load_file(folder / file) for name, file in names.items()})
     if average is not None:
         average.load(load_file(folder / "average.safetensors"))
     optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
     learner.optimizer.load_state_dict(optimizer)
+    for parameter, kept in learner.optimizer.state.items():
+        for name, value in kept.items():
+            if value.shape == parameter.shape:  # a moment, and not the count of steps
+                kept[name] = fsdp.spread_like(value, parameter)
     return Control(**state)
+
+
+@torch.no_grad()
+def put_weights(learner: Learner, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Replace all that is trained by `State.weights`."""
+    for name, model in learner.models.items():
+        for of, parameter in trained(model).items():
+            parameter.copy_(fsdp.spread_like(weights[name][of], parameter))
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -91,4 +125,5 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _describe(where: dict[str, int | str]) -> str:
     number = where["processes"]
-    return f"{number} process{'es' if number != 1 else ''} on {where['device']}"
+    how = ", weights spread over them," if "sharding" in where else ""
+    return f"{number} process{'es' if number != 1 else ''}{how} on {where['device']}"

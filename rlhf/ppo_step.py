@@ -26,9 +26,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from plumbrule import distributed
+from plumbrule import distributed, fsdp
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.models import Policy, checkpoint_activations
 from plumbrule.randomness import generator
@@ -144,8 +143,14 @@ def make_learner(
     if value_model is not None:
         own = trainable(value_model)
         groups.append({"name": "value", "params": own, "lr": config.value_learning_rate})
-    adam = torch.optim.Adam if config.adam == "torch" else TensorFlowAdam
-    return Learner(policy, value_model, adam(groups, eps=config.adam_epsilon), reader or policy)
+    optimizer: torch.optim.Optimizer
+    if config.adam == "torch":
+        # weights that are spread and weights that are not don't go into one kernel
+        one_by_one = False if fsdp.is_sharded(policy.model) else None
+        optimizer = torch.optim.Adam(groups, eps=config.adam_epsilon, foreach=one_by_one)
+    else:
+        optimizer = TensorFlowAdam(groups, eps=config.adam_epsilon)
+    return Learner(policy, value_model, optimizer, reader or policy)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -263,7 +268,8 @@ def add_gradients(
     mine = [by_length[i] for i in distributed.share(len(by_length))]
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
     error = torch.zeros((), dtype=torch.float64, device=device)
-    for part in micro_batches(trajectory, mine, micro_batch_size):
+    parts = micro_batches(trajectory, mine, micro_batch_size)
+    for part, counts in fsdp.in_step(learner.policy.model, parts, rows, micro_batch_size):
         inputs = rows_for_model(trajectory, part, learner.policy.pad_id)
         width = inputs.columns.shape[1]
         old = Slice(*(getattr(rollout, name)[part, :width] for name in Slice._fields))
@@ -286,10 +292,10 @@ def add_gradients(
                 weights = importance_weights(old.logprobs, sampled, mask, config.importance_cap)
                 pg = pg._replace(loss=weights * pg.loss)
             kl = kl_loss(new, old.ref_logprobs, mask, config.kl.estimator)
-            losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)
+            losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)
             if hidden is None:
                 losses.pop().backward()  # frees its activations before the value model's are made
-            sums[: len(POLICY_SUMS)] += policy_sums(pg, kl)
+            sums[: len(POLICY_SUMS)] += counts * policy_sums(pg, kl)
             error = torch.maximum(error, (pg.ratio.double() - 1.0).abs().max())
         if learner.value_model is not None:
             with compute_precision(config.precision, device):
@@ -297,8 +303,8 @@ def add_gradients(
             vf = value_loss(
                 values, old.values, old.returns, inputs.step_mask, config.cliprange_value
             )
-            losses.append(config.vf_coef * vf.loss.sum() / num_steps)
-            sums[len(POLICY_SUMS) :] += value_sums(vf)
+            losses.append(counts * config.vf_coef * vf.loss.sum() / num_steps)
+            sums[len(POLICY_SUMS) :] += counts * value_sums(vf)
         if losses:
             torch.stack(losses).sum().backward()
     return sums, float(error)
@@ -343,12 +349,16 @@ def value_sums(value: ValueLoss) -> Tensor:
 
 
 def reduce_gradients(models: Mapping[str, nn.Module], sums: Sequence[Tensor]) -> None:
-    """Replace gradients and sums by their sums over all processes."""
+    """Replace gradients and sums by their sums over all processes.
+
+    Those of weights that are spread are sums already.
+    """
     parameters = [p for model in models.values() for p in trainable(model)]
     for parameter in parameters:
         if parameter.grad is None:  # this process had no rows, or a layer that nothing reads
             parameter.grad = torch.zeros_like(parameter)
-    distributed.all_reduce_sum_([*(p.grad for p in parameters if p.grad is not None), *sums])
+    kept_whole = [p.grad for p in parameters if p.grad is not None and not fsdp.is_spread(p)]
+    distributed.all_reduce_sum_([*kept_whole, *sums])
 
 
 def clip_gradients(
@@ -364,13 +374,13 @@ def clip_gradients(
     norms = {}
     for name, model in models.items():
         parameters = trainable(model)
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = fsdp.gradient_norm(parameters)
         if not torch.isfinite(norm):  # before scaling, which would spread it to every parameter
             raise TrainingError(
                 f"gradient of the {name} at {where} (={float(norm)}) must be finite; "
                 f"{non_finite_gradients(model)}."
             )
-        clip_grads_with_norm_(parameters, max_norm, norm)
+        fsdp.scale_gradients(parameters, max_norm, norm)
         norms[name] = float(norm)
     return norms
 
@@ -380,6 +390,6 @@ def non_finite_gradients(model: nn.Module) -> str:
     named = [
         name
         for name, p in model.named_parameters()
-        if p.grad is not None and not torch.isfinite(p.grad).all()
+        if p.grad is not None and not torch.isfinite(fsdp.local(p.grad)).all()
     ]
     return f"first of {len(named)} parameters: {named[0]}" if named else "its norm overflows"

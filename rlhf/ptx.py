@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from plumbrule import distributed
+from plumbrule import distributed, fsdp
 from plumbrule.errors import DataError
 from plumbrule.models import Policy
 from plumbrule.randomness import generator
@@ -73,18 +73,20 @@ def add_ptx_gradients(
     rows = draw.integers(len(demonstrations.prompts), size=config.ptx.batch_size).tolist()
     num_tokens = sum(len(demonstrations.responses[row]) for row in rows)
     mine = [rows[i] for i in distributed.share(len(rows))]
+    lengths = [len(demonstrations.prompts[i]) + len(demonstrations.responses[i]) for i in mine]
     device = policy.model.device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
-    joined = [[*demonstrations.prompts[row], *demonstrations.responses[row]] for row in mine]
-    for part in buckets([len(ids) for ids in joined], micro_batch_size):
-        tokens, real_mask = pad_rows([joined[i] for i in part], policy.pad_id)
-        begins = torch.tensor([len(demonstrations.prompts[mine[i]]) for i in part])[:, None]
+    own = [[mine[i] for i in part] for part in buckets(lengths, micro_batch_size)]
+    for part, counts in fsdp.in_step(policy.model, own, rows, micro_batch_size):
+        joined = [[*demonstrations.prompts[i], *demonstrations.responses[i]] for i in part]
+        tokens, real_mask = pad_rows(joined, policy.pad_id)
+        begins = torch.tensor([len(demonstrations.prompts[i]) for i in part])[:, None]
         target_mask = real_mask & (torch.arange(tokens.shape[1])[None, :] >= begins)
         with compute_precision(config.precision, device):
             found = logprobs(
                 policy.model, tokens.to(device), real_mask.to(device), target_mask.to(device)
             ).logprobs
-        (-config.ptx.coef * found.sum() / num_tokens).backward()
-        sums[0] -= found.detach().double().sum()
-        sums[1] += target_mask.sum()
+        (-config.ptx.coef * counts * found.sum() / num_tokens).backward()
+        sums[0] -= counts * found.detach().double().sum()
+        sums[1] += counts * target_mask.sum()
     return sums

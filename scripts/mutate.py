@@ -306,7 +306,7 @@ MUTANTS = [
         27,
         "a mean over micro-batches",
         "rlhf/ppo_step.py",
-        "losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
         "share = len(part) / len(mine)\n"
         "            losses.append((pg.loss.sum() + kl_coef * kl.sum()) / mask.sum() * share)",
     ),
@@ -335,7 +335,7 @@ MUTANTS = [
         31,
         "an entropy bonus",
         "rlhf/ppo_step.py",
-        "losses.append((pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
         "bonus = 0.01 * (new.exp() * new)[mask].sum()\n"
         "            losses.append((pg.loss.sum() + kl_coef * kl.sum() + bonus) / num_tokens)",
     ),
@@ -378,8 +378,8 @@ MUTANTS = [
         36,
         "torch's own epsilon",
         "rlhf/ppo_step.py",
-        "adam(groups, eps=config.adam_epsilon)",
-        "adam(groups)",
+        "torch.optim.Adam(groups, eps=config.adam_epsilon, ",
+        "torch.optim.Adam(groups, ",
     ),
     Mutant(
         36,
@@ -420,7 +420,7 @@ MUTANTS = [
         40,
         "gradients are measured and not clipped",
         "rlhf/ppo_step.py",
-        "        clip_grads_with_norm_(parameters, max_norm, norm)\n",
+        "        fsdp.scale_gradients(parameters, max_norm, norm)\n",
         "",
     ),
     Mutant(
@@ -506,14 +506,14 @@ MUTANTS = [
         48,
         "demonstrations are unlearnt",
         "rlhf/ptx.py",
-        "(-config.ptx.coef * found.sum() / num_tokens).backward()",
-        "(config.ptx.coef * found.sum() / num_tokens).backward()",
+        "(-config.ptx.coef * counts * found.sum() / num_tokens).backward()",
+        "(config.ptx.coef * counts * found.sum() / num_tokens).backward()",
     ),
     Mutant(
         48,
         "the coefficient is not read",
         "rlhf/ptx.py",
-        "(-config.ptx.coef * found.sum() / num_tokens).backward()",
+        "(-config.ptx.coef * counts * found.sum() / num_tokens).backward()",
         "(-found.sum() / num_tokens).backward()",
     ),
     Mutant(
@@ -527,8 +527,8 @@ MUTANTS = [
         49,
         "the last weights are published",
         "rlhf/ppo.py",
-        "            average.put_into(policy.model)\n",
-        "            pass\n",
+        "        average.put_into(policy.model)\n",
+        "        pass\n",
     ),
     Mutant(
         50,

@@ -3,7 +3,9 @@
 The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
 Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
 at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
-`updates` it does only that.
+`updates` it does only that; `float64` runs the stage in that precision, and `fsdp` does all of it
+with the weights spread over the processes; with `-options` behind either the stage has `OPTIONS`,
+with `-adapter` its policy learns an adapter.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +29,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plumbrule import distributed
+from plumbrule import distributed, fsdp
 from plumbrule.artifacts import Artifact
-from plumbrule.config import RuntimeConfig, SamplingConfig
-from plumbrule.models import Policy, make_policy, save_policy
+from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
+from plumbrule.models import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker
 from rlhf.forward import evaluate
 from rlhf.ppo_config import KLConfig, PPOConfig
+from rlhf.ppo_state import state_of
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates, trainable
 from rlhf.reward_config import RewardConfig
 from rlhf.rollouts import Rollout
@@ -99,9 +104,12 @@ def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordRewar
     return WordReward()
 
 
-def build(folder: Path, seed: int = 0, **policy: object) -> dict[str, Artifact]:
+def build(
+    folder: Path, seed: int = 0, exact: bool = False, **policy: object
+) -> dict[str, Artifact]:
     """Write a policy, prompts and a reward into `folder`; return them as a stage's inputs."""
-    save_policy(tiny_policy(seed, **policy), folder / "sft" / "model")  # type: ignore[arg-type]
+    start = exact_policy(seed) if exact else tiny_policy(seed, **policy)  # type: ignore[arg-type]
+    save_policy(start, folder / "sft" / "model")
     (folder / "prompts").mkdir()
     write_records(prompts(), folder / "prompts" / "records.jsonl")
     write_records(prompts(4), folder / "prompts" / "validation.jsonl")
@@ -136,6 +144,15 @@ def config(**changes: object) -> PPOConfig:
         **changes,
     }
     return PPOConfig(**settings)  # type: ignore[arg-type]
+
+
+OPTIONS = {
+    "ema_decay": 0.8,
+    "value_warmup_updates": 1,
+    "adam": "tf",
+    "kl": KLConfig(coef=0.02, target=0.1),
+}
+"""Settings whose state a checkpoint must hold."""
 
 
 def runtime(**changes: object) -> RuntimeConfig:
@@ -201,10 +218,20 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
 
 
 def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
-    """A learner in float64 over a fresh tiny GPT-2 (a Llama norms in float32 whatever it is).
+    """A learner in float64 over `exact_policy`.
 
     The value head is not 0, so that gradients reach the value model's trunk.
     """
+    policy = exact_policy(seed)
+    if not settings.has_value_model:
+        return make_learner(policy, None, settings)
+    value_model = value_from_policy(policy)
+    torch.nn.init.normal_(value_model.head.weight, std=0.3)
+    return make_learner(policy, value_model, settings)
+
+
+def exact_policy(seed: int = 0) -> Policy:
+    """A fresh tiny GPT-2 in float64 (a Llama norms in float32 whatever it is)."""
     torch.manual_seed(seed)
     shape = GPT2Config(
         vocab_size=len(TOKENS),
@@ -217,12 +244,7 @@ def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
         eos_token_id=1,
         pad_token_id=0,
     )
-    policy = make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
-    if not settings.has_value_model:
-        return make_learner(policy, None, settings)
-    value_model = value_from_policy(policy)
-    torch.nn.init.normal_(value_model.head.weight, std=0.3)
-    return make_learner(policy, value_model, settings)
+    return make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
 
 
 def weights(learner: Learner) -> torch.Tensor:
@@ -231,15 +253,31 @@ def weights(learner: Learner) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in every])
 
 
-def twenty_updates(folder: Path) -> None:
+def twenty_updates(folder: Path, sharded: bool = False) -> None:
     """Train on recorded rollouts and write the weights."""
+    rows = 1 if sharded else 4  # a row a pass: three processes then make 3, 3 and 2 passes
     settings = config(total_episodes=16 * 20)
     learner = learner_of(settings)
+    if sharded:
+        assert learner.value_model is not None
+        assert learner.value_model.trunk is not None
+        fsdp.shard_policy(learner.policy.model)
+        fsdp.shard_trunk(learner.value_model.trunk)
+        learner = make_learner(learner.policy, learner.value_model, settings)
     for update in range(1, 21):
         set_learning_rates(learner, settings, update)
-        ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, 4)
+        ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, rows)
+    found = state_of(learner).weights
     if distributed.is_main():
-        torch.save(weights(learner), folder / "weights.pt")
+        every = [p.flatten() for model in found.values() for p in model.values()]
+        torch.save(torch.cat(every), folder / "weights.pt")
+
+
+def in_float64() -> None:
+    """Let the stage load its policies in float64."""
+    from rlhf import ppo
+
+    ppo.load_policy = partial(load_policy, dtype=torch.float64)  # type: ignore[assignment]
 
 
 class Pausing(FileTracker):
@@ -261,12 +299,21 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
-    distributed.start(runtime())
-    if mode in ("both", "updates"):
-        twenty_updates(root)
+    settings, where = config(), runtime()
+    if mode.startswith("fsdp"):
+        where = runtime(sharding="fsdp", processes=3)
+    if mode.endswith("-options"):
+        settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
+    if mode.endswith("-adapter"):
+        settings = config(adapter=AdapterConfig(rank=2))
+    distributed.start(where)
+    if mode in ("both", "updates", "fsdp"):
+        twenty_updates(root, mode == "fsdp")
     if mode == "updates":
         distributed.stop()
         sys.exit()
+    if mode.startswith(("float64", "fsdp")):
+        in_float64()
     tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
-    run(config(), inputs_in(root), runtime(), root / "out", tracker)
+    run(settings, inputs_in(root), where, root / "out", tracker)
     distributed.stop()
