@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant(
         3,
         "prompts are padded on the right to sample",
-        "plumbrule/generation/sampler.py",
+        "plumbrule/generation/cache.py",
         'pad_rows(list(order), pad_id, side="left")',
         'pad_rows(list(order), pad_id, side="right")',
     ),
@@ -101,7 +101,7 @@ MUTANTS = [
     Mutant(
         7,
         "top-k of 50",
-        "plumbrule/generation/sampler.py",
+        "plumbrule/generation/picking.py",
         "weights = scaled.sub_(top).exp_()",
         "weights = scaled.sub_(top).exp_()\n"
         "    least = weights.topk(min(50, weights.shape[-1])).values[..., -1:]\n"

@@ -1,4 +1,4 @@
-"""A key-value cache with its room set aside.
+"""A key-value cache with its room set aside, and the prompts read into it.
 
 transformers' `DynamicCache` grows by concatenation: each new token copies all keys and values of
 the batch, which on a small model costs more than the model itself. The longest response is known
@@ -9,11 +9,15 @@ them: slower, and as right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
+
+from plumbrule.scoring import causal_lm, pad_rows, positions, trunk
 
 
 class RoomyLayer(DynamicLayer):
@@ -65,3 +69,30 @@ def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
         RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def prefill(
+    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+) -> tuple[Tensor, DynamicCache, Tensor]:
+    """Return hidden states (b, h) at the prompts' ends, the cache, and the mask with room.
+
+    The mask is (b, l + limit) bool: left padding False, prompt and all response columns True.
+    """
+    device = next(model.parameters()).device
+    order: dict[tuple[int, ...], int] = {}
+    copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
+    tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
+    cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
+    hidden = trunk(model)(
+        input_ids=tokens,
+        attention_mask=prompt_mask,
+        position_ids=positions(prompt_mask),
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
+    if len(order) < len(prompts):
+        index = torch.tensor(copies, device=device)
+        cache.batch_select_indices(index)
+        hidden, real_mask = hidden[index], real_mask[index]
+    return hidden, cache, real_mask

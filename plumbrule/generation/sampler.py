@@ -22,16 +22,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
 
 from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
-from plumbrule.generation.cache import new_cache
+from plumbrule.generation import slots
+from plumbrule.generation.cache import prefill
+from plumbrule.generation.picking import pick
 from plumbrule.models import Policy
 from plumbrule.progress import Progress
 from plumbrule.randomness import uniforms
-from plumbrule.scoring import buckets, causal_lm, output_logits, pad_rows, positions, trunk
+from plumbrule.scoring import buckets, output_logits, trunk
 from plumbrule.timing import timed
 
 _KEEP = 0.75
@@ -75,10 +76,14 @@ def generate(
     if len(keys) != len(prompts):
         raise ValueError(f"keys (={len(keys)}) must number as many as prompts (={len(prompts)}).")
     check_lengths(policy, prompts, sampling.max_new_tokens)
+    if not prompts:
+        return []
     samples: list[Sample | None] = [None] * len(prompts)
     was_training = policy.model.training
     policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
     try:
+        if policy.model.device.type == "cuda" and slots.can_decode(policy):
+            return decode_in_slots(policy, prompts, sampling, keys, progress)
         for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
             chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
             decoded = _decode(policy, [prompts[i] for i in batch], sampling, chosen)
@@ -122,7 +127,7 @@ def _decode(
 
     # 1 Read each different prompt once, then give every row its own copy of the cache.
     with timed("prefill"):
-        hidden, cache, real_mask = _prefill(model, prompts, policy.pad_id, limit)
+        hidden, cache, real_mask = prefill(model, prompts, policy.pad_id, limit)
     width = real_mask.shape[1] - limit
     next_position = real_mask.sum(-1, keepdim=True) - limit
     rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
@@ -154,6 +159,33 @@ def _decode(
                 use_cache=True,
             ).last_hidden_state[:, -1]
 
+    return _samples(tokens, logprobs, lengths, ended)
+
+
+@torch.inference_mode()
+def decode_in_slots(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    keys: Sequence[int],
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """Return what `generate` does, decoded in `sampling.batch_size` fixed slots (`slots.py`)."""
+    given = np.array(keys, dtype=np.uint64)[:, None]
+    draws = torch.from_numpy(uniforms(given, np.arange(sampling.max_new_tokens)[None, :]))
+    decoder = slots.Decoder(
+        policy, prompts, draws.to(policy.model.device), sampling.temperature, sampling.batch_size
+    )
+    decoder.run(progress)
+    found = (decoder.tokens, decoder.logprobs, decoder.lengths, decoder.finished)
+    return _samples(*(some[: len(prompts)] for some in found))
+
+
+def _samples(tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor) -> list[Sample]:
+    """Return the first tokens (b, l) of each row, their log-probs (b, l), and whether it ended.
+
+    Raises: TrainingError: a log-prob is NaN.
+    """
     if logprobs.isnan().any():
         raise TrainingError(
             "the policy's log-probs must be numbers; its weights or logits are NaN."
@@ -161,57 +193,6 @@ def _decode(
     return [
         Sample(row[:length], scores[:length], end)
         for row, scores, length, end in zip(
-            tokens.tolist(), logprobs.tolist(), lengths.tolist(), ended.tolist(), strict=True
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
         )
     ]
-
-
-def _prefill(
-    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
-) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Return hidden states (b, h) at the prompts' ends, the cache, and the mask with room.
-
-    The mask is (b, l + limit) bool: left padding False, prompt and all response columns True.
-    """
-    device = next(model.parameters()).device
-    order: dict[tuple[int, ...], int] = {}
-    copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
-    tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
-    cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
-    hidden = trunk(model)(
-        input_ids=tokens,
-        attention_mask=prompt_mask,
-        position_ids=positions(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
-    real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
-    if len(order) < len(prompts):
-        index = torch.tensor(copies, device=device)
-        cache.batch_select_indices(index)
-        hidden, real_mask = hidden[index], real_mask[index]
-    return hidden, cache, real_mask
-
-
-def pick(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the picked token ids (b,) int64 and their log-probs (b,) float32.
-
-    Inverse CDF in float64: the first token whose cumulative probability exceeds the draw, so a
-    token of probability 0 is never picked. Temperature 0: the likeliest token, log-prob at 1.
-
-    Args: logits: (b, v). draws: (b,) float64 in [0, 1).
-    """
-    scaled = logits.double() / (temperature or 1.0)
-    top = scaled.amax(-1, keepdim=True)
-    weights = scaled.sub_(top).exp_()
-    if temperature == 0:
-        picked, total = logits.argmax(-1), weights.sum(-1)
-    else:
-        cumulative = weights.cumsum_(-1)
-        total = cumulative[:, -1]
-        # Draws are at most 1 - 2^-53, so the product always rounds below the total.
-        target = (draws * total)[:, None]
-        picked = torch.searchsorted(cumulative, target, right=True)[:, 0]
-        picked = picked.clamp(max=logits.shape[-1] - 1)  # NaN only; the caller refuses it
-    own = logits.gather(-1, picked[:, None])[:, 0].double() / (temperature or 1.0)
-    return picked, (own - top[:, 0] - total.log()).float()

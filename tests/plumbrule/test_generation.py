@@ -12,7 +12,9 @@ from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.generation import generate
 from plumbrule.generation.cache import RoomyLayer, new_cache
-from plumbrule.generation.sampler import pick
+from plumbrule.generation.picking import pick
+from plumbrule.generation.sampler import decode_in_slots
+from plumbrule.generation.slots import Decoder, can_decode
 from plumbrule.randomness import row_key
 from plumbrule.scoring import logprobs, pad_rows
 
@@ -88,6 +90,66 @@ def test_logprobs_equal_those_of_scoring(kind, temperature):
         scores = logprobs(policy.model, tokens, real, target, temperature or 1.0).logprobs
     sampled = torch.tensor([value for sample in samples for value in sample.logprobs])
     torch.testing.assert_close(sampled, scores[target], atol=1e-5, rtol=0)
+
+
+@pytest.mark.detail(9)
+@pytest.mark.parametrize("size", [1, 3, 5, 40])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
+def test_slots_give_what_the_shrinking_batch_gives(kind, size):
+    """Also where rows end at different times and others take their slots, and prompts repeat."""
+    policy = tiny_models.policy(kind, dtype=torch.float64)
+    assert can_decode(policy)
+    prompts = [*PROMPTS * 2, *[PROMPTS[1]] * 4]
+    keys = [row_key("slots", i) for i in range(len(prompts))]
+    for temperature in (0.0, 1.0):
+        if temperature:
+            ends_early(policy, share=0.15)
+        given = sampling(batch_size=size, temperature=temperature)
+        expected = generate(policy, prompts, sampling=given, keys=keys)
+        if temperature:
+            assert len({len(sample.tokens) for sample in expected}) > 4
+        found = decode_in_slots(policy, prompts, given, keys)
+        assert [s.tokens for s in found] == [s.tokens for s in expected]
+        assert [s.finished for s in found] == [s.finished for s in expected]
+        for a, b in zip(found, expected, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def test_slots_stay_where_they_are():
+    """A graph replays addresses: no step may make a tensor anew that the next one reads."""
+    policy = ends_early(tiny_models.policy(), share=0.15)
+    draws = torch.rand(len(PROMPTS), 16, dtype=torch.float64)
+    decoder = Decoder(policy, PROMPTS, draws, 1.0, 3)
+    seen = set()
+    step = decoder.step
+
+    def watched():
+        step()
+        kept = [x for x in vars(decoder).values() if isinstance(x, torch.Tensor)]
+        for layer in decoder.cache.layers:
+            kept += [layer.keys, layer.values]
+        seen.add(tuple(x.data_ptr() for x in kept))
+
+    decoder.step = watched
+    decoder.run()
+    assert len(seen) == 1
+    assert int(decoder.lengths[:-1].min()) >= 1
+
+
+def test_layers_that_do_not_see_all_tokens_are_not_put_into_slots():
+    assert not can_decode(tiny_models.policy("mistral"))
+    assert not can_decode(tiny_models.policy("gemma2"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a graph is captured there")
+@pytest.mark.gpu
+def test_a_captured_graph_gives_what_steps_give():
+    policy = ends_early(tiny_models.policy("llama"), share=0.15)
+    keys = [row_key("graph", i) for i in range(len(PROMPTS))]
+    expected = generate(policy, PROMPTS, sampling=sampling(batch_size=3), keys=keys)
+    policy.model.to("cuda")
+    found = generate(policy, PROMPTS, sampling=sampling(batch_size=3), keys=keys)
+    assert [s.tokens for s in found] == [s.tokens for s in expected]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
