@@ -1,0 +1,149 @@
+"""Tokens per second of ways to sample responses, in one process, in turn, on one workload.
+
+    python scripts/bench_decode.py                                 # a CPU, half a minute
+    python scripts/bench_decode.py --shape 1b --device cuda        # an accelerator
+
+Sides: `generate`, transformers' own on padded batches; `continuous`, its continuous batching;
+`shrinking`, our batch that ended rows leave; `slots`, ours at fixed addresses, replayed as a graph
+on an accelerator. All answer the same prompts, of 8 to 64 tokens, from the same weights, in the
+same precision, with temperature 1 and nothing truncated, the first two with random numbers of their
+own.
+The model and its lengths are those of `bench_ppo.py`. Printed are sampled tokens per second, median
+and range over alternating repeats, after one that warms up, and the ratio to `generate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench_ppo import SHAPE, WORKLOAD, make_workload
+
+SIDES = ("generate", "continuous", "shrinking", "slots")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shape", choices=SHAPE, default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--only", nargs="*", choices=SIDES, default=SIDES)
+    given = parser.parse_args()
+    given.dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
+    with tempfile.TemporaryDirectory() as folder:
+        make_workload(Path(folder), given.shape)
+        sides = prepared(Path(folder), given)
+        speeds: dict[str, list[float]] = {side: [] for side in given.only}
+        for repeat in range(given.repeats + 1):
+            for side in given.only:
+                began = time.perf_counter()
+                number = sides[side]()
+                took = time.perf_counter() - began
+                print(f"{repeat} {side} {number} tokens, {took:.2f} s", file=sys.stderr, flush=True)
+                if repeat:
+                    speeds[side].append(number / took)
+    for side, found in speeds.items():
+        line = f"{side:11} {statistics.median(found):8.0f} tokens/s"
+        line += f" ({min(found):.0f}-{max(found):.0f})"
+        if "generate" in speeds:
+            ratio = statistics.median(found) / statistics.median(speeds["generate"])
+            line += f", {ratio:.2f} of generate"
+        print(line)
+
+
+def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], int]]:
+    """Return what each side runs; it returns how many tokens it sampled."""
+    import torch
+    from transformers import GenerationConfig
+
+    from plumbrule.config import SamplingConfig
+    from plumbrule.generation import generate
+    from plumbrule.generation.sampler import decode_in_slots
+    from plumbrule.models import load_policy
+    from plumbrule.records import Prompt, read_records
+    from plumbrule.scoring import pad_rows
+
+    work = WORKLOAD[given.shape]
+    policy = load_policy(folder / "policy" / "model", device=given.device)
+    policy.model.to(getattr(torch, given.dtype))
+    prompts = read_records(Prompt, folder / "prompts" / "records.jsonl")[: 2 * work["batch"]]
+    rows = [policy.encode(prompt.messages) for prompt in prompts]
+    keys = list(range(len(rows)))
+    sampling = SamplingConfig(max_new_tokens=work["limit"], batch_size=work["batch"])
+    settings: dict[str, Any] = {
+        "max_new_tokens": work["limit"],
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "eos_token_id": policy.terminal_id,
+        "pad_token_id": policy.pad_id,
+    }
+
+    def ours(decode: Callable[..., Any]) -> int:
+        found = decode(policy, rows, sampling=sampling, keys=keys)
+        return sum(len(sample.tokens) for sample in found)
+
+    def theirs() -> int:
+        total = 0
+        by_length = sorted(rows, key=len)
+        for first in range(0, len(rows), work["batch"]):
+            tokens, mask = pad_rows(by_length[first : first + work["batch"]], policy.pad_id, "left")
+            found = policy.model.generate(
+                tokens.to(given.device), attention_mask=mask.to(given.device), **settings
+            )[:, tokens.shape[1] :]
+            total += sampled(found.tolist(), policy.terminal_id)
+        return total
+
+    plain = load_policy(folder / "policy" / "model", device=given.device).model
+    plain.to(getattr(torch, given.dtype))
+    plain.set_attn_implementation("sdpa")
+
+    def continuous() -> int:
+        found = plain.generate_batch(rows, generation_config=GenerationConfig(**settings))
+        return sum(len(one.generated_tokens) for one in found.values())
+
+    def in_turn(side: str) -> Callable[[], int]:
+        def run() -> int:
+            number = {
+                "generate": theirs,
+                "continuous": continuous,
+                "shrinking": lambda: ours(shrinking),
+                "slots": lambda: ours(decode_in_slots),
+            }[side]()
+            if number == 0:
+                raise SystemExit(f"{side} sampled nothing; see what it printed.")
+            if given.device != "cpu":
+                torch.cuda.synchronize()
+            return number
+
+        return run
+
+    def shrinking(*arguments: Any, **named: Any) -> Any:
+        from plumbrule.generation import slots
+
+        kept = slots.can_decode
+        slots.can_decode = lambda _: False  # type: ignore[assignment]
+        try:
+            return generate(*arguments, **named)
+        finally:
+            slots.can_decode = kept
+
+    return {side: in_turn(side) for side in SIDES}
+
+
+def sampled(rows: Sequence[Sequence[int]], terminal: int) -> int:
+    """Return the tokens of all rows up to and with their terminal one."""
+    return sum(row.index(terminal) + 1 if terminal in row else len(row) for row in map(list, rows))
+
+
+if __name__ == "__main__":
+    main()
