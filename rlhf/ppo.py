@@ -14,8 +14,9 @@ For each update:
 What is decided where: settings `ppo_config.py`, steps 3 and 4 `objective.py`, the order of reward
 transforms `rewards.py`, KL estimators and their control `kl.py`, gaps and truncation
 `advantages.py`, losses `losses.py`, what a mini-batch is `ppo_step.py`, where values are read
-`value_model.py`, why the old log-probs are not the sampler's `forward.py`, what a resumed run needs
-`ppo_state.py`, what each metric means `meters.py`.
+`value_model.py`, what is loaded and shared `ppo_models.py` and `sharing.py`, why the old log-probs
+are not the sampler's `forward.py`, what a resumed run needs `ppo_state.py`, what each metric means
+`meters.py`.
 
 With several processes each generates and scores its share of the rows; from then on all hold the
 whole rollout, so whitening and metrics are those of one process, and only the rows of each
@@ -37,10 +38,10 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.costs import cost_metrics
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.generation import generate
-from plumbrule.models import Policy, load_policy, resolve_device, save_policy
+from plumbrule.models import Policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
 from plumbrule.records import Prompt, read_records
-from plumbrule.timing import Stopwatch, timed
+from plumbrule.timing import Stopwatch
 from plumbrule.tracking import Tracker, read_metrics
 from rlhf import rollouts
 from rlhf.averaging import AveragedWeights
@@ -58,25 +59,21 @@ from rlhf.meters import (
 )
 from rlhf.objective import kl_coef_in_loss, shape
 from rlhf.ppo_config import PPOConfig
+from rlhf.ppo_models import load_actors, make_value_model, on_stem, put_together, spread
 from rlhf.ppo_prompts import ask, batch_of, that_fit
 from rlhf.ppo_samples import sample_rows, write_rows
-from rlhf.ppo_state import Control, load_state, put_weights, save_state, state_of
+from rlhf.ppo_state import Control, load_state, save_state, state_of
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates
 from rlhf.ptx import read_demonstrations
 from rlhf.reward_config import RewardConfig
-from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import open_terms, reward_models, score_terms
 from rlhf.rollouts import Rollout
-from rlhf.sharing import Actors, Reference, Stem, branch_of, make_actors
+from rlhf.sharing import Reference
 from rlhf.speed import flops_of, matmul_rate, num_actions, time_table, work_per_token
 from rlhf.stopping import limit_of, next_control
-from rlhf.trajectory import Sampler, Trajectory, roll_out
+from rlhf.trajectory import Sampler, roll_out
 from rlhf.value_model import (
-    ValueModel,
     save_value_model,
-    value_from_policy,
-    value_from_reward_model,
-    value_on,
 )
 
 HEADLINES = (
@@ -270,98 +267,6 @@ def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     return notes
-
-
-def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device) -> Actors:
-    """Return the policy that is trained, its reference, and the stem that they share, if any.
-
-    Raises: ConfigError: the model can't be shared as configured.
-    """
-
-    def load() -> Policy:
-        return load_policy(inputs["policy"].file("model"), device=device)
-
-    return make_actors(load(), config, load)
-
-
-def spread(
-    actors: Actors, value_model: ValueModel | None, config: PPOConfig, runtime: RuntimeConfig
-) -> bool:
-    """Spread the models' weights over the processes if that is configured; return whether.
-
-    Raises: ConfigError: some layers are frozen and shared, whose hidden states are kept whole.
-    """
-    if runtime.sharding == "none" or distributed.world_size() == 1:
-        return False
-    if config.unfrozen_layers is not None:
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={config.unfrozen_layers}) must be left out under "
-            "runtime.sharding=fsdp; use ppo.adapter.rank, or runtime.sharding=none."
-        )
-    fsdp.shard_policy(actors.policy.model)
-    if actors.reference.policy is not actors.policy:
-        fsdp.shard_policy(actors.reference.policy.model)
-    if value_model is not None and value_model.trunk is not None:
-        fsdp.shard_trunk(value_model.trunk)
-    return True
-
-
-def put_together(
-    config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device, learner: Learner
-) -> tuple[Actors, Learner]:
-    """Return actors and a learner in one piece, with the weights of a learner that is spread.
-
-    Every process must come here; those of the main one alone hold what was learnt.
-    """
-    state = state_of(learner)
-    actors = load_actors(config, inputs, device)
-    value_model = make_value_model(config, actors, inputs)
-    learner = make_learner(actors.policy, value_model, config, actors.reader)
-    if distributed.is_main():
-        put_weights(learner, state.weights)
-    return actors, learner
-
-
-def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) -> Trajectory:
-    """Return the trajectory with what a stem makes of its rows; as it is without a stem."""
-    if stem is None:
-        return trajectory
-    rows = [[*q, *r] for q, r in zip(trajectory.queries, trajectory.responses, strict=True)]
-    with timed("stem"):
-        return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
-
-
-def make_value_model(
-    config: PPOConfig, actors: Actors, inputs: Mapping[str, Artifact]
-) -> ValueModel | None:
-    """Return the value model that `config.value_init` names; of several reward models the first.
-
-    None where advantages need none.
-    Raises: ConfigError: rm without a reward model, or with one of another tokenizer.
-    """
-    if not config.has_value_model:
-        return None
-    policy = actors.policy
-    if config.value_trunk == "branch":
-        return value_on(branch_of(actors), policy, on_stem=True)
-    if config.value_trunk == "policy":
-        return value_on(None, policy)
-    if config.value_init == "policy":
-        before = actors.reference.policy
-        if config.adapter.rank:  # a plain trunk, without adapters
-            before = load_policy(inputs["policy"].file("model"), device=policy.model.device)
-        return value_from_policy(before)
-    models = reward_models(inputs)
-    if not models:
-        raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
-    slot, artifact = next(iter(models.items()))
-    reward_model = load_reward_model(artifact.path, device=policy.model.device)
-    if reward_model.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise ConfigError(
-            f"ppo.value_init (=rm) must be policy where {slot} has another tokenizer: a value "
-            "model reads the policy's tokens; change it."
-        )
-    return value_from_reward_model(reward_model)
 
 
 def open_retriever(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Retriever | None:

@@ -31,8 +31,8 @@ from rlhf import rollouts
 from rlhf.forward import Evaluation, compute_precision
 from rlhf.meters import objective_metrics, update_metrics
 from rlhf.objective import kl_coef_in_loss, shape
-from rlhf.ppo import load_actors, make_value_model, on_stem
 from rlhf.ppo_config import PPOConfig
+from rlhf.ppo_models import load_actors, make_value_model, on_stem
 from rlhf.ppo_step import make_learner, ppo_step, set_learning_rates
 from rlhf.ptx import read_demonstrations
 from rlhf.reward_terms import open_terms, score_terms

@@ -461,14 +461,14 @@ MUTANTS = [
     Mutant(
         46,
         "a value model of another tokenizer is taken",
-        "rlhf/ppo.py",
+        "rlhf/ppo_models.py",
         "if reward_model.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():",
         "if len(reward_model.policy.tokenizer) != len(policy.tokenizer):",
     ),
     Mutant(
         46,
         "value_init=rm starts from the policy",
-        "rlhf/ppo.py",
+        "rlhf/ppo_models.py",
         "    return value_from_reward_model(reward_model)\n",
         "    return value_from_policy(policy)\n",
     ),

@@ -275,9 +275,9 @@ def twenty_updates(folder: Path, sharded: bool = False) -> None:
 
 def in_float64() -> None:
     """Let the stage load its policies in float64."""
-    from rlhf import ppo
+    from rlhf import ppo_models
 
-    ppo.load_policy = partial(load_policy, dtype=torch.float64)  # type: ignore[assignment]
+    ppo_models.load_policy = partial(load_policy, dtype=torch.float64)  # type: ignore[assignment]
 
 
 class Pausing(FileTracker):

@@ -10,7 +10,7 @@ import torch
 
 from plumbrule.config import AdapterConfig
 from plumbrule.tracking import FileTracker
-from rlhf import ppo
+from rlhf import ppo, ppo_models
 from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.ppo_step import trainable
 
@@ -18,8 +18,8 @@ from rlhf.ppo_step import trainable
 def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: object):
     inputs = world.build(tmp_path, layers=layers)
     config = world.config(**changes)
-    actors = ppo.load_actors(config, inputs, torch.device("cpu"))
-    value_model = ppo.make_value_model(config, actors, inputs)
+    actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
+    value_model = ppo_models.make_value_model(config, actors, inputs)
     learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
     queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
     runtime = world.runtime(micro_batch_size=rows)

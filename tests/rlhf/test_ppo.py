@@ -30,8 +30,9 @@ from rlhf.kl import k1
 from rlhf.losses import policy_loss, value_loss
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.meters import Consistency, consistency, warn_if_inconsistent
-from rlhf.ppo import load_actors, make_value_model, run
+from rlhf.ppo import run
 from rlhf.ppo_config import KLConfig, PPOConfig
+from rlhf.ppo_models import load_actors, make_value_model
 from rlhf.ppo_prompts import batch_of
 from rlhf.reward_config import RewardConfig, RewardTermConfig
 from rlhf.reward_model import RewardModel, RewardStats

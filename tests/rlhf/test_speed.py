@@ -14,7 +14,7 @@ from plumbrule.config import AdapterConfig
 from plumbrule.costs import num_weights
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking import FileTracker, read_metrics
-from rlhf import ppo, speed
+from rlhf import ppo, ppo_models, speed
 from rlhf.speed import Work, flops_of, num_actions, time_table, work_per_token
 
 
@@ -64,8 +64,8 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
     """In units of a layer's weights; two epochs."""
     inputs = world.build(tmp_path, layers=3)
     config = world.config(**changes)
-    actors = ppo.load_actors(config, inputs, torch.device("cpu"))
-    value_model = ppo.make_value_model(config, actors, inputs)
+    actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
+    value_model = ppo_models.make_value_model(config, actors, inputs)
     learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
     layer = 4 * 16 * 16 + 3 * 16 * 32
     assert work_per_token(actors, learner, config) == tuple(layer * n for n in expected)
@@ -74,7 +74,7 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
 def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
     inputs = world.build(tmp_path, layers=3)
     config = world.config(adapter=AdapterConfig(rank=1), advantage="rloo", samples_per_prompt=2)
-    actors = ppo.load_actors(config, inputs, torch.device("cpu"))
+    actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
     learner = ppo.make_learner(actors.policy, None, config, actors.reader)
     adapted = 3 * (4 * 16 * 16 + 3 * 16 * 32 + (4 * (16 + 16) + 3 * (16 + 32)))
     assert work_per_token(actors, learner, config).update == 4 * adapted * 2
