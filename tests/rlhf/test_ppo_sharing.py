@@ -297,7 +297,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_number(tmp_path, cha
         kept.append(size)
         weights.append(load_policy(folder / "out" / "model").model.state_dict())
     close(weights[1], weights[0])
-    assert kept[1] < 0.7 * kept[0]
+    assert kept[1] < 0.3 * kept[0]  # policy and value model alike: either alone leaves half
 
 
 def test_what_can_not_be_shared_is_refused(tmp_path) -> None:
