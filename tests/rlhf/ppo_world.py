@@ -5,7 +5,7 @@ Tests that need processes of their own start this file: `ppo_world.py run <folde
 at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
 `updates` it does only that; `float64` runs the stage in that precision, and `fsdp` does all of it
 with the weights spread over the processes; with `-options` behind either the stage has `OPTIONS`,
-with `-adapter` its policy learns an adapter.
+with `-adapter` (also alone) its policy learns an adapter; `stem` freezes the lower layers.
 """
 
 from __future__ import annotations
@@ -304,8 +304,10 @@ if __name__ == "__main__":
         where = runtime(sharding="fsdp", processes=3)
     if mode.endswith("-options"):
         settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
-    if mode.endswith("-adapter"):
+    if mode.endswith("adapter"):
         settings = config(adapter=AdapterConfig(rank=2))
+    if mode == "stem":
+        settings = config(unfrozen_layers=1, value_trunk="branch")
     distributed.start(where)
     if mode in ("both", "updates", "fsdp"):
         twenty_updates(root, mode == "fsdp")

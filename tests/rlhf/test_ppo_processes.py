@@ -205,3 +205,27 @@ def test_an_adapter_learns_on_weights_that_are_spread(tmp_path: Path) -> None:
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-7), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["stem", "adapter"])
+def test_what_is_shared_learns_the_same_in_two_processes(tmp_path: Path, mode: str) -> None:
+    """In float32: sums over processes round otherwise, and Adam's first steps magnify that."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, processes in ((one, 1), (two, 2)):
+        world.build(folder, layers=2)
+        (folder / "out").mkdir()
+        launch(mode, folder, processes)
+    for update in range(1, world.config().num_updates + 1):
+        ours, theirs = (
+            rollouts.read(rollouts.path_of(folder / "out" / "rollouts", update))
+            for folder in (one, two)
+        )
+        assert ours.trajectory.responses == theirs.trajectory.responses
+        assert torch.allclose(ours.advantages, theirs.advantages, rtol=1e-3, atol=1e-4)
+    model = "adapter_model" if mode == "adapter" else "model"
+    for name in (f"model/{model}.safetensors", "value/model.safetensors"):
+        weights = [load_file(folder / "out" / name) for folder in (one, two)]
+        assert weights[0].keys() == weights[1].keys()
+        for key in weights[0]:
+            assert torch.allclose(weights[0][key], weights[1][key], rtol=0, atol=1e-3), key
