@@ -9,6 +9,7 @@ from plumbrule.config import require
 from plumbrule.errors import ConfigError
 from plumbrule.graph import Node
 from plumbrule.shipped import shipped_world
+from plumbrule.stages import STAGES
 from rlhf.reward_config import RequireConfig
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError for settings that are fine alone and can't run together."""
     context = config.model.context
     check_world(config, nodes)
+    check_processes(config, nodes)
     read = {node.config.role for node in nodes if node.kind == "data"}
     for role in config.data:
         require(
@@ -77,6 +79,27 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 "name a model where sft has no base input",
                 "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
             )
+
+
+def check_processes(config: RunConfig, nodes: list[Node]) -> None:
+    """Raise ConfigError where a stage can't run in the processes that are asked for."""
+    runtime = config.runtime
+    parallel = [node for node in nodes if STAGES[node.kind].parallel]
+    require(
+        runtime.nodes == 1 or not parallel or "SLURM_JOB_ID" in os.environ,
+        "runtime.nodes",
+        runtime.nodes,
+        "be 1 outside a Slurm allocation",
+        "start the command in a batch script (docs/distributed.md), or leave it out",
+    )
+    for node in parallel:
+        require(
+            runtime.sharding == "none" or node.config.unfrozen_layers is None,
+            "ppo.unfrozen_layers",
+            node.config.unfrozen_layers,
+            f"be left out under runtime.sharding={runtime.sharding}",
+            "use ppo.adapter.rank, or runtime.sharding=none",
+        )
 
 
 def check_gathered(node: Node, nodes: list[Node]) -> None:

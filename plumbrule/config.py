@@ -276,7 +276,7 @@ class RuntimeConfig:
     sharding: str = "none"
     """Of ppo: none, every process holds all weights; fsdp, they are spread over the processes."""
     silence_minutes: float = 10.0
-    """A process that waits for another for so long ends the stage."""
+    """Whoever waits so long for another process, as while a checkpoint is written, ends the stage."""
     threads: int | None = None
     """CPU threads per process; None: torch's own choice."""
     micro_batch_size: int = 32
@@ -300,6 +300,13 @@ backward pass: less memory for a third more work."""
             "leave it out, or set runtime.processes to the number of devices",
         )
         require_range("runtime.micro_batch_size", self.micro_batch_size, 1, unit="rows")
+        require(
+            self.processes * self.nodes == 1 or not self.device.startswith("cuda:"),
+            "runtime.device",
+            self.device,
+            "be cuda where there are several processes, which take a device each",
+            "leave out the number",
+        )
         if self.threads is not None:
             require_range("runtime.threads", self.threads, 1, 4096)
 

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -29,13 +30,19 @@ def start(runtime: RuntimeConfig) -> None:
     """Join the process group that torchrun's environment describes; do nothing without one.
 
     On GPUs each process takes the device of its local rank. Calling it again does nothing. A
-    process that waits in a collective for longer than `runtime.silence_minutes` raises, and
+    process that waits in a collective for longer than `runtime.silence_minutes` ends, and
     torchrun ends the others once one has failed: no job hangs on a process that is gone or stuck.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
     on_gpu = runtime.device != "cpu" and torch.cuda.is_available()
     if on_gpu:
+        there = torch.cuda.device_count()
+        if int(os.environ["LOCAL_RANK"]) >= there:
+            raise ConfigError(
+                f"runtime.processes (={os.environ.get('LOCAL_WORLD_SIZE', '?')}) must be at most "
+                f"{there}, the accelerators of this machine; lower it."
+            )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     _silence[0] = timedelta(minutes=runtime.silence_minutes)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_silence[0])

@@ -1,8 +1,9 @@
 """Models whose weights are spread over the processes: torch's fully sharded data parallel (FSDP2).
 
 A process holds its slice of every layer's weights, and so of their gradients and of the optimizer's
-moments; a layer's weights are whole only while it runs. What is not a trunk's (an output layer with
-weights of its own, a value head) stays whole everywhere, and `distributed` sums its gradients.
+moments; a layer's weights are whole only while it runs (under autocast, its bfloat16 copy until the
+backward pass is done). What is not a trunk's (an output layer with weights of its own, a value
+head) stays whole everywhere, and `distributed` sums its gradients.
 
 Layers that run talk to the other processes, which must then run as many. Where processes do
 different amounts of work (sampling, scoring), `gathered` makes the weights whole once, for a while,
@@ -25,6 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from plumbrule import distributed
+from plumbrule.errors import ConfigError
 from plumbrule.scoring import causal_lm, output_embeddings, trunk
 
 
@@ -46,10 +48,18 @@ class TiedHead(nn.Module):
 
 
 def shard_policy(model: PreTrainedModel) -> None:
-    """Spread a causal language model's trunk over the processes."""
+    """Spread a causal language model's trunk over the processes.
+
+    Raises: ConfigError: a model that can't be spread.
+    """
     lm = causal_lm(model)
-    embedding = cast(nn.Embedding, lm.get_input_embeddings())
-    tied = output_embeddings(lm).weight is embedding.weight
+    embedding, head = cast(nn.Embedding, lm.get_input_embeddings()), output_embeddings(lm)
+    tied = head.weight is embedding.weight
+    if tied and [name for name, _ in head.named_parameters()] != ["weight"]:
+        raise ConfigError(
+            f"runtime.sharding (=fsdp) must be none for {type(lm).__name__}: its output layer is "
+            "tied to the embedding and has weights of its own besides (a bias, an adapter)."
+        )
     shard_trunk(trunk(model))
     if tied:
         lm.set_output_embeddings(TiedHead(embedding))
@@ -59,12 +69,17 @@ def shard_trunk(whole: nn.Module) -> None:
     """Spread a trunk over the processes: each layer by itself, then what is beside the layers.
 
     Gradients are summed over the processes, not averaged.
+    Raises: ConfigError: it holds no list of layers.
     """
     device = next(whole.parameters()).device
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
-    layers = [
-        layer for some in whole.children() if isinstance(some, nn.ModuleList) for layer in some
-    ]
+    lists = [list(some) for some in whole.modules() if isinstance(some, nn.ModuleList)]
+    layers: list[nn.Module] = max(lists, key=len, default=[])
+    if not layers:
+        raise ConfigError(
+            f"runtime.sharding (=fsdp) must be none for {type(whole).__name__}, in which no list "
+            "of layers was found."
+        )
     for module in (*layers, whole):
         shard = fully_shard(module, mesh=mesh, reshard_after_forward=_is_layer(module))
         shard.set_force_sum_reduction_for_comms(True)
@@ -91,13 +106,7 @@ def gathered(*models: nn.Module | None) -> Iterator[None]:
 
     Inside no pass of these models talks to another process. Models that are not spread are as ever.
     """
-    parts = [
-        module
-        for model in models
-        if model is not None
-        for module in model.modules()
-        if isinstance(module, FSDPModule)
-    ]
+    parts = _parts(models)
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -106,7 +115,24 @@ def gathered(*models: nn.Module | None) -> Iterator[None]:
     finally:
         for part in parts:
             part.set_reshard_after_forward(_is_layer(part), recurse=False)
-            part.reshard()
+        spread_again(*models)
+
+
+def spread_again(*models: nn.Module | None) -> None:
+    """Let go of weights that are whole: where no backward pass has followed a forward pass."""
+    for part in _parts(models):
+        part.reshard()
+
+
+def _parts(models: Iterable[nn.Module | None]) -> list[Any]:
+    """Return all parts of the models that were spread by themselves."""
+    return [
+        module
+        for model in models
+        if model is not None
+        for module in model.modules()
+        if isinstance(module, FSDPModule)
+    ]
 
 
 def in_step(

@@ -387,18 +387,12 @@ def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str
 
     On several machines `srun` starts one torchrun on each, and these meet at the first. The store
     and the Python environment must lie where all machines see them.
-    Raises: ConfigError: several machines outside a Slurm allocation.
     """
     command = [sys.executable, "-m", "torch.distributed.run"]
     command += [f"--nproc-per-node={runtime.processes}"]
     if runtime.nodes == 1:
         return [*command, "--standalone"]
-    job = environment.get("SLURM_JOB_ID")
-    if job is None:
-        raise ConfigError(
-            f"runtime.nodes (={runtime.nodes}) must be 1 outside a Slurm allocation; start the "
-            "command in a batch script (docs/distributed.md), or leave it out."
-        )
+    job = environment["SLURM_JOB_ID"]  # checks.py has seen that it is there
     first = environment.get("SLURMD_NODENAME") or socket.gethostname()
     port = FIRST_PORT + int(job) % PORTS
     nodes = str(runtime.nodes)

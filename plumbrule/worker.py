@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from plumbrule import claims, machine, plugins
 from plumbrule.artifacts import Artifact, write_json
@@ -30,6 +31,7 @@ from plumbrule.tracking import FileTracker, NullTracker, Tracker
 WATCH_SECONDS = 1.0
 
 
+@record
 def main(folder: Path) -> None:
     """Run this process's share of the stage in `folder`."""
     from plumbrule import distributed

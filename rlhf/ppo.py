@@ -111,7 +111,7 @@ def run(
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
     value_model = make_value_model(config, actors, inputs)
-    sharded = spread(actors, value_model, config, runtime)
+    sharded = spread(actors, value_model, runtime)
     learner = make_learner(policy, value_model, config, actors.reader)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()

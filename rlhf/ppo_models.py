@@ -77,20 +77,13 @@ def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) ->
         return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
 
 
-def spread(
-    actors: Actors, value_model: ValueModel | None, config: PPOConfig, runtime: RuntimeConfig
-) -> bool:
+def spread(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:
     """Spread the models' weights over the processes if that is configured; return whether.
 
-    Raises: ConfigError: some layers are frozen and shared, whose hidden states are kept whole.
+    Raises: ConfigError: a model that can't be spread.
     """
     if runtime.sharding == "none" or distributed.world_size() == 1:
         return False
-    if config.unfrozen_layers is not None:
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={config.unfrozen_layers}) must be left out under "
-            "runtime.sharding=fsdp; use ppo.adapter.rank, or runtime.sharding=none."
-        )
     fsdp.shard_policy(actors.policy.model)
     if actors.reference.policy is not actors.policy:
         fsdp.shard_policy(actors.reference.policy.model)

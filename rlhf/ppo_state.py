@@ -101,12 +101,14 @@ def load_state(folder: Path, learner: Learner, average: AveragedWeights | None =
     put_weights(learner, {name: load_file(folder / file) for name, file in names.items()})
     if average is not None:
         average.load(load_file(folder / "average.safetensors"))
-    optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    learner.optimizer.load_state_dict(optimizer)
-    for parameter, kept in learner.optimizer.state.items():
+    path = folder / "optimizer.pt"
+    optimizer = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    every = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    for number, kept in optimizer["state"].items():
         for name, value in kept.items():
-            if value.shape == parameter.shape:  # a moment, and not the count of steps
-                kept[name] = fsdp.spread_like(value, parameter)
+            if value.shape == every[number].shape:  # a moment, and not the count of steps
+                kept[name] = fsdp.spread_like(value, every[number])
+    learner.optimizer.load_state_dict(optimizer)
     return Control(**state)
 
 

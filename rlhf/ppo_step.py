@@ -205,6 +205,7 @@ def ppo_step(
             break
         norms.append(clip_gradients(models, sums, config.max_grad_norm, str(where)))
         learner.optimizer.step()
+    fsdp.spread_again(*learner.models.values())  # a policy that is only read has no backward pass
     mean = dict(zip(SUMS, (totals / divisors).tolist(), strict=True))
     norm = {name: sum(n[name] for n in norms) / max(1, len(norms)) for name in models}
     return PPOStats(
@@ -392,4 +393,6 @@ def non_finite_gradients(model: nn.Module) -> str:
         for name, p in model.named_parameters()
         if p.grad is not None and not torch.isfinite(fsdp.local(p.grad)).all()
     ]
-    return f"first of {len(named)} parameters: {named[0]}" if named else "its norm overflows"
+    every = {name for part in distributed.gather_objects(named) for name in part}
+    first = next((name for name, _ in model.named_parameters() if name in every), None)
+    return f"first of {len(every)} parameters: {first}" if first else "its norm overflows"

@@ -64,13 +64,15 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
     import torch
     from transformers import GenerationConfig
 
-    from plumbrule.config import SamplingConfig
+    from plumbrule import machine
+    from plumbrule.config import RuntimeConfig, SamplingConfig
     from plumbrule.generation import generate
     from plumbrule.generation.sampler import decode_in_slots
     from plumbrule.models import load_policy
     from plumbrule.records import Prompt, read_records
     from plumbrule.scoring import pad_rows
 
+    machine.prepare(RuntimeConfig())
     work = WORKLOAD[given.shape]
     policy = load_policy(folder / "policy" / "model", device=given.device)
     policy.model.to(getattr(torch, given.dtype))

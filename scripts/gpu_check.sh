@@ -1,7 +1,7 @@
 #!/bin/bash
 # What an accelerator has to show, in parts that each print their result and leave a log under $OUT
 # (default: gpu-check/). Needs neither wandb nor faiss; wheels in .whl/ are installed first
-# (scripts/gather_wheels.sh). About nine minutes on one accelerator.
+# (scripts/gather_wheels.sh). Each part has a limit; together they end within 13 minutes.
 #
 #   scripts/gpu_check.sh                                  # on an accelerator
 #   DEVICE=cpu SHAPE=small scripts/gpu_check.sh           # the same parts on a CPU, small
@@ -17,6 +17,10 @@ if ls .whl/*.whl > /dev/null 2>&1; then
   site="$(mktemp -d)"
   "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" .whl/*.whl || exit 1
   export PYTHONPATH="$PWD:$site"
+fi
+if [ "$device" != cpu ] && ! "$python" -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then
+  echo "DEVICE (=$device) must be cpu here: torch sees no accelerator."
+  exit 2
 fi
 failed=0
 part() {  # part <name> <seconds at most> <command...>

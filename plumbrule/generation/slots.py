@@ -11,13 +11,13 @@ the shrinking batch of `sampler.py` is faster. What is picked is the same: a res
 its key and its prompt.
 
 The graph is captured anew for each call: it holds the addresses of weights as they were cast for
-this call (autocast keeps its copies for as long as its context), and a step's capture costs about a
-step.
+this call, and autocast keeps its copies for as long as its context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -37,6 +37,8 @@ CHECK_EVERY = 8
 """Steps between two looks at which rows have ended, each of which waits for the device."""
 WARM_UP = 3
 """Steps before a capture, in which libraries set themselves up."""
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""What configs of models with experts call their number."""
 REFILL_SHARE = 0.25
 """Share of the slots that is free before prompts are read: reading a few at a time is slow."""
 
@@ -54,8 +56,10 @@ class SlotLayer(DynamicLayer):
         """Write one token per slot at the slot's own position; return all keys and values."""
         buffers = self.buffers(key_states, value_states)
         where = self.positions[:, None, None, None]
-        for kept, new in zip(buffers, (key_states, value_states), strict=True):
-            kept.scatter_(2, where.expand(-1, new.shape[1], 1, new.shape[3]), new.to(kept.dtype))
+        with _any_order():
+            for kept, new in zip(buffers, (key_states, value_states), strict=True):
+                index = where.expand(-1, new.shape[1], 1, new.shape[3])
+                kept.scatter_(2, index, new.to(kept.dtype))
         return buffers
 
     def buffers(self, *like: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +79,20 @@ class SlotLayer(DynamicLayer):
         for kept, given in zip(self.buffers(keys, values), (keys, values), strict=True):
             where = columns[:, None, :, None].expand(-1, given.shape[1], -1, given.shape[3])
             kept[slots, :, :width] = given.gather(2, where).to(kept.dtype)
+
+
+@contextmanager
+def _any_order() -> Iterator[None]:
+    """Let a write whose places all differ be made in any order; deterministic mode sorts them."""
+    strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
 class Waiting(NamedTuple):
@@ -217,5 +235,13 @@ class Decoder:
 
 
 def can_decode(policy: Policy) -> bool:
-    """Return whether slots hold the policy's cache: all its layers attend to all earlier tokens."""
-    return is_set(causal_lm(policy.model))
+    """Return whether slots hold the policy's cache, and a graph its step.
+
+    All its layers attend to all earlier tokens, and nothing in them waits for the device (rotary
+    tables that grow with the text, experts).
+    """
+    lm = causal_lm(policy.model)
+    config = lm.config.get_text_config()
+    rotary = getattr(config, "rope_parameters", None) or {}
+    experts = any(getattr(config, name, None) for name in EXPERTS)
+    return is_set(lm) and rotary.get("rope_type", "default") != "dynamic" and not experts

@@ -46,8 +46,8 @@ def test_one_process_ends_the_job_with_its_traceback(tmp_path: Path, how: str, s
         check=False,
     )
     assert done.returncode != 0
-    assert said in done.stderr
     assert "Traceback" in done.stderr
+    assert said in done.stderr
     assert time.monotonic() - began < 100
 
 
@@ -76,5 +76,25 @@ def test_several_machines_are_started_by_srun() -> None:
     assert "--nnodes=2" in command
     assert "--nproc-per-node=4" in command
     assert "--rdzv-endpoint=node7:22345" in command
-    with pytest.raises(ConfigError, match=r"runtime.nodes \(=2\) must be 1 outside a Slurm"):
-        torchrun(two, {})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["runtime.nodes=2"], "runtime.nodes (=2) must be 1 outside a Slurm allocation"),
+        (
+            ["runtime=fsdp", "ppo.unfrozen_layers=2"],
+            "ppo.unfrozen_layers (=2) must be left out under runtime.sharding=fsdp",
+        ),
+        (
+            ["runtime.processes=2", "runtime.device=cuda:1"],
+            "runtime.device (=cuda:1) must be cuda where there are several processes",
+        ),
+    ],
+)
+def test_what_can_not_run_is_said_before_anything_is_built(
+    composed, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(*overrides)
+    assert said in str(error.value)

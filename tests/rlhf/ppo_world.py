@@ -149,6 +149,7 @@ def config(**changes: object) -> PPOConfig:
 OPTIONS = {
     "ema_decay": 0.8,
     "value_warmup_updates": 1,
+    "value_trunk": "policy",
     "adam": "tf",
     "kl": KLConfig(coef=0.02, target=0.1),
 }
