@@ -271,6 +271,8 @@ class Served:
                 stderr=errors,
                 text=True,
                 env={**os.environ, "PLUMBRULE_STORE": str(store), **environment},
+                # a shell's background job, and so this suite in one, ignores Ctrl-C
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.url = self.process.stdout.readline().strip()
 

@@ -22,7 +22,7 @@ from plumbrule.generation import generate
 from plumbrule.models import load_policy, make_policy
 from plumbrule.scoring import trunk
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
-from rlhf import ppo, sharing
+from rlhf import ppo, ppo_models, sharing
 from rlhf.estimate import Estimate
 from rlhf.forward import action_logprobs, state_values
 from rlhf.losses import policy_loss, value_loss
@@ -78,7 +78,7 @@ def frozen_by_hand(policy, config, load):
 def test_a_stem_trains_as_frozen_layers_do(tmp_path, monkeypatch, tied) -> None:
     shared = train(tmp_path / "shared", world.config(unfrozen_layers=1), tied)
     before = load_policy(tmp_path / "shared" / "sft" / "model").model.state_dict()
-    monkeypatch.setattr(ppo, "make_actors", frozen_by_hand)
+    monkeypatch.setattr(ppo_models, "make_actors", frozen_by_hand)
     plain = train(tmp_path / "plain", world.config(), tied)
     close(shared, plain)
     moved = {name for name in before if not torch.equal(before[name], shared[name])}
@@ -107,7 +107,7 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
         return load_policy(inputs["policy"].path / "model")
 
     monkeypatch.setattr(ppo, "make_value_model", frozen_value)
-    monkeypatch.setattr(ppo, "make_actors", frozen_by_hand)
+    monkeypatch.setattr(ppo_models, "make_actors", frozen_by_hand)
     close(shared, train(tmp_path / "plain", world.config()))
     whole, branch = (
         load_file(tmp_path / which / "out" / "value" / "model.safetensors")
@@ -126,8 +126,8 @@ def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
         sharing.Stem, "read", lambda *a, **k: calls.update(["read"]) or plain(*a, **k)
     )
     made = []
-    actors = ppo.make_actors
-    monkeypatch.setattr(ppo, "make_actors", lambda *a: made.append(actors(*a)) or made[0])
+    actors = ppo_models.make_actors
+    monkeypatch.setattr(ppo_models, "make_actors", lambda *a: made.append(actors(*a)) or made[0])
     built(tmp_path)
     (tmp_path / "out").mkdir()
     widths: Counter[str] = Counter()
@@ -171,7 +171,7 @@ def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) ->
         reference = load()
         return Actors(policy, policy, Reference(reference, reference))
 
-    monkeypatch.setattr(ppo, "make_actors", separate)
+    monkeypatch.setattr(ppo_models, "make_actors", separate)
     close(shared, train(tmp_path / "plain", config))
     moved = [n for n in shared if "lora_B" in n and shared[n].abs().max() > 0]
     assert len(moved) == 9  # three layers of three
@@ -237,12 +237,12 @@ def test_during_warm_up_a_value_head_on_the_policy_leaves_the_policy_alone(tmp_p
             weights[update] = {n: p.clone() for n, p in actors[0].policy.model.state_dict().items()}
 
     actors = []
-    make = ppo.make_actors
-    ppo.make_actors = lambda *a: actors.append(make(*a)) or actors[0]
+    make = ppo_models.make_actors
+    ppo_models.make_actors = lambda *a: actors.append(make(*a)) or actors[0]
     try:
         ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", Looks())
     finally:
-        ppo.make_actors = make
+        ppo_models.make_actors = make
     assert all(torch.equal(before[n], weights[1][n]) for n in before)
     assert not all(torch.equal(before[n], weights[2][n]) for n in before)
 
