@@ -32,6 +32,7 @@ def run(folder: Path, device: str, **changes: object) -> Path:
 
 
 def test_a_run_on_an_accelerator_is_that_on_the_cpu(tmp_path: Path) -> None:
+    """Up to float32 sums in another order, which Adam's first steps magnify."""
     here, there = run(tmp_path / "cpu", "cpu"), run(tmp_path / "cuda", "cuda")
     first = [rollouts.read(rollouts.path_of(out / "rollouts", 1)) for out in (here, there)]
     assert first[0].trajectory.responses == first[1].trajectory.responses
