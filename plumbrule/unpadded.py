@@ -2,8 +2,10 @@
 
 Rows of a batch differ in length, and a padded batch runs every layer over its padding too; of a PPO
 rollout that is half of all work. Here the real tokens of all rows go through the model as one long
-row, and only attention, the one operation in which tokens of a row meet, spreads them out again. It
-is causal and the padding stands behind, so no real token sees any and no mask is needed.
+row, and only attention, the one operation in which tokens of a row meet, takes them apart again: on
+a CPU row by row, where a call costs less than padding; elsewhere in groups of rows of like length,
+so that there are few calls. It is causal and what padding is left stands behind, so no real token
+sees any and no mask is needed.
 
 This is an attention function like transformers' own, registered under `NAME`; without a layout it
 is `sdpa`, so one model serves training and sampling. What it computes for a real token is what the
@@ -12,7 +14,7 @@ padded pass computes, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,15 +42,26 @@ class Group(NamedTuple):
     width: int
 
 
-Layout = Sequence[Group]
-"""How the tokens of all rows are spread out for attention."""
+class Layout(NamedTuple):
+    """Which tokens meet in attention; the rows stand one behind the other, longest first."""
+
+    lengths: Sequence[int]
+    """Of the rows, tokens."""
+    groups: Sequence[Group]
+    """Of rows that attend in one call; none where each attends in a call of its own."""
 
 
 def make_layout(lengths: Sequence[int], device: torch.device) -> Layout:
-    """Return the layout of rows that stand one behind the other, longest first.
+    """Return the layout of rows that stand one behind the other, longest first."""
+    return Layout(lengths, () if _by_row(device) else make_groups(lengths, device))
 
-    A row shorter than `SHORTER` of the first of its group begins a new group.
-    """
+
+def _by_row(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def make_groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
+    """Return groups of rows; one shorter than `SHORTER` of the first of a group begins the next."""
     groups = []
     token = row = 0
     while row < len(lengths):
@@ -74,35 +87,55 @@ def attention(
 
     Args: query, key, value: (1, heads, n, size), all tokens one behind the other.
     """
-    if layout is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    found = [_attend(module, (query, key, value), group, settings) for group in layout]
-    behind = query.shape[2] - sum(map(len, found))
-    found.append(found[0].new_zeros(behind, *found[0].shape[1:]))
-    return torch.cat(found)[None], None
+    if not _is_slow(query):
+        return _attend(module, query, key, value, attention_mask, layout, settings), None
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = query.float(), key.float(), value.float()
+        found = _attend(module, query, key, value, attention_mask, layout, settings)
+    return found.bfloat16(), None
+
+
+def _is_slow(states: Tensor) -> bool:
+    """Return whether float32 is faster: torch's fused kernel in bf16 on a CPU, by far."""
+    halved = states.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return states.device.type == "cpu" and halved
+
+
+def kept_dtype(values: Tensor) -> torch.dtype:
+    """Return in what keys and values are best kept for attention to these values later."""
+    return torch.float32 if _is_slow(values) else values.dtype
 
 
 def _attend(
-    module: nn.Module, states: Iterable[Tensor], group: Group, settings: dict[str, Any]
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: Layout | None,
+    settings: dict[str, Any],
 ) -> Tensor:
-    """Return attention (n, heads, size) among the n tokens of a group."""
-    query, key, value = (_spread(some, group) for some in states)
-    causal = {**settings, "is_causal": True}
-    dtype = value.dtype
-    if _is_slow(query):
-        query, key, value = query.float(), key.float(), value.float()
-        with torch.autocast("cpu", enabled=False):
-            found, _ = sdpa_attention_forward(module, query, key, value, None, **causal)
-    else:
-        found, _ = sdpa_attention_forward(module, query, key, value, None, **causal)
-    return found.to(dtype).flatten(0, 1)[group.slots]
+    """Return attention (1, n, heads, size); of tokens behind the last row, anything finite."""
+    if layout is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)[0]
+    settings = {**settings, "is_causal": True}
+    behind = query.shape[2] - sum(layout.lengths)
+    if not layout.groups:
+        sizes = [*layout.lengths, behind] if behind else list(layout.lengths)
+        rows = zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True)
+        return torch.cat([_causal(module, row, settings) for row in rows], 1)
+    found = []
+    for group in layout.groups:
+        states = tuple(_spread(some, group) for some in (query, key, value))
+        found.append(_causal(module, states, settings).flatten(0, 1)[group.slots])
+    found.append(found[0].new_zeros(behind, *found[0].shape[1:]))
+    return torch.cat(found)[None]
 
 
-def _is_slow(query: Tensor) -> bool:
-    """Return whether float32 is faster: the backward pass of the fused kernel in bf16 on a CPU."""
-    halved = query.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-    trained = torch.is_grad_enabled() and query.requires_grad
-    return query.device.type == "cpu" and halved and trained
+def _causal(module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
+    """Return attention (rows, width, heads, size) of queries, keys, values with widths third."""
+    query, key, value = states
+    return sdpa_attention_forward(module, query, key, value, None, **settings)[0]
 
 
 def _spread(states: Tensor, group: Group) -> Tensor:

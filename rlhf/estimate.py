@@ -29,8 +29,8 @@ from rlhf.sharing import Actors
 
 PROBE_ROWS = 4
 """That go forward and backward; what a batch without padding keeps grows with its tokens."""
-PROBE_TOKENS = 4
-"""Sampled per response to time a token."""
+PROBE_TOKENS = 2, 8
+"""Sampled per response, once each, to time a token."""
 FLOAT_BYTES = 4
 OPTIMIZER_COPIES = 3
 """Numbers kept per trained weight beside it: its gradient and Adam's two moments."""
@@ -45,7 +45,7 @@ reward models aside."""
     held_bytes: int
     """Of those, what is there already: the weights."""
     seconds: float
-    """Sampling, reading and training, without the reward."""
+    """Sampling, reading and training, without the reward; responses as long as they may be."""
     fits: bool = True
     """False: the accelerator ran out of memory over the few rows of the probe."""
 
@@ -53,7 +53,7 @@ reward models aside."""
         gib = self.memory_bytes / 2**30
         if not self.fits:
             return f"{PROBE_ROWS} rows do not fit beside {gib:.2g} GiB of weights and optimizer"
-        return f"about {self.seconds:.2g} s and {gib:.2g} GiB an update, reward aside"
+        return f"at most about {self.seconds:.2g} s and {gib:.2g} GiB an update, reward aside"
 
 
 class Probe(NamedTuple):
@@ -66,7 +66,7 @@ class Probe(NamedTuple):
     learn_seconds: float
     """Per token: the training passes of policy and value model."""
     sample_seconds: float
-    """Per response token, of a whole batch of the sampler."""
+    """A batch of the sampler, responses as long as they may be."""
 
 
 def estimate(
@@ -98,7 +98,7 @@ def estimate(
     passes = 3 if learner.value_model is not None else 2  # of policy, reference and values
     per_token = passes * probe.read_seconds + config.num_ppo_epochs * probe.learn_seconds
     batches = -(-len(queries) // config.sampling.batch_size)
-    seconds = batches * limit * probe.sample_seconds + num_tokens * per_token
+    seconds = batches * probe.sample_seconds + num_tokens * per_token
 
     largest = longest[: runtime.micro_batch_size]
     kept = probe.kept_bytes * (sum(map(len, largest)) + limit * len(largest))
@@ -160,29 +160,35 @@ def _seconds(work: Callable[[], object]) -> float:
 def _kept(work: Callable[[], Tensor], model: nn.Module) -> int:
     """Return the bytes that autograd keeps for the backward pass of `work`, weights aside."""
     weights = {p.data_ptr() for p in model.parameters()}
-    found: dict[int, int] = {}
+    found: dict[int, torch.UntypedStorage] = {}
 
-    def count(tensor: Tensor) -> Tensor:
+    def count(tensor: Tensor) -> None:  # a node that kept its own result would never be freed
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            found[storage.data_ptr()] = storage  # held, or its address would be given out again
 
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        result = work()
-    total = sum(found.values())
-    del result
-    return total
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda nothing: nothing):
+        work()
+    return sum(storage.nbytes() for storage in found.values())
 
 
 def _sample(policy: Policy, queries: Sequence[Sequence[int]], config: PPOConfig) -> float:
-    """Return the seconds of one token of each response of a batch."""
-    few = dataclasses.replace(
-        config.sampling, max_new_tokens=min(PROBE_TOKENS, config.sampling.max_new_tokens)
-    )
+    """Return the seconds of a batch of the sampler, responses as long as they may be.
+
+    Two lengths tell what a token takes from what prompts and preparations do.
+    """
+    limit = config.sampling.max_new_tokens
     keys = list(range(len(queries)))
-    took = _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
-    return took / few.max_new_tokens
+
+    def sample(num_tokens: int) -> float:
+        few = dataclasses.replace(config.sampling, max_new_tokens=num_tokens)
+        return _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
+
+    sample(1)  # warms up
+    short, long = (min(number, limit) for number in PROBE_TOKENS)
+    took, longer = sample(short), sample(long)
+    per_token = max(0.0, longer - took) / max(1, long - short)
+    return longer + per_token * (limit - long)
 
 
 def _weights(actors: Actors, learner: Learner, config: PPOConfig) -> tuple[int, int]:

@@ -205,6 +205,7 @@ def ppo_step(
             break
         norms.append(clip_gradients(models, sums, config.max_grad_norm, str(where)))
         learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)  # their memory is the next rollout's
     fsdp.spread_again(*learner.models.values())  # a policy that is only read has no backward pass
     mean = dict(zip(SUMS, (totals / divisors).tolist(), strict=True))
     norm = {name: sum(n[name] for n in norms) / max(1, len(norms)) for name in models}

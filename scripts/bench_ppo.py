@@ -187,10 +187,8 @@ def make_workload(folder: Path, shape: str) -> None:
 
     size, work = SHAPE[shape], WORKLOAD[shape]
     tokenizer = make_tokenizer(int(size["vocab"]))
-    lm = new_lm(size, tokenizer)
-    calibrate(lm, tokenizer.eos_token_id, int(work["mean"]), int(work["limit"]))
-    policy = make_policy(lm, tokenizer, 1024)
-    save_policy(policy, folder / "policy" / "model")
+    torch.manual_seed(0)
+    policy = make_policy(new_lm(size, tokenizer), tokenizer, 1024)
     torch.manual_seed(1)
     judge = make_policy(new_lm(size, tokenizer), tokenizer, 1024)
     RewardModel(judge, RewardStats(std=1.0, num_samples=1)).save(folder / "rm")
@@ -208,6 +206,8 @@ def make_workload(folder: Path, shape: str) -> None:
     write_records(prompts, folder / "prompts" / "records.jsonl")
     write_records(prompts[:2], folder / "prompts" / "validation.jsonl")
     (folder / "ids.json").write_text(json.dumps(rows), encoding="utf-8")
+    calibrate(policy, rows, int(work["mean"]), int(work["limit"]))
+    save_policy(policy, folder / "policy" / "model")
 
 
 def make_tokenizer(size: int) -> Any:
@@ -257,24 +257,36 @@ def new_lm(size: dict[str, int], tokenizer: Any) -> Any:
     return lm.eval()
 
 
-def calibrate(lm: Any, eos: int, mean: int, limit: int) -> None:
+def calibrate(policy: Any, prompts: list[list[int]], mean: int, limit: int) -> None:
     """Make the end of text as likely everywhere as gives responses of `mean` tokens up to `limit`.
 
-    With chance p at each token, responses have (1 - (1 - p)^limit) / p tokens on average.
+    With chance p at each token, responses have (1 - (1 - p)^limit) / p tokens on average. Two looks
+    at what is sampled correct for what it is likely after.
     """
     import torch
+
+    from plumbrule.config import SamplingConfig
+    from plumbrule.generation import generate
 
     low, high = 1e-6, 1.0
     for _ in range(60):
         p = math.sqrt(low * high)
         low, high = (p, high) if (1 - (1 - p) ** limit) / p > mean else (low, p)
+    wanted = math.log(p / (1 - p))
+    lm, eos = policy.model, policy.tokenizer.eos_token_id
     tokens = torch.randint(CUT, lm.config.vocab_size, (8, 64), generator=torch.Generator())
-    row = torch.zeros(lm.config.hidden_size)
     with torch.no_grad():
         hidden = lm.model(input_ids=tokens).last_hidden_state
-        others = lm.lm_head(hidden).logsumexp(-1).mean()
-        row[0] = (others + math.log(p / (1 - p))) / hidden[..., 0].mean()
-        lm.lm_head.weight[eos] = row
+        first, others = hidden[..., 0].mean(), lm.lm_head(hidden).logsumexp(-1).mean()
+        lm.lm_head.weight[eos] = 0.0
+        lm.lm_head.weight[eos, 0] = (others + wanted) / first
+    sampling = SamplingConfig(max_new_tokens=limit, batch_size=64)
+    for _ in range(2):
+        found = generate(policy, prompts, sampling=sampling, keys=range(len(prompts)))
+        ends = sum(sample.finished for sample in found)
+        odds = ends / (sum(len(sample.tokens) for sample in found) - ends)
+        with torch.no_grad():
+            lm.lm_head.weight[eos, 0] += (wanted - math.log(odds)) / first
 
 
 # The two sides.

@@ -18,6 +18,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from plumbrule.scoring import causal_lm, pad_rows, positions, trunk
+from plumbrule.unpadded import kept_dtype
 
 
 class RoomyLayer(DynamicLayer):
@@ -31,6 +32,8 @@ class RoomyLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens behind the old ones and return all keys and values."""
+        dtype = kept_dtype(value_states)  # rotation in float32 may have widened the keys
+        key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         begin = self.get_seq_length()
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device

@@ -31,7 +31,7 @@ from plumbrule.models import Policy
 from plumbrule.progress import Progress
 from plumbrule.scoring import causal_lm, output_logits, trunk
 from plumbrule.timing import timed
-from plumbrule.unpadded import is_set
+from plumbrule.unpadded import is_set, kept_dtype
 
 CHECK_EVERY = 8
 """Steps between two looks at which rows have ended, each of which waits for the device."""
@@ -65,10 +65,11 @@ class SlotLayer(DynamicLayer):
     def buffers(self, *like: Tensor) -> tuple[Tensor, Tensor]:
         """Return where keys and values are kept, made of the heads, sizes and kind of `like`."""
         if not self.is_initialized:
-            self.dtype, self.device = like[0].dtype, like[0].device
+            self.dtype, self.device = kept_dtype(like[1]), like[0].device
             slots, room = len(self.positions), self.room
             self.keys, self.values = (
-                some.new_zeros(slots, some.shape[1], room, some.shape[3]) for some in like
+                some.new_zeros(slots, some.shape[1], room, some.shape[3], dtype=self.dtype)
+                for some in like
             )
             self.is_initialized = True
         return cast(Tensor, self.keys), cast(Tensor, self.values)

@@ -8,6 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from plumbrule import unpadded
+from plumbrule.config import SamplingConfig
+from plumbrule.generation import generate
 from plumbrule.models import load_policy, save_policy
 from plumbrule.scoring import hidden_states, logprobs, pad_rows, trunk
 from plumbrule.unpadded import can_unpad, is_set, set_unpadded
@@ -34,9 +36,11 @@ def gradients_of(model, side):
     return found.detach(), [p.grad for p in parameters]
 
 
+@pytest.mark.parametrize("by_row", [True, False], ids=["by row", "in groups"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
-def test_log_probs_and_gradients_equal_the_padded_pass(kind, side):
+def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monkeypatch):
+    monkeypatch.setattr(unpadded, "_by_row", lambda device: by_row)
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
@@ -102,7 +106,7 @@ def test_adapters_are_run_too():
 
 
 def test_rows_of_a_group_are_of_like_length():
-    layout = unpadded.make_layout([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
+    layout = unpadded.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
     assert [(g.first, g.num_rows, g.width) for g in layout] == [
         (0, 3, 100),
         (231, 2, 59),
@@ -142,28 +146,28 @@ def test_rows_without_a_token_are_zero():
     assert torch.allclose(hidden[2], alone[0], atol=1e-6)
 
 
-def test_attention_is_float32_where_training_in_bf16_would_be_slow(monkeypatch):
-    model = tiny_models.policy("llama").model
+def test_attention_is_float32_on_a_cpu_where_bf16_would_be_slow(monkeypatch):
+    """Trained, scored and sampled alike, so that the three agree."""
+    policy = tiny_models.policy("llama")
     seen = []
     plain = unpadded.sdpa_attention_forward
 
-    def look(module, query, *arguments, **settings):
-        seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
-        return plain(module, query, *arguments, **settings)
+    def look(module, query, key, value, *arguments, **settings):
+        dtypes = {some.dtype for some in (query, key, value)}
+        seen.append((*dtypes, torch.is_autocast_enabled("cpu")))
+        return plain(module, query, key, value, *arguments, **settings)
 
     monkeypatch.setattr(unpadded, "sdpa_attention_forward", look)
     tokens, real, target = batch()
-    exact = logprobs(model, tokens, real, target).logprobs
-    assert set(seen) == {(torch.float32, False)}
-    seen.clear()
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        logprobs(model, tokens, real, target)
-    assert all(autocast for _, autocast in seen)
-    seen.clear()
+    exact = logprobs(policy.model, tokens, real, target).logprobs
     with torch.autocast("cpu", torch.bfloat16):
-        halved = logprobs(model, tokens, real, target).logprobs
+        trained = logprobs(policy.model, tokens, real, target).logprobs
+        with torch.no_grad():
+            scored = logprobs(policy.model, tokens, real, target).logprobs
+        generate(policy, ROWS, sampling=SamplingConfig(max_new_tokens=3), keys=[0, 1, 2, 3])
     assert set(seen) == {(torch.float32, False)}
-    assert (halved - exact).abs().max() < 0.2
+    assert torch.equal(trained, scored)
+    assert 0 < (trained - exact).abs().max() < 0.2
 
 
 def test_a_model_in_bf16_learns_on_a_cpu():
