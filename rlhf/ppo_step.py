@@ -145,9 +145,9 @@ def make_learner(
         groups.append({"name": "value", "params": own, "lr": config.value_learning_rate})
     optimizer: torch.optim.Optimizer
     if config.adam == "torch":
-        # weights that are spread and weights that are not don't go into one kernel
-        one_by_one = False if fsdp.is_sharded(policy.model) else None
-        optimizer = torch.optim.Adam(groups, eps=config.adam_epsilon, foreach=one_by_one)
+        # one pass over the memory; but weights that are spread and others don't share a kernel
+        fused = not fsdp.is_sharded(policy.model)
+        optimizer = torch.optim.Adam(groups, eps=config.adam_epsilon, fused=fused, foreach=False)
     else:
         optimizer = TensorFlowAdam(groups, eps=config.adam_epsilon)
     return Learner(policy, value_model, optimizer, reader or policy)
