@@ -14,9 +14,6 @@ import importlib
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -31,12 +28,11 @@ from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.fingerprint import code_hashes, differences, digest, forget, hashed_config
 from plumbrule.graph import Node
+from plumbrule.launch import run_in_processes
 from plumbrule.stages import STAGES
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 
 WAIT_SECONDS = 1.0
-FIRST_PORT, PORTS = 20_000, 10_000
-"""Where the processes of several machines meet, by the number of their Slurm job."""
 FULL_BYTES = 2**20
 """A disk with less room than this is full."""
 
@@ -225,7 +221,9 @@ def _build(
     tracker = _tracker(planned, context, folder)
     try:
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
-            metrics = _run_in_processes(planned, context, inputs, folder, tracker)
+            metrics = run_in_processes(node, inputs, context.runtime, folder)
+            if isinstance(tracker, WandbTracker):
+                tracker.mirror(read_metrics(folder))
         else:
             machine.prepare(context.runtime)
             run = stage_function(node.kind)
@@ -329,73 +327,3 @@ def _wandb_id(folder: Path, fingerprint: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"run_id": run_id})
         return run_id
-
-
-def _run_in_processes(
-    planned: Planned,
-    context: RunContext,
-    inputs: Mapping[str, Artifact],
-    folder: Path,
-    tracker: FileTracker,
-) -> Mapping[str, float]:
-    """Run a stage under torchrun and return the metrics that its first process left.
-
-    Raises: TrainingError: a process failed; its own output says why.
-    """
-    write_json(
-        folder / "stage.json",
-        {
-            "kind": planned.node.kind,
-            "config": asdict(planned.node.config),
-            "inputs": {
-                slot: {**asdict(artifact), "path": str(artifact.path)}
-                for slot, artifact in inputs.items()
-            },
-            "runtime": asdict(context.runtime),
-            "parent": {
-                "pid": os.getpid(),
-                "born": claims.born(os.getpid()),
-                "host": socket.gethostname(),
-            },
-        },
-    )
-    result = folder / "result.json"
-    result.unlink(missing_ok=True)
-    command = [*torchrun(context.runtime, os.environ), "-m", "plumbrule.worker", str(folder)]
-    environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", str(context.runtime.threads or 1))
-    with subprocess.Popen(command, env=environment) as children:
-        try:
-            code = children.wait()
-        except BaseException:
-            children.terminate()  # torchrun then ends its workers, which are not our children
-            children.wait()
-            raise
-    if code or not result.is_file():
-        raise TrainingError(
-            f"stage {planned.node.kind} failed in one of its "
-            f"{context.runtime.processes * context.runtime.nodes} processes (exit code {code}); "
-            "see its output above."
-        )
-    if isinstance(tracker, WandbTracker):
-        tracker.mirror(read_metrics(folder))
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
-def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str]:
-    """Return the command before `-m module` that starts a stage's processes.
-
-    On several machines `srun` starts one torchrun on each, and these meet at the first. The store
-    and the Python environment must lie where all machines see them.
-    """
-    command = [sys.executable, "-m", "torch.distributed.run"]
-    command += [f"--nproc-per-node={runtime.processes}"]
-    if runtime.nodes == 1:
-        return [*command, "--standalone"]
-    job = environment["SLURM_JOB_ID"]  # checks.py has seen that it is there
-    first = environment.get("SLURMD_NODENAME") or socket.gethostname()
-    port = FIRST_PORT + int(job) % PORTS
-    nodes = str(runtime.nodes)
-    srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-    meeting = [f"--nnodes={nodes}", f"--rdzv-id={job}", "--rdzv-backend=c10d"]
-    return [*srun, "--kill-on-bad-exit=1", *command, *meeting, f"--rdzv-endpoint={first}:{port}"]

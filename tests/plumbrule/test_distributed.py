@@ -12,7 +12,7 @@ import pytest
 from plumbrule import distributed
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline import torchrun
+from plumbrule.launch import torchrun
 
 JOB = """
 import sys, time

@@ -4,8 +4,9 @@ The reward stands in for a reward model: an `rm` artifact whose opener is `open_
 Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
 at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
 `updates` it does only that; `float64` runs the stage in that precision, and `fsdp` does all of it
-with the weights spread over the processes; with `-options` behind either the stage has `OPTIONS`,
-with `-adapter` (also alone) its policy learns an adapter; `stem` freezes the lower layers.
+with the weights spread over the processes. Behind either, `-options` gives the stage `OPTIONS`,
+`-adapter` (also alone) an adapter to learn, `-ptx` demonstrations, `-bf16` (also
+alone) that precision on float32 weights; `stem` freezes the lower layers.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from plumbrule.artifacts import Artifact
 from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.models import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode
-from plumbrule.records import Message, Prompt, write_records
+from plumbrule.records import Demonstration, Message, Prompt, write_records
 from plumbrule.tracking import FileTracker, NullTracker
 from rlhf.forward import evaluate
-from rlhf.ppo_config import KLConfig, PPOConfig
+from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo_state import state_of
 from rlhf.ppo_step import Learner, make_learner, ppo_step, set_learning_rates, trainable
 from rlhf.reward_config import RewardConfig
@@ -93,6 +94,14 @@ def prompts(number: int = 12) -> list[Prompt]:
     return [Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(texts)]
 
 
+def demonstrations() -> list[Demonstration]:
+    """One or two words for each word."""
+    return [
+        Demonstration(f"d{i}", (Message("user", word),), " ".join(["rain", "sun"][: 1 + i % 2]))
+        for i, word in enumerate(WORDS)
+    ]
+
+
 class WordReward:
     """A fifth for each GOOD in the response."""
 
@@ -107,12 +116,15 @@ def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordRewar
 def build(
     folder: Path, seed: int = 0, exact: bool = False, **policy: object
 ) -> dict[str, Artifact]:
-    """Write a policy, prompts and a reward into `folder`; return them as a stage's inputs."""
-    start = exact_policy(seed) if exact else tiny_policy(seed, **policy)  # type: ignore[arg-type]
+    """Write a policy, prompts, demonstrations and a reward; return them as a stage's inputs."""
+    make = exact_policy if exact else tiny_policy
+    start = make(seed, **policy)  # type: ignore[operator]
     save_policy(start, folder / "sft" / "model")
     (folder / "prompts").mkdir()
     write_records(prompts(), folder / "prompts" / "records.jsonl")
     write_records(prompts(4), folder / "prompts" / "validation.jsonl")
+    (folder / "demonstrations").mkdir()
+    write_records(demonstrations(), folder / "demonstrations" / "records.jsonl")
     (folder / "rm").mkdir()
     (folder / "rm" / "reward_stats.json").write_text(json.dumps({"append_terminal": True}))
     return inputs_in(folder)
@@ -122,6 +134,7 @@ def inputs_in(folder: Path) -> dict[str, Artifact]:
     return {
         "policy": Artifact.of(folder / "sft", "sft"),
         "prompts": Artifact.of(folder / "prompts", "data"),
+        "demonstrations": Artifact.of(folder / "demonstrations", "data"),
         "rm": Artifact.of(folder / "rm", "rm", opener="ppo_world:open_word_reward"),
     }
 
@@ -231,7 +244,7 @@ def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
     return make_learner(policy, value_model, settings)
 
 
-def exact_policy(seed: int = 0) -> Policy:
+def exact_policy(seed: int = 0, tied: bool = True) -> Policy:
     """A fresh tiny GPT-2 in float64 (a Llama norms in float32 whatever it is)."""
     torch.manual_seed(seed)
     shape = GPT2Config(
@@ -241,6 +254,7 @@ def exact_policy(seed: int = 0) -> Policy:
         n_head=2,
         n_positions=32,
         initializer_range=0.3,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
@@ -307,6 +321,10 @@ if __name__ == "__main__":
         settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
     if mode.endswith("adapter"):
         settings = config(adapter=AdapterConfig(rank=2))
+    if mode.endswith("-ptx"):
+        settings = config(ptx=PTXConfig(coef=0.5, batch_size=8))
+    if mode.endswith("bf16"):
+        settings = config(precision="bfloat16")
     if mode == "stem":
         settings = config(unfrozen_layers=1, value_trunk="branch")
     distributed.start(where)
@@ -315,7 +333,7 @@ if __name__ == "__main__":
     if mode == "updates":
         distributed.stop()
         sys.exit()
-    if mode.startswith(("float64", "fsdp")):
+    if mode.startswith(("float64", "fsdp")) and not mode.endswith("bf16"):
         in_float64()
     tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
     run(settings, inputs_in(root), where, root / "out", tracker)

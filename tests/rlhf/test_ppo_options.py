@@ -12,12 +12,10 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.artifacts import Artifact
 from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError
 from plumbrule.generation import Sample, generate
 from plumbrule.models import Policy, load_policy
-from plumbrule.records import Demonstration, Message, write_records
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import rollouts
 from rlhf.advantages import group_advantages
@@ -36,20 +34,10 @@ def train(
 ) -> tuple[list[dict[str, Any]], Path, Mapping[str, float]]:
     """Run the stage; return its logged rows, its folder and its headlines."""
     inputs = world.build(folder, **policy)
-    (folder / "demonstrations").mkdir()
-    write_records(demonstrations(), folder / "demonstrations" / "records.jsonl")
-    inputs["demonstrations"] = Artifact.of(folder / "demonstrations", "data")
     out = folder / "out"
     out.mkdir()
     headlines = run(config, inputs, world.runtime(), out, FileTracker(out), sampler)
     return read_metrics(out), out, headlines
-
-
-def demonstrations() -> list[Demonstration]:
-    return [
-        Demonstration(f"d{i}", (Message("user", word),), " ".join(["rain", "sun"][: 1 + i % 2]))
-        for i, word in enumerate(world.WORDS)
-    ]
 
 
 def weights_of(folder: Path) -> torch.Tensor:

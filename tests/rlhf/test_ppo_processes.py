@@ -58,6 +58,22 @@ def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
         assert process.returncode == 0, error.decode()[-3000:]
 
 
+def assert_same_weights(ours: Path, theirs: Path, atol: float, policy: str = "model") -> None:
+    """Compare what two runs published: the policy's file of that name, and the value model's."""
+    for name in (f"model/{policy}.safetensors", "value/model.safetensors"):
+        one, other = load_file(ours / name), load_file(theirs / name)
+        assert one.keys() == other.keys()
+        for key in one:
+            assert torch.allclose(one[key], other[key], rtol=0, atol=atol), key
+
+
+def build_each(*folders: Path, **world_of: object) -> None:
+    """Make the same world, and room for a run's `out`, in each folder."""
+    for folder in folders:
+        world.build(folder, **world_of)  # type: ignore[arg-type]
+        (folder / "out").mkdir()
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one and what two processes leave behind: `weights.pt` and a whole run's `out`.
@@ -65,9 +81,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     One process alone also leaves the weights of three, in a folder `three`.
     """
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    for folder in (one, two):
-        world.build(folder)
-        (folder / "out").mkdir()
+    build_each(one, two)
     launch("both", two, 2)
     (three := one / "three").mkdir()
     launch("updates", three, 3)
@@ -125,9 +139,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     The last also leaves `weights.pt`, of twenty updates on recorded rollouts.
     """
     folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two", "spread")}
-    for folder in folders.values():
-        world.build(folder, exact=True)
-        (folder / "out").mkdir()
+    build_each(*folders.values(), exact=True)
     launch("float64", folders["alone"], 1)
     launch("float64", folders["two"], 2)
     launch("fsdp", folders["spread"], 3)
@@ -139,7 +151,10 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weights(
     exact: dict[str, Path], how: str
 ) -> None:
-    """Weights to 1e-8. What is published of weights that were spread is whole."""
+    """Weights to 1e-8: sums over processes round at 1e-16, and Adam divides by gradients that may
+    be that much smaller than its epsilon (1e-5) for 24 steps. Advantages are whitened, which
+    divides by their spread, hence 1e-6. What is published of weights that were spread is whole.
+    """
     alone, several = exact["alone"] / "out", exact[how] / "out"
     paths = sorted((alone / "rollouts").iterdir())
     assert len(paths) == world.config().num_updates
@@ -147,11 +162,7 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
         one, other = rollouts.read(path), rollouts.read(several / "rollouts" / path.name)
         assert one.trajectory.responses == other.trajectory.responses
         assert torch.allclose(one.advantages, other.advantages, rtol=0, atol=1e-6)
-    for name in ("model/model.safetensors", "value/model.safetensors"):
-        ours, theirs = load_file(alone / name), load_file(several / name)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-8), key
+    assert_same_weights(alone, several, atol=1e-8)
     before = load_file(exact["alone"] / "sft" / "model" / "model.safetensors")
     after = load_file(alone / "model/model.safetensors")
     assert max(float((after[key] - before[key]).abs().max()) for key in after) > 1e-3
@@ -162,7 +173,7 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
 def test_weights_that_are_spread_learn_what_whole_ones_do(
     folders: tuple[Path, Path], exact: dict[str, Path]
 ) -> None:
-    """Twenty updates on recorded rollouts, in float64, to 1e-9."""
+    """Twenty updates on recorded rollouts, in float64, to 1e-9: nothing amplifies rounding here."""
     one, spread = (
         torch.load(folder / "weights.pt", weights_only=True)
         for folder in (folders[0], exact["spread"])
@@ -173,18 +184,12 @@ def test_weights_that_are_spread_learn_what_whole_ones_do(
 def test_weights_that_are_spread_resume_and_are_averaged(tmp_path: Path) -> None:
     """Killed after update 3, with checkpoints after 2 and 4; against whole weights never killed."""
     whole, spread = tmp_path / "whole", tmp_path / "spread"
-    for folder in (whole, spread):
-        world.build(folder, exact=True)
-        (folder / "out").mkdir()
+    build_each(whole, spread, exact=True)
     launch("float64-options", whole, 1)
     launch("fsdp-options", spread, 2, pause_at=3)
     assert not (spread / "out" / "model").exists()
     launch("fsdp-options", spread, 2)
-    for name in ("model/model.safetensors", "value/model.safetensors"):
-        ours, theirs = load_file(whole / "out" / name), load_file(spread / "out" / name)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-8), key
+    assert_same_weights(whole / "out", spread / "out", atol=1e-8)
     learner = world.learner_of(world.config())
     saved = newest(spread / "out" / "checkpoints")
     assert saved is not None
@@ -193,18 +198,20 @@ def test_weights_that_are_spread_resume_and_are_averaged(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_an_adapter_learns_on_weights_that_are_spread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["adapter", "untied", "ptx", "bf16"])
+def test_what_is_trained_on_weights_that_are_spread(tmp_path: Path, mode: str) -> None:
+    """In float64, to 1e-7: an adapter begins with a matrix of zeros, whose first gradients are
+    small beside Adam's epsilon. bf16 rounds otherwise for other passes, so there whole weights
+    in two processes, which take the same passes, are held against spread ones, to 2e-4: a sum in
+    another order may still round to the next of 256 (it is 5e-5; other passes give 3e-3).
+    """
     whole, spread = tmp_path / "whole", tmp_path / "spread"
-    for folder in (whole, spread):
-        world.build(folder, exact=True)
-        (folder / "out").mkdir()
-    launch("float64-adapter", whole, 1)
-    launch("fsdp-adapter", spread, 2)
-    for name in ("model/adapter_model.safetensors", "value/model.safetensors"):
-        ours, theirs = load_file(whole / "out" / name), load_file(spread / "out" / name)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-7), key
+    build_each(whole, spread, exact=True, tied=mode != "untied")
+    plain, processes, atol = ("bf16", 2, 2e-4) if mode == "bf16" else (f"float64-{mode}", 1, 1e-7)
+    launch(plain, whole, processes)
+    launch(f"fsdp-{mode}", spread, 2)
+    policy = "adapter_model" if mode == "adapter" else "model"
+    assert_same_weights(whole / "out", spread / "out", atol, policy)
 
 
 @pytest.mark.slow
@@ -212,10 +219,9 @@ def test_an_adapter_learns_on_weights_that_are_spread(tmp_path: Path) -> None:
 def test_what_is_shared_learns_the_same_in_two_processes(tmp_path: Path, mode: str) -> None:
     """In float32: sums over processes round otherwise, and Adam's first steps magnify that."""
     one, two = tmp_path / "one", tmp_path / "two"
-    for folder, processes in ((one, 1), (two, 2)):
-        world.build(folder, layers=2)
-        (folder / "out").mkdir()
-        launch(mode, folder, processes)
+    build_each(one, two, layers=2)
+    launch(mode, one, 1)
+    launch(mode, two, 2)
     for update in range(1, world.config().num_updates + 1):
         ours, theirs = (
             rollouts.read(rollouts.path_of(folder / "out" / "rollouts", update))
@@ -223,9 +229,5 @@ def test_what_is_shared_learns_the_same_in_two_processes(tmp_path: Path, mode: s
         )
         assert ours.trajectory.responses == theirs.trajectory.responses
         assert torch.allclose(ours.advantages, theirs.advantages, rtol=1e-3, atol=1e-4)
-    model = "adapter_model" if mode == "adapter" else "model"
-    for name in (f"model/{model}.safetensors", "value/model.safetensors"):
-        weights = [load_file(folder / "out" / name) for folder in (one, two)]
-        assert weights[0].keys() == weights[1].keys()
-        for key in weights[0]:
-            assert torch.allclose(weights[0][key], weights[1][key], rtol=0, atol=1e-3), key
+    policy = "adapter_model" if mode == "adapter" else "model"
+    assert_same_weights(one / "out", two / "out", atol=1e-3, policy=policy)
