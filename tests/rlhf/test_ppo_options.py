@@ -257,6 +257,7 @@ def test_demonstrations_are_mixed_in(tmp_path: Path) -> None:
 
 def test_demonstrations_without_an_input_are_refused(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
+    del inputs["demonstrations"]
     config = world.config(ptx=PTXConfig(coef=1.0))
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match=r"ppo.ptx.coef .=1.0. must be 0 without"):
