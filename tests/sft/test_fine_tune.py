@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load
 from tiny_world import (
     MODEL,
     TOWNS,
@@ -59,6 +60,26 @@ def train(inputs, out, tracker=None, config=CONFIG, runtime=CPU):
 def whole(inputs, tmp_path_factory):
     out, tracker = tmp_path_factory.mktemp("whole"), StoppingTracker()
     return out, train(inputs, out, tracker), tracker.rows
+
+
+def test_gradient_checkpointing_saves_memory_and_changes_no_weight(inputs, whole, tmp_path):
+    kept = []
+    for on in (False, True):
+        size = 0
+
+        def count(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        runtime = dataclasses.replace(CPU, gradient_checkpointing=on)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            train(inputs, tmp_path / str(on), runtime=runtime)
+        kept.append(size)
+    assert kept[1] < 0.7 * kept[0]
+    plain, again = (load(weights(out)) for out in (whole[0], tmp_path / "True"))
+    for name, weight in plain.items():
+        assert torch.allclose(weight, again[name], atol=1e-5)  # float32, summed in another order
 
 
 # Tokens and labels
