@@ -18,22 +18,26 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from plumbrule.scoring import causal_lm, pad_rows, positions, trunk
-from plumbrule.unpadded import kept_dtype
+from plumbrule.unpadded import NAME, kept_dtype
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long."""
+    """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long.
 
-    def __init__(self, room: int):
+    unpadded: the model's attention is that of `unpadded.py`, which says in what they are kept.
+    """
+
+    def __init__(self, room: int, unpadded: bool):
         super().__init__()
-        self.room = room
+        self.room, self.unpadded = room, unpadded
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens behind the old ones and return all keys and values."""
-        dtype = kept_dtype(value_states)  # rotation in float32 may have widened the keys
-        key_states, value_states = key_states.to(dtype), value_states.to(dtype)
+        if self.unpadded:
+            dtype = kept_dtype(value_states)  # rotation in float32 may have widened the keys
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         begin = self.get_seq_length()
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
@@ -68,8 +72,10 @@ class RoomyLayer(DynamicLayer):
 def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
     """Return an empty cache for a model of `config` that will hold at most `room` tokens a row."""
     cache = DynamicCache(config=config)
+    unpadded = bool(config._attn_implementation == NAME)
     cache.layers = [
-        RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        RoomyLayer(room, unpadded) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
     ]
     return cache
 

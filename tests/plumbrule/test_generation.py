@@ -290,6 +290,18 @@ def test_any_stop_token_ends_a_response():
 
 
 @pytest.mark.detail(42)
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_samples_on_a_cpu(kind, autocast):
+    """With our attention and with transformers' own: a bf16 model, or bf16 compute on float32."""
+    policy = tiny_models.policy(kind, dtype=torch.float32 if autocast else torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        samples = generate(
+            policy, [[5, 9, 40], [7]], sampling=SamplingConfig(max_new_tokens=4), keys=[0, 1]
+        )
+    assert all(np.isfinite(sample.logprobs).all() for sample in samples)
+
+
 def test_training_mode_and_gradient_checkpointing_do_not_matter():
     policy = tiny_models.policy()
     expected = generate(policy, PROMPTS, sampling=sampling(), keys=KEYS)
@@ -335,7 +347,7 @@ def test_what_cannot_be_sampled():
 
 
 def test_a_roomy_layer_holds_what_concatenation_would():
-    layer = RoomyLayer(room=9)
+    layer = RoomyLayer(room=9, unpadded=False)
     steps = [torch.randn(3, 2, n, 4) for n in (5, 1, 1)]
     for step in steps[:2]:
         keys, values = layer.update(step, step + 1)
