@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from plumbrule.config import require
 from plumbrule.errors import ConfigError
 from plumbrule.graph import Node
+from plumbrule.launch import SLURM
 from plumbrule.shipped import shipped_world
 from plumbrule.stages import STAGES
 from rlhf.reward_config import RequireConfig
@@ -59,18 +60,6 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             check_averaged(node, nodes)
         if node.kind == "feedback" and node.config.labeller == "judge":
             check_judge(node)
-        if node.kind == "ppo":
-            for count, what in (
-                (config.runtime.processes, "runtime.processes"),
-                (node.config.num_mini_batches * config.runtime.processes, "minibatches"),
-            ):
-                require(
-                    node.config.batch_size % count == 0,
-                    "ppo.batch_size",
-                    f"{node.config.batch_size} episodes",
-                    f"divide by {what} (={count})",
-                    "use a multiple of it",
-                )
         if node.kind == "sft" and "base" not in node.inputs:
             require(
                 node.config.model.name_or_path is not None,
@@ -86,10 +75,10 @@ def check_processes(config: RunConfig, nodes: list[Node]) -> None:
     runtime = config.runtime
     parallel = [node for node in nodes if STAGES[node.kind].parallel]
     require(
-        runtime.nodes == 1 or not parallel or "SLURM_JOB_ID" in os.environ,
+        runtime.nodes == 1 or not parallel or all(name in os.environ for name in SLURM),
         "runtime.nodes",
         runtime.nodes,
-        "be 1 outside a Slurm allocation",
+        "be 1 outside a Slurm batch script",
         "start the command in a batch script (docs/distributed.md), or leave it out",
     )
     for node in parallel:

@@ -276,7 +276,8 @@ class RuntimeConfig:
     sharding: str = "none"
     """Of ppo: none, every process holds all weights; fsdp, they are spread over the processes."""
     silence_minutes: float = 10.0
-    """Whoever waits so long for another process, even for a checkpoint, ends the stage."""
+    """Whoever waits so long for another process, even for a checkpoint or for what the first \
+process publishes, ends the stage."""
     threads: int | None = None
     """CPU threads per process; None: torch's own choice."""
     micro_batch_size: int = 32

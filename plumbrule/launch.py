@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -23,6 +24,8 @@ from plumbrule.graph import Node
 
 FIRST_PORT, PORTS = 20_000, 10_000
 """Where the processes of several machines meet, by the number of their Slurm job."""
+SLURM = ("SLURM_JOB_ID", "SLURMD_NODENAME")
+"""What Slurm sets where a batch script runs, on the first of its machines."""
 
 
 def run_in_processes(
@@ -54,6 +57,7 @@ def run_in_processes(
     command = [*torchrun(runtime, os.environ), "-m", "plumbrule.worker", str(folder)]
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(runtime.threads or 1))
+    _free_accelerator()
     with subprocess.Popen(command, env=environment) as children:
         try:
             code = children.wait()
@@ -69,6 +73,14 @@ def run_in_processes(
     return json.loads(result.read_text(encoding="utf-8"))
 
 
+def _free_accelerator() -> None:
+    """Give back what earlier stages of this process keep on a device that the first worker uses."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str]:
     """Return the command before `-m module` that starts a stage's processes.
 
@@ -79,8 +91,7 @@ def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str
     command += [f"--nproc-per-node={runtime.processes}"]
     if runtime.nodes == 1:
         return [*command, "--standalone"]
-    job = environment["SLURM_JOB_ID"]  # checks.py has seen that it is there
-    first = environment.get("SLURMD_NODENAME") or socket.gethostname()
+    job, first = (environment[name] for name in SLURM)  # checks.py has seen that they are there
     port = FIRST_PORT + int(job) % PORTS
     nodes = str(runtime.nodes)
     srun = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.generation import generate
+from plumbrule.generation.slots import CHECK_EVERY
 from plumbrule.models import Policy
 from plumbrule.scoring import hidden_states, logprobs, pad_rows
 from rlhf.forward import compute_precision
@@ -29,8 +30,9 @@ from rlhf.sharing import Actors
 
 PROBE_ROWS = 4
 """That go forward and backward; what a batch without padding keeps grows with its tokens."""
-PROBE_TOKENS = 2, 8
-"""Sampled per response, once each, to time a token."""
+PROBE_TOKENS = 1 + CHECK_EVERY, 1 + 3 * CHECK_EVERY
+"""Sampled per response, the first twice, to time a token: whole rounds of the slots' steps, which \
+go on after all rows have ended."""
 FLOAT_BYTES = 4
 OPTIMIZER_COPIES = 3
 """Numbers kept per trained weight beside it: its gradient and Adam's two moments."""
@@ -184,8 +186,8 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], config: PPOConfig)
         few = dataclasses.replace(config.sampling, max_new_tokens=num_tokens)
         return _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
 
-    sample(1)  # warms up
     short, long = (min(number, limit) for number in PROBE_TOKENS)
+    sample(short)  # warms up
     took, longer = sample(short), sample(long)
     per_token = max(0.0, longer - took) / max(1, long - short)
     return longer + per_token * (limit - long)

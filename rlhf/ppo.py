@@ -72,9 +72,7 @@ from rlhf.sharing import Reference
 from rlhf.speed import flops_of, matmul_rate, num_actions, time_table, work_per_token
 from rlhf.stopping import limit_of, next_control
 from rlhf.trajectory import Sampler, roll_out
-from rlhf.value_model import (
-    save_value_model,
-)
+from rlhf.value_model import save_value_model
 
 HEADLINES = (
     "objective/kl",

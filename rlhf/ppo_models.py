@@ -14,7 +14,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.models import Policy, load_policy
 from plumbrule.timing import timed
 from rlhf.ppo_config import PPOConfig
-from rlhf.ppo_state import put_weights, state_of
+from rlhf.ppo_state import put_weights, weights_of
 from rlhf.ppo_step import Learner, make_learner
 from rlhf.reward_model import load_reward_model
 from rlhf.reward_terms import reward_models
@@ -99,10 +99,10 @@ def put_together(
 
     Every process must come here; those of the main one alone hold what was learnt.
     """
-    state = state_of(learner)
+    weights = weights_of(learner)
     actors = load_actors(config, inputs, device)
     value_model = make_value_model(config, actors, inputs)
     learner = make_learner(actors.policy, value_model, config, actors.reader)
     if distributed.is_main():
-        put_weights(learner, state.weights)
+        put_weights(learner, weights)
     return actors, learner

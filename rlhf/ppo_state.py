@@ -63,14 +63,19 @@ def topology(learner: Learner) -> dict[str, int | str]:
 def state_of(learner: Learner, average: AveragedWeights | None = None) -> State:
     """Return what the main process is to save; every process must come here."""
     return State(
-        {
-            name: {of: fsdp.whole(p.detach()).contiguous() for of, p in trained(model).items()}
-            for name, model in learner.models.items()
-        },
+        weights_of(learner),
         None if average is None else fsdp.whole(average.average),
         fsdp.whole(learner.optimizer.state_dict()),
         topology(learner),
     )
+
+
+def weights_of(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """Return all trained weights in one piece, by model and name; every process must come here."""
+    return {
+        name: {of: fsdp.whole(p.detach()).contiguous() for of, p in trained(model).items()}
+        for name, model in learner.models.items()
+    }
 
 
 def save_state(folder: Path, state: State, control: Control) -> None:

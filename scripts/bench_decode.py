@@ -1,20 +1,21 @@
 """Tokens per second of ways to sample responses, in one process, in turn, on one workload.
 
-    python scripts/bench_decode.py                                 # a CPU, half a minute
+    python scripts/bench_decode.py                                 # a CPU, about four minutes
     python scripts/bench_decode.py --shape 1b --device cuda        # an accelerator
 
 Sides: `generate`, transformers' own on padded batches; `continuous`, its continuous batching;
 `shrinking`, our batch that ended rows leave; `slots`, ours at fixed addresses, replayed as a graph
 on an accelerator. All answer the same prompts, of 8 to 64 tokens, from the same weights, in the
-same precision, with temperature 1 and nothing truncated, the first two with random numbers of their
-own.
-The model and its lengths are those of `bench_ppo.py`. Printed are sampled tokens per second, median
-and range over alternating repeats, after one that warms up, and the ratio to `generate`.
+same precision, with temperature 1 and nothing truncated; the first two draw random numbers of
+their own. The model and its lengths are those of `bench_ppo.py`. Printed are sampled tokens per
+second, median and range over alternating repeats, after one that warms up, and the ratio to
+`generate`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -39,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     given.dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
-        make_workload(Path(folder), given.shape)
+        make_workload(Path(folder), given.shape, given.device)
         sides = prepared(Path(folder), given)
         speeds: dict[str, list[float]] = {side: [] for side in given.only}
         for repeat in range(given.repeats + 1):
@@ -57,6 +58,8 @@ def main() -> None:
             ratio = statistics.median(found) / statistics.median(speeds["generate"])
             line += f", {ratio:.2f} of generate"
         print(line)
+    medians = {side: round(statistics.median(found), 1) for side, found in speeds.items()}
+    print(json.dumps({"tokens_per_second": medians, "repeats": given.repeats}))
 
 
 def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], int]]:

@@ -1,6 +1,6 @@
 """Seconds of a training pass against its real tokens, from 1x to 16x, and against padding.
 
-    python scripts/bench_linear.py            # about two minutes
+    python scripts/bench_linear.py            # eight minutes on two cores
 
 The policy of `bench_ppo.py` (small). Three ways to have more tokens: more rows (as PPO cuts them,
 16 to a pass), longer rows, and the same tokens in rows of ever more different lengths, which a
@@ -11,6 +11,7 @@ batch takes of the same rows.
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
@@ -42,14 +43,16 @@ SERIES = {
 def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as scratch:
-        make_workload(Path(scratch), "small")
+        make_workload(Path(scratch), "small", "cpu")
         policy = load_policy(Path(scratch) / "policy" / "model")
         plain = load_policy(Path(scratch) / "policy" / "model")
     plain.model.set_attn_implementation("sdpa")
     print(f"{torch.get_num_threads()} threads")
+    found = {}
     for precision in ("float32", "bfloat16"):
         for name, lengths in SERIES.items():
-            show(name, precision, lengths, policy, plain)
+            found[f"{name}, {precision}"] = show(name, precision, lengths, policy, plain)
+    print(json.dumps({"cost_linearity": found, "repeats": REPEATS}))
 
 
 def show(
@@ -58,8 +61,11 @@ def show(
     lengths: dict[int, list[int]],
     policy: Policy,
     plain: Policy,
-) -> None:
-    """Print one series: microseconds per token, and how far from a line."""
+) -> float:
+    """Print one series and how far it is from a line; return a token's cost at the end.
+
+    That is of the last factor, over that of the first.
+    """
     rows = {factor: draw(some) for factor, some in lengths.items()}
     taken: dict[tuple[int, str], list[float]] = {}
     for repeat in range(REPEATS + 1):
@@ -78,6 +84,7 @@ def show(
             f"  {factor:3}x {number:6} tokens {ours * 1e3:8.1f} ms {ours / number * 1e6:7.1f} us a "
             f"token; padded {padded / ours:.2f} times that"
         )
+    per_token = [took / number for number, took in seconds.items()]
     if max(seconds) > 2 * min(seconds):
         tokens, times = np.array(list(seconds)), np.array(list(seconds.values()))
         slope, constant = np.polyfit(tokens, times, 1)
@@ -86,6 +93,7 @@ def show(
             f"      {constant * 1e3:.1f} ms + {slope * 1e6:.1f} us a token; off that line by at "
             f"most {rest.max():.1%}"
         )
+    return round(per_token[-1] / per_token[0], 3)
 
 
 def draw(lengths: Sequence[int]) -> list[list[int]]:

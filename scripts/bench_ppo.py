@@ -63,6 +63,8 @@ WORKLOAD = {
 OURS = ("float32", "bfloat16", "shared")
 RATE = 1e-7
 """Learning rate of both, so that responses keep their lengths."""
+NUM_CALIBRATING = 256
+"""Prompts that are answered, twice, to set how likely the end of text is."""
 CUT = 8
 """Vocabulary entries at the front that no prompt holds."""
 
@@ -106,7 +108,7 @@ def compare(given: argparse.Namespace) -> None:
         if "trl" in sides and given.trl is None:
             given.trl = folder / "trl"
             prepare(given.trl)
-        make_workload(folder, given.shape)
+        make_workload(folder, given.shape, given.device)
         results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for repeat in range(given.repeats):
             for side in sides:
@@ -118,6 +120,24 @@ def compare(given: argparse.Namespace) -> None:
     if "trl" in results:
         for side in sides[1:]:
             print(ratios(side, results))
+    print(json.dumps(summary(given, results)))
+
+
+def summary(given: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return the medians that other tools read: ratios to TRL, and shares of the matmul rate."""
+    names = {"float32": "fp32", "bfloat16": "bf16", "shared": "shared_trunk"}
+    found: dict[str, Any] = {"device": given.device, "repeats": given.repeats}
+    for side, name in names.items():
+        rows = results.get(side, [])
+        if rows:
+            share = statistics.median(row["useful_share"] for row in rows)
+            found[f"update_flops_share_{name}"] = round(share, 3)
+        if rows and "trl" in results:
+            pairs = list(zip(rows, results["trl"], strict=True))
+            for key, of in (("speed", "episodes_per_second"), ("peak_memory", "memory_mib")):
+                ratio = statistics.median(a[of] / b[of] for a, b in pairs)
+                found[f"{key}_{name}"] = round(ratio, 3)
+    return found
 
 
 def child(side: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -176,8 +196,8 @@ def spread(numbers: list[float], form: str) -> str:
 # The workload: one folder that both sides read.
 
 
-def make_workload(folder: Path, shape: str) -> None:
-    """Write policy, reward model and prompts."""
+def make_workload(folder: Path, shape: str, device: str) -> None:
+    """Write policy, reward model and prompts; on `device` it is seen how long responses are."""
     import torch
 
     from plumbrule.models import make_policy, save_policy
@@ -206,7 +226,9 @@ def make_workload(folder: Path, shape: str) -> None:
     write_records(prompts, folder / "prompts" / "records.jsonl")
     write_records(prompts[:2], folder / "prompts" / "validation.jsonl")
     (folder / "ids.json").write_text(json.dumps(rows), encoding="utf-8")
-    calibrate(policy, rows, int(work["mean"]), int(work["limit"]))
+    policy.model.to(device)
+    calibrate(policy, rows[:NUM_CALIBRATING], int(work["mean"]), int(work["limit"]))
+    policy.model.to("cpu")
     save_policy(policy, folder / "policy" / "model")
 
 
@@ -275,6 +297,7 @@ def calibrate(policy: Any, prompts: list[list[int]], mean: int, limit: int) -> N
     wanted = math.log(p / (1 - p))
     lm, eos = policy.model, policy.tokenizer.eos_token_id
     tokens = torch.randint(CUT, lm.config.vocab_size, (8, 64), generator=torch.Generator())
+    tokens = tokens.to(lm.device)
     with torch.no_grad():
         hidden = lm.model(input_ids=tokens).last_hidden_state
         first, others = hidden[..., 0].mean(), lm.lm_head(hidden).logsumexp(-1).mean()

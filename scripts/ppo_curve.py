@@ -37,6 +37,8 @@ def main() -> None:
     if not every:
         raise SystemExit(f"{given.run}: must hold a run with nodes of kind ppo; run them first.")
     updates = min(map(len, every))
+    if updates < max(map(len, every)):
+        print(f"only the {updates} updates that every seed has; some ended early")
     rows = [
         tuple(seed_interval([rows[i][name] for rows in every]) for name in (KL, REWARD))
         for i in range(updates)

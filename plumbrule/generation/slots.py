@@ -37,7 +37,7 @@ CHECK_EVERY = 8
 """Steps between two looks at which rows have ended, each of which waits for the device."""
 WARM_UP = 3
 """Steps before a capture, in which libraries set themselves up."""
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """What configs of models with experts call their number."""
 REFILL_SHARE = 0.25
 """Share of the slots that is free before prompts are read: reading a few at a time is slow."""
@@ -56,10 +56,9 @@ class SlotLayer(DynamicLayer):
         """Write one token per slot at the slot's own position; return all keys and values."""
         buffers = self.buffers(key_states, value_states)
         where = self.positions[:, None, None, None]
-        with _any_order():
-            for kept, new in zip(buffers, (key_states, value_states), strict=True):
-                index = where.expand(-1, new.shape[1], 1, new.shape[3])
-                kept.scatter_(2, index, new.to(kept.dtype))
+        for kept, new in zip(buffers, (key_states, value_states), strict=True):
+            index = where.expand(-1, new.shape[1], 1, new.shape[3])
+            kept.scatter_(2, index, new.to(kept.dtype))
         return buffers
 
     def buffers(self, *like: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +83,7 @@ class SlotLayer(DynamicLayer):
 
 @contextmanager
 def _any_order() -> Iterator[None]:
-    """Let a write whose places all differ be made in any order; deterministic mode sorts them."""
+    """Let writes whose places all differ be made in any order; deterministic mode sorts them."""
     strict, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -144,7 +143,14 @@ class Decoder:
         self.cache.layers = list(self.layers)
 
     def step(self) -> None:
-        """Read the picked token of every slot and pick the next one."""
+        """Read the picked token of every slot and pick the next one.
+
+        Slots write into places of their own, and those that have ended where nobody reads.
+        """
+        with _any_order():
+            self._step()
+
+    def _step(self) -> None:
         mask = self.columns[None, :] <= self.positions[:, None]
         hidden = trunk(self.policy.model)(
             input_ids=self.picked[:, None],

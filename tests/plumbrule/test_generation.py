@@ -8,7 +8,8 @@ import tiny_models
 import torch
 from scipy import stats
 
-from plumbrule.config import SamplingConfig
+from plumbrule import machine
+from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.generation import generate
 from plumbrule.generation.cache import RoomyLayer, new_cache
@@ -136,20 +137,33 @@ def test_slots_stay_where_they_are():
     assert int(decoder.lengths[:-1].min()) >= 1
 
 
-def test_layers_that_do_not_see_all_tokens_are_not_put_into_slots():
+def test_what_waits_for_the_device_or_does_not_see_all_tokens_is_not_put_into_slots():
     assert not can_decode(tiny_models.policy("mistral"))
     assert not can_decode(tiny_models.policy("gemma2"))
+    policy = tiny_models.policy("llama")
+    assert can_decode(policy)
+    policy.model.config.rope_parameters["rope_type"] = "dynamic"
+    assert not can_decode(policy)
+    policy.model.config.rope_parameters["rope_type"] = "default"
+    policy.model.config.moe_num_experts = 4
+    assert not can_decode(policy)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: a graph is captured there")
 @pytest.mark.gpu
-def test_a_captured_graph_gives_what_steps_give():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_captured_graph_gives_what_steps_give(autocast, monkeypatch):
+    """With the kernels that a stage has, and where weights are cast for this call alone."""
+    machine.prepare(RuntimeConfig(device="cuda"))
     policy = ends_early(tiny_models.policy("llama"), share=0.15)
-    keys = [row_key("graph", i) for i in range(len(PROMPTS))]
-    expected = generate(policy, PROMPTS, sampling=sampling(batch_size=3), keys=keys)
     policy.model.to("cuda")
-    found = generate(policy, PROMPTS, sampling=sampling(batch_size=3), keys=keys)
-    assert [s.tokens for s in found] == [s.tokens for s in expected]
+    keys = [row_key("graph", i) for i in range(len(PROMPTS))]
+    found = []
+    for captured in (Decoder.captured, lambda decoder: decoder.step):
+        monkeypatch.setattr(Decoder, "captured", captured)
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            found.append(generate(policy, PROMPTS, sampling=sampling(batch_size=3), keys=keys))
+    assert [s.tokens for s in found[0]] == [s.tokens for s in found[1]]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral"])
@@ -289,7 +303,6 @@ def test_any_stop_token_ends_a_response():
     assert sample.finished
 
 
-@pytest.mark.detail(42)
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_samples_on_a_cpu(kind, autocast):
@@ -302,6 +315,7 @@ def test_half_precision_samples_on_a_cpu(kind, autocast):
     assert all(np.isfinite(sample.logprobs).all() for sample in samples)
 
 
+@pytest.mark.detail(42)
 def test_training_mode_and_gradient_checkpointing_do_not_matter():
     policy = tiny_models.policy()
     expected = generate(policy, PROMPTS, sampling=sampling(), keys=KEYS)

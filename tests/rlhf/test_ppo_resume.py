@@ -14,9 +14,7 @@ import pytest
 import torch
 
 from plumbrule import checkpoints
-from plumbrule.artifacts import Artifact
 from plumbrule.errors import ConfigError
-from plumbrule.records import Demonstration, write_records
 from plumbrule.tracking import FileTracker, read_metrics
 from rlhf import ppo, rollouts
 from rlhf.ppo_config import KLConfig, PPOConfig, PTXConfig
@@ -58,9 +56,6 @@ def start(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     world.build(folder)
     (folder / "out").mkdir()
-    (folder / "demonstrations").mkdir()
-    rows = [Demonstration(p.id, p.messages, "rain sun") for p in world.prompts()]
-    write_records(rows, folder / "demonstrations" / "records.jsonl")
     return folder
 
 
@@ -68,9 +63,9 @@ def go_on(
     folder: Path, tracker: FileTracker | None = None, config: PPOConfig | None = None
 ) -> Mapping[str, float]:
     out, config = folder / "out", config or world.config()
-    inputs = world.inputs_in(folder)
-    inputs["demonstrations"] = Artifact.of(folder / "demonstrations", "data")
-    return ppo.run(config, inputs, world.runtime(), out, tracker or FileTracker(out))
+    return ppo.run(
+        config, world.inputs_in(folder), world.runtime(), out, tracker or FileTracker(out)
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
