@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from plumbrule.config import AdapterConfig
+from plumbrule.generation.slots import Decoder
 from plumbrule.tracking import FileTracker
 from rlhf import ppo, ppo_models
-from rlhf.estimate import Estimate, estimate, free_memory
+from rlhf.estimate import PROBE_TOKENS, Estimate, estimate, free_memory
 from rlhf.ppo_step import trainable
 
 
@@ -116,3 +117,17 @@ def test_the_probe_keeps_no_memory(tmp_path: Path) -> None:
     before = alive()
     estimate(actors, learner, queries, world.config(), world.runtime())
     assert alive() == before
+
+
+def test_the_slots_take_a_step_for_every_token_of_the_probe() -> None:
+    """They go on in rounds, so two lengths within a round would take the same time."""
+    policy, steps = world.tiny_policy(), []
+    prompts = [policy.encode(prompt.messages) for prompt in world.prompts()]
+    for length in PROBE_TOKENS:
+        decoder = Decoder(policy, prompts, torch.rand(12, length, dtype=torch.float64), 1.0, 12)
+        decoder.stops = torch.tensor([-1])
+        step, taken = decoder.step, []
+        decoder.step = lambda step=step, taken=taken: taken.append(step())  # type: ignore[method-assign]
+        decoder.run()
+        steps.append(len(taken))
+    assert steps == [length - 1 for length in PROBE_TOKENS]
