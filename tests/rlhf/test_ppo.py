@@ -332,7 +332,7 @@ def test_bfloat16_runs_within_its_bound(tmp_path: Path) -> None:
     finished = train(tmp_path, config, spread=0.5)
     row, rollout, policy = finished.rows[0], finished.rollouts[0], policy_of(finished)
     assert row["val/logprob_gap_max"] < 0.5
-    assert row["val/first_ratio_error"] < 0.1
+    assert row["val/first_ratio_error"] < 1e-5  # scored and trained by the same arithmetic
     exact = evaluate(
         rollout.trajectory,
         policy,
