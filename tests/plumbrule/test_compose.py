@@ -104,7 +104,6 @@ def test_every_field_is_read_somewhere() -> None:
     [
         (["ppo.kl.coef=-1"], r"ppo\.kl\.coef \(=-1\.0 per nat\) must be at least 0"),
         (["ppo.batch_size=10"], r"ppo\.batch_size \(=10 episodes\) must divide by .*\(=4\)"),
-        (["runtime.processes=3"], r"ppo\.batch_size \(=\d+ episodes\) must divide by"),
         (["ppo.sampling.temperature=0"], "must be above 0"),
         (["feedback.sampling.max_new_tokens=600"], "must leave room for a prompt"),
         (["model.context=64", "base.sequence_tokens=64", "base.batch_tokens=64"], "leave room"),

@@ -81,7 +81,7 @@ def test_several_machines_are_started_by_srun() -> None:
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["runtime.nodes=2"], "runtime.nodes (=2) must be 1 outside a Slurm allocation"),
+        (["runtime.nodes=2"], "runtime.nodes (=2) must be 1 outside a Slurm batch script"),
         (
             ["runtime=fsdp", "ppo.unfrozen_layers=2"],
             "ppo.unfrozen_layers (=2) must be left out under runtime.sharding=fsdp",
