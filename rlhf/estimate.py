@@ -55,7 +55,8 @@ reward models aside."""
         gib = self.memory_bytes / 2**30
         if not self.fits:
             return f"{PROBE_ROWS} rows do not fit beside {gib:.2g} GiB of weights and optimizer"
-        return f"at most about {self.seconds:.2g} s and {gib:.2g} GiB an update, reward aside"
+        seconds = f"{self.seconds:.0f}" if self.seconds >= 10 else f"{self.seconds:.2g}"
+        return f"at most about {seconds} s and {gib:.2g} GiB an update, reward aside"
 
 
 class Probe(NamedTuple):
