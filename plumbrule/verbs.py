@@ -165,9 +165,12 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
     run = _find_run(store, options.what)
     what = options.what
     if run is not None:
-        node = run[1]["nodes"].get("ppo")
+        node = run[1].get("nodes", {}).get("ppo")  # a run that has not ended names no nodes
         if node is None:
-            raise ArtifactError(f"run {what!r} must have a node ppo to be replayed; name another.")
+            raise ArtifactError(
+                f"run {what!r} must have a finished node ppo to be replayed; name another, or the "
+                "ppo artifact itself (plumbrule ls --artifacts)."
+            )
         what = node["artifact"].removeprefix("artifacts/")
     manifest = _find_artifact(store, what)
     if manifest.kind != "ppo":

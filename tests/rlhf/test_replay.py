@@ -10,7 +10,7 @@ import ppo_world as world
 import pytest
 
 from plumbrule import verbs
-from plumbrule.artifacts import Manifest, Store
+from plumbrule.artifacts import Manifest, Store, write_json
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.tracking import FileTracker
 from rlhf.ppo import run
@@ -138,3 +138,12 @@ def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
     manifest = Manifest("ppo", "ppo", "c3", asdict(PPOConfig(ptx=PTXConfig())), {"policy": "a1"})
     with pytest.raises(ArtifactError, match=r"needs its input policy .a1."):
         verbs.inputs_of(store, manifest)
+
+
+def test_a_run_that_has_not_ended_is_refused(store: Store) -> None:
+    """It names no nodes yet; its PPO can be named by itself."""
+    folder = store.root / "runs" / "quickstart" / "20261122-000000-abcdef"
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", {"name": "quickstart", "id": folder.name, "state": "running"})
+    with pytest.raises(ArtifactError, match="must have a finished node ppo to be replayed"):
+        verbs.main(["replay", folder.name, "--store", str(store.root)])
