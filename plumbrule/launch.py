@@ -84,8 +84,8 @@ def _free_accelerator() -> None:
 def torchrun(runtime: RuntimeConfig, environment: Mapping[str, str]) -> list[str]:
     """Return the command before `-m module` that starts a stage's processes.
 
-    On several machines `srun` starts one torchrun on each, and these meet at the first. The store
-    and the Python environment must lie where all machines see them.
+    On several machines `srun` starts one torchrun on each, and these meet at the first, where the
+    batch script runs. The store and the Python environment must lie where all machines see them.
     """
     command = [sys.executable, "-m", "torch.distributed.run"]
     command += [f"--nproc-per-node={runtime.processes}"]
