@@ -127,7 +127,11 @@ def _score(
 
 
 def hidden_states(
-    model: nn.Module, tokens: Tensor, real_mask: Tensor, stem: Tensor | None = None
+    model: nn.Module,
+    tokens: Tensor,
+    real_mask: Tensor,
+    stem: Tensor | None = None,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
@@ -135,10 +139,12 @@ def hidden_states(
 
     Args: model: a causal language model or a bare trunk, PEFT-wrapped or not. tokens: (b, l) int64.
         real_mask: (b, l) bool. stem: (n, h), what lower layers, which `model` then lacks, made of
-        the n real tokens, row by row; for models that run unpadded.
+        the n real tokens, row by row; for models that run unpadded. shared: (b,) int64, how many
+        first tokens a row has in common with the last row before it that shares none; a model that
+        runs unpadded computes them once.
     """
     if unpadded.is_set(causal_lm(model)):
-        return unpadded.hidden_states(trunk(model), tokens, real_mask, stem)
+        return unpadded.hidden_states(trunk(model), tokens, real_mask, stem, shared)
     assert stem is None
     return trunk(model)(
         input_ids=tokens,

@@ -7,6 +7,11 @@ a CPU row by row, where a call costs less than padding; elsewhere in groups of r
 so that there are few calls. It is causal and what padding is left stands behind, so no real token
 sees any and no mask is needed.
 
+Rows that begin alike (the answers to one prompt) can share what they have in common: `shared` says
+how many tokens of a row are those of the first of its run, and these are computed once. The rows
+of a run then form one row whose attention mask lets each continuation see the common beginning and
+itself.
+
 This is an attention function like transformers' own, registered under `NAME`; without a layout it
 is `sdpa`, so one model serves training and sampling. What it computes for a real token is what the
 padded pass computes, up to rounding.
@@ -40,6 +45,8 @@ class Group(NamedTuple):
     """(n,) int64: where each of its n tokens stands in the padded group, row * width + position."""
     num_rows: int
     width: int
+    mask: Tensor | None = None
+    """(rows, 1, width, width) bool, True = the query may see the key; None: all earlier tokens."""
 
 
 class Layout(NamedTuple):
@@ -49,18 +56,30 @@ class Layout(NamedTuple):
     """Of the rows, tokens."""
     groups: Sequence[Group]
     """Of rows that attend in one call; none where each attends in a call of its own."""
+    masks: Sequence[Tensor | None] = ()
+    """Of each row that attends in a call of its own, (n, n) bool as `Group.mask`; none at all where
+    every token sees all earlier ones of its row."""
 
 
-def make_layout(lengths: Sequence[int], device: torch.device) -> Layout:
-    """Return the layout of rows that stand one behind the other, longest first."""
-    return Layout(lengths, () if _by_row(device) else make_groups(lengths, device))
+def make_layout(
+    lengths: Sequence[int], device: torch.device, masks: Sequence[Tensor | None] = ()
+) -> Layout:
+    """Return the layout of rows that stand one behind the other, longest first.
+
+    Args: masks: of each row, (n, n) bool; None where a token sees all earlier ones of its row.
+    """
+    if _by_row(device):
+        return Layout(lengths, (), masks)
+    return Layout(lengths, make_groups(lengths, device, masks))
 
 
 def _by_row(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def make_groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
+def make_groups(
+    lengths: Sequence[int], device: torch.device, masks: Sequence[Tensor | None] = ()
+) -> list[Group]:
     """Return groups of rows; one shorter than `SHORTER` of the first of a group begins the next."""
     groups = []
     token = row = 0
@@ -69,9 +88,26 @@ def make_groups(lengths: Sequence[int], device: torch.device) -> list[Group]:
         mine = [length for length in lengths[row:] if length >= SHORTER * width]
         sizes = torch.tensor(mine, device=device)
         inside = torch.arange(width, device=device) < sizes[:, None]
-        groups.append(Group(token, inside.flatten().nonzero()[:, 0], len(mine), width))
+        places = inside.flatten().nonzero()[:, 0]
+        mask = _padded_masks(mine, masks[row : row + len(mine)], width, device)
+        groups.append(Group(token, places, len(mine), width, mask))
         token, row = token + sum(mine), row + len(mine)
     return groups
+
+
+def _padded_masks(
+    lengths: Sequence[int], masks: Sequence[Tensor | None], width: int, device: torch.device
+) -> Tensor | None:
+    """Return the masks of a group's rows as (rows, 1, width, width), None if no row has one."""
+    if all(mask is None for mask in masks):
+        return None
+    # Padding stands behind and sees what comes before it: a query that sees nothing would be NaN.
+    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    padded = causal.repeat(len(lengths), 1, 1, 1)
+    for place, (length, mask) in enumerate(zip(lengths, masks, strict=True)):
+        if mask is not None:
+            padded[place, 0, :length, :length] = mask
+    return padded
 
 
 def attention(
@@ -123,19 +159,30 @@ def _attend(
     if not layout.groups:
         sizes = [*layout.lengths, behind] if behind else list(layout.lengths)
         rows = zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True)
-        return torch.cat([_causal(module, row, settings) for row in rows], 1)
+        masks = [*layout.masks, *[None] * (len(sizes) - len(layout.masks))]
+        return torch.cat(
+            [_masked(module, row, m, settings) for row, m in zip(rows, masks, strict=True)], 1
+        )
     found = []
     for group in layout.groups:
         states = tuple(_spread(some, group) for some in (query, key, value))
-        found.append(_causal(module, states, settings).flatten(0, 1)[group.slots])
+        found.append(_masked(module, states, group.mask, settings).flatten(0, 1)[group.slots])
     found.append(found[0].new_zeros(behind, *found[0].shape[1:]))
     return torch.cat(found)[None]
 
 
-def _causal(module: nn.Module, states: tuple[Tensor, ...], settings: dict[str, Any]) -> Tensor:
-    """Return attention (rows, width, heads, size) of queries, keys, values with widths third."""
+def _masked(
+    module: nn.Module, states: tuple[Tensor, ...], mask: Tensor | None, settings: dict[str, Any]
+) -> Tensor:
+    """Return attention (rows, width, heads, size) of queries, keys, values with widths third.
+
+    Args: mask: broadcast to (rows, heads, width, width), True = may be seen; None: causal.
+    """
     query, key, value = states
-    return sdpa_attention_forward(module, query, key, value, None, **settings)[0]
+    if mask is not None:
+        settings = {**settings, "is_causal": False}
+        mask = mask.expand(len(query), 1, *mask.shape[-2:])
+    return sdpa_attention_forward(module, query, key, value, mask, **settings)[0]
 
 
 def _spread(states: Tensor, group: Group) -> Tensor:
@@ -177,13 +224,21 @@ def is_set(model: PreTrainedModel) -> bool:
 
 
 def hidden_states(
-    trunk: nn.Module, tokens: Tensor, real_mask: Tensor, stem: Tensor | None = None
+    trunk: nn.Module,
+    tokens: Tensor,
+    real_mask: Tensor,
+    stem: Tensor | None = None,
+    shared: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of a trunk; 0 at slots that are not real.
 
     Args: tokens: (b, l) int64. real_mask: (b, l) bool, one unbroken run per row; empty rows are 0.
         stem: (n, h), read in place of embeddings: one for each of the n real tokens, row by row.
+        shared: (b,) int64, how many of its first real tokens a row has in common with the last row
+        before it that shares none; those are computed once. None: no row shares any.
     """
+    if shared is not None and stem is None and bool(shared.any()):
+        return _hidden_of_runs(trunk, tokens, real_mask, shared)
     lengths = real_mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     row, column = real_mask[order].nonzero(as_tuple=True)
@@ -197,6 +252,57 @@ def hidden_states(
         hidden = run(trunk, layout, position, inputs_embeds=stem[number[row, column]])
     padded = hidden.new_zeros(*tokens.shape, hidden.shape[-1])
     return padded.index_put((row, column), hidden)
+
+
+def _hidden_of_runs(trunk: nn.Module, tokens: Tensor, real_mask: Tensor, shared: Tensor) -> Tensor:
+    """Return what `hidden_states` does, computing what the rows of a run share once.
+
+    1 the runs, the one with most tokens first; 2 the tokens that are computed; 3 one mask per run;
+    4 where each row finds its states.
+    """
+    device = tokens.device
+    position = real_mask.long().cumsum(1) - 1
+    own = real_mask & (position >= shared[:, None])
+    # 1
+    run_of = (shared == 0).long().cumsum(0) - 1
+    sizes = torch.zeros_like(run_of).index_add(0, run_of, own.sum(1))[: int(run_of[-1]) + 1]
+    rank = sizes.argsort(descending=True, stable=True).argsort()
+    order = rank[run_of].argsort(stable=True)
+    # 2
+    row, column = own[order].nonzero(as_tuple=True)
+    row = order[row]
+    # 3
+    lengths = [n for n in sizes.sort(descending=True).values.tolist() if n]
+    masks = [
+        _run_mask(r, position[r, c], shared)
+        for r, c in zip(row.split(lengths), column.split(lengths), strict=True)
+    ]
+    layout = make_layout(lengths, device, masks)
+    hidden = run(trunk, layout, position[row, column], input_ids=tokens[row, column])
+    # 4
+    place = torch.full_like(tokens, len(row)).index_put(
+        (row, column), torch.arange(len(row), device=device)
+    )
+    begins = real_mask.to(torch.uint8).argmax(1)
+    first = (shared == 0).nonzero()[:, 0][run_of]
+    others = real_mask & ~own
+    r, c = others.nonzero(as_tuple=True)
+    place[others] = place[first[r], begins[first[r]] + position[r, c]]
+    return torch.cat([hidden, hidden.new_zeros(1, hidden.shape[-1])])[place]
+
+
+def _run_mask(row: Tensor, position: Tensor, shared: Tensor) -> Tensor | None:
+    """Return which of a run's n tokens see which, (n, n) bool; None for a run of one row.
+
+    A token sees the earlier ones of its own row, and of the run's first row those that are shared.
+
+    Args: row, position: (n,) int64, of each token, the first row's tokens first.
+    """
+    if bool((row == row[0]).all()):
+        return None
+    earlier = torch.ones(len(row), len(row), dtype=torch.bool, device=row.device).tril()
+    common = (row == row[0]) & (position < shared[row][:, None])
+    return ((row == row[:, None]) & earlier) | common
 
 
 def run(trunk: nn.Module, layout: Layout, position: Tensor, **inputs: Tensor) -> Tensor:

@@ -52,7 +52,6 @@ from plumbrule.protocols import Episode
 from plumbrule.randomness import generator
 from plumbrule.records import Message
 from plumbrule.scoring import (
-    buckets,
     causal_lm,
     hidden_states,
     logprobs,
@@ -89,16 +88,24 @@ class Row:
     begin: int
     """Where the response begins."""
 
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens before the response."""
+        return self.tokens[: self.begin]
+
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 class RowBatch(NamedTuple):
-    """Rows as tensors, each (b, l): ids, what is no padding, and what is of a response."""
+    """Rows as tensors: (b, l) ids, what is no padding, and what is of a response; (b,) sharing."""
 
     tokens: Tensor
     real_mask: Tensor
     response_mask: Tensor
+    shared: Tensor
+    """How many first tokens a row has in common with the last row before it that shares none: the
+    length of the prompt where both answer the same one, else 0."""
 
     def to(self, device: str | torch.device) -> RowBatch:
         """Return the same on `device`."""
@@ -106,11 +113,17 @@ class RowBatch(NamedTuple):
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> RowBatch:
-    """Return rows padded on the right."""
+    """Return rows padded on the right; neighbours that answer one prompt share it."""
     tokens, real_mask = pad_rows([row.tokens for row in rows], pad_id)
     begins = torch.tensor([row.begin for row in rows])
     positions = torch.arange(tokens.shape[1])
-    return RowBatch(tokens, real_mask, real_mask & (positions >= begins[:, None]))
+    shared = torch.tensor(
+        [
+            row.begin if before is not None and row.prompt == before.prompt else 0
+            for before, row in zip([None, *rows], rows, strict=False)
+        ]
+    )
+    return RowBatch(tokens, real_mask, real_mask & (positions >= begins[:, None]), shared)
 
 
 class RewardModel(nn.Module):
@@ -160,17 +173,24 @@ class RewardModel(nn.Module):
         answer = self.policy.encode_response(response, terminal=terminal)
         return Row((*prompt, *answer), len(prompt))
 
-    def scores(self, tokens: Tensor, real_mask: Tensor, response_mask: Tensor) -> Tensor:
+    def scores(
+        self,
+        tokens: Tensor,
+        real_mask: Tensor,
+        response_mask: Tensor,
+        shared: Tensor | None = None,
+    ) -> Tensor:
         """Return raw scores (b,) of rows padded on either side, in the head's dtype.
 
         Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = real token. response_mask:
-            (b, l) bool, True = token of the response, its terminal token counted.
+            (b, l) bool, True = token of the response, its terminal token counted. shared: (b,)
+            int64, as in `RowBatch`; None: no row shares its prompt.
         Raises: ValueError: a row of `real_mask` holds no real token.
         """
         last = last_real(real_mask)
         device = tokens.device
         with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
-            hidden = hidden_states(self.trunk, tokens, real_mask)
+            hidden = hidden_states(self.trunk, tokens, real_mask, shared=shared)
         rows = torch.arange(len(tokens), device=device)
         with torch.autocast(device.type, enabled=False):
             hidden = hidden.to(self.head.weight.dtype)
@@ -281,7 +301,7 @@ class RewardScorer:
 def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -> Tensor:
     """Return raw scores (n,) float32, on the CPU and without gradient, in the order of `rows`.
 
-    Equal rows go through the model once; rows of like length go together.
+    Equal rows go through the model once, and so does a prompt with all its answers of one pass.
     Raises: TrainingError: a score is NaN or Inf.
     """
     index: dict[Row, int] = {}
@@ -290,7 +310,7 @@ def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -
     scores = torch.zeros(len(distinct))
     device = model.head.weight.device
     with torch.no_grad():
-        for group in buckets([len(row) for row in distinct], micro_batch_size):
+        for group in by_prompt(distinct, micro_batch_size):
             batch = collate([distinct[i] for i in group], model.policy.pad_id)
             scores[group] = model.scores(*batch.to(device)).cpu()
     if not torch.isfinite(scores).all():
@@ -300,6 +320,23 @@ def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -
             "rm.precision=float32."
         )
     return scores[places]
+
+
+def by_prompt(rows: Sequence[Row], most: int) -> list[list[int]]:
+    """Return lists of at most `most` row indices: answers to one prompt together, longest first."""
+    answers: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        answers.setdefault(row.prompt, []).append(i)
+    parts = [
+        own[start : start + most] for own in answers.values() for start in range(0, len(own), most)
+    ]
+    lists: list[list[int]] = []
+    for part in sorted(parts, key=lambda part: -max(len(rows[i]) for i in part)):
+        if lists and len(lists[-1]) + len(part) <= most:
+            lists[-1] += part
+        else:
+            lists.append(list(part))
+    return lists
 
 
 def last_real(real_mask: Tensor) -> Tensor:

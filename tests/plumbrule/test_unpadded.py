@@ -70,6 +70,51 @@ def test_only_real_tokens_are_computed(kind):
     assert (hidden[~real] == 0).all()
 
 
+PROMPT = [5, 9, 40, 7]
+RUNS = [
+    [*PROMPT, 20, 2],
+    [*PROMPT, 8],
+    [*PROMPT, 11, 12, 13],
+    [60, 61, 62],
+    [60, 61, 9, 9, 9],
+    [7, 8, 9],
+]
+SHARED = [0, 4, 4, 0, 2, 0]
+"""First tokens that each row has in common with the first of its run."""
+
+
+@pytest.mark.parametrize("by_row", [True, False], ids=["by row", "in groups"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", PLAIN_CAUSAL)
+def test_rows_that_share_their_beginning_equal_rows_apart(kind, side, by_row, monkeypatch):
+    """Hidden states and gradients; only tokens that no earlier row of the run has are computed."""
+    monkeypatch.setattr(unpadded, "_by_row", lambda device: by_row)
+    model = tiny_models.model(kind, dtype=torch.float64)
+    set_unpadded(model)
+    tokens, real = pad_rows(RUNS, 0, side)
+    computed = []
+    layer = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))[0]
+    layer.register_forward_pre_hook(
+        lambda module, args, kwargs: computed.append((args or tuple(kwargs.values()))[0].shape[1]),
+        with_kwargs=True,
+    )
+    found = []
+    for shared in (None, torch.tensor(SHARED)):
+        model.zero_grad()
+        hidden = hidden_states(model, tokens, real, shared=shared)
+        assert (hidden[~real] == 0).all()
+        weights = torch.linspace(0, 99, hidden[real].numel(), dtype=hidden.dtype).sin()
+        (hidden[real].flatten() * weights).sum().backward()
+        parameters = [p for p in trunk(model).parameters() if p.requires_grad]
+        found.append((hidden.detach(), [p.grad.clone() for p in parameters]))
+    assert computed == [sum(map(len, RUNS)), sum(map(len, RUNS)) - sum(SHARED)]
+    (apart, wanted), (together, gradients) = found
+    # Rotary angles, norms and some softmaxes are float32 in every model.
+    assert torch.allclose(together, apart, atol=1e-6)
+    for mine, theirs in zip(gradients, wanted, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6 * max(1.0, float(theirs.abs().max())))
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_kinds_of_attention_are_left_as_they_are(kind):
     model = tiny_models.model(kind)

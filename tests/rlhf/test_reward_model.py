@@ -17,6 +17,7 @@ from rlhf.reward_model import (
     RewardScorer,
     RewardStats,
     Row,
+    by_prompt,
     collate,
     last_real,
     load_reward_model,
@@ -267,3 +268,22 @@ def test_scores_that_are_not_numbers_are_refused():
         model.head.weight.fill_(math.nan)
     with pytest.raises(TrainingError, match="2 of 2"):
         score_rows(model, [Row((5,), 1), Row((6,), 1)], 4)
+
+
+def test_answers_to_one_prompt_are_scored_together_and_alike(model):
+    """Each prompt goes through the model once per pass, whatever the order of the rows."""
+    rows = [
+        Row((*prompt, *answer), len(prompt))
+        for answer in ((20, 2), (8,), (11, 12, 13))
+        for prompt in ((5, 9, 40, 7), (60, 61))
+    ]
+    alone = [score_rows(model, [row], 1).item() for row in rows]
+    lists = by_prompt(rows, 4)
+    assert sorted(i for one in lists for i in one) == list(range(6))
+    assert all(len({rows[i].prompt for i in one}) == 1 for one in lists)
+    assert collate([rows[0], rows[2], rows[4], rows[1], rows[3]], 0).shared.tolist() == [
+        0, 4, 4, 0, 2
+    ]  # fmt: skip
+    for most in (1, 2, 4, 6):
+        assert max(map(len, by_prompt(rows, most))) <= most
+        assert score_rows(model, rows, most).tolist() == pytest.approx(alone, abs=1e-5)

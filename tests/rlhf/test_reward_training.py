@@ -158,7 +158,9 @@ def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, reads_
     wanted = [p.grad.clone() for p in model.parameters()]
     assert mean_loss(model, batch[::-1], micro_batch_size, loss) == pytest.approx(whole, abs=1e-12)
     for parameter, grad in zip(model.parameters(), wanted, strict=True):
-        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
+        # A Llama norms in float32 whatever its weights are, and how many answers share a prompt,
+        # whose gradient is their sum, depends on the cut.
+        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("centre", [0.0, 0.1])
@@ -175,7 +177,9 @@ def test_ties_give_one_gradient_for_every_cut(micro_batch_size, centre):
     again = mean_loss(model, batch[::-1], micro_batch_size, centre=centre, ties="davidson")
     assert again == pytest.approx(whole, abs=1e-12)
     for parameter, grad in zip(model.parameters(), wanted, strict=True):
-        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
+        # A Llama norms in float32 whatever its weights are, and how many answers share a prompt,
+        # whose gradient is their sum, depends on the cut.
+        torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-7)
 
 
 def test_one_pass_of_a_ranking_equals_its_pairs_apart():

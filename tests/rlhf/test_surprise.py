@@ -103,7 +103,7 @@ def likelier_first(policy, i: int, rng: np.random.Generator) -> Preference:
     texts = [" ".join(rng.permutation(WORDS)[:3].tolist()) for _ in range(8)]
     model = RewardModel(policy, READS)
     rows = [model.encode(chat(f"what is it? {i}"), (), text) for text in texts]
-    tokens, real_mask, _ = collate(rows, policy.pad_id)
+    tokens, real_mask, *_ = collate(rows, policy.pad_id)
     with torch.no_grad():
         logits = policy.model(input_ids=tokens, attention_mask=real_mask.long()).logits
     chances = logits.softmax(-1)
