@@ -89,7 +89,7 @@ def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() ->
     assert [metric for metric, _ in table["rows"]] == ["accuracy", "abstain"]
     (measured, missing), (blank, unbounded) = (cells for _, cells in table["rows"])
     assert (measured["value"], measured["bounds"]) == ("0.5", "0.4 to 0.6 · n 10")
-    assert missing == blank == {"value": "", "interval": "", "n": "", "bounds": ""}
+    assert missing == blank == {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
     assert (unbounded["value"], unbounded["bounds"]) == ("1", "n 1")
 
 
