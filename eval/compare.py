@@ -78,7 +78,7 @@ def run(
     before, after = inputs["baseline"], inputs["policy"]
     kind, notes = same_terms(before, after)
     names = sorted({p.name for a in (before, after) for p in a.file("items").glob("*.jsonl")})
-    intervals = Intervals(config.confidence, config.num_resamples, config.seed)
+    intervals = Intervals(config.confidence)
     differences: list[Difference] = []
     for name in names:
         files = [artifact.path / "items" / name for artifact in (before, after)]

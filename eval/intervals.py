@@ -16,7 +16,7 @@ from typing import Any
 
 from plumbrule import statistics
 from plumbrule.artifacts import write_json
-from plumbrule.statistics import Interval
+from plumbrule.statistics import NUM_RESAMPLES, Interval
 
 Row = Mapping[str, Any]
 Metrics = dict[str, Interval]
@@ -27,8 +27,8 @@ class Intervals:
     """One way to make every interval of a stage: confidence, and how spreads are resampled."""
 
     confidence: float
-    num_resamples: int
-    seed: int
+    num_resamples: int = NUM_RESAMPLES
+    seed: int = 0
 
     def mean(self, rows: Sequence[Row], column: str) -> Interval | None:
         """Return the mean of a column, by group; None where no row has it."""

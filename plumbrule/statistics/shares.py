@@ -201,8 +201,10 @@ def _poisson_low(hits: float, n: float, confidence: float) -> float:
     """
     from scipy.special import gammaincinv
 
-    if hits <= 0 or hits > (2 if n <= 50 else 3):
-        return 0.0 if hits <= 0 else math.inf
+    if hits < 1e-9:
+        return 0.0
+    if hits > (2 if n <= 50 else 3) + 1e-9:
+        return math.inf
     return float(gammaincinv(hits, 1 - confidence)) / n
 
 

@@ -20,8 +20,8 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.tracking import NullTracker
 
-INTERVALS = Intervals(confidence=0.95, num_resamples=200, seed=0)
-CONFIG = CompareConfig(num_resamples=200)
+INTERVALS = Intervals(confidence=0.95)
+CONFIG = CompareConfig()
 
 
 def row(number, condition="closed", **numbers):

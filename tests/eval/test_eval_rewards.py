@@ -84,6 +84,12 @@ def test_samples_of_one_entity_are_resampled_together():
     assert widths[1].high - widths[1].low > 1.5 * (widths[0].high - widths[0].low)
 
 
+def test_items_without_a_group_are_groups_of_one():
+    found = summarise([row(i, float(i), 0.0) for i in range(9)], INTERVALS)["gold"]
+    assert (found.n, found.groups) == (9, 9)
+    assert found.is_bounded
+
+
 def test_unknown_bounds_are_null_and_no_headline():
     unknown = Interval(0.5, math.nan, math.nan, 3, 2, "too few")
     nothing = {"low": None, "high": None}

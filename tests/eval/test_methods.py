@@ -100,7 +100,7 @@ def inputs(world: World) -> dict[str, Artifact]:
 
 def compare(inputs: dict[str, Artifact], out: Path, **settings: Any) -> dict[str, float]:
     out.mkdir(exist_ok=True)
-    config = MethodsConfig(num_resamples=200, **settings)
+    config = MethodsConfig(**settings)
     return dict(run(config, inputs, RuntimeConfig(), out, FileTracker(out)))
 
 
@@ -314,7 +314,6 @@ def test_the_shipped_budget_admits_the_rankings_that_all_methods_learn_from(comp
     [
         ("methods.budget.labels=0", "methods.budget.labels"),
         ("methods.confidence=2", "methods.confidence"),
-        ("methods.num_resamples=1", "methods.num_resamples"),
     ],
 )
 def test_bad_settings_stop_before_anything_is_built(composed, override: str, said: str) -> None:

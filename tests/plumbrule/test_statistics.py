@@ -190,9 +190,9 @@ def test_spread_interval_is_highest_less_lowest_mean():
     spread = spread_interval(values, members, num_resamples=100)
     assert spread.value == 1.0
     assert "no spread" in spread.reason
-    mixed = spread_interval([1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 10, members, num_resamples=100)
-    assert mixed.value == 1.0
+    mixed = spread_interval([1.0, 1.0, 1.0, 0.0, 0.0, 0.0] * 9 + [1.0, 0.0] * 3, members)
     assert 0.0 < mixed.low < mixed.high <= 1.0
+    assert mixed.low < mixed.value < mixed.high
 
 
 def test_spread_does_not_change_with_a_shift_and_grows_with_scale():
