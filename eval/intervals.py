@@ -63,13 +63,16 @@ class Intervals:
         )
 
     def gain(self, before: Sequence[Row], after: Sequence[Row], column: str) -> Interval:
-        """Return the mean of after - before over rows that stand for the same items, in order."""
-        return statistics.paired_interval(
-            values(before, column),
-            values(after, column),
-            groups(before),
-            confidence=self.confidence,
-        )
+        """Return the mean of after - before over rows that stand for the same items, in order.
+
+        A column of whole numbers 0 and 1 is a share, also where all are equal; a score that is
+        equal throughout has no bounds, since how far it might have moved is unknown.
+        """
+        a, b = values(before, column), values(after, column)
+        if isinstance(before[0][column], float) and len({*a, *b}) == 1:
+            gains = [new - old for old, new in zip(a, b, strict=True)]
+            return statistics.mean_interval(gains, groups(before), confidence=self.confidence)
+        return statistics.paired_interval(a, b, groups(before), confidence=self.confidence)
 
     def agreement(self, rows: Sequence[Row], a: str, b: str) -> Interval | None:
         """Return the rank correlation of two columns, None of fewer than two rows with both."""

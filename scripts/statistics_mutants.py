@@ -16,8 +16,8 @@ MUTANTS: list[Patch] = [
         "statistics",
         "compare resamples items and not their groups",
         "eval/intervals.py",
-        "            values(after, column),\n            groups(before),\n",
-        "            values(after, column),\n",
+        "return statistics.paired_interval(a, b, groups(before), confidence=self.confidence)",
+        "return statistics.paired_interval(a, b, confidence=self.confidence)",
         (f"{COMPARE}::test_items_of_one_group_count_together",),
     ),
     (
@@ -67,6 +67,14 @@ MUTANTS: list[Patch] = [
         "    if set(kinds) <= {0.0, 1.0}:\n        return paired_share_interval(",
         "    if len(kinds) > 2:\n        return paired_share_interval(",
         (f"{STATISTICS}::test_no_change_leaves_tangos_doubt",),
+    ),
+    (
+        "statistics",
+        "a score that is equal throughout is taken for a share",
+        "eval/intervals.py",
+        "if isinstance(before[0][column], float) and",
+        "if isinstance(before[0][column], str) and",
+        (f"{COMPARE}::test_a_score_that_is_equal_throughout_has_no_interval",),
     ),
     (
         "statistics",

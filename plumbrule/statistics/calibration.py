@@ -20,6 +20,7 @@ from plumbrule.statistics.shares import effective_size
 
 NUM_DRAWS = 1000
 """Outcomes drawn for a calibrated model."""
+_CELLS = 2_000_000  # outcomes held at once
 
 
 class CalibrationBin(NamedTuple):
@@ -104,9 +105,7 @@ def calibration(
     p, y = column("probabilities", probabilities), column("outcomes", outcomes)
     index, bins = group_index(groups, len(p)), _bin_index(p, num_bins)
     n, num_groups = len(p), int(index.max()) + 1
-    inside = np.eye(num_bins)[bins]  # (n, bins)
-    drawn = np.random.default_rng(seed).random((NUM_DRAWS, n)) < p
-    errors = np.abs((drawn - p) @ inside).sum(axis=1) / n
+    errors = _chance_errors(p, np.eye(num_bins)[bins], np.random.default_rng(seed))
     errors *= math.sqrt(_design_effect(y - p, bins, index, float((p * (1 - p)).mean())))
     tail = (1 - checked_confidence(confidence)) / 2
     low, high = np.quantile(errors, (tail, 1 - tail))
@@ -116,6 +115,16 @@ def calibration(
         Interval(float(errors.mean()), float(low), float(high), n, num_groups),
         unknown(debiased, n, num_groups, ""),
     )
+
+
+def _chance_errors(p: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return errors (NUM_DRAWS,) of outcomes drawn as `p` (n,) says; inside: 0/1, (n, bins)."""
+    found = []
+    rows = max(1, _CELLS // len(p))
+    for start in range(0, NUM_DRAWS, rows):
+        drawn = rng.random((min(rows, NUM_DRAWS - start), len(p))) < p
+        found.append(np.abs((drawn - p) @ inside).sum(axis=1) / len(p))
+    return np.concatenate(found)
 
 
 def _design_effect(rest: np.ndarray, bins: np.ndarray, index: np.ndarray, variance: float) -> float:

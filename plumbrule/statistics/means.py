@@ -38,8 +38,8 @@ def mean_interval(
 ) -> Interval:
     """Return the mean of `values` (n,) with an interval over groups.
 
-    Values of two kinds, and those that are all 0 or all 1, are a share. There are no bounds with
-    fewer than `MIN_GROUPS` groups, where all values are equal, or where most groups have one value
+    Values of two kinds are a share (where all may be equal, take `share_interval`, which knows how
+    far apart 0 and 1 lie). There are no bounds with fewer than `MIN_GROUPS` groups, where all values are equal, or where most groups have one value
     and fewer than `MIN_GROUPS` another: the spread then rests on these few.
 
     Raises: ValueError: `values` is empty or not finite, or `groups` is of another length.
@@ -50,10 +50,10 @@ def mean_interval(
     if num_groups < MIN_GROUPS:
         return too_few(value, n, num_groups)
     kinds = np.unique(x)
-    if len(kinds) <= 2 and (len(kinds) == 2 or kinds[0] in (0.0, 1.0)):
-        least, most = (0.0, 1.0) if set(kinds) <= {0.0, 1.0} else kinds
-        share = share_interval((x - least) / (most - least), index, confidence=confidence)
-        return share.scaled(float(most - least), float(least))._replace(value=value)
+    if len(kinds) == 2:
+        least, wide = float(kinds[0]), float(kinds[1] - kinds[0])
+        share = share_interval((x - least) / wide, index, confidence=confidence)
+        return share.scaled(wide, least)._replace(value=value)
     if len(kinds) == 1:
         return unknown(value, n, num_groups, "no spread: all values are equal")
     totals = by_group(x, index)
@@ -76,7 +76,7 @@ def paired_interval(
 ) -> Interval:
     """Return the mean of b - a, where a[i] and b[i] (n,) measure one item.
 
-    Columns of two kinds of values, the same in both, are paired shares.
+    Columns of 0 and 1, or of two other kinds of values, are paired shares.
 
     Raises: ValueError: as `mean_interval`, or a and b are of different lengths.
     """

@@ -133,6 +133,13 @@ def test_a_rare_change_that_did_not_show_has_a_width():
     assert found.high == -found.low == pytest.approx(3.841459 / 33.841459)
 
 
+def test_a_score_that_is_equal_throughout_has_no_interval():
+    rows = [row(i, gold=2.0, gold_right=0.0, words=4 + i) for i in range(30)]
+    for one in compare("prompts", pair(rows, rows), INTERVALS):
+        assert one.change.value == 0.0
+        assert one.change.reason.startswith("no spread")
+
+
 def test_an_unknown_benchmark_is_refused(tmp_path):
     inputs = both(tmp_path, "manners", [row(0, polite=1)], [row(0, polite=0)])
     with pytest.raises(DataError, match=r"items/manners.jsonl\) must be one of prompts, questions"):

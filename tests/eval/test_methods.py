@@ -243,7 +243,7 @@ def test_another_start_or_another_gold_is_refused(inputs, world, tmp_path) -> No
 def test_conditions_of_one_prompt_are_drawn_together(world, tmp_path) -> None:
     """Every row twice, under two conditions: the interval stays as wide."""
     sft = world.add("sft")
-    spread = {name: (1.0 if i % 2 else -1.0) for i, name in enumerate(IDS)}
+    spread = {name: float(i % 5) for i, name in enumerate(IDS)}
     found = {
         "baseline": world.evaluation(sft, dict.fromkeys(IDS, 0.0), 0.0),
         "policy_ppo": world.evaluation(

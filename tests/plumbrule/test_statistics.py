@@ -104,7 +104,8 @@ def test_values_of_two_kinds_are_a_share():
     hits = np.array([1, 0, 0, 1, 1, 0, 0, 0, 0, 0.0])
     share, scaled = share_interval(hits), mean_interval(3 * hits - 1)
     assert scaled[:3] == pytest.approx([3 * x - 1 for x in share[:3]])
-    assert mean_interval([1.0] * 10)[:3] == share_interval([1] * 10)[:3]
+    # of a column that is 0 throughout nobody knows what its other values would be
+    assert not mean_interval([0.0] * 10).is_bounded
 
 
 def tango_by_search(gained, lost, n):
