@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.config import CompareConfig
-from eval.intervals import Intervals, Row, as_json, flat, values
+from eval.intervals import Intervals, Row, publish, values
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
@@ -51,6 +51,8 @@ class Difference(NamedTuple):
     change: Interval
 
 
+COMPARED = ("prompts", "questions", "reading", "halueval", "bold")
+"""Benchmarks whose items `quantities` can compare."""
 QUESTIONS = (
     Quantity("accuracy_change", "correct", {"answerable": "documents"}),
     Quantity("abstain_change", "abstained", {"answerable": "documents"}),
@@ -76,7 +78,7 @@ def run(
     before, after = inputs["baseline"], inputs["policy"]
     kind, notes = same_terms(before, after)
     names = sorted({p.name for a in (before, after) for p in a.file("items").glob("*.jsonl")})
-    intervals = Intervals(config.confidence, config.num_resamples, config.seed)
+    intervals = Intervals(config.confidence)
     differences: list[Difference] = []
     for name in names:
         files = [artifact.path / "items" / name for artifact in (before, after)]
@@ -93,11 +95,7 @@ def run(
         )
     write_json(out / "comparisons.json", [as_row(difference) for difference in differences])
     write_json(out / "notes.json", notes)
-    metrics: dict[str, float] = {}
-    for difference in differences:
-        end = "" if difference.condition == "all" else f"_{difference.condition}"
-        metrics |= flat(f"{kind}/{difference.quantity.name}{end}", difference.change)
-    return metrics
+    return publish({f"{kind}/{metric_name(one)}": one.change for one in differences}, out)
 
 
 def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
@@ -186,7 +184,10 @@ def compare(benchmark: str, both: Pairs, intervals: Intervals) -> list[Differenc
 
 
 def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
-    """Return what is compared of a benchmark that has these rows."""
+    """Return what is compared of a benchmark that has these rows.
+
+    Raises: DataError: an unknown benchmark.
+    """
     match benchmark:
         case "prompts":
             terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
@@ -213,7 +214,10 @@ def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
                 for d, c in classes
                 for side in ("positive", "negative")
             ]
-    return []
+    raise DataError(
+        f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing else "
+        "knows what to compare: evaluate both policies again, or take the file out."
+    )
 
 
 def difference(
@@ -226,17 +230,21 @@ def difference(
     return Difference(benchmark, quantity, condition, means[0], means[1], change)
 
 
+def metric_name(difference: Difference) -> str:
+    """Return the quantity's name with its condition, where that is not `all`."""
+    end = "" if difference.condition == "all" else f"_{difference.condition}"
+    return f"{difference.quantity.name}{end}"
+
+
 def as_row(difference: Difference) -> dict[str, Any]:
     """Return the row of `comparisons.json`."""
-    bounds = as_json(difference.change)
+    change = difference.change.as_json()
     return {
         "what": difference.quantity.name,
         "benchmark": difference.benchmark,
         "condition": difference.condition,
         "baseline": difference.baseline,
         "policy": difference.policy,
-        "difference": bounds["value"],
-        "low": bounds["low"],
-        "high": bounds["high"],
-        "n": bounds["n"],
+        "difference": change.pop("value"),
+        **change,
     }

@@ -66,7 +66,7 @@ class EvalConfig:
     confidence: float = 0.95
     """Of every interval."""
     num_resamples: int = 2000
-    """Bootstrap resamples."""
+    """Bootstrap resamples, of the gap between BOLD's groups."""
     num_samples: int = 16
     """Responses shown in `samples.jsonl`, per benchmark and condition."""
 
@@ -85,15 +85,11 @@ class EvalConfig:
 class CompareConfig:
     """Stage `compare`: paired differences between the items of two evaluations."""
 
-    seed: int = 0
     confidence: float = 0.95
     """Of every interval."""
-    num_resamples: int = 2000
-    """Bootstrap resamples, over prompts."""
 
     def __post_init__(self) -> None:
         require_range("compare.confidence", self.confidence, 0.5, 0.9999)
-        require_range("compare.num_resamples", self.num_resamples, 100)
 
 
 @dataclass
@@ -131,13 +127,9 @@ class BudgetConfig:
 class MethodsConfig:
     """Stage `methods`: methods compared at a stated budget."""
 
-    seed: int = 0
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     confidence: float = 0.95
     """Of every interval."""
-    num_resamples: int = 2000
-    """Bootstrap resamples, where there is one seed."""
 
     def __post_init__(self) -> None:
         require_range("methods.confidence", self.confidence, 0.5, 0.9999)
-        require_range("methods.num_resamples", self.num_resamples, 100)

@@ -3,7 +3,7 @@
 A judge reads a text and says Yes (it states something false) or No. Here it says so by probability:
 how much likelier Yes is than No after the prompt, one forward pass and no generation, so there is
 no unparsable answer. Unlike the official script, which shows one side of each row, drawn without
-a seed, **both** sides of every row are judged, and intervals resample rows.
+a seed, **both** sides of every row are judged, and intervals count rows.
 
 The released texts can be told apart without reading them: right answers of the QA task are short
 and stand in the knowledge, hallucinated ones are sentences. So rules that know nothing of truth are
@@ -196,15 +196,17 @@ def judge_metrics(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     """Return accuracy, balanced accuracy, AUROC and pair accuracy of one task, and how often the
     judge says Yes; positive means hallucinated, ties of a pair count half.
 
-    Accuracy is bootstrapped by row: the two sides of a row pull against each other (who always says
-    Yes is right on exactly one), which makes it surer than as many independent texts would.
+    Accuracy is stratified by the true label: the two sides of a row pull against each other (who
+    always says Yes is right on exactly one), which makes it surer than as many independent texts.
     """
     return known(
         {
-            "accuracy": intervals.mean(rows, "correct"),
-            "balanced_accuracy": intervals.mean(balanced(rows, "correct"), "balanced"),
+            "accuracy": intervals.label_share(rows, "correct", "hallucinated"),
+            "balanced_accuracy": intervals.label_share(
+                rows, "correct", "hallucinated", balanced=True
+            ),
             "auroc": intervals.auroc(rows, "score", "hallucinated"),
-            "pair_accuracy": intervals.mean(pairs(rows, "score"), "ordered"),
+            "pair_accuracy": intervals.share(pairs(rows, "score"), "ordered"),
             "said_yes": intervals.share(rows, "said_yes"),
         }
     )
@@ -229,21 +231,9 @@ def rule_metrics(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     names = ["rule_verbatim", "rule_always_no"]
     if all(row["task"] == "qa" for row in rows):
         names.append("rule_length")
-    metrics = {name: intervals.mean(ruled, name) for name in names}
-    metrics["rule_longer"] = intervals.mean(pairs(rows, "characters"), "ordered")
+    metrics = {name: intervals.label_share(ruled, name, "hallucinated") for name in names}
+    metrics["rule_longer"] = intervals.share(pairs(rows, "characters"), "ordered")
     return known(metrics)
-
-
-def balanced(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:
-    """Return the rows with `balanced`, whose mean is the mean of the two labels' means.
-
-    Each row is weighted by n / (2 * rows of its label). None where only one label occurs.
-    """
-    counts = [sum(row["hallucinated"] == label for row in rows) for label in (0, 1)]
-    if 0 in counts:
-        return []
-    scale = [len(rows) / (2 * count) for count in counts]
-    return [{**row, "balanced": row[column] * scale[row["hallucinated"]]} for row in rows]
 
 
 def pairs(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:

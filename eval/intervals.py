@@ -9,13 +9,14 @@ confidence level, needs no model. No torch here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from plumbrule import statistics
-from plumbrule.statistics import Interval
+from plumbrule.artifacts import write_json
+from plumbrule.statistics import NUM_RESAMPLES, Interval
 
 Row = Mapping[str, Any]
 Metrics = dict[str, Interval]
@@ -23,27 +24,23 @@ Metrics = dict[str, Interval]
 
 @dataclass(frozen=True)
 class Intervals:
-    """One way to make every interval of a stage: confidence, resamples and seed."""
+    """One way to make every interval of a stage: confidence, and how spreads are resampled."""
 
     confidence: float
-    num_resamples: int
-    seed: int
+    num_resamples: int = NUM_RESAMPLES
+    seed: int = 0
 
     def mean(self, rows: Sequence[Row], column: str) -> Interval | None:
-        """Return the mean of a column, bootstrapped by group; None where no row has it."""
+        """Return the mean of a column, by group; None where no row has it."""
         rows = having(rows, column)
         if not rows:
             return None
         return statistics.mean_interval(
-            values(rows, column),
-            groups(rows),
-            confidence=self.confidence,
-            num_resamples=self.num_resamples,
-            seed=self.seed,
+            values(rows, column), groups(rows), confidence=self.confidence
         )
 
     def share(self, rows: Sequence[Row], column: str) -> Interval | None:
-        """Return the share of 1 in a column of 0 and 1, Wilson by group; None where none has it."""
+        """Return the mean of a column in [0, 1], Wilson by group; None where no row has it."""
         rows = having(rows, column)
         if not rows:
             return None
@@ -51,15 +48,39 @@ class Intervals:
             values(rows, column), groups(rows), confidence=self.confidence
         )
 
+    def label_share(
+        self, rows: Sequence[Row], column: str, label: str, *, balanced: bool = False
+    ) -> Interval | None:
+        """Return the share of 1 in a column, its rows stratified by `label`; None without rows.
+
+        balanced: the mean of the labels' shares, None where only one occurs.
+        """
+        strata = [row[label] for row in rows]
+        if not rows or (balanced and len(set(strata)) < 2):
+            return None
+        return statistics.stratified_share_interval(
+            values(rows, column), strata, groups(rows), equal=balanced, confidence=self.confidence
+        )
+
     def gain(self, before: Sequence[Row], after: Sequence[Row], column: str) -> Interval:
-        """Return the mean of after - before over rows that stand for the same items, in order."""
-        return statistics.paired_interval(
-            values(before, column),
-            values(after, column),
-            groups(before),
-            confidence=self.confidence,
-            num_resamples=self.num_resamples,
-            seed=self.seed,
+        """Return the mean of after - before over rows that stand for the same items, in order.
+
+        A column of whole numbers 0 and 1 is a share, also where all are equal; a score that is
+        equal throughout has no bounds, since how far it might have moved is unknown.
+        """
+        a, b = values(before, column), values(after, column)
+        if isinstance(before[0][column], float) and len({*a, *b}) == 1:
+            gains = [new - old for old, new in zip(a, b, strict=True)]
+            return statistics.mean_interval(gains, groups(before), confidence=self.confidence)
+        return statistics.paired_interval(a, b, groups(before), confidence=self.confidence)
+
+    def agreement(self, rows: Sequence[Row], a: str, b: str) -> Interval | None:
+        """Return the rank correlation of two columns, None of fewer than two rows with both."""
+        both = having(having(rows, a), b)
+        if len(both) < 2:
+            return None
+        return statistics.spearman_interval(
+            values(both, a), values(both, b), groups(both), confidence=self.confidence
         )
 
     def auroc(self, rows: Sequence[Row], column: str, label: str) -> Interval | None:
@@ -68,12 +89,7 @@ class Intervals:
         if all(labels) or not any(labels):
             return None
         return statistics.auroc_interval(
-            values(rows, column),
-            labels,
-            groups(rows),
-            confidence=self.confidence,
-            num_resamples=self.num_resamples,
-            seed=self.seed,
+            values(rows, column), labels, groups(rows), confidence=self.confidence
         )
 
     def spread(self, rows: Sequence[Row], column: str, member: str) -> Interval | None:
@@ -103,7 +119,7 @@ class Intervals:
             num_resamples=self.num_resamples,
             seed=self.seed,
         )
-        return point(limit, len(rows))
+        return statistics.point(limit, len(rows))
 
 
 def having(rows: Sequence[Row], column: str) -> list[Row]:
@@ -121,25 +137,12 @@ def groups(rows: Sequence[Row]) -> list[str]:
     return [row["group"] or row["id"] for row in rows]
 
 
-def point(value: float, n: int) -> Interval:
-    """Return a number that is exact for these items, or whose bounds are unknown."""
-    return Interval(value, math.nan, math.nan, n)
+def publish(found: Mapping[str, Interval], out: Path) -> dict[str, float]:
+    """Write headline metrics with n, groups and reasons to `intervals.json`; return them flat."""
+    write_json(out / "intervals.json", {name: one.as_json() for name, one in found.items()})
+    return {name: x for key, one in found.items() for name, x in one.flat(key).items()}
 
 
 def known(metrics: Mapping[str, Interval | None]) -> Metrics:
     """Return the metrics that some row stood for."""
     return {name: interval for name, interval in metrics.items() if interval is not None}
-
-
-def as_json(interval: Interval) -> dict[str, float | int | None]:
-    """Return the JSON form: unknown bounds are null."""
-    return {
-        name: None if isinstance(number, float) and math.isnan(number) else number
-        for name, number in interval._asdict().items()
-    }
-
-
-def flat(name: str, interval: Interval) -> dict[str, float]:
-    """Return the number as `name`, and its bounds as `name_low`, `name_high` where known."""
-    bounds = {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {name: interval.value} | {k: v for k, v in bounds.items() if not math.isnan(v)}

@@ -9,7 +9,7 @@ method made; `baseline` are the evaluations of what all of them started from, on
    seeds it still does, being in both halves; so a number of trials that differs is noted.
 2. Gold gain is paired with the baseline that the policy started from, prompt by prompt; KL is the
    evaluation's own estimate on the same sampled answers, the same for all methods. Over seeds both
-   are means with Student's interval; with one seed the interval is a bootstrap over prompts.
+   are means with Student's interval; with one seed the interval is over prompts.
 3. Cost is what the policy was made from, without what the baseline was (`plumbrule/costs.py`).
    Trials over the budget are shown and can't be chosen.
 4. Best-of-n has no policy: its curve stands beside the others at log n - (n - 1) / n, which is an
@@ -27,7 +27,7 @@ import numpy as np
 
 from eval.compare import same_terms
 from eval.config import MethodsConfig
-from eval.intervals import as_json
+from eval.intervals import publish
 from eval.methods_page import as_row, curve_tables, figure, notes, table
 from eval.trials import HALVES, Evaluated, Half, Trial, choose, over_seeds
 from plumbrule.artifacts import Artifact, write_json
@@ -75,16 +75,10 @@ def run(
     write_json(out / "tables.json", [table(trials, chosen, config), *curve_tables(curve)])
     write_json(out / "figures.json", [figure(trials, curve, config)])
     write_json(out / "notes.json", [*notes(trials, chosen, config), *dict.fromkeys(said)])
-    metrics: dict[str, float] = {}
-    for method, trial in chosen.items():
-        for name, interval in (
-            (f"methods/gold_gain_{method}", trial.gain("test", config)),
-            (f"methods/kl_{method}", trial.kl("test", config)),
-        ):
-            ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
-            metrics |= {name + end: x for end, x in ends.items() if x == x}
-        metrics |= {f"methods/{name}_{method}": trial.cost(name) for name in COSTS}
-    return metrics
+    found = {f"methods/gold_gain_{m}": trial.gain("test", config) for m, trial in chosen.items()}
+    found |= {f"methods/kl_{m}": trial.kl("test", config) for m, trial in chosen.items()}
+    costs = {f"methods/{n}_{m}": trial.cost(n) for m, trial in chosen.items() for n in COSTS}
+    return publish(found, out) | costs
 
 
 def baseline_of(one: Gathered, baselines: Sequence[Gathered]) -> Artifact:
@@ -195,5 +189,5 @@ def best_of_n(
             pairs = zip(curves, groups[label], strict=True)
             gain = over_seeds([(curve[n], whose) for curve, whose in pairs], config)
             bound = float(np.log(n) - (n - 1) / n)
-            rows.append({"name": label, "n": n, "kl_bound": bound, "gold_gain": as_json(gain)})
+            rows.append({"name": label, "n": n, "kl_bound": bound, "gold_gain": gain.as_json()})
     return rows

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.config import MethodsConfig
-from eval.intervals import as_json
 from eval.trials import HALVES, Trial
 from plumbrule.costs import COSTS
 from plumbrule.statistics import Interval
@@ -21,7 +20,7 @@ def as_row(trial: Trial, chosen: bool, config: MethodsConfig) -> dict[str, Any]:
         "chosen": chosen,
         "beyond_budget": trial.beyond(config.budget),
         **{
-            f"{half}_{name}": as_json(interval)
+            f"{half}_{name}": interval.as_json()
             for half in HALVES
             for name, interval in (
                 ("gold_gain", trial.gain(half, config)),
@@ -78,6 +77,7 @@ def curve_tables(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in curve:
         gain = row["gold_gain"]
         bounds = "" if gain["low"] is None else f" [{gain['low']:.3f}, {gain['high']:.3f}]"
+        bounds += f" (n {gain['n']}, groups {gain['groups']})"
         name = f"{row['name']} n = {row['n']}".strip()
         rows.append([name, f"{row['kl_bound']:.2f}", f"{gain['value']:.3f}{bounds}"])
     columns = ["best of n", "KL, at most (nats)", "gold gain, test half"]
@@ -86,7 +86,7 @@ def curve_tables(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def shown(interval: Interval) -> str:
     """Return an interval as text."""
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return interval.text(3)
 
 
 def figure(
@@ -95,11 +95,12 @@ def figure(
     """Return the figure: gold gain against KL, a line through each method's trials."""
     series: list[dict[str, Any]] = []
     for colour, method in enumerate(dict.fromkeys(t.method for t in trials)):
-        points = []
+        points: list[tuple[float, ...]] = []
         for trial in trials:
             if trial.method == method:
                 gain, kl = trial.gain("test", config), trial.kl("test", config)
-                points.append((kl.value, gain.value, gain.low, gain.high))
+                bounds = (gain.low, gain.high) if gain.is_bounded else ()
+                points.append((kl.value, gain.value, *bounds))
         points.sort()
         line = [point[:2] for point in points]
         series.append({"name": method, "style": "dots", "colour": colour, "points": points})

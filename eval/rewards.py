@@ -15,12 +15,11 @@ import numpy as np
 
 from eval.benchmark import Measured, Subject, sample, sample_row
 from eval.divergence import log_ratios
-from eval.intervals import Intervals, Metrics, Row, having, known, point, values
+from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.records import Prompt
 from plumbrule.splits import group_of
-from plumbrule.statistics import spearman
 
 CORRECTNESS = ("right", "supported", "admits", "wrong")
 """The gold utility's terms that are not about form."""
@@ -84,8 +83,5 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     columns = {name: None for row in rows for name in row if name.startswith("gold")}
     metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
     metrics["finished"] = intervals.share(rows, "finished")
-    both = having(having(rows, "gold"), "proxy")
-    if len(both) > 1:
-        agreement = spearman(values(both, "gold"), values(both, "proxy"))
-        metrics["gold_proxy_spearman"] = point(agreement, len(both))
+    metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")
     return known(metrics)

@@ -20,7 +20,7 @@ from typing import Any
 from eval import bold, halueval, questions, reading, rewards
 from eval.benchmark import Measured, Subject
 from eval.config import EvalConfig
-from eval.intervals import Intervals, Metrics, Row, as_json, flat
+from eval.intervals import Intervals, Metrics, Row, publish
 from plumbrule import checkpoints
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
@@ -134,7 +134,7 @@ def run(
     about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": settings}
     write_json(out / "evaluated.json", about)
     write(out, done, metrics)
-    return headlines(metrics, policy.kind)
+    return publish(headlines(metrics, policy.kind), out)
 
 
 def read(name: str, artifact: Artifact) -> Sequence[Prompt] | Sequence[BenchmarkItem]:
@@ -217,7 +217,7 @@ def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metri
         rows = [row for piece, one in done.items() if piece[0] == name for row in one.items]
         write_lines(out / "items" / f"{name}.jsonl", rows)
         nested[name] = {
-            condition: {metric: as_json(interval) for metric, interval in found.items()}
+            condition: {metric: interval.as_json() for metric, interval in found.items()}
             for (benchmark, condition), found in metrics.items()
             if benchmark == name
         }
@@ -232,17 +232,17 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def headlines(metrics: Mapping[Work, Metrics], kind: str) -> dict[str, float]:
-    """Return the metrics that a run shows, with `_low` and `_high` where bounds are known.
+def headlines(metrics: Mapping[Work, Metrics], kind: str) -> Metrics:
+    """Return the metrics that a run shows.
 
     `eval/known_accuracy_<kind>`, without a condition, is the closed-book one: what the policy still
     knows of the base corpus.
     """
-    shown: dict[str, float] = {}
+    shown: Metrics = {}
     for (benchmark, condition), found in metrics.items():
         for metric, interval in found.items():
             name = BENCHMARKS[benchmark].name(metric, kind, condition)
             if name is not None:
-                shown |= flat(name, interval)
+                shown[name] = interval
     known = metrics.get(("questions", "closed"), {}).get("known_accuracy")
-    return shown if known is None else shown | flat(f"eval/known_accuracy_{kind}", known)
+    return shown if known is None else shown | {f"eval/known_accuracy_{kind}": known}

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.config import SummaryConfig
-from eval.intervals import as_json
+from eval.intervals import publish
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.gathered import gathered
-from plumbrule.seeds import seed_interval
-from plumbrule.statistics import Interval
+from plumbrule.statistics import Interval, seed_interval
 from plumbrule.tracking import Tracker
 
 
@@ -59,12 +58,8 @@ def run(
     lines = [line for metric in config.metrics for line in summarise(metric, by_label, config)]
     write_json(out / "summary.json", [as_row(line) for line in lines])
     write_json(out / "tables.json", [table(lines, config.baseline)])
-    metrics: dict[str, float] = {}
-    for line in lines:
-        name = f"summary/{line.metric}_{line.label}".replace(" ", "_")
-        ends = {"": line.mean.value, "_low": line.mean.low, "_high": line.mean.high}
-        metrics |= {name + end: x for end, x in ends.items() if x == x}  # no bounds of one seed
-    return metrics
+    named = {f"summary/{line.metric}_{line.label}".replace(" ", "_"): line.mean for line in lines}
+    return publish(named, out)
 
 
 def summarise(
@@ -111,8 +106,8 @@ def as_row(line: Line) -> dict[str, Any]:
         "metric": line.metric,
         "label": line.label,
         "seeds": line.values,
-        "mean": as_json(line.mean),
-        "change": None if line.change is None else as_json(line.change),
+        "mean": line.mean.as_json(),
+        "change": None if line.change is None else line.change.as_json(),
     }
 
 
@@ -120,12 +115,7 @@ def table(lines: Sequence[Line], baseline: str | None) -> dict[str, Any]:
     """Return the table of the report."""
 
     def cell(interval: Interval | None) -> str:
-        if interval is None:
-            return ""
-        bounds = (
-            "" if interval.low != interval.low else f" [{interval.low:.4f}, {interval.high:.4f}]"
-        )
-        return f"{interval.value:.4f}{bounds}"
+        return "" if interval is None else interval.text(4)
 
     change = f"less that of {baseline}, seed by seed" if baseline else ""
     return {

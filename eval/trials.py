@@ -10,8 +10,7 @@ import numpy as np
 
 from eval.config import BudgetConfig, MethodsConfig
 from plumbrule.costs import COSTS
-from plumbrule.seeds import seed_interval
-from plumbrule.statistics import Interval, mean_interval
+from plumbrule.statistics import Interval, mean_interval, seed_interval
 
 HALVES = ("validation", "test")
 """Settings are chosen on the one and reported on the other."""
@@ -65,18 +64,13 @@ class Trial:
 def over_seeds(
     values: Sequence[tuple[Sequence[float], Sequence[str]]], config: MethodsConfig
 ) -> Interval:
-    """Return the mean of one list of numbers per seed; of one seed, bootstrapped by group.
+    """Return the mean of one list of numbers per seed; of one seed, with an interval by group.
 
     Args: values: of each seed the numbers and their groups, (n,) each.
     """
     if len(values) > 1:
         return seed_interval([float(np.mean(own)) for own, _ in values], config.confidence)
-    return mean_interval(
-        *values[0],
-        confidence=config.confidence,
-        num_resamples=config.num_resamples,
-        seed=config.seed,
-    )
+    return mean_interval(*values[0], confidence=config.confidence)
 
 
 def choose(trials: Sequence[Trial], config: MethodsConfig) -> dict[str, Trial]:

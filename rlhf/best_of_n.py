@@ -35,7 +35,6 @@ from plumbrule.tracking import Tracker
 from rlhf.answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.http_scorer import note_on
 from rlhf.method_config import BestOfNConfig
-from rlhf.report_card import as_json
 from rlhf.reward_terms import open_terms
 
 NUM_SHOWN = 8
@@ -73,9 +72,11 @@ def run(
         "best_of_n/prompts": float(len(prompts)),
         "best_of_n/kl_bound": last["kl_bound"],
     }
-    for name in ("reward_gain", "utility_gain"):
+    gains = [name for name in ("reward_gain", "utility_gain") if name in last]
+    write_json(out / "intervals.json", {f"best_of_n/{name}": last[name] for name in gains})
+    for name in gains:
         for end, bound in (("", "value"), ("_low", "low"), ("_high", "high")):
-            if name in last and last[name][bound] is not None:
+            if last[name][bound] is not None:
                 metrics[f"best_of_n/{name}{end}"] = last[name][bound]
     return metrics
 
@@ -102,14 +103,15 @@ def point(
     Args: rewards: of each prompt's answers.
     """
     found: dict[str, Any] = {"n": n, "kl_bound": math.log(n) - (n - 1) / n}
+    groups = [group_of(p.prompt.id, p.prompt.meta) for p in prompts]
     columns = {"reward": list(rewards)}
     if all(p.utilities is not None for p in prompts):
         columns["utility"] = [np.array(p.utilities) for p in prompts]
     for name, values in columns.items():
         best = [best_of(n, r, v) for r, v in zip(rewards, values, strict=True)]
-        found[name] = as_json(mean_interval(best))
+        found[name] = mean_interval(best, groups).as_json()
         gains = [b - float(v.mean()) for b, v in zip(best, values, strict=True)]
-        found[f"{name}_gain"] = as_json(mean_interval(gains))
+        found[f"{name}_gain"] = mean_interval(gains, groups).as_json()
     return found
 
 

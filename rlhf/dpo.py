@@ -57,7 +57,7 @@ from rlhf.dpo_pairs import (
 )
 from rlhf.method_config import DPOConfig
 from rlhf.preferences import refuse_leaks
-from rlhf.report_card import ScoredRanking, as_json, report_card
+from rlhf.report_card import ScoredRanking, report_card
 
 
 def run(
@@ -124,13 +124,18 @@ def run(
         "dpo/pairs_too_long": float(training.num_too_long + held_out.num_too_long),
         **cost(policy, training, config),
     }
+    numbers: dict[str, Mapping[str, Any]] = {}
     if held_out.pairs:
         card = report_card(scored(held_out, logratios, config.beta))
         write_json(out / "report_card.json", card)
-        metrics |= held_out_metrics(held_out, logratios, config) | card_metrics(card)
+        numbers |= card_metrics(card)
+        metrics |= held_out_metrics(held_out, logratios, config)
     if sampled := asked[: config.num_kl_prompts]:
         start = load_policy(inputs["policy"].file("model"), device=device)
-        metrics |= bounded("dpo/kl", kl_to(start, policy, sampled, config, size))
+        numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
+    write_json(out / "intervals.json", numbers)
+    for name, number in numbers.items():
+        metrics |= bounded(name, number)
     rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
     write_samples(out / "samples.jsonl", rows, tracker)
     write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
@@ -219,11 +224,11 @@ def held_out_metrics(
     }
 
 
-def card_metrics(card: Mapping[str, Any]) -> dict[str, float]:
-    """Return the accuracies of a report card, with bounds where they are known."""
-    found = bounded("dpo/accuracy", card["accuracy"])
+def card_metrics(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the accuracies of a report card by metric."""
+    found = {"dpo/accuracy": card["accuracy"]}
     if "noise_free" in card:
-        found |= bounded("dpo/accuracy_noise_free", card["noise_free"]["accuracy"])
+        found["dpo/accuracy_noise_free"] = card["noise_free"]["accuracy"]
     return found
 
 
@@ -252,7 +257,7 @@ def kl_to(
     ]
     nats = answer_logprobs(start, answers, rows_per_pass)
     gaps = [sum(s.logprobs) - then for s, then in zip(samples, nats, strict=True)]
-    return as_json(mean_interval(gaps, [p.messages for p in asked]))
+    return mean_interval(gaps, [p.messages for p in asked]).as_json()
 
 
 def answers_to(

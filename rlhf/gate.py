@@ -51,15 +51,21 @@ def shortcomings(config: RequireConfig, card: Mapping[str, Any]) -> Iterator[str
                 f"{measured['n']}) must be at least ppo.require_rm.every_kind "
                 f"(={config.every_kind:g})"
             )
-    if config.ece is not None and card["ece"]["value"] > config.ece:
-        measured = card["ece"]["value"]
-        yield f"ece (={measured:.3f}) must be at most ppo.require_rm.ece (={config.ece:g})"
+    ece = card.get("ece_debiased", card["ece"])["value"]
+    if config.ece is not None and ece > config.ece:
+        yield f"debiased ece (={ece:.3f}) must be at most ppo.require_rm.ece (={config.ece:g})"
     if config.beats_rules:
         # a rule and its opposite: "longer is better" at .3 is "shorter is better" at .7
         rules = {name: max(r["value"], 1 - r["value"]) for name, r in card["rules"].items()}
         best = max(rules, key=lambda name: rules[name])
-        low = accuracy["low"] if accuracy["low"] is not None else accuracy["value"]
-        if low <= rules[best]:
+        low = accuracy["low"]
+        if low is None:
+            yield (
+                f"accuracy (={accuracy['value']:.3f} of {accuracy['n']} pairs) must have an "
+                "interval, to be above that of the rules with ppo.require_rm.beats_rules; hold "
+                "out more prompts"
+            )
+        elif low <= rules[best]:
             yield (
                 f"accuracy (at least {low:.3f} at 95 %) must be above that of the rule {best} or "
                 f"its opposite (={rules[best]:.3f}) with ppo.require_rm.beats_rules"

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plumbrule.records import Preference
-from plumbrule.statistics import CONFIDENCE, Interval
+from plumbrule.statistics import CONFIDENCE, Interval, sampled_bounds
 
 LEAST_NOISE = 0.01
 """Utility; labels without a contradiction say no more than that the noise is below this, which is
@@ -41,6 +41,8 @@ MOST_TIED = 0.01
 MOST_NOISE = 10.0
 MOST_TASTE = 10.0
 NUM_RESAMPLES = 200
+MIN_GROUPS = 10
+"""Prompts below which the bootstrap of a fit has no bounds."""
 
 
 class Fit(NamedTuple):
@@ -85,8 +87,10 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.array(drawn), (tail, 1 - tail), axis=0)
     n = sum(len(pairs) for pairs in groups)
+    if len(groups) < MIN_GROUPS:
+        low = high = np.full(len(low), np.nan)
     return {
-        name: Interval(float(fitted[i]), float(low[i]), float(high[i]), n)
+        name: sampled_bounds(float(fitted[i]), float(low[i]), float(high[i]), n, len(groups))
         for i, name in enumerate(Fit._fields)
         if flips or name != "flipped"
     }

@@ -176,7 +176,8 @@ def as_row(series: Series) -> dict[str, Any]:
 def number(interval: Interval) -> dict[str, float | int | None]:
     """Return an interval as JSON."""
     ends = {name: getattr(interval, name) for name in ("value", "low", "high")}
-    return {k: v if abs(v) < FURTHEST else None for k, v in ends.items()} | {"n": interval.n}
+    numbers = {k: v if abs(v) < FURTHEST else None for k, v in ends.items()}
+    return numbers | {"n": interval.n, "groups": interval.groups}
 
 
 def table(series: Sequence[Series]) -> dict[str, Any]:
@@ -250,6 +251,8 @@ def shown(interval: Interval) -> str:
 
     if abs(interval.value) >= FURTHEST and abs(interval.low) >= FURTHEST:
         return "none"
+    if not interval.is_bounded:
+        return one(interval.value)
     return f"{one(interval.value)} [{one(interval.low)}, {one(interval.high)}]"
 
 

@@ -1,7 +1,7 @@
 """What is known of a reward model before a policy is trained against it.
 
 All numbers are of held-out rankings, over all their pairs at once and not averaged over batches,
-each with its interval and n; intervals resample prompts, since pairs of one prompt share answers.
+each with its interval and n; intervals count prompts, since pairs of one prompt share answers.
 
 * `accuracy`: share of pairs whose better answer scores higher, and `loss` in nats.
 * `noise_free`: where the data carry the labeller's utilities without noise, accuracy against
@@ -10,8 +10,9 @@ each with its interval and n; intervals resample prompts, since pairs of one pro
   admitting not knowing, or in nothing but brevity or courtesy.
 * `learned_length_taste`: utility per ten words by which the model prefers the longer of answers of
   equal utility: the slope of its score on words over that on utility.
-* `ece`: is a pair that the model holds 80 % sure right in 80 % of cases? `reliability` is the same
-  as ten bins, which the report draws.
+* `ece`: is a pair that the model holds 80 % sure right in 80 % of cases? It is above 0 by chance:
+  `ece_if_calibrated` is what a calibrated model as sure as this one would show, `ece_debiased`
+  the error without that part. `reliability` is the same as ten bins, which the report draws.
 * `length_correlation`: Spearman, score against words. Far from 0, the policy will learn to talk.
   `length_correlation_given_utility`: the same between answers of equal utility, where it is known
   (partial rank correlation): what length earns by itself.
@@ -32,16 +33,17 @@ import numpy as np
 
 from plumbrule.records import Preference
 from plumbrule.statistics import (
-    CONFIDENCE,
     Interval,
+    calibration,
     calibration_bins,
-    calibration_error,
+    correlation_interval,
+    jackknife_interval,
     mean_interval,
     share_interval,
     spearman,
+    spearman_interval,
 )
 
-NUM_RESAMPLES = 500
 NUM_MARGIN_BINS = 4
 COURTEOUS = re.compile(
     r"\b(please|thanks?|sorry|welcome|glad|happy to|certainly|of course|kindly|pleasure|hope)\b",
@@ -80,7 +82,7 @@ class ScoredRanking(NamedTuple):
 
 
 def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
-    """Return the numbers above, nested; each is {"value", "low", "high", "n"}.
+    """Return the numbers above, nested; each is {"value", "low", "high", "n", "groups"}.
 
     Raises: ValueError: the rankings hold no pair.
     """
@@ -91,16 +93,16 @@ def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     gaps = np.array([r.scores[i] - r.scores[j] for r, i, j in pairs], dtype=np.float64)  # type: ignore[operator]
     losses = np.logaddexp(0.0, -gaps)
     return {
-        "accuracy": as_json(order_accuracy(gaps, groups)),
+        "accuracy": order_accuracy(gaps, groups).as_json(),
         **_noise_free(pairs, gaps),
         **_learned_taste(rankings),
-        "loss": as_json(mean_interval(losses, groups)),
-        "ece": as_json(resampled(_ece, [gaps], groups)),
+        "loss": mean_interval(losses, groups).as_json(),
+        **_calibration(gaps, groups),
         "reliability": [bin._asdict() for bin in calibration_bins(*_sureness(gaps))],
         "length_correlation": _length_correlation(rankings),
         **_given_utility(rankings),
         "rules": {
-            name: as_json(order_accuracy(_feature_gaps(pairs, feature), groups))
+            name: order_accuracy(_feature_gaps(pairs, feature), groups).as_json()
             for name, feature in RULES.items()
         },
         "by_margin": _by_margin(pairs, gaps),
@@ -110,47 +112,17 @@ def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
 
 def order_accuracy(gaps: np.ndarray, groups: Sequence) -> Interval:
     """Return the share of `gaps` (n,) above 0, a gap of 0 counted half: a guess by coin."""
-    hits = (np.sign(gaps) + 1) / 2
-    if np.isin(hits, (0.0, 1.0)).all():
-        return share_interval(hits, groups)
-    return mean_interval(hits, groups)
+    return share_interval((np.sign(gaps) + 1) / 2, groups)
 
 
-def resampled(
-    statistic: Callable[..., float], columns: Sequence[np.ndarray], groups: Sequence
-) -> Interval:
-    """Return `statistic(*columns)` with a bootstrap percentile interval over groups.
-
-    For statistics that are no means. columns: each (n,), as `groups`. One group: bounds are NaN.
-    """
-    numbers: dict[Any, list[int]] = {}
-    for row, group in enumerate(groups):
-        numbers.setdefault(group, []).append(row)
-    rows = [np.array(v) for v in numbers.values()]
-    value = statistic(*columns)
-    if len(rows) < 2:
-        return Interval(value, math.nan, math.nan, len(groups))
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(NUM_RESAMPLES):
-        taken = np.concatenate([rows[g] for g in rng.integers(len(rows), size=len(rows))])
-        drawn.append(statistic(*(column[taken] for column in columns)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
-    return Interval(value, float(low), float(high), len(groups))
-
-
-def as_json(interval: Interval) -> dict[str, float | int | None]:
-    """Return the JSON form of an interval: unknown bounds are null."""
+def _calibration(gaps: np.ndarray, groups: Sequence) -> dict[str, Any]:
+    """Return `ece` and its two companions: sigmoid(|gap|) is the model's sureness of a pair."""
+    found = calibration(*_sureness(gaps), groups)
     return {
-        name: None if isinstance(x, float) and math.isnan(x) else x
-        for name, x in interval._asdict().items()
+        "ece": found.error.as_json(),
+        "ece_if_calibrated": found.if_calibrated.as_json(),
+        "ece_debiased": found.debiased.as_json(),
     }
-
-
-def _ece(gaps: np.ndarray) -> float:
-    """Return the calibration error of `gaps` (n,): sigmoid(|gap|) is the model's sureness."""
-    return calibration_error(*_sureness(gaps))
 
 
 def _sureness(gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +130,7 @@ def _sureness(gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 / (1 + np.exp(-np.abs(gaps))), (np.sign(gaps) + 1) / 2
 
 
-def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, float | int | None]:
+def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     answers = [
         (score, len(text.split()), r.preference.messages)
         for r in rankings
@@ -166,8 +138,7 @@ def _length_correlation(rankings: Sequence[ScoredRanking]) -> dict[str, float | 
         if score is not None
     ]
     scores, words, groups = zip(*answers, strict=True)
-    columns = [np.array(scores), np.array(words, dtype=np.float64)]
-    return as_json(resampled(spearman, columns, groups))
+    return spearman_interval(np.array(scores), np.array(words), groups).as_json()
 
 
 def _given_utility(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
@@ -184,10 +155,10 @@ def _given_utility(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     *numbers, groups = zip(*answers, strict=True)
     scores, utilities, words = (np.array(column, dtype=np.float64) for column in numbers)
     return {
-        "length_correlation_given_utility": as_json(
-            resampled(_partial_spearman, [scores, words, utilities], groups)
-        ),
-        "utility_correlation": as_json(resampled(spearman, [scores, utilities], groups)),
+        "length_correlation_given_utility": correlation_interval(
+            _partial_spearman, [scores, words, utilities], groups
+        ).as_json(),
+        "utility_correlation": spearman_interval(scores, utilities, groups).as_json(),
     }
 
 
@@ -228,14 +199,14 @@ def _noise_free(pairs: Sequence[tuple], gaps: np.ndarray) -> dict[str, Any]:
         for kind in differences(*row[:3]):
             kinds.setdefault(kind, []).append(row)
     by_difference = {
-        kind: as_json(accuracy([gap for *_, gap in kinds[kind]], kinds[kind]))
+        kind: accuracy([gap for *_, gap in kinds[kind]], kinds[kind]).as_json()
         for kind in DIFFERENCES
         if kind in kinds
     }
     return {
         "noise_free": {
-            "accuracy": as_json(accuracy([gap for *_, gap in known], known)),
-            "best_rule": {"rule": best, **as_json(rules[best])},
+            "accuracy": accuracy([gap for *_, gap in known], known).as_json(),
+            "best_rule": {"rule": best, **rules[best].as_json()},
             "by_difference": by_difference,
         }
     }
@@ -282,7 +253,7 @@ def _learned_taste(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
 
     if math.isnan(slope(*columns)):
         return {}
-    return {"learned_length_taste": as_json(resampled(slope, columns, groups))}
+    return {"learned_length_taste": jackknife_interval(slope, columns, groups).as_json()}
 
 
 def _by_margin(pairs: Sequence[tuple], gaps: np.ndarray) -> list[dict[str, Any]]:
@@ -299,5 +270,5 @@ def _by_margin(pairs: Sequence[tuple], gaps: np.ndarray) -> list[dict[str, Any]]
     for part in np.array_split(np.arange(len(scored)), NUM_MARGIN_BINS):
         inside = [scored[k] for k in part]
         accuracy = order_accuracy(np.array([gap for _, gap, _ in inside]), [g for *_, g in inside])
-        bins.append({"from": inside[0][0], "to": inside[-1][0], "accuracy": as_json(accuracy)})
+        bins.append({"from": inside[0][0], "to": inside[-1][0], "accuracy": accuracy.as_json()})
     return bins

@@ -165,7 +165,7 @@ class RequireConfig:
     every_kind: float | None = None
     """Least accuracy, without label noise, on pairs of each kind of difference; None: any."""
     ece: float | None = None
-    """Highest expected calibration error; None: any."""
+    """Highest expected calibration error, less what chance explains of it; None: any."""
     beats_rules: bool = False
     """Whether the accuracy's interval must lie above the best rule of one feature."""
 

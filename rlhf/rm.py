@@ -37,7 +37,7 @@ from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
 from rlhf.label_audit import audit
 from rlhf.preferences import finished_of, refuse_leaks
-from rlhf.report_card import ScoredRanking, as_json, report_card
+from rlhf.report_card import ScoredRanking, report_card
 from rlhf.reward_losses import normalisation
 from rlhf.reward_model import RewardModel, RewardStats, Row, score_rows
 from rlhf.reward_training import Ranking, pair, train
@@ -106,13 +106,14 @@ def run(
     card = report_card(rankings)
     labels = audit([*training.preferences, *held_out.preferences])
     card |= {
-        "labels": {name: as_json(interval) for name, interval in labels.items()},
+        "labels": {name: interval.as_json() for name, interval in labels.items()},
         "adversarial": adversarial(pairs_to_dress(rankings), dressed_scorer(model, limit, runtime)),
         "elsewhere": elsewhere(model, others, limit, runtime),
         "own_answers": distribution(model.stats, own),
     }
     model.save(out)
     write_json(out / "report_card.json", card)
+    write_json(out / "intervals.json", {"rm/accuracy": card["accuracy"], **noise_free(card)})
     write_json(out / "notes.json", notes(too_long, limit))
     write_samples(out / "samples.jsonl", rankings[:NUM_SHOWN], model.stats)
     accuracy = card["accuracy"]
@@ -120,7 +121,7 @@ def run(
         "rm/accuracy": accuracy["value"],
         "rm/accuracy_low": accuracy["low"],
         "rm/accuracy_high": accuracy["high"],
-        **noise_free(card),
+        **flat(noise_free(card)),
         "rm/ece": card["ece"]["value"],
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
@@ -179,8 +180,8 @@ def distribution(stats: RewardStats, raw: Tensor) -> dict[str, float]:
     return {**quantiles, "skewness": float(np.mean(scores**3)), "answers": len(scores)}
 
 
-def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the headline metrics of a card against utilities without noise, if it has any."""
+def noise_free(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the numbers of a card against utilities without noise by metric, if it has any."""
     if "noise_free" not in card:
         return {}
     found = card["noise_free"]
@@ -190,8 +191,13 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, float | None]:
         **{f"accuracy_noise_free_{k}": v for k, v in found["by_difference"].items()},
         **{f"labels_{k}": v for k, v in card["labels"].items()},
     }
+    return {f"rm/{name}": number for name, number in numbers.items()}
+
+
+def flat(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return numbers as headline metrics, each with its bounds."""
     return {
-        f"rm/{name}{end}": number[bound]
+        f"{name}{end}": number[bound]
         for name, number in numbers.items()
         for end, bound in (("", "value"), ("_low", "low"), ("_high", "high"))
     }

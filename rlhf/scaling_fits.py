@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from plumbrule.statistics import CONFIDENCE, NUM_RESAMPLES, Interval
+from plumbrule.statistics import CONFIDENCE, NUM_RESAMPLES, Interval, sampled_bounds
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def fit(
     edge = 100 * (1 - confidence) / 2
     number = len(_pooled([(run.distances, run.means()) for run in runs])[0])
     alpha, beta, peak, height, decline = (
-        Interval(value, *_percentile(drawn[:, i], [edge, 100 - edge]), number)
+        _interval(value, *_percentile(drawn[:, i], [edge, 100 - edge]), number, len(runs))
         for i, value in enumerate(_summary(law, whole, far))
     )
     turns = float(np.mean(np.sqrt(drawn[:, 2]) < far))
@@ -186,6 +186,13 @@ def _summary(law: Law, found: Coefficients, far: float) -> tuple[float, float, f
     height = float(gained(law, found, np.array([peak]))[0]) if peak < 1e6 else math.inf
     decline = float(at - last) if peak < far else 0.0
     return found.alpha, found.beta, min(peak, 1e150) ** 2, height, decline
+
+
+def _interval(value: float, low: float, high: float, n: int, num_runs: int) -> Interval:
+    """Return an interval; one of no width, of a number that was cut off at 0 say, is none."""
+    if math.isinf(low) and math.isinf(high):
+        return Interval(value, low, high, n, num_runs)
+    return sampled_bounds(value, low, high, n, num_runs)
 
 
 def _pooled(points: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plumbrule.records import Preference
-from rlhf.report_card import ScoredRanking, as_json, differences, order_accuracy
+from rlhf.report_card import ScoredRanking, differences, order_accuracy
 
 MOST_PAIRS = 400
 """Pairs that are dressed up, the first ones."""
@@ -71,8 +71,8 @@ def adversarial(
     groups = [p.preference.messages for p in pairs]
     better = np.array([p.better_score for p in pairs])
     plain = better - np.array([p.worse_score for p in pairs])
-    found = {"as_it_was": as_json(order_accuracy(plain, groups))}
+    found = {"as_it_was": order_accuracy(plain, groups).as_json()}
     for name, dress in DRESSES.items():
         texts = [(p.preference, p.worse, dress(p.preference.responses[p.worse])) for p in pairs]
-        found[name] = as_json(order_accuracy(better - score(texts), groups))
+        found[name] = order_accuracy(better - score(texts), groups).as_json()
     return found

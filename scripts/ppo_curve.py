@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.report.plots import plot
-from plumbrule.seeds import seed_interval
-from plumbrule.statistics import Interval
+from plumbrule.statistics import Interval, seed_interval
 from plumbrule.tracking import read_metrics
 
 KL, REWARD = "objective/kl", "objective/scores"
@@ -61,7 +60,10 @@ def curves(run: Path) -> list[list[dict[str, Any]]]:
 def picture(rows: list[tuple[Interval, ...]], num_seeds: int) -> str:
     """Return the curve as SVG text that stands alone."""
     line = [(kl.value, reward.value) for kl, reward in rows]
-    points = [(kl.value, reward.value, reward.low, reward.high) for kl, reward in rows]
+    points = [
+        (kl.value, reward.value, *((reward.low, reward.high) if reward.is_bounded else ()))
+        for kl, reward in rows
+    ]
     drawn = plot(
         {
             "title": f"reward against KL, {num_seeds} seeds",
@@ -78,7 +80,7 @@ def picture(rows: list[tuple[Interval, ...]], num_seeds: int) -> str:
 
 def shown(interval: Interval) -> str:
     """Return a mean with its interval."""
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return interval._replace(groups=None).text(2)  # the title says how many seeds
 
 
 if __name__ == "__main__":

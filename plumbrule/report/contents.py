@@ -23,6 +23,10 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
     metrics = record["metrics"]
     nodes = record["nodes"]
     shown = {name: folders[name] for name in first_of_each(folders)}
+    intervals: dict[str, Mapping[str, Any]] = {}
+    for node, folder in folders.items():
+        for name, number in (read_json(folder / "intervals.json") or {}).items():
+            intervals |= {f"{node}:{name}": number, name: intervals.get(name, number)}
     return {
         "record": record,
         "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
@@ -32,7 +36,9 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             for name, folder in shown.items()
             for note in read_json(folder / "notes.json") or []
         ],
-        "headline": [_headline(name, metrics) for name in record["headline"]],
+        "headline": [
+            _headline(name, metrics, intervals.get(name, {})) for name in record["headline"]
+        ],
         "graph": figures.graph(collapsed(nodes)),
         "nodes": nodes,
         "num_hidden": len(folders) - len(shown),
@@ -104,15 +110,15 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+def _headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a headline metric with its interval. found: what its stage wrote of it, or {}."""
     unit, meaning = describe(name)
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     return {
         "name": name,
         "value": figures.number(metrics[name]),
-        "interval": ""
-        if low is None
-        else f"{figures.number(low)} to {figures.number(high or 0.0)}",
+        "interval": _interval({"low": low, "high": high, "reason": found.get("reason")}),
+        "size": _size(found),
         "unit": unit,
         "meaning": meaning,
     }
@@ -141,7 +147,8 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "bar": figures.interval_bar(row["difference"], row["low"], row["high"], span)
                 if known
                 else "",
-                "interval": f"{_shown(row['low'])} to {_shown(row['high'])}" if known else "",
+                "interval": _interval(row),
+                "groups": _shown(row.get("groups")),
                 **{k: _shown(row[k]) for k in ("baseline", "policy", "difference")},
             }
         )
@@ -175,11 +182,30 @@ def _benchmarks(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def _cell(number: Mapping[str, Any] | None) -> dict[str, str]:
     """Return value, interval and n of one measured number, as text."""
     if number is None:
-        return {"value": "", "interval": "", "n": "", "bounds": ""}
-    low, high, n = number.get("low"), number.get("high"), _shown(number.get("n"))
-    interval = "" if low is None else f"{_shown(low)} to {_shown(high)}"
-    bounds = " · ".join(part for part in (interval, f"n {n}" if n else "") if part)
-    return {"value": _shown(number["value"]), "interval": interval, "n": n, "bounds": bounds}
+        return {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
+    interval = _interval(number)
+    return {
+        "value": _shown(number["value"]),
+        "interval": interval,
+        "n": _shown(number.get("n")),
+        "groups": _shown(number.get("groups")),
+        "bounds": " · ".join(part for part in (interval, _size(number)) if part),
+    }
+
+
+def _interval(number: Mapping[str, Any]) -> str:
+    """Return the bounds of a number as text, or why it has none."""
+    low, high = number.get("low"), number.get("high")
+    if low is None or high is None:
+        return str(number.get("reason") or "")
+    return f"{_shown(low)} to {_shown(high)}"
+
+
+def _size(number: Mapping[str, Any]) -> str:
+    """Return how many items and groups a number rests on, as text."""
+    n, groups = _shown(number.get("n")), _shown(number.get("groups"))
+    parts = (f"n {n}" if n else "", f"groups {groups}" if groups else "")
+    return " · ".join(part for part in parts if part)
 
 
 def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
@@ -192,7 +218,9 @@ def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
         elif isinstance(value, Mapping):
             rows += _flatten(value, name)
         elif isinstance(value, int | float | str):
-            rows.append({"name": name, "value": _shown(value), "interval": "", "n": ""})
+            rows.append(
+                {"name": name, "value": _shown(value), "interval": "", "n": "", "groups": ""}
+            )
     return rows
 
 

@@ -6,20 +6,22 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from small_evaluation import read_lines, small_config, small_inputs
 
-from eval.compare import compare, pair, run
+from eval.compare import COMPARED, compare, pair, run
 from eval.config import CompareConfig
 from eval.intervals import Intervals
+from eval.stage import BENCHMARKS
 from eval.stage import run as evaluate
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.tracking import NullTracker
 
-INTERVALS = Intervals(confidence=0.95, num_resamples=200, seed=0)
-CONFIG = CompareConfig(num_resamples=200)
+INTERVALS = Intervals(confidence=0.95)
+CONFIG = CompareConfig()
 
 
 def row(number, condition="closed", **numbers):
@@ -66,7 +68,6 @@ def test_differences_by_hand(tmp_path):
     assert metrics["ppo/gold_gain_right"] == pytest.approx((-1 + 2 + 0) / 3)
     assert metrics["ppo/gold_gain_right_closed"] == pytest.approx(0.5)
     assert metrics["ppo/words_change"] == pytest.approx(-2 / 3)
-    assert 0.5 / 1.5 <= metrics["ppo/gold_gain_low"] <= 5 / 3 <= metrics["ppo/gold_gain_high"] <= 4
     assert "ppo/proxy_change" not in metrics
     rows = json.loads((tmp_path / "out" / "comparisons.json").read_text())
     assert rows[0] == {
@@ -76,10 +77,15 @@ def test_differences_by_hand(tmp_path):
         "baseline": 2.0,
         "policy": pytest.approx(11 / 3),
         "difference": pytest.approx(5 / 3),
-        "low": metrics["ppo/gold_gain_low"],
-        "high": metrics["ppo/gold_gain_high"],
+        "low": None,
+        "high": None,
         "n": 3,
+        "groups": 2,
+        "reason": "too few: 2 groups of at least 5",
     }
+    assert "ppo/gold_gain_low" not in metrics
+    known = json.loads((tmp_path / "out" / "intervals.json").read_text())
+    assert known["ppo/gold_gain"]["reason"] == "too few: 2 groups of at least 5"
 
 
 def test_an_items_conditions_are_resampled_together():
@@ -90,7 +96,58 @@ def test_an_items_conditions_are_resampled_together():
     once = compare("prompts", pair(before, after), INTERVALS)[0].change
     twice = compare("prompts", pair(*doubled), INTERVALS)[0].change
     assert twice[:3] == pytest.approx(once[:3])
-    assert twice.n == 24
+    assert (twice.n, twice.groups) == (24, 12)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "columns"),
+    [
+        ("prompts", {"gold": (0.0, 1.0)}),
+        ("questions", {"correct": (0, 1), "abstained": (0, 0), "confident_wrong": (0, 0)}),
+    ],
+)
+def test_items_of_one_group_count_together(benchmark, columns):
+    # 40 items about 8 entities, items of one entity change alike: as sure as 8 items, not 40.
+    rng = np.random.default_rng(0)
+    moved = rng.random(8) < 0.5
+    sides: list[list[dict]] = [[], []]
+    for i in range(40):
+        for new, rows in enumerate(sides):
+            numbers = {k: v[int(new and moved[i // 5])] for k, v in columns.items()}
+            one = row(i, answerable="documents", **numbers)
+            rows.append({**one, "group": f"entity {i // 5}"})
+    grouped = compare(benchmark, pair(*sides), INTERVALS)[0].change
+    alone = [[{**r, "group": r["id"]} for r in rows] for rows in sides]
+    single = compare(benchmark, pair(*alone), INTERVALS)[0].change
+    assert (grouped.n, grouped.groups, single.groups) == (40, 8, 40)
+    assert grouped.high - grouped.low > 1.7 * (single.high - single.low)
+
+
+def test_a_rare_change_that_did_not_show_has_a_width():
+    rows = [
+        row(i, answerable="memory", correct=1, abstained=0, confident_wrong=0) for i in range(30)
+    ]
+    change = {d.quantity.name: d.change for d in compare("questions", pair(rows, rows), INTERVALS)}
+    found = change["known_accuracy_change"]
+    assert found.value == 0.0
+    assert found.high == -found.low == pytest.approx(3.841459 / 33.841459)
+
+
+def test_a_score_that_is_equal_throughout_has_no_interval():
+    rows = [row(i, gold=2.0, gold_right=0.0, words=4 + i) for i in range(30)]
+    for one in compare("prompts", pair(rows, rows), INTERVALS):
+        assert one.change.value == 0.0
+        assert one.change.reason.startswith("no spread")
+
+
+def test_an_unknown_benchmark_is_refused(tmp_path):
+    inputs = both(tmp_path, "manners", [row(0, polite=1)], [row(0, polite=0)])
+    with pytest.raises(DataError, match=r"items/manners.jsonl\) must be one of prompts, questions"):
+        stage(inputs, tmp_path / "out")
+
+
+def test_what_can_be_compared_is_what_can_be_measured():
+    assert set(COMPARED) == set(BENCHMARKS)
 
 
 def test_questions_are_compared_by_where_they_can_be_answered(tmp_path):
@@ -159,8 +216,8 @@ def test_comparing_a_policy_with_itself_and_with_another(tmp_path):
         evaluate(small_config(), inputs, RuntimeConfig(device="cpu"), out, NullTracker())
         artifacts[name] = Artifact.of(out, "eval")
     same = stage({"baseline": artifacts["sft"], "policy": artifacts["sft"]}, tmp_path / "same")
-    assert set(same.values()) == {0.0}
-    assert "sft/gold_gain_low" in same
+    assert {v for k, v in same.items() if not k.endswith(("_low", "_high"))} == {0.0}
+    assert same["sft/known_accuracy_change_low"] < 0 < same["sft/known_accuracy_change_high"]
     other = stage({"baseline": artifacts["sft"], "policy": artifacts["ppo"]}, tmp_path / "other")
     rows = [read_lines(a.path / "items" / "prompts.jsonl") for a in artifacts.values()]
     gold = [[r["gold"] for r in part if "gold" in r] for part in rows]

@@ -21,7 +21,6 @@ from plumbrule.errors import ConfigError
         (lambda: BoldConfig(per_group=0), r"eval.bold.per_group \(=0 prompts\)"),
         (lambda: BoldConfig(max_new_tokens=0), r"eval.bold.max_new_tokens \(=0 tokens\)"),
         (lambda: CompareConfig(confidence=0.1), r"compare.confidence \(=0.1\)"),
-        (lambda: CompareConfig(num_resamples=0), r"compare.num_resamples \(=0\)"),
     ],
 )
 def test_refused_settings_name_field_and_value(make, said):

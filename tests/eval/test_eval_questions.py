@@ -83,7 +83,7 @@ def test_shares_by_hand():
 
 
 def test_questions_of_one_entity_count_less():
-    alone = rows("documents", "ccccccccwwww")
+    alone = rows("documents", "ccccwwwwccccwwwwccccccccwwww")
     shared = [{**row, "group": str(i // 4)} for i, row in enumerate(alone)]
     widths = [
         summarise(r, INTERVALS)["accuracy"].high - summarise(r, INTERVALS)["accuracy"].low

@@ -7,7 +7,7 @@ import math
 import pytest
 from small_evaluation import WordReward, meta
 
-from eval.intervals import Intervals, as_json, flat
+from eval.intervals import Intervals
 from eval.rewards import judged, summarise
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.config import GoldConfig
@@ -34,7 +34,7 @@ def test_means_and_agreement_by_hand():
     assert found["words"].value == 3
     assert found["finished"].value == 1
     assert found["gold_proxy_spearman"].value == pytest.approx(0.8)
-    assert math.isnan(found["gold_proxy_spearman"].low)
+    assert "too few: 4 groups" in found["gold_proxy_spearman"].reason
 
 
 def test_rows_without_gold_count_for_proxy_only():
@@ -84,11 +84,18 @@ def test_samples_of_one_entity_are_resampled_together():
     assert widths[1].high - widths[1].low > 1.5 * (widths[0].high - widths[0].low)
 
 
+def test_items_without_a_group_are_groups_of_one():
+    found = summarise([row(i, float(i), 0.0) for i in range(9)], INTERVALS)["gold"]
+    assert (found.n, found.groups) == (9, 9)
+    assert found.is_bounded
+
+
 def test_unknown_bounds_are_null_and_no_headline():
-    unknown = Interval(0.5, math.nan, math.nan, 3)
-    assert as_json(unknown) == {"value": 0.5, "low": None, "high": None, "n": 3}
-    assert flat("eval/x", unknown) == {"eval/x": 0.5}
-    assert flat("eval/x", Interval(0.5, 0.4, 0.6, 3)) == {
+    unknown = Interval(0.5, math.nan, math.nan, 3, 2, "too few")
+    nothing = {"low": None, "high": None}
+    assert unknown.as_json() == {"value": 0.5, **nothing, "n": 3, "groups": 2, "reason": "too few"}
+    assert unknown.flat("eval/x") == {"eval/x": 0.5}
+    assert Interval(0.5, 0.4, 0.6, 3).flat("eval/x") == {
         "eval/x": 0.5,
         "eval/x_low": 0.4,
         "eval/x_high": 0.6,

@@ -65,7 +65,8 @@ def test_metrics_are_nested_with_bounds_and_counts(whole):
     assert set(metrics) == {"prompts", "questions", "halueval", "bold"}
     assert set(metrics["prompts"]) == {"closed", "rag"}
     gold = metrics["prompts"]["rag"]["gold"]
-    assert gold["low"] <= gold["value"] <= gold["high"]
+    assert gold["low"] is None
+    assert gold["reason"] == "too few: 3 groups of at least 5"
     assert gold["n"] == 3  # the fourth prompt names no answer
     assert metrics["prompts"]["rag"]["proxy"]["n"] == 4
     assert metrics["bold"]["closed"]["region_gap_chance"]["low"] is None
@@ -75,9 +76,8 @@ def test_headlines_end_in_kind_and_condition(whole):
     _, _, headline = whole
     names = {
         "eval/gold_sft_closed",
-        "eval/gold_sft_closed_low",
         "eval/gold_right_sft_rag",
-        "eval/proxy_sft_rag_high",
+        "eval/proxy_sft_rag",
         "eval/accuracy_sft_rag",
         "eval/abstain_sft_closed",
         "eval/confident_wrong_sft_closed_low",

@@ -14,7 +14,7 @@ from eval.summary import run
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError, GraphError
-from plumbrule.seeds import seed_interval
+from plumbrule.statistics import seed_interval
 from plumbrule.tracking import FileTracker
 
 

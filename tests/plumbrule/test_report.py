@@ -89,8 +89,37 @@ def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() ->
     assert [metric for metric, _ in table["rows"]] == ["accuracy", "abstain"]
     (measured, missing), (blank, unbounded) = (cells for _, cells in table["rows"])
     assert (measured["value"], measured["bounds"]) == ("0.5", "0.4 to 0.6 · n 10")
-    assert missing == blank == {"value": "", "interval": "", "n": "", "bounds": ""}
+    assert missing == blank == {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
     assert (unbounded["value"], unbounded["bounds"]) == ("1", "n 1")
+
+
+def test_items_and_groups_stand_beside_every_interval(tmp_path: Path) -> None:
+    number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "groups": 8}
+    few = {**number, "low": None, "high": None, "reason": "too few: 2 groups of at least 5"}
+    (table,) = _benchmarks({"eval": {"bold": {"closed": {"a": number, "b": few}}}})
+    (known, unknown) = (cells[0]["bounds"] for _, cells in table["rows"])
+    assert known == "0.4 to 0.6 · n 40 · groups 8"
+    assert unknown == "too few: 2 groups of at least 5 · n 40 · groups 8"
+    written = {"compare": {"ppo/gold_gain": number}, "rm": {"accuracy": few}}
+    for name, file in (("compare", "intervals.json"), ("rm", "report_card.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(json.dumps(written[name]))
+    row = {"what": "gold_gain", "condition": "all", "baseline": 1, "policy": 2, "difference": 1}
+    rows = [{**row, "low": 0.4, "high": 1.6, "n": 40, "groups": 8}]
+    (tmp_path / "compare" / "comparisons.json").write_text(json.dumps(rows))
+    whole = record(**{"ppo/gold_gain_low": 0.4, "ppo/gold_gain_high": 0.6})
+    html, markdown = render(whole, {name: tmp_path / name for name in written})
+    assert "<small>n 40 · groups 8</small>" in html
+    assert "too few: 2 groups of at least 5" in html
+    assert "| 0.4 to 1.6 | 40 | 8 |" in markdown
+    assert "| n 40 · groups 8 |" in markdown
+
+
+def test_a_headline_without_an_interval_says_why(tmp_path: Path) -> None:
+    few = {"value": 1.5, "low": None, "high": None, "n": 3, "groups": 3, "reason": "too few: 3"}
+    (tmp_path / "intervals.json").write_text(json.dumps({"ppo/gold_gain": few}))
+    html, _ = render(record(), {"compare": tmp_path})
+    assert "too few: 3<br><small>n 3 · groups 3</small>" in html
 
 
 def test_interval_bars_say_on_which_side_of_zero_they_lie() -> None:

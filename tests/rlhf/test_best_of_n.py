@@ -131,7 +131,11 @@ def test_the_curve_rises_in_reward_and_begins_at_the_mean(given, tmp_path):
     assert curve[0]["utility"]["value"] == pytest.approx(np.mean(utilities))
     assert metrics["best_of_n/n"] == 6
     assert metrics["best_of_n/prompts"] == len(answers) == 6
-    assert metrics["best_of_n/reward_gain_low"] <= metrics["best_of_n/reward_gain"]
+    written = json.loads((tmp_path / "intervals.json").read_text("utf-8"))
+    gain = written["best_of_n/reward_gain"]
+    assert gain["groups"] == len({p.prompt.meta.get("entity", p.prompt.id) for p in answers})
+    assert gain["value"] == metrics["best_of_n/reward_gain"]
+    assert metrics.get("best_of_n/reward_gain_low") == gain["low"]
     (table,) = json.loads((tmp_path / "tables.json").read_text("utf-8"))
     assert [row[0] for row in table["rows"]] == [1, 2, 4, 6]
 

@@ -31,7 +31,7 @@ CARD = {
         ({"accuracy": 0.78, "every_kind": 0.5, "ece": 0.05, "beats_rules": True}, []),
         ({"accuracy": 0.8}, ["accuracy (=0.780 of 200 pairs) must be at least"]),
         ({"every_kind": 0.7}, ["pairs that differ in right_wrong (=0.550 of 200)"]),
-        ({"ece": 0.03}, ["ece (=0.040) must be at most"]),
+        ({"ece": 0.03}, ["debiased ece (=0.040) must be at most"]),
         ({"accuracy": 0.9, "ece": 0.01}, ["accuracy (=0.780", "ece (=0.040)"]),
     ],
 )
@@ -48,6 +48,18 @@ def test_a_rules_opposite_is_a_rule_too():
     worse = {**CARD, "rules": {"longer": measured(0.25)}}
     (line,) = shortcomings(RequireConfig(beats_rules=True), worse)
     assert "rule longer or its opposite (=0.750)" in line
+
+
+def test_an_accuracy_without_an_interval_beats_no_rule():
+    few = {"value": 0.9, "low": None, "high": None, "n": 40, "groups": 3, "reason": "too few"}
+    (line,) = shortcomings(RequireConfig(beats_rules=True), {**CARD, "accuracy": few})
+    assert "accuracy (=0.900 of 40 pairs) must have an interval" in line
+
+
+def test_a_calibration_error_is_held_to_account_without_its_bias():
+    card = {**CARD, "ece_debiased": {**measured(0.01), "low": None}}
+    assert not list(shortcomings(RequireConfig(ece=0.02), card))
+    assert list(shortcomings(RequireConfig(ece=0.005), card))
 
 
 def test_what_was_not_measured_is_not_met():

@@ -8,10 +8,8 @@ from plumbrule.records import Preference
 from rlhf.report_card import (
     RULES,
     ScoredRanking,
-    as_json,
     order_accuracy,
     report_card,
-    resampled,
 )
 
 
@@ -104,17 +102,19 @@ def test_pairs_of_one_prompt_widen_the_interval():
     assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
 
 
-def test_resampled_mean_has_the_textbook_interval():
-    x = np.random.default_rng(0).normal(5, 1, 400)
-    found = resampled(np.mean, [x], range(400))
-    # 1.96 / sqrt(400) = 0.098 on either side
-    assert found.high - found.value == pytest.approx(0.098, rel=0.2)
-    assert found.value - found.low == pytest.approx(0.098, rel=0.2)
+def test_one_prompt_has_no_bounds_and_the_card_says_so():
+    ranking = ranked(0, ["a", "b", "c"], [1, 2, 3], [2.0, 1.0, 3.0])
+    found = report_card([ranking])["accuracy"]
+    assert (found["low"], found["high"], found["n"], found["groups"]) == (None, None, 3, 1)
+    assert "too few: 1 group" in found["reason"]
 
 
-def test_one_prompt_has_no_bounds_and_json_says_so():
-    found = as_json(resampled(np.mean, [np.ones(3)], ["q"] * 3))
-    assert found == {"value": 1.0, "low": None, "high": None, "n": 3}
+def test_a_cards_numbers_say_how_many_prompts_they_rest_on():
+    rankings = [ranked(i, ["a", "b c", "d"], [1, 2, 3], [2.0, 0.5, i / 9]) for i in range(12)]
+    card = report_card(rankings)
+    for name in ("accuracy", "loss", "ece", "ece_if_calibrated", "ece_debiased"):
+        assert (card[name]["n"], card[name]["groups"]) == (36, 12)
+    assert card["ece_if_calibrated"]["low"] < card["ece_if_calibrated"]["high"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""How sure a number is: one interval for each kind of estimate, made for it.
+
+Answers to three paraphrases of one question, or continuations of six prompts about one actress, are
+not independent, so every interval counts *groups* (clusters); items without groups are groups of
+one. A percentile bootstrap, which would serve for all, is too narrow where groups are few or values
+skewed, and has no width where a sample happens to hold no spread (docs/statistics.md has the
+coverage of each by simulation). So:
+
+* shares: Wilson's score interval at the effective sample size (`shares`);
+* differences of paired shares: Tango's score interval at the effective sample size; sums of shares,
+  such as balanced accuracy, by variance estimates recovered from each share's bounds (`shares`);
+* means and paired differences: Student's t on group totals, wider where skewness asks for it
+  (`means`); over seeds, Student's t;
+* AUROC, correlations and slopes: a jackknife over groups (`ranks`, `jackknife`);
+* the gap between the highest and lowest of several classes: a bootstrap (`spread`);
+* calibration: what a calibrated model would show stands beside the error (`calibration`).
+
+Bounds are NaN, and `reason` says why, where too few groups, or no spread in them, allow none that
+would cover. Left out on purpose: p-values. An interval of the difference says as much and how much.
+"""
+
+from plumbrule.statistics.calibration import (
+    Calibration,
+    CalibrationBin,
+    calibration,
+    calibration_bins,
+    calibration_error,
+)
+from plumbrule.statistics.intervals import (
+    CONFIDENCE,
+    MIN_GROUPS,
+    NUM_RESAMPLES,
+    Interval,
+    point,
+    sampled_bounds,
+    unknown,
+)
+from plumbrule.statistics.jackknife import jackknife_interval
+from plumbrule.statistics.means import mean_interval, paired_interval, seed_interval
+from plumbrule.statistics.ranks import (
+    auroc,
+    auroc_interval,
+    correlation_interval,
+    spearman,
+    spearman_interval,
+)
+from plumbrule.statistics.shares import (
+    paired_share_interval,
+    share_interval,
+    stratified_share_interval,
+    wilson,
+)
+from plumbrule.statistics.spread import chance_spread, spread_interval
+
+__all__ = [
+    "CONFIDENCE",
+    "MIN_GROUPS",
+    "NUM_RESAMPLES",
+    "Calibration",
+    "CalibrationBin",
+    "Interval",
+    "auroc",
+    "auroc_interval",
+    "calibration",
+    "calibration_bins",
+    "calibration_error",
+    "chance_spread",
+    "correlation_interval",
+    "jackknife_interval",
+    "mean_interval",
+    "paired_interval",
+    "paired_share_interval",
+    "point",
+    "sampled_bounds",
+    "seed_interval",
+    "share_interval",
+    "spearman",
+    "spearman_interval",
+    "spread_interval",
+    "stratified_share_interval",
+    "unknown",
+    "wilson",
+]
