@@ -31,7 +31,9 @@ def answer(
     if main is None:
         return None
     policy, baseline = (_policy_of(nodes, name, slot) for slot in ("policy", "baseline"))
-    rest = [row for row in rows if not _is_part(row, str(main["what"])) and _judged(row)]
+    rest = [
+        row for row in by_condition(rows) if not _is_part(row, str(main["what"])) and _judged(row)
+    ]
     verdicts = {
         kind: [row for row in rest if verdict(row["low"], row["high"], _better(row)) == kind]
         for kind in ("good", "bad", "level")
@@ -44,6 +46,16 @@ def answer(
         "num_level": len(verdicts["level"]),
         "num_judged": len(rest),
     }
+
+
+def by_condition(rows: Sequence[Row]) -> list[Row]:
+    """Return rows without those over all conditions, where a quantity has rows of each of several;
+    where it was measured under one only, the row of all conditions stands for it.
+    """
+    measured: dict[Any, set[Any]] = {}
+    for row in rows:
+        measured.setdefault(row["what"], set()).add(row["condition"])
+    return [row for row in rows if (row["condition"] == "all") == (len(measured[row["what"]]) <= 2)]
 
 
 def describe_change(row: Row) -> str:
@@ -64,7 +76,7 @@ def _sentence(main: Row, policy: str, baseline: str, metrics: Mapping[str, float
         if moved.startswith("does not"):
             found = f"does not measurably change it: {_with_interval(main)}"
     kl = next((metrics[name] for name in KL if name in metrics), None)
-    distance = "" if kl is None else f", at a KL of {number(kl)} nats per response"
+    distance = "" if kl is None else f", at a KL of {_short(kl)} nats per response"
     return (
         f"{MEANING.get(str(main['what']), _words(main['what']))}, {policy} against {baseline}: "
         f"{policy} {found}{distance} (n = {number(main['n'])})."
@@ -101,11 +113,15 @@ def _words(what: Any) -> str:
 
 
 def _with_interval(row: Row) -> str:
-    return f"{_signed(row['difference'])} [{number(row['low'])}, {number(row['high'])}]"
+    return f"{_signed(row['difference'])} [{_short(row['low'])}, {_short(row['high'])}]"
 
 
 def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else ''}{number(value)}"
+    return f"{'+' if value > 0 else ''}{_short(value)}"
+
+
+def _short(value: float) -> str:
+    return number(value, digits=3)
 
 
 def _policy_of(nodes: Mapping[str, Mapping[str, Any]], compare: str, slot: str) -> str:

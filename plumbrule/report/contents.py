@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,10 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Rows of one quantity share an axis, which holds zero. A bound that is not known leaves no bar.
     """
     shown = []
+    measured = Counter(row["what"] for row in rows)
     for row in sorted(rows, key=lambda row: not str(row["what"]).startswith("gold")):
+        if row["condition"] == "all" and measured[row["what"]] == 2:
+            continue  # it repeats the one condition that there is
         alike = [other for other in rows if other["what"] == row["what"]]
         ends = [float(o[k]) for o in alike for k in ("low", "high") if o[k] is not None]
         span = (min([0.0, *ends]), max([0.0, *ends]))

@@ -13,14 +13,14 @@ from html import escape
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 122, 40, 44, 14
 
 
-def number(value: float) -> str:
-    """Return a number as a person reads it: four significant digits or a whole number."""
+def number(value: float, digits: int = 4) -> str:
+    """Return a number as a person reads it: `digits` significant ones or a whole number."""
     if not math.isfinite(value):
         return "n/a" if math.isnan(value) else str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return f"{value:.2e}"
 
 

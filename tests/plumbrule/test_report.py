@@ -13,7 +13,7 @@ import pytest
 from plumbrule.metrics import METRICS, describe
 from plumbrule.record import headline_of, merge_metrics
 from plumbrule.report import render
-from plumbrule.report.answers import answer
+from plumbrule.report.answers import answer, by_condition
 from plumbrule.report.contents import _benchmarks, _comparison
 from plumbrule.report.figures import (
     CHARACTER,
@@ -149,6 +149,9 @@ def test_a_report_begins_with_the_answer() -> None:
         compared("known_accuracy_change", -0.1, 0.1, "closed"),
         compared("words_change", 2.0, 3.0),
     ]
+    for what in ("accuracy_change", "confident_wrong_change", "known_accuracy_change"):
+        rows += [compared(what, -0.2, 0.2, c) for c in ("all", "rag", "closed")]
+    rows = list({(row["what"], row["condition"]): row for row in reversed(rows)}.values())[::-1]
     found = answer("compare", rows, evaluated_nodes())
     assert found["title"] == "ppo against sft"
     assert found["sentence"] == (
@@ -157,7 +160,16 @@ def test_a_report_begins_with_the_answer() -> None:
     )
     assert found["worse"] == ["accuracy, rag: -0.2 [-0.3, -0.1]"]
     assert found["better"] == ["confident wrong, closed: -0.3 [-0.4, -0.2]"]
-    assert (found["num_level"], found["num_judged"]) == (1, 3)
+    assert (found["num_level"], found["num_judged"]) == (4, 6)
+
+
+def test_a_row_over_all_conditions_stands_where_there_is_one_condition_only() -> None:
+    one = [compared("accuracy_change", 0.1, 0.2, c) for c in ("all", "closed")]
+    two = [compared("abstain_unanswerable_change", 0.1, 0.2, c) for c in ("all", "closed", "rag")]
+    assert [row["condition"] for row in by_condition([*one, *two])] == ["all", "closed", "rag"]
+    assert [row["condition"] for row in _comparison([*one, *two])] == [
+        "closed", "all", "closed", "rag"
+    ]  # fmt: skip
 
 
 def test_an_interval_around_zero_is_no_gain() -> None:
