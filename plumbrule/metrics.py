@@ -200,3 +200,44 @@ def describe(name: str) -> tuple[str, str]:
     while name not in METRICS and "_" in name:
         name = name.rpartition("_")[0]
     return METRICS.get(name, ("", ""))
+
+
+RISES = (
+    "gold_gain",
+    "gold",
+    "reward",
+    "accuracy",
+    "known_accuracy",
+    "abstain_unanswerable",
+    "reading_",
+    "read_accuracy",
+    "closed_book_accuracy",
+    "abstain_accuracy",
+    "halueval_",
+    "utility_gain",
+    "recall_at",
+    "mrr",
+)
+"""Beginnings, behind the last `/`, of metrics that are better when they rise."""
+FALLS = (
+    "confident_wrong",
+    "known_confident_wrong",
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "ece",
+    "best_rule_accuracy",
+    "halueval_judge_failed",
+)
+"""The same of metrics that are better when they fall; these are looked at first."""
+
+
+def direction(name: str) -> int:
+    """Return 1 where a metric is better when it rises, -1 when it falls, 0 where neither is said.
+
+    A shorter answer, a higher proxy score or another sentiment is neither better nor worse.
+    """
+    last = name.rpartition("/")[2]
+    if last.startswith(FALLS):
+        return -1
+    return 1 if last.startswith(RISES) else 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plumbrule.gathered import SIGN
-from plumbrule.metrics import METRICS, describe
+from plumbrule.metrics import METRICS, describe, direction
 from plumbrule.report import figures, plots
+from plumbrule.report.answers import answer
 from plumbrule.tracking import read_metrics
 
 MAX_CURVES = 12
@@ -27,8 +29,16 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
     for node, folder in folders.items():
         for name, number in (read_json(folder / "intervals.json") or {}).items():
             intervals |= {f"{node}:{name}": number, name: intervals.get(name, number)}
+    comparisons = {
+        name: rows
+        for name, folder in folders.items()
+        if (rows := read_json(folder / "comparisons.json"))
+    }
+    answers = [answer(name, rows, nodes) for name, rows in comparisons.items() if name in shown]
     return {
         "record": record,
+        "answers": [one for one in answers if one is not None],
+        "grids": grids(record, comparisons),
         "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
         "notes": list(record["notes"]),
         "node_notes": [
@@ -44,9 +54,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
         "num_hidden": len(folders) - len(shown),
         "number": figures.number,
         "comparisons": [
-            (name, _comparison(rows))
-            for name, folder in shown.items()
-            if (rows := read_json(folder / "comparisons.json"))
+            (name, _comparison(rows)) for name, rows in comparisons.items() if name in shown
         ],
         "benchmarks": _benchmarks(
             {
@@ -70,7 +78,12 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             for name, folder in shown.items()
             for table in read_json(folder / "tables.json") or []
         ],
-        "curves": [(name, charts) for name, folder in shown.items() if (charts := _curves(folder))],
+        "curves": [
+            (name, charts) for name, cells in by_node(folders).items() if (charts := _curves(cells))
+        ],
+        "pairs": [
+            (name, rows) for name in comparisons if (rows := paired_samples(name, nodes, folders))
+        ],
         "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
     }
@@ -82,6 +95,113 @@ def first_of_each(names: Iterable[str]) -> list[str]:
     for name in names:
         found.setdefault(name.split(SIGN)[0], name)
     return list(found.values())
+
+
+def by_node(folders: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
+    """Return node -> variation ("" where it is the only one) -> folder."""
+    found: dict[str, dict[str, Path]] = {}
+    for name, folder in folders.items():
+        node, _, variation = name.partition(SIGN)
+        found.setdefault(node, {})[variation.replace(SIGN, " ")] = folder
+    return found
+
+
+def grids(
+    record: Mapping[str, Any], comparisons: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return a result table for each node that stands for several: a row for each variation.
+
+    Columns are the headline metrics of that node; of a comparison, its first quantity.
+    """
+    wanted = {name.rpartition(":")[2] for name in record["headline"]}
+    tables = []
+    variations: dict[str, list[str]] = {}
+    for name in record["nodes"]:
+        variations.setdefault(name.split(SIGN)[0], []).append(name)
+    for node, names in variations.items():
+        if len(names) < 2:
+            continue
+        metrics = {name: record["nodes"][name].get("metrics", {}) for name in names}
+        columns = [m for m in metrics[names[0]] if m in wanted]
+        rows = [
+            (
+                name.removeprefix(node).removeprefix(SIGN).replace(SIGN, " "),
+                [_with_bounds(m, metrics[name]) for m in columns],
+            )
+            for name in names
+        ]
+        if columns:
+            tables.append({"node": node, "columns": columns, "rows": rows})
+    tables.sort(key=lambda table: table["node"] not in {n.split(SIGN)[0] for n in comparisons})
+    return tables
+
+
+def _with_bounds(name: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    """Return a metric of a node and its interval as text."""
+    if name not in metrics:
+        return {"value": "", "bounds": ""}
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    bounds = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
+    return {"value": _shown(metrics[name]), "bounds": bounds}
+
+
+def paired_samples(
+    compare: str, nodes: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Path]
+) -> list[dict[str, Any]]:
+    """Return prompts that both evaluations of a compare node show, with both responses.
+
+    Each has the columns of `samples.jsonl` that are numbers, before and after.
+    """
+    if SIGN in compare:
+        return []
+    inputs = nodes.get(compare, {}).get("inputs", {})
+    sides = [
+        {
+            (row["benchmark"], row["condition"], row["id"]): row
+            for row in read_jsonl(folders[inputs[slot]] / "samples.jsonl")
+            if "response" in row
+        }
+        for slot in ("baseline", "policy")
+        if inputs.get(slot) in folders
+    ]
+    if len(sides) < 2:
+        return []
+    before, after = sides
+    shared = [key for key in before if key in after]
+    chosen = [key for b in BENCHMARKS for key in shared if key[0] == b][:MAX_PAIRS]
+    return [
+        {
+            "condition": key[1],
+            "prompt": before[key]["prompt"],
+            "passages": before[key].get("passages") or [],
+            "sides": [
+                {
+                    "node": inputs[slot],
+                    "response": side[key]["response"],
+                    "scores": [
+                        (name, _shown(value))
+                        for name, value in side[key].items()
+                        if isinstance(value, int | float) and value is not None
+                    ],
+                }
+                for slot, side in (("baseline", before), ("policy", after))
+            ],
+        }
+        for key in chosen
+    ]
+
+
+BENCHMARKS = ("prompts", "questions")
+"""Whose samples are shown before and after, in this order."""
+MAX_PAIRS = 8
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Return the rows of a JSON Lines file, none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -136,7 +256,10 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Rows of one quantity share an axis, which holds zero. A bound that is not known leaves no bar.
     """
     shown = []
+    measured = Counter(row["what"] for row in rows)
     for row in sorted(rows, key=lambda row: not str(row["what"]).startswith("gold")):
+        if row["condition"] == "all" and measured[row["what"]] == 2:
+            continue  # it repeats the one condition that there is
         alike = [other for other in rows if other["what"] == row["what"]]
         ends = [float(o[k]) for o in alike for k in ("low", "high") if o[k] is not None]
         span = (min([0.0, *ends]), max([0.0, *ends]))
@@ -144,7 +267,9 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         shown.append(
             {
                 **row,
-                "bar": figures.interval_bar(row["difference"], row["low"], row["high"], span)
+                "bar": figures.interval_bar(
+                    row["difference"], row["low"], row["high"], span, direction(str(row["what"]))
+                )
                 if known
                 else "",
                 "interval": _interval(row),
@@ -230,25 +355,46 @@ def _shown(value: Any) -> str:
     return figures.number(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _curves(folder: Path) -> list[dict[str, str]]:
-    """Return charts of the metrics that a stage logged at three or more updates."""
-    series: dict[str, list[tuple[float, float]]] = {}
-    for row in read_metrics(folder):
-        for name, value in row.items():
-            if name != "update" and isinstance(value, int | float) and math.isfinite(value):
-                series.setdefault(name, []).append((row["update"], value))
+def _curves(cells: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return charts of the metrics that a node's stages logged at three or more updates.
+
+    One variation is a line chart; several share the axes of a larger one.
+    """
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for cell, folder in cells.items():
+        for row in read_metrics(folder):
+            for name, value in row.items():
+                if name != "update" and isinstance(value, int | float) and math.isfinite(value):
+                    points = series.setdefault(name, {}).setdefault(cell, [])
+                    points.append((row["update"], value))
     order = list(METRICS)
-    names = [n for n, points in series.items() if len(points) >= 3 and not n.startswith("time/")]
+    names = [n for n, by in series.items() if max(map(len, by.values())) >= 3]
+    names = [n for n in names if not n.startswith("time/")]
     names.sort(key=lambda n: order.index(n) if n in order else len(order))
     return [
         {
             "name": name,
             "unit": describe(name)[0],
             "meaning": describe(name)[1],
-            "svg": figures.line_chart(_thinned(series[name]), name),
+            **_chart(name, {cell: _thinned(points) for cell, points in series[name].items()}),
         }
         for name in names[:MAX_CURVES]
     ]
+
+
+def _chart(name: str, cells: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Return the drawing of one metric's curves and its legend."""
+    if len(cells) == 1:
+        return {"svg": figures.line_chart(next(iter(cells.values())), name), "legend": []}
+    figure = {
+        "title": name,
+        "x": "update",
+        "series": [
+            {"name": cell, "style": "line", "colour": n, "points": points}
+            for n, (cell, points) in enumerate(cells.items())
+        ],
+    }
+    return {"svg": plots.plot(figure), "legend": plots.legend(figure)}
 
 
 def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:

@@ -13,14 +13,14 @@ from html import escape
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 122, 40, 44, 14
 
 
-def number(value: float) -> str:
-    """Return a number as a person reads it: four significant digits or a whole number."""
+def number(value: float, digits: int = 4) -> str:
+    """Return a number as a person reads it: `digits` significant ones or a whole number."""
     if not math.isfinite(value):
         return "n/a" if math.isnan(value) else str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     if 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return f"{value:.2e}"
 
 
@@ -100,31 +100,55 @@ def graph(nodes: Mapping[str, Mapping[str, object]]) -> str:
     )
 
 
+def ticks(values: Sequence[float], most: int = 5) -> list[float]:
+    """Return evenly spaced round numbers from below the lowest value to above the highest.
+
+    Args: most: steps that the range of the values may be cut into.
+    """
+    low, high = min(values), max(values)
+    if high - low < 1e-12 * max(1.0, abs(high)):
+        half = max(abs(high) * 0.1, 1e-9)
+        low, high = low - half, high + half
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def label_width(values: Sequence[float]) -> float:
+    """Return the room that the widest of the numbers takes left of an axis, in SVG units."""
+    return 10.0 + CHARACTER * max(len(number(value)) for value in values)
+
+
+CHARACTER = 6.0
+"""Widest digit of an axis label, SVG units; the style sheet sets 10 px."""
+
+
 def line_chart(points: Sequence[tuple[float, float]], label: str) -> str:
-    """Return an SVG line chart of (x, y) points, with the range of y and the last value marked."""
-    wide, high, left, foot = 300.0, 120.0, 46.0, 18.0
+    """Return an SVG line chart of (x, y) points, with round ticks and the last value marked."""
+    wide, high, foot = 300.0, 120.0, 18.0
     xs = [x for x, _ in points]
-    ys = [y for _, y in points]
     x0, x1 = min(xs), max(xs)
-    y0, y1 = min(ys), max(ys)
-    pad = (y1 - y0) * 0.06 or max(abs(y1) * 0.1, 1e-9)
-    y0, y1 = y0 - pad, y1 + pad
+    up = ticks([y for _, y in points], most=3)
+    left = label_width(up)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
-        return left + across * (wide - left - 8), 6 + (y1 - y) / (y1 - y0) * (high - foot - 6)
+        share = (up[-1] - y) / (up[-1] - up[0])
+        return left + across * (wide - left - 8), 8 + share * (high - foot - 12)
 
     line = " ".join(f"{px:.1f},{py:.1f}" for px, py in (at(x, y) for x, y in points))
     grid = []
-    for share in (0.0, 0.5, 1.0):
-        value = y0 + share * (y1 - y0)
+    for value in up:
         _, py = at(x0, value)
         grid.append(
-            f'<line class="grid" x1="{left}" x2="{wide - 8}" y1="{py:.1f}" y2="{py:.1f}"/>'
-            f'<text x="{left - 5}" y="{py + 3:.1f}" text-anchor="end">{number(value)}</text>'
+            f'<line class="grid" x1="{left:.0f}" x2="{wide - 8}" y1="{py:.1f}" y2="{py:.1f}"/>'
+            f'<text x="{left - 5:.0f}" y="{py + 3:.1f}" text-anchor="end">{number(value)}</text>'
         )
     ends = "".join(
-        f'<text x="{at(x, y0)[0]:.1f}" y="{high - 3}" text-anchor="{anchor}">{number(x)}</text>'
+        f'<text x="{at(x, up[0])[0]:.1f}" y="{high - 2}" text-anchor="{anchor}">{number(x)}</text>'
         for x, anchor in ((x0, "start"), (x1, "end"))
     )
     marks = "".join(
@@ -188,8 +212,21 @@ def _mark(x: float, y: float, title: str, last: bool) -> str:
     )
 
 
-def interval_bar(value: float, low: float, high: float, span: tuple[float, float]) -> str:
-    """Return an SVG of an interval on a common axis `span` that shows zero."""
+def verdict(low: float, high: float, better: int) -> str:
+    """Return good, bad or change for an interval of a difference that excludes 0, else level.
+
+    Args: better: 1 where a rise is better, -1 where a fall is, 0 where neither.
+    """
+    if low <= 0 <= high:
+        return "level"
+    rises = 1 if low > 0 else -1
+    return {1: "good", -1: "bad", 0: "change"}[rises * better]
+
+
+def interval_bar(
+    value: float, low: float, high: float, span: tuple[float, float], better: int = 0
+) -> str:
+    """Return an SVG of an interval on a common axis `span` that shows zero; see `verdict`."""
     wide, high_px = 160.0, 18.0
     lo, hi = span
 
@@ -201,9 +238,9 @@ def interval_bar(value: float, low: float, high: float, span: tuple[float, float
         if lo <= 0 <= hi
         else ""
     )
-    side = "above" if low > 0 else "below" if high < 0 else "across"
     return (
-        f'<svg class="interval {side}" viewBox="0 0 {wide:.0f} {high_px:.0f}" role="img" '
+        f'<svg class="interval {verdict(low, high, better)}" '
+        f'viewBox="0 0 {wide:.0f} {high_px:.0f}" role="img" '
         f'aria-label="{number(value)} from {number(low)} to {number(high)}">{zero}'
         f'<line class="range" x1="{at(low):.1f}" x2="{at(high):.1f}" y1="9" y2="9"/>'
         f'<circle cx="{at(value):.1f}" cy="9" r="3.5"><title>{number(value)} '

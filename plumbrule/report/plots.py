@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from plumbrule.report.figures import number
+from plumbrule.report.figures import label_width, number, ticks
 
-WIDE, HIGH, LEFT, FOOT, TOP = 460.0, 250.0, 50.0, 34.0, 8.0
+WIDE, HIGH, FOOT, TOP = 460.0, 250.0, 34.0, 8.0
 NUM_COLOURS = 8
 """Colours of the page's style sheet, `.c0` to `.c7`; more series share them."""
 
@@ -27,19 +27,20 @@ def plot(figure: Mapping[str, Any]) -> str:
         return ""
     xs = [p[0] for p in ends]
     ys = [y for p in ends for y in p[1:] if y is not None and math.isfinite(y)]
-    across, up = _axis(xs), _axis(ys)
+    across, up = ticks(xs), ticks(ys)
+    left = label_width(up)
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + (x - across[0]) / (across[-1] - across[0]) * (WIDE - LEFT - 10),
+            left + (x - across[0]) / (across[-1] - across[0]) * (WIDE - left - 16),
             TOP + (up[-1] - y) / (up[-1] - up[0]) * (HIGH - FOOT - TOP),
         )
 
     return (
         f'<svg class="plot" viewBox="0 0 {WIDE:.0f} {HIGH:.0f}" role="img" '
-        f'aria-label="{escape(str(figure["title"]))}">{_grid(across, up, at)}'
+        f'aria-label="{escape(str(figure["title"]))}">{_grid(across, up, left, at)}'
         f"{''.join(_series(one, at) for one in series)}"
-        f'<text x="{(LEFT + WIDE) / 2:.0f}" y="{HIGH - 4:.0f}" text-anchor="middle">'
+        f'<text x="{(left + WIDE) / 2:.0f}" y="{HIGH - 4:.0f}" text-anchor="middle">'
         f"{escape(str(figure['x']))}</text></svg>"
     )
 
@@ -58,27 +59,14 @@ def _drawn(point: Sequence[float | None]) -> bool:
     return all(x is not None and math.isfinite(x) for x in point[:2])
 
 
-def _axis(values: Sequence[float]) -> list[float]:
-    """Return round ticks from below the lowest value to above the highest."""
-    low, high = min(values), max(values)
-    if high - low < 1e-12:
-        low, high = low - 0.5, high + 0.5
-    raw = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def _grid(across: Sequence[float], up: Sequence[float], at: Any) -> str:
+def _grid(across: Sequence[float], up: Sequence[float], left: float, at: Any) -> str:
     parts = []
     for y in up:
         _, py = at(across[0], y)
         kind = "zero" if y == 0 else "grid"
         parts.append(
-            f'<line class="{kind}" x1="{LEFT}" x2="{WIDE - 10}" y1="{py:.1f}" y2="{py:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{py + 3:.1f}" text-anchor="end">{number(y)}</text>'
+            f'<line class="{kind}" x1="{left:.0f}" x2="{WIDE - 16}" y1="{py:.1f}" y2="{py:.1f}"/>'
+            f'<text x="{left - 6:.0f}" y="{py + 3:.1f}" text-anchor="end">{number(y)}</text>'
         )
     for x in across:
         px, py = at(x, up[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -12,8 +13,17 @@ import pytest
 from plumbrule.metrics import METRICS, describe
 from plumbrule.record import headline_of, merge_metrics
 from plumbrule.report import render
+from plumbrule.report.answers import answer, by_condition
 from plumbrule.report.contents import _benchmarks, _comparison
-from plumbrule.report.figures import graph, layers, line_chart, number, reliability
+from plumbrule.report.figures import (
+    CHARACTER,
+    graph,
+    layers,
+    line_chart,
+    number,
+    reliability,
+    ticks,
+)
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -55,9 +65,12 @@ def test_a_page_holds_headline_interval_graph_notes_and_command(tmp_path: Path) 
     html, markdown = render(whole, {"ppo": tmp_path})
     for text in ("1.5", "1.2 to 1.8", "A rehearsal.", "3 prompts were left out.", "polyline"):
         assert text in html, text
+    anchors = re.findall(r'href="#([^"]+)"', html)
+    assert {"curves-ppo", "graph", "again"} <= set(anchors)
+    assert all(f'id="{anchor}"' in html for anchor in anchors)
     assert "'reward.terms=[{name: gold}]'" in markdown
     assert "| ppo | ppo | sft |" in markdown
-    assert not re.findall(r"(?:src|href)=", html)
+    assert not re.findall(r"src=|href=\"(?!#)", html)
     assert "<script" not in html
 
 
@@ -122,12 +135,135 @@ def test_a_headline_without_an_interval_says_why(tmp_path: Path) -> None:
     assert "too few: 3<br><small>n 3 · groups 3</small>" in html
 
 
-def test_interval_bars_say_on_which_side_of_zero_they_lie() -> None:
-    row = {"what": "gold_gain", "condition": "closed", "baseline": 1, "policy": 2, "n": 9}
-    cases = {"above": (0.5, 1.5), "below": (-1.5, -0.5), "across": (-0.5, 0.5)}
-    for side, (low, high) in cases.items():
+@pytest.mark.parametrize(
+    ("what", "above", "below"),
+    [
+        ("gold_gain", "good", "bad"),
+        ("confident_wrong_change", "bad", "good"),
+        ("words_change", "change", "change"),
+    ],
+)
+def test_a_fall_is_coloured_by_whether_the_metric_should_rise(what, above, below) -> None:
+    row = {"what": what, "condition": "closed", "baseline": 1, "policy": 2, "n": 9}
+    cases = {above: (0.5, 1.5), below: (-1.5, -0.5), "level": (-0.5, 0.5)}
+    for colour, (low, high) in cases.items():
+        if above == below and colour != "level":
+            low, high = -1.5, -0.5
         shown = _comparison([{**row, "difference": 0.1, "low": low, "high": high}])
-        assert f'class="interval {side}"' in shown[0]["bar"]
+        assert f'class="interval {colour}"' in shown[0]["bar"]
+
+
+def evaluated_nodes() -> dict[str, Any]:
+    """Nodes of a run that compares a PPO with its start."""
+    return {
+        "ppo": {"inputs": {"policy": "sft"}, "metrics": {"objective/kl": 1.84}},
+        "eval_sft": {"inputs": {"policy": "sft"}},
+        "eval": {"inputs": {"policy": "ppo"}},
+        "compare": {"inputs": {"baseline": "eval_sft", "policy": "eval"}},
+    }
+
+
+def compared(what: str, low: float, high: float, condition: str = "all") -> dict[str, Any]:
+    middle = (low + high) / 2
+    about = {"what": what, "condition": condition, "low": low, "high": high, "n": 90}
+    return {**about, "baseline": 0.0, "policy": middle, "difference": middle}
+
+
+def test_a_report_begins_with_the_answer() -> None:
+    rows = [
+        compared("gold_gain", 0.5, 1.5),
+        compared("gold_gain_right", -0.5, -0.2),  # a term of the sum that the sentence is about
+        compared("accuracy_change", -0.3, -0.1, "rag"),
+        compared("confident_wrong_change", -0.4, -0.2, "closed"),
+        compared("known_accuracy_change", -0.1, 0.1, "closed"),
+        compared("words_change", 2.0, 3.0),
+    ]
+    for what in ("accuracy_change", "confident_wrong_change", "known_accuracy_change"):
+        rows += [compared(what, -0.2, 0.2, c) for c in ("all", "rag", "closed")]
+    rows = list({(row["what"], row["condition"]): row for row in reversed(rows)}.values())[::-1]
+    found = answer("compare", rows, evaluated_nodes())
+    assert found["title"] == "ppo against sft"
+    assert found["sentence"] == (
+        "Gold utility of a response, ppo against sft: ppo raises it by +1 [0.5, 1.5], at a KL of "
+        "1.84 nats per response (n = 90)."
+    )
+    assert found["worse"] == ["accuracy, rag: -0.2 [-0.3, -0.1]"]
+    assert found["better"] == ["confident wrong, closed: -0.3 [-0.4, -0.2]"]
+    assert (found["num_level"], found["num_judged"]) == (4, 6)
+
+
+def test_a_row_over_all_conditions_stands_where_there_is_one_condition_only() -> None:
+    one = [compared("accuracy_change", 0.1, 0.2, c) for c in ("all", "closed")]
+    two = [compared("abstain_unanswerable_change", 0.1, 0.2, c) for c in ("all", "closed", "rag")]
+    assert [row["condition"] for row in by_condition([*one, *two])] == ["all", "closed", "rag"]
+    assert [row["condition"] for row in _comparison([*one, *two])] == [
+        "closed", "all", "closed", "rag"
+    ]  # fmt: skip
+
+
+def test_an_interval_around_zero_is_no_gain() -> None:
+    found = answer("compare", [compared("gold_gain", -0.5, 1.5)], evaluated_nodes())
+    assert "does not measurably change it: +0.5 [-0.5, 1.5]" in found["sentence"]
+    few = {**compared("gold_gain", 0.5, 1.5), "low": None, "high": None}
+    assert "too few prompts" in answer("compare", [few], evaluated_nodes())["sentence"]
+    assert answer("compare", [compared("words_change", 1, 2)], evaluated_nodes()) is None
+
+
+@pytest.mark.parametrize("values", [(-0.0834, 0.021), (1e-5, 3e-5), (-1234.5, 99.0), (2.0, 2.0)])
+def test_axis_labels_are_round_and_have_the_room_they_need(values) -> None:
+    found = ticks(values, most=3)
+    assert found[0] <= min(values)
+    assert found[-1] >= max(values)
+    steps = {round((b - a) / (found[1] - found[0]), 6) for a, b in itertools.pairwise(found)}
+    assert steps == {1.0}
+    svg = line_chart([(1, values[0]), (2, values[1])], "x")
+    for x, text in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">(-[^<]*)<', svg):
+        assert float(x) >= CHARACTER * len(text) or float(x) > 200, (x, text)
+
+
+def test_variations_share_their_axes_and_have_a_result_table(tmp_path: Path) -> None:
+    whole = record()
+    whole["nodes"], folders = {}, {}
+    for n, coef in enumerate(("0.1", "0.4")):
+        name = f"ppo@kl.coef={coef}"
+        folders[name] = tmp_path / coef
+        folders[name].mkdir()
+        rows = [{"update": u, "objective/kl": u * (n + 1)} for u in range(1, 4)]
+        (folders[name] / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        whole["nodes"][name] = {
+            **record()["nodes"]["ppo"],
+            "metrics": {"objective/kl": 3.0 * (n + 1), "lr/policy": 1.0},
+        }
+        whole["metrics"][f"{name}:objective/kl"] = 3.0 * (n + 1)
+    whole["headline"] = [f"ppo@kl.coef={coef}:objective/kl" for coef in ("0.1", "0.4")]
+    page, markdown = render(whole, folders)
+    assert page.index("results of its 2 variations") < page.index('id="headline"')
+    assert "| kl.coef=0.4 | 6 |" in markdown
+    (chart,) = re.findall(r'<svg class="plot".*?</svg>', page)
+    assert chart.count("<polyline") == 2
+    assert "kl.coef=0.1" in page[page.index(chart) :]
+
+
+def test_responses_stand_beside_those_before(tmp_path: Path) -> None:
+    whole = record()
+    whole["nodes"] |= {
+        name: {**whole["nodes"]["ppo"], **about} for name, about in evaluated_nodes().items()
+    }
+    folders = {}
+    for name, response, gold in (("eval_sft", "It is red.", 0.5), ("eval", "I do not know.", 2.5)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        row = {"id": "p", "benchmark": "prompts", "condition": "closed", "prompt": "What is it?"}
+        row |= {"passages": [], "response": response, "gold": gold, "proxy": 1.0}
+        (folders[name] / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    folders["compare"] = tmp_path / "compare"
+    folders["compare"].mkdir()
+    rows = [compared("gold_gain", 0.5, 1.5)]
+    (folders["compare"] / "comparisons.json").write_text(json.dumps(rows))
+    page, _ = render(whole, folders)
+    pair = page[page.index('class="pair"') :]
+    assert pair.index("It is red.") < pair.index("gold 0.5") < pair.index("I do not know.")
+    assert "gold 2.5 · proxy 1" in pair
 
 
 def test_a_graph_puts_every_node_right_of_its_inputs() -> None:
