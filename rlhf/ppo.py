@@ -181,7 +181,7 @@ def run(
             if average is not None:
                 average.add(policy.model)
             metrics = {
-                **objective_metrics(rollout, config.reward),
+                **objective_metrics(rollout, config.reward, config.kl.estimator),
                 **update_metrics(stats),
                 "objective/kl_coef": control.kl_coef,
                 "val/logprob_gap_max": gap.largest,
