@@ -177,6 +177,9 @@ head and the log-softmax are float32 in both."""
     """Updates between checkpoints."""
     num_samples: int = 16
     """Validation prompts whose greedy responses are written before and after training."""
+    keep_state: bool = False
+    """Whether the artifact keeps what another run needs to go on exactly (input `continues`): \
+Adam's moments and the trained weights, three times their size on disk."""
     source: str = ""
     """Digests of the plug-ins that hold what is chosen by name; filled in, whatever is given."""
 

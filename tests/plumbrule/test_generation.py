@@ -279,6 +279,17 @@ def test_pick_by_hand():
     assert pick(torch.zeros(1, 5), 0.0, torch.zeros(1))[0].item() == 0
 
 
+@pytest.mark.parametrize("level", [0.0, -3.0, -50.0, -1000.0, 1000.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_a_picked_tokens_log_prob_does_not_depend_on_the_logits_level(level, temperature):
+    """Also where all logits are negative, as those of many heads are."""
+    logits = torch.tensor([[-0.5, -1.5, -2.5, -0.1]], dtype=torch.float64)
+    expected = (logits / (temperature or 1.0)).log_softmax(-1)[0]
+    for draw in (0.05, 0.4, 0.9):
+        picked, found = pick(logits + level, temperature, torch.tensor([draw]).double())
+        assert found.item() == pytest.approx(expected[picked].item(), abs=1e-6)
+
+
 @pytest.mark.detail(11)
 def test_responses_end_with_the_first_stop_token():
     policy = ends_early(tiny_models.policy(), share=0.4)

@@ -62,6 +62,7 @@ def sampled(log_p: torch.Tensor, number: int) -> torch.Tensor:
 
 
 @pytest.mark.detail(17)
+@pytest.mark.option("ppo.kl.estimator", "k1", "k2", "k3")
 def test_estimators_by_hand() -> None:
     # log-ratio 1: k1 = 1, k2 = 1/2, k3 = exp(-1) - 1 + 1 = 0.367879.
     # log-ratio -2: k1 = -2, k2 = 2, k3 = exp(2) - 1 - 2 = 4.389056.
