@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,17 @@ def test_another_reference_is_refused(tmp_path: Path) -> None:
     out.mkdir()
     with pytest.raises(ConfigError, match=r"must be the one that the continued ppo .*=aaaaaaaa"):
         run(updates(1), inputs, world.runtime(), out, FileTracker(out))
+
+
+def test_the_plan_knows_the_node_and_refuses_what_can_not_go_on(composed: Callable) -> None:
+    goal = "run.goals=[ppo_more]"
+    _, nodes = composed(goal, "+nodes.ppo_more.set.total_episodes=512", "ppo.keep_state=true")
+    by_name = {node.name: node for node in nodes}
+    assert by_name["ppo_more"].inputs["continues"] == "ppo"
+    assert by_name["ppo_more"].inputs["policy"] == by_name["ppo"].inputs["policy"] == "sft"
+    episodes = [by_name[name].config.total_episodes for name in ("ppo", "ppo_more")]
+    assert episodes[1] == 512 != episodes[0]
+    with pytest.raises(ConfigError, match=r"nodes.ppo_more.inputs.policy \(=ppo\) must be sft"):
+        composed(goal, "nodes.ppo_more.inputs.policy=ppo")
+    with pytest.raises(ConfigError, match=r"set.unfrozen_layers \(=1\) must train the weights"):
+        composed(goal, "+nodes.ppo_more.set.unfrozen_layers=1")
