@@ -21,18 +21,20 @@ in this file, since a patch is read beside its neighbours; `rlhf/details.toml` s
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+import pytest
 from detail_page import (
     DETAILS,
     MUTATIONS,
@@ -45,10 +47,18 @@ from detail_page import (
 from other_mutants import MUTANTS as OTHERS
 from other_mutants import OtherMutant
 
-SOURCES = (
-    *("plumbrule", "rlhf", "sft", "rag", "eval"),
-    *("tests", "conf", "docs", "scripts", "pyproject.toml"),
+PACKAGES = ("plumbrule", "rlhf", "sft", "rag", "eval")
+SOURCES = (*PACKAGES, "tests", "conf", "docs", "scripts", "pyproject.toml")
+LIBRARIES = (
+    *(
+        "torch",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.gpt2.modeling_gpt2",
+    ),
+    *("transformers.generation", "safetensors.torch", "pyarrow.parquet", "peft", "hydra"),
+    *("scipy.stats", "sklearn.feature_extraction.text", "bm25s", "hypothesis"),
 )
+"""Imported once, before a process is forked for each mutant."""
 LONGEST_SECONDS = 600
 """For the tests of one mutant; one that only hangs has survived."""
 
@@ -674,34 +684,69 @@ def failing_test(folder: Path, tests: Sequence[str], keep_bytecode: bool = False
 
     Raises: SystemExit: pytest did not run the tests; that is no failure of theirs.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    if not keep_bytecode:
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     # Those that start processes take longest, and come last.
     named = [f"tests/{test}" for test in sorted(tests, key=lambda t: ("processes" in t, t))]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-m", "not slow", *named]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile("w+") as written:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            run_tests(folder, named, written.fileno(), keep_bytecode)
+        code = wait_for(child)
+        written.seek(0)
+        said = written.read()
+    if code in (0, None):
         return None
-    if done.returncode == 0:
-        return None
-    hit = re.search(r"^(?:FAILED|ERROR) tests/(\S+::\w+)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or hit is None:
-        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-3000:]}{done.stderr}")
+    hit = re.search(r"^(?:FAILED|ERROR) tests/(\S+::\w+)", said, re.MULTILINE)
+    if code != 1 or hit is None:
+        raise SystemExit(f"pytest could not run {tests}:\n{said[-3000:]}")
     return hit[1]
+
+
+def run_tests(folder: Path, named: Sequence[str], output: int, keep_bytecode: bool) -> NoReturn:
+    """Run pytest in this (forked) process on the copy in `folder`, and end it with pytest's status.
+
+    Libraries are there already, which is most of the time that a narrow selection takes; nothing of
+    the project may be.
+    """
+    loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(PACKAGES))
+    assert not loaded, f"{loaded} were imported before the fork"
+    for ours in ("detail_page", "other_mutants"):
+        del sys.modules[ours]
+    os.setpgid(0, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+    sys.dont_write_bytecode = not keep_bytecode
+    os.environ |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if not keep_bytecode:
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    code = 3  # pytest's word for an error of its own
+    try:
+        code = pytest.main(["-x", "-q", "-rfE", "-m", "not slow", *named])
+    finally:
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def wait_for(child: int) -> int | None:
+    """Return a process's exit status; None: it took too long, and was killed with its children."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def preload() -> None:
+    """Import what most tests import, once for all mutants."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
 def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
@@ -710,6 +755,7 @@ def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
     Raises: SystemExit: a patch does not apply, or a test fails without any.
     """
     marked = marked_tests(ROOT / "tests")
+    preload()
     try:
         texts = [patched(mutant) for mutant in mutants]
     except ValueError as error:

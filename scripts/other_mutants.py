@@ -86,7 +86,7 @@ MUTANTS = [
         "plumbrule/generation/cache.py",
         "hidden, real_mask = hidden[index], real_mask[index]",
         "hidden, real_mask = hidden[index * 0], real_mask[index]",
-        (f"{GENERATION}::test_samples_of_one_prompt_differ_by_key_and_share_the_prompt",),
+        (f"{GENERATION}::test_copies_of_several_prompts_in_one_batch_each_read_their_own",),
     ),
     OtherMutant(
         "sampler",
