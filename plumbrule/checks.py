@@ -54,6 +54,8 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 f"name what node {node.name} shall summarise",
                 "give headline metrics of its inputs",
             )
+        if node.kind == "ppo" and "continues" in node.inputs:
+            check_continued(node, nodes)
         by_reward = node.kind == "feedback" and node.config.labeller == "rm"
         if by_reward or node.kind in ("ppo", "best_of_n", "reject"):
             check_reward(node)
@@ -214,6 +216,31 @@ def check_reward(node: Node) -> None:
         "name an environment variable that is set",
         "set it, or leave the setting out",
     )
+
+
+def check_continued(node: Node, nodes: list[Node]) -> None:
+    """Raise ConfigError unless a PPO that goes on trains what the one before it did."""
+    before = next((other for other in nodes if other.name == node.inputs["continues"]), None)
+    if before is None:
+        return
+    require(
+        node.inputs["policy"] == before.inputs["policy"],
+        f"nodes.{node.name}.inputs.policy",
+        node.inputs["policy"],
+        f"be {before.inputs['policy']}, where node {before.name} that it continues started: it is "
+        "the reference of both",
+        "point it there",
+    )
+    for setting in ("adapter", "unfrozen_layers", "value_trunk", "has_value_model", "adam"):
+        here, there = getattr(node.config, setting), getattr(before.config, setting)
+        name = "advantage" if setting == "has_value_model" else setting
+        require(
+            here == there,
+            f"nodes.{node.name}.set.{name}",
+            getattr(node.config, name),
+            f"train the weights that node {before.name} trained (={getattr(before.config, name)})",
+            "leave it as it was there",
+        )
 
 
 def check_judge(node: Node) -> None:

@@ -90,6 +90,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "rag/mrr": ("", "mean of 1 / rank of the first passage from the right document, hybrid"),
     "objective/kl": ("nats per response", "KL of the policy to its reference, k1 estimate"),
     "objective/entropy": ("nats per token", "of the next-token distributions at action tokens"),
+    "objective/kl_cut_tokens": ("tokens", "of a rollout whose k3 was cut at its bound"),
     "objective/kl_coef": ("reward per nat", "of the KL penalty, or its weight in the loss"),
     "objective/scores_raw": ("reward per response", "weighted sum of the reward terms"),
     "objective/scores": ("reward per response", "score after every transform"),

@@ -104,6 +104,7 @@ STAGES: dict[str, StageKind] = {
         "rlhf.ppo:run",
         {
             "policy": Slot(POLICY),
+            "continues": Slot(("ppo",), required=False),
             "rm": Slot(("rm",), required=False, many=True),
             "prompts": Slot(("data",)),
             "index": Slot(("index",), required=False, read_if=_retrieves),

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plumbrule.rounding import is_rounding, precision_of
+
 DENSE_WEIGHT = 0.5
 """w above, in [0, 1]. Not tuned: either extreme is a method of its own."""
 POOL = 100
@@ -53,11 +55,17 @@ def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, 
 
 
 def scaled(hits: Hits) -> np.ndarray:
-    """Return a pool's scores scaled to [0, 1], (m,) float64; all 1 where all scores are equal."""
+    """Return a pool's scores scaled to [0, 1], (m,) float64.
+
+    All 1 where they differ by rounding alone (`plumbrule/rounding.py`), as equal ones do.
+    """
     scores = np.asarray(hits.scores, dtype=np.float64)
-    if not len(scores) or scores[0] <= hits.floor:
+    if not len(scores):
+        return scores
+    span, largest = scores[0] - hits.floor, max(abs(scores[0]), abs(hits.floor))
+    if is_rounding(span, largest, precision_of(np.asarray(hits.scores).dtype)):
         return np.ones_like(scores)
-    return (scores - hits.floor) / (scores[0] - hits.floor)
+    return (scores - hits.floor) / span
 
 
 def fuse(dense: Hits, keyword: Hits, dense_weight: float, depth: int) -> Hits:

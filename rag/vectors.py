@@ -10,7 +10,9 @@ path off: one query gets the same bits as a thousand. That costs up to half the 
 batches, and nothing that training notices. How many threads FAISS uses is the environment's choice
 (OMP_NUM_THREADS).
 
-An approximate index can stand in for the flat one behind the same `search`.
+An approximate index (HNSW, IVF) can stand in for the flat one behind the same `search`. Where it
+finds fewer rows than it is asked for it fills up with row -1; those are dropped, so a query may get
+fewer than `depth`, as one of BM25 may.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ class VectorIndex:
         return self._index.ntotal
 
     def search(self, vectors: np.ndarray, depth: int) -> list[Hits]:
-        """Return each query's `depth` nearest rows by inner product; none for a zero vector.
+        """Return each query's `depth` nearest rows at most; none for a zero vector.
 
         FAISS leaves open which of several equal scores takes the last place. So one more place is
         asked for, and more again while that one ties with the last.
@@ -112,12 +114,14 @@ class VectorIndex:
         while True:
             scores, rows = self._index.search(np.ascontiguousarray(vectors), width)
             seen = np.any(vectors != 0, axis=1)
-            tied = seen & (scores[:, -1] >= scores[:, depth - 1])
+            # what is missing (row -1) has the same least score everywhere, and ties with nothing
+            tied = seen & (rows[:, -1] >= 0) & (scores[:, -1] >= scores[:, depth - 1])
             if width == len(self) or not tied.any():
                 break
             width = min(2 * width, len(self))
         found = []
         for one_seen, one_rows, one_scores in zip(seen, rows, scores, strict=True):
-            top_rows, top = best(one_rows, one_scores, depth if one_seen else 0)
-            found.append(Hits(top_rows, top, floor=float(top[-1]) if one_seen else 0.0))
+            there = one_rows >= 0
+            top_rows, top = best(one_rows[there], one_scores[there], depth if one_seen else 0)
+            found.append(Hits(top_rows, top, floor=float(top[-1]) if len(top) else 0.0))
         return found

@@ -16,6 +16,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plumbrule.rounding import is_rounding, precision_of
+from rlhf.masked import fill, row_sums, whiten
+
+
+class AdvantageInputs(NamedTuple):
+    """What an advantage may be made of: b responses over t slots."""
+
+    rewards: Tensor
+    """(b, t), of each step."""
+    values: Tensor
+    """(b, t), of the state before each step; 0 without a value model."""
+    action_mask: Tensor
+    """(b, t) bool, True = the policy sampled this token."""
+    step_mask: Tensor
+    """(b, t) bool, the action tokens and perhaps a step behind them."""
+    group_size: int
+    """Responses to one prompt, which stand one behind the other."""
+    gamma: float
+    lam: float
+
 
 class Advantages(NamedTuple):
     """Both (b, t), 0 at slots that the mask does not name."""
@@ -61,11 +81,13 @@ def gae(
 
 
 GROUP_FLOOR = 1e-4
-"""Added to a group's standard deviation in `grpo`: where all its returns are equal, there is
-nothing to learn and nothing to divide by (as in the code of Shao et al. 2024)."""
+"""Added to a group's standard deviation in `grpo`, so that returns which hardly differ do not give
+advantages as large as those that do. Ours, as in TRL; the paper divides by the deviation alone."""
 
 
-def group_advantages(returns: Tensor, group_size: int, kind: str) -> Tensor:
+def group_advantages(
+    returns: Tensor, group_size: int, kind: str, precision: str | None = None
+) -> Tensor:
     """Return one advantage per response, (b,) like `returns`, from the others to its prompt.
 
     - rloo: R_i less the mean of the *other* returns, the leave-one-out baseline (Kool et al. 2019;
@@ -75,7 +97,10 @@ def group_advantages(returns: Tensor, group_size: int, kind: str) -> Tensor:
     - reinforce_baseline: R_i less the mean; the caller whitens over the rollout (Hu et al. 2025,
       arXiv:2501.03262, section 3).
 
+    A group whose returns differ by rounding alone (`plumbrule/rounding.py`) gives 0 in each.
+
     Args: returns: (b,), rows of one prompt one behind the other. group_size: rows per prompt.
+    precision: in which the returns were computed, such as float32; None: that of their dtype.
     Raises: ValueError: b is no multiple of `group_size`, or `group_size` is below 2.
     """
     if group_size < 2 or len(returns) % group_size:
@@ -85,6 +110,9 @@ def group_advantages(returns: Tensor, group_size: int, kind: str) -> Tensor:
         )
     groups = returns.view(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
+    spread, largest = centred.square().mean(1, True).sqrt(), groups.abs().amax(1, True)
+    alike = is_rounding(spread, largest, precision or precision_of(returns.dtype))
+    centred = torch.where(alike, torch.zeros_like(centred), centred)
     if kind == "rloo":  # R_i - (S - R_i) / (k - 1) = (R_i - S / k) k / (k - 1)
         centred = centred * (group_size / (group_size - 1))
     elif kind == "grpo":
@@ -92,3 +120,33 @@ def group_advantages(returns: Tensor, group_size: int, kind: str) -> Tensor:
     elif kind != "reinforce_baseline":
         raise ValueError(f"kind (={kind!r}) must be rloo, grpo or reinforce_baseline.")
     return centred.reshape(-1)
+
+
+def from_values(given: AdvantageInputs) -> Advantages:
+    """Generalised advantages from a value model; whitened over the rollout unless told not to."""
+    return gae(given.rewards, given.values, given.step_mask, given.gamma, given.lam)
+
+
+def rloo(given: AdvantageInputs) -> Advantages:
+    """A response's return less the mean of the others to its prompt."""
+    return _of_groups(given, "rloo")
+
+
+def grpo(given: AdvantageInputs) -> Advantages:
+    """A response's return less its group's mean, by the group's deviation."""
+    return _of_groups(given, "grpo")
+
+
+def reinforce_baseline(given: AdvantageInputs) -> Advantages:
+    """A response's return less its group's mean, then whitened over the rollout."""
+    advantages, returns = _of_groups(given, "reinforce_baseline")
+    return Advantages(whiten(advantages, given.action_mask), returns)
+
+
+def _of_groups(given: AdvantageInputs, kind: str) -> Advantages:
+    """Return one number per response at each of its action tokens, and no returns."""
+    rewards, mask = given.rewards, given.action_mask
+    totals = row_sums(rewards, mask)
+    each = group_advantages(totals, given.group_size, kind, precision_of(rewards.dtype))
+    advantages = fill(each.to(rewards.dtype)[:, None].expand_as(rewards), mask)
+    return Advantages(advantages, torch.zeros_like(advantages))

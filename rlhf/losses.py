@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlhf.kl import LARGEST_LOG_RATIO
 from rlhf.masked import fill
+from rlhf.ppo_options import POLICY_LOSSES
 
 INVALID_LOGPROB = 1.0
 """Stands in both log-probs of a masked slot, so that its ratio is exp(0) = 1."""
@@ -27,7 +28,7 @@ class PolicyLoss(NamedTuple):
     """All (b, t). At other slots loss and log_ratio are 0, ratio is 1, clipped and cut False."""
 
     loss: Tensor
-    """Clipped surrogate loss of each action token, with gradient."""
+    """Of each action token, with gradient."""
     log_ratio: Tensor
     """log pi(a|s) - log pi_old(a|s), detached, nats."""
     ratio: Tensor
@@ -36,6 +37,21 @@ class PolicyLoss(NamedTuple):
     """bool: the clipped branch is the larger, so the token has no gradient."""
     cut: Tensor
     """bool: the log-ratio was beyond what is exponentiated, so the token has no gradient."""
+
+
+class PolicyLossInputs(NamedTuple):
+    """What a policy loss may be made of, all (b, t). Masked slots hold ratio 1 and advantage 0."""
+
+    logprobs: Tensor
+    """With gradient."""
+    old_logprobs: Tensor
+    ratio: Tensor
+    """pi(a|s) / pi_old(a|s), with gradient where the log-ratio is no larger than 20 nats."""
+    advantages: Tensor
+    action_mask: Tensor
+    """bool."""
+    cliprange: float
+    dual_clip: float | None
 
 
 class ValueLoss(NamedTuple):
@@ -52,29 +68,43 @@ def policy_loss(
     action_mask: Tensor,
     cliprange: float,
     dual_clip: float | None = None,
+    kind: str = "clip",
 ) -> PolicyLoss:
-    """Return the clipped surrogate loss max(-A r, -A clip(r, 1 - eps, 1 + eps)) of each token.
+    """Return the loss of each token by the policy loss `kind`, and what became of its ratio.
+
+    Args: logprobs: (b, t) with gradient. old_logprobs, advantages: (b, t). action_mask: (b, t)
+    bool. cliprange: eps. dual_clip: c, above 1. kind: a name in `ppo_options.POLICY_LOSSES`.
+    Raises: ConfigError: no such name.
+    """
+    new, old = (fill(x, action_mask, INVALID_LOGPROB) for x in (logprobs, old_logprobs))
+    log_ratio = new - old
+    ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
+    advantages = fill(advantages, action_mask)
+    loss, is_clipped = POLICY_LOSSES[kind](
+        PolicyLossInputs(new, old, ratio, advantages, action_mask, cliprange, dual_clip)
+    )
+    cut = log_ratio.abs() > LARGEST_LOG_RATIO
+    return PolicyLoss(
+        fill(loss, action_mask), log_ratio.detach(), ratio.detach(), is_clipped.detach(), cut
+    )
+
+
+def clipped_surrogate(given: PolicyLossInputs) -> tuple[Tensor, Tensor]:
+    """PPO's clipped surrogate max(-A r, -A clip(r, 1 - eps, 1 + eps)), and which tokens it clips.
 
     Eq. 7 of Schulman et al. 2017 (arXiv:1707.06347), with its sign turned. With `dual_clip` c it is
     at most -A c where A < 0 (Ye et al. 2020, arXiv:1912.09729, eq. 5): such a token's loss has no
     bound otherwise.
-
-    Args: logprobs: (b, t) with gradient. old_logprobs, advantages: (b, t). action_mask: (b, t)
-    bool. cliprange: eps. dual_clip: c, above 1.
     """
-    log_ratio = fill(logprobs, action_mask, INVALID_LOGPROB) - fill(
-        old_logprobs, action_mask, INVALID_LOGPROB
-    )
-    ratio = log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
-    advantages = fill(advantages, action_mask)
+    ratio, advantages = given.ratio, given.advantages
+    cliprange, dual_clip = given.cliprange, given.dual_clip
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
     loss, is_clipped = torch.maximum(unclipped, clipped), clipped > unclipped
     if dual_clip is not None:
         bound = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
         loss, is_clipped = torch.minimum(loss, bound), is_clipped | (loss > bound)
-    cut = log_ratio.abs() > LARGEST_LOG_RATIO
-    return PolicyLoss(loss, log_ratio.detach(), ratio.detach(), is_clipped.detach(), cut.detach())
+    return loss, is_clipped
 
 
 def importance_weights(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from plumbrule.rounding import is_rounding, precision_of
+
 VARIANCE_FLOOR = 1e-8
 """Added to the variance in `whiten`, as in the code of Ziegler et al. 2019 (arXiv:1909.08593)."""
 
@@ -46,12 +48,24 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """Return `x` scaled to unit variance over `mask`, like `x`; 0 where `mask` is False.
 
     The variance is the population's. shift_mean: also bring the mean to 0; otherwise the mean
-    stays what it was, as rewards need it (a shift would pay or charge for length).
+    stays what it was, as rewards need it (a shift would pay or charge for length). Where `x` varies
+    by rounding alone (`plumbrule/rounding.py`), all of it becomes 0 or the mean.
     Raises: ValueError: `mask` holds no True.
     """
-    mean = masked_mean(x, mask)
-    centred = (x.double() - mean) * torch.rsqrt(masked_var(x, mask) + VARIANCE_FLOOR)
+    mean, variance = masked_mean(x, mask), masked_var(x, mask)
+    centred = (x.double() - mean) * torch.rsqrt(variance + VARIANCE_FLOOR)
+    if bool(varies_by_rounding(x, mask)):
+        centred = torch.zeros_like(centred)
     return fill(centred if shift_mean else centred + mean, mask).to(x.dtype)
+
+
+def varies_by_rounding(x: Tensor, mask: Tensor) -> Tensor:
+    """Return whether the deviation of `x` over `mask` is rounding in the dtype of `x`, () bool.
+
+    Raises: ValueError: `mask` holds no True.
+    """
+    largest = fill(x.double(), mask).abs().max()
+    return is_rounding(masked_var(x, mask).sqrt(), largest, precision_of(x.dtype))
 
 
 def row_sums(x: Tensor, mask: Tensor) -> Tensor:

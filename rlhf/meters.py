@@ -23,7 +23,8 @@ from torch import Tensor
 
 from plumbrule.errors import TrainingError
 from plumbrule.timing import Stopwatch
-from rlhf.masked import fill, masked_mean, masked_var, row_sums
+from rlhf.kl import num_cut
+from rlhf.masked import fill, masked_mean, masked_var, row_sums, varies_by_rounding
 from rlhf.ppo_step import PPOStats
 from rlhf.reward_config import RewardConfig
 from rlhf.rewards import prepare_terms
@@ -72,12 +73,18 @@ def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
     return True
 
 
-def objective_metrics(rollout: Rollout, reward: RewardConfig) -> dict[str, float]:
-    """Return the `objective/*`, `reward/*` and rollout's `val/*` metrics of one rollout."""
+def objective_metrics(
+    rollout: Rollout, reward: RewardConfig, estimator: str = "k1"
+) -> dict[str, float]:
+    """Return the `objective/*`, `reward/*` and rollout's `val/*` metrics of one rollout.
+
+    Args: estimator: of the KL penalty.
+    """
     trajectory, mask = rollout.trajectory, rollout.trajectory.action_mask
     taken = row_sums(rollout.penalties, mask).mean()
     metrics: dict[str, Tensor | float] = {
         "objective/kl": row_sums(rollout.kl, mask).mean(),
+        "objective/kl_cut_tokens": num_cut(fill(rollout.kl, mask), estimator),
         "objective/entropy": masked_mean(rollout.entropy, mask),
         "objective/scores_raw": rollout.raw_scores.mean(),
         "objective/scores": rollout.scores.mean(),
@@ -104,13 +111,15 @@ def objective_metrics(rollout: Rollout, reward: RewardConfig) -> dict[str, float
 
 
 def explained_variance(values: Tensor, returns: Tensor, step_mask: Tensor) -> float:
-    """Return 1 - Var(returns - values) / Var(returns) over the steps; 0 where returns do not vary.
+    """Return 1 - Var(returns - values) / Var(returns) over the steps.
+
+    0 where returns vary by rounding alone.
 
     Of the values before the update: 1 foresees every return, 0 is no better than their mean.
     """
-    total = float(masked_var(returns, step_mask))
-    if total == 0.0:
+    if bool(varies_by_rounding(returns, step_mask)):
         return 0.0
+    total = float(masked_var(returns, step_mask))
     return 1.0 - float(masked_var(fill(returns - values, step_mask), step_mask)) / total
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from rlhf.advantages import Advantages, gae, group_advantages
+from rlhf.advantages import AdvantageInputs, Advantages
 from rlhf.forward import Evaluation
 from rlhf.kl import estimate, k1
-from rlhf.masked import fill, row_sums, whiten
+from rlhf.masked import fill, whiten
 from rlhf.ppo_config import PPOConfig
+from rlhf.ppo_options import ADVANTAGES
 from rlhf.rewards import (
     clip_scores,
     penalise_unfinished,
@@ -80,14 +80,9 @@ def advantages_of(
 ) -> Advantages:
     """Return advantages at action tokens as they enter the loss, and returns at steps, (b, t)."""
     mask, steps = trajectory.action_mask, trajectory.step_mask
-    if config.has_value_model:
-        advantages, returns = gae(rewards, values, steps, config.gamma, config.lam)
-        if config.whiten_advantages:
-            advantages = whiten(advantages, mask)
-        return Advantages(fill(advantages, mask), returns)
-    totals = row_sums(rewards, mask)
-    one_each = group_advantages(totals, config.samples_per_prompt, config.advantage)
-    advantages = fill(one_each.to(rewards.dtype)[:, None].expand_as(rewards), mask)
-    if config.advantage == "reinforce_baseline":
+    group_size = config.samples_per_prompt
+    given = AdvantageInputs(rewards, values, mask, steps, group_size, config.gamma, config.lam)
+    advantages, returns = ADVANTAGES[config.advantage](given)
+    if config.has_value_model and config.whiten_advantages:
         advantages = whiten(advantages, mask)
-    return Advantages(advantages, torch.zeros_like(advantages))
+    return Advantages(fill(advantages, mask), returns)

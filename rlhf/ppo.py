@@ -16,7 +16,7 @@ transforms `rewards.py`, KL estimators and their control `kl.py`, gaps and trunc
 `advantages.py`, losses `losses.py`, what a mini-batch is `ppo_step.py`, where values are read
 `value_model.py`, what is loaded and shared `ppo_models.py` and `sharing.py`, why the old log-probs
 are not the sampler's `forward.py`, what a resumed run needs `ppo_state.py`, what each metric means
-`meters.py`.
+`meters.py`, how a finished run is continued `continuation.py`.
 
 With several processes each generates and scores its share of the rows; from then on all hold the
 whole rollout, so whitening and metrics are those of one process, and only the rows of each
@@ -45,6 +45,7 @@ from plumbrule.timing import Stopwatch
 from plumbrule.tracking import Tracker, read_metrics
 from rlhf import rollouts
 from rlhf.averaging import AveragedWeights
+from rlhf.continuation import Start, start_of, write_end
 from rlhf.estimate import Estimate, estimate, free_memory
 from rlhf.forward import compute_precision, evaluate
 from rlhf.gate import check_report_cards
@@ -118,23 +119,26 @@ def run(
     demonstrations = None
     if config.ptx.coef > 0:
         demonstrations = read_demonstrations(inputs["demonstrations"].file("records.jsonl"), policy)
+    start = start_of(config, inputs, learner)
+    end = start.updates + config.num_updates
     average = None
     if config.ema_decay is not None:
         average = AveragedWeights(policy.model, config.ema_decay)
-    begun, control = resume(out, learner, average, config, tracker)
+        average.load(start.average or {})
+    begun, control = resume(out, learner, average, start, tracker)
 
-    if begun < config.num_updates and not sharded:  # the probe's passes are one process's own
+    if begun < end and not sharded:  # the probe's passes are one process's own
         first = [prompts[number] for number in batch_of(len(prompts), config, begun + 1)]
         rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
         tracker.say(said_of(estimate(actors, learner, rows, config, runtime), device))
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
-        progress.skip(begun * config.batch_size)
-        for update in range(begun + 1, config.num_updates + 1):
+        progress.skip((begun - start.updates) * config.batch_size)
+        for update in range(begun + 1, end + 1):
             if control.stopped:
                 break
             watch = Stopwatch()
-            set_learning_rates(learner, config, update)
+            set_learning_rates(learner, config, update - start.updates)
 
             with fsdp.gathered(*learner.models.values(), reference.policy.model):
                 # 1 Generate.
@@ -181,14 +185,14 @@ def run(
             if average is not None:
                 average.add(policy.model)
             metrics = {
-                **objective_metrics(rollout, config.reward),
+                **objective_metrics(rollout, config.reward, config.kl.estimator),
                 **update_metrics(stats),
                 "objective/kl_coef": control.kl_coef,
                 "val/logprob_gap_max": gap.largest,
                 "val/logprob_gap_mean": gap.mean,
                 **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
                 **time_metrics(watch, config.batch_size),
-                "ppo/updates": float(update),
+                "ppo/updates": float(update - start.updates),
                 "time/ppo_seconds": control.metrics.get("time/ppo_seconds", 0.0) + watch.total(),
             }
 
@@ -200,12 +204,16 @@ def run(
                 rollouts.write(rollout, rollouts.path_of(out / "rollouts", update))
             warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
-            last = update == config.num_updates or bool(control.stopped)
+            last = update == end or bool(control.stopped)
             if last or update % config.save_every == 0:
                 checkpoint(out, learner, average, control, update)
             shown = {"score": metrics["objective/scores"], "kl": metrics["objective/kl"]}
             progress.advance(config.batch_size, **shown)
 
+    kept = state_of(learner, average) if config.keep_state else None
+    if distributed.is_main():  # before the average takes the weights' place
+        done = start.updates + int(control.metrics["ppo/updates"])
+        write_end(out, done, control, kept)
     costs: dict[str, float] = {}
     if average is not None:
         average.put_into(policy.model)
@@ -295,12 +303,15 @@ def resume(
     out: Path,
     learner: Learner,
     average: AveragedWeights | None,
-    config: PPOConfig,
+    start: Start,
     tracker: Tracker,
 ) -> tuple[int, Control]:
-    """Load the newest checkpoint and forget what came after it; return its update and control."""
+    """Load the newest checkpoint and forget what came after it; return its update and control.
+
+    Without one, those of the start.
+    """
     newest = checkpoints.newest(out / "checkpoints")
-    update, control = 0, Control(config.kl.coef)
+    update, control = start.updates, start.control
     if newest is not None:
         update, control = newest[0], load_state(newest[1], learner, average)
     distributed.barrier()  # nobody writes before everybody has read

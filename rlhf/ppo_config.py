@@ -17,10 +17,8 @@ from plumbrule.config import (
     require_choice,
     require_range,
 )
+from rlhf.ppo_options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, SCHEDULES
 from rlhf.reward_config import RequireConfig, RewardConfig
-
-ADVANTAGES = ("gae", "rloo", "grpo", "reinforce_baseline")
-KL_ESTIMATORS = ("k1", "k2", "k3")
 
 
 @dataclass
@@ -30,14 +28,15 @@ class KLConfig:
     coef: float = 0.05
     """Reward (or loss) per nat; with a target, that of the first update."""
     estimator: str = "k1"
-    """k1 log(p/q), k2 half its square, k3 q/p - 1 - log(q/p), of each sampled token."""
+    """k1 log(p/q), k2 half its square, k3 q/p - 1 - log(q/p) cut at 20 nats, of each sampled \
+token; or one of a plug-in."""
     where: str = "reward"
     """reward: subtracted at each action token. loss: added to the policy loss; whatever the \
-estimator, its gradient is k2's, the only one that is the KL's."""
+estimator, its gradient is k2's, the only one that is the KL's, weighted by the ratio."""
     target: float | None = None
     """KL per response (nats) that the coefficient is steered to; None: it stays what it is."""
     horizon: int = 10_000
-    """Episodes over which the coefficient follows an error of 100 %."""
+    """Episodes over which the coefficient follows an error of 100 %; above a fifth of a batch."""
 
     def __post_init__(self) -> None:
         require_range("ppo.kl.coef", self.coef, 0.0, unit="per nat")
@@ -102,9 +101,14 @@ class PPOConfig:
     num_mini_batches: int = 4
     """Optimizer steps per rollout = num_ppo_epochs * num_mini_batches, always."""
     learning_rate: float = 3e-4
-    """Of the policy; falls linearly to 0 over the run."""
+    """Of the policy, at its highest."""
     value_learning_rate: float = 1e-3
-    """Of the value model; falls linearly to 0 over the run."""
+    """Of the value model, at its highest."""
+    lr_scheduler_type: str = "linear"
+    """How both run after warm-up: linear or cosine to 0 over the run, constant, or one of a \
+plug-in."""
+    warmup_share: float = 0.0
+    """Share of the updates over which both rise linearly to their highest."""
     adam: str = "torch"
     """torch, or tf: epsilon is added before the bias correction, as in TensorFlow and so in \
 OpenAI's first code."""
@@ -114,9 +118,11 @@ OpenAI's first code."""
     advantage: str = "gae"
     """gae (with a value model), or one number per response from the others to its prompt: rloo \
 (less the mean of the others), grpo (less the mean, over the deviation), reinforce_baseline (less \
-the mean, then whitened over the rollout)."""
+the mean, then whitened over the rollout); or one of a plug-in."""
     gamma: float = 1.0
     lam: float = 0.95
+    policy_loss: str = "clip"
+    """clip: the clipped surrogate; or one of a plug-in."""
     cliprange: float = 0.2
     dual_clip: float | None = None
     """c above 1: a token of negative advantage loses at most c times it. None: no such bound."""
@@ -171,6 +177,11 @@ head and the log-softmax are float32 in both."""
     """Updates between checkpoints."""
     num_samples: int = 16
     """Validation prompts whose greedy responses are written before and after training."""
+    keep_state: bool = False
+    """Whether the artifact keeps what another run needs to go on exactly (input `continues`): \
+Adam's moments and the trained weights, three times their size on disk."""
+    source: str = ""
+    """Digests of the plug-ins that hold what is chosen by name; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
         require_range("ppo.total_episodes", self.total_episodes, 1, unit="episodes")
@@ -205,6 +216,9 @@ head and the log-softmax are float32 in both."""
         )
         require_choice("ppo.adam", self.adam, ("torch", "tf"))
         require_choice("ppo.advantage", self.advantage, ADVANTAGES)
+        require_choice("ppo.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require_choice("ppo.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
+        require_range("ppo.warmup_share", self.warmup_share, 0.0, 1.0)
         require_choice("ppo.score_at", self.score_at, ("last", "after"))
         require_choice("ppo.old_logprobs", self.old_logprobs, ("recompute", "rollout"))
         require_choice("ppo.value_init", self.value_init, ("policy", "rm"))
@@ -231,17 +245,33 @@ head and the log-softmax are float32 in both."""
             "greedy decoding has no log-probs to take a ratio of",
         )
         self._check_together()
+        sources = {
+            "advantage": ADVANTAGES.source(self.advantage),
+            "policy_loss": POLICY_LOSSES.source(self.policy_loss),
+            "kl.estimator": KL_ESTIMATORS.source(self.kl.estimator),
+            "lr_scheduler_type": SCHEDULES.source(self.lr_scheduler_type),
+        }
+        self.source = " ".join(f"{name}:{digest}" for name, digest in sources.items() if digest)
 
     def _check_together(self) -> None:
         """Raise ConfigError for options that exclude each other."""
+        require(
+            self.kl.target is None or 5 * self.kl.horizon > self.batch_size,
+            "ppo.kl.horizon",
+            f"{self.kl.horizon} episodes",
+            f"be above a fifth of ppo.batch_size (={self.batch_size} episodes), or one update "
+            "could take the coefficient to 0 and below",
+            "raise it, or drop ppo.kl.target",
+        )
+        require(
+            self.samples_per_prompt >= 2
+            or "groups" not in ADVANTAGES.option(self.advantage).traits,
+            "ppo.samples_per_prompt",
+            self.samples_per_prompt,
+            f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
+            "raise it or use gae",
+        )
         if not self.has_value_model:
-            require(
-                self.samples_per_prompt >= 2,
-                "ppo.samples_per_prompt",
-                self.samples_per_prompt,
-                f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
-                "raise it or use gae",
-            )
             require(
                 self.score_at == "last"
                 and not self.value_warmup_updates
@@ -296,4 +326,4 @@ head and the log-softmax are float32 in both."""
     @property
     def has_value_model(self) -> bool:
         """Whether advantages come from values."""
-        return self.advantage == "gae"
+        return "values" in ADVANTAGES.option(self.advantage).traits

@@ -81,7 +81,7 @@ def weights_of(learner: Learner) -> dict[str, dict[str, Tensor]]:
 def save_state(folder: Path, state: State, control: Control) -> None:
     """Write all of it into `folder`."""
     for name, weights in state.weights.items():
-        save_file(weights, folder / f"{name.replace(' ', '_')}.safetensors")
+        save_file(weights, folder / weights_file(name))
     if state.average is not None:
         save_file(state.average, folder / "average.safetensors")
     torch.save(state.optimizer, folder / "optimizer.pt")
@@ -102,19 +102,27 @@ def load_state(folder: Path, learner: Learner, average: AveragedWeights | None =
             "resumed run would not end with the same bytes. Start it as before, or remove the "
             "checkpoints."
         )
-    names = {name: f"{name.replace(' ', '_')}.safetensors" for name in learner.models}
-    put_weights(learner, {name: load_file(folder / file) for name, file in names.items()})
+    put_weights(learner, {name: load_file(folder / weights_file(name)) for name in learner.models})
     if average is not None:
         average.load(load_file(folder / "average.safetensors"))
     path = folder / "optimizer.pt"
-    optimizer = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    put_optimizer(learner, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    return Control(**state)
+
+
+def weights_file(model: str) -> str:
+    """Return the name of the file that holds the trained weights of a model, `value model` too."""
+    return f"{model.replace(' ', '_')}.safetensors"
+
+
+def put_optimizer(learner: Learner, optimizer: dict[str, Any]) -> None:
+    """Replace the optimizer's state by `State.optimizer`."""
     every = [p for group in learner.optimizer.param_groups for p in group["params"]]
     for number, kept in optimizer["state"].items():
         for name, value in kept.items():
             if value.shape == every[number].shape:  # a moment, and not the count of steps
                 kept[name] = fsdp.spread_like(value, every[number])
     learner.optimizer.load_state_dict(optimizer)
-    return Control(**state)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ from rlhf.forward import (
 )
 from rlhf.kl import kl_loss
 from rlhf.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
+from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo_config import PPOConfig
 from rlhf.ptx import Demonstrations, add_ptx_gradients
 from rlhf.rollouts import Rollout
@@ -91,7 +92,7 @@ class PPOStats(NamedTuple):
     policy_loss: float
     value_loss: float
     kl_loss: float
-    """Of the KL in the loss, nats per token, before its coefficient."""
+    """Of the KL in the loss, nats per token weighted by the ratio, before its coefficient."""
     ptx_loss: float
     """Nats per response token of the demonstrations."""
     approxkl: float
@@ -159,11 +160,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def set_learning_rates(learner: Learner, config: PPOConfig, update: int) -> None:
-    """Set every group's rate for `update` (from 1): linear, full at the first, 0 after the last."""
-    left = 1.0 - (update - 1) / config.num_updates
+    """Set every group's rate for `update` (from 1) of the run, by the configured schedule."""
+    share = lr_multiplier(
+        update - 1, config.num_updates, config.warmup_share, config.lr_scheduler_type
+    )
     rates = (config.learning_rate, config.value_learning_rate)
     for group, rate in zip(learner.optimizer.param_groups, rates, strict=False):
-        group["lr"] = rate * left
+        group["lr"] = rate * share
 
 
 def ppo_step(
@@ -287,13 +290,19 @@ def add_gradients(
                 )
             mask = inputs.action_mask
             pg = policy_loss(
-                new, old.logprobs, old.advantages, mask, config.cliprange, config.dual_clip
+                new,
+                old.logprobs,
+                old.advantages,
+                mask,
+                config.cliprange,
+                config.dual_clip,
+                config.policy_loss,
             )
+            kl = kl_loss(new, old.ref_logprobs, mask, config.kl.estimator, pg.ratio)
             if config.importance_cap is not None:
                 sampled = trajectory.rollout_logprobs[part, :width]
                 weights = importance_weights(old.logprobs, sampled, mask, config.importance_cap)
-                pg = pg._replace(loss=weights * pg.loss)
-            kl = kl_loss(new, old.ref_logprobs, mask, config.kl.estimator)
+                pg, kl = pg._replace(loss=weights * pg.loss), weights * kl
             losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)
             if hidden is None:
                 losses.pop().backward()  # frees its activations before the value model's are made

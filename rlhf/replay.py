@@ -26,6 +26,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.models import resolve_device
 from plumbrule.records import Prompt, read_records
+from plumbrule.rounding import is_rounding, precision_of
 from plumbrule.statistics import spearman
 from rlhf import rollouts
 from rlhf.forward import Evaluation, compute_precision
@@ -78,7 +79,7 @@ def replay(
         seen = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
         coef = logged[update]["objective/kl_coef"] if config.kl.target else config.kl.coef
         shaped = shape(trajectory, seen, terms, config, coef)
-        now = objective_metrics(shaped, config.reward)
+        now = objective_metrics(shaped, config.reward, config.kl.estimator)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
         now["replay/advantage_correlation"] = _correlation(
@@ -111,7 +112,9 @@ def replay(
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Pearson's correlation of two (n,), NaN where one of them is constant."""
-    if x.std() == 0 or y.std() == 0:
-        return float("nan")
+    """Return Pearson's correlation of two (n,), NaN where one of them varies by rounding alone."""
+    for values in (x, y):
+        largest = np.abs(values).max()
+        if is_rounding(values.astype(np.float64).std(), largest, precision_of(values.dtype)):
+            return float("nan")
     return float(np.corrcoef(x, y)[0, 1])

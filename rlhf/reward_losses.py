@@ -35,6 +35,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from plumbrule.rounding import is_rounding, precision_of
+
 
 def bradley_terry(
     scores: Tensor,
@@ -163,7 +165,7 @@ def normalisation(scores: Tensor) -> tuple[float, float]:
     A reward (score - mean) / std then has mean 0 and variance 1 on the answers these scores came
     from (Ziegler et al. 2019, arXiv:1909.08593, section 2.1: on samples of the initial policy).
 
-    Raises: ValueError: fewer than 2 scores, one not finite, or all equal.
+    Raises: ValueError: fewer than 2 scores, one not finite, or all equal up to rounding.
     """
     exact = scores.detach().to("cpu", torch.float64)
     if exact.ndim != 1 or len(exact) < 2:
@@ -171,7 +173,7 @@ def normalisation(scores: Tensor) -> tuple[float, float]:
     if not torch.isfinite(exact).all():
         raise ValueError("scores must be finite; NaN and Inf have no mean.")
     mean, std = float(exact.mean()), float(exact.std(correction=0))
-    if std <= 1e-12 * max(1.0, abs(mean)):
+    if is_rounding(std, float(exact.abs().max()), precision_of(scores.dtype)):
         raise ValueError(f"scores must differ; all {len(exact)} of them are {mean:g}.")
     return mean, std
 

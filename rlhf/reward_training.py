@@ -36,6 +36,7 @@ from plumbrule.models import checkpoint_activations
 from plumbrule.randomness import generator
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
+from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_losses import (
     bradley_terry,
     centring,
@@ -212,10 +213,7 @@ def batch_of(step: int, num_rankings: int, config: RMConfig) -> list[int]:
 
 def rate_share(step: int, num_steps: int, warmup_share: float) -> float:
     """Return the share of the learning rate at `step` (from 0): linear warm-up, cosine to 0."""
-    warmup = round(num_steps * warmup_share)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+    return lr_multiplier(step, num_steps, warmup_share, cosine)
 
 
 def keep(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plumbrule.rounding import is_rounding, precision_of
 from rlhf.masked import fill
 from rlhf.reward_config import RewardConfig, RewardTermConfig
 
@@ -58,10 +59,14 @@ def reward_of(terms: Mapping[str, Tensor], reward: RewardConfig) -> Tensor:
 
 
 def standardise(values: Tensor) -> Tensor:
-    """Return values (b,) less their mean, by their standard deviation; 0 where all are equal."""
-    spread = values.std(correction=0)
-    off = values - values.mean()
-    return torch.where(spread > 0, off / spread, torch.zeros_like(off))
+    """Return values (b,) less their mean, by their standard deviation, like `values`.
+
+    0 where they differ by rounding alone (`plumbrule/rounding.py`), so of one value too.
+    """
+    exact = values.double()
+    spread, off = exact.std(correction=0), exact - exact.mean()
+    alike = is_rounding(spread, exact.abs().max(), precision_of(values.dtype))
+    return torch.where(alike, torch.zeros_like(off), off / spread).to(values.dtype)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

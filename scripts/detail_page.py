@@ -11,6 +11,9 @@ between its two comments `details begin` and `details end`. The table is made of
   page can be checked in a second and without torch;
 * `rlhf/mutations.json`: what `scripts/mutate.py` found when it broke each detail on purpose.
 
+A second table holds what PPO chooses by name (`rlhf/ppo_options.py`): each entry of a registry has
+a line in details.toml and a reference test that is marked `@pytest.mark.option(setting, name)`.
+
 A claim on the page that no test holds is what this is to prevent: a number that is neither marked
 by a test nor left out with a reason is an error, and so is a setting that does not exist.
 """
@@ -57,6 +60,15 @@ class Detail:
         return self.status == "left out"
 
 
+@dataclass(frozen=True)
+class OptionLine:
+    """One entry of a registry in details.toml."""
+
+    setting: str
+    name: str
+    here: str
+
+
 def read_details(path: Path) -> list[Detail]:
     """Return the details in a file, in its order.
 
@@ -66,11 +78,20 @@ def read_details(path: Path) -> list[Detail]:
     return [Detail(**row) for row in rows]
 
 
-def read_mutations(path: Path) -> list[dict[str, Any]]:
-    """Return what mutate.py found, one row per mutant: detail, name, killed_by; none: no file."""
+def read_options(path: Path) -> list[OptionLine]:
+    """Return the lines on options in a file, in its order."""
+    rows = tomllib.loads(path.read_text(encoding="utf-8")).get("option", [])
+    return [OptionLine(**row) for row in rows]
+
+
+def read_mutations(path: Path, part: str = "mutants") -> list[dict[str, Any]]:
+    """Return what mutate.py found, one row per mutant: detail, name, killed_by; none: no file.
+
+    Args: part: `mutants` of PPO's details, or `others`, whose `detail` is an area.
+    """
     if not path.is_file():
         return []
-    return json.loads(path.read_text(encoding="utf-8"))["mutants"]
+    return json.loads(path.read_text(encoding="utf-8")).get(part, [])
 
 
 def marked_tests(folder: Path) -> dict[int, list[str]]:
@@ -90,9 +111,49 @@ def marked_tests(folder: Path) -> dict[int, list[str]]:
 
 def numbers_of(function: ast.FunctionDef) -> list[int]:
     """Return the numbers of all `@pytest.mark.detail(...)` of a test."""
+    return [number for arguments in marks_of(function, "detail") for number in arguments]
+
+
+def marks_of(function: ast.FunctionDef, mark: str) -> list[list[Any]]:
+    """Return the arguments of each `@pytest.mark.<mark>(...)` of a test."""
     calls = [d for d in function.decorator_list if isinstance(d, ast.Call)]
-    marks = [call for call in calls if ast.unparse(call.func) == "pytest.mark.detail"]
-    return [ast.literal_eval(argument) for mark in marks for argument in mark.args]
+    marks = [call for call in calls if ast.unparse(call.func) == f"pytest.mark.{mark}"]
+    return [[ast.literal_eval(argument) for argument in call.args] for call in marks]
+
+
+def option_tests(folder: Path) -> dict[tuple[str, str], list[str]]:
+    """Return (setting, name) -> reference tests of that option, as `file::test`."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(folder.rglob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                for setting, *names in marks_of(node, "option"):
+                    for name in names:
+                        test = f"{path.relative_to(folder).as_posix()}::{node.name}"
+                        found.setdefault((setting, name), []).append(test)
+    return found
+
+
+def option_problems(
+    lines: Sequence[OptionLine], tests: Mapping[tuple[str, str], Sequence[str]]
+) -> list[str]:
+    """Return which options of a registry have no reference test or no line, a sentence each."""
+    from rlhf.ppo_options import REGISTRIES
+
+    found = []
+    known = {(table.setting, name) for table in REGISTRIES for name in table}
+    described = {(line.setting, line.name) for line in lines}
+    for setting, name in sorted(known):
+        if (setting, name) not in tests:
+            found.append(
+                f"option {setting}={name} must have a reference test; mark one with "
+                f'@pytest.mark.option("{setting}", "{name}").'
+            )
+        if (setting, name) not in described:
+            found.append(f"option {setting}={name} must have a line ([[option]]) in {DETAILS}.")
+    for setting, name in sorted((described | set(tests)) - known):
+        found.append(f"{setting}={name} is no option; correct {DETAILS} or the test's mark.")
+    return found
 
 
 def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> list[str]:
@@ -169,6 +230,17 @@ def table(
     return "\n".join(lines)
 
 
+def option_table(
+    lines: Sequence[OptionLine], tests: Mapping[tuple[str, str], Sequence[str]]
+) -> str:
+    """Return the table of what PPO chooses by name."""
+    rows = ["| setting | name | what it does | held by |", "| --- | --- | --- | --- |"]
+    for line in lines:
+        held = "<br>".join(f"`{test}`" for test in tests.get((line.setting, line.name), []))
+        rows.append(f"| `{line.setting}` | `{line.name}` | {line.here} | {held} |")
+    return "\n".join(rows)
+
+
 def outcome(row: Mapping[str, Any]) -> str:
     """Return what became of a mutant."""
     if not row["killed_by"]:
@@ -197,6 +269,8 @@ def expected_page(root: Path) -> str:
     """Return the page as it must be now."""
     details, marked = read_details(root / DETAILS), marked_tests(root / "tests")
     generated = table(details, marked, read_mutations(root / MUTATIONS))
+    options = option_table(read_options(root / DETAILS), option_tests(root / "tests"))
+    generated = f"{generated}\n\nWhat is chosen by name; plug-ins add to it:\n\n{options}"
     return render((root / PAGE).read_text(encoding="utf-8"), generated)
 
 
@@ -216,7 +290,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     if not given.check:
         write_page()
-    found = check()
+    found = check() + option_problems(read_options(ROOT / DETAILS), option_tests(ROOT / "tests"))
     if found:
         raise SystemExit("\n".join(found))
 

@@ -1,7 +1,7 @@
-"""Break each detail of PPO on purpose and see that a test of that detail fails.
+"""Break each detail of PPO on purpose and see that a test of that detail fails; and what is around.
 
     python scripts/mutate.py                 all mutants; writes rlhf/mutations.json and the page
-    python scripts/mutate.py --only 27 30    those of some details, the others' results are kept
+    python scripts/mutate.py --only 27 rag   those of some details or areas, other results are kept
     python scripts/mutate.py --dry           writes nothing
 
 A mutant is a patch of a few words: a wrong PPO that somebody has published, or nearly did. It is
@@ -9,6 +9,9 @@ applied to a copy of the working tree, and only the tests that are marked with i
 until one fails. They must all pass on the copy before, or a failure would mean nothing. A mutant
 that survives means a test that is missing or can't fail; a patch whose old text is gone, or stands
 there twice, means that the code has moved on: both are errors, and the exit status is 1.
+
+Outside PPO's details, `scripts/other_mutants.py` breaks the sampler, retrieval, evaluation,
+rewards, data and artifacts; there each mutant names the few tests of which one must fail.
 
 This is not a mutation tester: it does not search. One patch per detail, chosen by hand, answers
 the question "would we notice?" for the mistakes that are really made. The list is long and stands
@@ -18,18 +21,20 @@ in this file, since a patch is read beside its neighbours; `rlhf/details.toml` s
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+import pytest
 from detail_page import (
     DETAILS,
     MUTATIONS,
@@ -39,20 +44,40 @@ from detail_page import (
     read_mutations,
     write_page,
 )
+from other_mutants import MUTANTS as OTHERS
+from other_mutants import OtherMutant
 
-SOURCES = ("plumbrule", "rlhf", "sft", "rag", "eval", "tests", "conf", "scripts", "pyproject.toml")
+PACKAGES = ("plumbrule", "rlhf", "sft", "rag", "eval")
+SOURCES = (*PACKAGES, "tests", "conf", "docs", "scripts", "pyproject.toml")
+LIBRARIES = (
+    *(
+        "torch",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.gpt2.modeling_gpt2",
+    ),
+    *("transformers.generation", "safetensors.torch", "pyarrow.parquet", "peft", "hydra"),
+    *("scipy.stats", "sklearn.feature_extraction.text", "bm25s", "hypothesis"),
+)
+"""Imported once, before a process is forked for each mutant."""
 LONGEST_SECONDS = 600
 """For the tests of one mutant; one that only hangs has survived."""
 
 
 class Mutant(NamedTuple):
-    """A patch that must match once, and what it makes of a detail."""
+    """A patch that must match once, and what it makes of a detail, or in which area it is."""
 
-    detail: int
+    detail: int | str
     name: str
     file: str
     old: str
     new: str
+    tests: tuple[str, ...] = ()
+    """Of which one must fail; (): those that are marked with the detail."""
+
+
+def as_mutant(other: OtherMutant) -> Mutant:
+    """Return a mutant outside PPO's details, its area in the detail's place."""
+    return Mutant(other.area, other.name, other.file, other.old, other.new, other.tests)
 
 
 MUTANTS = [
@@ -185,6 +210,20 @@ MUTANTS = [
         "return fill(logprobs - ref_logprobs, action_mask).clamp(min=0)",
     ),
     Mutant(
+        17,
+        "a token of k3 is charged what it says",
+        "rlhf/kl.py",
+        "return (torch.expm1(-bounded) + bounded).clamp(max=LARGEST_K3)",
+        "return torch.expm1(-bounded) + bounded",
+    ),
+    Mutant(
+        18,
+        "the KL in the loss is that of the policy that sampled",
+        "rlhf/kl.py",
+        "return loss if ratio is None else ratio * loss",
+        "return loss",
+    ),
+    Mutant(
         18,
         "the loss has the estimator's own gradient",
         "rlhf/kl.py",
@@ -197,6 +236,13 @@ MUTANTS = [
         "rlhf/kl.py",
         "return coef * (1.0 + error * num_episodes / horizon)",
         "return coef * (1.0 + error / horizon)",
+    ),
+    Mutant(
+        19,
+        "a horizon that turns the coefficient negative is taken",
+        "rlhf/ppo_config.py",
+        "self.kl.target is None or 5 * self.kl.horizon > self.batch_size,",
+        "self.kl.target is None or self.kl.horizon > 0,",
     ),
     Mutant(
         19,
@@ -265,21 +311,26 @@ MUTANTS = [
         24,
         "whitened over padding",
         "rlhf/objective.py",
-        "        if config.whiten_advantages:\n            advantages = whiten(advantages, mask)\n",
-        "        if config.whiten_advantages:\n"
-        "            advantages = whiten(advantages, torch.ones_like(mask))\n",
+        "        advantages = whiten(advantages, mask)\n",
+        "        advantages = whiten(advantages, mask | True)\n",
     ),
     Mutant(
         24,
         "whitened by each process over its own rows",
         "rlhf/objective.py",
-        "        if config.whiten_advantages:\n            advantages = whiten(advantages, mask)\n",
-        "        if config.whiten_advantages:\n"
-        "            from plumbrule.distributed import world_size\n\n"
-        "            advantages = advantages.clone()\n"
-        "            for rank in range(world_size()):\n"
-        "                own = slice(rank, None, world_size())\n"
-        "                advantages[own] = whiten(advantages[own], mask[own])\n",
+        "        advantages = whiten(advantages, mask)\n",
+        "        from plumbrule.distributed import world_size\n\n"
+        "        advantages = advantages.clone()\n"
+        "        for rank in range(world_size()):\n"
+        "            own = slice(rank, None, world_size())\n"
+        "            advantages[own] = whiten(advantages[own], mask[own])\n",
+    ),
+    Mutant(
+        24,
+        "rounding is whitened",
+        "rlhf/masked.py",
+        "if bool(varies_by_rounding(x, mask)):",
+        "if mask.ndim == 0:",
     ),
     Mutant(
         25,
@@ -417,6 +468,13 @@ MUTANTS = [
         "enumerate(order.reshape(1, -1))",
     ),
     Mutant(
+        39,
+        "the early stop compares twice the KL",
+        "rlhf/ppo_step.py",
+        'approxkl = 0.5 * float(sums[SUMS.index("squared log-ratio")] / number[0])',
+        'approxkl = float(sums[SUMS.index("squared log-ratio")] / number[0])',
+    ),
+    Mutant(
         40,
         "gradients are measured and not clipped",
         "rlhf/ppo_step.py",
@@ -511,6 +569,13 @@ MUTANTS = [
     ),
     Mutant(
         48,
+        "every step draws the same demonstrations",
+        "rlhf/ptx.py",
+        'generator("ppo ptx", config.seed, *place)',
+        'generator("ppo ptx", config.seed)',
+    ),
+    Mutant(
+        48,
         "the coefficient is not read",
         "rlhf/ptx.py",
         "(-config.ptx.coef * counts * found.sum() / num_tokens).backward()",
@@ -563,8 +628,8 @@ MUTANTS = [
         52,
         "importance weights have no effect",
         "rlhf/ppo_step.py",
-        "pg = pg._replace(loss=weights * pg.loss)",
-        "pg = pg._replace(loss=torch.ones_like(weights) * pg.loss)",
+        "pg, kl = pg._replace(loss=weights * pg.loss), weights * kl",
+        "pg, kl = pg._replace(loss=torch.ones_like(weights) * pg.loss), weights * kl",
     ),
     Mutant(
         54,
@@ -592,7 +657,7 @@ def patched(mutant: Mutant, root: Path = ROOT) -> str:
     number = text.count(mutant.old)
     if number != 1:
         raise ValueError(
-            f"the patch of detail {mutant.detail} ({mutant.name}) must match {mutant.file} once, "
+            f"the patch of {mutant.detail} ({mutant.name}) must match {mutant.file} once, "
             f"not {number} times; write it anew in scripts/mutate.py:\n{mutant.old}"
         )
     return text.replace(mutant.old, mutant.new)
@@ -600,7 +665,8 @@ def patched(mutant: Mutant, root: Path = ROOT) -> str:
 
 def unbroken(details: Iterable[int]) -> list[int]:
     """Return which of the details have no mutant."""
-    return sorted(set(details) - {mutant.detail for mutant in MUTANTS})
+    held = {mutant.detail for mutant in MUTANTS}
+    return sorted(number for number in details if number not in held)
 
 
 def copy_sources(folder: Path) -> None:
@@ -618,34 +684,69 @@ def failing_test(folder: Path, tests: Sequence[str], keep_bytecode: bool = False
 
     Raises: SystemExit: pytest did not run the tests; that is no failure of theirs.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    if not keep_bytecode:
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     # Those that start processes take longest, and come last.
     named = [f"tests/{test}" for test in sorted(tests, key=lambda t: ("processes" in t, t))]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-m", "not slow", *named]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile("w+") as written:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            run_tests(folder, named, written.fileno(), keep_bytecode)
+        code = wait_for(child)
+        written.seek(0)
+        said = written.read()
+    if code in (0, None):
         return None
-    if done.returncode == 0:
-        return None
-    hit = re.search(r"^(?:FAILED|ERROR) tests/(\S+::\w+)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or hit is None:
-        raise SystemExit(f"pytest could not run {tests}:\n{done.stdout[-3000:]}{done.stderr}")
+    hit = re.search(r"^(?:FAILED|ERROR) tests/(\S+::\w+)", said, re.MULTILINE)
+    if code != 1 or hit is None:
+        raise SystemExit(f"pytest could not run {tests}:\n{said[-3000:]}")
     return hit[1]
+
+
+def run_tests(folder: Path, named: Sequence[str], output: int, keep_bytecode: bool) -> NoReturn:
+    """Run pytest in this (forked) process on the copy in `folder`, and end it with pytest's status.
+
+    Libraries are there already, which is most of the time that a narrow selection takes; nothing of
+    the project may be.
+    """
+    loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(PACKAGES))
+    assert not loaded, f"{loaded} were imported before the fork"
+    for ours in ("detail_page", "other_mutants"):
+        del sys.modules[ours]
+    os.setpgid(0, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+    sys.dont_write_bytecode = not keep_bytecode
+    os.environ |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if not keep_bytecode:
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    code = 3  # pytest's word for an error of its own
+    try:
+        code = pytest.main(["-x", "-q", "-rfE", "-m", "not slow", *named])
+    finally:
+        sys.stdout.flush()
+        os._exit(int(code))
+
+
+def wait_for(child: int) -> int | None:
+    """Return a process's exit status; None: it took too long, and was killed with its children."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def preload() -> None:
+    """Import what most tests import, once for all mutants."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 
 def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
@@ -654,6 +755,7 @@ def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
     Raises: SystemExit: a patch does not apply, or a test fails without any.
     """
     marked = marked_tests(ROOT / "tests")
+    preload()
     try:
         texts = [patched(mutant) for mutant in mutants]
     except ValueError as error:
@@ -661,7 +763,7 @@ def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = Path(name)
         copy_sources(folder)
-        every = sorted({test for mutant in mutants for test in marked.get(mutant.detail, [])})
+        every = sorted({test for mutant in mutants for test in tests_of(mutant, marked)})
         print(f"{len(every)} tests on the source as it is", flush=True)
         failing = failing_test(folder, every, keep_bytecode=True)
         if failing:
@@ -671,47 +773,64 @@ def run(mutants: Sequence[Mutant]) -> Iterator[str | None]:
             file = folder / mutant.file
             original = file.read_text(encoding="utf-8")
             file.write_text(text, encoding="utf-8")
-            found = failing_test(folder, marked.get(mutant.detail, []))
+            found = failing_test(folder, tests_of(mutant, marked))
             file.write_text(original, encoding="utf-8")
             took = f"{time.monotonic() - begun:.0f} s"
             end = f"caught by {found}" if found else "SURVIVES"
-            place = f"[{number}/{len(mutants)}] {mutant.detail:2}"
+            place = f"[{number}/{len(mutants)}] {mutant.detail!s:>2}"
             print(f"{place} {mutant.name}: {end} ({took})", flush=True)
             yield found
 
 
-def record(results: Mapping[tuple[int, str], str | None]) -> None:
+def tests_of(mutant: Mutant, marked: Mapping[int, Sequence[str]]) -> Sequence[str]:
+    """Return the tests of which one must fail under a mutant."""
+    if isinstance(mutant.detail, str):
+        return mutant.tests
+    return marked.get(mutant.detail, [])
+
+
+def record(results: Mapping[tuple[int | str, str], str | None]) -> None:
     """Write results into mutations.json, beside those of mutants that were not run, and the page.
 
-    A mutant that is no longer in the list leaves the file.
+    Those of details stand under `mutants`, the others under `others`. A mutant that is no longer in
+    the list leaves the file.
     """
     path = ROOT / MUTATIONS
-    known = {(row["detail"], row["name"]): row["killed_by"] for row in read_mutations(path)}
+    known: dict[tuple[int | str, str], str | None] = {
+        (row["detail"], row["name"]): row["killed_by"]
+        for part in ("mutants", "others")
+        for row in read_mutations(path, part)
+    }
     known |= results
-    rows = [
-        {"detail": mutant.detail, "name": mutant.name, "killed_by": known[mutant[:2]]}
-        for mutant in MUTANTS
-        if mutant[:2] in known
-    ]
-    path.write_text(json.dumps({"mutants": rows}, indent=1) + "\n", encoding="utf-8")
+
+    def rows(mutants: Sequence[Mutant]) -> list[dict[str, int | str | None]]:
+        return [
+            {"detail": mutant.detail, "name": mutant.name, "killed_by": known[mutant[:2]]}
+            for mutant in mutants
+            if mutant[:2] in known
+        ]
+
+    found = {"mutants": rows(MUTANTS), "others": rows([as_mutant(other) for other in OTHERS])}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     write_page()
 
 
 def main() -> None:
     """Run mutants, write what was found, and exit with 1 if one survives."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", type=int, nargs="+", metavar="N", help="mutants of these details")
+    parser.add_argument("--only", nargs="+", metavar="N", help="of these details or areas")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     details = [d.number for d in read_details(ROOT / DETAILS) if not d.is_left_out]
     if missing := unbroken(details):
         raise SystemExit(f"details {missing} must have a mutant; add one to scripts/mutate.py.")
-    mutants = [m for m in MUTANTS if given.only is None or m.detail in given.only]
-    if not mutants:
-        raise SystemExit(f"--only (={given.only}) must name details that have mutants.")
+    every = [*MUTANTS, *map(as_mutant, OTHERS)]
+    mutants = [m for m in every if given.only is None or str(m.detail) in given.only]
+    if unknown := sorted(set(given.only or ()) - {str(m.detail) for m in every}):
+        raise SystemExit(f"--only (={unknown}) must name details or areas that have mutants.")
 
-    results: dict[tuple[int, str], str | None] = {}
+    results: dict[tuple[int | str, str], str | None] = {}
     for mutant, found in zip(mutants, run(mutants), strict=True):
         results[mutant[:2]] = found
         if not given.dry:  # after each: an interrupted run keeps what it found
@@ -720,7 +839,7 @@ def main() -> None:
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were caught.")
     if survivors:
         lines = [f"  {m.detail}: {m.name} ({m.file})" for m in survivors]
-        raise SystemExit("\n".join(["No test of their detail noticed:", *lines]))
+        raise SystemExit("\n".join(["No test of theirs noticed:", *lines]))
 
 
 if __name__ == "__main__":

@@ -202,6 +202,21 @@ def test_samples_of_one_prompt_differ_by_key_and_share_the_prompt():
     assert twice[0].tokens == twice[1].tokens
 
 
+def test_copies_of_several_prompts_in_one_batch_each_read_their_own():
+    """Four prompts, three copies of each, turned about; equal ones are read once and copied."""
+    policy = tiny_models.policy(dtype=torch.float64)
+    prompts = [PROMPTS[i % 4] for i in range(12)]
+    keys = [row_key("copies", i) for i in range(12)]
+    together = generate(policy, prompts, sampling=sampling(batch_size=12), keys=keys)
+    alone = [
+        generate(policy, [prompt], sampling=sampling(), keys=[key])[0]
+        for prompt, key in zip(prompts, keys, strict=True)
+    ]
+    assert [s.tokens for s in together] == [s.tokens for s in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+
+
 def test_a_longer_limit_only_continues_a_response():
     policy = ends_early(tiny_models.policy(), share=0.1)
     short = generate(policy, PROMPTS, sampling=sampling(max_new_tokens=5), keys=KEYS)
@@ -277,6 +292,17 @@ def test_pick_by_hand():
     picked, found = pick(logits, 0.0, torch.tensor([0.1]).double())
     assert (picked.item(), found.item()) == (3, pytest.approx(np.log(0.5), abs=1e-6))
     assert pick(torch.zeros(1, 5), 0.0, torch.zeros(1))[0].item() == 0
+
+
+@pytest.mark.parametrize("level", [0.0, -3.0, -50.0, -1000.0, 1000.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_a_picked_tokens_log_prob_does_not_depend_on_the_logits_level(level, temperature):
+    """Also where all logits are negative, as those of many heads are."""
+    logits = torch.tensor([[-0.5, -1.5, -2.5, -0.1]], dtype=torch.float64)
+    expected = (logits / (temperature or 1.0)).log_softmax(-1)[0]
+    for draw in (0.05, 0.4, 0.9):
+        picked, found = pick(logits + level, temperature, torch.tensor([draw]).double())
+        assert found.item() == pytest.approx(expected[picked].item(), abs=1e-6)
 
 
 @pytest.mark.detail(11)

@@ -103,3 +103,20 @@ def test_exactly_one_faiss_must_be_installed(monkeypatch, present, message) -> N
     monkeypatch.setattr(vectors.metadata, "distribution", distribution)
     with pytest.raises(ConfigError, match=message):
         import_faiss()
+
+
+def test_what_an_approximate_index_does_not_find_is_no_passage() -> None:
+    """HNSW asked for nearly all it holds fills up with row -1, which indexes from the end."""
+    faiss = import_faiss()
+    stored = unit(np.random.default_rng(5), 500, 16)
+    raw = faiss.IndexHNSWFlat(16, 4, faiss.METRIC_INNER_PRODUCT)
+    raw.hnsw.efSearch = 8
+    raw.add(stored)
+    _, rows = raw.search(stored[:20], 480)
+    assert (rows < 0).any()  # or there would be nothing to see here
+    for query, hits in zip(stored, VectorIndex(raw).search(stored[:20], 480), strict=False):
+        assert 0 < len(hits.rows) <= 480
+        assert hits.rows.min() >= 0
+        assert len(set(hits.rows.tolist())) == len(hits.rows)
+        assert hits.scores == pytest.approx(stored[hits.rows] @ query, abs=1e-5)
+        assert hits.floor == hits.scores[-1]

@@ -34,6 +34,7 @@ def test_two_tokens_by_hand() -> None:
 
 
 @pytest.mark.detail(23)
+@pytest.mark.option("ppo.advantage", "gae")
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.7), (1.0, 0.0), (1.0, 1.0)])
 def test_equals_the_double_sum(gamma: float, lam: float) -> None:
     rewards, values, mask = case(0)

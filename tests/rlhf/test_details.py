@@ -55,6 +55,21 @@ def test_the_page_knows_every_mutant() -> None:
     assert [row for row in found if row["killed_by"] not in marked[row["detail"]]] == []
 
 
+def test_what_is_around_ppo_has_mutants_whose_patches_apply_and_were_caught() -> None:
+    """At least forty, over every area, by the tests that they name."""
+    others = [mutate.as_mutant(other) for other in mutate.OTHERS]
+    assert len(others) >= 40
+    assert len({m[:2] for m in others}) == len(others)
+    areas = ("sampler", "rag", "eval", "rewards", "reward losses", "data", "artifacts")
+    assert set(areas) <= {m.detail for m in others}
+    for mutant in others:
+        assert mutate.patched(mutant) != (ROOT / mutant.file).read_text("utf-8")
+    found = detail_page.read_mutations(ROOT / detail_page.MUTATIONS, "others")
+    assert [(row["detail"], row["name"]) for row in found] == [m[:2] for m in others]
+    killers = {(m.detail, m.name): m.tests for m in others}
+    assert [r for r in found if r["killed_by"] not in killers[r["detail"], r["name"]]] == []
+
+
 @pytest.mark.slow
 def test_every_mutant_is_caught() -> None:
     done = subprocess.run(

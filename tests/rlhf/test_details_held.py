@@ -251,6 +251,24 @@ def test_the_gradient_of_demonstrations_is_the_coefficient_times_that_of_their_m
     assert sums.tolist() == pytest.approx([8 * 3 * by_hand.item(), 24.0])
 
 
+@pytest.mark.detail(48)
+def test_each_optimizer_step_draws_demonstrations_of_its_own() -> None:
+    """Of which there are six, told apart by their lengths; the same step draws the same ones."""
+    config = world.config(ptx=PTXConfig(coef=1.0, batch_size=2))
+    policy = world.learner_of(config).policy
+    known = Demonstrations([[2, 5, 3]] * 6, [[6] * (i + 1) for i in range(6)])
+    places = [Place(u, e, m) for u in (1, 2) for e in (1, 2) for m in (1, 2)]
+
+    def tokens(place: Place) -> float:
+        return float(add_ptx_gradients(policy, known, config, 2, place)[1])
+
+    drawn = [tokens(place) for place in places]
+    assert [tokens(place) for place in places] == drawn
+    for name, which in (("update", 0), ("epoch", 1), ("mini_batch", 2)):
+        others = [drawn[places.index(p._replace(**{name: 3 - p[which]}))] for p in places]
+        assert others != drawn, f"every {name} draws the same"
+
+
 # 52 A sampler that is not quite the policy
 
 

@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
-from rlhf.kl import estimate, k1, kl_loss, next_coefficient
+from plumbrule.errors import ConfigError
+from rlhf.kl import estimate, k1, kl_loss, next_coefficient, num_cut
 from rlhf.masked import masked_mean
+from rlhf.ppo_config import KLConfig, PPOConfig
 
 
 @pytest.mark.detail(15)
@@ -60,6 +62,7 @@ def sampled(log_p: torch.Tensor, number: int) -> torch.Tensor:
 
 
 @pytest.mark.detail(17)
+@pytest.mark.option("ppo.kl.estimator", "k1", "k2", "k3")
 def test_estimators_by_hand() -> None:
     # log-ratio 1: k1 = 1, k2 = 1/2, k3 = exp(-1) - 1 + 1 = 0.367879.
     # log-ratio -2: k1 = -2, k2 = 2, k3 = exp(2) - 1 - 2 = 4.389056.
@@ -70,8 +73,31 @@ def test_estimators_by_hand() -> None:
     assert estimate(new, ref, mask, "k3").tolist()[0] == pytest.approx(
         [0.367879, 4.389056, 0], rel=1e-5
     )
-    far = estimate(torch.tensor([[-100.0]]), torch.zeros(1, 1), mask[:, :1], "k3")
-    assert float(far) == pytest.approx(math.exp(20) - 21, rel=1e-6)
+
+
+@pytest.mark.detail(17)
+def test_k3_charges_no_token_more_than_twenty_nats_and_the_cut_ones_are_counted() -> None:
+    # log-ratio -3: exp(3) - 1 - 3 = 16.0855.  -3.2: exp(3.2) - 1 - 3.2 = 20.33, cut to 20.
+    # -100 would be exp(100), and was exp(20) - 21 = 4.85e8.  19: exp(-19) - 1 + 19 = 18.
+    new = torch.tensor([[-3.0, -3.2, -100.0, -math.inf, 19.0, 0.0]])
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    found = estimate(new, torch.zeros(1, 6), mask, "k3")
+    assert found.tolist()[0] == pytest.approx([16.0855, 20.0, 20.0, 20.0, 18.0, 0.0], rel=1e-5)
+    assert num_cut(new, "k3") == 3
+    assert num_cut(new, "k1") == num_cut(new, "k2") == 0
+    # What the cut takes off in expectation is at most the reference's share of such tokens.
+    policy, reference = (x.log_softmax(0) for x in torch.tensor([[0.0, -9.0], [0.0, -2.0]]))
+    plain = float((policy.exp() * (policy - reference)).sum())
+    cut = estimate(policy[None], reference[None], mask[:, :2], "k3")
+    missing = plain - float((policy.exp() * cut).sum())
+    assert 0 < missing <= float(reference.exp()[1])
+
+
+@pytest.mark.detail(17)
+def test_an_unknown_estimator_is_an_error_and_not_k3() -> None:
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    with pytest.raises(ConfigError, match=r"kl\.estimator \(=k4\) must be one of k1, k2, k3"):
+        estimate(torch.zeros(1, 1), torch.zeros(1, 1), mask, "k4")
 
 
 @pytest.mark.detail(17)
@@ -113,6 +139,47 @@ def test_the_loss_has_the_estimators_value_and_the_gradient_of_the_kl(estimator:
         weighted = (policy.exp().detach() * plain).sum()
         (wrong,) = torch.autograd.grad(weighted, logits, retain_graph=True)
         assert not torch.allclose(wrong, analytic, atol=1e-2)
+
+
+@pytest.mark.detail(18)
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("moved", [0.0, 0.5, 1.0])
+def test_once_the_policy_has_moved_off_the_samples_the_gradient_is_still_the_kls(
+    moved: float, estimator: str
+) -> None:
+    """Tokens are those of the policy before `moved`; all six are enumerated, none is sampled."""
+    logits = torch.randn(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    old = logits.log_softmax(0)
+    step = torch.randn(6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    logits = (logits + moved * step).requires_grad_()
+    _, reference = distributions(4)
+    policy = logits.log_softmax(0)
+    exact = (policy.exp() * (policy - reference)).sum()
+    (analytic,) = torch.autograd.grad(exact, logits, retain_graph=True)
+
+    ratio, mask = (policy - old).exp().detach(), torch.ones(1, 6, dtype=torch.bool)
+    row = policy[None], reference[None], mask, estimator
+    weighted = (old.exp() * kl_loss(*row, ratio[None])[0]).sum()
+    (found,) = torch.autograd.grad(weighted, logits, retain_graph=True)
+    assert torch.allclose(found, analytic, atol=1e-12)
+    if estimator != "k2":  # k2 is no estimate of the KL, only its gradient is
+        assert float(weighted.detach()) == pytest.approx(float(exact.detach()), abs=1e-12)
+    (unweighted,) = torch.autograd.grad((old.exp() * kl_loss(*row)[0]).sum(), logits)
+    assert torch.allclose(unweighted, analytic, atol=1e-2) == (moved == 0.0)
+
+
+@pytest.mark.detail(19)
+@pytest.mark.parametrize("horizon", [1, 100, 3200])
+def test_a_horizon_below_a_fifth_of_the_batch_is_refused(horizon: int) -> None:
+    """A KL of 0 would multiply the coefficient by 1 - 0.2 * 16000 / horizon, which is below 0."""
+    assert next_coefficient(1.0, 0.0, 1.0, horizon, 16_000) <= 0
+    with pytest.raises(
+        ConfigError, match=r"ppo.kl.horizon \(=\d+ episodes\) must be above a fifth"
+    ):
+        PPOConfig(batch_size=16_000, kl=KLConfig(target=1.0, horizon=horizon))
+    PPOConfig(batch_size=16_000, kl=KLConfig(horizon=horizon))  # without a target nobody reads it
+    PPOConfig(batch_size=16_000, kl=KLConfig(target=1.0, horizon=3201))
+    assert next_coefficient(1.0, 0.0, 1.0, 3201, 16_000) > 0
 
 
 @pytest.mark.detail(19)

@@ -183,11 +183,14 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
                 return reference.value_loss([v], [values[i][j]], [target], [True], 0.2)[0]
 
             n, r, v = new[i][j], ref[i][j], estimates[i][j]
+            # The KL in the loss is that of the policy now, and the token one of the old policy. Its
+            # slope is k2's, whatever the estimator: n - r.
+            moved = weight * reference.math.exp(n - old[i][j]) if acts else 0.0
             if acts:
                 losses.append(loss(n))
-                kls.append(reference.kl_estimate(n, r, kl.estimator))
-            # The slope of the KL in the loss is k2's, whatever the estimator: n - r.
-            policy_row.append((reference.slope(loss, n) + in_loss * (n - r)) if acts else 0.0)
+                kls.append(moved * reference.kl_estimate(n, r, kl.estimator))
+            slope = reference.slope(loss, n) + in_loss * moved * (n - r)
+            policy_row.append(slope if acts else 0.0)
             value_row.append(reference.slope(of_value, v) if steps[i][j] else 0.0)
             if steps[i][j]:
                 value_losses.append(of_value(v))

@@ -101,6 +101,18 @@ def test_an_update_stops_before_the_step_that_would_go_too_far(tmp_path: Path) -
     assert all(0 < taken < 16 for taken in steps)
 
 
+@pytest.mark.detail(39)
+def test_the_limit_is_held_against_the_kl_and_not_twice_it() -> None:
+    """Half the mean squared log-ratio of the first mini-batch, a little below and above a limit."""
+    config = world.config(num_ppo_epochs=1, num_mini_batches=1)
+    rollout = world.recorded(world.learner_of(config))
+    kl = ppo_step(world.learner_of(config), rollout, config, 1, 8).approxkl
+    assert kl > 0.01
+    for limit, taken in ((0.99 * kl, 0), (1.01 * kl, 1), (1.9 * kl, 1)):
+        stopping = replace(config, early_stop=EarlyStopConfig(step_kl=limit))
+        assert ppo_step(world.learner_of(config), rollout, stopping, 1, 8).num_steps == taken
+
+
 def test_a_run_ends_after_the_update_whose_kl_is_too_large(tmp_path: Path) -> None:
     free = world.config(kl=KLConfig(coef=0.0))
     (tmp_path / "free").mkdir()
@@ -161,6 +173,7 @@ def test_a_score_after_the_response_has_a_value_of_its_own(tmp_path: Path) -> No
 # Advantages without a value model
 
 
+@pytest.mark.option("ppo.advantage", "rloo", "grpo", "reinforce_baseline")
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

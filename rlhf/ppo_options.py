@@ -1,0 +1,54 @@
+"""What PPO chooses by name: advantages, policy losses, KL estimators, learning-rate schedules.
+
+Each table is what a setting's check, its error message and the page of details (`rlhf/README.md`)
+read, and where plug-ins enter their own (`plumbrule/registry.py`). No torch here.
+
+    ADVANTAGES     ppo.advantage           AdvantageInputs -> Advantages      (rlhf/advantages.py)
+    POLICY_LOSSES  ppo.policy_loss         PolicyLossInputs -> (loss, clipped) (rlhf/losses.py)
+    KL_ESTIMATORS  ppo.kl.estimator        log-ratios (b, t) -> nats (b, t)   (rlhf/kl.py)
+    SCHEDULES      ppo.lr_scheduler_type   share of the run done -> share of the rate
+                                                                       (rlhf/lr_schedules.py)
+
+An advantage with the trait `values` is given a value model's estimates; one with `groups` compares
+the responses to one prompt and needs at least two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from plumbrule.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf.advantages import AdvantageInputs, Advantages
+    from rlhf.losses import PolicyLossInputs
+
+ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
+    "ppo.advantage",
+    {
+        "gae": ("rlhf.advantages:from_values", "values"),
+        "rloo": ("rlhf.advantages:rloo", "groups"),
+        "grpo": ("rlhf.advantages:grpo", "groups"),
+        "reinforce_baseline": ("rlhf.advantages:reinforce_baseline", "groups"),
+    },
+    traits=("values", "groups"),
+)
+POLICY_LOSSES: Registry[Callable[[PolicyLossInputs], tuple[Tensor, Tensor]]] = Registry(
+    "ppo.policy_loss", {"clip": ("rlhf.losses:clipped_surrogate",)}
+)
+KL_ESTIMATORS: Registry[Callable[[Tensor], Tensor]] = Registry(
+    "ppo.kl.estimator",
+    {"k1": ("rlhf.kl:plain",), "k2": ("rlhf.kl:half_square",), "k3": ("rlhf.kl:bregman",)},
+)
+SCHEDULES: Registry[Callable[[float], float]] = Registry(
+    "ppo.lr_scheduler_type",
+    {
+        "linear": ("rlhf.lr_schedules:linear",),
+        "constant": ("rlhf.lr_schedules:constant",),
+        "cosine": ("rlhf.lr_schedules:cosine",),
+    },
+)
+REGISTRIES = (ADVANTAGES, POLICY_LOSSES, KL_ESTIMATORS, SCHEDULES)
