@@ -337,15 +337,6 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(tmp_path):
         build(small(), given, tmp_path / "out")
 
 
-def test_an_adapter_as_policy_is_refused(given, tmp_path):
-    build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "adapter")
-    given = {**given, "policy": Artifact.of(tmp_path / "adapter", "dpo")}
-    with pytest.raises(ConfigError, match=r"policy \(=dpo\) must be a whole model.*merge it"):
-        build(small(), given, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"dpo.adapter.rank must be 0 for a policy that is an"):
-        build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "out")
-
-
 def test_that_better_answers_became_less_likely_is_said():
     means = {"dpo/rewards_chosen": -0.4, "dpo/rewards_rejected": -1.23}
     both_fell = {"dpo/accuracy": 0.9, "dpo/pairs_too_long": 0.0, **means}
