@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from plumbrule.adapters import merged
+from plumbrule.adapters import is_same, merged, probe
 from plumbrule.errors import ConfigError
 from plumbrule.models import load_policy, save_policy
 
@@ -23,9 +23,16 @@ def merge(source: Path, target: Path) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--to (={target}) must be a new or an empty folder; name another.")
     policy = merged(load_policy(source))
+    expected = probe(policy.model)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         save_policy(policy, partial)
+        del policy
+        if not is_same(probe(load_policy(partial).model), expected):
+            raise ConfigError(
+                f"adapter {source} must not be merged: its kind of model does not read back what "
+                "it writes; use it as it is."
+            )
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
