@@ -163,7 +163,9 @@ def load_adapter(
     model = load(base, revision)
     with quiet():
         wrapped = PeftModel.from_pretrained(model, str(folder))
-    wrapped.peft_config["default"].task_type = "CAUSAL_LM"  # or PEFT's loader can't tell the class
+    settings = wrapped.peft_config["default"]
+    settings.task_type = "CAUSAL_LM"  # or PEFT's loader can't tell the class
+    settings.base_model_name_or_path = str(base)  # where PEFT looks when it saves
     return cast(PreTrainedModel, wrapped)
 
 
@@ -217,8 +219,10 @@ def check_weights(files: AdapterFiles, base: str | Path, revision: str | None) -
             )
 
 
-def save_base(policy: Policy, folder: Path) -> None:
-    """Put the base of an adapter that is saved in `folder` beside it, and name it there."""
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Write an adapter, and its base beside it, into `folder`."""
+    with quiet():
+        policy.model.save_pretrained(folder)
     model = causal_lm(policy.model)
     source, target = Path(model.config.name_or_path or ""), folder / BASE
     if model.config.name_or_path and (source / "config.json").is_file():

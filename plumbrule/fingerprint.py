@@ -50,7 +50,7 @@ def hashed_config(config: Any) -> dict[str, Any]:
             value = located(value)
         local = how == "content if local" and value is not None and Path(value).is_dir()
         if local or (how == "content" and value is not None):
-            value = "content:" + content_digest(value) + _base_digest(value)
+            value = "content:" + (model_digest(value) if local else content_digest(value))
         elif dataclasses.is_dataclass(value):
             value = hashed_config(value)
         elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
@@ -59,16 +59,17 @@ def hashed_config(config: Any) -> dict[str, Any]:
     return values
 
 
-def _base_digest(path: str | Path) -> str:
-    """Return what the base of an adapter adds to the digest of its folder; "" for anything else.
+def model_digest(path: str | Path) -> str:
+    """Return the digest of a model's folder and, where it is an adapter, of its base outside.
 
     Raises: ConfigError: as `base_of`.
     """
+    own = content_digest(str(path))
     if not is_adapter_folder(path):
-        return ""
+        return own
     base, _ = base_of(Path(path))  # a hub name's commit stands in the folder's own files
     inside = isinstance(base, str) or base.resolve().is_relative_to(Path(path).resolve())
-    return "" if inside else "+" + content_digest(str(base))
+    return own if inside else digest([own, content_digest(str(base))])
 
 
 @lru_cache(maxsize=256)

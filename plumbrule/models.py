@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from plumbrule.adapter_files import BASE, is_adapter_folder
-from plumbrule.adapters import load_adapter, save_base
+from plumbrule.adapters import load_adapter, save_adapter
 from plumbrule.chat import (
     PLAIN_TEMPLATE,
     RESPONSE_PREFIX,
@@ -205,9 +205,10 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
         top_k=0,
         top_p=1.0,
     )
-    policy.model.save_pretrained(folder)
-    if inner is not policy.model:
-        save_base(policy, folder)
+    if inner is policy.model:
+        policy.model.save_pretrained(folder)
+    else:
+        save_adapter(policy, folder)
     spec = dataclasses.replace(spec, base=BASE if inner is not policy.model else None)
     policy.tokenizer.save_pretrained(folder)
     spec.write(folder / POLICY_FILE)

@@ -399,6 +399,15 @@ def published(store: Store, fingerprint: str, model: Path | None, kind: str = "s
     store.publish(Manifest(node=kind, kind=kind, fingerprint=fingerprint, config={}, inputs={}))
 
 
+def test_a_published_adapter_names_its_base_where_it_lies(adapted, base, tmp_path):
+    store = Store(tmp_path / "store")
+    published(store, "a1" * 8, adapted(base, tmp_path / "a"))
+    folder = store.folder("sft", "a1" * 8) / "model"
+    named = json.loads((folder / SETTINGS).read_text())["base_model_name_or_path"]
+    assert Path(named).samefile(folder / "base")
+    store.verify("sft", "a1" * 8)
+
+
 def test_merge_takes_an_artifact_a_run_or_a_folder(adapted, base, tmp_path):
     store = Store(tmp_path / "store")
     published(store, "a1" * 8, adapted(base, tmp_path / "a"))
