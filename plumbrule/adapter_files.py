@@ -306,7 +306,10 @@ def copy_base(source: Path, target: Path) -> None:
     """Put the model of the folder `source` into `target`: hard links to files that a published
     artifact holds, which nobody changes, copies of others.
     """
-    published = any((p / "manifest.json").is_file() for p in (source.parent, source.parent.parent))
+    published = any(
+        (folder / "manifest.json").is_file() and folder.parent.parent.name == "artifacts"
+        for folder in (source.parent, source.parent.parent)
+    )
     target.mkdir(parents=True, exist_ok=True)
     names = ("config.json", "generation_config.json", "model.safetensors.index.json")
     files = [p for p in sorted(source.iterdir()) if p.suffix == ".safetensors" or p.name in names]

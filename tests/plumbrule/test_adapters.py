@@ -336,10 +336,16 @@ def test_a_base_is_linked_from_an_artifact_and_copied_from_elsewhere(adapted, ba
     outside = adapted(base, tmp_path / "outside") / "base" / "model.safetensors"
     assert outside.stat().st_nlink == 1  # someone else's folder, which may be written over
     assert outside.read_bytes() == (base / "model.safetensors").read_bytes()
-    shutil.copytree(base, tmp_path / "artifact" / "model")
-    (tmp_path / "artifact" / "manifest.json").write_text("{}")
-    own = adapted(tmp_path / "artifact" / "model", tmp_path / "own") / "base" / "model.safetensors"
-    assert own.samefile(tmp_path / "artifact" / "model" / "model.safetensors")
+    artifact = tmp_path / "artifacts" / "sft" / "ab12"
+    shutil.copytree(base, artifact / "model")
+    (artifact / "manifest.json").write_text("{}")
+    own = adapted(artifact / "model", tmp_path / "own") / "base" / "model.safetensors"
+    assert own.samefile(artifact / "model" / "model.safetensors")
+    again = tmp_path / "artifacts" / "dpo" / "cd34"  # and on, from an adapter's own base
+    adapted(artifact / "model", again / "model")
+    (again / "manifest.json").write_text("{}")
+    save_policy(load_policy(again / "model"), tmp_path / "third")
+    assert (tmp_path / "third" / "base" / "model.safetensors").samefile(own)
 
 
 def test_a_base_that_is_an_adapter_is_refused_with_a_command_that_works(
