@@ -18,9 +18,9 @@ import json
 import os
 import shlex
 import shutil
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 BASE = "base"
 """The folder of the base model inside an adapter's folder."""
 LFS_POINTER = b"version https://git-lfs"
-MOST_HEADER_BYTES = 100 * 2**20
-"""safetensors' own bound on its header."""
 READ_FIELDS = {
     "alpha_pattern",
     "auto_mapping",
@@ -153,7 +151,7 @@ def merge_command(folder: str | Path) -> str:
 
 
 def read_header(path: Path, what: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a safetensors file names, after checking that it can hold them.
+    """Return the shapes of the tensors that a safetensors file holds; none of them is read.
 
     Args: what: begins the errors.
     Raises: ConfigError: no such file; a pickle, a Git LFS pointer or a damaged file in its place.
@@ -168,26 +166,22 @@ def read_header(path: Path, what: str) -> dict[str, tuple[int, ...]]:
                 "code; convert it where you trust it: load it with peft and save_pretrained it."
             )
         raise ConfigError(f"{what} must hold {path.name}; save the adapter again.")
-    size = path.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
     with open(path, "rb") as file:
-        start = file.read(8)
-        if start == LFS_POINTER[:8]:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise ConfigError(
                 f"{what}: {path.name} must be weights and no Git LFS pointer; run git lfs pull."
             )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length > min(size - 8, MOST_HEADER_BYTES):
-            raise _damaged(what, path, f"a header of {length} bytes in a file of {size}")
-        text = file.read(length)
     try:
-        entries = {k: v for k, v in json.loads(text).items() if k != "__metadata__"}
-        shapes = {name: tuple(int(n) for n in entry["shape"]) for name, entry in entries.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise _damaged(what, path, f"{error!r}") from None
-    if end != size - 8 - length:
-        raise _damaged(what, path, f"{size} bytes where its header names {end + 8 + length}")
-    return shapes
+        with safe_open(path, framework="numpy") as tensors:
+            names = list(tensors.keys())
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{what}: {path.name} must be a whole safetensors file ({str(error)[:120]}); copy it "
+            "again."
+        ) from None
 
 
 def settle(folder: Path, final: Path) -> None:
@@ -255,6 +249,12 @@ def _check_method(folder: Path, config: Mapping[str, Any]) -> None:
             "be true, false, gaussian or orthogonal (others change the base as well; PEFT's "
             "save_pretrained converts with path_initial_model_for_weight_conversion)",
         )
+    for name, alpha in {
+        "lora_alpha": config.get("lora_alpha", 8),
+        **_mapping(folder, config, "alpha_pattern"),
+    }.items():
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
+            raise _refused(folder, name, alpha, "be a finite number")
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library", "") if isinstance(mapping, dict) else ""
     known = isinstance(library, str) and library.split(".")[0] in ("", "transformers", "peft")
@@ -266,9 +266,7 @@ def _check_ranks(
     folder: Path, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Raise ConfigError for a rank that is no count, or of which the weights can't have enough."""
-    pattern = config.get("rank_pattern") or {}
-    if not isinstance(pattern, dict):
-        raise _refused(folder, "rank_pattern", pattern, "map layers to ranks")
+    pattern = _mapping(folder, config, "rank_pattern")
     longest = max(max(shape, default=1) for shape in shapes.values())
     for name, rank in {"r": config.get("r"), **pattern}.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
@@ -279,16 +277,18 @@ def _check_ranks(
             )
 
 
+def _mapping(folder: Path, config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a setting that is given by layer. Raises: ConfigError: it is no mapping."""
+    found = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise _refused(folder, name, found, "map layers to numbers")
+    return found
+
+
 def _refused(folder: Path, field: str, value: Any, rule: str) -> ConfigError:
     return ConfigError(
         f"adapter {folder}: {field} (={str(value)[:80]}) must {rule}; change {ADAPTER_CONFIG}, or "
         "merge the adapter where it was trained and give the whole model."
-    )
-
-
-def _damaged(what: str, path: Path, how: str) -> ConfigError:
-    return ConfigError(
-        f"{what}: {path.name} must be a whole safetensors file ({how[:120]}); copy it again."
     )
 
 

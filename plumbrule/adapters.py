@@ -121,8 +121,6 @@ def merged(policy: Policy) -> Policy:
             "(adapter.inherited=continue)."
         ) from None
     model.config.name_or_path = ""  # no folder holds these weights
-    if output_embeddings(model).weight is not model.get_input_embeddings().weight:
-        model.config.tie_word_embeddings = False  # or one of the two would not be saved
     model.requires_grad_(True)
     after = probe(model)
     if not is_same(after, before):

@@ -186,7 +186,7 @@ BROKEN = {
     "list as header": (header(b"[1]"), r"must be a whole safetensors file"),
     "long header": (
         lambda f: (f / WEIGHTS).write_bytes(struct.pack("<Q", 2**62) + b"{}"),
-        r"a header of 4611686018427387904 bytes",
+        r"must be a whole safetensors file",
     ),
     "no tensors": (
         changed(lambda t, name: t.clear()),
@@ -207,6 +207,12 @@ BROKEN = {
     "rank 1.5": (settings(r=1.5), r"rank r \(=1\.5\) must be a whole number"),
     "rank huge": (settings(r=10**12), r"rank r \(=1000000000000\) must fit the weights"),
     "pattern": (settings(rank_pattern={"q_proj": -3}), r"rank q_proj \(=-3\)"),
+    "alpha": (settings(lora_alpha=float("nan")), r"lora_alpha \(=nan\) must be a finite number"),
+    "list of ranks": (settings(rank_pattern=[1]), r"rank_pattern .* must map layers"),
+    "offsets": (
+        header(b'{"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]}}'),
+        r"must be a whole safetensors file",
+    ),
     "other rank": (settings(r=4), r"has other shapes"),
     "ia3": (settings(peft_type="IA3"), r"peft_type \(=IA3\) must be LORA"),
     "unknown type": (settings(peft_type="MAGIC"), r"peft_type \(=MAGIC\) must be LORA"),
