@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from plumbrule.adapter_files import settle
 from plumbrule.checkpoints import fsync_folder
 from plumbrule.errors import ArtifactError, ConfigError
 
@@ -178,6 +179,7 @@ class Store:
         Raises: ArtifactError: the stage left a file in a pickle format.
         """
         folder = self.folder(manifest.kind, manifest.fingerprint)
+        settle(folder, folder)
         names = sorted(
             str(path.relative_to(folder))
             for path in folder.rglob("*")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plumbrule.adapter_files import base_of, is_adapter_folder, read_adapter
 from plumbrule.errors import ConfigError
 from plumbrule.shipped import located
 
@@ -58,6 +59,13 @@ def require_source(name: str, value: str, revision_name: str, revision: str | No
             f"be null for the folder {name} (={value})",
             "only a hub name has revisions",
         )
+        if is_adapter_folder(located(value)):
+            folder = Path(located(value))
+            try:
+                read_adapter(folder)
+                base_of(folder)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
         return
     parts = value.split("/")
     plain = len(parts) <= 2 and all(part and part[0] not in ".~-" for part in parts)
@@ -107,6 +115,9 @@ class ModelConfig:
             require_source("model.name_or_path", self.name_or_path, "model.revision", self.revision)
 
 
+INHERITED = ("continue", "merge")
+
+
 @dataclass
 class AdapterConfig:
     """Low-rank adapters that are trained in place of a model's own weights."""
@@ -117,8 +128,12 @@ class AdapterConfig:
     """The update is scaled by alpha / rank."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of the layers that get one; all-linear: every linear layer but the head."""
+    inherited: str = "continue"
+    """What becomes of the adapter of a policy that has one. continue: it is trained on; merge: it \
+becomes part of the weights first, which are then trained, or frozen under an adapter of `rank`."""
 
     def __post_init__(self) -> None:
+        require_choice("adapter.inherited", self.inherited, INHERITED)
         require_range("adapter.rank", self.rank, 0)
         require_range("adapter.alpha", self.alpha, 1)
         require(

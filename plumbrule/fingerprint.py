@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from plumbrule.adapter_files import base_of, is_adapter_folder
 from plumbrule.errors import ConfigError
 from plumbrule.shipped import located
 
@@ -36,7 +37,7 @@ def hashed_config(config: Any) -> dict[str, Any]:
 
     Fields marked `NOT_HASHED` are left out; a `CONTENT` path becomes a digest of the files it
     names, so that moving data changes nothing and editing it does (a `CONTENT_IF_LOCAL` name, too,
-    where it names a folder).
+    where it names a folder). An adapter's base is part of its content, wherever it lies.
     Raises: ConfigError: a `CONTENT` path does not exist.
     """
     values: dict[str, Any] = {}
@@ -49,13 +50,26 @@ def hashed_config(config: Any) -> dict[str, Any]:
             value = located(value)
         local = how == "content if local" and value is not None and Path(value).is_dir()
         if local or (how == "content" and value is not None):
-            value = "content:" + content_digest(value)
+            value = "content:" + (model_digest(value) if local else content_digest(value))
         elif dataclasses.is_dataclass(value):
             value = hashed_config(value)
         elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
             value = [hashed_config(item) for item in value]
         values[field.name] = value
     return values
+
+
+def model_digest(path: str | Path) -> str:
+    """Return the digest of a model's folder and, where it is an adapter, of its base outside.
+
+    Raises: ConfigError: as `base_of`.
+    """
+    own = content_digest(str(path))
+    if not is_adapter_folder(path):
+        return own
+    base, _ = base_of(Path(path))  # a hub name's commit stands in the folder's own files
+    inside = isinstance(base, str) or base.resolve().is_relative_to(Path(path).resolve())
+    return own if inside else digest([own, content_digest(str(base))])
 
 
 @lru_cache(maxsize=256)

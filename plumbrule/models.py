@@ -14,8 +14,6 @@ found here too.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import warnings
 from pathlib import Path
 from typing import cast
@@ -34,6 +32,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from plumbrule.adapter_files import BASE, is_adapter_folder
+from plumbrule.adapters import load_adapter, save_adapter
 from plumbrule.chat import (
     PLAIN_TEMPLATE,
     RESPONSE_PREFIX,
@@ -95,11 +95,12 @@ def load_policy(
     folder = Path(path)
     saved = PolicySpec.read(folder / POLICY_FILE) if (folder / POLICY_FILE).is_file() else None
     tokenizer = load_tokenizer(path, revision=revision, pad_token=pad_token)
-    if (folder / "adapter_config.json").is_file():
-        model = _load_adapter(folder, saved, dtype)
+    if is_adapter_folder(folder):
+        model = load_adapter(folder, lambda base, commit: _load_weights(base, commit, dtype))
     else:
         model = _load_weights(path, revision, dtype)
     policy = make_policy(model, tokenizer, context)
+    policy.source = str(path)
     if saved is not None:
         if saved.chat_template_sha256 != policy.spec.chat_template_sha256:
             raise ArtifactError(
@@ -186,24 +187,10 @@ def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) ->
         raise unreachable(path, error) from error
 
 
-def _load_adapter(folder: Path, saved: PolicySpec | None, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a base model with the adapter of `folder` around it."""
-    from peft import PeftConfig, PeftModel
-
-    adapter = PeftConfig.from_pretrained(str(folder))
-    base = saved.base if saved is not None and saved.base else adapter.base_model_name_or_path
-    if base is None:
-        raise ArtifactError(f"{folder / POLICY_FILE}: base (=None) must name the adapter's model.")
-    here = folder / base
-    model = _load_weights(here if here.is_dir() else base, adapter.revision, dtype)
-    return cast(PreTrainedModel, PeftModel.from_pretrained(model, str(folder)))
-
-
 def save_policy(policy: Policy, folder: str | Path) -> None:
-    """Write weights (safetensors), tokenizer and policy.json; adapters without their base.
+    """Write weights (safetensors), tokenizer and policy.json; of adapters also their base, `base/`.
 
-    The generation config samples as we do: no top-k, no top-p. A base that is a folder is named
-    relative to `folder`, so that a store can be moved.
+    The generation config samples as we do: no top-k, no top-p.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,22 +205,13 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
         top_k=0,
         top_p=1.0,
     )
-    policy.model.save_pretrained(folder)
-    if inner is not policy.model:
-        base = spec.base or inner.config.name_or_path or ""
-        base = os.path.relpath(base, folder) if Path(base).is_dir() else base
-        spec = dataclasses.replace(spec, base=base)
-        _name_base(folder, base)
+    if inner is policy.model:
+        policy.model.save_pretrained(folder)
+    else:
+        save_adapter(policy, folder)
+    spec = dataclasses.replace(spec, base=BASE if inner is not policy.model else None)
     policy.tokenizer.save_pretrained(folder)
     spec.write(folder / POLICY_FILE)
-
-
-def _name_base(folder: Path, base: str) -> None:
-    """Make PEFT's files in `folder` name `base` instead of a path of this machine."""
-    path = folder / "adapter_config.json"
-    adapter = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base}
-    path.write_text(json.dumps(adapter, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").unlink(missing_ok=True)  # a model card with the same path
 
 
 def new_model(

@@ -43,7 +43,7 @@ class PolicySpec:
     temperature: float = 1.0
     """Temperature at which the policy is meant to be sampled."""
     base: str | None = None
-    """Adapters: the model that they belong to, a hub name or a folder; None: a whole model."""
+    """Adapters: the folder of their model, seen from their own; None: a whole model."""
 
     @classmethod
     def read(cls, path: Path) -> PolicySpec:
@@ -70,6 +70,8 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     spec: PolicySpec
+    source: str | None = None
+    """Folder or hub name that it was loaded from, for messages; None: no such holds it."""
     pad_id: int = field(init=False)
     """Fills slots that no mask calls real; never compared with anything."""
 

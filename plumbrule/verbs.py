@@ -2,8 +2,9 @@
 
 `plumbrule ls` lists runs and artifacts, `plumbrule show <run or artifact>` prints one,
 `plumbrule replay <run or artifact> [setting=value ...]` computes a PPO's kept rollouts again under
-another reward or other settings, and `plumbrule label <run or artifact>` asks people to rank the
-answers that a feedback node awaits. Part of the roof.
+another reward or other settings, `plumbrule label <run or artifact>` asks people to rank the
+answers that a feedback node awaits, and `plumbrule merge <artifact, run or folder> --to <folder>`
+writes a policy with an adapter as a plain Hugging Face model. Part of the roof.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule import machine
+from plumbrule.adapter_files import is_adapter_folder
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.stages import STAGES
+from plumbrule.stages import POLICY, STAGES
 
 LABELLING = "labelling.json"
 """In a feedback artifact's folder: where the questions lie that it asks of people."""
-VERBS = ("ls", "show", "replay", "label")
+VERBS = ("ls", "show", "replay", "label", "merge")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -51,9 +53,13 @@ def main(arguments: Sequence[str]) -> int:
     label.add_argument("--annotator", help="one plain word; default: the page asks")
     label.add_argument("--host", default="127.0.0.1", help="others than this machine need a token")
     label.add_argument("--port", type=int, default=0, help="0: any that is free")
+    merge = verbs.add_parser("merge", help="write a policy with an adapter as a plain model")
+    merge.add_argument("what", help="an artifact's fingerprint, a run, or a model's folder")
+    merge.add_argument("--to", required=True, help="a folder that is new or empty")
+    merge.add_argument("--node", help="of a run; default: its only one that has an adapter")
     for sub in (ls, show, again):
         sub.add_argument("--json", action="store_true", help="print JSON")
-    for sub in (ls, show, again, label):
+    for sub in (ls, show, again, label, merge):
         sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
     options = parser.parse_args(arguments)
     store = Store(options.store or default_store())
@@ -61,6 +67,11 @@ def main(arguments: Sequence[str]) -> int:
         _replay(store, options)
     elif options.verb == "label":
         _label(store, options)
+    elif options.verb == "merge":
+        importlib.import_module("plumbrule.merge").merge(
+            adapter_in(store, options.what, options.node), Path(options.to)
+        )
+        print(options.to)
     elif options.verb == "show":
         _show(store, options.what, options.json, options.verify)
     elif options.artifacts:
@@ -227,6 +238,44 @@ def labels_of(store: Store, what: str) -> Path:
             "give a run that ended with feedback.labeller=person, or its feedback's fingerprint."
         )
     return found.pop()
+
+
+def adapter_in(store: Store, what: str, node: str | None) -> Path:
+    """Return the folder of the adapter that a folder, an artifact or a run's node is.
+
+    Raises: ArtifactError: `what` names none, or several; one that is no policy, or is whole.
+    """
+    given = Path(what)
+    run = _find_run(store, what)
+    if run is not None:
+        nodes = run[1].get("nodes", {})
+        folders = {
+            name: store.root / about["artifact"] / "model"
+            for name, about in nodes.items()
+            if about["kind"] in POLICY and node in (None, name)
+        }
+        folders = {n: f for n, f in folders.items() if node or is_adapter_folder(f)}
+        if len(folders) != 1:
+            raise ArtifactError(
+                f"run {what!r} must have one policy with an adapter, not {len(folders)}; give "
+                f"--node, one of {', '.join(folders or nodes)}."
+            )
+        [folder] = folders.values()
+    elif given.is_dir():
+        folder = given if is_adapter_folder(given) else given / "model"
+    else:
+        manifest = _find_artifact(store, what)
+        if manifest.kind not in POLICY:
+            raise ArtifactError(
+                f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY)}); name one."
+            )
+        folder = store.folder(manifest.kind, manifest.fingerprint) / "model"
+    if not is_adapter_folder(folder):
+        raise ArtifactError(
+            f"{what!r} must hold an adapter to be merged; {folder} "
+            + ("is a whole model already." if folder.is_dir() else "is not there.")
+        )
+    return folder
 
 
 def command_awaiting(store: Store, folder: Path) -> str | None:

@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from plumbrule.adapters import with_adapter
+from plumbrule.adapter_files import merge_command
+from plumbrule.adapters import has_adapter, prepare_training
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
@@ -42,7 +43,7 @@ from plumbrule.models import (
 )
 from plumbrule.randomness import row_key
 from plumbrule.records import Preference
-from plumbrule.scoring import causal_lm, trunk
+from plumbrule.scoring import output_embeddings, trunk
 from plumbrule.statistics import mean_interval
 from plumbrule.tracking import Tracker
 from rlhf.dpo_losses import preference_losses
@@ -71,7 +72,7 @@ def run(
 
     Writes `model/`, `samples.jsonl`, `report_card.json` (with held-out pairs) and `notes.json`.
     Raises: DataError: no pair to train on, or a held-out prompt in training. ConfigError: an
-    adapter as policy. TrainingError: a loss, gradient or log-prob is not finite.
+    adapter that can't be trained so. TrainingError: a loss, gradient or log-prob is not finite.
     """
     from rlhf.dpo_trainer import train  # TRL takes seconds to import
 
@@ -149,7 +150,7 @@ def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]
     trained, read = (
         sum(len(a.prompt) + len(a.response) for a in every) for every in (paired, once)
     )
-    each = ADAPTED if config.adapter.rank else TRAINED
+    each = ADAPTED if has_adapter(policy) else TRAINED
     flops = (each * trained * config.num_train_epochs + READ * read) * num_weights(
         trunk(policy.model)
     )
@@ -178,17 +179,17 @@ def refuse_no_pairs(split: Split, limit: int, path: Path) -> None:
 
 
 def starting_policy(config: DPOConfig, artifact: Artifact, device: torch.device) -> Policy:
-    """Return the policy to train, with fresh adapters if so configured; it answers as before.
+    """Return the policy to train, ready for it; it answers as before.
 
-    Raises: ConfigError: it is an adapter itself, or has no layer that the config names.
+    Raises: ConfigError: as `prepare_training`; an adapter on the output layer.
     """
     policy = load_policy(artifact.file("model"), device=device)
-    if config.adapter.rank:
-        return with_adapter(policy, config.adapter, config.seed, "dpo.adapter")
-    if causal_lm(policy.model) is not policy.model:
+    policy = prepare_training(policy, config.adapter, config.seed, "dpo.adapter")
+    if has_adapter(policy) and hasattr(output_embeddings(policy.model), "lora_A"):
         raise ConfigError(
-            f"dpo: policy (={artifact.node or artifact.kind}) must be a whole model and not an "
-            "adapter, whose weights are frozen; merge it first."
+            f"dpo: policy (={artifact.node or artifact.kind}) must have no adapter on its output "
+            "layer, which TRL does not train; set dpo.adapter.inherited=merge, or merge it first: "
+            f"{merge_command(artifact.file('model'))}."
         )
     return policy
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from plumbrule import distributed, fsdp
+from plumbrule.adapters import has_adapter, merged
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
@@ -52,8 +53,9 @@ def make_value_model(
         return value_on(None, policy)
     if config.value_init == "policy":
         before = actors.reference.policy
-        if config.adapter.rank:  # a plain trunk, without adapters
-            before = load_policy(inputs["policy"].file("model"), device=policy.model.device)
+        if has_adapter(before):  # a value model's trunk is a plain one
+            start = load_policy(inputs["policy"].file("model"), device=policy.model.device)
+            before = merged(start)
         return value_from_policy(before)
     models = reward_models(inputs)
     if not models:

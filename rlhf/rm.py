@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from plumbrule.adapters import with_adapter
+from plumbrule.adapters import has_adapter, prepare_training
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
@@ -74,8 +74,7 @@ def run(
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
     stats = RewardStats(config.append_terminal, config.precision, config.reads_surprise)
-    if config.adapter.rank:
-        policy = with_adapter(policy, config.adapter, config.seed, "rm.adapter")
+    policy = prepare_training(policy, config.adapter, config.seed, "rm.adapter")
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
         model.trunk.requires_grad_(False)
@@ -136,7 +135,7 @@ def run(
 
 def training_cost(model: RewardModel, training: Split, config: RMConfig) -> dict[str, float]:
     """Return the FLOPs of training, and the rankings, as headline metrics."""
-    each = READ if config.frozen_trunk else ADAPTED if config.adapter.rank else TRAINED
+    each = READ if config.frozen_trunk else ADAPTED if has_adapter(model.policy) else TRAINED
     tokens = sum(len(row) for ranking in training.rankings for row in ranking.rows)
     flops = each * num_weights(model.trunk) * tokens * config.num_train_epochs
     return cost_metrics(training_flops=flops, labels=len(training.preferences))

@@ -4,7 +4,8 @@ Plain PPO holds the policy, a copy of it as the reference and a value model with
 Three settings share more, each exact: the same numbers as separate models under the same training.
 
 - `ppo.adapter.rank`: the policy learns low-rank adapters (Hu et al. 2021, arXiv:2106.09685), and
-  the reference is the policy with the adapters off.
+  the reference is the policy with the adapters off. A policy that came with an adapter and trains
+  it on has a reference of its own: with that adapter off it would be its base.
 - `ppo.unfrozen_layers`: only the top layers learn. The ones below, the *stem*, are one for all and
   stay as they are, so what they make of a rollout is computed once and read by the reference, by
   the value model and in every epoch; backward passes end where they begin.
@@ -28,7 +29,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule import unpadded
-from plumbrule.adapters import with_adapter
+from plumbrule.adapter_files import merge_command
+from plumbrule.adapters import as_inherited, prepare_training
 from plumbrule.errors import ConfigError
 from plumbrule.models import Policy
 from plumbrule.scoring import causal_lm, hidden_states, pad_rows, trunk
@@ -88,13 +90,13 @@ def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -
     Args: load: returns the policy once more, for a reference of its own.
     Raises: ConfigError: the model can't be shared in that way.
     """
-    if config.adapter.rank:
-        policy = with_adapter(policy, config.adapter, config.seed, "ppo.adapter")
+    if config.unfrozen_layers is not None:
+        return _on_a_stem(as_inherited(policy, config.adapter), config.unfrozen_layers)
+    policy = prepare_training(policy, config.adapter, config.seed, "ppo.adapter")
+    if config.adapter.rank:  # fresh: without them the policy is what it was
         off = Reference(policy, policy, lambda: _adapter_off(policy))
         return Actors(policy, policy, off)
-    if config.unfrozen_layers is not None:
-        return _on_a_stem(policy, config.unfrozen_layers)
-    reference = load()
+    reference = as_inherited(load(), config.adapter)
     return Actors(policy, policy, Reference(reference, reference))
 
 
@@ -106,7 +108,7 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     """Return actors of which only `top` layers, the last normalisation and an untied head learn."""
     lm = policy.model
     whole = trunk(lm)
-    norm_name, layers, norm = _parts(lm, whole, top)
+    norm_name, layers, norm = _parts(lm, whole, top, policy.source)
     lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
     stem = Stem(twin(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id)
 
@@ -134,14 +136,22 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     return Actors(policy, reader, reference, stem)
 
 
-def _parts(lm: PreTrainedModel, whole: nn.Module, top: int) -> tuple[str, nn.ModuleList, nn.Module]:
+def _parts(
+    lm: PreTrainedModel, whole: nn.Module, top: int, source: str | None
+) -> tuple[str, nn.ModuleList, nn.Module]:
     """Return the name of a trunk's last normalisation, its layers, and that normalisation."""
     children = dict(whole.named_children())
     layers, norms = children.get(LAYERS), [n for n in NORMS if n in children]
-    if causal_lm(lm) is not lm or not isinstance(layers, nn.ModuleList) or not norms:
+    if causal_lm(lm) is not lm:
+        raise ConfigError(
+            f"ppo.unfrozen_layers (={top}) must be left out for a policy that is an adapter; set "
+            "ppo.adapter.inherited=merge, or merge it first: "
+            f"{merge_command(source or 'POLICY')}."
+        )
+    if not isinstance(layers, nn.ModuleList) or not norms:
         raise ConfigError(
             f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}, which has no "
-            f"`{LAYERS}` with a normalisation behind them, or is an adapter."
+            f"`{LAYERS}` with a normalisation behind them."
         )
     if not unpadded.is_set(lm):
         raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from plumbrule.adapters import has_adapter
 from plumbrule.costs import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.scoring import trunk
 from rlhf.ppo_config import PPOConfig
@@ -60,7 +61,7 @@ def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
         value_trained = value
     # A backward pass costs one product for the activations and one for the weights; adapters are
     # next to nothing beside the weights that they leave alone.
-    trained = ADAPTED if config.adapter.rank else TRAINED
+    trained = ADAPTED if has_adapter(actors.policy) else TRAINED
     update = (trained * top + TRAINED * value_trained) * config.num_ppo_epochs
     read = READ * whole
     return Work(read, read, READ * top, READ * top, READ * value, READ * stem, update)

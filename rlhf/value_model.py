@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from plumbrule.adapters import merged
 from plumbrule.models import Policy
 from plumbrule.scoring import hidden_states, trunk
 from rlhf.reward_model import RewardModel
@@ -75,6 +76,7 @@ def value_on(own: nn.Module | None, policy: Policy, on_stem: bool = False) -> Va
 
 def value_from_reward_model(reward_model: RewardModel) -> ValueModel:
     """Return a value model with a copy of the reward model's trunk, that begins as its score."""
+    merged(reward_model.policy)  # in place: a value model's trunk is a plain one
     copied = copy.deepcopy(reward_model.trunk).requires_grad_(True)
     return ValueModel(copied, reward_model.normalised_head())
 

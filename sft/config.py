@@ -8,6 +8,7 @@ from plumbrule.annotators import MERGES
 from plumbrule.config import (
     CONTENT,
     NOT_HASHED,
+    AdapterConfig,
     AtlasConfig,
     ModelConfig,
     require,
@@ -211,6 +212,8 @@ class SFTConfig:
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
     precision: str = "float32"
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Low-rank adapters that learn in place of the weights."""
     save_every: int = field(default=50, metadata=NOT_HASHED)
     """Steps between checkpoints."""
     retrieval_template: str = "{passages}\n{question}"

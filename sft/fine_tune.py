@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.adapters import has_adapter, prepare_training
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig, SamplingConfig
-from plumbrule.costs import TRAINED, cost_metrics, num_weights
+from plumbrule.costs import ADAPTED, TRAINED, cost_metrics, num_weights
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.generation import generate
 from plumbrule.models import (
@@ -52,6 +53,7 @@ def run(
     # 1. The policy to start from.
     device = resolve_device(runtime)
     policy = starting_policy(config, inputs.get("base"))
+    policy = prepare_training(policy, config.adapter, config.seed, "sft.adapter")
     policy.model.to(device)  # type: ignore[arg-type]
 
     # 2. The demonstrations that fit its context.
@@ -112,7 +114,8 @@ def training_cost(
 ) -> dict[str, float]:
     """Return the FLOPs of training as a headline metric."""
     tokens = sum(len(example.prompt) + len(example.response) for example in examples)
-    flops = TRAINED * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
+    each = ADAPTED if has_adapter(policy) else TRAINED
+    flops = each * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
     return cost_metrics(training_flops=flops)
 
 

@@ -33,3 +33,26 @@ def composed() -> Callable[..., tuple[RunConfig, list[Node]]]:
             return from_hydra(compose("config", overrides=list(overrides)))
 
     return build
+
+
+@pytest.fixture
+def adapted() -> Callable[[Path, Path], Path]:
+    """Write the model in a folder with a low-rank adapter that changes what it says."""
+
+    def build(model: Path, folder: Path) -> Path:
+        import torch
+
+        from plumbrule.adapters import with_adapter
+        from plumbrule.config import AdapterConfig
+        from plumbrule.models import load_policy, save_policy
+
+        policy = with_adapter(load_policy(model), AdapterConfig(rank=2), 0, "adapter")
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if "lora_B" in name:
+                    weight.copy_(0.05 * torch.randn(weight.shape, generator=draw))
+        save_policy(policy, folder)
+        return folder
+
+    return build

@@ -13,6 +13,7 @@ from eval.stage import run
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.merge import merge
 from plumbrule.records import Message, Prompt, write_records
 from plumbrule.tracking import NullTracker
 
@@ -184,3 +185,21 @@ def test_no_records_and_repeated_ids_are_refused(whole, tmp_path, rows):
     inputs = {"policy": whole[0]["policy"], "prompts": Artifact.of(tmp_path, "data")}
     with pytest.raises(DataError, match=r"must hold a record|must be unique"):
         run(small_config(), inputs, RUNTIME, tmp_path, NullTracker())
+
+
+def test_a_policy_with_an_adapter_is_measured_as_the_merged_one(tmp_path, adapted):
+    inputs = small_inputs(tmp_path, "questions", "halueval")
+    start = adapted(inputs["policy"].file("model"), tmp_path / "adapter" / "model")
+    merge(start, tmp_path / "whole" / "model")
+    found = []
+    for name in ("adapter", "whole"):
+        (tmp_path / f"out-{name}").mkdir()
+        given = {**inputs, "policy": Artifact.of(tmp_path / name, "sft")}
+        run(small_config(), given, RUNTIME, tmp_path / f"out-{name}", NullTracker())
+        found.append(read_lines(tmp_path / f"out-{name}" / "items" / "halueval.jsonl"))
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value == (
+                pytest.approx(other[name], abs=1e-4) if isinstance(value, float) else other[name]
+            )

@@ -14,6 +14,8 @@ from tiny_preferences import CPU, Stop, StoppingTracker, build, rankings_of, sma
 from tiny_rankings import WORDS, chat, saved_rankings
 from torch.optim import AdamW
 
+from plumbrule import adapters, verbs
+from plumbrule.adapters import with_adapter
 from plumbrule.artifacts import PICKLES, Artifact
 from plumbrule.checkpoints import newest
 from plumbrule.config import AdapterConfig, RuntimeConfig
@@ -337,15 +339,6 @@ def test_a_held_out_prompt_that_is_trained_on_is_refused(tmp_path):
         build(small(), given, tmp_path / "out")
 
 
-def test_an_adapter_as_policy_is_refused(given, tmp_path):
-    build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "adapter")
-    given = {**given, "policy": Artifact.of(tmp_path / "adapter", "dpo")}
-    with pytest.raises(ConfigError, match=r"policy \(=dpo\) must be a whole model.*merge it"):
-        build(small(), given, tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"dpo.adapter.rank must be 0 for a policy that is an"):
-        build(small(adapter=AdapterConfig(rank=2)), given, tmp_path / "out")
-
-
 def test_that_better_answers_became_less_likely_is_said():
     means = {"dpo/rewards_chosen": -0.4, "dpo/rewards_rejected": -1.23}
     both_fell = {"dpo/accuracy": 0.9, "dpo/pairs_too_long": 0.0, **means}
@@ -426,3 +419,41 @@ def test_what_it_leaves_holds_no_pickle_and_prints_nothing(given, tmp_path, capf
     }
     assert not [p for p in files if p.name.endswith(PICKLES)]
     assert len(list((out / "checkpoints").glob("checkpoint-*"))) == 2
+
+
+@pytest.mark.parametrize("inherited", ["continue", "merge"])
+def test_an_adapter_policy_is_trained_on_or_merged(given, tmp_path, adapted, inherited):
+    start = adapted(given["policy"].file("model"), tmp_path / "policy" / "model")
+    given = {**given, "policy": Artifact.of(start.parent, "dpo")}
+    config = small(adapter=AdapterConfig(inherited=inherited))
+    metrics = build(config, given, tmp_path / "out")
+    assert metrics["dpo/kl"] > 0
+    before, after = load_policy(start), load_policy(tmp_path / "out" / "model")
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists() == (inherited == "merge")
+    if inherited == "merge":
+        before = adapters.merged(before)
+    weights = dict(before.model.named_parameters())
+    moved = {n for n, w in after.model.named_parameters() if not torch.equal(weights[n], w)}
+    assert moved == {n for n in weights if inherited == "merge" or "lora_" in n}
+    same = build(small(adapter=config.adapter, num_train_epochs=0.0), given, tmp_path / "none")
+    assert same["dpo/loss"] == pytest.approx(
+        math.log(2)
+    )  # the reference is the adapter, not its base
+
+
+def test_an_adapter_on_the_output_layer_is_refused_with_a_command_that_works(
+    given, tmp_path, monkeypatch
+):
+    policy = load_policy(given["policy"].file("model"))
+    head = AdapterConfig(rank=2, targets=["lm_head", "q_proj"])
+    save_policy(with_adapter(policy, head, 0, "x"), tmp_path / "policy" / "model")
+    given = {**given, "policy": Artifact.of(tmp_path / "policy", "dpo")}
+    with pytest.raises(ConfigError, match="must have no adapter on its output layer") as error:
+        build(small(), given, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r"plumbrule (merge \S+ --to [\w-]+)", str(error.value))
+    assert verbs.main(found[1].split()) == 0
+    given["policy"] = Artifact.of(tmp_path / "whole", "dpo")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "merged-policy").rename(tmp_path / "whole" / "model")
+    build(small(num_train_epochs=0.0), given, tmp_path / "out")

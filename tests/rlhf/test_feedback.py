@@ -270,3 +270,11 @@ def test_what_answers_and_rankings_to_train_on_cost():
         "cost/training_flops": 2 * 100 * 4 * (10 + 7),  # a prompt is read once for its answers
         "cost/labels": 3,
     }
+
+
+def test_a_policy_with_an_adapter_answers(given, tmp_path, adapted):
+    start = adapted(given["policy"].file("model"), tmp_path / "policy" / "model")
+    policy = Artifact.of(start.parent, "dpo")
+    build(small(), {**given, "policy": policy}, tmp_path / "adapter")
+    build(small(), given, tmp_path / "base")
+    assert samples(tmp_path / "adapter") != samples(tmp_path / "base")

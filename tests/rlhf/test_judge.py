@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from plumbrule.artifacts import Artifact
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.models import make_policy, save_policy
+from plumbrule.merge import merge
+from plumbrule.models import load_policy, make_policy, save_policy
 from plumbrule.progress import Progress
 from plumbrule.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
@@ -326,3 +327,20 @@ def test_saved_judges_keep_what_they_are(tmp_path):
     save_policy(judged, tmp_path)
     again = open_judge(JudgeConfig(name_or_path=str(tmp_path)), {}, RUNTIME)
     assert votes_on(again, answered("a", "b")) == votes_on(judged, answered("a", "b"))
+
+
+def test_a_judge_may_be_an_adapter(tmp_path, adapted):
+    policy = Artifact.of(saved_policy(tmp_path / "policy"), "sft")
+    folder = adapted(policy.file("model"), tmp_path / "judge" / "model")
+    merge(folder, tmp_path / "whole")
+    judges = [
+        open_judge(JudgeConfig(name_or_path=str(path)), {}, RUNTIME)
+        for path in (folder, tmp_path / "whole")
+    ]
+    judges.append(open_judge(JudgeConfig(), {"judge": Artifact.of(folder.parent, "dpo")}, RUNTIME))
+    votes = [votes_on(j, answered("red", "blue")) for j in judges]
+    assert votes[0] == votes[2]
+    chances = [[vote[2] for vote in found] for found in votes]
+    assert chances[0] == pytest.approx(chances[1], abs=1e-5)
+    plain = votes_on(load_policy(policy.file("model")), answered("red", "blue"))
+    assert [vote[2] for vote in plain] != pytest.approx(chances[0], abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from test_ppo_resume import Stopped, StopsAt
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
-from plumbrule.adapters import with_adapter
+from plumbrule import verbs
+from plumbrule.adapters import probe, with_adapter
 from plumbrule.artifacts import Artifact
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.generation import generate
+from plumbrule.merge import merge
 from plumbrule.models import load_policy, make_policy
 from plumbrule.scoring import trunk
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
@@ -195,7 +198,6 @@ def test_a_fresh_adapter_changes_nothing_and_a_trained_one_is_published(tmp_path
     names = {f.name for f in (tmp_path / "out" / "model").iterdir()}
     assert "adapter_model.safetensors" in names
     assert "model.safetensors" not in names
-    assert str(tmp_path) not in (tmp_path / "out" / "model" / "adapter_config.json").read_text()
 
 
 def test_a_value_head_on_the_policy_adds_its_gradient_to_the_policys() -> None:
@@ -330,7 +332,7 @@ def test_what_can_not_be_shared_is_refused(tmp_path) -> None:
         with pytest.raises(ConfigError, match=r"must name layers .* it has down_proj, gate_proj,"):
             make_actors(policy, lost, load)
     adapted = with_adapter(world.tiny_policy(layers=3), ADAPTER, 0, "ppo.adapter")
-    with pytest.raises(ConfigError, match="merge it first"):
+    with pytest.raises(ConfigError, match="merge it first: plumbrule merge"):
         make_actors(adapted, world.config(adapter=ADAPTER), load)
 
 
@@ -363,3 +365,68 @@ def test_a_model_whose_halves_do_not_add_up_is_refused(monkeypatch) -> None:
 def test_settings_that_exclude_each_other(changes, rule) -> None:
     with pytest.raises(ConfigError, match=rule):
         world.config(**changes)
+
+
+def on_an_adapter(folder: Path, adapted) -> dict[str, Artifact]:
+    """Return the inputs in `folder`, their policy an adapter."""
+    inputs = built(folder)
+    start = adapted(inputs["policy"].file("model"), folder / "start" / "model")
+    return {**inputs, "policy": Artifact.of(start.parent, "dpo")}
+
+
+def test_a_policy_with_an_adapter_is_trained_on_against_itself(tmp_path, adapted) -> None:
+    inputs = on_an_adapter(tmp_path / "a", adapted)
+    start = inputs["policy"].file("model")
+    actors = make_actors(load_policy(start), world.config(), lambda: load_policy(start))
+    before = probe(actors.policy.model)
+    for name, weight in actors.policy.model.named_parameters():
+        assert weight.requires_grad == ("lora_" in name)
+        if weight.requires_grad:
+            weight.data.mul_(2)
+    assert torch.equal(probe(actors.reference.policy.model), before)
+    assert not torch.equal(probe(actors.policy.model), before)
+
+    config = world.config(total_episodes=16, num_ppo_epochs=1, num_samples=0)
+    ppo.run(config, inputs, world.runtime(), tmp_path / "a" / "out", NullTracker())
+    old, new = (load_policy(f) for f in (start, tmp_path / "a" / "out" / "model"))
+    weights = dict(old.model.named_parameters())
+    moved = {n for n, w in new.model.named_parameters() if not torch.equal(weights[n], w)}
+    assert moved == {name for name in weights if "lora_" in name}
+    value = load_file(tmp_path / "a" / "out" / "value" / "model.safetensors")
+    assert not [name for name in value if "lora" in name or "base_layer" in name]
+
+
+@pytest.mark.parametrize("changes", [{}, {"unfrozen_layers": 1}, {"rank": 2}])
+def test_merging_first_is_training_the_merged_model(tmp_path, adapted, changes) -> None:
+    """Also below a fresh adapter, and where only the top layer learns."""
+    inputs = on_an_adapter(tmp_path, adapted)
+    merge(inputs["policy"].file("model"), tmp_path / "whole" / "model")
+    rank, layers = changes.get("rank", 0), changes.get("unfrozen_layers")
+    found = []
+    for name, inherited in (("start", "merge"), ("whole", "continue")):
+        config = world.config(
+            adapter=AdapterConfig(rank=rank, inherited=inherited),
+            unfrozen_layers=layers,
+            total_episodes=16,
+            num_ppo_epochs=1,
+            num_samples=0,
+        )
+        inputs["policy"] = Artifact.of(tmp_path / name, "dpo")
+        ppo.run(config, inputs, world.runtime(), tmp_path / f"out-{name}", NullTracker())
+        found.append(dict(load_policy(tmp_path / f"out-{name}" / "model").model.state_dict()))
+    close(*found)
+
+
+def test_frozen_layers_of_an_adapter_are_refused_with_a_command_that_works(
+    tmp_path, adapted, monkeypatch
+) -> None:
+    start = on_an_adapter(tmp_path, adapted)["policy"].file("model")
+    config = world.config(unfrozen_layers=1)
+    with pytest.raises(
+        ConfigError, match=r"for a policy that is an adapter.*merge it first"
+    ) as error:
+        make_actors(load_policy(start), config, lambda: load_policy(start))
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r"plumbrule (merge \S+ --to [\w-]+)", str(error.value))
+    assert verbs.main(found[1].split()) == 0
+    make_actors(load_policy("merged-policy"), config, lambda: load_policy("merged-policy"))

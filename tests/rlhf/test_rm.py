@@ -8,9 +8,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankings, tiny_policy
 
+from plumbrule import adapters
 from plumbrule.artifacts import Artifact
 from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
+from plumbrule.costs import num_weights
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.models import load_policy
 from plumbrule.protocols import Episode
 from plumbrule.records import Preference, Prompt, read_records, read_rows
 from plumbrule.tracking import NullTracker
@@ -315,3 +318,22 @@ def test_a_held_out_prompt_that_another_input_trains_on_is_refused(tmp_path):
     given["preferences_1"] = Artifact.of(saved_rankings(tmp_path / "more", 24, 4), "data")
     with pytest.raises(DataError, match=r"4 held-out prompt\(s\), such as p20, must not be"):
         build(small(), given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("inherited", ["continue", "merge"])
+def test_on_an_adapter_policy_the_trunk_learns_too(given, tmp_path, adapted, inherited):
+    start = adapted(given["policy"].file("model"), tmp_path / "policy" / "model")
+    given = {**given, "policy": Artifact.of(start.parent, "dpo")}
+    config = small(adapter=AdapterConfig(inherited=inherited))
+    metrics = build(config, given, tmp_path / "out")
+    model = load_reward_model(tmp_path / "out")
+    before, after = (dict(p.model.named_parameters()) for p in (load_policy(start), model.policy))
+    if inherited == "merge":
+        assert not adapters.has_adapter(model.policy)
+        before = dict(adapters.merged(load_policy(start)).model.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    wanted = [name for name in before if inherited == "merge" or "lora_" in name]
+    assert moved == {name for name in wanted if "lm_head" not in name}
+    # 4 FLOPs per weight and token where an adapter learns, 6 where all of it does
+    read = num_weights(model.trunk) * (4 if inherited == "continue" else 6)
+    assert metrics["cost/training_flops"] % read == 0

@@ -21,7 +21,7 @@ from tiny_world import (
 from plumbrule import hf_trainer
 from plumbrule.artifacts import PICKLES, Artifact
 from plumbrule.checkpoints import newest
-from plumbrule.config import ModelConfig, RuntimeConfig
+from plumbrule.config import AdapterConfig, ModelConfig, RuntimeConfig
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.models import load_policy
 from plumbrule.tracking import NullTracker
@@ -315,3 +315,41 @@ def test_what_it_leaves_holds_no_pickle_and_prints_nothing(inputs, tmp_path, cap
     assert {p.name for p in files} >= {"policy.json", "model.safetensors", "samples.jsonl"}
     assert not [p for p in files if p.name.endswith(PICKLES)]
     assert len(list((out / "checkpoints").glob("checkpoint-*"))) == 2
+
+
+# Adapters
+
+
+@pytest.mark.parametrize(
+    "adapter", [{}, {"inherited": "merge"}, {"inherited": "merge", "rank": 3}], ids=str
+)
+def test_an_adapter_as_base_is_trained_on_or_merged(inputs, tmp_path, adapted, adapter):
+    start = adapted(inputs["base"].file("model"), tmp_path / "start" / "model")
+    inputs = {**inputs, "base": Artifact.of(start.parent, "sft")}
+    config = dataclasses.replace(
+        CONFIG, adapter=AdapterConfig(**adapter), num_train_epochs=1.5, save_every=2, num_samples=1
+    )
+    metrics = train(inputs, tmp_path / "out", config=config)
+    untrained = dataclasses.replace(config, num_train_epochs=0.0)
+    assert metrics["sft/loss"] < train(inputs, tmp_path / "none", config=untrained)["sft/loss"]
+    before, after = (load_policy(tmp_path / name / "model") for name in ("none", "out"))
+    weights = dict(before.model.named_parameters())
+    moved = {n for n, w in after.model.named_parameters() if not torch.equal(weights[n], w)}
+    whole = adapter == {"inherited": "merge"}
+    assert moved == {name for name in weights if whole or "lora_" in name}
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists() == whole
+    if not adapter:
+        with pytest.raises(Stop):
+            train(inputs, tmp_path / "again", StoppingTracker(3), config)
+        assert train(inputs, tmp_path / "again", config=config) == metrics
+        name = "model/adapter_model.safetensors"
+        files = [(tmp_path / out / name).read_bytes() for out in ("out", "again")]
+        assert files[0] == files[1]
+
+
+def test_a_fresh_adapter_beside_another_is_refused(inputs, tmp_path, adapted):
+    start = adapted(inputs["base"].file("model"), tmp_path / "start" / "model")
+    inputs = {**inputs, "base": Artifact.of(start.parent, "sft")}
+    config = dataclasses.replace(CONFIG, adapter=AdapterConfig(rank=2))
+    with pytest.raises(ConfigError, match=r"sft\.adapter\.rank \(=2\) must be 0 to train"):
+        train(inputs, tmp_path / "out", config=config)
