@@ -39,8 +39,9 @@ def mean_interval(
     """Return the mean of `values` (n,) with an interval over groups.
 
     Values of two kinds are a share (where all may be equal, take `share_interval`, which knows how
-    far apart 0 and 1 lie). There are no bounds with fewer than `MIN_GROUPS` groups, where all values are equal, or where most groups have one value
-    and fewer than `MIN_GROUPS` another: the spread then rests on these few.
+    far apart 0 and 1 lie). There are no bounds with fewer than `MIN_GROUPS` groups, where all
+    values are equal, or where most groups have one value and fewer than `MIN_GROUPS` another: the
+    spread then rests on these few.
 
     Raises: ValueError: `values` is empty or not finite, or `groups` is of another length.
     """
