@@ -26,7 +26,14 @@ from plumbrule.artifacts import Artifact, Manifest, Store, tidy, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
-from plumbrule.fingerprint import code_hashes, differences, digest, forget, hashed_config
+from plumbrule.fingerprint import (
+    changed_settings,
+    code_hashes,
+    differences,
+    digest,
+    forget,
+    hashed_config,
+)
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
 from plumbrule.stages import STAGES
@@ -44,6 +51,7 @@ class Planned:
     node: Node
     fingerprint: str
     config: Mapping[str, Any]
+    """All of it that changes a number, as the manifest shows it."""
     code: Mapping[str, str]
     inputs: Mapping[str, tuple[str, str]]
     """Slot -> (kind, fingerprint)."""
@@ -90,10 +98,11 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         code = code_hashes(entry_modules(node.kind, inputs))
         try:
             config = hashed_config(node.config)
+            settings = changed_settings(node.config)
         except ConfigError as error:
             raise ConfigError(f"{node.name}: {error}") from None
         links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
-        fingerprint = digest([node.kind, code, config, links])
+        fingerprint = digest([node.kind, code, settings, links])
         manifest = store.manifest(node.kind, fingerprint)
         changed: dict[str, tuple[str, str]] = {}
         if manifest is not None:
@@ -108,7 +117,7 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         else:
             begun = newest(store.folder(node.kind, fingerprint) / "checkpoints")
             state = "resume" if begun else "build"
-            reason = f"from step {begun[0]}" if begun else _why(node, config, code, links, known)
+            reason = f"from step {begun[0]}" if begun else _why(node, config, settings, code, links, known)
         planned[node.name] = Planned(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
@@ -139,15 +148,21 @@ def _require_unchanged_code(planned: Planned) -> None:
 def _why(
     node: Node,
     config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     code: Mapping[str, str],
     links: Mapping[str, str],
     known: list[Manifest],
 ) -> str:
-    """Return what differs from the most alike artifact of this node, newest first."""
+    """Return what differs from the most alike artifact of this node, newest first.
+
+    A setting that is newer than the artifact and left at its first default is no difference.
+    """
+    left_off = set(differences(_plain(config), _plain(settings)))
     candidates = []
     for age, manifest in enumerate(reversed(known)):
         if manifest.kind == node.kind and manifest.node == node.name:
             keys = differences(dict(manifest.config), _plain(config))
+            keys = [key for key in keys if key not in left_off or _holds(manifest.config, key)]
             files = differences(dict(manifest.code), dict(code))
             inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
             candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
@@ -157,6 +172,16 @@ def _why(
     changed = keys + files + inputs
     shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
     return f"changed: {shown}"
+
+
+def _holds(config: Mapping[str, Any], key: str) -> bool:
+    """Return whether a nested mapping has a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _plain(value: Any) -> Any:
