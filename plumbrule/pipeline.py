@@ -25,7 +25,7 @@ from plumbrule import claims, machine
 from plumbrule.artifacts import Artifact, Manifest, Store, tidy, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
-from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, TrainingError
 from plumbrule.fingerprint import (
     changed_settings,
     code_hashes,
@@ -34,6 +34,7 @@ from plumbrule.fingerprint import (
     forget,
     hashed_config,
 )
+from plumbrule.given import Given, copy_into
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
 from plumbrule.stages import STAGES
@@ -46,7 +47,9 @@ FULL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Planned:
-    """A node as the plan sees it. state: cached, resume or build; reason: why it is not cached."""
+    """A node as the plan sees it. state: cached, resume, build, or copy (of an artifact that lies
+    elsewhere); reason: why it is not cached.
+    """
 
     node: Node
     fingerprint: str
@@ -91,6 +94,9 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
     planned: dict[str, Planned] = {}
     known = store.manifests()
     for node in nodes:
+        if isinstance(node.config, Given):
+            planned[node.name] = _plan_given(node, store)
+            continue
         inputs = {
             slot: (planned[source].node.kind, planned[source].fingerprint)
             for slot, source in node.inputs.items()
@@ -117,11 +123,23 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         else:
             begun = newest(store.folder(node.kind, fingerprint) / "checkpoints")
             state = "resume" if begun else "build"
-            reason = f"from step {begun[0]}" if begun else _why(node, config, settings, code, links, known)
+            reason = (
+                f"from step {begun[0]}"
+                if begun
+                else _why(node, config, settings, code, links, known)
+            )
         planned[node.name] = Planned(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
     return list(planned.values())
+
+
+def _plan_given(node: Node, store: Store) -> Planned:
+    """Return the plan of a node that stands for an artifact which is there."""
+    given = node.config
+    there = store.manifest(node.kind, given.fingerprint) is not None
+    state, reason = ("cached", "") if there else ("copy", f"from {given.path}")
+    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, {})
 
 
 def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -197,8 +215,18 @@ def execute(
     Raises: whatever a stage raises; what was published before stands.
     """
     built: dict[str, Built] = {}
-    for planned in plan:
-        built[planned.node.name] = _resolve(planned, context, built, say)
+    for number, planned in enumerate(plan, 1):
+        node, config = planned.node, planned.node.config
+
+        def numbered(line: str, place: str = f"[{number} of {len(plan)}]") -> None:
+            say(f"{place} {line}")
+
+        if isinstance(config, Given):
+            manifest = copy_into(context.store, node.kind, config)
+            folder = context.store.folder(node.kind, planned.fingerprint)
+            built[node.name] = Built(planned, manifest, folder, "cached")
+        else:
+            built[node.name] = _resolve(planned, context, built, numbered)
     return built
 
 
@@ -255,7 +283,7 @@ def _build(
             _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
-        tracker.finish({}, failed=True)
+        tracker.finish({}, failed=not isinstance(error, NeedsInput))
         claim.check()
         raise_if_disk_is_full(folder, error)
         raise

@@ -12,7 +12,6 @@ first (the message says what; the same command then goes on).
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -35,7 +34,8 @@ from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
 from plumbrule.fingerprint import ROOT, digest
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
-from plumbrule.run_config import RunConfig, from_hydra, schemas
+from plumbrule.run_config import KEYS, RunConfig, from_hydra, schemas
+from plumbrule.setting_names import hint
 
 CONF = ROOT / "conf"
 MULTIRUN = ("-m", "--multirun")
@@ -245,16 +245,10 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if unknown is None:
         return text
     given = unknown.group(1)
-    known = known_keys()
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    last = given.rpartition(".")[2]
-    same_end = [key for key in known if key.rpartition(".")[2] == last]
-    hint = f"did you mean {(same_end or close)[0]}?" if same_end or close else HELP
-    return f"{given} must be a known key; {hint}"
+    return f"{given} must be a known key; {hint(given, known_keys(), KEYS)}"
 
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-HELP = "plumbrule --cfg job prints all keys."
 
 
 def known_keys() -> list[str]:
