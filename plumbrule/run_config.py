@@ -34,8 +34,8 @@ from plumbrule.errors import ConfigError, GraphError
 from plumbrule.given import take_given
 from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
 from plumbrule.setting_names import flat, settings_of, unknown_message, unknown_settings
-from plumbrule.stages import SECTION, STAGES
 from plumbrule.sources import fit_to_data, refuse_missing, source_of
+from plumbrule.stages import SECTION, STAGES
 from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
@@ -211,7 +211,10 @@ def compose_run(cfg: DictConfig) -> Composed:
     goals = first.goals
     graphs = {s: expand_ensembles(configs[s], fitted[s].nodes) for s in configs}
     config.nodes = dict(graphs[seeds[0]])
-    config.run.notes = [*config.run.notes, *(f"{line.capitalize()}." for line in first.left_out)]
+    config.run.notes = [
+        *config.run.notes,
+        *(f"{line[0].upper()}{line[1:]}." for line in first.left_out),
+    ]
     names = order(graphs[seeds[0]], goals, key)
 
     def config_of(seed: int, name: str, own: Mapping[str, Any]) -> Any:
@@ -225,9 +228,12 @@ def compose_run(cfg: DictConfig) -> Composed:
 
 
 def _missing_values(cfg: DictConfig) -> list[str]:
-    """Return what is said to be missing (`???`), which is then taken for None."""
+    """Return what a file of conf/ leaves to the command, as `?`; it is then taken for None.
+
+    Not Hydra's `???`, which does not replace a default.
+    """
     found = []
-    if OmegaConf.is_missing(cfg.model, "name_or_path"):
+    if cfg.model.name_or_path == "?":
         found.append(
             "model.name_or_path (=None) must name a model; pass model=<folder or hub name>, or a "
             "file of conf/model"

@@ -22,7 +22,7 @@ from plumbrule.given import Given
 from plumbrule.graph import NodeConfig, order
 from plumbrule.overrides import as_override
 from plumbrule.readers import READERS, read
-from plumbrule.stages import BENCHMARK_SLOTS, SECTION, STAGES, slot_of
+from plumbrule.stages import BENCHMARK_SLOTS, SECTION, slot_of
 
 if TYPE_CHECKING:
     from plumbrule.run_config import RunConfig
@@ -213,7 +213,7 @@ def _say(
         empty = [roles[name] for name in absent if name in roles]
         users = [name for name in absent if name not in roles]
         if empty:
-            without = f"; so are {', '.join(users)}" if users else ""
+            without = f", and with them {', '.join(users)}" if users else ""
             fitted.left_out.append(
                 f"left out, since the data hold none: {', '.join(empty)}{without}"
             )

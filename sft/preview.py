@@ -18,7 +18,8 @@ from sft.selection import Item, check_split, collect, divide, settle
 
 class Preview(NamedTuple):
     """rows, held_out: records. left_out: rows that give none. too_long: of all records, those that
-    exceed a model's context."""
+    exceed a model's context.
+    """
 
     rows: int
     held_out: int
