@@ -163,7 +163,7 @@ def open_subject(
     runtime: RuntimeConfig,
     tracker: Tracker,
 ) -> Subject:
-    """Return the policy with its retriever, reward, reward model and reference, where it has them."""
+    """Return the policy with its retriever, reward, reward model and reference, as far as given."""
     retriever = reward_model = None
     if "index" in inputs and "rag" in config.conditions:
         retriever = inputs["index"].open(method=config.retrieval.method)

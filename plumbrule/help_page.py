@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import importlib.metadata
 import inspect
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -37,9 +38,9 @@ COMMANDS = (
 def page(verbs: Mapping[str, str], conf: Path) -> str:
     """Return the help page."""
     lines = [
-        "plumbrule: RLHF experiments from small config files. A command composes a graph of stages",
-        "(data, sft, feedback, rm, ppo, eval, compare ...), builds what is not in the store yet, and",
-        "writes runs/<name>/<id>/report.html.",
+        "plumbrule: RLHF experiments from small config files. A command composes a graph of",
+        "stages (data, sft, feedback, rm, ppo, eval, compare ...), builds what is not in the",
+        "store yet, and writes runs/<name>/<id>/report.html.",
         "",
         "  plumbrule [setting=value ...]    compose, plan and build (Hydra's overrides)",
         "  plumbrule <verb> ...             ask the store",
@@ -143,7 +144,7 @@ def _texts(schema: type) -> dict[str, str]:
     tree = ast.parse(inspect.cleandoc(inspect.getsource(schema)))
     (body,) = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {}
-    for statement, after in zip(body, body[1:], strict=False):
+    for statement, after in itertools.pairwise(body):
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(statement, ast.AnnAssign) and is_text:
             found[ast.unparse(statement.target)] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]

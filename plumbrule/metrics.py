@@ -199,8 +199,10 @@ METRICS: dict[str, tuple[str, str]] = {
 def describe(name: str) -> tuple[str, str]:
     """Return (unit, meaning) of a metric, or of the metric that it is a case of; else two blanks.
 
-    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, and `summary/rm/ece_pairs` of `rm/ece`.
+    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, `summary/rm/ece_pairs` of `rm/ece`, and
+    `ppo_2:objective/kl`, a node's own, of `objective/kl`.
     """
+    name = name.rpartition(":")[2]
     name = name.removeprefix("summary/")
     while name not in METRICS and "_" in name:
         name = name.rpartition("_")[0]

@@ -45,6 +45,7 @@ def unreadable(word: str) -> str:
             f"where they hold spaces, =, brackets, ~ or #; as in '{key}=[a, \"b c\"]'."
         )
     return (
-        f"{key} (={value}) must be quoted twice, for the shell and for Hydra, since it holds one of "
-        f"space = [ ] {{ }} ( ) ~ # < > , or a letter beyond ASCII; write {as_override(key, given)}"
+        f"{key} (={value}) must be quoted twice, for the shell and for Hydra, since it holds one "
+        "of space = [ ] { } ( ) ~ # < > , or a letter beyond ASCII; write "
+        f"{as_override(key, given)}"
     )

@@ -1,8 +1,8 @@
 """What a plan tells beside its nodes: rows of the data that it reads, and how long nodes may take.
 
-Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty split
-or prompts that are all too long stop the command before anything is trained. A plan that is all
-cached reads nothing. No torch here: lengths are counted by the tokenizer alone.
+Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty
+split or prompts that are all too long stop the command before anything is trained. A plan that is
+all cached reads nothing. No torch here: lengths are counted by the tokenizer alone.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def _answer_tokens(planned: Planned) -> int:
 def token_counter(name: str | None) -> Callable[[str], int] | None:
     """Return the number of tokens of a text as a named model counts them.
 
-    None for a model from scratch, one that is not in a folder here, or one whose tokenizer is not in
-    `tokenizer.json`.
+    None for a model from scratch, one that is not in a folder here, or one whose tokenizer is not
+    in `tokenizer.json`.
     """
     if name is None:
         return None

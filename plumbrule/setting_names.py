@@ -1,7 +1,7 @@
 """Names of settings: which there are, and which one was meant by a name that is none.
 
-Hydra refuses an unknown key only where nothing forces it in: `+sft.batchsize=4`, the `set` of a node
-and a file may all add one to a typed config. So the composed config is searched for what no
+Hydra refuses an unknown key only where nothing forces it in: `+sft.batchsize=4`, the `set` of a
+node and a file may all add one to a typed config. So the composed config is searched for what no
 dataclass has, whatever it came from. A name that TRL, transformers or the papers use for a setting
 of ours is answered with ours.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -114,14 +115,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 or in the section that is named."""
 
 
-def settings_of(schema: type, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all settings of a dataclass and of those inside it."""
+@lru_cache(maxsize=256)
+def settings_of(schema: type, prefix: str = "") -> tuple[str, ...]:
+    """Return the dotted names of all settings of a dataclass and of those inside it."""
     hints = get_type_hints(schema)
+    found: list[str] = []
     for field in dataclasses.fields(schema):
-        yield prefix + field.name
+        found.append(prefix + field.name)
         for kind in (hints[field.name], *getattr(hints[field.name], "__args__", ())):
             if dataclasses.is_dataclass(kind):
-                yield from settings_of(kind, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+                found += settings_of(kind, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+    return tuple(found)
 
 
 def unknown_settings(cfg: Any, prefix: str = "") -> list[str]:

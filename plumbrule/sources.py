@@ -1,10 +1,10 @@
 """Where each role's records come from, and what a graph does without records that a run lacks.
 
 A run on other data than Atlas takes nothing from Atlas that it does not name. Of its graph, what
-the data can't fill is left out by itself, and said once: a benchmark without items, an index without
-documents, a comparison without two evaluations. Rankings come from the data where it holds any; the
-gold utility, which knows the answers of Atlas alone, ranks nothing else. What is left out and can't
-be done without is an error, and one message lists all of it.
+the data can't fill is left out by itself, and said once: a benchmark without items, an index
+without documents, an evaluation of nothing. Rankings come from the data where it holds any; the
+gold utility, which knows the answers of Atlas alone, ranks nothing else. What the goals can't do
+without is an error, and one message lists all of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ LABELLERS = "rm, judge, person or file (docs/labelling.md)"
 
 @dataclass
 class Fitted:
-    """A graph that the data can fill. left_out: sentences; missing: what the goals can't do without."""
+    """A graph that the data can fill.
+
+    left_out: sentences. missing: what the goals can't do without.
+    """
 
     nodes: dict[str, NodeConfig]
     goals: list[str]
@@ -45,7 +48,7 @@ class Fitted:
 
 
 def source_of(config: RunConfig, role: str) -> DatasetConfig:
-    """Return where a role's records come from: `data.<role>`, a benchmark's folder, or `dataset`."""
+    """Return where a role's records come from: a benchmark's folder, `data.<role>` or `dataset`."""
     paths = {"halueval": config.eval.halueval.path, "bold": config.eval.bold.path}
     if paths.get(role) is not None:
         return dataclasses.replace(

@@ -1,8 +1,8 @@
 """Stage `reward`: the configured reward as an artifact, so that an evaluation can ask it.
 
-What PPO maximises is a sum of terms: reward models, a classifier, a scorer behind a URL, functions of
-text, those of a plug-in. The stage writes them down with the reward models they name; opened, they
-are one `Scorer` of an episode. It trains nothing and loads nothing.
+What PPO maximises is a sum of terms: reward models, a classifier, a scorer behind a URL, functions
+of text, those of a plug-in. The stage writes them down with the reward models they name; opened,
+they are one `Scorer` of an episode. It trains nothing and loads nothing.
 
 A term that is normalised over an update's responses has no value of a single response: it is given
 as it is, and a reward with such a term has no total.
@@ -75,8 +75,8 @@ def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
         folder = artifact.path.parents[1] / "rm" / fingerprint
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(
-                f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store no longer "
-                "holds; run the same command to build it again."
+                f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store no "
+                "longer holds; run the same command to build it again."
             )
         found[slot] = Artifact(folder, "rm", slot, fingerprint, opener=REWARD_MODEL_OPENER)
     return found
