@@ -218,8 +218,8 @@ def execute(
     for number, planned in enumerate(plan, 1):
         node, config = planned.node, planned.node.config
 
-        def numbered(line: str, place: str = f"[{number} of {len(plan)}]") -> None:
-            say(f"{place} {line}")
+        def numbered(line: str, place: str = f"(node {number} of {len(plan)})") -> None:
+            say(f"{line} {place}")
 
         if isinstance(config, Given):
             manifest = copy_into(context.store, node.kind, config)
@@ -333,6 +333,11 @@ def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
     """Import a stage's room and return its `run`."""
     module, name = STAGES[kind].run.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def artifact_of(built: Built) -> Artifact:
+    """Return a built node as a stage, or whoever asks for it, sees it."""
+    return _artifact(built)
 
 
 def _artifact(built: Built) -> Artifact:

@@ -135,7 +135,9 @@ def test_experiment_own_is_one_short_line(
     assert model_words(["model=gpt2"], ["gpt2"]) == ["model=gpt2"]
     run = compose(*words[:2], "model=given", "model.name_or_path=plumbrule/atlas-base")
     assert [node.name for node in run.nodes if node.kind == "rm"] == ["rm"]
-    with pytest.raises(ConfigError, match=r"^2 things must be set: \(1\) model.name_or_path.*\(2\)"):
+    with pytest.raises(
+        ConfigError, match=r"^2 things must be set: \(1\) model.name_or_path.*\(2\)"
+    ):
         compose("experiment=own")
 
 
