@@ -42,6 +42,9 @@ def take_given(nodes: Mapping[str, NodeConfig], root: Path) -> dict[str, NodeCon
         for slot, source in about.inputs.items():
             if source is not None and "/" in source:
                 inputs[slot], node = _node_of(f"nodes.{name}.inputs.{slot}", source, root)
+                if node.kind == "base" and node.given is None:  # needs a corpus, and reads none
+                    every.setdefault("corpus", NodeConfig("data", set={"role": "corpus"}))
+                    node = dataclasses.replace(node, inputs={"corpus": "corpus"})
                 every[str(inputs[slot])] = node
         if inputs != about.inputs:
             every[name] = dataclasses.replace(every[name], inputs=inputs)

@@ -145,7 +145,8 @@ def _texts(schema: type) -> dict[str, str]:
     (body,) = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {}
     for statement, after in itertools.pairwise(body):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(statement, ast.AnnAssign) and is_text:
-            found[ast.unparse(statement.target)] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(after, ast.Expr):
+            continue
+        if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            found[ast.unparse(statement.target)] = " ".join(after.value.value.split())
     return found

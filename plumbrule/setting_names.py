@@ -144,7 +144,7 @@ def unknown_settings(cfg: Any, prefix: str = "") -> list[str]:
         known = {field.name for field in dataclasses.fields(kind)}
     found = []
     for key in cfg:
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key!s}"
         if known is not None and key not in known:
             found.append(name)
         else:
@@ -212,5 +212,5 @@ def flat(value: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of nested mappings."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield f"{prefix}{name}"
-            yield from flat(inner, f"{prefix}{name}.")
+            yield f"{prefix}{name!s}"
+            yield from flat(inner, f"{prefix}{name!s}.")
