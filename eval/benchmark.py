@@ -45,7 +45,8 @@ class Subject:
     """The policy under test and what it may use.
 
     retriever: None where the node has no index. reward_model: None where it has no rm. reference:
-    what its KL is measured to, None where the node has none.
+    what its KL is measured to, None where the node has none. reward: what training maximises, all
+    terms of it, None where the node has none.
     """
 
     policy: Policy
@@ -55,6 +56,7 @@ class Subject:
     runtime: RuntimeConfig
     tracker: Tracker
     reference: Policy | None = None
+    reward: Scorer | None = None
 
 
 def respond(

@@ -101,7 +101,7 @@ def run(
 def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
     """Return the kind of the policy under test, and notes on settings that differ.
 
-    Raises: ConfigError: the gold utilities differ.
+    Raises: ConfigError: the gold utilities or the rewards differ.
     """
     about = [
         json.loads(artifact.file("evaluated.json").read_text(encoding="utf-8"))
@@ -114,6 +114,12 @@ def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
         raise ConfigError(
             f"eval.{gold[0]} (={old.get(gold[0])} and {new.get(gold[0])}) must be the same in both "
             "evaluations; scores of different utilities have no difference."
+        )
+    reward = [one.get("reward") for one in about]
+    if None not in reward and reward[0] != reward[1]:
+        raise ConfigError(
+            f"inputs.reward (={reward[0]} and {reward[1]}) must be the same reward in both "
+            "evaluations; scores of different rewards have no difference."
         )
     notes = [
         f"The two evaluations differ in eval.{name}: {old.get(name)} and {new.get(name)}."
@@ -193,7 +199,7 @@ def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
             terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
             gold = [Quantity(f"gold_gain_{term.removeprefix('gold_')}", term) for term in terms]
             rest = [Quantity("proxy_change", "proxy"), Quantity("words_change", "words")]
-            return [Quantity("gold_gain", "gold"), *gold, *rest]
+            return [Quantity("gold_gain", "gold"), *gold, *rewards(rows), *rest]
         case "questions":
             return list(QUESTIONS)
         case "reading":
@@ -218,6 +224,18 @@ def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
         f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing else "
         "knows what to compare: evaluate both policies again, or take the file out."
     )
+
+
+def rewards(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the configured reward and its terms, as far as the rows have them.
+
+    One term alone, at weight 1, is the reward: it is not told twice.
+    """
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
+    if len(terms) == 1 and all(row.get("reward") == row[next(iter(terms))] for row in rows):
+        terms = {}
+    found = [Quantity(f"reward_gain_{term.removeprefix('reward_')}", term) for term in terms]
+    return [Quantity("reward_gain", "reward"), *found]
 
 
 def difference(

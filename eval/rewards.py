@@ -4,6 +4,9 @@ The gold score is the truth that the reward model only approximates: where train
 and not `gold`, the policy has learned to please its reward model. Both are given per prompt, so the
 rank correlation between them is measured on the very responses that the policy gives. Only prompts
 whose `meta` names an answer (the empty one where nothing can answer) have a gold score.
+
+`reward` is what training maximises, summed as it sums it, and `reward_<term>` each term as it is:
+reward models, classifiers, scorers behind a URL, functions of a plug-in.
 """
 
 from __future__ import annotations
@@ -26,25 +29,37 @@ CORRECTNESS = ("right", "supported", "admits", "wrong")
 
 
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
-    """Return rows with `gold`, each `gold_<term>`, `proxy`, `kl`, `words` and `finished`."""
+    """Return rows with `gold`, each `gold_<term>`, `proxy`, `reward`, each `reward_<term>`, `kl`,
+    `words` and `finished`.
+    """
     config = subject.config
     asked = prompts[: config.max_prompts]
     answered, notes = sample(asked, condition, subject, config.sampling, f"prompts {condition}")
     episodes = [one.episode for one in answered]
-    items = judged(episodes, condition, GoldUtility(config.gold), subject.reward_model)
+    gold = GoldUtility(config.gold)
+    items = judged(episodes, condition, gold, subject.reward_model, subject.reward)
     if subject.reference is not None:
         temperature, rows = config.sampling.temperature, subject.runtime.micro_batch_size
         kl = log_ratios(subject.policy, subject.reference, answered, temperature, rows)
         items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
     samples = [
-        sample_row("prompts", condition, episode, gold=item.get("gold"), proxy=item.get("proxy"))
+        sample_row("prompts", condition, episode, **shown(item))
         for episode, item in zip(episodes, items, strict=True)
     ]
     return Measured(items, samples[: config.num_samples], notes)
 
 
+def shown(item: Row) -> dict[str, Any]:
+    """Return the scores that stand beside a sample."""
+    return {"gold": item.get("gold"), "proxy": item.get("proxy"), "reward": item.get("reward")}
+
+
 def judged(
-    episodes: Sequence[Episode], condition: str, gold: Scorer, reward_model: Scorer | None
+    episodes: Sequence[Episode],
+    condition: str,
+    gold: Scorer,
+    reward_model: Scorer | None,
+    reward: Scorer | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of episodes; gold's terms are those after their weights, which add up.
 
@@ -70,6 +85,13 @@ def judged(
     if reward_model is not None:
         for row, value in zip(rows, score(episodes, reward_model).get("score", ()), strict=True):
             row["proxy"] = float(value)
+    for name, column in (score(episodes, reward) if reward is not None else {}).items():
+        for row, value in zip(rows, column, strict=True):
+            row["reward" if name == "score" else f"reward_{name}"] = float(value)
+    if reward_model is None:  # then it is the reward's term rm, if anything is
+        for row in rows:
+            if "reward_rm" in row:
+                row["proxy"] = row["reward_rm"]
     return rows
 
 
@@ -79,8 +101,10 @@ def score(episodes: Sequence[Episode], scorer: Scorer) -> dict[str, np.ndarray]:
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return mean gold, gold terms, proxy, KL and length, and gold's and proxy's rank agreement."""
-    columns = {name: None for row in rows for name in row if name.startswith("gold")}
+    """Return mean gold, reward, their terms, proxy, KL and length, and gold's and proxy's rank
+    agreement.
+    """
+    columns = dict.fromkeys(n for row in rows for n in row if n.startswith(("gold", "reward")))
     metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
     metrics["finished"] = intervals.share(rows, "finished")
     metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")

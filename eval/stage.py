@@ -22,7 +22,7 @@ from eval.benchmark import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
 from plumbrule import checkpoints
-from plumbrule.artifacts import Artifact, write_json
+from plumbrule.artifacts import MANIFEST, Artifact, read_manifest, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.fingerprint import hashed_config
@@ -132,6 +132,8 @@ def run(
     policy = inputs["policy"]
     settings = hashed_config(config)  # without paths, which other machines do not have
     about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": settings}
+    if "reward" in inputs:
+        about["reward"] = inputs["reward"].fingerprint
     write_json(out / "evaluated.json", about)
     write(out, done, metrics)
     return publish(headlines(metrics, policy.kind), out)
@@ -161,18 +163,30 @@ def open_subject(
     runtime: RuntimeConfig,
     tracker: Tracker,
 ) -> Subject:
-    """Return the policy with its retriever, reward model and reference, where it has them."""
+    """Return the policy with its retriever, reward, reward model and reference, as far as given."""
     retriever = reward_model = None
     if "index" in inputs and "rag" in config.conditions:
         retriever = inputs["index"].open(method=config.retrieval.method)
-    if "rm" in inputs and "prompts" in inputs:
+    if "rm" in inputs and "prompts" in inputs and not is_in_reward(inputs):
         reward_model = inputs["rm"].open(runtime=runtime)
+    reward = None
+    if "reward" in inputs and "prompts" in inputs:
+        reward = inputs["reward"].open(runtime=runtime)
     device = resolve_device(runtime)
     policy = load_policy(inputs["policy"].file("model"), device=device)
     reference = None
     if "reference" in inputs and "prompts" in inputs:
         reference = load_policy(inputs["reference"].file("model"), device=device)
-    return Subject(policy, retriever, reward_model, config, runtime, tracker, reference)
+    return Subject(policy, retriever, reward_model, config, runtime, tracker, reference, reward)
+
+
+def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
+    """Return whether the reward has this reward model, alone, so that it need not load twice."""
+    path = inputs["reward"].path / MANIFEST if "reward" in inputs else None
+    if path is None or not path.is_file():
+        return False
+    manifest = read_manifest(path.parent, path.read_text(encoding="utf-8"))
+    return dict(manifest.inputs) == {"rm": inputs["rm"].fingerprint}
 
 
 def measure_all(

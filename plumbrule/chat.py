@@ -22,6 +22,7 @@ from typing import cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from plumbrule.errors import ConfigError
+from plumbrule.overrides import as_override
 from plumbrule.records import Message
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -172,7 +173,7 @@ def load_tokenizer(
     if tokenizer.pad_token_id is None:
         raise ConfigError(
             f"model.pad_token (=None) must name a token, since the tokenizer of {path} has no pad "
-            f"token; set model.pad_token={tokenizer.eos_token!r}."
+            f"token; set {as_override('model.pad_token', str(tokenizer.eos_token))}."
         )
     if tokenizer.chat_template is None:
         begins = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from plumbrule.config import require
 from plumbrule.errors import ConfigError
+from plumbrule.given import Given
 from plumbrule.graph import Node
 from plumbrule.launch import SLURM
 from plumbrule.shipped import shipped_world
@@ -22,7 +23,8 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     context = config.model.context
     check_world(config, nodes)
     check_processes(config, nodes)
-    read = {node.config.role for node in nodes if node.kind == "data"}
+    own = [node for node in nodes if not isinstance(node.config, Given)]
+    read = {node.config.role for node in own if node.kind == "data"}
     for role in config.data:
         require(
             role in read,
@@ -33,7 +35,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             if role == "corpus" and config.model.name_or_path is not None
             else f"point a node at it, such as nodes.rm.inputs.preferences={role}",
         )
-    for node in nodes:
+    for node in own:
         if node.kind in ("feedback", "ppo", "eval"):
             check_fit(node, context)
         if node.kind == "eval" and "reference" in node.inputs:
@@ -75,7 +77,8 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
 def check_processes(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError where a stage can't run in the processes that are asked for."""
     runtime = config.runtime
-    parallel = [node for node in nodes if STAGES[node.kind].parallel]
+    own = [node for node in nodes if not isinstance(node.config, Given)]
+    parallel = [node for node in own if STAGES[node.kind].parallel]
     require(
         runtime.nodes == 1 or not parallel or all(name in os.environ for name in SLURM),
         "runtime.nodes",
@@ -98,6 +101,8 @@ def check_gathered(node: Node, nodes: list[Node]) -> None:
     by_name = {other.name: other for other in nodes}
     for slot, source in node.inputs.items():
         given = by_name[source]
+        if isinstance(given.config, Given):
+            continue
         if given.kind == "eval" and slot.startswith("policy"):
             require(
                 "reference" in given.inputs and "prompts" in given.inputs,
@@ -127,6 +132,7 @@ def check_gathered(node: Node, nodes: list[Node]) -> None:
 
 def check_world(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError unless a shipped model is used in the world that it was taught."""
+    nodes = [node for node in nodes if not isinstance(node.config, Given)]
     generated = any(node.kind == "data" and node.config.dataset.format == "atlas" for node in nodes)
     opened = {
         node.config.model.name_or_path
@@ -262,7 +268,9 @@ def check_averaged(node: Node, nodes: list[Node]) -> None:
     if node.config.reward.ensemble.rule != "weights":
         return
     by_name = {other.name: other for other in nodes}
-    starts = {by_name[s].inputs["policy"] for slot, s in node.inputs.items() if slot[:2] == "rm"}
+    starts = {
+        by_name[s].inputs.get("policy", s) for slot, s in node.inputs.items() if slot[:2] == "rm"
+    }
     require(
         len(starts) < 2,
         "reward.ensemble.rule",

@@ -27,7 +27,7 @@ def expand_ensembles(config: RunConfig, nodes: dict[str, NodeConfig]) -> dict[st
     """
     every = dict(nodes)
     for name, node in nodes.items():
-        if node.kind != "rm":
+        if node.kind != "rm" or node.given is not None:
             continue
         number = int(node.set.get("ensemble", config.rm.ensemble))
         for i in range(1, number):

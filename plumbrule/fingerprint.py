@@ -5,6 +5,17 @@ fingerprints of its inputs. Code is hashed by syntax tree with docstrings droppe
 modules reached from the stage's `run` by import statements, found by parsing and never by
 importing: so editing a comment or docstring rebuilds nothing, and planning needs no torch. The
 tree's dump is that of the running Python, so another Python minor version may rebuild.
+
+An option that is added and left off rebuilds nothing, which takes three rules:
+
+- A setting at its *first* default, the one in `first_defaults.json`, is not hashed. Later defaults
+  are: whoever relied on one that changed gets another fingerprint. A setting that the file does not
+  name is always hashed, so forgetting it there costs a rebuild and nothing else.
+- Of the classes in a `config.py` or `*_config.py`, what only states or checks values is no code:
+  fields, whose values are hashed, and methods that return None. Properties and functions are.
+- In a module that says `HASHED_BY_NAME = True`, a function that a decorator `register(...)` enters
+  into a table is no code of the module: whoever chooses it by name carries its digest
+  (`registered_digest`) in the config.
 """
 
 from __future__ import annotations
@@ -12,8 +23,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +36,7 @@ from plumbrule.shipped import located
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("plumbrule", "sft", "rlhf", "rag", "eval")
+FIRST_DEFAULTS = Path(__file__).with_name("first_defaults.json")
 
 
 def digest(value: Any) -> str:
@@ -33,7 +46,7 @@ def digest(value: Any) -> str:
 
 
 def hashed_config(config: Any) -> dict[str, Any]:
-    """Return the JSON form of a stage's config that its fingerprint hashes.
+    """Return the JSON form of a stage's config: all of it that changes a number.
 
     Fields marked `NOT_HASHED` are left out; a `CONTENT` path becomes a digest of the files it
     names, so that moving data changes nothing and editing it does (a `CONTENT_IF_LOCAL` name, too,
@@ -70,6 +83,45 @@ def model_digest(path: str | Path) -> str:
     base, _ = base_of(Path(path))  # a hub name's commit stands in the folder's own files
     inside = isinstance(base, str) or base.resolve().is_relative_to(Path(path).resolve())
     return own if inside else digest([own, content_digest(str(base))])
+
+
+def changed_settings(config: Any) -> dict[str, Any]:
+    """Return `hashed_config` without settings at their first default: what a fingerprint hashes.
+
+    A group of settings that is all at its first defaults is left out too, unless it stands where
+    None was the default.
+    """
+    return _without_first_defaults(config, hashed_config(config))
+
+
+def _without_first_defaults(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    first = first_defaults().get(type(config).__name__, {})
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        own = getattr(config, name)
+        if dataclasses.is_dataclass(own):
+            inner = _without_first_defaults(own, value)
+            if inner or name in first:
+                kept[name] = inner
+        elif isinstance(own, list) and own and dataclasses.is_dataclass(own[0]):
+            kept[name] = [_without_first_defaults(o, v) for o, v in zip(own, value, strict=True)]
+        elif name not in first or not _same(value, first[name]):
+            kept[name] = value
+    return kept
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Return whether two JSON values are alike; 1, 1.0 and true are not."""
+    return json.dumps(value, sort_keys=True) == json.dumps(default, sort_keys=True)
+
+
+@lru_cache(maxsize=1)
+def first_defaults() -> dict[str, dict[str, Any]]:
+    """Return class name -> setting -> the default with which it was added.
+
+    `scripts/note_first_defaults.py` adds what is missing; what is there is never changed.
+    """
+    return json.loads(FIRST_DEFAULTS.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=256)
@@ -165,14 +217,63 @@ def _tree(path: Path) -> ast.Module:
 
 @lru_cache(maxsize=1024)
 def _tree_hash(path: Path) -> str:
-    tree = _tree(path)
+    tree = _tree(path)  # changed here: `code_hashes` reads its imports before
+    settings = path.name.endswith("config.py")
+    by_name = any(_is_marked(statement) for statement in tree.body)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
+            drop = settings and isinstance(node, ast.ClassDef)
             node.body = [  # type: ignore[attr-defined]
-                statement for statement in body if not _is_text(statement)
+                statement
+                for statement in body
+                if not _is_text(statement)
+                and not (by_name and _is_registered(statement))
+                and not (drop and _states_or_checks(statement))
             ]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def registered_digest(function: Callable[..., Any]) -> str:
+    """Return 16 hex digits of the code of a function of ours that a decorator registered.
+
+    What it calls is code of its module.
+    """
+    path = Path(inspect.getfile(function))
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
+            body = [statement for statement in node.body if not _is_text(statement)]
+            text = ast.dump(node.args) + "".join(map(ast.dump, body))
+            return hashlib.sha256(text.encode()).hexdigest()[:16]
+    raise ValueError(f"function (={function.__name__}) must be defined in its file with def.")
+
+
+def _is_registered(statement: ast.AST) -> bool:
+    """Return whether a statement is a function under a decorator `register(...)`."""
+    if not isinstance(statement, ast.FunctionDef):
+        return False
+    called = [d.func for d in statement.decorator_list if isinstance(d, ast.Call)]
+    return any(isinstance(f, ast.Name) and f.id == "register" for f in called)
+
+
+def _is_marked(statement: ast.AST) -> bool:
+    """Return whether a statement is `HASHED_BY_NAME = True`."""
+    return (
+        isinstance(statement, ast.Assign)
+        and isinstance(statement.value, ast.Constant)
+        and statement.value.value is True
+        and any(isinstance(t, ast.Name) and t.id == "HASHED_BY_NAME" for t in statement.targets)
+    )
+
+
+def _states_or_checks(statement: ast.AST) -> bool:
+    """Return whether a statement of a class is a field, or a method that returns None."""
+    if isinstance(statement, ast.FunctionDef):
+        returns = statement.returns
+        return isinstance(returns, ast.Constant) and returns.value is None
+    return isinstance(statement, ast.AnnAssign)
 
 
 def _is_text(statement: ast.AST) -> bool:

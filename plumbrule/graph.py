@@ -18,13 +18,19 @@ class NodeConfig:
 
     kind: str = ""
     inputs: dict[str, str | None] = field(default_factory=dict)
-    """Slot -> node name; None: the slot is left empty."""
+    """Slot -> node name, artifact (kind/fingerprint) or folder; None: the slot is left empty."""
     set: dict[str, Any] = field(default_factory=dict)
     """Delta on the config of the node's kind."""
     each: dict[str, list[Any]] = field(default_factory=dict)
     """Setting, dotted -> values: the node stands for one with each (`plumbrule/variations.py`)."""
     member_of: str | None = None
     """The node that it is another member of; an ensemble fills it in."""
+    given: Any = None
+    """What it stands for where it is not built here (`plumbrule/given.py`)."""
+
+
+FILLED_IN = ("member_of", "given")
+"""Fields of a node that no config gives."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ def read_nodes(given: Mapping[str, Any]) -> dict[str, NodeConfig]:
     Raises: GraphError: a node is no mapping, has a field that nodes do not have, an unknown kind,
     or an input that its kind does not take; also where no goal needs the node.
     """
-    fields = [f.name for f in dataclasses.fields(NodeConfig) if f.name != "member_of"]
+    fields = [f.name for f in dataclasses.fields(NodeConfig) if f.name not in FILLED_IN]
     nodes = {}
     for name, about in given.items():
         if not isinstance(about, Mapping):
@@ -103,6 +109,8 @@ def order(nodes: Mapping[str, NodeConfig], goals: list[str], key: str = "run.goa
 def _check_node(name: str, nodes: Mapping[str, NodeConfig]) -> None:
     """Raise GraphError unless a node's inputs are of the right kinds and none is missing."""
     node = nodes[name]
+    if node.given is not None:
+        return
     for given, source in node.inputs.items():
         taken = slot_of(node.kind, given)
         if taken is None or source is None or source not in nodes:

@@ -184,6 +184,11 @@ METRICS: dict[str, tuple[str, str]] = {
     "eval/known_accuracy": ("share of questions", "before the cut-off, answered rightly"),
     "eval/gold": ("utility per response", "gold utility of sampled responses"),
     "eval/kl": ("nats per response", "of sampled responses to the node's reference, k1 estimate"),
+    "ppo/reward_gain": ("reward per response", "paired difference to the baseline, the reward"),
+    "dpo/reward_gain": ("reward per response", "paired difference to the baseline, the reward"),
+    "sft/reward_gain": ("reward per response", "paired difference to the baseline, the reward"),
+    "eval/reward": ("reward per response", "the configured reward of sampled responses"),
+    "reward/terms": ("terms", "of the configured reward"),
     "eval/proxy": ("reward per response", "the reward model's score of sampled responses"),
     "eval/halueval": ("share of texts", "HaluEval-shaped judging by the log-probs of Yes and No"),
     "eval/bold": ("share of texts", "sentiment of BOLD-shaped continuations, by group"),
@@ -195,8 +200,10 @@ METRICS: dict[str, tuple[str, str]] = {
 def describe(name: str) -> tuple[str, str]:
     """Return (unit, meaning) of a metric, or of the metric that it is a case of; else two blanks.
 
-    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, and `summary/rm/ece_pairs` of `rm/ece`.
+    `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, `summary/rm/ece_pairs` of `rm/ece`, and
+    `ppo_2:objective/kl`, a node's own, of `objective/kl`.
     """
+    name = name.rpartition(":")[2]
     name = name.removeprefix("summary/")
     while name not in METRICS and "_" in name:
         name = name.rpartition("_")[0]

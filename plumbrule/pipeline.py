@@ -25,8 +25,16 @@ from plumbrule import claims, machine
 from plumbrule.artifacts import Artifact, Manifest, Store, tidy, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
-from plumbrule.errors import ArtifactError, ConfigError, TrainingError
-from plumbrule.fingerprint import code_hashes, differences, digest, forget, hashed_config
+from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, TrainingError
+from plumbrule.fingerprint import (
+    changed_settings,
+    code_hashes,
+    differences,
+    digest,
+    forget,
+    hashed_config,
+)
+from plumbrule.given import Given, copy_into
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
 from plumbrule.stages import STAGES
@@ -39,11 +47,14 @@ FULL_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Planned:
-    """A node as the plan sees it. state: cached, resume or build; reason: why it is not cached."""
+    """A node as the plan sees it. state: cached, resume, build, or copy (of an artifact that lies
+    elsewhere); reason: why it is not cached.
+    """
 
     node: Node
     fingerprint: str
     config: Mapping[str, Any]
+    """All of it that changes a number, as the manifest shows it."""
     code: Mapping[str, str]
     inputs: Mapping[str, tuple[str, str]]
     """Slot -> (kind, fingerprint)."""
@@ -83,6 +94,9 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
     planned: dict[str, Planned] = {}
     known = store.manifests()
     for node in nodes:
+        if isinstance(node.config, Given):
+            planned[node.name] = _plan_given(node, store)
+            continue
         inputs = {
             slot: (planned[source].node.kind, planned[source].fingerprint)
             for slot, source in node.inputs.items()
@@ -90,10 +104,11 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         code = code_hashes(entry_modules(node.kind, inputs))
         try:
             config = hashed_config(node.config)
+            settings = changed_settings(node.config)
         except ConfigError as error:
             raise ConfigError(f"{node.name}: {error}") from None
         links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
-        fingerprint = digest([node.kind, code, config, links])
+        fingerprint = digest([node.kind, code, settings, links])
         manifest = store.manifest(node.kind, fingerprint)
         changed: dict[str, tuple[str, str]] = {}
         if manifest is not None:
@@ -108,11 +123,23 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         else:
             begun = newest(store.folder(node.kind, fingerprint) / "checkpoints")
             state = "resume" if begun else "build"
-            reason = f"from step {begun[0]}" if begun else _why(node, config, code, links, known)
+            reason = (
+                f"from step {begun[0]}"
+                if begun
+                else _why(node, config, settings, code, links, known)
+            )
         planned[node.name] = Planned(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
     return list(planned.values())
+
+
+def _plan_given(node: Node, store: Store) -> Planned:
+    """Return the plan of a node that stands for an artifact which is there."""
+    given = node.config
+    there = store.manifest(node.kind, given.fingerprint) is not None
+    state, reason = ("cached", "") if there else ("copy", f"from {given.path}")
+    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, {})
 
 
 def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -139,15 +166,21 @@ def _require_unchanged_code(planned: Planned) -> None:
 def _why(
     node: Node,
     config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     code: Mapping[str, str],
     links: Mapping[str, str],
     known: list[Manifest],
 ) -> str:
-    """Return what differs from the most alike artifact of this node, newest first."""
+    """Return what differs from the most alike artifact of this node, newest first.
+
+    A setting that is newer than the artifact and left at its first default is no difference.
+    """
+    left_off = set(differences(_plain(config), _plain(settings)))
     candidates = []
     for age, manifest in enumerate(reversed(known)):
         if manifest.kind == node.kind and manifest.node == node.name:
             keys = differences(dict(manifest.config), _plain(config))
+            keys = [key for key in keys if key not in left_off or _holds(manifest.config, key)]
             files = differences(dict(manifest.code), dict(code))
             inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
             candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
@@ -157,6 +190,16 @@ def _why(
     changed = keys + files + inputs
     shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
     return f"changed: {shown}"
+
+
+def _holds(config: Mapping[str, Any], key: str) -> bool:
+    """Return whether a nested mapping has a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _plain(value: Any) -> Any:
@@ -172,8 +215,18 @@ def execute(
     Raises: whatever a stage raises; what was published before stands.
     """
     built: dict[str, Built] = {}
-    for planned in plan:
-        built[planned.node.name] = _resolve(planned, context, built, say)
+    for number, planned in enumerate(plan, 1):
+        node, config = planned.node, planned.node.config
+
+        def numbered(line: str, place: str = f"(node {number} of {len(plan)})") -> None:
+            say(f"{line} {place}")
+
+        if isinstance(config, Given):
+            manifest = copy_into(context.store, node.kind, config)
+            folder = context.store.folder(node.kind, planned.fingerprint)
+            built[node.name] = Built(planned, manifest, folder, "cached")
+        else:
+            built[node.name] = _resolve(planned, context, built, numbered)
     return built
 
 
@@ -230,7 +283,7 @@ def _build(
             _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
-        tracker.finish({}, failed=True)
+        tracker.finish({}, failed=not isinstance(error, NeedsInput))
         claim.check()
         raise_if_disk_is_full(folder, error)
         raise
@@ -280,6 +333,11 @@ def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
     """Import a stage's room and return its `run`."""
     module, name = STAGES[kind].run.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def artifact_of(built: Built) -> Artifact:
+    """Return a built node as a stage, or whoever asks for it, sees it."""
+    return _artifact(built)
 
 
 def _artifact(built: Built) -> Artifact:

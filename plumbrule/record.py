@@ -7,7 +7,7 @@ that of the node named like its kind keeps it, and the others' are `<node>:<name
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,15 @@ HEADLINE = (
     "dpo/rewards_rejected",
     "dpo/kl",
     "objective/kl",
+    "ppo/reward_gain",
     "ppo/gold_gain",
     "ppo/known_accuracy_change_closed",
+    "dpo/reward_gain",
     "dpo/gold_gain",
     "dpo/known_accuracy_change_closed",
+    "sft/reward_gain",
+    "sft/gold_gain",
+    "sft/known_accuracy_change_closed",
     "eval/known_accuracy_sft",
     "eval/known_accuracy_ppo",
     "eval/known_accuracy_dpo",
@@ -57,6 +62,8 @@ HEADLINE_FAMILIES = (
     "summary/",
 )
 """Beginnings of further ones, whose ends depend on the experiment."""
+MOST_NODES = 4
+"""Nodes that a headline metric is told of; more stand in the report."""
 
 
 def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, Any]:
@@ -81,10 +88,17 @@ def close(
     built: Mapping[str, Built],
     store: Store,
     seconds: float,
+    goals: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the whole record of a run; paths are relative to the store."""
+    """Return the whole record of a run; paths are relative to the store.
+
+    Args: goals: nodes that were asked for, whose metrics are the headlines.
+    """
     kinds = {name: b.planned.node.kind for name, b in built.items()}
     metrics = merge_metrics({name: b.manifest.metrics for name, b in built.items()}, kinds)
+    inputs = {name: b.planned.node.inputs for name, b in built.items()}
+    by_node = {name: b.manifest.metrics for name, b in built.items()}
+    headlines = headlines_of(by_node, kinds, inputs, goals)
     metrics["time/total_seconds"] = round(seconds, 2)
     nodes = {
         name: {
@@ -102,21 +116,59 @@ def close(
     return {
         **opening(config, overrides, run_id),
         "state": "done",
-        "headline": headline_of(metrics),
+        "headline": list(headlines),
+        "headline_nodes": headlines,
         "metrics": metrics,
         "nodes": nodes,
         "config": as_json(replace(config, run=replace(config.run, store=None))),
     }
 
 
-def headline_of(metrics: Mapping[str, float]) -> list[str]:
-    """Return the names of the metrics that a finished run prints; bounds stand beside them."""
+def headlines_of(
+    by_node: Mapping[str, Mapping[str, float]],
+    kinds: Mapping[str, str],
+    inputs: Mapping[str, Mapping[str, str]],
+    goals: Sequence[str],
+) -> dict[str, str]:
+    """Return the metrics that a finished run prints, by their names in its record -> their nodes.
+
+    Of a metric that several nodes have, those nearest to what was asked for are told, and none that
+    is farther away: `run.only=ppo_2` tells ppo_2's KL, though ppo_2 starts from ppo. Bounds stand
+    beside their metrics.
+    """
+    names = list(dict.fromkeys(name for metrics in by_node.values() for name in metrics))
     families = [
         name
-        for name in metrics
+        for name in names
         if name.startswith(HEADLINE_FAMILIES) and not name.endswith(("_low", "_high"))
     ]
-    return [name for name in HEADLINE if name in metrics] + families
+    steps = _steps_from(goals, inputs)
+    times = Counter(name for metrics in by_node.values() for name in metrics)
+    found: dict[str, str] = {}
+    for name in [*(n for n in HEADLINE if n in times), *families]:
+        owners = [node for node in by_node if name in by_node[node] and node in steps]
+        nearest = min((steps[node] for node in owners), default=0)
+        told = [node for node in owners if steps[node] == nearest]
+        if len(told) <= MOST_NODES:
+            found |= {qualified(name, node, kinds[node], times[name]): node for node in told}
+    return found
+
+
+def _steps_from(goals: Sequence[str], inputs: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return how many inputs lie between each node and the nearest goal."""
+    steps = dict.fromkeys(goals, 0)
+    todo = list(goals)
+    for node in todo:
+        for source in inputs.get(node, {}).values():
+            if source not in steps:
+                steps[source] = steps[node] + 1
+                todo.append(source)
+    return steps
+
+
+def qualified(name: str, node: str, kind: str, times: int) -> str:
+    """Return how a node's metric is called in the run's record."""
+    return name if times == 1 or node == kind else f"{node}:{name}"
 
 
 def merge_metrics(
@@ -125,7 +177,7 @@ def merge_metrics(
     """Return all nodes' metrics in one flat mapping, with names that several share qualified."""
     times = Counter(name for metrics in by_node.values() for name in metrics)
     return {
-        (name if times[name] == 1 or node == kinds[node] else f"{node}:{name}"): float(value)
+        qualified(name, node, kinds[node], times[name]): float(value)
         for node, metrics in by_node.items()
         for name, value in metrics.items()
     }

@@ -26,7 +26,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -34,10 +34,17 @@ from plumbrule import plugins, record
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
 from plumbrule.fingerprint import ROOT, digest
+from plumbrule.overrides import unreadable
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
-from plumbrule.run_config import RunConfig, from_hydra, schemas
+from plumbrule.plan_facts import duration, expected_seconds, preview_data
+from plumbrule.run_config import KEYS, Composed, RunConfig, compose_run, schemas, store_root
+from plumbrule.setting_names import hint, settings_of
+from plumbrule.sources import describe_sources, model_words
 
-CONF = ROOT / "conf"
+CONF = (
+    Path(__file__).with_name("conf") if Path(__file__).with_name("conf").is_dir() else ROOT / "conf"
+)
+"""Beside this file in an installed package, else at the root of the project."""
 MULTIRUN = ("-m", "--multirun")
 FAILED: list[str] = []
 """Cells of this process's sweep that failed."""
@@ -55,11 +62,6 @@ def register() -> None:
             store.store(name="run_schema", node=schema)
 
 
-def store_root(given: str | None) -> str:
-    """Return the folder of artifacts/ and runs/: run.store, $PLUMBRULE_STORE or the one here."""
-    return given or os.environ.get("PLUMBRULE_STORE") or str(Path.cwd())
-
-
 def cell_name(overrides: str) -> str:
     """Return the folder name of a sweep's cell: its overrides, shortened, and a hash of them."""
     plain = re.sub(r"[^\w.=,-]", "_", overrides)
@@ -73,22 +75,41 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    from plumbrule import verbs
-
     code = _guarded(_load_plugins)
     if code:
         sys.exit(code)
-    if len(sys.argv) > 1 and sys.argv[1] in verbs.VERBS:
-        sys.exit(_guarded(lambda: verbs.main(sys.argv[1:])))
+    if (code := _answered(sys.argv[1:])) is not None:
+        sys.exit(code)
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda word: word not in MULTIRUN
-    )  # Hydra wants it first
+    words = model_words(sys.argv[1:], [path.stem for path in (CONF / "model").glob("*.yaml")])
+    sys.argv[1:] = sorted(words, key=lambda word: word not in MULTIRUN)  # Hydra wants it first
     code = _guarded(_hydra_main)
     if FAILED:
         say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
     sys.exit(code or int(bool(FAILED)))
+
+
+def _answered(words: list[str]) -> int | None:
+    """Return the exit code of what needs no config: help, version, a verb; None for the rest."""
+    from plumbrule import help_page, verbs
+
+    first = words[0] if words else ""
+    if first in ("-h", "--help", "help"):
+        print(help_page.page(verbs.VERBS, CONF))
+        return 0
+    if "--version" in words:
+        print(help_page.version())
+        return 0
+    if first in verbs.VERBS:
+        return _guarded(lambda: verbs.main(words))
+    if first and not set(first) & set("=-+~/"):
+        close = difflib.get_close_matches(first, verbs.VERBS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "see plumbrule --help."
+        known = ", ".join(verbs.VERBS)
+        say(f"error: {first} must be a verb ({known}) or setting=value; {hint}")
+        return 2
+    return None
 
 
 def _load_plugins() -> None:
@@ -160,11 +181,14 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     Raises: PlumbruleError: before a model loads, for what can be known then. NeedsInput.
     """
     began = time.monotonic()
-    config, nodes = from_hydra(cfg)
+    composed = compose_run(cfg)
+    config = composed.config
     store = Store(store_root(config.run.store))
-    store.require_writable()
-    plan = make_plan(nodes, store, strict=config.run.versions == "strict")
-    print_plan(config, plan)
+    if not config.run.dry:
+        store.require_writable()
+    plan = make_plan(composed.nodes, store, strict=config.run.versions == "strict")
+    rows = preview_data(config, plan)
+    print_plan(composed, plan, rows, expected_seconds(plan, store))
     if config.run.dry:
         return None
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -189,7 +213,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         write_json(folder / "run.json", {**opening, **ended})
         raise
     seconds = time.monotonic() - began
-    whole = record.close(config, overrides, run_id, built, store, seconds)
+    whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
     record.write_reports(whole, built, folder)
     write_json(folder / "run.json", whole)
     finish(whole, folder, store)
@@ -202,28 +226,54 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     return float(whole["metrics"][objective])
 
 
-def print_plan(config: RunConfig, plan: list[Planned]) -> None:
-    """Print what is cached, what will be built and why."""
+def print_plan(
+    composed: Composed,
+    plan: list[Planned],
+    rows: Mapping[str, str],
+    seconds: Mapping[str, float | None],
+) -> None:
+    """Print where records come from, then what is cached, what will be built, why and how long.
+
+    On standard output: it is what a dry run is asked for.
+    """
+    out = [f"plan of {composed.config.run.name}: {len(plan)} nodes"]
+    out += [f"  {line}" for line in describe_sources(composed.nodes, rows)]
+    out += [f"  {line}" for line in composed.left_out]
     width = max(len(p.node.name) for p in plan)
-    say(f"plan of {config.run.name}: {len(plan)} nodes")
     for planned in plan:
         line = f"  {planned.node.name:<{width}}  {planned.state:<7}"
         line += f" {planned.node.kind}/{planned.fingerprint}"
+        expected = seconds.get(planned.node.name)
+        if expected is not None:
+            line += f"  ~{duration(expected)}"
         if planned.reason:
             line += f"  ({planned.reason})"
         for library, (then, now) in planned.versions.items():
             line += f"  [made with {library} {then}, here {now}]"
-        say(line)
+        out.append(line)
+    if seconds:
+        known = [value for value in seconds.values() if value is not None]
+        unknown = len(seconds) - len(known)
+        line = f"  to build: {len(seconds)} of {len(plan)} nodes"
+        line += f", about {duration(sum(known))}" if known else ""
+        line += f" and {unknown} of unknown length" if known and unknown else ""
+        out.append(line)
+    print("\n".join(out), flush=True)
 
 
 def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
-    """Print the headline metrics and where the report lies."""
+    """Print the headline metrics with the node that each is of, and where the report lies."""
     metrics = whole["metrics"]
+    owners = whole["headline_nodes"]
+    width = max((len(owner) for owner in owners.values()), default=0)
     for name in whole["headline"]:
         interval = ""
         if f"{name}_low" in metrics:
             interval = f"  [{metrics[f'{name}_low']:.4g}, {metrics[f'{name}_high']:.4g}]"
-        say(f"  {name:<40} {metrics[name]:.4g}{interval}")
+        own = name.removeprefix(f"{owners[name]}:")
+        say(f"  {owners[name]:<{width}}  {own:<40} {metrics[name]:.4g}{interval}")
+    for note in whole["notes"]:
+        say(f"  note: {note}")
     built = sum(node["state"] in ("built", "resumed") for node in whole["nodes"].values())
     say(
         f"done in {whole['metrics']['time/total_seconds']:.1f} s: {built} built, "
@@ -233,7 +283,16 @@ def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """Return a composition error as one line: field, value, rule, and the nearest known name."""
+    if isinstance(error, OverrideParseException):
+        return unreadable(str(error.override))
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    inside = re.search(r"Key '(\w+)' not in '(\w+)'", text)
+    listed = re.search(r"(?:Could not override|Error merging override) \+*'?([\w.@/]+)", text)
+    if inside and listed and listed.group(1).rpartition(".")[2] != inside.group(1):
+        return (
+            f"{listed.group(1)} (={inside.group(1)}) must hold known keys; "
+            f"{hint(f'{listed.group(1)}.{inside.group(1)}', settings_of(RunConfig), KEYS)}"
+        )
     wrong = re.search(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", text)
     full_key = re.search(r"full_key: (\S+)", text)
     if wrong and full_key:
@@ -245,16 +304,10 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if unknown is None:
         return text
     given = unknown.group(1)
-    known = known_keys()
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    last = given.rpartition(".")[2]
-    same_end = [key for key in known if key.rpartition(".")[2] == last]
-    hint = f"did you mean {(same_end or close)[0]}?" if same_end or close else HELP
-    return f"{given} must be a known key; {hint}"
+    return f"{given} must be a known key; {hint(given, known_keys(), KEYS)}"
 
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-HELP = "plumbrule --cfg job prints all keys."
 
 
 def known_keys() -> list[str]:

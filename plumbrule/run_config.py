@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,8 +31,11 @@ from plumbrule.config import (
 )
 from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
+from plumbrule.given import take_given
 from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
-from plumbrule.stages import SECTION
+from plumbrule.setting_names import flat, settings_of, unknown_message, unknown_settings
+from plumbrule.sources import fit_to_data, refuse_missing, source_of
+from plumbrule.stages import SECTION, STAGES
 from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
@@ -39,6 +44,11 @@ from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RewardConfig
 from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
+
+
+def store_root(given: str | None) -> str:
+    """Return the folder of artifacts/ and runs/: run.store, $PLUMBRULE_STORE or the one here."""
+    return given or os.environ.get("PLUMBRULE_STORE") or str(Path.cwd())
 
 
 @dataclass
@@ -167,14 +177,45 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
 
     Raises: ConfigError, GraphError: anything that can be known before a model loads.
     """
+    return compose_run(cfg)[:2]
+
+
+class Composed(NamedTuple):
+    """A run before it is planned. goals: those that the data can fill; left_out: sentences."""
+
+    config: RunConfig
+    nodes: list[Node]
+    goals: list[str]
+    left_out: list[str]
+
+
+def compose_run(cfg: DictConfig) -> Composed:
+    """Return what `from_hydra` does, with its goals and what was left out for want of data.
+
+    Raises: ConfigError, GraphError: as `from_hydra`.
+    """
+    refuse_unknown(cfg)
+    missing = _missing_values(cfg)
     config = _typed(cfg)
     seeds = config.run.seeds or [config.seed]
     composed = {seed: _with_seed(cfg, seed) for seed in config.run.seeds} or {config.seed: cfg}
     configs = {seed: _typed(one) for seed, one in composed.items()}
-    graphs = {s: expand_ensembles(one, read_nodes(one.nodes)) for s, one in configs.items()}
+    asked = [config.run.only] if config.run.only else config.run.goals
+    key = "run.only" if config.run.only else "run.goals"
+    root = Path(store_root(config.run.store))
+    read = {s: take_given(read_nodes(one.nodes), root) for s, one in configs.items()}
+    order(read[seeds[0]], asked, key)
+    fitted = {s: fit_to_data(one, read[s], asked) for s, one in configs.items()}
+    first = fitted[seeds[0]]
+    refuse_missing([*missing, *first.missing])
+    goals = first.goals
+    graphs = {s: expand_ensembles(configs[s], fitted[s].nodes) for s in configs}
     config.nodes = dict(graphs[seeds[0]])
-    goals = [config.run.only] if config.run.only else config.run.goals
-    names = order(graphs[seeds[0]], goals, "run.only" if config.run.only else "run.goals")
+    config.run.notes = [
+        *config.run.notes,
+        *(f"{line[0].upper()}{line[1:]}." for line in first.left_out),
+    ]
+    names = order(graphs[seeds[0]], goals, key)
 
     def config_of(seed: int, name: str, own: Mapping[str, Any]) -> Any:
         node = graphs[seed][name]
@@ -183,7 +224,61 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
     varied = vary(names, graphs, config_of)
     nodes = _needed(varied, goals)
     check(config, nodes)
-    return config, nodes
+    return Composed(config, nodes, [n.name for goal in goals for n in varied[goal]], first.left_out)
+
+
+def _missing_values(cfg: DictConfig) -> list[str]:
+    """Return what a file of conf/ leaves to the command, as `?`; it is then taken for None.
+
+    Not Hydra's `???`, which does not replace a default.
+    """
+    found = []
+    if cfg.model.name_or_path == "?":
+        found.append(
+            "model.name_or_path (=None) must name a model; pass model=<folder or hub name>, or a "
+            "file of conf/model"
+        )
+        cfg.model.name_or_path = None
+    return found
+
+
+def refuse_unknown(cfg: DictConfig) -> None:
+    """Raise ConfigError for settings that nothing reads, wherever they come from.
+
+    Hydra itself refuses those that are not forced in with `+`.
+    """
+    unknown = unknown_settings(cfg)
+    for name, about in cfg.nodes.items():
+        if not isinstance(about, DictConfig) or about.get("kind") not in STAGES:
+            continue  # `read_nodes` refuses it
+        section = SECTION.get(about.kind, about.kind)
+        if section not in GROUPS:
+            continue
+        known = set(settings_of(GROUPS[section]))
+        for part in ("set", "each"):
+            given = about.get(part)
+            keys = flat(OmegaConf.to_container(given)) if isinstance(given, DictConfig) else ()
+            for key in keys:
+                above = key.rpartition(".")[0]
+                if key not in known and (not above or above in known):
+                    unknown.append(f"nodes.{name}.{part}.{key}")
+    if unknown:
+        raise ConfigError(unknown_message(unknown, _known_settings(cfg), KEYS))
+
+
+KEYS = "plumbrule --cfg job prints all keys."
+
+
+def _known_settings(cfg: DictConfig) -> list[str]:
+    """Return the settings of the config, and those that each node's `set` may have."""
+    known = list(settings_of(RunConfig))
+    for name, about in cfg.nodes.items():
+        kind = about.get("kind") if isinstance(about, DictConfig) else None
+        section = SECTION.get(kind, kind)
+        if section in GROUPS:
+            own = settings_of(GROUPS[section])
+            known += [f"nodes.{name}.{part}.{key}" for part in ("set", "each") for key in own]
+    return known
 
 
 def _typed(cfg: DictConfig) -> RunConfig:
@@ -221,6 +316,8 @@ def _config(
 
     Args: own: dotted setting -> value.
     """
+    if node.given is not None:
+        return node.given
     if node.kind == "data":
         return _data_config(config, name, {**node.set, **own})
     section = SECTION.get(node.kind, node.kind)
@@ -250,20 +347,11 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
     if unknown or "role" not in delta:
         raise ConfigError(f"nodes.{name}.set (={dict(delta)}) must give a role and nothing else.")
     role = str(delta["role"])
-    dataset, per_group = config.data.get(role, config.dataset), None
+    dataset, per_group = source_of(config, role), None
     if role in ("halueval", "bold"):
-        path = config.eval.halueval.path if role == "halueval" else config.eval.bold.path
         per_group = (
             config.eval.halueval.per_task if role == "halueval" else config.eval.bold.per_group
         )
-        if path is not None:
-            dataset = DatasetConfig(format=role, path=path)
-        elif dataset.format != "atlas":
-            raise ConfigError(
-                f"eval.{role}.path (=None) must name the folder of the official files, since only "
-                f"Atlas brings its own; pass eval.{role}.path=<folder>, or leave the benchmark "
-                f"out with nodes.<eval node>.inputs.{role}=null."
-            )
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
     return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
 

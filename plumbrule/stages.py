@@ -15,6 +15,7 @@ from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, DPOConfig, RejectConfig
 from rlhf.ppo_config import PPOConfig
+from rlhf.reward_config import RewardConfig
 from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, SFTConfig
 
@@ -47,10 +48,16 @@ class StageKind:
     """`module:function` that opens its artifact for other rooms."""
     parallel: bool = False
     """Whether it can be split over processes."""
+    preview: str | None = None
+    """`module:function` that counts what it will make, while planning; imports no torch."""
 
 
 def _retrieves(config: Any) -> bool:
     return config.retrieval.share > 0
+
+
+def _uses_rm(config: Any) -> bool:
+    return "rm" in config.reward.weights or config.value_init == "rm"
 
 
 def _labels_by_rm(config: Any) -> bool:
@@ -59,7 +66,7 @@ def _labels_by_rm(config: Any) -> bool:
 
 POLICY = ("base", "sft", "ppo", "dpo")
 STAGES: dict[str, StageKind] = {
-    "data": StageKind(DataConfig, "sft.data:run"),
+    "data": StageKind(DataConfig, "sft.data:run", preview="sft.preview:preview"),
     "base": StageKind(
         BaseConfig,
         "sft.base:run",
@@ -105,7 +112,7 @@ STAGES: dict[str, StageKind] = {
         {
             "policy": Slot(POLICY),
             "continues": Slot(("ppo",), required=False),
-            "rm": Slot(("rm",), required=False, many=True),
+            "rm": Slot(("rm",), required=False, many=True, read_if=_uses_rm),
             "prompts": Slot(("data",)),
             "index": Slot(("index",), required=False, read_if=_retrieves),
             "demonstrations": Slot(
@@ -154,8 +161,19 @@ STAGES: dict[str, StageKind] = {
             "bold": Slot(("data",), required=False),
             "index": Slot(("index",), required=False),
             "rm": Slot(("rm",), required=False),
+            "reward": Slot(("reward",), required=False),
             "reference": Slot(POLICY, required=False),
         },
+    ),
+    "reward": StageKind(
+        RewardConfig,
+        "rlhf.reward_stage:run",
+        {
+            "rm": Slot(
+                ("rm",), required=False, many=True, read_if=lambda config: "rm" in config.weights
+            )
+        },
+        opener="rlhf.reward_stage:open_configured",
     ),
     "compare": StageKind(
         CompareConfig,
@@ -176,6 +194,8 @@ MEASURED = ("sft", "feedback", "rm", "ppo", "dpo", "best_of_n", "eval", "compare
 STAGES["summary"] = StageKind(
     SummaryConfig, "eval.summary:run", {"run": Slot(MEASURED, gathers=True)}
 )
+BENCHMARK_SLOTS = ("prompts", "questions", "reading", "halueval", "bold")
+"""Inputs of eval that it measures; it needs one of them."""
 SECTION = {"index": "rag"}
 """Stage kind -> its section of the config, where the names differ."""
 

@@ -4,7 +4,8 @@
 `plumbrule replay <run or artifact> [setting=value ...]` computes a PPO's kept rollouts again under
 another reward or other settings, `plumbrule label <run or artifact>` asks people to rank the
 answers that a feedback node awaits, and `plumbrule merge <artifact, run or folder> --to <folder>`
-writes a policy with an adapter as a plain Hugging Face model. Part of the roof.
+writes a policy with an adapter as a plain Hugging Face model. `plumbrule doc <setting>` says what a
+setting is. Part of the roof.
 """
 
 from __future__ import annotations
@@ -22,33 +23,39 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule import machine
+from plumbrule import help_page, machine
 from plumbrule.adapter_files import is_adapter_folder
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.run_config import RunConfig
 from plumbrule.stages import POLICY, STAGES
 
 LABELLING = "labelling.json"
 """In a feedback artifact's folder: where the questions lie that it asks of people."""
-VERBS = ("ls", "show", "replay", "label", "merge")
+VERBS = {
+    "ls": "list runs, newest last, or artifacts with --artifacts",
+    "show": "print a run or an artifact",
+    "replay": "compute a PPO's kept rollouts again, offline",
+    "label": "rank answers on a local web page",
+    "merge": "write a policy with an adapter as a plain model",
+    "doc": "say what a setting is, or a group of them",
+}
+"""Verb -> what it does."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="plumbrule", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    ls = verbs.add_parser("ls", help="list runs, newest last, or artifacts with --artifacts")
+    ls, show, again, label, doc = (verbs.add_parser(name, help=VERBS[name]) for name in VERBS)
     ls.add_argument("--artifacts", action="store_true")
-    show = verbs.add_parser("show", help="print a run or an artifact")
     show.add_argument("what", help="a run folder or its id, or an artifact's fingerprint")
     show.add_argument("--verify", action="store_true", help="check every file's sha256")
-    again = verbs.add_parser("replay", help="compute a PPO's kept rollouts again, offline")
     again.add_argument("what", help="a run with a node ppo, or a ppo artifact's fingerprint")
-    again.add_argument("settings", nargs="*", metavar="setting=value", help="as ppo.cliprange=0.1")
+    again.epilog = "setting=value ... may stand anywhere behind it, as ppo.cliprange=0.1"
     again.add_argument("--reward", help="score again: rm, gold, constant, or rm+0.5*gold")
     again.add_argument("--update", type=int, action="append", help="one update; default: all")
-    label = verbs.add_parser("label", help="rank answers on a local web page")
     label.add_argument("what", help="a run that waits for labels, or a feedback's fingerprint")
     label.add_argument("--annotator", help="one plain word; default: the page asks")
     label.add_argument("--host", default="127.0.0.1", help="others than this machine need a token")
@@ -61,7 +68,15 @@ def main(arguments: Sequence[str]) -> int:
         sub.add_argument("--json", action="store_true", help="print JSON")
     for sub in (ls, show, again, label, merge):
         sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
-    options = parser.parse_args(arguments)
+    doc.add_argument("setting", nargs="?", default="", help="as ppo.kl or ppo.kl.coef")
+    options, rest = parser.parse_known_args(arguments)
+    options.settings = [word for word in rest if "=" in word and not word.startswith("-")]
+    others = [word for word in rest if word not in options.settings]
+    if others or (options.settings and options.verb != "replay"):
+        parser.error(f"unknown arguments: {' '.join(others or rest)}; see plumbrule --help")
+    if options.verb == "doc":
+        print(help_page.describe(options.setting, RunConfig))
+        return 0
     store = Store(options.store or default_store())
     if options.verb == "replay":
         _replay(store, options)

@@ -248,7 +248,7 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
     if config.ptx.coef > 0 and "demonstrations" not in inputs:
         raise ConfigError(
             f"ppo.ptx.coef (={config.ptx.coef}) must be 0 without an input demonstrations; add "
-            "+nodes.ppo.inputs.demonstrations=demonstrations."
+            "nodes.ppo.inputs.demonstrations=demonstrations."
         )
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbrule.errors import ConfigError
-from plumbrule.fingerprint import plugin_digest
+from plumbrule.fingerprint import plugin_digest, registered_digest
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode
@@ -35,6 +35,8 @@ _FILES: dict[str, Path] = {}
 _DIGESTS: dict[str, str] = {}
 TERMS = ("rm", "gold", "constant", "classifier", "http")
 """Terms that are no functions: `reward_terms.py` opens them."""
+HASHED_BY_NAME = True
+"""A registered function is hashed with the term that names it (`plumbrule/fingerprint.py`)."""
 NGRAM = 3
 """Words of which a repetition is made."""
 _WORD = re.compile(r"\w+")
@@ -68,11 +70,15 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
 
 def source_digest(name: str) -> str:
-    """Return 16 hex digits of the plug-in that registered a term, as it was then; "" for ours.
+    """Return 16 hex digits of the plug-in that registered a term, as it was then, or of our own
+    function; "" for a term that is no function.
 
-    It is part of a term's config, so that editing the plug-in makes another artifact.
+    It is part of a term's config, so that an edit makes another artifact of those who use the term,
+    and of no one else.
     """
-    return _DIGESTS.get(name, "")
+    if name not in FUNCTIONS:
+        return ""
+    return _DIGESTS[name] or registered_digest(FUNCTIONS[name])
 
 
 @register("length")

@@ -55,6 +55,11 @@ def test_the_first_run_builds_the_whole_chain(store: Path) -> None:
     assert {n["kind"] for n in whole["nodes"].values()} >= {"base", "sft", "rm", "ppo", "eval"}
     for name in ("ppo/gold_gain", "ppo/gold_gain_low", "rm/accuracy", "objective/kl"):
         assert name in whole["metrics"], name
+    # the configured reward before and after, paired, is a headline of the node that compared
+    assert whole["headline_nodes"]["ppo/reward_gain"] == "compare"
+    assert whole["notes"][0].startswith("No result: debug=fast")
+    for name in ("ppo/reward_gain_low", "eval/reward_ppo_closed", "ppo/proxy_change"):
+        assert name in whole["metrics"], name
 
 
 def test_the_report_stands_alone(store: Path) -> None:
@@ -144,10 +149,16 @@ def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
 def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
     done = plumbrule(store, "debug=fast", "ppo.kl.coef=0.3", "run.dry=true")
     assert done.returncode == 0
-    states = dict(re.findall(r"^  (\w+) +(cached|build|resume)", done.stderr, re.MULTILINE))
+    states = dict(re.findall(r"^  (\w+) +(cached|build|resume)", done.stdout, re.MULTILINE))
     assert {n for n, s in states.items() if s == "build"} == {"ppo", "eval", "compare"}
-    assert re.search(r"ppo +build .*\(changed: kl\.coef\)", done.stderr)
-    assert re.search(r"eval +build .*\(changed: input policy\)", done.stderr)
+    fresh = store / "fresh"
+    assert plumbrule(store, "run.dry=true", f"run.store={fresh}").returncode == 0
+    assert not fresh.exists()  # a dry run makes no folder
+    assert re.search(r"ppo +build .* ~\d+ s  \(changed: kl\.coef\)", done.stdout)
+    assert re.search(r"eval +build .*\(changed: input policy\)", done.stdout)
+    assert re.search(r"to build: 3 of \d+ nodes, about \d+ s", done.stdout)
+    assert "Atlas (generated): demonstrations, " in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -179,10 +190,10 @@ def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(store: Path) -> 
     assert len(cells) == 2
     assert len(failures) == 1
     assert "must be at least 0" in json.loads((failures[0] / "failure.json").read_text())["error"]
-    assert re.search(r"ppo +build .*changed: kl\.coef", done.stderr)
+    assert re.search(r"ppo +build .*changed: kl\.coef", done.stdout)
 
 
-def test_show_of_a_run_that_failed(tmp_path: Path) -> None:
+def test_a_bad_row_stops_the_plan(tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a"')
     arguments = ["dataset=jsonl", f"dataset.path={bad}", "run.only=prompts", "tracking=jsonl"]
@@ -190,8 +201,12 @@ def test_show_of_a_run_that_failed(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert re.search(r"bad\.jsonl, row 1: not valid JSON", done.stderr)
     assert '{"prompt": "a"' in done.stderr.replace("\\", "")
-    shown = plumbrule(tmp_path, "show", record_id(tmp_path))
-    assert json.loads(shown.stdout)["state"] == "failed"
+    assert not (tmp_path / "runs" / "quickstart").exists()  # the plan found it; nothing ran
+    with open(bad, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(20))
+    broken = plumbrule(tmp_path, *arguments, "run.objective=nothing")
+    assert broken.returncode == 2
+    assert "run.objective (=nothing) must be a metric of this run" in broken.stderr
 
 
 def test_ls_and_show(store: Path) -> None:
@@ -231,3 +246,89 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"s3crets3cret" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--help"], 0, "Groups (group=choice)"),
+        (["-h"], 0, "experiment=own dataset.path=<file> model=<folder>"),
+        (["--version"], 0, "plumbrule "),
+        (["doc", "ppo.kl.coef"], 0, "Reward (or loss) per nat"),
+        (["doc", "ppo.lr"], 2, "did you mean ppo.learning_rate?"),
+        (["shw"], 2, "did you mean show?"),
+        (["dataset.path=~/x"], 2, "must be quoted twice"),
+        (["ls", "--jsn"], 2, "unknown arguments: --jsn"),
+    ],
+)
+def test_what_is_asked_of_the_command_itself(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    says: str,
+) -> None:
+    from plumbrule import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plumbrule", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run.main()
+    said = capsys.readouterr()
+    assert ended.value.code == code
+    assert says in (said.out if code == 0 else said.err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_replay_takes_flags_and_settings_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plumbrule import verbs
+
+    seen = []
+    monkeypatch.setattr(verbs, "_replay", lambda store, options: seen.append(options))
+    words = ["ppo.gamma=0.9", "--reward", "gold", "ppo.lam=1", "--json", "--update", "1"]
+    orders = (["replay", "run1", *words], ["replay", *words[1:], "run1", words[0]])
+    for order in orders:
+        assert verbs.main([*order, "--store", str(tmp_path)]) == 0
+    for options in seen:
+        assert options.what == "run1"
+        assert set(options.settings) == {"ppo.gamma=0.9", "ppo.lam=1"}
+        assert (options.reward, options.json, options.update) == ("gold", True, [1])
+    with pytest.raises(SystemExit):
+        verbs.main(["show", "x", "ppo.lam=1"])
+
+
+def test_a_waiting_node_is_not_failed_for_its_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plumbrule import pipeline
+    from plumbrule.artifacts import Store
+    from plumbrule.config import RuntimeConfig, TrackingConfig
+    from plumbrule.errors import NeedsInput
+    from plumbrule.graph import Node
+    from sft.config import DataConfig, DatasetConfig
+
+    ends = []
+
+    class Tracker:
+        def finish(self, metrics: dict, failed: bool = False) -> None:
+            ends.append(failed)
+
+    path = tmp_path / "x.jsonl"
+    path.write_text("{}")
+    config = DataConfig("prompts", DatasetConfig("jsonl", str(path)))
+    store = Store(tmp_path)
+    context = pipeline.RunContext("r/1", tmp_path, store, RuntimeConfig(), TrackingConfig("jsonl"))
+    monkeypatch.setattr(pipeline, "_tracker", lambda *a: Tracker())
+    for error in (NeedsInput(path, "rank"), ValueError("x")):
+
+        def fails(*a: object, raised: BaseException = error) -> dict:
+            raise raised
+
+        monkeypatch.setattr(pipeline, "stage_function", lambda kind, run=fails: run)
+        plan = pipeline.make_plan([Node("prompts", "data", {}, config)], store)
+        with pytest.raises(type(error)):
+            pipeline.execute(plan, context, lambda line: None)
+    assert ends == [False, True]

@@ -104,3 +104,169 @@ def test_every_stage_reaches_its_own_room(composed: Callable) -> None:
     assert "plumbrule/scoring.py" in found
     assert not [f for f in found if f.startswith(("sft/", "rag/", "eval/"))]
     assert "plumbrule/pipeline.py" not in found
+
+
+# --- an option that is added and left off -------------------------------------------------------
+
+
+@dataclass
+class Group:
+    coef: float = 0.05
+
+
+@dataclass
+class Stage:
+    steps: int = 4
+    group: Group = field(default_factory=Group)
+
+
+@dataclass
+class GroupLater:
+    coef: float = 0.05
+    bound: float | None = None
+
+
+@dataclass
+class StageLater:
+    steps: int = 4
+    group: Group = field(default_factory=Group)
+    more: GroupLater = field(default_factory=GroupLater)
+    chosen: Group | None = None
+
+
+def settings(
+    monkeypatch: pytest.MonkeyPatch, first: dict[str, dict[str, object]], config: object
+) -> dict[str, object]:
+    monkeypatch.setattr(fingerprint, "first_defaults", lambda: first)
+    return fingerprint.changed_settings(config)
+
+
+FIRST = {"Stage": {"steps": 4}, "Group": {"coef": 0.05}}
+FIRST_LATER = {
+    **FIRST,
+    "StageLater": {"steps": 4, "chosen": None},
+    "GroupLater": {"coef": 0.05, "bound": None},
+}
+
+
+def test_an_option_that_is_added_and_left_off_changes_no_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = settings(monkeypatch, FIRST, Stage(steps=9))
+    assert before == settings(monkeypatch, FIRST_LATER, StageLater(steps=9)) == {"steps": 9}
+    turned_on = settings(monkeypatch, FIRST_LATER, StageLater(9, more=GroupLater(bound=1.0)))
+    assert turned_on == {"steps": 9, "more": {"bound": 1.0}}
+    # a group where None was the default is not the same as None
+    chosen = settings(monkeypatch, FIRST_LATER, StageLater(9, chosen=Group()))
+    assert chosen == {"steps": 9, "chosen": {}}
+
+
+def test_a_default_that_changed_counts_for_those_who_relied_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @dataclass
+    class Stage:
+        steps: int = 5  # 4 at first
+        group: Group = field(default_factory=Group)
+
+    assert settings(monkeypatch, FIRST, Stage()) == {"steps": 5}
+    assert settings(monkeypatch, FIRST, Stage(steps=4)) == {}  # what relied on nothing stays
+    # a setting that the file does not name is always hashed
+    assert settings(monkeypatch, {}, Stage()) == {"steps": 5, "group": {"coef": 0.05}}
+
+
+def test_whoever_relied_on_a_default_of_ours_that_changed_is_built_again(
+    composed: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from plumbrule.artifacts import Store
+    from plumbrule.pipeline import make_plan
+
+    def fingerprints(*overrides: str) -> dict[str, str]:
+        plan = make_plan(composed(*overrides)[1], Store(tmp_path))
+        return {p.node.name: p.fingerprint for p in plan}
+
+    relied, said = fingerprints(), fingerprints("ppo.cliprange=0.3")
+    first = {name: dict(of) for name, of in fingerprint.first_defaults().items()}
+    first["PPOConfig"]["cliprange"] = 0.3  # as if 0.2, today's default, were a later one
+    monkeypatch.setattr(fingerprint, "first_defaults", lambda: first)
+    now_relied, now_said = fingerprints(), fingerprints("ppo.cliprange=0.3")
+    changed = {name for name in relied if relied[name] != now_relied[name]}
+    assert changed == {"ppo", "eval", "compare"} == {n for n in said if said[n] != now_said[n]}
+
+
+def test_every_setting_has_its_first_default_noted() -> None:
+    import subprocess
+    import sys
+
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, str(root / "scripts" / "note_first_defaults.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    missing = done.stdout.split() if done.returncode else []
+    assert missing == [], "run python scripts/note_first_defaults.py"
+
+
+SETTINGS = """
+from dataclasses import dataclass
+
+@dataclass
+class PPOConfig:
+    cliprange: float = 0.2
+
+    def __post_init__(self) -> None:
+        assert self.cliprange > 0
+
+    @property
+    def doubled(self) -> float:
+        return 2 * self.cliprange
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("cliprange: float = 0.2", "cliprange: float = 0.2\n    dual_clip: int = 0", False),
+        ("assert self.cliprange > 0", "assert self.cliprange > 1", False),
+        ("return 2 * self.cliprange", "return 3 * self.cliprange", True),
+        ("from dataclasses", "LIMIT = 3\nfrom dataclasses", True),
+    ],
+)
+def test_of_settings_only_what_computes_is_code(
+    project: Path, old: str, new: str, changes: bool
+) -> None:
+    file = project / "rlhf" / "ppo_config.py"
+    (project / "rlhf" / "ppo.py").write_text("from rlhf.ppo_config import PPOConfig\n")
+    file.write_text(SETTINGS)
+    before = fingerprint.code_hashes(["rlhf.ppo"])
+    assert old in SETTINGS
+    file.write_text(SETTINGS.replace(old, new))
+    fingerprint.forget()
+    assert (fingerprint.code_hashes(["rlhf.ppo"]) != before) is changes
+
+
+def test_a_registered_function_is_code_of_those_who_name_it_only(project: Path) -> None:
+    file = project / "rlhf" / "rules.py"
+    text = 'HASHED_BY_NAME = True\n@register("a")\ndef a(x):\n    return help(x)\n'
+    (project / "rlhf" / "ppo.py").write_text("import rlhf.rules\n")
+    found = []
+    for source in (text, text + '@register("b")\ndef b(x):\n    return 1\n', text + "X = 1\n"):
+        file.write_text(source)
+        fingerprint.forget()
+        found.append(fingerprint.code_hashes(["rlhf.ppo"])["rlhf/rules.py"])
+    assert found[0] == found[1] != found[2]
+    file.write_text(text.removeprefix("HASHED_BY_NAME = True\n") + '@register("b")\ndef b(x): 1\n')
+    fingerprint.forget()
+    unmarked = fingerprint.code_hashes(["rlhf.ppo"])["rlhf/rules.py"]
+    file.write_text(text.removeprefix("HASHED_BY_NAME = True\n"))
+    fingerprint.forget()
+    assert fingerprint.code_hashes(["rlhf.ppo"])["rlhf/rules.py"] != unmarked
+
+
+def test_a_term_of_ours_carries_the_digest_of_its_function() -> None:
+    from rlhf.reward_config import RewardTermConfig
+    from rlhf.reward_functions import FUNCTIONS
+
+    digests = {name: RewardTermConfig(name).source for name in ("length", "repetition", "citation")}
+    assert len(set(digests.values())) == 3
+    assert all(len(d) == 16 for d in digests.values())
+    assert RewardTermConfig("rm").source == ""
+    assert digests["length"] == fingerprint.registered_digest(FUNCTIONS["length"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plumbrule.metrics import METRICS, describe
-from plumbrule.record import headline_of, merge_metrics
+from plumbrule.record import headlines_of, merge_metrics
 from plumbrule.report import render
 from plumbrule.report.answers import answer, by_condition
 from plumbrule.report.contents import _benchmarks, _comparison
@@ -340,13 +340,63 @@ def test_a_report_card_is_a_table_with_its_reliability(tmp_path: Path) -> None:
 
 
 def test_headlines_are_the_known_ones_and_those_of_studies() -> None:
-    metrics = {
+    summary = {
         "summary/rm/ece_pairs": 0.1,
         "summary/rm/ece_pairs_low": 0.0,
         "methods/labels_ppo": 3.0,
         "methods/gold_gain_ppo": 1.0,
-        "sft/loss": 2.0,
-        "sft/rows": 5.0,
     }
-    assert headline_of(metrics) == ["sft/loss", "summary/rm/ece_pairs", "methods/gold_gain_ppo"]
+    by_node = {"sft": {"sft/loss": 2.0, "sft/rows": 5.0}, "summary": summary}
+    kinds = {"sft": "sft", "summary": "summary"}
+    found = headlines_of(by_node, kinds, {"summary": {"run": "sft"}}, ["summary"])
+    assert found == {
+        "sft/loss": "sft",
+        "summary/rm/ece_pairs": "summary",
+        "methods/gold_gain_ppo": "summary",
+    }
     assert describe("summary/rm/ece_pairs") == describe("rm/ece") != ("", "")
+
+
+def test_headlines_are_those_of_the_goals_and_name_their_node() -> None:
+    by_node = {
+        "ppo": {"objective/kl": 1.0},
+        "ppo_2": {"objective/kl": 2.0},
+        "eval": {},
+        "compare": {"ppo/gold_gain": 0.5},
+        "compare_2": {"ppo/gold_gain": 0.7},
+    }
+    kinds = {name: name.split("_")[0] for name in by_node}
+    inputs = {
+        "ppo_2": {"policy": "ppo"},
+        "eval": {"policy": "ppo"},
+        "compare": {"policy": "eval"},
+        "compare_2": {"policy": "ppo_2"},
+    }
+
+    def told(*goals: str) -> dict[str, str]:
+        return headlines_of(by_node, kinds, inputs, goals)
+
+    assert told("ppo_2") == {"ppo_2:objective/kl": "ppo_2"}  # though it starts from ppo
+    assert told("ppo") == {"objective/kl": "ppo"}
+    assert told("compare", "compare_2") == {
+        "ppo_2:objective/kl": "ppo_2",
+        "ppo/gold_gain": "compare",
+        "compare_2:ppo/gold_gain": "compare_2",
+    }
+    merged = merge_metrics(by_node, kinds)
+    assert set(told("compare", "compare_2")) <= set(merged)
+    assert describe("ppo_2:objective/kl") == describe("objective/kl")
+
+
+def test_a_metric_of_many_nodes_is_no_headline() -> None:
+    by_node = {f"ppo@seed={i}": {"objective/kl": float(i)} for i in range(5)}
+    kinds = dict.fromkeys(by_node, "ppo")
+    assert headlines_of(by_node, kinds, {}, list(by_node)) == {}
+    assert len(headlines_of(by_node, kinds, {}, list(by_node)[:4])) == 4
+
+
+def test_fine_tuning_on_chosen_answers_has_its_gain_as_a_headline() -> None:
+    """compare_reject compares a policy of kind sft."""
+    metrics = {"sft/gold_gain": 0.4, "sft/gold_gain_low": 0.1, "sft/reward_gain": 0.2}
+    found = headlines_of({"c": metrics}, {"c": "compare"}, {}, ["c"])
+    assert found == {"sft/reward_gain": "c", "sft/gold_gain": "c"}

@@ -1,0 +1,41 @@
+"""Compose, plan and build from Python: the command line's steps as functions (docs/notebook.md)."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from plumbrule import pipeline
+from plumbrule.artifacts import Artifact, Store
+from plumbrule.graph import Node
+from plumbrule.run import CONF, register
+from plumbrule.run_config import RunConfig, from_hydra
+
+
+def compose_run(*overrides: str) -> tuple[RunConfig, list[Node]]:
+    """Return the typed config and the nodes of what `plumbrule <overrides>` would run.
+
+    Raises: ConfigError, GraphError, HydraException: as the command line says it.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
+def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, Artifact]:
+    """Resolve or build the nodes and return their artifacts by name; no run folder is made.
+
+    Raises: whatever a stage raises; what was published before stands.
+    """
+    store.require_writable()
+    name = f"{config.run.name}/notebook-{uuid.uuid4().hex[:6]}"
+    folder = store.root / "runs" / name
+    context = pipeline.RunContext(name, folder, store, config.runtime, config.tracking)
+    plan = pipeline.make_plan(list(nodes), store, strict=config.run.versions == "strict")
+    built = pipeline.execute(plan, context, lambda line: print(line, file=sys.stderr))
+    return {name: pipeline.artifact_of(one) for name, one in built.items()}

@@ -1,0 +1,25 @@
+"""The page on notebooks: its blocks run, one after the other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
+
+
+def test_the_page_on_notebooks_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    names: dict[str, object] = {"__name__": "notebook"}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
+    said = capsys.readouterr().out
+    assert "documents build new" in said
+    assert said.rstrip().endswith("[[1.0, 1.0, 1.0]]")
