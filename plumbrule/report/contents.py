@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.artifacts import Artifact
 from plumbrule.gathered import SIGN
 from plumbrule.metrics import METRICS, describe
 from plumbrule.report import figures, plots
@@ -18,8 +19,12 @@ MAX_CURVES = 12
 MAX_SAMPLES = 6
 
 
-def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the variables of the page templates."""
+def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the variables of the page templates.
+
+    Raises: ArtifactError: a file of a published artifact is damaged.
+    """
+    folders = {name: Artifact.at(path) for name, path in paths.items()}
     metrics = record["metrics"]
     nodes = record["nodes"]
     shown = {name: folders[name] for name in first_of_each(folders)}
@@ -30,7 +35,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
         "node_notes": [
             (name, note)
             for name, folder in shown.items()
-            for note in read_json(folder / "notes.json") or []
+            for note in read_json(folder, "notes.json") or []
         ],
         "headline": [_headline(name, metrics) for name in record["headline"]],
         "graph": figures.graph(collapsed(nodes)),
@@ -40,29 +45,29 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
         "comparisons": [
             (name, _comparison(rows))
             for name, folder in shown.items()
-            if (rows := read_json(folder / "comparisons.json"))
+            if (rows := read_json(folder, "comparisons.json"))
         ],
         "benchmarks": _benchmarks(
             {
                 name: found
                 for name, folder in shown.items()
-                if (found := read_json(folder / "metrics.json"))
+                if (found := read_json(folder, "metrics.json"))
             }
         ),
         "cards": [
             (name, _flatten(found), figures.reliability(found.get("reliability", [])))
             for name, folder in shown.items()
-            if (found := read_json(folder / "report_card.json"))
+            if (found := read_json(folder, "report_card.json"))
         ],
         "figures": [
             (name, [_plot(figure) for figure in found])
             for name, folder in folders.items()
-            if (found := read_json(folder / "figures.json"))
+            if (found := read_json(folder, "figures.json"))
         ],
         "tables": [
             (name, table)
             for name, folder in shown.items()
-            for table in read_json(folder / "tables.json") or []
+            for table in read_json(folder, "tables.json") or []
         ],
         "curves": [(name, charts) for name, folder in shown.items() if (charts := _curves(folder))],
         "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
@@ -99,9 +104,11 @@ def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     }
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's value, or None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_json(artifact: Artifact, name: str) -> Any:
+    """Return the value of an artifact's JSON file, or None where it has no such file."""
+    if not artifact.has(name):
+        return None
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
 def _headline(name: str, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -202,10 +209,13 @@ def _shown(value: Any) -> str:
     return figures.number(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _curves(folder: Path) -> list[dict[str, str]]:
+def _curves(folder: Artifact) -> list[dict[str, str]]:
     """Return charts of the metrics that a stage logged at three or more updates."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for row in read_metrics(folder):
+    rows = []
+    if folder.has("metrics.jsonl"):
+        rows = read_metrics(folder.file("metrics.jsonl").parent)
+    for row in rows:
         for name, value in row.items():
             if name != "update" and isinstance(value, int | float) and math.isfinite(value):
                 series.setdefault(name, []).append((row["update"], value))
@@ -232,12 +242,11 @@ def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[f
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _samples(folder: Path) -> list[list[tuple[str, str]]]:
+def _samples(folder: Artifact) -> list[list[tuple[str, str]]]:
     """Return the first samples of an artifact as lists of (field, text)."""
-    path = folder / "samples.jsonl"
-    if not path.is_file():
+    if not folder.has("samples.jsonl"):
         return []
-    with open(path, encoding="utf-8") as lines:
+    with open(folder.file("samples.jsonl"), encoding="utf-8") as lines:
         rows = [json.loads(line) for _, line in zip(range(MAX_SAMPLES), lines, strict=False)]
     return [list(_fields(row)) for row in rows]
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plumbrule.artifacts import write_json
+from plumbrule.claims import artifact_folder
 from plumbrule.fingerprint import digest
 from rlhf.labelling.judgements import Said, StaleError, append, read_journal
 from rlhf.labelling.questions import FILE, Question, read_questions, write_questions
@@ -28,7 +29,7 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
     What people said of one of them in another folder is taken over where they said nothing here:
     more prompts, or other repeats, make a new folder and cost no one their work.
     """
-    labels = out.parents[2] / "labels"  # an artifact's folder is <store>/artifacts/<kind>/<name>
+    labels = store_of(out) / "labels"
     folder = labels / digest([q.id for q in questions])
     (folder / "people").mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
@@ -45,10 +46,15 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
     return folder
 
 
+def store_of(out: Path) -> Path:
+    """Return the store in which a stage's folder lies: <store>/artifacts/<kind>/<name>."""
+    return artifact_folder(out).parents[2]
+
+
 def command(out: Path) -> str:
     """Return the command that asks the questions of the artifact folder `out`."""
-    store = out.parents[2]
-    words = ["plumbrule", "label", out.name]
+    store = store_of(out)
+    words = ["plumbrule", "label", artifact_folder(out).name]
     if Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve() != store.resolve():
         words += ["--store", str(store)]
     return shlex.join(words)

@@ -78,7 +78,7 @@ def test_an_owner_whose_claim_is_gone_stops(tmp_path: Path) -> None:
 
 def test_a_stale_claim_replaced_meanwhile_is_put_back(tmp_path: Path) -> None:
     other_host(tmp_path, 0)
-    claims._remove_stale(tmp_path / claims.NAME, judged=None)
+    claims._remove(tmp_path / claims.NAME, judged=None)
     owner = claims.read_owner(tmp_path / claims.NAME)
     assert owner is not None
     assert owner.run == "far"
