@@ -63,7 +63,7 @@ def begin(artifact: Path, claim: Claim) -> Path:
     """
     build = build_folder(artifact)
     taken = []
-    for path in _attempts(artifact):
+    for path in list(_attempts(artifact)):  # before the first of them gets another name
         with contextlib.suppress(FileNotFoundError):  # published this moment
             taken.append(_take(path, build, claim.owner))
     rest = [path for path in build.iterdir() if _is_leftover(path)]

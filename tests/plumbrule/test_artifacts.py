@@ -11,6 +11,7 @@ import pytest
 from plumbrule import claims
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.manifests import signed
 
 
 def published(store: Store, **files: str) -> Path:
