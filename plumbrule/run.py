@@ -96,7 +96,7 @@ def main() -> None:
 
 def _terminate(number: int, frame: Any) -> None:
     """Raise Terminated at the first SIGTERM; further ones must not stop the tidying up."""
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python takes a handler back while it exits
     raise Terminated
 
 

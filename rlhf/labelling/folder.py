@@ -18,7 +18,13 @@ from plumbrule.artifacts import write_json
 from plumbrule.claims import artifact_folder
 from plumbrule.fingerprint import digest
 from rlhf.labelling.judgements import Said, StaleError, append, read_journal
-from rlhf.labelling.questions import FILE, Question, read_questions, write_questions
+from rlhf.labelling.questions import (
+    FILE,
+    Question,
+    read_questions,
+    require_own_ids,
+    write_questions,
+)
 
 POINTER = "labelling.json"
 
@@ -61,8 +67,13 @@ def command(out: Path) -> str:
 
 
 def questions_in(folder: Path) -> list[Question]:
-    """Return the questions of a labels folder, in asking order."""
-    return read_questions(folder / FILE)
+    """Return the questions of a labels folder, in asking order.
+
+    Raises: DataError: they are not those that the folder was made for.
+    """
+    questions = read_questions(folder / FILE)
+    require_own_ids(questions, folder / FILE)
+    return questions
 
 
 def journal(folder: Path, annotator: str) -> Path:

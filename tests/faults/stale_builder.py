@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,7 @@ def run(config: Any, inputs: Any, runtime: Any, out: Path, tracker: Any) -> dict
     found = checkpoints.newest(out / "checkpoints")
     begun = 0 if found is None else found[0]
     is_main = os.environ.get("RANK", "0") == "0"
+    (GATE / f"{NAME}-process-{os.getpid()}").touch()
     tracker.rewind(begun)
     with open(out / "kept.txt" if is_main else os.devnull, "a", encoding="utf-8") as kept:
         for step in range(begun + 1, STEPS + 1):
@@ -85,11 +87,20 @@ def main(store: Path, processes: int) -> None:
         RuntimeConfig(device="cpu", processes=processes),
         TrackingConfig("jsonl"),
     )
-    try:
+
+    def build() -> None:
         built = pipeline.execute(pipeline.make_plan(nodes, at), context, print)
+        print(built["slow"].state, flush=True)
+
+    if processes > 1:  # as the command line does
+        from plumbrule import run
+
+        signal.signal(signal.SIGTERM, run._terminate)
+        sys.exit(run._guarded(build))
+    try:
+        build()
     except PlumbruleError as error:
         sys.exit(f"error: {error}")
-    print(built["slow"].state, flush=True)
 
 
 if __name__ == "__main__":

@@ -195,6 +195,22 @@ def test_workers_that_run_on_while_their_parent_is_stopped(scene: Scene) -> None
     require_sound(scene, TAKEN)
 
 
+@pytest.mark.slow
+def test_sigterm_ends_workers_and_releases_the_claim(scene: Scene) -> None:
+    alone = scene.start("alone", hold="step3", processes=2)
+    processes = [int(path.name.split("-")[-1]) for path in scene.gate.glob("alone-process-*")]
+    assert len(processes) == 2
+    alone.terminate()
+    code, said = end(alone)
+    assert code == 143, said
+    assert "stopped; the same command goes on from the newest checkpoint." in said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
+    assert not list(scene.store.glob("artifacts/data/*.build/claim.json"))
+    other = scene.start("other")
+    code, said = end(other)
+    assert (code, "slow: resuming" in said) == (0, True), said
+
+
 def test_unfinished_work_of_an_earlier_layout_is_resumed(scene: Scene) -> None:
     """It lay in the artifact's own folder, with its claim."""
     stale = scene.start("stale", hold="step3")
