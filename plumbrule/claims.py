@@ -44,12 +44,16 @@ def build_folder(artifact: Path) -> Path:
     return artifact.with_name(artifact.name + BUILD)
 
 
-def artifact_folder(out: Path) -> Path:
-    """Return where what a stage writes into `out` will be published; `out` itself elsewhere."""
-    build = out.parent
-    if build.name.endswith(BUILD) and build.name != BUILD:
-        return build.with_name(build.name.removesuffix(BUILD))
-    return out
+def published_path(path: Path) -> Path:
+    """Return where an attempt's folder, or a file in it, will be published; else the path itself.
+
+    What a stage writes must name this one, if it has to name a path of its own at all.
+    """
+    for attempt in (path, *path.parents):
+        build = attempt.parent
+        if build.name.endswith(BUILD) and build.name != BUILD:
+            return build.with_name(build.name.removesuffix(BUILD)) / path.relative_to(attempt)
+    return path
 
 
 @dataclass(frozen=True)

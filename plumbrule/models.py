@@ -43,6 +43,7 @@ from plumbrule.chat import (
     train_tokenizer,
     unreachable,
 )
+from plumbrule.claims import published_path
 from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
@@ -221,7 +222,7 @@ def save_policy(policy: Policy, folder: str | Path) -> None:
     policy.model.save_pretrained(folder)
     if inner is not policy.model:
         base = spec.base or inner.config.name_or_path or ""
-        base = os.path.relpath(base, folder) if Path(base).is_dir() else base
+        base = os.path.relpath(base, published_path(folder)) if Path(base).is_dir() else base
         spec = dataclasses.replace(spec, base=base)
         _name_base(folder, base)
     policy.tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plumbrule.artifacts import write_json
-from plumbrule.claims import artifact_folder
+from plumbrule.claims import published_path
 from plumbrule.fingerprint import digest
 from rlhf.labelling.judgements import Said, StaleError, append, read_journal
 from rlhf.labelling.questions import (
@@ -54,13 +54,13 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
 
 def store_of(out: Path) -> Path:
     """Return the store in which a stage's folder lies: <store>/artifacts/<kind>/<name>."""
-    return artifact_folder(out).parents[2]
+    return published_path(out).parents[2]
 
 
 def command(out: Path) -> str:
     """Return the command that asks the questions of the artifact folder `out`."""
     store = store_of(out)
-    words = ["plumbrule", "label", artifact_folder(out).name]
+    words = ["plumbrule", "label", published_path(out).name]
     if Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve() != store.resolve():
         words += ["--store", str(store)]
     return shlex.join(words)

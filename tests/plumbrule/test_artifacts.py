@@ -163,3 +163,11 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_path_in_an_attempt_is_named_as_it_will_be_published(tmp_path: Path) -> None:
+    folder = Store(tmp_path).folder("sft", "abc")
+    attempt = claims.build_folder(folder) / "token"
+    assert claims.published_path(attempt) == folder
+    assert claims.published_path(attempt / "model" / "x") == folder / "model" / "x"
+    assert claims.published_path(folder / "model") == folder / "model"
