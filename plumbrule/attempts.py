@@ -52,8 +52,10 @@ def claim(artifact: Path, run: str) -> Claim | Owner:
 
 def begun(artifact: Path) -> int | None:
     """Return the step from which an unfinished attempt would be resumed; None: there is none."""
-    steps = [_step(path) for path in _attempts(artifact)]
-    return max((step for step in steps if step >= 0), default=None)
+    with contextlib.suppress(FileNotFoundError):  # published this moment
+        steps = [_step(path) for path in _attempts(artifact)]
+        return max((step for step in steps if step >= 0), default=None)
+    return None
 
 
 def begin(artifact: Path, claim: Claim) -> Path:

@@ -76,7 +76,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def signed(about: Mapping[str, Any]) -> str:
     """Return a manifest's JSON with the digest of all before it as its last line."""
-    head = json.dumps(about, indent=1, ensure_ascii=False).removesuffix("\n}") + ","
+    head = json.dumps(about, indent=1).removesuffix("\n}") + ","
     return f'{head}{_DIGEST_LINE}{hashlib.sha256(head.encode()).hexdigest()}"\n}}\n'
 
 

@@ -229,8 +229,9 @@ def _build(
     node, began = planned.node, time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
-    tracker = _tracker(planned, context, folder)
+    tracker: FileTracker | None = None
     try:
+        tracker = _tracker(planned, context, folder)
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = run_in_processes(node, inputs, context.runtime, folder)
             if isinstance(tracker, WandbTracker):
@@ -241,7 +242,8 @@ def _build(
             _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
-        tracker.finish({}, failed=True)
+        if tracker is not None:
+            tracker.finish({}, failed=True)
         claim.check()
         raise_if_disk_is_full(context.store.root, error)
         raise

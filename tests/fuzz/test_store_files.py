@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from damaged_bytes import AMOUNTS, amount, changed_json, damaged, object_or_bytes
+from damaged_bytes import (
+    AMOUNTS,
+    amount,
+    changed_json,
+    damaged,
+    json_values,
+    object_or_bytes,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,17 +106,29 @@ def test_marks_of_checkpoints(tmp_path: Path, examples: int) -> None:
 
 
 @AMOUNTS
-def test_what_people_said_and_were_asked(tmp_path: Path, examples: int) -> None:
+def test_what_people_said(tmp_path: Path, examples: int) -> None:
     row = to_row(Judgement("q", "anna", (1, 2), "so", 1, "now"))
-    question = question_row(question_of([Message("user", "Why?")], ["p"], ["a", "b"]))
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "anna.jsonl"
 
     @amount(examples)
-    @given(object_or_bytes(row) | object_or_bytes(question), st.sampled_from([b"", b"\n"]))
+    @given(object_or_bytes(row), st.sampled_from([b"", b"\n"]))
     def look(content: bytes, end: bytes) -> None:
         path.write_bytes(content + end)
-        for judgement in suppressed(lambda: read_journal(path)) or {}:
-            judgement.encode()
+        for judgement in (suppressed(lambda: read_journal(path)) or {}).values():
+            json.dumps(to_row(judgement), ensure_ascii=False).encode()
+
+    look()
+
+
+@AMOUNTS
+def test_what_people_were_asked(tmp_path: Path, examples: int) -> None:
+    row = question_row(question_of([Message("user", "Why?")], ["p"], ["a", "b"]))
+    path = tmp_path / "questions.jsonl"
+
+    @amount(examples)
+    @given(changed_json(row) | json_values())
+    def look(value: object) -> None:
+        path.write_text(json.dumps(value))
         suppressed(lambda: require_own_ids(read_questions(path), path))
 
     look()
