@@ -81,10 +81,11 @@ def run(
     intervals = Intervals(config.confidence)
     differences: list[Difference] = []
     for name in names:
-        files = [artifact.path / "items" / name for artifact in (before, after)]
-        if not all(file.is_file() for file in files):
+        found = [artifact for artifact in (before, after) if artifact.has(f"items/{name}")]
+        if len(found) < 2:
             notes.append(f"{Path(name).stem} was measured of one policy only and is not compared.")
             continue
+        files = [artifact.file(f"items/{name}") for artifact in found]
         rows = [[row for _, row in read_rows(file)] for file in files]
         both = pair(rows[0], rows[1], files[1])
         differences += compare(Path(name).stem, both, intervals)

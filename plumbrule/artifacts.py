@@ -1,58 +1,42 @@
 """Artifacts: what a stage leaves behind, and the store that holds them.
 
-An artifact is a folder `artifacts/<kind>/<fingerprint>/`. It is published when its `manifest.json`
-is there, which is renamed into place last; a folder without one is unfinished work that the stage
-resumes. The manifest lists every file with size and sha256: sizes are checked at each load, hashes
-by `Store.verify`. Published folders hold only safetensors, JSON, JSON Lines, Parquet, FAISS and
-text files, never a pickle; `checkpoints/` is not part of them and goes once the manifest is there.
+An artifact is a folder `artifacts/<kind>/<fingerprint>/`, renamed into place as a whole when it is
+done (`attempts.py`), with a `manifest.json` that lists every file (`manifests.py`). Sizes are
+checked when a run is planned, contents when a stage opens them: `Artifact.file` returns nothing
+that is not as it was published, that the manifest does not list, or that lies behind a link.
+Published folders hold only safetensors, JSON, JSON Lines, Parquet, FAISS and text files, never a
+pickle.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plumbrule import attempts
 from plumbrule.adapter_files import settle
-from plumbrule.checkpoints import fsync_folder
+from plumbrule.attempts import is_working
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.manifests import (
+    MANIFEST,
+    SLOW,
+    Manifest,
+    damage,
+    describe_file,
+    digests,
+    is_inside,
+    read_manifest,
+    write_manifest,
+    write_text,
+)
 
-MANIFEST = "manifest.json"
-WORKING = ("checkpoints", "claim.json", "stage.json", "result.json")
-"""What lies in an unfinished artifact's folder and is never published."""
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What is known of a published artifact; its JSON form is `manifest.json`."""
-
-    node: str
-    kind: str
-    fingerprint: str
-    config: Mapping[str, Any]
-    inputs: Mapping[str, str]
-    """Slot -> fingerprint."""
-    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Relative name -> {"size": bytes, "sha256": hex}."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    code: Mapping[str, str] = field(default_factory=dict)
-    """Project module -> hash of its syntax tree."""
-    seed: int | None = None
-    git: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    runtime: Mapping[str, Any] = field(default_factory=dict)
-    hardware: Mapping[str, Any] = field(default_factory=dict)
-    wall_seconds: float = 0.0
-    wandb_run_id: str | None = None
-    started: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +44,7 @@ class Artifact:
     """A folder that a stage may read.
 
     opener: `module:function` that turns it into the object other rooms use; the roof fills it in.
+    files: the manifest's list, which reading is checked against; None: a folder without a manifest.
     """
 
     path: Path
@@ -68,23 +53,75 @@ class Artifact:
     fingerprint: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     opener: str | None = None
+    files: Mapping[str, Mapping[str, Any]] | None = None
 
     @classmethod
     def of(cls, path: Path | str, kind: str, opener: str | None = None) -> Artifact:
         """Return an artifact around a folder that has no manifest (tests, imported models)."""
         return cls(Path(path), kind, node=kind, opener=opener)
 
-    def file(self, name: str) -> Path:
-        """Return the path of a file or folder inside the artifact.
+    @classmethod
+    def at(cls, path: Path, opener: str | None = None) -> Artifact:
+        """Return the published artifact in a folder; one without a manifest is not checked.
 
-        Raises: ArtifactError: it is not there.
+        Raises: ArtifactError: its manifest is damaged.
+        """
+        try:
+            m = read_manifest(path)
+        except FileNotFoundError:
+            return cls.of(path, path.parent.name, opener)
+        return cls(path, m.kind, m.node, m.fingerprint, m.metrics, opener, m.files)
+
+    def has(self, name: str) -> bool:
+        """Return whether the artifact was published with a file or folder of that name."""
+        if self.files is None:
+            return (self.path / name).exists()
+        return name in self.files or any(listed.startswith(f"{name}/") for listed in self.files)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file, or of a folder with all its files, as they were published.
+
+        Raises: ArtifactError: it is not there, not listed in the manifest, a link, or its content
+        has changed since it was published.
         """
         path = self.path / name
-        if not path.exists():
-            raise ArtifactError(
-                f"{self.kind} artifact {self.path} has no {name}; remove the folder and run again."
-            )
+        if not is_inside(name):
+            raise ArtifactError(f"{name!r} (in {self.path}) must be inside the artifact.")
+        if self.files is None or name == MANIFEST:
+            if not path.exists():
+                raise ArtifactError(self._without(name))
+            return path
+        if not self.has(name):
+            if path.exists():
+                self._refuse(name, "was added after it was published")
+            raise ArtifactError(self._without(name))
+        self._refuse_links(name)
+        for listed, about in self.files.items():
+            if listed == name or listed.startswith(f"{name}/"):
+                self._refuse_links(listed)
+                if found := damage(self.path / listed, about):
+                    self._refuse(listed, found)
+        if name not in self.files:
+            for added in unlisted(self.path, self.files, name):
+                self._refuse(added, "was added after it was published")
         return path
+
+    def _without(self, name: str) -> str:
+        return f"{self.kind} artifact {self.path} has no {name}; remove the folder and run again."
+
+    def _refuse(self, name: str, how: str) -> None:
+        raise ArtifactError(
+            f"{self.kind} artifact {self.path} is damaged: {name} {how}; remove the folder and run "
+            "the same command to build it again."
+        )
+
+    def _refuse_links(self, name: str) -> None:
+        """Raise ArtifactError if a part of the way to a file leads out of the artifact."""
+        parts = Path(name).parts
+        for depth in range(1, len(parts) + 1):
+            part = "/".join(parts[:depth])
+            if (self.path / part).is_symlink():
+                self._refuse(part, "is a link")
 
     def open(self, **options: Any) -> Any:
         """Return what this kind of artifact is used as: a Retriever for index, a Scorer for rm.
@@ -129,130 +166,121 @@ class Store:
 
         Raises: ArtifactError: a file is missing or has another size, or the manifest is damaged.
         """
-        folder = self.folder(kind, fingerprint)
-        try:
-            text = (folder / MANIFEST).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
-        manifest = read_manifest(folder, text)
-        for name, about in manifest.files.items():
-            path = folder / name
-            size = path.stat().st_size if path.is_file() else None
-            if size != about["size"]:
-                state = "is missing" if size is None else f"has {size} bytes"
-                raise ArtifactError(
-                    f"{kind} artifact {folder.relative_to(self.root)} is damaged: {name} {state} "
-                    f"where the manifest says {about['size']}; remove the folder to build it again."
-                )
-        return manifest
+        return self._checked(kind, fingerprint, content=None)
 
     def verify(self, kind: str, fingerprint: str) -> None:
-        """Check every file's sha256.
+        """Check every file's sha256, and that no file was added.
 
         Raises: ArtifactError: the artifact is not there, or a file's content has changed.
         """
-        manifest = self.manifest(kind, fingerprint)
-        folder = self.folder(kind, fingerprint)
+        manifest = self._checked(kind, fingerprint, content=SLOW)
         if manifest is None:
             raise ArtifactError(f"no {kind} artifact {fingerprint} in {self.root}.")
+        for name in unlisted(self.folder(kind, fingerprint), manifest.files):
+            raise self._damaged(kind, fingerprint, f"{name} was added after it was published")
+
+    def _checked(self, kind: str, fingerprint: str, content: str | None) -> Manifest | None:
+        folder = self.folder(kind, fingerprint)
+        try:
+            manifest = read_manifest(folder)
+        except FileNotFoundError:
+            return None
         for name, about in manifest.files.items():
-            if sha256(folder / name) != about["sha256"]:
-                raise ArtifactError(
-                    f"{kind} artifact {folder.relative_to(self.root)} is damaged: the content of "
-                    f"{name} has changed; remove the folder to build it again."
-                )
+            if found := damage(folder / name, about, content):
+                raise self._damaged(kind, fingerprint, f"{name} {found}")
+        return manifest
+
+    def _damaged(self, kind: str, fingerprint: str, how: str) -> ArtifactError:
+        where = self.folder(kind, fingerprint).relative_to(self.root)
+        return ArtifactError(
+            f"{kind} artifact {where} is damaged: {how}; remove the folder to build it again."
+        )
 
     def manifests(self) -> list[Manifest]:
         """Return the manifests of published artifacts, oldest first; unreadable ones left out."""
         found = []
         for path in (self.root / "artifacts").glob(f"*/*/{MANIFEST}"):
             with contextlib.suppress(ArtifactError, OSError):
-                found.append(read_manifest(path.parent, path.read_text(encoding="utf-8")))
+                found.append(read_manifest(path.parent))
         return sorted(found, key=lambda m: m.started)
 
     def publish(
-        self, manifest: Manifest, before_it_counts: Callable[[], None] = lambda: None
+        self,
+        manifest: Manifest,
+        attempt: Path | None = None,
+        before_it_counts: Callable[[], None] = lambda: None,
     ) -> Manifest:
-        """Make an artifact's folder count: list and sync its files, rename the manifest, tidy up.
+        """Make an attempt count: list and sync its files, write the manifest, rename it into place.
 
-        before_it_counts: called last before the manifest is there; may raise to prevent it.
-        Raises: ArtifactError: the stage left a file in a pickle format.
+        Return the published manifest: another's, where another published this moment.
+
+        attempt: what is published; None: the files lie in the artifact's folder already.
+        before_it_counts: called last before the folder is renamed; may raise to prevent it.
+        Raises: ArtifactError: the stage left a link or a file in a pickle format.
         """
         folder = self.folder(manifest.kind, manifest.fingerprint)
-        settle(folder, folder)
-        names = sorted(
-            str(path.relative_to(folder))
-            for path in folder.rglob("*")
-            if path.is_file() and not is_working(path.relative_to(folder).parts[0])
-        )
-        pickled = [name for name in names if name.endswith(PICKLES)]
-        if pickled:
-            raise ArtifactError(
-                f"stage {manifest.kind} left {pickled[0]}, a pickle format that is never "
-                "published; write safetensors or JSON, or put it under checkpoints/."
-            )
-        files = {
-            name: {"size": (folder / name).stat().st_size, "sha256": synced(folder / name)}
-            for name in names
-            if name != MANIFEST
-        }
+        made = folder if attempt is None else attempt
+        settle(made, folder)
+        files = {name: describe_file(made / name) for name in publishable(made, manifest.kind)}
         whole = Manifest(**{**asdict(manifest), "files": files})
         before_it_counts()
-        write_json(folder / MANIFEST, asdict(whole))
-        tidy(folder)
+        write_manifest(made, whole)
+        if attempt is not None:
+            try:
+                mine = attempts.publish(attempt, folder)
+            except FileNotFoundError:
+                before_it_counts()  # says who took it over
+                raise
+            if not mine:
+                return read_manifest(folder)
+        attempts.tidy(folder)
         return whole
 
 
-def read_manifest(folder: Path, text: str) -> Manifest:
-    """Return the manifest that `text` holds.
+def publishable(folder: Path, kind: str) -> list[str]:
+    """Return the names of the files that a stage has left to be published, sorted.
 
-    Raises: ArtifactError: it is not valid.
+    Raises: ArtifactError: one is a link or has a pickle format.
     """
-    try:
-        known = {f.name for f in fields(Manifest)}  # a later version may write more
-        return Manifest(**{k: v for k, v in json.loads(text).items() if k in known})
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if is_working(name.split("/")[0]) or name == MANIFEST:
+            continue
+        if path.is_symlink():
+            raise ArtifactError(f"stage {kind} left {name}, a link; write the file itself.")
+        if path.is_file():
+            names.append(name)
+    pickled = [name for name in names if name.endswith(PICKLES)]
+    if pickled:
         raise ArtifactError(
-            f"{folder / MANIFEST} is damaged ({error}); remove the folder to build it again."
-        ) from None
+            f"stage {kind} left {pickled[0]}, a pickle format that is never published; write "
+            "safetensors or JSON, or put it under checkpoints/."
+        )
+    return names
+
+
+def unlisted(folder: Path, files: Mapping[str, Any], below: str = "") -> list[str]:
+    """Return the files and links in a published folder that its manifest does not list, sorted.
+
+    Hidden ones, which file systems and browsers of folders leave, are not read and not returned.
+    """
+    found = []
+    for path in sorted((folder / below).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if hidden or name == MANIFEST or is_working(name.split("/")[0]):
+            continue
+        if name not in files and (path.is_symlink() or not path.is_dir()):
+            found.append(name)
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, also after a crash."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, sort_keys=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    fsync_folder(path.parent)
-
-
-def is_working(name: str) -> bool:
-    """Return whether a top-level name in an artifact's folder is never published."""
-    return name in WORKING or name.startswith(".") or name.endswith(".partial")
-
-
-def tidy(folder: Path) -> None:
-    """Remove what unfinished work left in a published artifact's folder; a living claim stays."""
-    for path in folder.iterdir():
-        if not is_working(path.name) or path.name == "claim.json":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif not path.name.startswith((".clock-", ".claim-")):  # another command's, this moment
-            path.unlink(missing_ok=True)
-
-
-def synced(path: Path) -> str:
-    """Make a file durable and return the hex digest of its content."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-    return sha256(path)
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:
     """Return the hex digest of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digests(path, SLOW)[SLOW]

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "COMPLETE"
-_NAME = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def seal(folder: Path) -> None:
@@ -46,15 +46,18 @@ def fsync_folder(folder: Path) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether `folder` is sealed and every file still has the size that was sealed."""
+    """Return whether `folder` is sealed and every file still has the size that was sealed.
+
+    A mark that can't be read, or holds something else, seals nothing.
+    """
     try:
-        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        sizes = json.loads((folder / MARK).read_bytes().decode("utf-8"))
+        return all(
+            (folder / name).is_file() and (folder / name).stat().st_size == size
+            for name, size in sizes.items()
+        )
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return False
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size
-        for name, size in sizes.items()
-    )
 
 
 def newest(folder: Path) -> tuple[int, Path] | None:
@@ -62,7 +65,7 @@ def newest(folder: Path) -> tuple[int, Path] | None:
     found = [
         (int(match.group(1)), path)
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if (match := _NAME.fullmatch(path.name))
+        if (match := CHECKPOINT.fullmatch(path.name))
     ]
     return next(
         ((step, path) for step, path in sorted(found, reverse=True) if is_complete(path)), None
@@ -90,7 +93,9 @@ def save(folder: Path, step: int, write: Callable[[Path], None], keep: int = 2) 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` complete checkpoints, and every unfinished one."""
-    steps = sorted((int(m.group(1)), p) for p in folder.iterdir() if (m := _NAME.fullmatch(p.name)))
+    steps = sorted(
+        (int(m.group(1)), p) for p in folder.iterdir() if (m := CHECKPOINT.fullmatch(p.name))
+    )
     complete = [path for _, path in steps if is_complete(path)]
     kept = set(complete[-keep:])
     for _, path in steps:

@@ -1,30 +1,59 @@
 """Claims: who builds an artifact, agreed on through the file system alone.
 
-A claim is `claim.json` in the artifact's folder, made with O_EXCL and touched by its owner every
-few seconds. One that has been silent for two minutes, or whose process on this machine is gone, is
-taken over. An owner whose claim is gone is interrupted, and looks once more before its manifest
-counts. So two builders may waste work when clocks and networks are at their worst; should they have
-written into one folder for a moment, sizes and hashes of the manifest tell.
+What is being built lies beside the place where it will be published, in a folder of its own:
+
+    artifacts/<kind>/<fingerprint>/               published, and written by nobody any more
+    artifacts/<kind>/<fingerprint>.build/
+        claim.json                                who builds: made with O_EXCL, touched by its owner
+        <token of the claim>/                     that owner's attempt (`attempts.py`)
+        taken-<token>.json                        who took the attempt with that token over
+
+A claim that has been silent for two minutes, or whose process on this machine is gone, is taken
+over. An owner whose claim is gone is interrupted, and looks once more before its attempt is renamed
+into place. So two builders may waste work when clocks and networks are at their worst, but each of
+them writes into its own attempt, and only one attempt is published.
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from plumbrule.errors import TrainingError
+from plumbrule.errors import ArtifactError, TrainingError
+from plumbrule.manifests import read_manifest, write_text
 
 NAME = "claim.json"
-SILENT_SECONDS = 120.0
-BEAT_SECONDS = 5.0
+BUILD = ".build"
+SILENT_SECONDS = float(os.environ.get("PLUMBRULE_SILENT_SECONDS", "120"))
+"""How long an owner may be silent; longer than any machine is swapped out for a moment."""
+BEAT_SECONDS = float(os.environ.get("PLUMBRULE_BEAT_SECONDS", "5"))
+DAMAGED_BEATS = 3
+"""A claim that can't be read is someone's as long as it was touched within so many beats."""
+
+
+def build_folder(artifact: Path) -> Path:
+    """Return the folder beside an artifact's in which it is built."""
+    return artifact.with_name(artifact.name + BUILD)
+
+
+def published_path(path: Path) -> Path:
+    """Return where an attempt's folder, or a file in it, will be published; else the path itself.
+
+    What a stage writes must name this one, if it has to name a path of its own at all.
+    """
+    for attempt in (path, *path.parents):
+        build = attempt.parent
+        if build.name.endswith(BUILD) and build.name != BUILD:
+            return build.with_name(build.name.removesuffix(BUILD)) / path.relative_to(attempt)
+    return path
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,8 @@ class Owner:
     pid: int
     born: str
     token: str
+    readable: bool = True
+    """False: a later version wrote it, so all that tells whether it lives is its beat."""
 
     def __str__(self) -> str:
         return f"run {self.run} (process {self.pid} on {self.host.split('/')[0]})"
@@ -57,18 +88,34 @@ class Claim:
     def __exit__(self, *exc: Any) -> None:
         self._stop.set()
         self._thread.join()
-        now = read_owner(self.path)
-        if now is not None and now.token == self.owner.token:  # never another's, half-written
-            self.path.unlink(missing_ok=True)
+        _remove(self.path, self.owner)  # never another's
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()  # an attempt that was left keeps it
 
     def check(self) -> None:
-        """Raise TrainingError if someone else has taken the claim."""
-        if self._lost.is_set() or not self._is_mine():
-            now = read_owner(self.path)
-            raise TrainingError(
-                f"the claim {self.path} was taken over by {now or 'nobody'} while this process was "
-                "silent; its work is left unpublished. Run the same command again."
-            )
+        """Raise TrainingError if someone else has taken the claim, or it was removed."""
+        if not self._lost.is_set() and self._is_mine():
+            return
+        self._stop.set()  # the error says it; no interrupt on top
+        successor = self.successor()
+        how = "was removed" if successor is None else f"was taken over by {successor}"
+        raise TrainingError(
+            f"the claim {self.path} of this process {how} while it was silent; its work is left "
+            "unpublished. Run the same command again."
+        )
+
+    def successor(self) -> str | None:
+        """Return who builds, has taken over or has published instead of this owner, if anyone."""
+        for path in (self.path, self.path.with_name(f"taken-{self.owner.token}.json")):
+            owner = read_owner(path)
+            if owner is not None and owner.token != self.owner.token:
+                return str(owner)
+        name = self.path.parent.name.removesuffix(BUILD)
+        try:
+            published = read_manifest(self.path.parent.with_name(name))
+        except (OSError, ArtifactError):
+            return None
+        return published.built_by or "another command, which has published"
 
     def _is_mine(self) -> bool:
         """Return False only where the claim is known to be gone or another's."""
@@ -81,8 +128,8 @@ class Claim:
         while not self._stop.wait(BEAT_SECONDS):
             if not self._is_mine():
                 self._lost.set()
-                if not self._stop.is_set():
-                    _thread.interrupt_main()
+                if not self._stop.is_set():  # a signal, which also ends the wait for a child
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)
@@ -90,59 +137,93 @@ class Claim:
 
 def acquire(folder: Path, run: str) -> Claim | Owner:
     """Return the claim on `folder` for `run`, or the living owner who has it."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     while True:
+        folder.mkdir(parents=True, exist_ok=True)
         me = Owner(run, _host(), os.getpid(), born(os.getpid()), uuid.uuid4().hex)
         if _create(path, me):
             return Claim(folder, me)
         owner = read_owner(path)
-        if owner is None:
-            if _age_seconds(path) is None:
-                continue
-        elif _alive(owner) and (_age_seconds(path) or 0.0) < SILENT_SECONDS:
-            return owner
-        if owner is None and (_age_seconds(path) or 0.0) < BEAT_SECONDS:
-            return Owner("unknown", "unknown", 0, "", "")
-        _remove_stale(path, owner)
+        if is_living(path, owner):
+            return owner or Owner("unknown", "unknown", 0, "", "")
+        if path.exists():
+            _remove(path, owner)
+
+
+def is_living(path: Path, owner: Owner | None) -> bool:
+    """Return whether the claim at `path`, which names `owner`, is a living process's.
+
+    One that can't be read, half-written or damaged, lives as long as someone touches it.
+    """
+    age = _age_seconds(path)
+    if age is None:
+        return False
+    if owner is None:
+        return age < DAMAGED_BEATS * BEAT_SECONDS
+    return _alive(owner) and age < SILENT_SECONDS
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Return the owner that a claim file names; None where there is none or it is half-written."""
+    """Return the owner that a claim file names; None where there is none or it is damaged.
+
+    A claim with fields that this version does not know, or without some that it does, is one of a
+    later version, and as good as any.
+    """
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, TypeError):
+        found = json.loads(path.read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(found, dict):
+        return None
+    texts = {name: found.get(name, "unknown") for name in ("run", "host", "born", "token")}
+    pid = found.get("pid", 0)
+    if not all(isinstance(text, str) for text in texts.values()) or type(pid) is not int:
+        return None
+    expected = {f.name for f in fields(Owner)} - {"readable"}
+    return Owner(**texts, pid=pid, readable=set(found) == expected)
+
+
+def write_owner(path: Path, owner: Owner) -> None:
+    """Write who an owner is, as `read_owner` reads it."""
+    write_text(path, json.dumps(_row(owner)))
+
+
+def _row(owner: Owner) -> dict[str, Any]:
+    return {name: value for name, value in asdict(owner).items() if name != "readable"}
 
 
 def _create(path: Path, owner: Owner) -> bool:
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError):  # or the folder went this moment: published
         return False
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(owner.__dict__, file)
+        json.dump(_row(owner), file)
         file.flush()
         os.fsync(file.fileno())
     return True
 
 
-def _remove_stale(path: Path, judged: Owner | None) -> None:
-    """Move a dead claim aside; put it back if it was replaced after it was judged."""
+def _remove(path: Path, judged: Owner | None) -> None:
+    """Move a claim aside and remove it; put it back if it is another than was judged."""
     aside = path.with_name(f".claim-{uuid.uuid4().hex}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return
     if read_owner(aside) != judged:
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(aside, path)
-    aside.unlink()
+        except FileExistsError:
+            pass
+        except OSError:  # no hard links here
+            os.rename(aside, path)
+    aside.unlink(missing_ok=True)
 
 
 def _alive(owner: Owner) -> bool:
     """Return False only where this machine knows that the owner's process is gone."""
-    if owner.host != _host():
+    if owner.host != _host() or not owner.readable:
         return True
     return born(owner.pid) == owner.born
 

@@ -13,7 +13,6 @@ A stage reports its own. `total` adds up those of an artifact and of all that it
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, read_manifest
@@ -44,7 +43,7 @@ def cost_metrics(**costs: float) -> dict[str, float]:
 
 def input_of(artifact: Artifact, slot: str) -> str | None:
     """Return the fingerprint of an artifact's input; None where it has none of that name."""
-    return read_manifest(artifact.path, _text(artifact.file(MANIFEST))).inputs.get(slot)
+    return read_manifest(artifact.file(MANIFEST).parent).inputs.get(slot)
 
 
 def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
@@ -68,7 +67,7 @@ def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
                 f"{artifact.kind} artifact {artifact.path} was made from {fingerprint}, which the "
                 "store no longer holds; run the same command to build it again."
             )
-        found[fingerprint] = read_manifest(paths[0].parent, _text(paths[0]))
+        found[fingerprint] = read_manifest(paths[0].parent)
         todo += found[fingerprint].inputs.values()
     return found
 
@@ -105,7 +104,3 @@ def _labels(manifests: Sequence[Manifest], made_from: Mapping[str, Manifest]) ->
                 own = min(there, manifest.metrics.get("cost/labels", there))
                 used[source] = max(used.get(source, 0.0), own)
     return sum(used.values())
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

@@ -48,6 +48,10 @@ class TrainingError(PlumbruleError):
     """Training that cannot go on: NaN or Inf in a loss, a claim that was lost."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whoever runs jobs wants this one to end; as Ctrl-C, all is left in order first."""
+
+
 class NeedsInput(Exception):
     """A stage that waits for a person: the run ends with exit code 3 and says what it awaits.
 

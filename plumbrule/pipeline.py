@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plumbrule import claims, machine
-from plumbrule.artifacts import Artifact, Manifest, Store, tidy, write_json
+from plumbrule import attempts, claims, machine
+from plumbrule.artifacts import Artifact, Manifest, Store, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, TrainingError
@@ -121,13 +121,11 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
                     "run.versions is strict; install that version, or pass run.versions=show."
                 )
         else:
-            begun = newest(store.folder(node.kind, fingerprint) / "checkpoints")
-            state = "resume" if begun else "build"
-            reason = (
-                f"from step {begun[0]}"
-                if begun
-                else _why(node, config, settings, code, links, known)
-            )
+            begun = attempts.begun(store.folder(node.kind, fingerprint))
+            state = "build" if begun is None else "resume"
+            reason = _why(node, config, settings, code, links, known)
+            if begun is not None:
+                reason = f"from step {begun}"
         planned[node.name] = Planned(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
@@ -240,10 +238,10 @@ def _resolve(
     while True:
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
-            if not waiting and not (folder / claims.NAME).exists():
-                tidy(folder)
+            if not waiting:
+                attempts.tidy(folder)
             return Built(planned, manifest, folder, "shared" if waiting else "cached")
-        claim = claims.acquire(folder, context.id)
+        claim = attempts.claim(folder, context.id)
         if isinstance(claim, claims.Claim):
             break
         if not waiting:
@@ -251,12 +249,21 @@ def _resolve(
             waiting = True
         time.sleep(WAIT_SECONDS)
     with claim:
+        try:
+            attempt = attempts.begin(folder, claim)
+        except OSError as error:
+            claim.check()
+            raise_if_disk_is_full(context.store.root, error)
+            raise
+        # Nobody can publish any more but this process: all earlier attempts were taken over.
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
+            attempts.clear(claim)
             return Built(planned, manifest, folder, "shared")
-        resumed = newest(folder / "checkpoints") is not None
+        resumed = newest(attempt / "checkpoints") is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
-        manifest = _build(planned, context, built, folder, claim)
+        manifest = _build(planned, context, built, attempt, claim)
+        attempts.clear(claim)
     return Built(planned, manifest, folder, "resumed" if resumed else "built")
 
 
@@ -267,12 +274,13 @@ def _build(
     folder: Path,
     claim: claims.Claim,
 ) -> Manifest:
-    """Run a node's stage in `folder` and publish what it leaves there."""
+    """Run a node's stage in `folder`, an attempt, and publish what it leaves there."""
     node, began = planned.node, time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
-    tracker = _tracker(planned, context, folder)
+    tracker: FileTracker | None = None
     try:
+        tracker = _tracker(planned, context, folder)
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = run_in_processes(node, inputs, context.runtime, folder)
             if isinstance(tracker, WandbTracker):
@@ -283,9 +291,10 @@ def _build(
             _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
     except BaseException as error:
-        tracker.finish({}, failed=not isinstance(error, NeedsInput))
+        if tracker is not None:
+            tracker.finish({}, failed=not isinstance(error, NeedsInput))
         claim.check()
-        raise_if_disk_is_full(folder, error)
+        raise_if_disk_is_full(context.store.root, error)
         raise
     claim.check()
     headline = {name: float(value) for name, value in metrics.items()}
@@ -309,7 +318,9 @@ def _build(
             wall_seconds=round(time.monotonic() - began, 2),
             wandb_run_id=tracker.run_id if isinstance(tracker, WandbTracker) else None,
             started=started,
+            built_by=str(claim.owner),
         ),
+        folder,
         before_it_counts=claim.check,
     )
 
@@ -350,6 +361,7 @@ def _artifact(built: Built) -> Artifact:
         fingerprint=planned.fingerprint,
         metrics=built.manifest.metrics,
         opener=STAGES[planned.node.kind].opener,
+        files=built.manifest.files,
     )
 
 
@@ -379,8 +391,8 @@ def _wandb_id(folder: Path, fingerprint: str) -> str:
     """
     path = folder / "checkpoints" / "wandb.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
-    except (OSError, json.JSONDecodeError, KeyError):
+        return str(json.loads(path.read_bytes().decode("utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError):
         run_id = f"{fingerprint}-{os.urandom(3).hex()}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"run_id": run_id})

@@ -7,7 +7,8 @@ the plan, resolves or builds each node, and leaves `runs/<name>/<stamp>-<id>/` w
 does.
 
 Exit codes: 0 done, 1 a stage failed, 2 a setting or input is wrong, 3 a person must do something
-first (the message says what; the same command then goes on).
+first (the message says what; the same command then goes on), 130 stopped by Ctrl-C, 143 by SIGTERM;
+both leave the run's state written, its claim released and its W&B run closed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -32,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule import plugins, record
 from plumbrule.artifacts import Store, write_json
-from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
+from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.fingerprint import ROOT, digest
 from plumbrule.overrides import unreadable
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
@@ -75,6 +77,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(_load_plugins)
     if code:
         sys.exit(code)
@@ -90,6 +93,12 @@ def main() -> None:
     sys.exit(code or int(bool(FAILED)))
 
 
+def _terminate(number: int, frame: Any) -> None:
+    """Raise Terminated at the first SIGTERM; further ones must not stop the tidying up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Python takes a handler back while it exits
+    raise Terminated
+
+
 def _answered(words: list[str]) -> int | None:
     """Return the exit code of what needs no config: help, version, a verb; None for the rest."""
     from plumbrule import help_page, verbs
@@ -102,7 +111,7 @@ def _answered(words: list[str]) -> int | None:
         print(help_page.version())
         return 0
     if first in verbs.VERBS:
-        return _guarded(lambda: verbs.main(words))
+        return _guarded(lambda: verbs.main(words), resumable=False)
     if first and not set(first) & set("=-+~/"):
         close = difflib.get_close_matches(first, verbs.VERBS, n=1)
         hint = f"did you mean {close[0]}?" if close else "see plumbrule --help."
@@ -117,8 +126,11 @@ def _load_plugins() -> None:
     plugins.load()
 
 
-def _guarded(command: Callable[[], Any]) -> int:
-    """Run `command`, print a user's error as one line, and return the exit code."""
+def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:
+    """Run `command`, print a user's error as one line, and return the exit code.
+
+    resumable: whether a command that is stopped goes on from its checkpoints.
+    """
     try:
         command()
         return 0
@@ -144,9 +156,10 @@ def _guarded(command: Callable[[], Any]) -> int:
     except BrokenPipeError:  # `plumbrule show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from the newest checkpoint.")
-        return 130
+    except KeyboardInterrupt as stopped:
+        goes_on = "; the same command goes on from the newest checkpoint" if resumable else ""
+        say(f"stopped{goes_on}.")
+        return 143 if isinstance(stopped, Terminated) else 130
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -205,6 +218,8 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         built = execute(plan, context, say)
     except BaseException as error:
         ended = {"state": "failed", "error": str(error)}
+        if isinstance(error, KeyboardInterrupt):
+            ended["error"] = f"stopped by {describe_stop(error)}"
         if isinstance(error, NeedsInput):
             ended = {"state": "waiting", "error": error.what.replace(str(store.root), "<store>")}
             if error.path.is_relative_to(store.root):
@@ -224,6 +239,11 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         known = ", ".join(sorted(whole["metrics"]))
         raise DataError(f"run.objective (={objective}) must be a metric of this run: {known}.")
     return float(whole["metrics"][objective])
+
+
+def describe_stop(error: KeyboardInterrupt) -> str:
+    """Return what stopped a run."""
+    return "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
 
 
 def print_plan(

@@ -197,15 +197,20 @@ def wandb_key_is_set() -> bool:
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """Return the rows of an artifact's metrics.jsonl; a half-written last row is dropped."""
+    """Return the rows of a stage's metrics.jsonl, up to the first that is half-written or damaged.
+
+    Of a published one `Artifact.file` has said before that none is.
+    """
     path = out / "metrics.jsonl"
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    rows: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(row, dict) or type(row.get("update")) is not int:
+            break
+        rows.append(row)
     return rows
 
 

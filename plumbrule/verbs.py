@@ -17,6 +17,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbrule import help_page, machine
 from plumbrule.adapter_files import is_adapter_folder
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
+from plumbrule.claims import BUILD
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.manifests import is_inside
 from plumbrule.run_config import RunConfig
 from plumbrule.stages import POLICY, STAGES
 
@@ -101,8 +104,9 @@ def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in store.root.glob("runs/*/*/run.json"):
         try:
-            found.append((path.parent, json.loads(path.read_text(encoding="utf-8"))))
-        except json.JSONDecodeError:
+            record = json.loads(path.read_bytes().decode("utf-8"))
+            found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
+        except (OSError, ValueError, TypeError, RecursionError):  # damaged
             continue
     return sorted(found, key=lambda item: item[0].name)
 
@@ -180,7 +184,7 @@ def _find_artifact(store: Store, what: str) -> Manifest:
     if len(found) != 1:
         state = "no run or artifact" if not found else f"{len(found)} artifacts"
         raise ArtifactError(f"{what!r} names {state} in {store.root}; see plumbrule ls.")
-    return read_manifest(found[0], (found[0] / MANIFEST).read_text(encoding="utf-8"))
+    return read_manifest(found[0])
 
 
 def _replay(store: Store, options: argparse.Namespace) -> None:
@@ -236,15 +240,12 @@ def labels_of(store: Store, what: str) -> Path:
     run = _find_run(store, what)
     if run is None:
         name = what.removeprefix("feedback/")
-        folders = list(store.root.glob(f"artifacts/feedback/{name}*/{LABELLING}")) if name else []
+        folders = _feedback(store, name) if name else []
     else:
         nodes = run[1].get("nodes", {}).values()
-        folders = [store.root / n["artifact"] / LABELLING for n in nodes if n["kind"] == "feedback"]
-    found = {
-        store.root / json.loads(path.read_text(encoding="utf-8"))["labels"]
-        for path in folders
-        if path.is_file()
-    }
+        folders = [store.root / n["artifact"] for n in nodes if n["kind"] == "feedback"]
+    asking = [artifact for artifact in map(Artifact.at, folders) if artifact.has(LABELLING)]
+    found = {store.root / _labels(artifact.file(LABELLING)) for artifact in asking}
     if run is not None and "awaits" in run[1]:
         found.add(store.root / run[1]["awaits"])
     if len(found) != 1:
@@ -293,6 +294,31 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
     return folder
 
 
+def _feedback(store: Store, name: str) -> list[Path]:
+    """Return the folders of feedback, finished or not, whose fingerprint begins with `name`."""
+    kind = store.root / "artifacts" / "feedback"
+    unfinished = kind.glob(f"{name}*{BUILD}/*/")
+    finished = [path for path in kind.glob(f"{name}*/") if not path.name.endswith(BUILD)]
+    return [*finished, *(path for path in unfinished if not path.name.startswith("."))]
+
+
+def _labels(path: Path) -> str:
+    """Return where, from the store, the questions of a feedback lie.
+
+    Raises: ArtifactError: its pointer is damaged.
+    """
+    try:
+        folder = json.loads(path.read_bytes().decode("utf-8"))["labels"]
+        if is_inside(folder):
+            return folder
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ArtifactError(
+        f"{path} must say where the questions of its artifact lie, as labels/<name>; run the same "
+        "command again."
+    )
+
+
 def command_awaiting(store: Store, folder: Path) -> str | None:
     """Return the command of the newest run that waits for labels in `folder`, None if none does."""
     awaits = str(folder.relative_to(store.root))
@@ -321,8 +347,8 @@ def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:
                 f"{manifest.kind}/{manifest.fingerprint} needs its input {slot} ({fingerprint}), "
                 f"which is not in {store.root}; run the experiment again."
             )
-        kind = found.parent.parent.name
-        inputs[slot] = Artifact(found.parent, kind, slot, fingerprint, opener=STAGES[kind].opener)
+        opener = STAGES[found.parent.parent.name].opener
+        inputs[slot] = replace(Artifact.at(found.parent, opener), node=slot)
     return inputs
 
 

@@ -105,7 +105,7 @@ def read_ppo(artifact: Artifact) -> Run:
 
     Raises: DataError: gold is no term of its reward.
     """
-    rows = [row for row in read_metrics(artifact.path) if KL in row]
+    rows = [row for row in read_metrics(artifact.file("metrics.jsonl").parent) if KL in row]
     if not rows or any(GOLD not in row for row in rows):
         raise DataError(
             "updates must have a gold score; add {name: gold, weight: 0} to the reward's terms.",

@@ -17,7 +17,7 @@ from plumbrule.timing import timed
 from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_state import put_weights, weights_of
 from rlhf.ppo_step import Learner, make_learner
-from rlhf.reward_model import load_reward_model
+from rlhf.reward_model import reward_model_of
 from rlhf.reward_terms import reward_models
 from rlhf.sharing import Actors, Stem, branch_of, make_actors
 from rlhf.trajectory import Trajectory
@@ -61,7 +61,7 @@ def make_value_model(
     if not models:
         raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
     slot, artifact = next(iter(models.items()))
-    reward_model = load_reward_model(artifact.path, device=policy.model.device)
+    reward_model = reward_model_of(artifact, policy.model.device)
     if reward_model.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise ConfigError(
             f"ppo.value_init (=rm) must be policy where {slot} has another tokenizer: a value "

@@ -55,7 +55,11 @@ def replay(
     file has no scores of, and `rescore` is off.
     """
     device = resolve_device(runtime)
-    logged = {int(row["update"]): row for row in tracking.read_metrics(folder)}
+    artifact = Artifact.at(folder)
+    logged = {}
+    if artifact.has("metrics.jsonl"):
+        rows = tracking.read_metrics(artifact.file("metrics.jsonl").parent)
+        logged = {int(row["update"]): row for row in rows}
     prompts: dict[str, Prompt] = {}
     scorers = {}
     if rescore:
@@ -63,10 +67,10 @@ def replay(
         prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file("records.jsonl"))}
     found = []
     for update in updates or sorted(logged):
-        path = rollouts.path_of(folder / "rollouts", update)
-        if update not in logged or not path.is_file():
+        name = str(rollouts.path_of(Path("rollouts"), update))
+        if update not in logged or not artifact.has(name):
             raise ArtifactError(f"{folder} has no rollout of update {update}; name another one.")
-        kept = rollouts.read(path, device)
+        kept = rollouts.read(artifact.file(name), device)
         trajectory, terms = kept.trajectory, kept.terms
         if rescore:
             terms = score_terms(scorers, trajectory, [prompts[i] for i in trajectory.prompt_ids])
@@ -95,8 +99,8 @@ def replay(
             set_learning_rates(learner, config, update)
             demonstrations = None
             if config.ptx.coef > 0:
-                rows = inputs["demonstrations"].file("records.jsonl")
-                demonstrations = read_demonstrations(rows, actors.policy)
+                path = inputs["demonstrations"].file("records.jsonl")
+                demonstrations = read_demonstrations(path, actors.policy)
             stats = ppo_step(
                 learner,
                 shaped,

@@ -61,6 +61,7 @@ from plumbrule.scoring import (
 )
 
 MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ class RewardStats:
     mean: float = 0.0
     std: float = 1.0
     num_samples: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no reward model has. Raises: ValueError: a value's type or range is wrong."""
+        for name in ("append_terminal", "reads_surprise"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} (={getattr(self, name)!r:.40}) must be true or false")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision (={self.precision!r:.40}) must be one of {', '.join(PRECISIONS)}"
+            )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name} (={value!r:.40}) must be a finite number")
+        if not self.std > 0:
+            raise ValueError(f"std (={self.std}) must be above 0")
+        if type(self.num_samples) is not int or self.num_samples < 0:
+            raise ValueError(f"num_samples (={self.num_samples!r:.40}) must be a whole number")
 
 
 @dataclass(frozen=True)
@@ -232,9 +251,9 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     """
     folder = Path(folder)
     try:
-        stats = RewardStats(**json.loads((folder / STATS).read_text(encoding="utf-8")))
+        stats = RewardStats(**json.loads((folder / STATS).read_bytes().decode("utf-8")))
         heads = load_file(folder / HEAD)
-    except (OSError, json.JSONDecodeError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder} must hold a reward model ({STATS}, {HEAD}, {MODEL}/): {error}; "
             "remove the folder and run again."
@@ -250,9 +269,19 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     return model
 
 
+def reward_model_of(artifact: Artifact, device: str | torch.device) -> RewardModel:
+    """Return the reward model of an rm artifact, on `device`, as it was published.
+
+    Raises: ArtifactError: a file of it is missing, damaged or holds something else.
+    """
+    for name in (STATS, HEAD, MODEL):
+        artifact.file(name)
+    return load_reward_model(artifact.path, device=device)
+
+
 def open_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> RewardScorer:
     """Return the Scorer of an rm artifact, ready on the runtime's device."""
-    model = load_reward_model(artifact.path, device=resolve_device(runtime))
+    model = reward_model_of(artifact, resolve_device(runtime))
     return RewardScorer(model, runtime.micro_batch_size)
 
 

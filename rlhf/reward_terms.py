@@ -37,7 +37,7 @@ from rlhf.ensembles import Ensemble, averaged
 from rlhf.http_scorer import HTTPScorer
 from rlhf.reward_config import RewardConfig
 from rlhf.reward_functions import FUNCTIONS, RewardFunction
-from rlhf.reward_model import RewardScorer, load_reward_model
+from rlhf.reward_model import RewardScorer, reward_model_of
 from rlhf.trajectory import Trajectory
 
 
@@ -111,7 +111,7 @@ def open_reward_models(
         check_terminal(slot, artifact)
     if reward.ensemble.rule == "weights":
         device = resolve_device(runtime)
-        loaded = [load_reward_model(a.path, device=device) for a in models.values()]
+        loaded = [reward_model_of(artifact, device) for artifact in models.values()]
         return RewardScorer(averaged(loaded), runtime.micro_batch_size)
     scorers = {slot: a.open(runtime=runtime) for slot, a in models.items()}
     return Ensemble(scorers, reward.ensemble)

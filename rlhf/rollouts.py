@@ -11,9 +11,10 @@ A file is written beside its final name and renamed, so one that is there is who
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from plumbrule.errors import DataError
 from rlhf.trajectory import Trajectory, slots
 
 
@@ -66,6 +68,24 @@ TOKEN_COLUMNS = (
     "returns",
 )
 """Columns that are lists over response slots; `action_mask` and `rollout_logprobs` are too."""
+_Fits = Callable[[pa.DataType], bool]
+_NUMBERS: tuple[int, _Fits, str] = (0, pa.types.is_floating, "numbers")
+COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
+    "prompt_id": (0, pa.types.is_string, "text"),
+    "passages": (1, pa.types.is_string, "lists of text"),
+    "text": (0, pa.types.is_string, "text"),
+    "finished": (0, pa.types.is_boolean, "true or false"),
+    "query": (1, pa.types.is_int64, "lists of token ids"),
+    "response": (1, pa.types.is_int64, "lists of token ids"),
+    "action_mask": (1, pa.types.is_boolean, "lists of true or false"),
+    "step_mask": (1, pa.types.is_boolean, "lists of true or false"),
+    "raw_scores": _NUMBERS,
+    "scores": _NUMBERS,
+    **dict.fromkeys(
+        ("rollout_logprobs", *TOKEN_COLUMNS), (1, pa.types.is_floating, "lists of numbers")
+    ),
+}
+"""Column -> (how deep in lists, the type there, in words); reward terms are numbers, too."""
 _NAME = re.compile(r"update-(\d+)\.parquet")
 
 
@@ -110,9 +130,19 @@ def write(rollout: Rollout, path: Path) -> None:
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
-    """Return the rollout that `write` wrote, on `device`."""
-    table = pq.read_table(path)
+    """Return the rollout that `write` wrote, on `device`.
+
+    Raises: DataError: the file holds no rollout: it is no Parquet file, has no rows, lacks a
+    column, or holds a value that none can have (an id that is no whole number, NaN, a list of
+    another length than its response).
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"must be a Parquet file of a rollout ({error!s:.120}).", path) from None
+    _require_columns(table, path)
     rows = table.to_pydict()
+    _require_values(rows, path)
 
     def tensor(name: str) -> Tensor:
         wide = table.schema.field(name).type.value_type == pa.float64()
@@ -140,6 +170,51 @@ def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
         scores=per_row("scores"),
         **{name: tensor(name) for name in TOKEN_COLUMNS},
     )
+
+
+def _require_columns(table: pa.Table, path: Path) -> None:
+    """Raise DataError unless a table has rows, and each column of a rollout with its type."""
+    if table.num_rows == 0:
+        raise DataError("must hold a response at least, not 0 rows; the file is damaged.", path)
+    terms = [name for name in table.column_names if name.startswith("term:")]
+    for name in (*COLUMN_TYPES, *terms):
+        if table.column_names.count(name) != 1:
+            how = "lacks" if name not in table.column_names else "has twice"
+            raise DataError(f"{how} column {name}; this is no rollout of this version.", path)
+        column = table.column(name)
+        depth, fits, what = COLUMN_TYPES.get(name, _NUMBERS)
+        kind = column.type
+        for _ in range(depth):
+            kind = kind.value_type if pa.types.is_list(kind) else None
+        empty = kind == pa.null() and depth > 0  # no row has a value
+        if kind is None or not (fits(kind) or empty):
+            raise DataError(f"column {name} (={column.type}) must hold {what}.", path)
+        flat = column.combine_chunks()
+        if flat.null_count or (depth and flat.flatten().null_count):
+            raise DataError(f"column {name} must hold {what}, and no null.", path)
+
+
+def _require_values(rows: Mapping[str, list[Any]], path: Path) -> None:
+    """Raise DataError for ids below 0, lists of other lengths than the responses, NaN and Inf."""
+    for name, values in rows.items():
+        if name.startswith("term:") or name in ("raw_scores", "scores"):
+            for number, value in enumerate(values, 1):
+                if not math.isfinite(value):
+                    raise DataError(f"{name} (={value}) must be finite.", path, number)
+    behind = {len(m) - len(r) for m, r in zip(rows["step_mask"], rows["response"], strict=True)}
+    if behind not in ({0}, {1}):
+        raise DataError("step_mask must be as long as the responses, or one longer.", path)
+    for number, response in enumerate(rows["response"], 1):
+        for name in ("query", "response"):
+            if any(id_ < 0 for id_ in rows[name][number - 1]):
+                raise DataError(f"{name} must hold token ids from 0 on.", path, number)
+        length = len(response) + max(behind)
+        for name in ("action_mask", "rollout_logprobs", *TOKEN_COLUMNS):
+            values = rows[name][number - 1]
+            if len(values) != length:
+                raise DataError(f"{name} (={len(values)}) must be {length} long.", path, number)
+            if not all(map(math.isfinite, values)):
+                raise DataError(f"{name} must be finite everywhere.", path, number)
 
 
 def remove_after(folder: Path, update: int) -> None:

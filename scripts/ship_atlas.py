@@ -67,7 +67,7 @@ def main() -> None:
 
 def manifest_of(folder: Path) -> Manifest:
     """Return the manifest of a published artifact."""
-    return read_manifest(folder, (folder / "manifest.json").read_text(encoding="utf-8"))
+    return read_manifest(folder)
 
 
 if __name__ == "__main__":

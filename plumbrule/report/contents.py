@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.artifacts import Artifact
 from plumbrule.gathered import SIGN
 from plumbrule.metrics import METRICS, describe, direction
 from plumbrule.report import figures, plots
@@ -20,19 +21,23 @@ MAX_CURVES = 12
 MAX_SAMPLES = 6
 
 
-def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the variables of the page templates."""
+def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the variables of the page templates.
+
+    Raises: ArtifactError: a file of a published artifact is damaged.
+    """
+    folders = {name: Artifact.at(path) for name, path in paths.items()}
     metrics = record["metrics"]
     nodes = record["nodes"]
     shown = {name: folders[name] for name in first_of_each(folders)}
     intervals: dict[str, Mapping[str, Any]] = {}
     for node, folder in folders.items():
-        for name, number in (read_json(folder / "intervals.json") or {}).items():
+        for name, number in (read_json(folder, "intervals.json") or {}).items():
             intervals |= {f"{node}:{name}": number, name: intervals.get(name, number)}
     comparisons = {
         name: rows
         for name, folder in folders.items()
-        if (rows := read_json(folder / "comparisons.json"))
+        if (rows := read_json(folder, "comparisons.json"))
     }
     answers = [answer(name, rows, nodes) for name, rows in comparisons.items() if name in shown]
     return {
@@ -44,7 +49,7 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
         "node_notes": [
             (name, note)
             for name, folder in shown.items()
-            for note in read_json(folder / "notes.json") or []
+            for note in read_json(folder, "notes.json") or []
         ],
         "headline": [
             _headline(name, metrics, intervals.get(name, {})) for name in record["headline"]
@@ -60,23 +65,23 @@ def gather(record: Mapping[str, Any], folders: Mapping[str, Path]) -> dict[str, 
             {
                 name: found
                 for name, folder in shown.items()
-                if (found := read_json(folder / "metrics.json"))
+                if (found := read_json(folder, "metrics.json"))
             }
         ),
         "cards": [
             (name, _flatten(found), figures.reliability(found.get("reliability", [])))
             for name, folder in shown.items()
-            if (found := read_json(folder / "report_card.json"))
+            if (found := read_json(folder, "report_card.json"))
         ],
         "figures": [
             (name, [_plot(figure) for figure in found])
             for name, folder in folders.items()
-            if (found := read_json(folder / "figures.json"))
+            if (found := read_json(folder, "figures.json"))
         ],
         "tables": [
             (name, table)
             for name, folder in shown.items()
-            for table in read_json(folder / "tables.json") or []
+            for table in read_json(folder, "tables.json") or []
         ],
         "curves": [
             (name, charts) for name, cells in by_node(folders).items() if (charts := _curves(cells))
@@ -97,9 +102,9 @@ def first_of_each(names: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def by_node(folders: Mapping[str, Path]) -> dict[str, dict[str, Path]]:
-    """Return node -> variation ("" where it is the only one) -> folder."""
-    found: dict[str, dict[str, Path]] = {}
+def by_node(folders: Mapping[str, Artifact]) -> dict[str, dict[str, Artifact]]:
+    """Return node -> variation ("" where it is the only one) -> artifact."""
+    found: dict[str, dict[str, Artifact]] = {}
     for name, folder in folders.items():
         node, _, variation = name.partition(SIGN)
         found.setdefault(node, {})[variation.replace(SIGN, " ")] = folder
@@ -146,7 +151,7 @@ def _with_bounds(name: str, metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 def paired_samples(
-    compare: str, nodes: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Path]
+    compare: str, nodes: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Artifact]
 ) -> list[dict[str, Any]]:
     """Return prompts that both evaluations of a compare node show, with both responses.
 
@@ -158,7 +163,7 @@ def paired_samples(
     sides = [
         {
             (row["benchmark"], row["condition"], row["id"]): row
-            for row in read_jsonl(folders[inputs[slot]] / "samples.jsonl")
+            for row in read_jsonl(folders[inputs[slot]], "samples.jsonl")
             if "response" in row
         }
         for slot in ("baseline", "policy")
@@ -196,11 +201,11 @@ BENCHMARKS = ("prompts", "questions")
 MAX_PAIRS = 8
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """Return the rows of a JSON Lines file, none where there is no such file."""
-    if not path.is_file():
+def read_jsonl(artifact: Artifact, name: str) -> list[Any]:
+    """Return the rows of an artifact's JSON Lines file, none where it has no such file."""
+    if not artifact.has(name):
         return []
-    with open(path, encoding="utf-8") as lines:
+    with open(artifact.file(name), encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -225,9 +230,11 @@ def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     }
 
 
-def read_json(path: Path) -> Any:
-    """Return a JSON file's value, or None where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_json(artifact: Artifact, name: str) -> Any:
+    """Return the value of an artifact's JSON file, or None where it has no such file."""
+    if not artifact.has(name):
+        return None
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
 def _headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,14 +362,15 @@ def _shown(value: Any) -> str:
     return figures.number(float(value)) if isinstance(value, int | float) else str(value)
 
 
-def _curves(cells: Mapping[str, Path]) -> list[dict[str, Any]]:
+def _curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return charts of the metrics that a node's stages logged at three or more updates.
 
     One variation is a line chart; several share the axes of a larger one.
     """
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for cell, folder in cells.items():
-        for row in read_metrics(folder):
+    for cell, artifact in cells.items():
+        logged = artifact.has("metrics.jsonl") and artifact.file("metrics.jsonl").parent
+        for row in read_metrics(logged) if logged else []:
             for name, value in row.items():
                 if name != "update" and isinstance(value, int | float) and math.isfinite(value):
                     points = series.setdefault(name, {}).setdefault(cell, [])
@@ -406,14 +414,9 @@ def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[f
     return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _samples(folder: Path) -> list[list[tuple[str, str]]]:
+def _samples(artifact: Artifact) -> list[list[tuple[str, str]]]:
     """Return the first samples of an artifact as lists of (field, text)."""
-    path = folder / "samples.jsonl"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8") as lines:
-        rows = [json.loads(line) for _, line in zip(range(MAX_SAMPLES), lines, strict=False)]
-    return [list(_fields(row)) for row in rows]
+    return [list(_fields(row)) for row in read_jsonl(artifact, "samples.jsonl")[:MAX_SAMPLES]]
 
 
 def _fields(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

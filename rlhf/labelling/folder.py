@@ -15,9 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plumbrule.artifacts import write_json
+from plumbrule.claims import published_path
 from plumbrule.fingerprint import digest
 from rlhf.labelling.judgements import Said, StaleError, append, read_journal
-from rlhf.labelling.questions import FILE, Question, read_questions, write_questions
+from rlhf.labelling.questions import (
+    FILE,
+    Question,
+    read_questions,
+    require_own_ids,
+    write_questions,
+)
 
 POINTER = "labelling.json"
 
@@ -28,7 +35,7 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
     What people said of one of them in another folder is taken over where they said nothing here:
     more prompts, or other repeats, make a new folder and cost no one their work.
     """
-    labels = out.parents[2] / "labels"  # an artifact's folder is <store>/artifacts/<kind>/<name>
+    labels = store_of(out) / "labels"
     folder = labels / digest([q.id for q in questions])
     (folder / "people").mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
@@ -45,18 +52,28 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
     return folder
 
 
+def store_of(out: Path) -> Path:
+    """Return the store in which a stage's folder lies: <store>/artifacts/<kind>/<name>."""
+    return published_path(out).parents[2]
+
+
 def command(out: Path) -> str:
     """Return the command that asks the questions of the artifact folder `out`."""
-    store = out.parents[2]
-    words = ["plumbrule", "label", out.name]
+    store = store_of(out)
+    words = ["plumbrule", "label", published_path(out).name]
     if Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve() != store.resolve():
         words += ["--store", str(store)]
     return shlex.join(words)
 
 
 def questions_in(folder: Path) -> list[Question]:
-    """Return the questions of a labels folder, in asking order."""
-    return read_questions(folder / FILE)
+    """Return the questions of a labels folder, in asking order.
+
+    Raises: DataError: they are not those that the folder was made for.
+    """
+    questions = read_questions(folder / FILE)
+    require_own_ids(questions, folder / FILE)
+    return questions
 
 
 def journal(folder: Path, annotator: str) -> Path:

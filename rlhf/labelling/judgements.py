@@ -74,6 +74,8 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
 
     Raises: DataError: an unknown or missing field, or a value that breaks its rule.
     """
+    if not isinstance(row, Mapping):
+        raise DataError("a judgement must be a JSON object.")
     unknown = set(row) - set(FIELDS)
     if unknown:
         raise DataError(f"unknown field(s) {sorted(unknown)}; a judgement has {list(FIELDS)}.")
@@ -89,6 +91,8 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
     ):
         if name in row and type(row[name]) is not kind:
             raise DataError(f"{name} (={row[name]!r:.60}) must be {what}.")
+        if kind is str and not is_text(row.get(name, "")):
+            raise DataError(f"{name} (={row[name]!r:.60}) must be {what}, without half characters.")
     return Judgement(
         row["question"],
         annotator_name(row.get("annotator", "file")),
@@ -97,6 +101,15 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
         row.get("revision", 1),
         row.get("at", ""),
     )
+
+
+def is_text(value: str) -> bool:
+    """Return whether text can be written: JSON may hold one half of a UTF-16 pair alone."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ranks(value: Any) -> tuple[int, ...] | None:
@@ -175,7 +188,7 @@ def _rows(text: bytes, path: Path) -> tuple[list[Judgement], int]:
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if not line.endswith(b"\n"):
                 break
             shown = line.decode("utf-8", "replace")

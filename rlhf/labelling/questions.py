@@ -84,23 +84,44 @@ def read_questions(path: Path) -> list[Question]:
     questions = []
     for number, row in read_rows(path):
         try:
-            questions.append(
-                Question(
-                    row["question"],
-                    to_messages(row["messages"]),
-                    tuple(row["passages"]),
-                    tuple(row["answers"]),
-                    row.get("repeats"),
-                )
-            )
+            questions.append(_question(row))
         except KeyError as error:
             raise DataError(
-                f"a question needs {error}; the feedback stage writes this file, run it again.",
+                f"a question needs {error}; {AGAIN}.", path, number, json.dumps(row)
+            ) from None
+        except DataError as error:
+            raise DataError(str(error), path, number, json.dumps(row)) from None
+    return questions
+
+
+AGAIN = "the feedback stage writes this file, run it again"
+
+
+def _question(row: dict[str, Any]) -> Question:
+    """Return the question that a row holds. Raises: KeyError, DataError."""
+    for name in ("passages", "answers"):
+        if not isinstance(row[name], list) or not all(isinstance(t, str) for t in row[name]):
+            raise DataError(f"{name} (={row[name]!r:.60}) must be a list of texts; {AGAIN}.")
+    for name in ("question", "repeats"):
+        if not isinstance(row[name] if name == "question" else row.get(name, ""), str):
+            raise DataError(f"{name} (={row[name]!r:.60}) must be a question's id; {AGAIN}.")
+    messages, passages, answers = to_messages(row["messages"]), row["passages"], row["answers"]
+    return Question(row["question"], messages, tuple(passages), tuple(answers), row.get("repeats"))
+
+
+def require_own_ids(questions: Sequence[Question], path: Path) -> None:
+    """Raise DataError where a question's id is not that of its content: a byte has changed."""
+    for number, question in enumerate(questions, 1):
+        of_content = question_of(question.messages, question.passages, question.answers).id
+        if question.repeats is not None:
+            of_content += "-again"
+        if question.id != of_content:
+            raise DataError(
+                f"question (={question.id!r:.60}) must have the id of its content; remove the file "
+                f"and run the command that asks it again: {AGAIN}.",
                 path,
                 number,
-                json.dumps(row),
-            ) from None
-    return questions
+            )
 
 
 def to_row(question: Question) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from plumbrule import claims
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.manifests import signed
 
 
 def published(store: Store, **files: str) -> Path:
@@ -44,7 +45,7 @@ def test_a_changed_size_is_named_at_once_and_changed_content_on_demand(tmp_path:
     folder = published(store, a="hello", b="there")
     (folder / "b").write_text("thera")
     assert store.manifest("sft", "abc") is not None
-    with pytest.raises(ArtifactError, match="the content of b has changed"):
+    with pytest.raises(ArtifactError, match="b has other content than"):
         store.verify("sft", "abc")
     (folder / "a").write_text("hell")
     with pytest.raises(ArtifactError, match=r"sft/abc is damaged: a has 4 bytes .* says 5"):
@@ -150,8 +151,10 @@ def test_one_unreadable_manifest_does_not_stop_a_plan(tmp_path: Path) -> None:
     other.mkdir(parents=True)
     (other / MANIFEST).write_text("{")
     assert [m.kind for m in store.manifests()] == ["sft"]
-    later = json.loads((store.folder("sft", "abc") / MANIFEST).read_text())
-    write_json(store.folder("sft", "abc") / MANIFEST, {**later, "new_field": 1})
+    path = store.folder("sft", "abc") / MANIFEST
+    later = json.loads(path.read_text())
+    later.pop("digest")
+    path.write_text(signed({**later, "new_field": 1}))  # of a later version
     assert store.manifest("sft", "abc") is not None
 
 
@@ -160,3 +163,11 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_path_in_an_attempt_is_named_as_it_will_be_published(tmp_path: Path) -> None:
+    folder = Store(tmp_path).folder("sft", "abc")
+    attempt = claims.build_folder(folder) / "token"
+    assert claims.published_path(attempt) == folder
+    assert claims.published_path(attempt / "model" / "x") == folder / "model" / "x"
+    assert claims.published_path(folder / "model") == folder / "model"

@@ -123,3 +123,14 @@ def test_a_killed_process_leaves_the_older_one(tmp_path):
     assert child.returncode == -signal.SIGKILL
     assert (tmp_path / "checkpoint-2" / "state.txt").exists()
     assert newest(tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize(
+    "mark", [b"", b"\xff", b"[]", b"3", b'"x"', b'{"state": "1"}', b'{"\\u0000": 1}', b"[" * 10**5]
+)
+def test_a_mark_that_holds_something_else_seals_nothing(tmp_path, mark):
+    save(tmp_path, 1, fill("one"))
+    two = save(tmp_path, 2, fill("two"))
+    (two / MARK).write_bytes(mark)
+    assert not is_complete(two)
+    assert newest(tmp_path)[0] == 1

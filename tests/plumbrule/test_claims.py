@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from plumbrule import claims
+from plumbrule.artifacts import Manifest, Store
 from plumbrule.errors import TrainingError
 
 HOLDER = """
@@ -78,7 +79,7 @@ def test_an_owner_whose_claim_is_gone_stops(tmp_path: Path) -> None:
 
 def test_a_stale_claim_replaced_meanwhile_is_put_back(tmp_path: Path) -> None:
     other_host(tmp_path, 0)
-    claims._remove_stale(tmp_path / claims.NAME, judged=None)
+    claims._remove(tmp_path / claims.NAME, judged=None)
     owner = claims.read_owner(tmp_path / claims.NAME)
     assert owner is not None
     assert owner.run == "far"
@@ -93,3 +94,57 @@ def test_the_owner_touches_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyP
         while path.stat().st_mtime < 1 and time.monotonic() < deadline:
             time.sleep(0.02)
         assert path.stat().st_mtime > 1
+
+
+LATER = {"run": "new", "host": {"name": "here", "boot": 1}, "token": "t", "lease_seconds": 60}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"3",
+        b'{"run": 1, "host": "here", "pid": "x", "born": "1", "token": "t"}',
+        b'{"run": "half',
+        json.dumps(LATER).encode(),
+    ],
+)
+def test_a_damaged_claim_lives_as_long_as_it_beats(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / claims.NAME
+    path.write_bytes(content)
+    owner = claims.acquire(tmp_path, "me")
+    assert isinstance(owner, claims.Owner)
+    assert owner.run == "unknown"
+    then = time.time() - claims.DAMAGED_BEATS * claims.BEAT_SECONDS - 1
+    os.utime(path, (then, then))
+    assert isinstance(claims.acquire(tmp_path, "me"), claims.Claim)
+
+
+@pytest.mark.parametrize(("age", "taken"), [(10, False), (110, False), (130, True)])
+def test_a_claim_of_a_later_version_lives_as_long_as_it_beats(
+    tmp_path: Path, age: float, taken: bool
+) -> None:
+    """Whether its process lives can't be told from fields that may mean something else there."""
+    later = {"run": "new", "host": claims._host(), "pid": 1, "born": "1", "token": "t", "uid": 7}
+    path = tmp_path / claims.NAME
+    path.write_text(json.dumps(later))
+    os.utime(path, (time.time() - age, time.time() - age))
+    found = claims.acquire(tmp_path, "me")
+    assert isinstance(found, claims.Claim) is taken
+    assert taken or str(found).startswith("run new")
+
+
+def test_a_claim_that_was_removed_names_who_published(tmp_path: Path) -> None:
+    """Or says that it was removed: never that nobody took it over."""
+    store = Store(tmp_path)
+    folder = store.folder("sft", "a1")
+    with claims.acquire(claims.build_folder(folder), "slow") as claim:
+        claim.path.unlink()
+        with pytest.raises(TrainingError, match="of this process was removed while it was silent"):
+            claim.check()
+        folder.mkdir()
+        store.publish(Manifest("sft", "sft", "a1", {}, {}, built_by="run fast/1 (process 7 on x)"))
+        with pytest.raises(TrainingError, match=r"taken over by run fast/1 \(process 7 on x\)"):
+            claim.check()

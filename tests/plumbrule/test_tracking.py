@@ -89,3 +89,16 @@ def test_the_null_tracker_accepts_everything() -> None:
     with tracker.progress(3, "x", "steps") as line:
         line.advance()
     assert line.done == 1
+
+
+@pytest.mark.parametrize("row", [b'{"update": 3', b"\xff\xfe", b"[3]", b'{"updete": 3}', b'"3"'])
+def test_a_damaged_row_of_an_unfinished_stage_ends_its_log(tmp_path: Path, row: bytes) -> None:
+    """It is resumed from an earlier update, and logs the rest again."""
+    tracker = FileTracker(tmp_path)
+    for update in (1, 2):
+        tracker.log({"x": 1.0}, update)
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(row + b'\n{"update": 4}\n')
+    assert [r["update"] for r in read_metrics(tmp_path)] == [1, 2]
+    tracker.rewind(1)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"update": 1, "x": 1.0}\n'

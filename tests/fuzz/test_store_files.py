@@ -1,0 +1,185 @@
+"""Whatever stands in the store's own files, nothing but the project's own errors may leave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from damaged_bytes import (
+    AMOUNTS,
+    amount,
+    changed_json,
+    damaged,
+    json_values,
+    object_or_bytes,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plumbrule import attempts, checkpoints, claims, verbs
+from plumbrule.artifacts import Artifact, Store
+from plumbrule.errors import ArtifactError, DataError
+from plumbrule.manifests import MANIFEST, Manifest, signed
+from plumbrule.records import Message
+from rlhf import rollouts
+from rlhf.labelling.judgements import Judgement, read_journal, to_row
+from rlhf.labelling.questions import question_of, read_questions, require_own_ids
+from rlhf.labelling.questions import to_row as question_row
+from rlhf.reward_model import HEAD, STATS, RewardStats, load_reward_model
+from rlhf.trajectory import Trajectory, slots
+
+OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
+OWNER.pop("readable")
+
+
+@AMOUNTS
+def test_claims(tmp_path: Path, examples: int) -> None:
+    artifact = tmp_path / "artifacts" / "sft" / "a1"
+    path = claims.build_folder(artifact) / claims.NAME
+    path.parent.mkdir(parents=True)
+
+    @amount(examples)
+    @given(object_or_bytes(OWNER))
+    def look(content: bytes) -> None:
+        path.write_bytes(content)
+        assert isinstance(attempts.claim(artifact, "me"), claims.Claim | claims.Owner)
+        path.write_bytes(content)
+        os.utime(path, (0, 0))
+        assert isinstance(attempts.claim(artifact, "me"), claims.Claim)
+        path.unlink()
+
+    look()
+
+
+@AMOUNTS
+def test_manifests(tmp_path: Path, examples: int) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("sft", "a1")
+    folder.mkdir(parents=True)
+    (folder / "notes.json").write_text("[]")
+    store.publish(Manifest("sft", "sft", "a1", {"seed": 1}, {"base": "b2"}, metrics={"x": 1.0}))
+    whole = asdict(store.manifest("sft", "a1"))
+    with_digest = changed_json(whole).map(lambda about: signed(about).encode("utf-8", "replace"))
+    files = changed_json(whole["files"]["notes.json"])
+    of_files = files.map(lambda f: signed({**whole, "files": {"notes.json": f}}).encode())
+
+    @amount(examples)
+    @given(damaged((folder / MANIFEST).read_bytes()) | object_or_bytes(whole) | with_digest)
+    def look(content: bytes) -> None:
+        (folder / MANIFEST).write_bytes(content)
+        for command in (
+            lambda: store.manifest("sft", "a1"),
+            lambda: store.verify("sft", "a1"),
+            lambda: Artifact.at(folder).file("notes.json"),
+            lambda: verbs.inputs_of(store, Artifact.at(folder) and store.manifest("sft", "a1")),
+        ):
+            with contextlib.suppress(ArtifactError):
+                command()
+        verbs.main(["ls", "--artifacts", "--store", str(tmp_path)])
+
+    look()
+
+    @amount(examples)
+    @given(of_files)
+    def look_at_files(content: bytes) -> None:
+        look.hypothesis.inner_test(content)
+
+    look_at_files()
+
+
+@AMOUNTS
+def test_marks_of_checkpoints(tmp_path: Path, examples: int) -> None:
+    (tmp_path / "state").write_text("x")
+
+    @amount(examples)
+    @given(object_or_bytes({"state": 1, "optimizer.pt": 2}))
+    def look(content: bytes) -> None:
+        (tmp_path / checkpoints.MARK).write_bytes(content)
+        assert checkpoints.is_complete(tmp_path) in (True, False)
+
+    look()
+
+
+@AMOUNTS
+def test_what_people_said(tmp_path: Path, examples: int) -> None:
+    row = to_row(Judgement("q", "anna", (1, 2), "so", 1, "now"))
+    path = tmp_path / "anna.jsonl"
+
+    @amount(examples)
+    @given(object_or_bytes(row), st.sampled_from([b"", b"\n"]))
+    def look(content: bytes, end: bytes) -> None:
+        path.write_bytes(content + end)
+        for judgement in (suppressed(lambda: read_journal(path)) or {}).values():
+            json.dumps(to_row(judgement), ensure_ascii=False).encode()
+
+    look()
+
+
+@AMOUNTS
+def test_what_people_were_asked(tmp_path: Path, examples: int) -> None:
+    row = question_row(question_of([Message("user", "Why?")], ["p"], ["a", "b"]))
+    path = tmp_path / "questions.jsonl"
+
+    @amount(examples)
+    @given(changed_json(row) | json_values())
+    def look(value: object) -> None:
+        path.write_text(json.dumps(value))
+        suppressed(lambda: require_own_ids(read_questions(path), path))
+
+    look()
+
+
+def suppressed(command):
+    """What a command returns; None where it raises DataError."""
+    with contextlib.suppress(DataError):
+        return command()
+
+
+@AMOUNTS
+def test_reward_stats(tmp_path: Path, examples: int) -> None:
+    @amount(examples)
+    @given(object_or_bytes(asdict(RewardStats())))
+    def look(content: bytes) -> None:
+        (tmp_path / STATS).write_bytes(content)
+        (tmp_path / HEAD).write_bytes(content)
+        with pytest.raises(ArtifactError):
+            load_reward_model(tmp_path)
+
+    look()
+
+
+def small_rollout() -> rollouts.Rollout:
+    """Two responses of a rollout."""
+    mask = slots([[1, 1], [1]], torch.bool)
+    numbers = slots([[0.5, -1.0], [0.25]], torch.float32)
+    trajectory = Trajectory(
+        ["a", "b"], [(), ("p",)], [[1, 2], [3]], [[4, 5], [6]], ["x", "y"], mask, mask,
+        torch.tensor([True, False]), numbers,
+    )  # fmt: skip
+    scores = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    tokens = dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers)
+    return rollouts.Rollout(
+        trajectory, terms={"rm": scores}, raw_scores=scores, scores=scores, **tokens
+    )
+
+
+@AMOUNTS
+def test_rollouts(tmp_path: Path, examples: int) -> None:
+    path = tmp_path / "update-00001.parquet"
+    rollouts.write(small_rollout(), path)
+    whole = path.read_bytes()
+    kept = rollouts.read(path)
+    assert kept.trajectory.responses == [[4, 5], [6]]
+
+    @amount(examples)
+    @given(damaged(whole))
+    def look(content: bytes) -> None:
+        path.write_bytes(content)
+        suppressed(lambda: rollouts.read(path))
+
+    look()
