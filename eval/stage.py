@@ -182,10 +182,9 @@ def open_subject(
 
 def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
     """Return whether the reward has this reward model, alone, so that it need not load twice."""
-    path = inputs["reward"].path / MANIFEST if "reward" in inputs else None
-    if path is None or not path.is_file():
+    if "reward" not in inputs or not (inputs["reward"].path / MANIFEST).is_file():
         return False
-    manifest = read_manifest(path.parent, path.read_text(encoding="utf-8"))
+    manifest = read_manifest(inputs["reward"].path)
     return dict(manifest.inputs) == {"rm": inputs["rm"].fingerprint}
 
 

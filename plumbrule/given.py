@@ -65,7 +65,7 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
             )
         path = found[0].parent
     if (path / MANIFEST).is_file():
-        manifest = _manifest(path)
+        manifest = read_manifest(path)
         if manifest.kind not in STAGES:
             raise GraphError(
                 f"{setting} (={source}) must be of a kind known here, not {manifest.kind}."
@@ -82,10 +82,6 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
     )
 
 
-def _manifest(path: Path) -> Manifest:
-    return read_manifest(path, (path / MANIFEST).read_text(encoding="utf-8"))
-
-
 def copy_into(store: Store, kind: str, given: Given) -> Manifest:
     """Return the manifest of a given artifact after copying it into the store, if it is not there.
 
@@ -98,7 +94,7 @@ def copy_into(store: Store, kind: str, given: Given) -> Manifest:
     source, target = Path(given.path), store.folder(kind, given.fingerprint)
     if not (source / MANIFEST).is_file():
         raise ConfigError(f"artifact (={source}) must still be there; run the same command again.")
-    manifest = _manifest(source)
+    manifest = read_manifest(source)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

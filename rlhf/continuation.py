@@ -112,8 +112,8 @@ def _published(before: Artifact, learner: Learner) -> dict[str, Mapping[str, Ten
     policy = load_policy(before.file("model"), device=torch.device("cpu"))
     found: dict[str, Mapping[str, Tensor]] = {"policy": dict(policy.model.named_parameters())}
     if learner.value_model is not None:
-        value = before.path / "value" / "model.safetensors"
-        found["value model"] = load_file(value) if value.is_file() else {}
+        name = "value/model.safetensors"
+        found["value model"] = load_file(before.file(name)) if before.has(name) else {}
     return found
 
 

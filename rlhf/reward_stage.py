@@ -66,10 +66,9 @@ def open_configured(artifact: Artifact, runtime: RuntimeConfig) -> Scorer:
 
 def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
     """Return the reward models that the artifact's manifest names, from beside it in the store."""
-    path = artifact.path / MANIFEST
-    if not path.is_file():
+    if not (artifact.path / MANIFEST).is_file():
         return {}
-    manifest = read_manifest(artifact.path, path.read_text(encoding="utf-8"))
+    manifest = read_manifest(artifact.path)
     found = {}
     for slot, fingerprint in manifest.inputs.items():
         folder = artifact.path.parents[1] / "rm" / fingerprint
@@ -78,7 +77,7 @@ def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
                 f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store no "
                 "longer holds; run the same command to build it again."
             )
-        found[slot] = Artifact(folder, "rm", slot, fingerprint, opener=REWARD_MODEL_OPENER)
+        found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER)
     return found
 
 
