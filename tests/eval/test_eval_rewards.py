@@ -78,7 +78,7 @@ def test_no_gold_and_no_proxy_leave_length():
 
 
 def test_samples_of_one_entity_are_resampled_together():
-    alone = [row(i, float(i // 5), 0.0) for i in range(20)]
+    alone = [row(i, float(i // 5), 0.0) for i in range(40)]
     shared = [{**r, "group": str(int(r["gold"]))} for r in alone]
     widths = [summarise(r, INTERVALS)["gold"] for r in (alone, shared)]
     assert widths[1].high - widths[1].low > 1.5 * (widths[0].high - widths[0].low)

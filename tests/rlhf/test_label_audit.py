@@ -85,8 +85,11 @@ def test_planted_flips_are_told_from_noise(noise, share):
     made, flipped = flipped_rankings(noise, share)
     found = audit(made)
     for name, planted in (("noise", noise), ("flipped", flipped), ("length_taste", 0.0)):
+        if not found[name].is_bounded:  # no resample found any either
+            assert found[name].value == planted == 0.0
+            continue
         assert found[name].low <= planted <= found[name].high
-    assert found["flipped"].high - found["flipped"].low < 0.15
+        assert name != "flipped" or found[name].high - found[name].low < 0.15
 
 
 def test_which_rankings_were_flipped_is_not_read_but_that_some_may_be():
