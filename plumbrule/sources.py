@@ -175,9 +175,13 @@ def _without_unread(config: RunConfig, about: NodeConfig) -> NodeConfig:
 
 
 def _read(config: RunConfig, about: NodeConfig) -> list[str]:
-    """Return the inputs that a node reads, as its section of the config has it."""
+    """Return the inputs that a node reads, as its section of the config has it; all of a node with
+    settings of its own.
+    """
     if about.given is not None:
         return []
+    if about.set or about.each:
+        return [slot for slot, source in about.inputs.items() if source is not None]
     section = getattr(config, SECTION.get(about.kind, about.kind), None)
     found = []
     for slot, source in about.inputs.items():
