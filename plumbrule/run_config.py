@@ -274,7 +274,7 @@ def _known_settings(cfg: DictConfig) -> list[str]:
     known = list(settings_of(RunConfig))
     for name, about in cfg.nodes.items():
         kind = about.get("kind") if isinstance(about, DictConfig) else None
-        section = SECTION.get(kind, kind)
+        section = SECTION.get(str(kind), kind)
         if section in GROUPS:
             own = settings_of(GROUPS[section])
             known += [f"nodes.{name}.{part}.{key}" for part in ("set", "each") for key in own]

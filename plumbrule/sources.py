@@ -25,8 +25,7 @@ from plumbrule.readers import READERS, read
 from plumbrule.stages import BENCHMARK_SLOTS, SECTION, slot_of
 
 if TYPE_CHECKING:
-    from plumbrule.run_config import RunConfig
-    from sft.config import DatasetConfig
+    from plumbrule.run_config import DatasetConfig, RunConfig
 
 ATLAS = "atlas"
 FIRST_ROWS = 50
@@ -139,7 +138,7 @@ def _drop_users(
     """
     wants: dict[str, list[str]] = {}
     for name in needed:
-        about = fitted.nodes[name]
+        about = fitted.nodes[name] = _without_unread(config, fitted.nodes[name])
         gone = [s for s in _read(config, about) if about.inputs[s] in lacking]
         if not gone or name in lacking:
             continue
@@ -163,10 +162,26 @@ def _drop_users(
     return wants
 
 
+def _without_unread(config: RunConfig, about: NodeConfig) -> NodeConfig:
+    """Return a node without optional inputs that it does not read: their data may not be there."""
+    read = _read(config, about)
+    inputs = {
+        slot: None
+        if slot not in read and (taken := slot_of(about.kind, slot)) and not taken.required
+        else source
+        for slot, source in about.inputs.items()
+    }
+    return dataclasses.replace(about, inputs=inputs)
+
+
 def _read(config: RunConfig, about: NodeConfig) -> list[str]:
-    """Return the inputs that a node reads, as its section of the config has it."""
+    """Return the inputs that a node reads, as its section of the config has it; all of a node with
+    settings of its own.
+    """
     if about.given is not None:
         return []
+    if about.set or about.each:
+        return [slot for slot, source in about.inputs.items() if source is not None]
     section = getattr(config, SECTION.get(about.kind, about.kind), None)
     found = []
     for slot, source in about.inputs.items():
