@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from plumbrule import claims
-from plumbrule.checkpoints import CHECKPOINT, fsync_folder, is_complete, newest
+from plumbrule.checkpoints import CHECKPOINT, fsync_folder, is_complete, is_whole, newest
 from plumbrule.claims import Claim, Owner, build_folder
 from plumbrule.manifests import MANIFEST
 
@@ -191,7 +191,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         if is_complete(source):  # else its owner still runs and dropped it
             raise
-    if not is_complete(target):
+    if not is_whole(target):  # an older one is then resumed
         shutil.rmtree(target, ignore_errors=True)
 
 

@@ -3,6 +3,8 @@
 A checkpoint is a folder `checkpoint-<step>`. It is complete when its `COMPLETE` file, written last
 and fsynced, lists every other file with its size; anything else is the rest of a killed run. So a
 process may be killed, or a disk may fill, at any moment: the newest complete checkpoint stands.
+The mark holds a digest of each file as well, which is checked when an attempt is taken over, and so
+before any resuming (`attempts.py`).
 HF's Trainer writes its own folders of this name; `seal` completes them.
 """
 
@@ -14,22 +16,26 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from plumbrule.content_digests import FAST, digests
 
 MARK = "COMPLETE"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def seal(folder: Path) -> None:
-    """Make `folder` count: fsync its files, then write `COMPLETE` with their names and sizes."""
-    sizes = {}
+    """Make `folder` count: fsync its files, then write `COMPLETE` with names, sizes and digests."""
+    about = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MARK:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-            sizes[str(path.relative_to(folder))] = path.stat().st_size
+            found = digests(path, FAST)
+            about[str(path.relative_to(folder))] = {"size": path.stat().st_size, **found}
     partial = folder / (MARK + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
-        json.dump(sizes, file, indent=1)
+        json.dump(about, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / MARK)
@@ -51,13 +57,34 @@ def is_complete(folder: Path) -> bool:
     A mark that can't be read, or holds something else, seals nothing.
     """
     try:
-        sizes = json.loads((folder / MARK).read_bytes().decode("utf-8"))
+        marked = _read_mark(folder)
         return all(
-            (folder / name).is_file() and (folder / name).stat().st_size == size
-            for name, size in sizes.items()
+            (folder / name).is_file() and (folder / name).stat().st_size == about["size"]
+            for name, about in marked.items()
         )
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether `folder` is complete and every file has the content that was sealed."""
+    if not is_complete(folder):
+        return False
+    try:
+        return all(
+            FAST not in about or digests(folder / name, FAST)[FAST] == about[FAST]
+            for name, about in _read_mark(folder).items()
+        )
+    except OSError:  # dropped by whoever still runs
+        return False
+
+
+def _read_mark(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return name -> size and digest; earlier versions wrote the size only."""
+    marked = json.loads((folder / MARK).read_bytes().decode("utf-8"))
+    return {
+        name: {"size": about} if type(about) is int else about for name, about in marked.items()
+    }
 
 
 def newest(folder: Path) -> tuple[int, Path] | None:

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from plumbrule.errors import ArtifactError, TrainingError
+from plumbrule.errors import ArtifactError, Terminated, TrainingError
 from plumbrule.manifests import read_manifest, write_text
 
 NAME = "claim.json"
@@ -79,15 +79,27 @@ class Claim:
         self.path, self.owner = folder / NAME, owner
         self._lost = threading.Event()
         self._stop = threading.Event()
+        self._ending = threading.Lock()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="claim")
 
     def __enter__(self) -> Claim:
         self._thread.start()
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self._stop.set()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Release the claim; an interrupt by its own beat leaves as the error that says why.
+
+        Raises: TrainingError: the claim was lost, and that is what interrupted the building.
+        """
+        interrupted = isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
+        try:
+            with self._ending:
+                self._stop.set()
+        except KeyboardInterrupt:  # sent this moment
+            interrupted = True
         self._thread.join()
+        if interrupted and self._lost.is_set():
+            self.check()
         _remove(self.path, self.owner)  # never another's
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()  # an attempt that was left keeps it
@@ -128,8 +140,9 @@ class Claim:
         while not self._stop.wait(BEAT_SECONDS):
             if not self._is_mine():
                 self._lost.set()
-                if not self._stop.is_set():  # a signal, which also ends the wait for a child
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                with self._ending:
+                    if not self._stop.is_set():  # a signal, which also ends the wait for a child
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
             with contextlib.suppress(OSError):
                 os.utime(self.path)

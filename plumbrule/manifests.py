@@ -25,15 +25,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import xxhash
-
 from plumbrule.checkpoints import fsync_folder
+from plumbrule.content_digests import FAST, SLOW, digests
 from plumbrule.errors import ArtifactError
 
 MANIFEST = "manifest.json"
-BLOCK_BYTES = 2**20
-FAST, SLOW = "xxh128", "sha256"
-"""Names of the two digests in a manifest."""
 UNSETTLED_SECONDS = 0.1
 """File systems note times in steps of some milliseconds: two changes within one look like one."""
 _DIGEST_LINE = '\n "digest": "'
@@ -149,18 +145,6 @@ def is_inside(name: str) -> bool:
     """Return whether a relative name stays inside its folder: no root, no `..`, no NUL."""
     parts = PurePosixPath(name).parts
     return bool(parts) and ".." not in parts and parts[0] != "/" and "\0" not in name
-
-
-def digests(path: Path, *names: str) -> dict[str, str]:
-    """Return the digests of a file's content by name, read once. Raises: OSError."""
-    made: dict[str, Any] = {FAST: xxhash.xxh3_128, SLOW: hashlib.sha256}
-    hashes = {name: made[name]() for name in names}
-    block = memoryview(bytearray(BLOCK_BYTES))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(block):
-            for one in hashes.values():
-                one.update(block[:count])
-    return {name: one.hexdigest() for name, one in hashes.items()}
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -238,8 +238,7 @@ def _resolve(
     while True:
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
-            if not waiting:
-                attempts.tidy(folder)
+            attempts.tidy(folder)
             return Built(planned, manifest, folder, "shared" if waiting else "cached")
         claim = attempts.claim(folder, context.id)
         if isinstance(claim, claims.Claim):

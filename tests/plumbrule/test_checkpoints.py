@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from plumbrule.checkpoints import MARK, is_complete, newest, prune, save, seal
+from plumbrule import attempts
+from plumbrule.checkpoints import MARK, is_complete, is_whole, newest, prune, save, seal
 
 
 def fill(text: str):
@@ -63,9 +64,34 @@ def test_damaged_is_ignored(tmp_path, damage):
     assert newest(tmp_path)[0] == 1
 
 
-def test_mark_lists_every_file_with_its_size(tmp_path):
+def test_mark_lists_every_file_with_its_size_and_digest(tmp_path):
     folder = save(tmp_path, 3, fill("four"))
-    assert json.loads((folder / MARK).read_text()) == {"deep/state.txt": 4}
+    marked = json.loads((folder / MARK).read_text())
+    assert {name: about["size"] for name, about in marked.items()} == {"deep/state.txt": 4}
+    assert is_whole(folder)
+    (folder / "deep" / "state.txt").write_text("foux")
+    assert is_complete(folder)
+    assert not is_whole(folder)
+    (folder / MARK).write_text('{"deep/state.txt": 4}')  # as earlier versions wrote it
+    assert is_whole(folder)
+
+
+def test_an_attempt_is_resumed_from_the_newest_checkpoint_that_is_whole(tmp_path):
+    artifact = tmp_path / "artifacts" / "sft" / "a1"
+    with attempts.claim(artifact, "first") as claim:
+        out = attempts.begin(artifact, claim)
+        (out / "metrics.jsonl").write_text("rows")
+        (out / "checkpoints").mkdir()
+        save(out / "checkpoints", 1, fill("one"))
+        two = save(out / "checkpoints", 2, fill("two"))
+        (two / "deep" / "state.txt").write_text("tvo")
+    assert attempts.begun(artifact) == 2
+    with attempts.claim(artifact, "second") as claim:
+        again = attempts.begin(artifact, claim)
+        assert newest(again / "checkpoints")[0] == 1
+        assert (again / "metrics.jsonl").read_text() == "rows"
+        names = {path.name for path in again.parent.iterdir() if path.is_dir()}
+        assert names == {again.name}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

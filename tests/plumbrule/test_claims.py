@@ -148,3 +148,19 @@ def test_a_claim_that_was_removed_names_who_published(tmp_path: Path) -> None:
         store.publish(Manifest("sft", "sft", "a1", {}, {}, built_by="run fast/1 (process 7 on x)"))
         with pytest.raises(TrainingError, match=r"taken over by run fast/1 \(process 7 on x\)"):
             claim.check()
+
+
+def test_what_interrupts_an_owner_says_who_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beat sends Ctrl-C's signal; it must not look as if someone had pressed it."""
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+
+    def build() -> None:
+        with claims.acquire(tmp_path, "slow"):
+            other_host(tmp_path, 0)
+            time.sleep(30)
+
+    with pytest.raises(TrainingError, match="taken over by run far"):
+        build()
+    assert (tmp_path / claims.NAME).exists()
