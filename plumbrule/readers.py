@@ -165,6 +165,20 @@ def _jsonl_files(path: Path) -> list[tuple[Path, bool | None]]:
     return [(file, side) for file in train] + [(file, True) for file in held_out]
 
 
+def brings_own_split(format: str, path: Path | str) -> bool | None:
+    """Return whether a source holds rows out itself, by its files' names; None: not known.
+
+    Opens no file, so planning may ask.
+    Raises: DataError: the path or the folder can't be read.
+    """
+    require_readable(Path(path))
+    if format == "jsonl":
+        return any(held_out for _, held_out in _jsonl_files(Path(path)))
+    if format == "hh_rlhf":
+        return {_stem(file) for file, _ in _hh_files(Path(path))} >= {"train", "test"}
+    return None
+
+
 def _stem(file: Path) -> str:
     return file.name.split(".")[0]
 

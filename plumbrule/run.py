@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import sys
 import time
 import traceback
@@ -31,11 +32,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule import plugins, record
+from plumbrule.accelerators import require_device
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
 from plumbrule.fingerprint import ROOT, digest
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.run_config import RunConfig, from_hydra, schemas
+from plumbrule.wandb_start import check_wandb
 
 CONF = ROOT / "conf"
 MULTIRUN = ("-m", "--multirun")
@@ -165,6 +168,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     store.require_writable()
     plan = make_plan(nodes, store, strict=config.run.versions == "strict")
     print_plan(config, plan)
+    require_ready(config, plan)
     if config.run.dry:
         return None
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -202,6 +206,13 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     return float(whole["metrics"][objective])
 
 
+def require_ready(config: RunConfig, plan: list[Planned]) -> None:
+    """Raise ConfigError if what has to be built lacks its device or can't be tracked."""
+    if any(planned.state != "cached" for planned in plan):
+        require_device(config.runtime)
+        check_wandb(config.tracking)
+
+
 def print_plan(config: RunConfig, plan: list[Planned]) -> None:
     """Print what is cached, what will be built and why."""
     width = max(len(p.node.name) for p in plan)
@@ -233,6 +244,8 @@ def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """Return a composition error as one line: field, value, rule, and the nearest known name."""
+    if (unquoted := explain_quotes(arguments)) is not None:
+        return unquoted
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     wrong = re.search(r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", text)
     full_key = re.search(r"full_key: (\S+)", text)
@@ -251,6 +264,36 @@ def explain(error: Exception, arguments: list[str]) -> str:
     same_end = [key for key in known if key.rpartition(".")[2] == last]
     hint = f"did you mean {(same_end or close)[0]}?" if same_end or close else HELP
     return f"{given} must be a known key; {hint}"
+
+
+def explain_quotes(arguments: list[str]) -> str | None:
+    """Return which argument's value must be quoted for Hydra to read it, and how; None: none.
+
+    Hydra's own quotes must reach it, so the shell needs others around the whole.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser, sweeps = OverridesParser.create(), bool(set(arguments) & set(MULTIRUN))
+
+    def is_read(argument: str) -> bool:
+        try:
+            parsed = parser.parse_override(argument)
+        except HydraException:
+            return False
+        return sweeps or not parsed.is_sweep_override()
+
+    for argument in arguments:
+        key, given, value = argument.partition("=")
+        if argument.startswith("--") or not given or is_read(argument):
+            continue
+        escaped = value.replace('"', '\\"')
+        quoted = f'{key}="{escaped}"'
+        if is_read(quoted):
+            return (
+                f"{key} (={value}) must stand in quotes of its own, since Hydra reads some of its "
+                f"characters as grammar; write {shlex.quote(quoted)}."
+            )
+    return None
 
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}

@@ -84,23 +84,37 @@ def read_questions(path: Path) -> list[Question]:
     questions = []
     for number, row in read_rows(path):
         try:
-            questions.append(
-                Question(
-                    row["question"],
-                    to_messages(row["messages"]),
-                    tuple(row["passages"]),
-                    tuple(row["answers"]),
-                    row.get("repeats"),
-                )
-            )
-        except KeyError as error:
+            questions.append(_from_row(row))
+        except DataError as error:
             raise DataError(
-                f"a question needs {error}; the feedback stage writes this file, run it again.",
+                f"{error} The feedback stage writes this file; run it again.",
                 path,
                 number,
                 json.dumps(row),
             ) from None
     return questions
+
+
+def _from_row(row: dict[str, Any]) -> Question:
+    for name in ("question", "messages", "passages", "answers"):
+        if name not in row:
+            raise DataError(f"a question needs {name}.")
+    for name in ("passages", "answers"):
+        texts = row[name]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{name} (={texts!r:.80}) must be a list of texts.")
+    repeats = row.get("repeats")
+    if type(row["question"]) is not str or not isinstance(repeats, str | None):
+        raise DataError("question and repeats must be texts.")
+    if len(set(row["answers"])) < max(2, len(row["answers"])):
+        raise DataError(f"answers (={len(row['answers'])}) must be at least 2 that differ.")
+    return Question(
+        row["question"],
+        to_messages(row["messages"]),
+        tuple(row["passages"]),
+        tuple(row["answers"]),
+        repeats,
+    )
 
 
 def to_row(question: Question) -> dict[str, Any]:
