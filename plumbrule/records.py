@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plumbrule.errors import DataError
+from plumbrule.errors import DataError, listed
 from plumbrule.source_files import require_readable
 from plumbrule.strict_json import parse_json
 
@@ -233,7 +233,7 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
     unknown = set(row) - set(fields)
     if unknown:
         raise DataError(
-            f"unknown field(s) {sorted(unknown)}; a {kind.__name__} has {list(fields)}."
+            f"unknown field(s) {listed(sorted(unknown))}; a {kind.__name__} has {list(fields)}."
         )
     values = {name: _typed(name, value) for name, value in row.items()}
     if kind is Preference and "meta" in row:

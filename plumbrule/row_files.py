@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbrule.errors import DataError
+from plumbrule.errors import DataError, listed
 from plumbrule.records import as_object, numbered_lines, require_file
 from plumbrule.strict_json import parse_json, require_depth, require_unicode
 
@@ -81,7 +81,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         names = next(table, [])
         if len(set(names)) < len(names) or not all(name.strip() for name in names) or not names:
             raise DataError(
-                f"the first line ({', '.join(names)}) must name each column once.", path, 1
+                f"the first line ({listed(names)}) must name each column once.", path, 1
             )
         for number, cells in enumerate((c for c in table if c), 1):
             if len(cells) != len(names):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from plumbrule.errors import DataError
+from plumbrule.errors import DataError, listed
 from plumbrule.turns import unread_fields
 
 
@@ -155,7 +155,7 @@ def shape_of(row: Mapping[str, Any], role: str) -> Shape:
             return shape
     accepted = "; ".join(str(shape) for shape in SHAPES if role in shape.roles)
     raise DataError(
-        f"columns ({', '.join(sorted(columns))}) must be one of the sets that role {role} "
+        f"columns ({listed(sorted(columns))}) must be one of the sets that role {role} "
         f"accepts{_nearest(columns, role)}: {accepted}."
     )
 
@@ -166,7 +166,7 @@ def _nearest(columns: set[str], role: str) -> str:
     if not known:
         return ""
     shape, surplus = min(known, key=lambda found: len(found[1]))
-    return f" (nearest: {shape.name}, if {', '.join(sorted(surplus))} is taken out)"
+    return f" (nearest: {shape.name}, if {listed(sorted(surplus))} is taken out)"
 
 
 def unread(row: Mapping[str, Any], shape: Shape) -> tuple[str, ...]:

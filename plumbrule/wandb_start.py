@@ -111,14 +111,15 @@ def start_run(say: Any, **settings: Any) -> Any:
     import wandb
 
     mode = wandb_mode()
+    given = os.environ.get("WANDB_INIT_TIMEOUT")
     quiet = wandb.Settings(
+        init_timeout=float(given) if given else INIT_TIMEOUT,
         silent=True,
         console="off",
         x_disable_stats=True,
         disable_git=True,
         save_code=False,
         x_disable_machine_info=True,
-        **({} if os.environ.get("WANDB_INIT_TIMEOUT") else {"init_timeout": INIT_TIMEOUT}),
     )
     try:
         resume = "allow" if mode == "online" else None

@@ -209,7 +209,7 @@ def read_replies(path: Path) -> dict[str, float]:
             except ValueError:
                 continue
             if isinstance(row, dict) and isinstance(row.get("key"), str):
-                score = row.get("score")
+                score: Any = row.get("score")
                 if _is_score(score):
                     known[row["key"]] = float(score)
     return known

@@ -452,15 +452,10 @@ def test_a_runs_name_is_that_of_a_folder(name: str) -> None:
     ("override", "key"),
     [
         ("ppo.kl.coef=inf", "ppo.kl.coef"),
-        ("ppo.kl.coef=nan", "ppo.kl.coef"),
-        ("rm.learning_rate=inf", "rm.learning_rate"),
-        ("nodes.ppo.set={kl:{coef:inf}}", "ppo.kl.coef"),
-        ("runtime.silence_minutes=inf", "runtime.silence_minutes"),
+        ("+nodes.ppo.set={kl:{coef:inf}}", "ppo.kl.coef"),
         ("+reward.terms=[{name:rm,weight:-inf}]", "reward.terms.rm.weight"),
         ("seed=99999999999999999999", "seed"),
         ('run.notes=["a\0b"]', r"run.notes\[0\]"),
-        ("runtime.device=cuda:x", "runtime.device"),
-        ("tracking.project=a/b", "tracking.project"),
     ],
 )
 def test_what_no_setting_can_be_is_refused_while_composing(
@@ -505,6 +500,8 @@ def test_a_path_with_blanks_needs_no_more_than_the_shells_quotes() -> None:
 def test_a_device_that_is_not_there_is_refused_in_the_plan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    with pytest.raises(ConfigError, match=r"runtime.device \(=cuda:x\) must be auto"):
+        RuntimeConfig(device="cuda:x")
     monkeypatch.setattr(accelerators, "num_accelerators", lambda: 1)
     require_device(RuntimeConfig(device="cuda"))
     require_device(RuntimeConfig(device="auto"))
@@ -542,13 +539,11 @@ def test_a_stage_that_measures_needs_rows_that_are_held_out(
     given = [
         *("dataset=jsonl", f"dataset.path={pairs}", "dataset.validation_share=0"),
         *(f"run.goals=[{goal}]", "nodes.rm.inputs.preferences=preferences", "model=gpt2"),
-        *("nodes.eval_sft.inputs={policy:sft,prompts:prompts}", "nodes.sft.inputs.base=null"),
+        *(f"nodes.eval_sft.inputs.{slot}=null" for slot in ("questions", "halueval", "bold", "rm")),
+        *("nodes.eval_sft.inputs.index=null", "nodes.sft.inputs.base=null"),
     ]
     says = rf"dataset.validation_share \(=0\) must be above 0 where node {goal} measures.*"
     with pytest.raises(ConfigError, match=says + "train and a validation file"):
         composed(*given)
     (pairs / "validation.jsonl").write_text((pairs / "train.jsonl").read_text())
     composed(*given)
-    (pairs / "validation.jsonl").unlink()
-    composed(*(word for word in given if "share" not in word))
-    composed(*given[:3], "run.goals=[sft]", *given[5:])  # nothing there measures on them
