@@ -20,6 +20,10 @@ NUMBERS = st.one_of(
     st.floats(),
     st.sampled_from([10**18, 10**310, -(10**40), 1e308, 5e-324, True, False]),
 )
+NASTY = st.sampled_from(
+    [float("nan"), float("inf"), "half \ud83d", 10**400, True, None, [], {}, [[[[1]]]], "a\0\n"]
+)
+"""What once got through."""
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXTS,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
@@ -92,6 +96,77 @@ def rows(needs: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 ANY_ROW = st.dictionaries(st.sampled_from(COLUMNS), ANY_CELL, max_size=5)
 
 
+_ASK, _TELL = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+_NO = {"role": "assistant", "content": "No"}
+GOOD: dict[str, dict[str, Any]] = {
+    "text": {"text": "A text.", "title": "T"},
+    "segments": {"segments": [["read ", 0.0], ["learned", 1]], "kind": "k"},
+    "prompt": {"prompt": [_ASK], "meta": {"entity": "e"}},
+    "chat": {"messages": [_ASK, _TELL, _ASK, _TELL], "passages": ["p"]},
+    "demonstration": {"messages": [_ASK], "response": "Yes", "id": "1"},
+    "completion": {"prompt": "Hi", "completion": " Yes"},
+    "ranking": {
+        "messages": [_ASK],
+        "responses": ["a", "b"],
+        "ranks": [1, 2],
+        "scores": [0.5, -1],
+        "margin": 1.5,
+        "annotator": "x",
+        "confidence": 0.5,
+        "meta": {"finished": [True, False], "utilities": [1.0, 2.0], "terms": {"t": [1, 2]}},
+    },
+    "pair": {"prompt": "Hi", "chosen": "a", "rejected": "b", "margin": 1, "id": 3},
+    "H4 pair": {
+        "prompt": "Hi",
+        "prompt_id": "1",
+        "messages": [_ASK, _TELL],
+        "chosen": [_ASK, _TELL],
+        "rejected": [_ASK, _NO],
+        "score_chosen": 2.0,
+        "score_rejected": 1.0,
+    },
+    "H4 chat": {"prompt": "Hi", "prompt_id": "1", "messages": [_ASK, _TELL]},
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]
+    },
+    "alpaca": {"instruction": "Say", "input": "this", "output": "This"},
+    "prompt ranking": {"prompt": "Hi", "responses": ["a", "b"], "ranking": [2, 1]},
+    "best of": {"query": "Hi", "sample0": "a", "sample1": "b", "best": 1},
+    "rated instruction": {
+        "instruction": "Hi",
+        "completions": [{"response": c, "overall_score": k} for k, c in enumerate("ab")],
+    },
+    "rated prompt": {
+        "prompt": "Hi",
+        "completions": [{"response": c, "fine-grained_score": k} for k, c in enumerate("ab")],
+    },
+    "benchmark": {
+        "task": "question",
+        "fields": {"question": "Who?"},
+        "group": "g",
+        "meta": {"answer": "a", "domain": "d"},
+    },
+}
+"""Shape -> a row of it."""
+
+
+@st.composite
+def changed(draw: st.DrawFn, whole: Any) -> Any:
+    """Return a JSON value with one place in it, at any depth, replaced, removed or given twice."""
+    if not isinstance(whole, dict | list) or not whole or draw(st.integers(0, 4)) == 0:
+        return draw(NASTY | VALUES)
+    copy: Any = whole.copy()
+    place = draw(st.sampled_from(sorted(copy) if isinstance(copy, dict) else range(len(copy))))
+    match draw(st.integers(0, 7)):
+        case 0:
+            del copy[place]
+        case 1 if isinstance(copy, list):
+            copy.append(copy[place])
+        case _:
+            copy[place] = draw(changed(copy[place]))
+    return copy
+
+
 def as_lines(table: list[Any]) -> bytes:
     """Return JSON Lines with all that Python writes: NaN, lone surrogates, long numbers."""
     return "".join(json.dumps(row) + "\n" for row in table).encode()
@@ -110,7 +185,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
                 del content[at : at + draw(st.integers(1, 40))]
             case "put":
                 pieces = [
-                    b"[" * 200,
+                    b"[" * 5000,
                     b"9" * 5000,
                     b"NaN",
                     b'"\\ud800"',
