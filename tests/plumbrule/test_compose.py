@@ -452,7 +452,7 @@ def test_a_runs_name_is_that_of_a_folder(name: str) -> None:
     ("override", "key"),
     [
         ("ppo.kl.coef=inf", "ppo.kl.coef"),
-        ("+nodes.ppo.set={kl:{coef:inf}}", "ppo.kl.coef"),
+        ("+nodes.ppo.set={kl:{coef:inf}}", "nodes.ppo.set.kl.coef"),
         ("+reward.terms=[{name:rm,weight:-inf}]", "reward.terms.rm.weight"),
         ("seed=99999999999999999999", "seed"),
         ('run.notes=["a\0b"]', r"run.notes\[0\]"),
