@@ -6,13 +6,15 @@ import os
 from typing import TYPE_CHECKING
 
 from plumbrule.config import require
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.given import Given
 from plumbrule.graph import Node
 from plumbrule.launch import SLURM
+from plumbrule.readers import brings_own_split
 from plumbrule.shipped import shipped_world
 from plumbrule.stages import STAGES
 from rlhf.reward_config import RequireConfig
+from sft.config import DatasetConfig
 
 if TYPE_CHECKING:
     from plumbrule.run_config import RunConfig
@@ -23,6 +25,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     context = config.model.context
     check_world(config, nodes)
     check_processes(config, nodes)
+    check_held_out(config, nodes)
     own = [node for node in nodes if not isinstance(node.config, Given)]
     read = {node.config.role for node in own if node.kind == "data"}
     for role in config.data:
@@ -94,6 +97,44 @@ def check_processes(config: RunConfig, nodes: list[Node]) -> None:
             f"be left out under runtime.sharding={runtime.sharding}",
             "use ppo.adapter.rank, or runtime.sharding=none",
         )
+
+
+HELD_OUT = {"rm": ("preferences", "ood"), "eval": ("prompts",)}
+"""Kind -> how its inputs begin whose held-out rows it can't do without."""
+
+
+def check_held_out(config: RunConfig, nodes: list[Node]) -> None:
+    """Raise ConfigError where a stage measures on held-out rows and its source holds none out."""
+    by_name = {node.name: node for node in nodes}
+    for node in nodes:
+        for slot, source in node.inputs.items():
+            if not slot.startswith(HELD_OUT.get(node.kind, ("\0",))):
+                continue
+            given = by_name[source]
+            if given.kind == "feedback":  # its rankings are held out as its prompts are
+                given = by_name[given.inputs["prompts"]]
+            if given.kind == "data" and not _holds_out(given.config.dataset):
+                role = given.config.role
+                require(
+                    False,
+                    f"data.{role}.validation_share" if role in config.data else VALIDATION_SHARE,
+                    0,
+                    f"be above 0 where node {node.name} measures on held-out rows of {given.name}",
+                    "raise it, or give a folder with a train and a validation file",
+                )
+
+
+VALIDATION_SHARE = "dataset.validation_share"
+
+
+def _holds_out(dataset: DatasetConfig) -> bool:
+    """Return whether some rows will be held out, as far as file names tell."""
+    if dataset.validation_share > 0 or dataset.path is None:
+        return True
+    try:
+        return brings_own_split(dataset.format, dataset.path) is not False
+    except DataError:
+        return True  # the fingerprint of the path says what is wrong with it
 
 
 def check_gathered(node: Node, nodes: list[Node]) -> None:

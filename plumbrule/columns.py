@@ -1,10 +1,8 @@
-"""Rows of JSON Lines, told apart by their columns: ours, chats, TRL's formats, other rankings.
+"""Rows of somebody's table as records, by the shape that their columns have (`row_schemas.py`).
 
-The columns alone decide; nothing is guessed from values, so a file means the same on every machine.
 TRL's *standard* rows hold text and its *conversational* ones lists of turns; a standard prompt
 becomes the user's turn and a completion the assistant's, since every prompt here is a chat. White
-space around foreign answers is dropped: the policy's own template puts it back. A row that has
-columns of two shapes, or one that no shape knows, is refused with the list of what is accepted.
+space around foreign answers is dropped: the policy's own template puts it back.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from plumbrule.errors import DataError
 from plumbrule.records import (
@@ -25,103 +23,12 @@ from plumbrule.records import (
     Prompt,
     Record,
     from_dict,
-    to_messages,
 )
 from plumbrule.roles import Chat, as_role
+from plumbrule.row_schemas import BENCHMARK_TASKS, Shape
+from plumbrule.turns import read_sharegpt, read_turns
 
 T = TypeVar("T")
-
-
-class Shape(NamedTuple):
-    """A set of columns with a meaning: those a row needs, those it may have, roles it can feed.
-
-    numbered: the name of columns that are numbered from 0, as many as there are.
-    """
-
-    name: str
-    needs: frozenset[str]
-    may: frozenset[str]
-    roles: frozenset[str]
-    numbered: str = ""
-
-    def fits(self, columns: set[str]) -> bool:
-        """Return whether `columns` hold all that the shape needs and nothing that it may not."""
-        if self.numbered:
-            if f"{self.numbered}0" not in columns:
-                return False
-            columns = {c for c in columns if not re.fullmatch(self.numbered + "[0-9]+", c)}
-        return self.needs <= columns <= self.needs | self.may
-
-    def __str__(self) -> str:
-        numbered = [f"{self.numbered}0", f"{self.numbered}1", "..."] if self.numbered else []
-        needs = " + ".join([*sorted(self.needs), *numbered])
-        return f"{needs} (optional: {', '.join(sorted(self.may))})"
-
-
-def _shape(name: str, needs: str, may: str, roles: str, numbered: str = "") -> Shape:
-    optional = frozenset({"id", "meta", *may.split()})
-    return Shape(name, frozenset(needs.split()), optional, frozenset(roles.split()), numbered)
-
-
-_RANKED = "corpus demonstrations prompts preferences"
-_ULTRAFEEDBACK = "passages annotator confidence source models correct_answers incorrect_answers"
-
-
-SHAPES = (
-    _shape("text", "text", "title kind", "corpus documents"),
-    _shape("segments", "segments", "kind", "corpus"),
-    _shape("prompt", "prompt", "", "prompts"),
-    _shape("chat", "messages", "passages", "corpus demonstrations prompts"),
-    _shape("demonstration", "messages response", "passages", "corpus demonstrations prompts"),
-    _shape("completion", "prompt completion", "passages", "corpus demonstrations prompts"),
-    _shape(
-        "ranking",
-        "messages responses ranks",
-        "passages scores margin annotator confidence",
-        _RANKED,
-    ),
-    _shape(
-        "pair",
-        "chosen rejected",
-        "prompt passages margin score_chosen score_rejected annotator confidence",
-        _RANKED,
-    ),
-    _shape(
-        "prompt ranking",
-        "prompt responses ranking",
-        "passages scores margin annotator confidence",
-        _RANKED,
-    ),
-    _shape("best of", "query best", "passages annotator confidence", _RANKED, numbered="sample"),
-    _shape("rated", "instruction completions", _ULTRAFEEDBACK, _RANKED),
-    _shape("rated prompt", "prompt completions", _ULTRAFEEDBACK, _RANKED),
-    _shape("benchmark", "task fields", "group", "questions reading halueval bold"),
-)
-
-
-BENCHMARK_TASKS = {
-    "questions": "question",
-    "reading": "reading",
-    "halueval": "halueval_",
-    "bold": "bold",
-}
-"""Role -> how the task of its items begins."""
-
-
-def shape_of(row: Mapping[str, Any], role: str) -> Shape:
-    """Return the one shape that the columns of `row` have.
-
-    Raises: DataError: no shape has these columns, or the one that has cannot feed `role`.
-    """
-    columns = set(row)
-    for shape in SHAPES:
-        if shape.fits(columns) and role in shape.roles:
-            return shape
-    accepted = "; ".join(str(shape) for shape in SHAPES if role in shape.roles)
-    raise DataError(
-        f"columns ({', '.join(sorted(columns))}) must be one of the sets that role {role} "
-        f"accepts: {accepted}."
-    )
 
 
 def parse_row(row: Mapping[str, Any], shape: Shape, id: str, role: str) -> Record | dict[str, Any]:
@@ -131,8 +38,10 @@ def parse_row(row: Mapping[str, Any], shape: Shape, id: str, role: str) -> Recor
     Raises: DataError: a value of the wrong type, or one that breaks the record's rules.
     """
     values = {"id": id, **row}
+    if type(values["id"]) not in (str, int):
+        raise DataError(f"id (={values['id']!r:.80}) must be text or a whole number.")
     values["id"] = str(values["id"])
-    kind = {"kind": values["kind"]} if "kind" in values else {}
+    kind = {"kind": _stripped(values["kind"], "kind")} if "kind" in values else {}
     match shape.name:
         case "text" if role == "documents":
             return from_dict(Document, values)
@@ -155,7 +64,7 @@ def _segments(segments: Any) -> list[Any]:
     fits = isinstance(segments, list) and all(
         isinstance(segment, list)
         and [type(part) for part in segment] in ([str, int], [str, float])
-        and segment[1] >= 0
+        and 0 <= segment[1] <= 1e6
         for segment in segments
     )
     if not fits or not any(text.strip() for text, _ in segments):
@@ -177,7 +86,7 @@ def _turns(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
     """Return the turns under `name`: a list of them, or a text that is taken for the user's."""
     if isinstance(row[name], str):
         return (Message("user", _text(row, name).strip()),)
-    return to_messages(row[name])
+    return read_turns(row[name], name)
 
 
 def _answer(turns: tuple[Message, ...]) -> str:
@@ -189,17 +98,36 @@ def _answer(turns: tuple[Message, ...]) -> str:
     return turns[0].content.strip()
 
 
+def _plain_turns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of ours with its turns read as those of a foreign file are."""
+    turns = read_turns(row["messages"], "messages")
+    return {**row, "messages": [{"role": m.role, "content": m.content} for m in turns]}
+
+
 def _prompt(row: Mapping[str, Any]) -> Prompt:
     return Prompt(row["id"], _turns(row, "prompt"), _meta(row))
 
 
 def _chat(row: Mapping[str, Any]) -> Prompt | Demonstration:
     """Return a demonstration of the last turn where that is the assistant's, else a prompt."""
-    turns = to_messages(row["messages"])
+    return _of_turns(row, read_turns(row["messages"], "messages"))
+
+
+def _of_turns(row: Mapping[str, Any], turns: tuple[Message, ...]) -> Prompt | Demonstration:
     if turns and turns[-1].role == "assistant":
         answer = _answer(turns[-1:])
         return Demonstration(row["id"], turns[:-1], answer, _passages(row), _meta(row))
     return Prompt(row["id"], turns, _meta(row))
+
+
+def _alpaca(row: Mapping[str, Any]) -> Demonstration:
+    """Return the demonstration of an instruction, its input and its output."""
+    asked, more = _stripped(row["instruction"], "instruction"), row.get("input", "")
+    if not isinstance(more, str):
+        raise DataError(f"input (={more!r:.80}) must be text.")
+    prompt = (Message("user", f"{asked}\n\n{more.strip()}".strip()),)
+    answer = _stripped(row["output"], "output")
+    return Demonstration(row["id"], prompt, answer, _passages(row), _meta(row))
 
 
 def _completion(row: Mapping[str, Any]) -> Demonstration:
@@ -208,17 +136,33 @@ def _completion(row: Mapping[str, Any]) -> Demonstration:
 
 
 def _pair(row: Mapping[str, Any]) -> Preference:
-    """Return the preference of a pair; without a prompt it is what both sides begin with."""
-    _same_kind(row, [name for name in ("prompt", "chosen", "rejected") if name in row])
-    if "prompt" in row:
+    """Return the preference of a pair; without a prompt it is what both sides begin with.
+
+    A prompt as text beside two dialogues (H4) must be a turn that both of them begin with.
+    """
+    h4 = isinstance(row.get("prompt"), str) and isinstance(row["chosen"], list)
+    _same_kind(row, [n for n in ("prompt", "chosen", "rejected") if n in row and (n, h4) != _H4])
+    if h4:
+        prompt, *sides = _split_pair(row["chosen"], row["rejected"])
+        if row["prompt"].strip() not in [m.content.strip() for m in prompt]:
+            raise DataError(
+                "columns prompt, chosen and rejected must be all texts or all lists of turns, or "
+                "the dialogues chosen and rejected must begin alike with a turn that is the prompt."
+            )
+        if "messages" in row and row["messages"] != row["chosen"]:
+            raise DataError("messages must equal chosen; take the column out.")
+    elif "prompt" in row:
         prompt = _turns(row, "prompt")
         sides = [_completion_turns(row, "chosen"), _completion_turns(row, "rejected")]
     else:
         prompt, *sides = _split_pair(row["chosen"], row["rejected"])
-    scores = None
-    if "score_chosen" in row and "score_rejected" in row:
-        scores = (row["score_chosen"], row["score_rejected"])
+    scores = tuple(row[name] for name in ("score_chosen", "score_rejected") if name in row) or None
+    if scores is not None and len(scores) == 1:
+        raise DataError("score_chosen and score_rejected must stand together; take the one out.")
     return _preference(row, prompt, [_answer(side) for side in sides], [1, 2], scores)
+
+
+_H4 = ("prompt", True)
 
 
 def _preference(
@@ -248,7 +192,7 @@ def _prompt_ranking(row: Mapping[str, Any]) -> Preference:
     if not isinstance(ranking, list) or not all(type(rank) is int for rank in ranking):
         raise DataError(
             f"ranking (={ranking!r:.80}) must be a list of whole numbers: the rank of each "
-            "response in its place, 1 = best."
+            "response in its place, 1 = best (1 and not 1.0)."
         )
     answers = [_stripped(response, "a response") for response in responses]
     return _preference(row, _turns(row, "prompt"), answers, ranking, row.get("scores"))
@@ -310,7 +254,7 @@ def _same_kind(row: Mapping[str, Any], names: list[str]) -> None:
 def _completion_turns(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
     if isinstance(row[name], str):
         return (Message("assistant", _text(row, name).strip()),)
-    return to_messages(row[name])
+    return read_turns(row[name], name)
 
 
 def _split_pair(chosen: Any, rejected: Any) -> tuple[tuple[Message, ...], ...]:
@@ -326,7 +270,7 @@ def _split_pair(chosen: Any, rejected: Any) -> tuple[tuple[Message, ...], ...]:
             raise DataError("chosen and rejected must begin alike; give the prompt in its column.")
         sides = (chosen[len(prompt) :].strip(), rejected[len(prompt) :].strip())
         return (Message("user", prompt.strip()),), *((Message("assistant", s),) for s in sides)
-    one, other = to_messages(chosen), to_messages(rejected)
+    one, other = read_turns(chosen, "chosen"), read_turns(rejected, "rejected")
     shared = tuple(_shared(one, other))
     if len(shared) == min(len(one), len(other)):
         raise DataError("chosen and rejected must differ in their last turn; drop the row.")
@@ -361,12 +305,16 @@ def _meta(row: Mapping[str, Any]) -> Mapping[str, Any]:
 _CHATS: dict[str, Callable[[Mapping[str, Any]], Chat]] = {
     "prompt": _prompt,
     "chat": _chat,
-    "demonstration": lambda row: from_dict(Demonstration, row),
+    "H4 chat": _chat,
+    "ShareGPT": lambda row: _of_turns(row, read_sharegpt(row["conversations"])),
+    "alpaca": _alpaca,
+    "demonstration": lambda row: from_dict(Demonstration, _plain_turns(row)),
     "completion": _completion,
-    "ranking": lambda row: from_dict(Preference, row),
+    "ranking": lambda row: from_dict(Preference, _plain_turns(row)),
     "pair": _pair,
+    "H4 pair": _pair,
     "prompt ranking": _prompt_ranking,
     "best of": _best_of,
-    "rated": _rated,
+    "rated instruction": _rated,
     "rated prompt": _rated,
 }

@@ -11,8 +11,9 @@ names, and a `NOT_HASHED` field changes no number of its stage beyond rounding.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,39 @@ def require_choice(name: str, value: str, choices: Collection[str]) -> None:
 def require_range(
     name: str, value: float, low: float = -math.inf, high: float = math.inf, unit: str = ""
 ) -> None:
-    """Raise ConfigError unless low <= value <= high; NaN never passes."""
+    """Raise ConfigError unless low <= value <= high; NaN and the infinities never pass."""
     shown = f"{value} {unit}".strip()
     span = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
-    require(low <= value <= high, name, shown, span, "change it")
+    holds = low <= value <= high and abs(value) != math.inf
+    require(holds, name, shown, f"{span} and be finite" if math.isinf(value) else span, "change it")
+
+
+MOST = 2**63
+"""Whole numbers from here on fit into no generator's seed and no tensor."""
+
+
+def require_sound(config: Any, name: str = "") -> None:
+    """Raise ConfigError for a value that no setting can have, anywhere in a config.
+
+    An infinite number or NaN, a whole number of more than 64 bits, and a text with a NUL or with
+    what is no Unicode.
+    """
+    if dataclasses.is_dataclass(config):
+        for field_ in dataclasses.fields(config):
+            require_sound(getattr(config, field_.name), f"{name}.{field_.name}".strip("."))
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            require_sound(value, f"{name}.{key}".strip("."))
+    elif isinstance(config, list | tuple):
+        for place, value in enumerate(config):
+            require_sound(value, f"{name}[{place}]")
+    elif isinstance(config, float):
+        require(math.isfinite(config), name, config, "be finite", "give a number")
+    elif isinstance(config, int):
+        require(-MOST <= config < MOST, name, f"{config:.3e}", "fit 64 bits", "give a smaller one")
+    elif isinstance(config, str):
+        sound = "\0" not in config and not any("\ud800" <= c <= "\udfff" for c in config)
+        require(sound, name, f"{config!r:.80}", "be Unicode text without NUL", "rename it")
 
 
 def require_source(name: str, value: str, revision_name: str, revision: str | None) -> None:
@@ -302,7 +332,10 @@ process publishes, ends the stage."""
 backward pass: less memory for a third more work."""
 
     def __post_init__(self) -> None:
-        known = self.device in ("auto", "cpu", "cuda") or self.device.startswith("cuda:")
+        number = self.device.removeprefix("cuda:")
+        known = self.device in ("auto", "cpu", "cuda") or (
+            number != self.device and number.isdecimal() and len(number) <= 4
+        )
         require(known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one")
         require_range("runtime.processes", self.processes, 1, 1024)
         require_range("runtime.nodes", self.nodes, 1, 1024)
@@ -339,3 +372,18 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         require_choice("tracking.name", self.name, ("wandb", "jsonl"))
+        named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
+        require(
+            bool(named) and not set(self.project) & set("/\\#?%:"),
+            "tracking.project",
+            f"{self.project!r:.140}",
+            "be a name of at most 128 characters without / \\ # ? % :",
+            "choose another",
+        )
+        require(
+            self.entity is None or (self.entity.isprintable() and bool(self.entity.strip("/ "))),
+            "tracking.entity",
+            repr(self.entity),
+            "name a W&B user or team",
+            "leave it out for the key's default",
+        )

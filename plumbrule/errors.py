@@ -6,6 +6,7 @@ command line prints them as one line and exits with 2; `NeedsInput` exits with 3
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -24,8 +25,8 @@ class GraphError(ConfigError):
 class DataError(PlumbruleError):
     """A record or file of data that breaks its format.
 
-    Args: message: rule and fix. path, row: where (row counts from 1). text: the offending line, of
-    which the first 80 characters are shown.
+    Args: message: rule and fix; what is not printable in it is escaped. path, row: where (row
+    counts from 1). text: the offending line, of which the first 80 characters are shown.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class DataError(PlumbruleError):
         row: int | None = None,
         text: str | None = None,
     ):
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
         where = "" if path is None else f"{path}" + ("" if row is None else f", row {row}") + ": "
         shown = "" if text is None else f" It reads: {text[:80]!r}"
         super().__init__(f"{where}{message}{shown}")
@@ -61,3 +63,10 @@ class NeedsInput(Exception):
     def __init__(self, path: Path | str, what: str):
         self.path, self.what = Path(path), what
         super().__init__(f"waiting for {path}: {what}")
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Return names from outside as an error shows them: the first `most`, each cut short."""
+    every = [str(name) for name in names]
+    shown = ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in every[:most])
+    return shown + (f" and {len(every) - most} more" if len(every) > most else "")

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.adapter_files import base_of, is_adapter_folder
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.shipped import located
+from plumbrule.source_files import files_under
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("plumbrule", "sft", "rlhf", "rag", "eval")
@@ -128,12 +129,14 @@ def first_defaults() -> dict[str, dict[str, Any]]:
 def content_digest(path: str) -> str:
     """Return 16 hex digits of the names and bytes of the files under `path`.
 
-    Raises: ConfigError: nothing is there.
+    Litter of file managers and hidden files don't count, as no reader reads them.
+    Raises: ConfigError: nothing is there, or something that can't be read.
     """
     root = Path(path)
-    if not root.exists():
-        raise ConfigError(f"path (={path}) must exist; check its spelling.")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    try:
+        files = files_under(root)
+    except DataError as error:
+        raise ConfigError(f"path (={path}) must exist and be readable: {error}") from None
     whole = hashlib.sha256()
     for file in files:
         name = file.name if root.is_file() else str(file.relative_to(root))

@@ -20,26 +20,39 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.annotators import item_of
-from plumbrule.columns import Shape, parse_row, shape_of
+from plumbrule.columns import parse_row
 from plumbrule.errors import DataError
 from plumbrule.fingerprint import plugin_digest
-from plumbrule.records import BenchmarkItem, Message, Preference, Record, read_rows
+from plumbrule.records import (
+    BenchmarkItem,
+    Message,
+    Preference,
+    Record,
+    numbered_lines,
+    read_rows,
+)
 from plumbrule.roles import as_role
-from plumbrule.splits import start_of
-
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+from plumbrule.row_files import JSON_ENDINGS, TABLE_ENDINGS, form_of, read_table
+from plumbrule.row_schemas import Shape, shape_of, unread
+from plumbrule.source_files import files_under, is_litter, require_readable
+from plumbrule.splits import first_turn
+from plumbrule.strict_json import parse_json
 
 
 class Row(NamedTuple):
     """What became of one row of a source.
 
     record: a record, or a corpus row; None where the row was left out. dropped: why. held_out:
-    whether the source itself holds the row out; None where it brings no split of its own.
+    whether the source itself holds the row out; None where it brings no split of its own. unread:
+    columns and fields of the row that hold something and of which nothing was read. conversions:
+    what was done to make a record of it, where that is a choice.
     """
 
     record: Record | dict[str, Any] | None
     dropped: str = ""
     held_out: bool | None = None
+    unread: tuple[str, ...] = ()
+    conversions: tuple[str, ...] = ()
 
 
 Reader = Callable[[Path], Iterator[Row]]
@@ -67,8 +80,7 @@ def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
     if (format, role) not in READERS:
         roles = ", ".join(r for f, r in READERS if f == format) or "no role"
         raise DataError(f"format {format} can't feed role {role}; it feeds {roles}.")
-    if not Path(path).exists():
-        raise DataError("no such file or folder; check dataset.path.", path)
+    require_readable(Path(path))
     return READERS[format, role](Path(path))
 
 
@@ -78,7 +90,8 @@ _SIDE = re.compile(r"(train|records|validation|valid|dev|test)(?![a-z])")
 
 
 def read_jsonl(path: Path, role: str) -> Iterator[Row]:
-    """Yield the rows of a JSON Lines file, or of a folder's training and validation files.
+    """Yield the rows of a table (JSON Lines, a JSON list, CSV, Parquet), or of a folder's training
+    and validation tables.
 
     All files must have rows of one shape (`plumbrule/columns.py`). Rankings of one item by several
     annotators stay rows of their own.
@@ -88,7 +101,8 @@ def read_jsonl(path: Path, role: str) -> Iterator[Row]:
     first: Shape | None = None
     labels: dict[Hashable, tuple[str, Hashable]] = {}
     for file, held_out in _jsonl_files(path):
-        for number, raw in read_rows(file):
+        form = form_of(file)
+        for number, raw in read_table(file):
             row = {name: value for name, value in raw.items() if value is not None}
             try:
                 shape = shape_of(row, role)
@@ -101,7 +115,8 @@ def read_jsonl(path: Path, role: str) -> Iterator[Row]:
             except DataError as error:
                 text = json.dumps(raw, ensure_ascii=False)
                 raise DataError(str(error), file, number, text) from None
-            yield Row(record, held_out=held_out)
+            done = tuple(text for text in (form, shape.conversion) if text)
+            yield Row(record, "", held_out, unread(row, shape), done)
 
 
 def _check_label(
@@ -132,21 +147,36 @@ def _jsonl_files(path: Path) -> list[tuple[Path, bool | None]]:
     if path.is_file():
         return [(path, None)]
     sides: dict[str, list[Path]] = {}
-    for file in sorted(path.iterdir()):
-        if file.name.endswith(JSON_LINES) and (match := _SIDE.match(file.name)):
-            sides.setdefault(match[1], []).append(file)
+    names = sorted(file.name for file in path.iterdir() if not is_litter(file.name))
+    for name in names:
+        if name.endswith(TABLE_ENDINGS) and (match := _SIDE.match(name)):
+            sides.setdefault(match[1], []).append(path / name)
     train = sides.get("train") or sides.get("records")
     if not train:
-        found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
         raise DataError(
-            f"the folder (with {found}) must hold train{JSON_LINES[0]} or the like "
-            f"({', '.join(JSON_LINES)}), and may hold validation files; name a file.",
+            f"the folder (with {', '.join(names[:8]) or 'nothing'}) must hold "
+            f"train{TABLE_ENDINGS[0]} or the like ({', '.join(TABLE_ENDINGS)}), and may hold "
+            "validation files; name a file.",
             path,
         )
-    names = (name for name in ("validation", "valid", "dev", "test") if name in sides)
-    held_out = sides.get(next(names, ""), [])
+    sides_held_out = (side for side in ("validation", "valid", "dev", "test") if side in sides)
+    held_out = sides.get(next(sides_held_out, ""), [])
     side = False if held_out else None
     return [(file, side) for file in train] + [(file, True) for file in held_out]
+
+
+def brings_own_split(format: str, path: Path | str) -> bool | None:
+    """Return whether a source holds rows out itself, by its files' names; None: not known.
+
+    Opens no file, so planning may ask.
+    Raises: DataError: the path or the folder can't be read.
+    """
+    require_readable(Path(path))
+    if format == "jsonl":
+        return any(held_out for _, held_out in _jsonl_files(Path(path)))
+    if format == "hh_rlhf":
+        return {_stem(file) for file, _ in _hh_files(Path(path))} >= {"train", "test"}
+    return None
 
 
 def _stem(file: Path) -> str:
@@ -170,9 +200,9 @@ def read_hh_rlhf(path: Path, role: str) -> Iterator[Row]:
     """Yield the rows of Anthropic's helpful and harmless pairs (arXiv:2204.05862).
 
     Every role reads the same pairs, so a row left out of one is left out of all. Where both train
-    and test files are there, the test files are held out, and a training row of a conversation
-    that begins like a held-out one is left out; else the stage splits. `red-team-attempts` holds no
-    pairs and is passed over.
+    and test files are there, the test files are held out, and a training row whose first turn is
+    that of a held-out one, letter for letter, is left out; else the stage splits.
+    `red-team-attempts` holds no pairs and is passed over.
     Raises: DataError: no files, or a row without the texts chosen and rejected.
     """
     files = _hh_files(path)
@@ -181,14 +211,14 @@ def read_hh_rlhf(path: Path, role: str) -> Iterator[Row]:
     if own_split:
         held_out = [f for f in files if _stem(f[0]) == "test"]
         pairs = (parse_pair(row, id) for row, id in _hh_rows(held_out))
-        starts = {start_of(pair) for pair in pairs if isinstance(pair, Preference)}
+        starts = {first_turn(pair.messages) for pair in pairs if isinstance(pair, Preference)}
     for file, name in files:
         side = (_stem(file) == "test") if own_split else None
         for row, id in _hh_rows([(file, name)]):
             pair = parse_pair(row, id)
             if isinstance(pair, str):
                 yield Row(None, pair, side)
-            elif side is False and start_of(pair) in starts:
+            elif side is False and first_turn(pair.messages) in starts:
                 yield Row(None, "the conversation is also in the held-out file", side)
             else:
                 yield Row(as_role(pair, role), held_out=side)
@@ -200,7 +230,7 @@ def _hh_files(path: Path) -> list[tuple[Path, str]]:
         return [(path, _stem(path))]
     files = [
         (file, str(file.relative_to(path).parent / _stem(file)))
-        for file in sorted(path.rglob("*.jsonl*"))
+        for file in files_under(path)
         if file.name.endswith((".jsonl", ".jsonl.gz")) and "red-team" not in file.parent.name
     ]
     if not files:
@@ -296,11 +326,11 @@ def read_halueval(path: Path) -> Iterator[Row]:
 
 def _halueval_files(path: Path) -> dict[str, Path]:
     """Return the file of each task; `<task>_data.json` goes before others of its task."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*_data*") if p.is_file())
+    files = files_under(path)
     found: dict[str, Path] = {}
     for task in HALUEVAL_FIELDS:
         named = [f for f in files if f.name.startswith(f"{task}_data")]
-        named = [f for f in named if f.name.endswith(JSON_LINES)]
+        named = [f for f in named if f.name.endswith(JSON_ENDINGS)]
         whole = [f for f in named if f.name == f"{task}_data.json"] or named
         if len(whole) > 1:
             names = ", ".join(str(f.name) for f in whole)
@@ -326,7 +356,9 @@ def read_bold(path: Path) -> Iterator[Row]:
     repeat an earlier one stay, as in the published protocol.
     Raises: DataError: no such file, or one of another form.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("*_prompt.json"))
+    files = [path]
+    if path.is_dir():
+        files = [file for file in files_under(path) if file.name.endswith("_prompt.json")]
     if not files:
         raise DataError("no <domain>_prompt.json below this folder; check the path.", path)
     for file in files:
@@ -343,11 +375,11 @@ def read_bold(path: Path) -> Iterator[Row]:
 
 
 def _bold_groups(file: Path) -> dict[str, dict[str, list[str]]]:
-    text = file.read_text(encoding="utf-8-sig")
+    text = "".join(line for _, line in numbered_lines(file))
     try:
-        groups = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON ({error.msg}).", file, text=text) from None
+        groups = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{error}.", file, text=text) from None
     fits = isinstance(groups, dict) and all(
         isinstance(entities, dict)
         and all(

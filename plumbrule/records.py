@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from plumbrule.errors import DataError
+from plumbrule.errors import DataError, listed
+from plumbrule.source_files import require_readable
+from plumbrule.strict_json import parse_json
 
 ROLES = ("system", "user", "assistant")
 
@@ -32,9 +35,9 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise DataError(f"role (={self.role!r}) must be one of {', '.join(ROLES)}.")
+            raise DataError(f"role (={self.role!r:.80}) must be one of {', '.join(ROLES)}.")
         if not isinstance(self.content, str):
-            raise DataError(f"content (={self.content!r}) must be text.")
+            raise DataError(f"content (={self.content!r:.80}) must be text.")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Preference:
                 f"scores (={len(self.scores)} values) must number as many as responses "
                 f"(={len(self.responses)})."
             )
+        for name, numbers in (("scores", self.scores or ()), ("margin", (self.margin,))):
+            for number in numbers:
+                if number is not None and not abs(number) <= LARGEST:
+                    raise DataError(
+                        f"{name} (={number!r:.40}) must be finite; correct it or leave it out."
+                    )
         if not 0.0 < self.confidence <= 1.0:
             raise DataError(f"confidence (={self.confidence}) must lie in (0, 1].")
 
@@ -137,6 +146,10 @@ Record = Prompt | Demonstration | Preference | Document | BenchmarkItem
 R = TypeVar("R", Prompt, Demonstration, Preference, Document, BenchmarkItem)
 
 
+LARGEST = 3.4e38
+"""Number that float32, in which models compute, can hold."""
+
+
 def check_messages(messages: tuple[Message, ...]) -> None:
     """Raise DataError unless `messages` is a chat whose last turn is the user's."""
     if not messages or messages[-1].role != "user":
@@ -164,6 +177,38 @@ def check_ranking(responses: tuple[str, ...], ranks: tuple[int, ...]) -> None:
         )
 
 
+def check_answer_meta(meta: Mapping[str, Any], num_responses: int) -> None:
+    """Raise DataError if a key of a preference's `meta` that stages read has another form.
+
+    finished: which answers ended by themselves. utilities: of each answer, and terms: what they
+    are the sum of. flipped: the ranking was turned upside down on purpose.
+    """
+
+    def one_each(value: Any, kinds: tuple[type, ...]) -> bool:
+        right = isinstance(value, list | tuple) and len(value) == num_responses
+        return right and all(type(v) in kinds for v in value)
+
+    terms = meta.get("terms", {})
+    numbers = (int, float)
+    for name, holds, what in (
+        ("finished", one_each(meta.get("finished", [True] * num_responses), (bool,)), "of true"),
+        ("utilities", one_each(meta.get("utilities", [0] * num_responses), numbers), "of numbers"),
+        (
+            "terms",
+            isinstance(terms, Mapping) and all(one_each(t, numbers) for t in terms.values()),
+            "of numbers under each name",
+        ),
+    ):
+        if not holds:
+            raise DataError(
+                f"meta.{name} (={meta[name]!r:.80}) must be a list {what}"
+                f"{' or false' if name == 'finished' else ''}, one for each of the {num_responses} "
+                "responses; correct it or leave it out."
+            )
+    if not isinstance(meta.get("flipped", False), bool):
+        raise DataError(f"meta.flipped (={meta['flipped']!r:.80}) must be true or false.")
+
+
 def to_dict(record: Record) -> dict[str, Any]:
     """Return the JSON form of a record: fields at their defaults are left out."""
     row: dict[str, Any] = {}
@@ -188,9 +233,11 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
     unknown = set(row) - set(fields)
     if unknown:
         raise DataError(
-            f"unknown field(s) {sorted(unknown)}; a {kind.__name__} has {list(fields)}."
+            f"unknown field(s) {listed(sorted(unknown))}; a {kind.__name__} has {list(fields)}."
         )
     values = {name: _typed(name, value) for name, value in row.items()}
+    if kind is Preference and "meta" in row:
+        check_answer_meta(row["meta"], len(values.get("responses", ())))
     try:
         return kind(**values)
     except TypeError as error:
@@ -226,6 +273,8 @@ def _typed(name: str, value: Any) -> Any:
         fits = isinstance(value, list | tuple) and all(type(v) in _LISTS[name] for v in value)
         if not fits:
             what = "texts" if str in _LISTS[name] else "numbers"
+            if name == "ranks":
+                what = "whole numbers (1 and not 1.0), the best 1"
             raise DataError(f"{name} (={value!r:.80}) must be a list of {what}.")
         return tuple(value)
     for names, kind, what in (
@@ -233,7 +282,7 @@ def _typed(name: str, value: Any) -> Any:
         (_NUMBERS, int | float, "a number"),
         (_OBJECTS, Mapping, "a JSON object"),
     ):
-        if name in names and not isinstance(value, kind):
+        if name in names and (not isinstance(value, kind) or isinstance(value, bool)):
             raise DataError(f"{name} (={value!r:.80}) must be {what}.")
     return value
 
@@ -257,37 +306,61 @@ def _message(turn: Any) -> Message:
 def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row number from 1, object) of a JSON Lines file, gzip by its ending; blanks skipped.
 
-    Raises: DataError: missing file, or a row that is not a JSON object (with its first characters).
+    Raises: DataError: a missing or unreadable file, or a row that is not a JSON object with values
+    that every later step can hold (`plumbrule/strict_json.py`); with its first characters.
+    """
+    for number, line in numbered_lines(Path(path)):
+        if line.strip():
+            yield number, as_object(line, path, number)
+
+
+def as_object(text: str, path: Path | str, row: int) -> dict[str, Any]:
+    """Return the JSON object of one row. Raises: DataError: it holds none."""
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{error}{_hint(text)}.", path, row, text) from None
+    if not isinstance(value, dict):
+        raise DataError("a row must be a JSON object.", path, row, text)
+    return value
+
+
+def _hint(text: str) -> str:
+    if text.startswith("version https://git-lfs"):
+        return "; this is a Git LFS pointer and not the data: fetch it with git lfs pull"
+    if text.strip() in ("{", "["):
+        return "; JSON Lines hold one whole object a line"
+    return ""
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (row number from 1, line) of a text file, gzip by its ending.
+
+    Raises: DataError: no such file, or what can't be read or decoded; with the row it stops at.
     """
     import gzip
 
-    path = Path(path)
-    if not path.is_file():
-        raise DataError("no such file; check the path.", path)
+    require_file(path)
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig") as lines:
-        for number, line in _numbered(lines, path):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"not valid JSON ({error.msg}).", path, number, line) from None
-            if not isinstance(row, dict):
-                raise DataError("a row must be a JSON object.", path, number, line)
-            yield number, row
-
-
-def _numbered(lines: Iterable[str], path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (row number from 1, line); a file that cannot be decoded becomes a DataError."""
+    number = 0
     try:
-        yield from enumerate(lines, 1)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(
-            f"can't be read as UTF-8 text or gzip ({error}); a Git LFS pointer must be fetched "
-            "first (git lfs pull).",
+            f"can't be read as UTF-8 text or gzip ({error}); fetch it again where it is damaged; a "
+            "Git LFS pointer must be fetched first (git lfs pull).",
             path,
+            number + 1,
         ) from None
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError unless `path` is a regular file that can be read."""
+    require_readable(path)
+    if path.is_dir():
+        raise DataError("is a folder where a file is needed; name the file.", path)
 
 
 def read_records(kind: type[R], path: Path | str) -> list[R]:

@@ -28,11 +28,13 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule import plugins, record
+from plumbrule.accelerators import require_device
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.fingerprint import ROOT, digest
@@ -42,6 +44,7 @@ from plumbrule.plan_facts import duration, expected_seconds, preview_data
 from plumbrule.run_config import KEYS, Composed, RunConfig, compose_run, schemas, store_root
 from plumbrule.setting_names import hint, settings_of
 from plumbrule.sources import describe_sources, model_words
+from plumbrule.wandb_start import check_wandb
 
 CONF = (
     Path(__file__).with_name("conf") if Path(__file__).with_name("conf").is_dir() else ROOT / "conf"
@@ -81,8 +84,8 @@ def main() -> None:
     code = _guarded(_load_plugins)
     if code:
         sys.exit(code)
-    if (code := _answered(sys.argv[1:])) is not None:
-        sys.exit(code)
+    if (answered := _answered(sys.argv[1:])) is not None:
+        sys.exit(answered)
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     words = model_words(sys.argv[1:], [path.stem for path in (CONF / "model").glob("*.yaml")])
@@ -202,6 +205,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     plan = make_plan(composed.nodes, store, strict=config.run.versions == "strict")
     rows = preview_data(config, plan)
     print_plan(composed, plan, rows, expected_seconds(plan, store))
+    require_ready(config, plan)
     if config.run.dry:
         return None
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -244,6 +248,13 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
 def describe_stop(error: KeyboardInterrupt) -> str:
     """Return what stopped a run."""
     return "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
+
+
+def require_ready(config: RunConfig, plan: list[Planned]) -> None:
+    """Raise ConfigError if what has to be built lacks its device or can't be tracked."""
+    if any(planned.state != "cached" for planned in plan):
+        require_device(config.runtime)
+        check_wandb(config.tracking)
 
 
 def print_plan(
@@ -303,8 +314,9 @@ def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """Return a composition error as one line: field, value, rule, and the nearest known name."""
-    if isinstance(error, OverrideParseException):
-        return unreadable(str(error.override))
+    word = error.override if isinstance(error, OverrideParseException) else None
+    if (word := word or unreadable_word(arguments)) is not None:
+        return unreadable(str(word))
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     inside = re.search(r"Key '(\w+)' not in '(\w+)'", text)
     listed = re.search(r"(?:Could not override|Error merging override) \+*'?([\w.@/]+)", text)
@@ -325,6 +337,22 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return text
     given = unknown.group(1)
     return f"{given} must be a known key; {hint(given, known_keys(), KEYS)}"
+
+
+def unreadable_word(arguments: list[str]) -> str | None:
+    """Return the first setting=value that Hydra can't read, or reads as several values where the
+    command is no sweep; None: all are read.
+    """
+    parser, sweeps = OverridesParser.create(), bool(set(arguments) & set(MULTIRUN))
+    for word in arguments:
+        if word.startswith("-") or "=" not in word:
+            continue
+        try:
+            if parser.parse_override(word).is_sweep_override() and not sweeps:
+                return word
+        except HydraException:
+            return word
+    return None
 
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}

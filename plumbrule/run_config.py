@@ -28,6 +28,7 @@ from plumbrule.config import (
     TrackingConfig,
     require,
     require_choice,
+    require_sound,
 )
 from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
@@ -44,6 +45,9 @@ from rlhf.ppo_config import PPOConfig
 from rlhf.reward_config import RewardConfig
 from rlhf.study_config import OveroptimisationConfig
 from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
+
+LONGEST_NAME = 100
+"""Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""
 
 
 def store_root(given: str | None) -> str:
@@ -79,9 +83,14 @@ class RunSection:
         once = len(set(self.seeds)) == len(self.seeds)
         require(once, "run.seeds", self.seeds, "name each seed once", "take one out")
         require_choice("run.versions", self.versions, ("show", "strict"))
-        plain = self.name and not set(self.name) & set('/\\:*?"<>| ') and self.name[0] != "."
+        plain = self.name.isprintable() and not set(self.name) & set('/\\:*?"<>| ')
+        short = len(self.name.encode("utf-8", "replace")) <= LONGEST_NAME
         require(
-            bool(plain), "run.name", repr(self.name), "be a plain folder name", "use letters and _"
+            bool(self.name) and plain and short and self.name[0] not in ".-",
+            "run.name",
+            f"{self.name!r:.{LONGEST_NAME}}",
+            f"be a plain folder name of at most {LONGEST_NAME} bytes",
+            "use letters and _",
         )
 
 
@@ -288,6 +297,7 @@ def _typed(cfg: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
+    require_sound(config)
     return config
 
 
@@ -332,7 +342,9 @@ def _config(
         for setting, value in own.items():
             OmegaConf.update(delta, setting, value)
         merged = OmegaConf.merge(cfg[section], delta) if delta else cfg[section]
-        return OmegaConf.to_object(merged)
+        typed = OmegaConf.to_object(merged)
+        require_sound(typed, section)
+        return typed
     except OmegaConfBaseException as error:
         raise ConfigError(f"nodes.{name}.set: {_one_line(error)}") from None
     except GraphError:

@@ -3,7 +3,9 @@
 Rows of one source often share a prompt (two pairs, a pair and a demonstration) or continue the same
 conversation by a turn or two. Splitting by row would then train on what is held out. So the unit is
 the *start* of a conversation: its first user turn, or for a plain text the whole text. A row is
-held out when a hash of the normalised start and the seed falls below the share. The hash sees
+held out when a hash of the normalised start and the seed falls below the share. (Normalised only
+here, where it keeps what looks alike on one side. Whether two texts are the same, for leaks and
+repeats, their letters decide: `10²` is not `102`, nor `Polish` `polish`.) The hash sees
 nothing else, neither role nor file nor neighbours, which gives three properties at once: the same
 prompt is never on both sides; preferences, prompts, demonstrations and corpus of one source agree
 on what is held out; and adding rows moves none. The price is that a share is met on average only.
@@ -14,10 +16,18 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt, Record
+from plumbrule.records import (
+    BenchmarkItem,
+    Demonstration,
+    Document,
+    Message,
+    Preference,
+    Prompt,
+    Record,
+)
 
 _CHAT_TEXT = re.compile(
     r"\s*(?:<\|bos\|>)?(?:\s*<\|system\|>.*?)?\s*<\|user\|>(?P<turn>.*?)"
@@ -49,7 +59,7 @@ def start_of(row: Record | Mapping[str, Any]) -> str:
     """
     match row:
         case Prompt() | Demonstration() | Preference():
-            return normalise(plain(next(m.content for m in row.messages if m.role == "user")))
+            return normalise(plain(first_turn(row.messages)))
         case Document():
             return normalise(row.text)
         case BenchmarkItem():
@@ -60,11 +70,34 @@ def start_of(row: Record | Mapping[str, Any]) -> str:
             return normalise(chat["turn"] if chat else text)
 
 
-def prompt_of(row: Record | Mapping[str, Any]) -> str:
-    """Return the normalised whole prompt: every turn of a chat; of a text the text itself."""
-    if isinstance(row, Prompt | Demonstration | Preference):
-        return "\n".join(f"{m.role}: {normalise(m.content)}" for m in row.messages)
-    return normalise(corpus_text(row)) if isinstance(row, Mapping) else start_of(row)
+def first_turn(messages: tuple[Message, ...]) -> str:
+    """Return the text of the first user turn."""
+    return next(m.content for m in messages if m.role == "user")
+
+
+def exact(text: str) -> str:
+    """Return `text` itself: the counterpart of `normalise`."""
+    return text
+
+
+Prompting = tuple[tuple[str, str], ...]
+"""The turns of a prompt as (role, text); of a plain text, one turn without role."""
+
+
+def prompt_of(row: Record | Mapping[str, Any], spelling: Callable[[str], str] = exact) -> Prompting:
+    """Return the whole prompt: every turn of a chat; of a text the text itself.
+
+    spelling: `exact`, or `normalise` to find prompts that only look alike.
+    """
+    match row:
+        case Prompt() | Demonstration() | Preference():
+            return tuple((m.role, spelling(m.content)) for m in row.messages)
+        case Document():
+            return (("", spelling(row.text)),)
+        case BenchmarkItem():
+            return (("", f"{row.task} {row.id}"),)
+        case _:
+            return (("", spelling(corpus_text(row))),)
 
 
 def is_held_out(start: str, share: float, seed: int) -> bool:

@@ -3,8 +3,8 @@
 Every stage gets one `Tracker`. Metrics are always appended to the artifact's `metrics.jsonl`, one
 row per update, so the curves of a cached stage can be drawn again. With `tracking=wandb` they go to
 Weights & Biases as well: online where a key is set up, else offline into the run folder; it never
-asks. W&B's own step only moves forward and a resumed run repeats updates, so everything is logged
-against an axis of our own, `update`.
+asks (`wandb_start.py`). W&B's own step only moves forward and a resumed run repeats updates, so
+everything is logged against an axis of our own, `update`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from plumbrule.config import TrackingConfig
 from plumbrule.progress import Progress
+from plumbrule.wandb_start import start_run
 
 
 class Tracker(Protocol):
@@ -130,8 +131,8 @@ class WandbTracker(FileTracker):
         self.run_id = run_id
         self._wandb = wandb
         folder.mkdir(parents=True, exist_ok=True)
-        mode = "online" if wandb_key_is_set() else "offline"
-        self._run = wandb.init(
+        self._run = start_run(
+            self.say,
             project=tracking.project,
             entity=tracking.entity,
             id=run_id,
@@ -139,17 +140,7 @@ class WandbTracker(FileTracker):
             group=group,
             job_type=kind,
             dir=str(folder),
-            mode=os.environ.get("WANDB_MODE", mode),  # type: ignore[arg-type]
-            resume="allow" if mode == "online" else None,
             config={"node": node, "inputs": dict(inputs), **config},
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                x_disable_stats=True,
-                disable_git=True,
-                save_code=False,
-                x_disable_machine_info=True,
-            ),
         )
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
@@ -181,19 +172,6 @@ class WandbTracker(FileTracker):
         for name, value in metrics.items():
             self._run.summary[name] = float(value)
         self._run.finish(exit_code=1 if failed else 0)
-
-
-def wandb_key_is_set() -> bool:
-    """Return whether W&B can log in without asking: WANDB_API_KEY or a netrc entry."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import netrc
-
-    try:
-        hosts = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(host.endswith("wandb.ai") for host in hosts)
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:

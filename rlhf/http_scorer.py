@@ -9,10 +9,10 @@ and must be what it answers; every reply is kept (`replies/<process>.jsonl` besi
 read before anyone is asked, so a resumed run sees the same rewards; and the run is marked as not
 reproducible from its config.
 
-A scorer that is down, slow or overloaded (no connection, a timeout, status 429 or 5xx) is asked
-again after 1, 2, 4, ... at most 15 seconds, until `patience_seconds` have passed; then the run
-stops, and the same command goes on from its newest checkpoint. Any other status, and a reply of
-another form, stops it at once; redirects are not followed.
+A scorer that is down, slow or overloaded (no connection, no whole reply in `timeout_seconds`,
+status 429 or 5xx) is asked again after 1, 2, 4, ... at most 15 seconds, until `patience_seconds`
+have passed; then the run stops, and the same command goes on from its newest checkpoint. Any other
+status, and a reply of another form or without end, stops it at once; redirects are not followed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -34,22 +32,18 @@ import numpy as np
 
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
+from plumbrule.records import LARGEST
+from plumbrule.strict_json import parse_json
+from rlhf.bounded_post import CutOffError, post
 from rlhf.reward_config import HTTPConfig, RewardConfig
 
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follows nothing: a token meant for one host must not reach another."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 log = logging.getLogger(__name__)
 LONGEST_PAUSE = 15.0
 """Seconds between two tries."""
 SHOWN_CHARACTERS = 200
 """Of a reply that is refused."""
+MOST_BYTES, BYTES_PER_SCORE = 2**20, 256
+"""Of a reply: a mebibyte, and more where many scores are asked for at once."""
 
 
 class HTTPScorer:
@@ -67,6 +61,11 @@ class HTTPScorer:
                 raise ConfigError(
                     f"reward.http.token_env (={config.token_env}) must name an environment "
                     "variable that is set; set it, or leave the setting out."
+                )
+            if not (token.isascii() and token.isprintable()):
+                raise ConfigError(
+                    f"the value of {config.token_env} (reward.http.token_env) must be one line of "
+                    "plain letters; set it without line breaks."
                 )
             self.headers["Authorization"] = f"Bearer {token}"
         self.known: dict[str, float] = {}
@@ -109,9 +108,14 @@ class HTTPScorer:
         begun, pause = time.monotonic(), 1.0
         while True:
             try:
-                request = urllib.request.Request(str(self.config.url), data, self.headers)
-                with _OPENER.open(request, timeout=self.config.timeout_seconds) as answered:
-                    return self._read(answered.read(), len(bodies))
+                reply = post(
+                    str(self.config.url),
+                    data,
+                    self.headers,
+                    seconds=self.config.timeout_seconds,
+                    most_bytes=MOST_BYTES + BYTES_PER_SCORE * len(bodies),
+                )
+                return self._read(reply, len(bodies))
             except urllib.error.HTTPError as error:
                 if error.code != 429 and error.code < 500:
                     raise TrainingError(
@@ -119,6 +123,8 @@ class HTTPScorer:
                         "reward.http.url and reward.http.token_env."
                     ) from None
                 why = f"status {error.code}"
+            except CutOffError as error:
+                why = f"{error}" + (f"; it began: {_shown(error.reply)}" if error.reply else "")
             except (OSError, HTTPException) as error:
                 why = str(getattr(error, "reason", error))
             waited = time.monotonic() - begun
@@ -133,27 +139,44 @@ class HTTPScorer:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _read(self, reply: bytes, number: int) -> list[float]:
-        shown = reply[:SHOWN_CHARACTERS].decode("utf-8", "replace")
+        """Return the scores of a reply. Raises: TrainingError: it is of another form."""
+        most = MOST_BYTES + BYTES_PER_SCORE * number
+        if len(reply) > most:
+            raise TrainingError(
+                f"the scorer at {self.config.url} must answer at most {most} bytes to {number} "
+                f"response(s); it answered: {_shown(reply)}"
+            )
         try:
-            answer = json.loads(reply)
-            version, scores = answer["version"], [float(x) for x in answer["scores"]]
-        except (ValueError, TypeError, KeyError):
+            answer = parse_json(reply)
+            version, scores = answer["version"], answer["scores"]
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            why = f" ({error})" if type(error) is ValueError else ""
             raise TrainingError(
                 f"the scorer at {self.config.url} must answer "
-                f'{{"version": ..., "scores": [...]}}; it answered: {shown}'
+                f'{{"version": ..., "scores": [...]}}{why}; it answered: {_shown(reply)}'
             ) from None
         if version != self.config.version:
             raise TrainingError(
-                f"the scorer at {self.config.url} is version {version!r} and must be "
+                f"the scorer at {self.config.url} is version {version!r:.60} and must be "
                 f"{self.config.version!r} (reward.http.version); start that one, or change the "
                 "setting, which begins another run."
             )
-        if len(scores) != number or not all(math.isfinite(x) for x in scores):
+        if not isinstance(scores, list) or len(scores) != number or not all(map(_is_score, scores)):
             raise TrainingError(
                 f"the scorer at {self.config.url} must answer {number} finite scores, one for "
-                f"each response; it answered: {shown}"
+                f"each response; it answered: {_shown(reply)}"
             )
-        return scores
+        return [float(score) for score in scores]
+
+
+def _shown(reply: bytes) -> str:
+    """Return the beginning of a reply, on one line."""
+    return repr(reply[:SHOWN_CHARACTERS].decode("utf-8", "replace"))
+
+
+def _is_score(value: Any) -> bool:
+    """Return whether a value is a number: neither true or false, nor a text that looks like one."""
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def note_on(reward: RewardConfig) -> list[str]:
@@ -180,10 +203,13 @@ def read_replies(path: Path) -> dict[str, float]:
     """Return the replies in a file, without lines that were cut off while they were written."""
     known: dict[str, float] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                row = parse_json(line)
+            except ValueError:
                 continue
-            known[row["key"]] = float(row["score"])
+            if isinstance(row, dict) and isinstance(row.get("key"), str):
+                score: Any = row.get("score")
+                if _is_score(score):
+                    known[row["key"]] = float(score)
     return known

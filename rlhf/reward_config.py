@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
@@ -89,14 +90,14 @@ class HTTPConfig:
     batch_size: int = field(default=64, metadata=NOT_HASHED)
     """Responses per request."""
     timeout_seconds: float = field(default=30.0, metadata=NOT_HASHED)
-    """Of one request."""
+    """Of one request, from connecting to the reply's last byte."""
     patience_seconds: float = field(default=180.0, metadata=NOT_HASHED)
     """How long a request is tried again before the run stops."""
 
     def __post_init__(self) -> None:
         require_range("reward.http.batch_size", self.batch_size, 1, unit="responses")
-        require_range("reward.http.timeout_seconds", self.timeout_seconds, 0.001)
-        require_range("reward.http.patience_seconds", self.patience_seconds, 0.0)
+        require_range("reward.http.timeout_seconds", self.timeout_seconds, 0.001, 86_400.0)
+        require_range("reward.http.patience_seconds", self.patience_seconds, 0.0, 1e7)
         if self.url is not None:
             secret = set(self.url) & set("@?#")
             require(
@@ -107,12 +108,29 @@ class HTTPConfig:
                 "put a secret into an environment variable and name it in reward.http.token_env",
             )
             require(
+                _is_address(self.url),
+                "reward.http.url",
+                self.url,
+                "be an address in plain letters, with a host",
+                "percent-encode other letters and blanks",
+            )
+            require(
                 bool(self.version),
                 "reward.http.version",
                 self.version,
                 "name what the scorer answers as its version",
                 "without it two runs of one config could mean different rewards",
             )
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a client can send a request to `url`."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and url.isascii() and url.isprintable() and " " not in url
 
 
 @dataclass

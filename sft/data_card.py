@@ -15,7 +15,14 @@ from plumbrule.readers import HALUEVAL_FIELDS
 from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt
 from plumbrule.splits import corpus_text
 from sft.config import UNSPLIT, DataConfig
-from sft.selection import Collected, Item, count_groups
+from sft.selection import (
+    Collected,
+    Item,
+    LookAlikes,
+    count_groups,
+    held_out_look_alikes,
+    prompt_of,
+)
 
 
 def card(
@@ -44,10 +51,22 @@ def card(
         "validation_rows": len(validation),
         "length_words": lengths(items),
     }
+    if kept.conversions:
+        facts["conversions"] = dict(kept.conversions.most_common())
+    if kept.unread:
+        facts["not_read"] = dict(kept.unread.most_common())
+    for name, found in (
+        ("look_alikes", kept.look_alikes),
+        ("held_out_look_alikes", held_out_look_alikes(train, validation)),
+    ):
+        if found.number:
+            facts[name] = {"rows": found.number, "example": example_of(found)}
     if groups := count_groups(items):
         facts["groups"] = groups
     if pairs := [item for item in items if isinstance(item, Preference)]:
         facts["better_is_longer"] = better_is_longer(pairs)
+        if against := against_ranks(pairs):
+            facts["against_ranks"] = against
     if kept.num_judged_by_several:
         facts["annotators"] = {
             "items_judged_by_several": kept.num_judged_by_several,
@@ -111,6 +130,43 @@ def better_is_longer(preferences: Sequence[Preference]) -> dict[str, float]:
     return {"pairs_that_differ": differ, "share": round(longer / differ, 4) if differ else 0.5}
 
 
+def against_ranks(preferences: Sequence[Preference]) -> dict[str, int]:
+    """Return how many rankings their own numbers contradict, by kind; {} where none.
+
+    scores_contrary: a worse answer has the higher score. scores_level: of two answers that are
+    ranked apart, both have the same score, and none is contrary. negative_margin: rank 1 is said to
+    be worse than rank 2. The ranks are used as they stand.
+    """
+    found = {"scores_contrary": 0, "scores_level": 0, "negative_margin": 0}
+    for preference in preferences:
+        found["negative_margin"] += preference.margin is not None and preference.margin < 0
+        scores = preference.scores
+        if scores is not None:
+            gaps = [scores[better] - scores[worse] for better, worse in preference.pairs()]
+            found["scores_contrary"] += min(gaps, default=1) < 0
+            found["scores_level"] += min(gaps, default=1) == 0
+    return {name: number for name, number in found.items() if number}
+
+
+def example_of(found: LookAlikes) -> list[str]:
+    """Return `<id>: <text>` of two rows that look alike, from shortly before they first differ."""
+    assert found.example is not None  # the caller has counted some
+    texts = [_whole_text(item) for item in found.example]
+    pairs = enumerate(zip(*texts, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
+    ids = [getattr(item, "id", "") for item in found.example]
+    return [
+        f"{id}: {text[max(0, start - 20) : start + 60]}"
+        for id, text in zip(ids, texts, strict=True)
+    ]
+
+
+def _whole_text(item: Item) -> str:
+    parts = texts_of(item)
+    parts = {"prompt": [text for _, text in prompt_of(item)], **parts}
+    return " | ".join(text for texts in parts.values() for text in texts)
+
+
 def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
     """Return the sentences that a report must show of this data, plainly."""
     role, read = config.role, facts["rows_read"]
@@ -120,6 +176,28 @@ def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["duplicates"]:
         told.append(f"{role}: {facts['duplicates']} of {read} rows repeated another; removed.")
+    told += [
+        f"{role}: {name} holds something in {number} of {read} rows and is not read."
+        for name, number in facts.get("not_read", {}).items()
+    ]
+    told += [
+        f"{role}: {number} of {read} rows read as {how}."
+        for how, number in facts.get("conversions", {}).items()
+    ]
+    if alike := facts.get("look_alikes"):
+        told.append(
+            f"{role}: {alike['rows']} of {read} rows differ from another in case, spacing or "
+            f"Unicode form alone; kept. Such as {_both(alike)}."
+        )
+    if alike := facts.get("held_out_look_alikes"):
+        told.append(
+            f"{role}: {alike['rows']} training prompts differ from a held-out one in case, spacing "
+            f"or Unicode form alone; kept. Such as {_both(alike)}."
+        )
+    for kind, number in facts.get("against_ranks", {}).items():
+        told.append(
+            f"{role}: {number} of {facts['rows_kept']} rankings {AGAINST[kind]}; the ranks count."
+        )
     if several := facts.get("annotators"):
         alpha, how = several["krippendorff_alpha"], several["merge"]
         agree = "not defined" if alpha is None else f"{alpha:.2f}"
@@ -141,6 +219,18 @@ def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
         if absent:
             told.append(f"halueval: no file of task(s) {', '.join(absent)}; they are not measured.")
     return told
+
+
+AGAINST = {
+    "scores_contrary": "have a higher score on a worse answer",
+    "scores_level": "have the same score on a better and a worse answer",
+    "negative_margin": "have a negative margin",
+}
+"""What a note says of each kind of `against_ranks`."""
+
+
+def _both(alike: Mapping[str, Any]) -> str:
+    return " beside ".join(repr(text) for text in alike["example"])
 
 
 def sample(item: Item) -> dict[str, Any]:

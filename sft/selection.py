@@ -1,12 +1,16 @@
 """Which rows of a source are kept: duplicates go, limits hold, splits never leak.
 
+What is the same is decided by the exact text. Rows that are the same only once case, spacing and
+Unicode form are evened out (`TRUE` and `true`, `10²` and `102`) are kept, and one such pair is
+shown, since only a reader can tell whether they mean the same.
+
 Pure functions over records; `sft/data.py` reads, writes and counts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -15,9 +19,25 @@ from plumbrule.annotators import judged_by_several, krippendorff_alpha, merge
 from plumbrule.errors import DataError
 from plumbrule.readers import Row
 from plumbrule.records import BenchmarkItem, Demonstration, Document, Preference, Prompt, Record
-from plumbrule.splits import corpus_text, is_held_out, normalise, prompt_of, start_of
+from plumbrule.splits import corpus_text, exact, is_held_out, normalise, prompt_of, start_of
 
 Item = Record | dict[str, Any]
+
+
+@dataclass
+class LookAlikes:
+    """Rows that differ from an earlier one in case, spacing or Unicode form alone.
+
+    number: of such rows. example: the first of them after the one that it looks like.
+    """
+
+    number: int = 0
+    example: tuple[Item, Item] | None = None
+
+    def add(self, earlier: Item, later: Item) -> None:
+        """Count one more."""
+        self.number += 1
+        self.example = self.example or (earlier, later)
 
 
 @dataclass
@@ -26,7 +46,9 @@ class Collected:
 
     own_split: the source brings its own held-out rows, which then are `validation`. limited:
     `max_rows` cut it short. merged: rankings that went into that of another annotator of the same
-    item. num_judged_by_several: such items, and alpha: how far their annotators agree.
+    item. num_judged_by_several: such items, and alpha: how far their annotators agree. unread:
+    column or field -> rows in which it holds something that no record keeps. conversions: what was
+    done to make records -> rows. look_alikes: among the kept rows of one side.
     """
 
     train: list[Item] = field(default_factory=list)
@@ -39,6 +61,9 @@ class Collected:
     merged: int = 0
     num_judged_by_several: int = 0
     alpha: float | None = None
+    unread: Counter[str] = field(default_factory=Counter)
+    conversions: Counter[str] = field(default_factory=Counter)
+    look_alikes: LookAlikes = field(default_factory=LookAlikes)
 
 
 def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collected:
@@ -49,6 +74,7 @@ def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collecte
     """
     kept = Collected()
     seen: set[tuple[bool, Any]] = set()
+    spelled: dict[tuple[bool, Any], Item] = {}
     for row in rows:
         side = kept.validation if row.held_out else kept.train
         if max_rows is not None and len(side) >= max_rows:
@@ -61,12 +87,18 @@ def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collecte
         if row.record is None:
             kept.dropped[row.dropped] += 1
             continue
-        key = (bool(row.held_out), identity(row.record)) if unique else None
-        if key in seen:
-            kept.duplicates += 1
-            continue
-        if key is not None:
+        kept.unread.update(row.unread)
+        kept.conversions.update(row.conversions)
+        if unique:
+            key = (bool(row.held_out), identity(row.record))
+            if key in seen:
+                kept.duplicates += 1
+                continue
             seen.add(key)
+            alike = (bool(row.held_out), identity(row.record, normalise))
+            earlier = spelled.setdefault(alike, row.record)
+            if earlier is not row.record:
+                kept.look_alikes.add(earlier, row.record)
         side.append(row.record)
     return kept
 
@@ -104,30 +136,39 @@ def settle(kept: Collected, how: str) -> Collected:
     )
 
 
-def identity(item: Item) -> tuple[Any, ...]:
-    """Return what two records share that are the same: all normalised texts, and the ranking.
+def identity(item: Item, spelling: Callable[[str], str] = exact) -> tuple[Any, ...]:
+    """Return what two records share that are the same: all texts, and the ranking.
 
     Ids, meta, scores and margins don't count; who ranked does, since a second annotator's word is
-    new information.
+    new information. spelling: `exact`, or `normalise` for records that only look alike.
     """
     match item:
         case Prompt():
-            return (prompt_of(item),)
+            return (prompt_of(item, spelling),)
         case Demonstration():
-            return prompt_of(item), _all(item.passages), normalise(item.response)
+            passages = tuple(map(spelling, item.passages))
+            return prompt_of(item, spelling), passages, spelling(item.response)
         case Preference():
-            ranking = sorted(zip(_all(item.responses), item.ranks, strict=True))
-            return prompt_of(item), _all(item.passages), tuple(ranking), item.annotator
+            passages = tuple(map(spelling, item.passages))
+            responses = map(spelling, item.responses)
+            ranking = tuple(sorted(zip(responses, item.ranks, strict=True)))
+            return prompt_of(item, spelling), passages, ranking, item.annotator
         case Document():
-            return normalise(item.title), normalise(item.text)
+            return spelling(item.title), spelling(item.text)
         case BenchmarkItem():
             return (item.task, item.id)
         case _:
-            return (normalise(corpus_text(item)),)
+            return (spelling(corpus_text(item)),)
 
 
-def _all(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(normalise(text) for text in texts)
+def held_out_look_alikes(train: Sequence[Item], held_out: Sequence[Item]) -> LookAlikes:
+    """Return the training rows whose prompt looks like a held-out one without being it."""
+    held = {prompt_of(item, normalise): item for item in held_out}
+    found = LookAlikes()
+    for item in train:
+        if (other := held.get(prompt_of(item, normalise))) is not None:
+            found.add(other, item)
+    return found
 
 
 def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[Item]]:
@@ -143,10 +184,19 @@ def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[I
         (held_out if is_held_out(start_of(item), share, seed) else train).append(item)
     if not train or (share > 0 and not held_out):
         side = "training" if not train else "held-out"
+        starts = {start_of(item) for item in kept.train}
+        if len(starts) == 1:
+            raise DataError(
+                f"all {len(kept.train)} rows begin with the same user turn and are one "
+                "conversation to the split, which keeps a conversation on one side; give a folder "
+                "with a train and a validation file, or pass dataset.validation_share=0 where no "
+                "stage measures on held-out rows.",
+                text=min(starts),
+            )
         raise DataError(
             f"the split (dataset.validation_share={share}, split_seed={seed}) of "
-            f"{len(kept.train)} rows leaves none in the {side} part; change share or seed, or "
-            "bring more prompts."
+            f"{len(kept.train)} rows in {len(starts)} conversations leaves none in the {side} "
+            "part; change share or seed, or bring more prompts."
         )
     return train, held_out
 
@@ -159,7 +209,7 @@ def check_split(train: Sequence[Item], held_out: Sequence[Item]) -> None:
         raise DataError(
             f"{len(leaks)} prompt(s) of the held-out part must not be in the training part; take "
             "them out of one of the files.",
-            text=min(leaks),
+            text=" | ".join(text for _, text in min(leaks)),
         )
     ids = Counter(item.id for item in (*train, *held_out) if not isinstance(item, dict))
     if ids and (worst := ids.most_common(1)[0])[1] > 1:

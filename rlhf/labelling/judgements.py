@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from plumbrule.checkpoints import fsync_folder
 from plumbrule.errors import DataError
 from plumbrule.records import read_rows
+from plumbrule.strict_json import parse_json
 from rlhf.labelling.questions import Question
 
 FIELDS = ("question", "annotator", "ranks", "comment", "revision", "at")
@@ -75,10 +76,12 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
     Raises: DataError: an unknown or missing field, or a value that breaks its rule.
     """
     if not isinstance(row, Mapping):
-        raise DataError("a judgement must be a JSON object.")
+        raise DataError(f"a judgement must be a JSON object, not {type(row).__name__}.")
     unknown = set(row) - set(FIELDS)
     if unknown:
-        raise DataError(f"unknown field(s) {sorted(unknown)}; a judgement has {list(FIELDS)}.")
+        raise DataError(
+            f"unknown field(s) {sorted(unknown)!s:.200}; a judgement has {list(FIELDS)}."
+        )
     for name in ("question", "ranks"):
         if name not in row:
             raise DataError(f"a judgement needs {name}; ranks are null where one can't say.")
@@ -119,7 +122,8 @@ def _ranks(value: Any) -> tuple[int, ...] | None:
         raise DataError(f"ranks (={value!r:.60}) must be a list of whole numbers, or null.")
     if sorted(set(value)) != list(range(1, len(set(value)) + 1)):
         raise DataError(
-            f"ranks (={value}) must be 1..n with no hole (ties repeat a rank); give 1 to the best."
+            f"ranks (={value!s:.80}) must be 1..n with no hole (ties repeat a rank); give 1 to the "
+            "best."
         )
     return tuple(value)
 
@@ -186,17 +190,17 @@ def _rows(text: bytes, path: Path) -> tuple[list[Judgement], int]:
     """Return the judgements of a journal and how many of its bytes hold whole rows."""
     rows, place = [], 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
+        shown = line.decode("utf-8", "replace")
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError as error:
             if not line.endswith(b"\n"):
                 break
-            shown = line.decode("utf-8", "replace")
-            raise DataError("not valid JSON; remove the row.", path, number, shown) from None
+            raise DataError(f"{error}; remove the row.", path, number, shown) from None
         try:
             rows.append(from_row(row))
         except DataError as error:
-            raise DataError(str(error), path, number, line.decode()) from None
+            raise DataError(str(error), path, number, shown) from None
         place += len(line)
     return rows, place
 

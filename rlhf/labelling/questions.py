@@ -84,29 +84,15 @@ def read_questions(path: Path) -> list[Question]:
     questions = []
     for number, row in read_rows(path):
         try:
-            questions.append(_question(row))
-        except KeyError as error:
-            raise DataError(
-                f"a question needs {error}; {AGAIN}.", path, number, json.dumps(row)
-            ) from None
+            questions.append(_from_row(row))
         except DataError as error:
-            raise DataError(str(error), path, number, json.dumps(row)) from None
+            raise DataError(
+                f"{error} The feedback stage writes this file; run it again.",
+                path,
+                number,
+                json.dumps(row),
+            ) from None
     return questions
-
-
-AGAIN = "the feedback stage writes this file, run it again"
-
-
-def _question(row: dict[str, Any]) -> Question:
-    """Return the question that a row holds. Raises: KeyError, DataError."""
-    for name in ("passages", "answers"):
-        if not isinstance(row[name], list) or not all(isinstance(t, str) for t in row[name]):
-            raise DataError(f"{name} (={row[name]!r:.60}) must be a list of texts; {AGAIN}.")
-    for name in ("question", "repeats"):
-        if not isinstance(row[name] if name == "question" else row.get(name, ""), str):
-            raise DataError(f"{name} (={row[name]!r:.60}) must be a question's id; {AGAIN}.")
-    messages, passages, answers = to_messages(row["messages"]), row["passages"], row["answers"]
-    return Question(row["question"], messages, tuple(passages), tuple(answers), row.get("repeats"))
 
 
 def require_own_ids(questions: Sequence[Question], path: Path) -> None:
@@ -118,10 +104,32 @@ def require_own_ids(questions: Sequence[Question], path: Path) -> None:
         if question.id != of_content:
             raise DataError(
                 f"question (={question.id!r:.60}) must have the id of its content; remove the file "
-                f"and run the command that asks it again: {AGAIN}.",
+                "and run the command that asks it again: the feedback stage writes this file.",
                 path,
                 number,
             )
+
+
+def _from_row(row: dict[str, Any]) -> Question:
+    for name in ("question", "messages", "passages", "answers"):
+        if name not in row:
+            raise DataError(f"a question needs {name}.")
+    for name in ("passages", "answers"):
+        texts = row[name]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{name} (={texts!r:.80}) must be a list of texts.")
+    repeats = row.get("repeats")
+    if type(row["question"]) is not str or not isinstance(repeats, str | None):
+        raise DataError("question and repeats must be texts.")
+    if len(set(row["answers"])) < max(2, len(row["answers"])):
+        raise DataError(f"answers (={len(row['answers'])}) must be at least 2 that differ.")
+    return Question(
+        row["question"],
+        to_messages(row["messages"]),
+        tuple(row["passages"]),
+        tuple(row["answers"]),
+        repeats,
+    )
 
 
 def to_row(question: Question) -> dict[str, Any]:

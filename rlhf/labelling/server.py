@@ -18,16 +18,16 @@ page may load nothing from elsewhere.
 from __future__ import annotations
 
 import ipaddress
-import json
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.strict_json import parse_json
 from rlhf.labelling import judgements
 from rlhf.labelling.folder import journal, questions_in, said_in
 from rlhf.labelling.judgements import Judgement, StaleError, annotator_name
@@ -160,9 +160,12 @@ def application(
         return JSONResponse({"error": str(error)}, 400)
 
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        problem = objection(request, token)
-        response = call(request) if problem is None else None
-        answer = await response if response else JSONResponse({"error": problem}, 403)
+        try:
+            problem = objection(request, token)
+            refusal = None if problem is None else JSONResponse({"error": problem}, 403)
+        except DataError as error:
+            refusal = JSONResponse({"error": str(error)}, 400)
+        answer = refusal or await call(request)
         answer.headers.update(HEADERS)
         return answer
 
@@ -183,16 +186,30 @@ def objection(request: Request, token: str | None) -> str | None:
 
     Without a token the Host must be a name of this machine alone; its port may be a tunnel's. With
     one, this machine may have any name, and a site that has rebound its own lacks the token.
+    Raises: DataError: a Host or Origin that is no address at all.
     """
     given, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if token is None and not is_loopback(urlsplit(f"//{given}").hostname or ""):
+    if set(given) & set("/\\@?#"):
+        raise DataError(f"Host (={given!r:.60}) must be a host and a port.")
+    host = address("Host", f"//{given}").hostname or ""
+    if token is None and not is_loopback(host):
         return f"Host (={given:.60}) is not what is served here"
-    if origin is not None and urlsplit(origin).netloc != given:
+    if origin is not None and address("Origin", origin).netloc != given:
         return f"Origin (={origin:.60}) is another site"
     if token is None or request.url.path in ("/page.css", "/page.js"):
         return None
     shown = request.headers.get("x-token") or request.query_params.get("token", "")
     return None if secrets.compare_digest(shown.encode(), token.encode()) else "a token is needed"
+
+
+def address(header: str, text: str) -> SplitResult:
+    """Return the parts of a header's address. Raises: DataError: it is none."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # parsed only when it is asked for
+    except ValueError:
+        raise DataError(f"{header} (={text!r:.60}) must be an address.") from None
+    return parts
 
 
 async def read_body(request: Request) -> dict[str, Any]:
@@ -208,9 +225,9 @@ async def read_body(request: Request) -> dict[str, Any]:
         if len(text) > MOST_BYTES:
             raise DataError(f"a judgement must be at most {MOST_BYTES} bytes; shorten the comment.")
     try:
-        body = json.loads(text)
-    except ValueError:
-        body = None
+        body = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"a judgement must be a JSON object ({error}).") from None
     if not isinstance(body, dict):
         raise DataError("a judgement must be a JSON object.")
     return body

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
+import math
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from plumbrule import accelerators
+from plumbrule.accelerators import require_device
+from plumbrule.config import RuntimeConfig, require_sound
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
 from plumbrule.fingerprint import hashed_config
 from plumbrule.graph import NodeConfig, order
-from plumbrule.run import CONF, explain
+from plumbrule.run import CONF, explain, unreadable_word
 from plumbrule.run_config import GROUPS, RunConfig, RunSection
 from plumbrule.stages import STAGES
 
@@ -430,3 +438,113 @@ def test_members_of_one_ensemble_are_those_of_another(composed: Callable) -> Non
         {node.name: node for node in composed(f"rm.ensemble={number}")[1]} for number in (2, 3)
     )
     assert hashed_config(few["rm_1"].config) == hashed_config(many["rm_1"].config)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a\0b", "x" * 300, "ü" * 60, "", ".a", "-a", "a/b", "a b"]
+)
+def test_a_runs_name_is_that_of_a_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.name") as caught:
+        RunSection(name=name)
+    assert "\n" not in str(caught.value)
+    assert RunSection(name="überall-1.2_x").name
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("ppo.kl.coef=inf", "ppo.kl.coef"),
+        ("+nodes.ppo.set={kl:{coef:inf}}", "nodes.ppo.set.kl.coef"),
+        ("+reward.terms=[{name:rm,weight:-inf}]", "reward.terms.rm.weight"),
+        ("seed=99999999999999999999", "seed"),
+        ('run.notes=["a\0b"]', r"run.notes\[0\]"),
+    ],
+)
+def test_what_no_setting_can_be_is_refused_while_composing(
+    composed: Callable, override: str, key: str
+) -> None:
+    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException)) as caught:
+        composed(override)
+    assert re.search(rf"{key} \(=", str(caught.value)), caught.value
+
+
+def test_every_infinite_setting_is_refused_wherever_it_stands() -> None:
+    @dataclasses.dataclass
+    class Inner:
+        free: float = math.inf
+
+    @dataclasses.dataclass
+    class Outer:
+        inner: Inner = dataclasses.field(default_factory=Inner)
+
+    with pytest.raises(ConfigError, match=r"inner\.free \(=inf\) must be finite"):
+        require_sound(Outer())
+    require_sound({"a": [1.5, None, True, "ü"]})
+
+
+@pytest.mark.parametrize(
+    "path", ["/tmp/a=b", "~/a", "/tmp/#a", "/tmp/ü", "/tmp/a[1]", "a,b", "/tmp/(a", '/t/"a"=']
+)
+def test_a_path_that_hydra_reads_as_grammar_says_how_to_write_it(path: str) -> None:
+    line = explain(HydraException("..."), ["run.dry=true", f"dataset.path={path}"])
+    assert line.startswith(f"dataset.path (={path}) must be quoted twice")
+    (word,) = shlex.split(line.split("write ")[1])
+    parsed = OverridesParser.create().parse_override(word)
+    assert not parsed.is_sweep_override()
+    assert parsed.value() == str(Path(path).expanduser())
+
+
+def test_a_path_with_blanks_needs_no_more_than_the_shells_quotes() -> None:
+    assert unreadable_word(["dataset.path=/tmp/a b"]) is None
+
+
+def test_a_device_that_is_not_there_is_refused_in_the_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"runtime.device \(=cuda:x\) must be auto"):
+        RuntimeConfig(device="cuda:x")
+    monkeypatch.setattr(accelerators, "num_accelerators", lambda: 1)
+    require_device(RuntimeConfig(device="cuda"))
+    require_device(RuntimeConfig(device="auto"))
+    require_device(RuntimeConfig(device="cpu", processes=8))
+    for settings, needed in (({"device": "cuda:1"}, 2), ({"device": "cuda", "processes": 4}, 4)):
+        with pytest.raises(ConfigError, match=rf"has 1 of the {needed} that are needed.*auto"):
+            require_device(RuntimeConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("visible", "number"), [("0", 1), ("0,1", 2), ("1,7,0", 1), ("-1", 0), ("", 0), ("GPU-a", 1)]
+)
+def test_devices_that_are_hidden_do_not_count(visible: str, number: int) -> None:
+    assert accelerators._count_visible(visible, 2) == number
+
+
+def test_the_count_is_that_of_torch() -> None:
+    import torch
+
+    assert accelerators.num_accelerators() == torch.cuda.device_count()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    (tmp_path / "own").mkdir()
+    row = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+    (tmp_path / "own" / "train.jsonl").write_text(json.dumps(row))
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize("goal", ["rm", "eval_sft"])
+def test_a_stage_that_measures_needs_rows_that_are_held_out(
+    composed: Callable, pairs: Path, goal: str
+) -> None:
+    given = [
+        *("dataset=jsonl", f"dataset.path={pairs}", "dataset.validation_share=0"),
+        *(f"run.goals=[{goal}]", "nodes.rm.inputs.preferences=preferences", "model=gpt2"),
+        *(f"nodes.eval_sft.inputs.{slot}=null" for slot in ("questions", "halueval", "bold", "rm")),
+        *("nodes.eval_sft.inputs.index=null", "nodes.sft.inputs.base=null"),
+    ]
+    says = rf"dataset.validation_share \(=0\) must be above 0 where node {goal} measures.*"
+    with pytest.raises(ConfigError, match=says + "train and a validation file"):
+        composed(*given)
+    (pairs / "validation.jsonl").write_text((pairs / "train.jsonl").read_text())
+    composed(*given)

@@ -262,7 +262,7 @@ BAD_RANKINGS = [
     # ratings
     (rated(5, "8"), r"overall_score \(='8'\) of completion 1 must be a finite number"),
     (rated(5, True), "must be a finite number"),
-    (rated(float("nan"), 5), r"overall_score \(=nan\) of completion 0"),
+    (rated(float("nan"), 5), r"a number \(=NaN\) must be finite"),
     (rated(5, None), r"overall_score \(=None\) of completion 1"),
     (rated(None, None), r"fine-grained_score \(=None\) of completion 0"),
     (rated(5), r"responses \(=1\) must be at least 2"),
@@ -473,7 +473,10 @@ def test_hh_test_files_are_held_out_beside_train_files(tmp_path):
             {"chosen": dialogue("Hi", "a"), **pair},
             {"chosen": dialogue("Ho", "a"), "rejected": dialogue("Ho", "b")},
         ],
-        "base/test.jsonl.gz": [{"chosen": dialogue("HI ", "x"), "rejected": dialogue("HI ", "y")}],
+        "base/test.jsonl.gz": [
+            {"chosen": dialogue("Hi ", "x"), "rejected": dialogue("Hi ", "y")},
+            {"chosen": dialogue("HO", "x"), "rejected": dialogue("HO", "y")},  # not Ho
+        ],
         "red-team-attempts/red_team_attempts.jsonl.gz": [{"transcript": "no pair"}],
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -481,10 +484,11 @@ def test_hh_test_files_are_held_out_beside_train_files(tmp_path):
     rows = list(read("hh_rlhf", "preferences", tmp_path))
     assert [(row.record and row.record.id, row.held_out) for row in rows] == [
         ("base/test:1", True),
+        ("base/test:2", True),
         (None, False),
         ("base/train:2", False),
     ]
-    assert "also in the held-out file" in rows[1].dropped
+    assert "also in the held-out file" in rows[2].dropped
 
 
 def test_hh_row_without_dialogues_is_an_error(tmp_path):

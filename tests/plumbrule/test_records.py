@@ -101,7 +101,7 @@ BAD_ROWS = [
     (Preference, {**GOOD, "ranks": [1]}, "number as many"),
     (Preference, {**GOOD, "ranks": [1, 3]}, "no hole"),
     (Preference, {**GOOD, "ranks": [0, 1]}, "no hole"),
-    (Preference, {**GOOD, "ranks": ["1", "2"]}, "list of numbers"),
+    (Preference, {**GOOD, "ranks": ["1", "2"]}, "list of whole numbers"),
     (Preference, {**GOOD, "scores": [1.0]}, "number as many"),
     (Preference, {**GOOD, "confidence": 0}, r"lie in \(0, 1\]"),
     (Preference, {**GOOD, "margin": "big"}, "a number"),

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from plumbrule.config import TrackingConfig
+from plumbrule.errors import ConfigError
 from plumbrule.progress import Progress, clock
 from plumbrule.tracking import FileTracker, NullTracker, WandbTracker, read_metrics
+from plumbrule.wandb_start import check_wandb, wandb_key_is_set, wandb_mode
+
+KEY = "0123456789" * 4
+"""Of the right form, and nobody's."""
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without a word of W&B, and an empty home."""
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("NETRC", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return monkeypatch
 
 
 def test_rows_are_rewound_to_the_resumed_update(tmp_path: Path) -> None:
@@ -61,6 +79,113 @@ def test_an_offline_wandb_run_holds_metrics_config_table_and_lineage(
     for piece in (b"objective/kl", b"1.25", b"quickstart/1", b"samples", b"ppo-f11", b"sft-f00"):
         assert piece in content, piece
     assert read_metrics(tmp_path) == [{"update": 1, "objective/kl": 1.25}]
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a#b", "a?b", "a%b", "a:b", "a\\b", "x" * 129, " ", "a\nb"]
+)
+def test_a_project_that_wandb_would_refuse(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.project"):
+        TrackingConfig(project=name)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (
+            {"WANDB_MODE": "onlin"},
+            r"WANDB_MODE \(=onlin\) must be one of disabled, dryrun, offline",
+        ),
+        ({"WANDB_MODE": "online"}, r"WANDB_MODE \(=online\) must be left out without a key"),
+        ({"WANDB_MODE": "run"}, "without a key"),
+        ({"WANDB_DATA_DIR": "/dev/null/x"}, r"WANDB_DATA_DIR \(=/dev/null/x\) must be a folder"),
+        ({"WANDB_CACHE_DIR": "/dev/null/x"}, "WANDB_CACHE_DIR"),
+        ({"HOME": "/dev/null"}, r"WANDB_DATA_DIR \(=/dev/null/.local"),
+        ({"WANDB_INIT_TIMEOUT": "soon"}, "settings of W&B"),
+        ({"WANDB_BASE_URL": "no address"}, "settings of W&B"),
+        ({"WANDB_API_KEY": f" {KEY} "}, "settings of W&B"),
+    ],
+)
+def test_what_would_stop_wandb_is_one_line(
+    environment: dict[str, str], says: str, bare: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        bare.setenv(name, value)
+    with pytest.raises(ConfigError, match=says) as caught:
+        check_wandb(TrackingConfig())
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    check_wandb(TrackingConfig(name="jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "mode"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": KEY}, "online"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
+        ({"WANDB_API_KEY": KEY, "WANDB_MODE": "dryrun"}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "disabled"),
+    ],
+)
+def test_the_environments_mode_is_respected(
+    environment: dict[str, str], mode: str, bare: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        bare.setenv(name, value)
+    assert wandb_mode() == mode
+    check_wandb(TrackingConfig())
+
+
+def test_a_key_is_that_of_the_server_in_use(tmp_path: Path, bare: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "keys"
+    netrc.write_text(f"machine wandb.example\n login user\n password {KEY}\n")
+    netrc.chmod(0o600)
+    bare.setenv("NETRC", str(netrc))
+    assert not wandb_key_is_set()
+    bare.setenv("WANDB_BASE_URL", "https://wandb.example/team")
+    assert wandb_key_is_set()
+
+
+OFFLINE = """
+import os, sys
+from pathlib import Path
+from plumbrule.config import TrackingConfig
+from plumbrule.tracking import WandbTracker
+from plumbrule.wandb_start import check_wandb
+out = Path(sys.argv[1])
+check_wandb(TrackingConfig())
+for number in range(2):
+    tracker = WandbTracker(
+        out, TrackingConfig(), node="ppo", kind="ppo", group="g", run_id=f"run{number}",
+        folder=out / "run", config={}, inputs={},
+    )
+    tracker.log({"objective/kl": 1.5}, 1)
+    tracker.table("samples", ["a"], [["b"]])
+    tracker.lineage({}, ("ppo", "f"))
+    tracker.finish({"objective/kl": 1.5})
+"""
+
+
+def test_a_key_without_a_network_goes_on_offline(tmp_path: Path, bare: pytest.MonkeyPatch) -> None:
+    bare.setenv("WANDB_API_KEY", KEY)
+    bare.setenv("WANDB_BASE_URL", "http://user:secret@127.0.0.1:9")  # nothing listens there
+    bare.setenv("WANDB_INIT_TIMEOUT", "2")
+    bare.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    command = [sys.executable, "-c", OFFLINE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B can't be reached") == 1  # the second asks nobody again
+    assert "wandb sync" in done.stderr
+    for number in range(2):
+        (run,) = (tmp_path / "run" / "wandb").glob(
+            f"offline-run-*-run{number}/run-run{number}.wandb"
+        )
+        assert b"objective/kl" in run.read_bytes()
+    written = [done.stdout.encode(), done.stderr.encode()]
+    written += [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(KEY.encode() in text for text in written)
+    assert not any(b"user:secret" in text for text in written[:2])
 
 
 def test_progress_shows_rate_and_time_left() -> None:

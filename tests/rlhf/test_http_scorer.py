@@ -1,9 +1,10 @@
 """A scorer behind a URL, asked over a real socket."""
 
 import json
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -142,7 +143,7 @@ def test_a_scorer_that_is_too_slow_is_given_up():
         threading.Event().wait(0.6)
         return lengths(body, number)
 
-    with served(slow) as (url, _), pytest.raises(TrainingError, match=r"timed out"):
+    with served(slow) as (url, _), pytest.raises(TrainingError, match=r"not whole after 0.1 s"):
         HTTPScorer(config(url, timeout_seconds=0.1, patience_seconds=0.0)).score(said("a"))
 
 
@@ -150,12 +151,27 @@ def test_a_scorer_that_is_too_slow_is_given_up():
     ("reply", "message"),
     [
         ((404, b""), "refused .status 404"),
-        ((200, b"<html>"), "must answer .*it answered: <html>"),
+        ((200, b"<html>"), "must answer .*it answered: '<html>'"),
         ((200, {"scores": [1.0]}), "must answer"),
         ((200, {"version": "6", "scores": [1.0]}), "is version '6' and must be '7'"),
         ((200, {"version": "7", "scores": [1.0, 2.0]}), "must answer 1 finite scores"),
-        ((200, {"version": "7", "scores": [float("nan")]}), "must answer 1 finite scores"),
-        ((200, {"version": "7", "scores": ["good"]}), "must answer"),
+        ((200, {"version": "7", "scores": [float("nan")]}), "must be finite"),
+        ((200, b'{"version": "7", "scores": [1e999]}'), "must be finite"),
+        ((200, b'{"version": "7", "scores": [1e300]}'), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": ["good"]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": ["1.5"]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": [True]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": [None]}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": {"0": 1.0}}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": "3"}), "must answer 1 finite scores"),
+        ((200, {"version": "7", "scores": 1.0}), "must answer 1 finite scores"),
+        ((200, b"[" * 100_000), r"nest at most 64 deep\); it answered: '\[\[\["),
+        ((200, b'{"version": "7", "scores": [' + b"9" * 5000), "at most 300 digits.*'{\"version"),
+        ((200, b"3"), "must answer.*it answered: '3'"),
+        ((200, b'["a"]'), "must answer"),
+        ((200, b"\xff\xfe"), "must answer"),
+        ((200, b""), "must answer"),
+        ((200, b" " * 2**21), "at most 1048832 bytes to 1 response"),
     ],
 )
 def test_replies_of_another_form_stop_at_once(reply, message):
@@ -163,6 +179,99 @@ def test_replies_of_another_form_stop_at_once(reply, message):
         with pytest.raises(TrainingError, match=message):
             HTTPScorer(config(url, patience_seconds=30)).score(said("a"))
         assert len(seen) == 1
+
+
+@contextmanager
+def talking(speak):
+    """Serve raw bytes: `speak(connection)` answers each request, in a thread of its own."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def talk(connection):
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            speak(connection, ended)
+
+    def accept():
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=listening.accept()[:1], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/score"
+    finally:
+        ended.set()
+        listening.close()
+
+
+def drip(connection, ended, first, rest):
+    connection.sendall(first)
+    while not ended.wait(0.02):
+        connection.sendall(rest)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "says"),
+    [
+        (OK + b"\r\n{", b" ", "it began: '{"),
+        (OK + b"Content-Length: 900\r\n\r\n{", b" ", "it began: '{"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n", "it began: '{"),
+        (OK, b"X", ""),  # a header without end
+        (b"", b"H", ""),
+    ],
+)
+def test_a_reply_that_drips_is_given_up_in_time(first, rest, says):
+    began = time.monotonic()
+    with (
+        talking(lambda *given: drip(*given, first, rest)) as url,
+        pytest.raises(TrainingError, match=f"not whole after 0.4 s.*{says}"),
+    ):
+        HTTPScorer(config(url, timeout_seconds=0.4, patience_seconds=0.0)).score(said("a"))
+    assert time.monotonic() - began < 5.0  # a socket's own timeout would never come
+
+
+def test_a_reply_without_end_is_refused_at_its_bound():
+    def flood(connection, ended):
+        connection.sendall(OK + b"\r\n")
+        while not ended.is_set():
+            connection.sendall(b"abc" * 2**16)
+
+    with talking(flood) as url, pytest.raises(TrainingError, match=r"1048832 bytes.*'abcabc"):
+        HTTPScorer(config(url, patience_seconds=30)).score(said("a"))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://h:x/", "http://h/ü", "http://h/a b"]
+)
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ConfigError, match=r"reward.http.url"):
+        config(url)
+
+
+def test_a_token_of_two_lines_is_refused_and_not_shown(monkeypatch):
+    monkeypatch.setenv("SCORER_TOKEN", "very\r\nsecret")
+    with pytest.raises(ConfigError, match="SCORER_TOKEN") as caught:
+        HTTPScorer(config("http://127.0.0.1:1/", token_env="SCORER_TOKEN"))
+    assert "secret" not in str(caught.value)
+
+
+def test_kept_replies_of_another_form_are_asked_for_again(tmp_path):
+    lines = [
+        '{"key": "a", "score": 1}',
+        '{"key": "b", "score": "2"}',
+        '{"key": 3, "score": 1}',
+        "7",
+        '{"key": "c", "score": NaN}',
+        "[" * 5000,
+        '{"key": "d"}',
+        '{"key": "e", "score": 2.5}',
+    ]
+    (tmp_path / "0.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff")
+    assert http_scorer.read_replies(tmp_path / "0.jsonl") == {"a": 1.0, "e": 2.5}
 
 
 def test_a_token_is_sent_and_never_shown(monkeypatch):

@@ -173,6 +173,46 @@ def test_another_site_is_refused(client, labels, origin):
     assert client.post(path, json=body, headers={"Origin": HERE}).status_code == 200
 
 
+@pytest.mark.parametrize("header", ["Host", "Origin"])
+@pytest.mark.parametrize("text", ["[::1", "]", "http://[::1", "h:port", "127.0.0.1:99999", "[x]"])
+@pytest.mark.parametrize("token", [None, "s3cret"])
+def test_an_address_that_is_none_is_refused_and_no_fault(labels, header, text, token):
+    client = TestClient(application(labels, token=token), base_url=HERE)
+    if header == "Origin" and "//" not in text:
+        text = f"http://{text}"
+    for path in ("/", "/api/session", f"/api/session?token={token}"):
+        answer = client.get(path, headers={header: text})
+        assert answer.status_code in (400, 403)
+        assert header in answer.json()["error"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('{"ranks":' + "[" * 30_000, "nest at most"),
+        ('{"ranks":' * 80 + "1" + "}" * 80, "nest at most"),
+        (r'{"annotator": "anna", "revision": 0, "ranks": null, "comment": "\ud83d"}', "surrogate"),
+        (r'{"annotator": "\udcff", "revision": 0, "ranks": null}', "surrogate"),
+        ('{"annotator": "anna", "revision": ' + "9" * 5000 + ', "ranks": null}', "300 digits"),
+        ('{"annotator": "anna", "revision": NaN, "ranks": null}', "finite"),
+        ('{"annotator": "anna", "revision": 0, "ranks": [1e999]}', "finite"),
+        ('{"annotator": ["anna"], "revision": 0, "ranks": null}', "plain word"),
+        ('{"annotator": "anna", "revision": 0, "ranks": {"0": 1}}', "list of whole numbers"),
+        ('{"annotator": "anna", "annotator": "ben", "revision": 0, "ranks": null}', "once"),
+        ("[1]", "JSON object"),
+        ("", "JSON object"),
+        (b"\xff", "JSON object"),
+    ],
+)
+def test_a_body_that_breaks_parsers_is_refused_and_no_fault(client, labels, body, says):
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(f"/api/question/{asked()[0].id}", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]
+    assert list((labels / "people").iterdir()) == []
+
+
 def test_a_form_of_another_site_could_not_even_be_sent(client):
     text = json.dumps({"annotator": "anna", "revision": 0, "ranks": [1, 2, 3]})
     path = f"/api/question/{asked()[0].id}"

@@ -174,8 +174,8 @@ def test_the_sources_own_split_is_kept(tmp_path):
 def test_a_leak_between_given_files_is_an_error(tmp_path):
     (tmp_path / "own").mkdir()
     write_records([Prompt("1", chat("Who are you?"))], tmp_path / "own" / "train.jsonl")
-    write_records([Prompt("2", chat("who are  you?"))], tmp_path / "own" / "validation.jsonl")
-    with pytest.raises(DataError, match=r"1 prompt\(s\) of the held-out part.*who are you"):
+    write_records([Prompt("2", chat("Who are you?"))], tmp_path / "own" / "validation.jsonl")
+    with pytest.raises(DataError, match=r"1 prompt\(s\) of the held-out part.*Who are you"):
         prepare(tmp_path / "out", "prompts", tmp_path / "own")
     assert not (tmp_path / "out" / "records.jsonl").exists()
 
@@ -207,7 +207,7 @@ def test_nothing_left_is_an_error(tmp_path):
 def test_duplicates_go_and_are_counted(tmp_path):
     records = [
         Preference("1", chat("Hi"), ("a", "b"), (1, 2)),
-        Preference("2", chat(" hi"), ("A", "b "), (1, 2)),  # the same but for case and spaces
+        Preference("2", chat("Hi"), ("a", "b"), (1, 2), meta={"from": "elsewhere"}),
         Preference("3", chat("Hi"), ("b", "a"), (2, 1)),  # the same, told in another order
         Preference("4", chat("Hi"), ("a", "b"), (2, 1)),  # the contrary
         Preference("5", chat("Hi"), ("a", "b"), (1, 2), annotator="second"),  # a second opinion
