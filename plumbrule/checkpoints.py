@@ -14,13 +14,20 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MARK = "COMPLETE"
+WHERE = "machine.json"
+MACHINE: dict[str, Any] = {}
+"""What `machine.prepare` says of this process's machine: each checkpoint is sealed with it, since a
+stage that is resumed elsewhere agrees with an uninterrupted one only up to rounding."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def seal(folder: Path) -> None:
     """Make `folder` count: fsync its files, then write `COMPLETE` with their names and sizes."""
+    if MACHINE:
+        (folder / WHERE).write_text(json.dumps(MACHINE, ensure_ascii=False), encoding="utf-8")
     sizes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MARK:
@@ -55,6 +62,15 @@ def is_complete(folder: Path) -> bool:
         (folder / name).is_file() and (folder / name).stat().st_size == size
         for name, size in sizes.items()
     )
+
+
+def written_on(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of the machine that wrote it, {} where it says nothing."""
+    try:
+        found = json.loads((folder / WHERE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def newest(folder: Path) -> tuple[int, Path] | None:

@@ -30,12 +30,13 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule import plugins, record
+from plumbrule import machine, plugins, precision, record
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, TrainingError
 from plumbrule.fingerprint import ROOT, digest
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
-from plumbrule.run_config import RunConfig, from_hydra, schemas
+from plumbrule.run_config import RunConfig, as_json, from_hydra, schemas
+from plumbrule.stages import STAGES
 
 CONF = ROOT / "conf"
 MULTIRUN = ("-m", "--multirun")
@@ -214,6 +215,18 @@ def print_plan(config: RunConfig, plan: list[Planned]) -> None:
         for library, (then, now) in planned.versions.items():
             line += f"  [made with {library} {then}, here {now}]"
         say(line)
+    for told in (_precision_line(config, plan), machine.threads_line(config.runtime)):
+        if told is not None:
+            say(f"  {told}")
+
+
+def _precision_line(config: RunConfig, plan: list[Planned]) -> str | None:
+    """Return in which precision the planned nodes compute, None where none has one."""
+    found = {p.node.name: STAGES[p.node.kind].precision(p.node.config) for p in plan}
+    by_node = {name: used[1] for name, used in found.items() if used is not None}
+    return precision.plan_line(
+        by_node, config.runtime.device, precision.asks_for_auto(as_json(config))
+    )
 
 
 def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:

@@ -30,6 +30,7 @@ from plumbrule.config import (
 from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
+from plumbrule.precision import resolved
 from plumbrule.stages import SECTION
 from plumbrule.variations import vary
 from rag.config import IndexConfig
@@ -181,7 +182,10 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
         return _config(composed[seed], configs[seed], name, node, own)
 
     varied = vary(names, graphs, config_of)
-    nodes = _needed(varied, goals)
+    nodes = [
+        dataclasses.replace(node, config=resolved(node.config, config.runtime.device))
+        for node in _needed(varied, goals)
+    ]
     check(config, nodes)
     return config, nodes
 

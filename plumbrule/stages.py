@@ -47,10 +47,25 @@ class StageKind:
     """`module:function` that opens its artifact for other rooms."""
     parallel: bool = False
     """Whether it can be split over processes."""
+    precision: Callable[[Any], tuple[str, str] | None] = lambda config: None
+    """Of a config: the setting that says in which precision the stage computes, and its value;
+    None: it has none, or does not use it."""
 
 
 def _retrieves(config: Any) -> bool:
     return config.retrieval.share > 0
+
+
+def _precision(config: Any) -> tuple[str, str]:
+    return "precision", config.precision
+
+
+def _precision_from_scratch(config: Any) -> tuple[str, str] | None:
+    return _precision(config) if config.model.name_or_path is None else None
+
+
+def _precision_of_judge(config: Any) -> tuple[str, str] | None:
+    return ("judge.precision", config.judge.precision) if config.labeller == "judge" else None
 
 
 def _labels_by_rm(config: Any) -> bool:
@@ -64,11 +79,13 @@ STAGES: dict[str, StageKind] = {
         BaseConfig,
         "sft.base:run",
         {"corpus": Slot(("data",), read_if=lambda config: config.model.name_or_path is None)},
+        precision=_precision_from_scratch,
     ),
     "sft": StageKind(
         SFTConfig,
         "sft.fine_tune:run",
         {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data", "reject"))},
+        precision=_precision,
     ),
     "feedback": StageKind(
         FeedbackConfig,
@@ -82,6 +99,7 @@ STAGES: dict[str, StageKind] = {
                 POLICY, required=False, read_if=lambda config: config.labeller == "judge"
             ),
         },
+        precision=_precision_of_judge,
     ),
     "rm": StageKind(
         RMConfig,
@@ -92,6 +110,7 @@ STAGES: dict[str, StageKind] = {
             "ood": Slot(("data", "feedback"), required=False, many=True),
         },
         opener="rlhf.reward_model:open_reward",
+        precision=_precision,
     ),
     "index": StageKind(
         IndexConfig,
@@ -117,11 +136,13 @@ STAGES: dict[str, StageKind] = {
             ),
         },
         parallel=True,
+        precision=_precision,
     ),
     "dpo": StageKind(
         DPOConfig,
         "rlhf.dpo:run",
         {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"), many=True)},
+        precision=_precision,
     ),
     "best_of_n": StageKind(
         BestOfNConfig,

@@ -25,6 +25,7 @@ from plumbrule import machine
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.precision import resolved
 from plumbrule.stages import STAGES
 
 LABELLING = "labelling.json"
@@ -176,8 +177,9 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
     if manifest.kind != "ppo":
         raise ArtifactError(f"{what!r} (={manifest.kind}) must be a ppo artifact; name one.")
     inputs = inputs_of(store, manifest)
-    config = changed_config(manifest, options.settings, options.reward)
     runtime = RuntimeConfig(**{"device": "cpu", **_known_runtime(manifest.runtime)})
+    changed = changed_config(manifest, options.settings, options.reward)
+    config = resolved(changed, runtime.device)
     machine.prepare(runtime)
     folder = store.folder("ppo", manifest.fingerprint)
     replay = importlib.import_module("rlhf.replay").replay
