@@ -12,9 +12,11 @@ first (the message says what; the same command then goes on).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
+import stat
 import sys
 import time
 import traceback
@@ -37,6 +39,7 @@ from plumbrule.fingerprint import ROOT, digest
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.run_config import RunConfig, as_json, from_hydra, schemas
 from plumbrule.stages import STAGES
+from plumbrule.surroundings import settle
 
 CONF = ROOT / "conf"
 MULTIRUN = ("-m", "--multirun")
@@ -76,6 +79,7 @@ def main() -> None:
     """Run the command line and exit."""
     from plumbrule import verbs
 
+    settle()
     code = _guarded(_load_plugins)
     if code:
         sys.exit(code)
@@ -120,6 +124,9 @@ def _guarded(command: Callable[[], Any]) -> int:
             raise
         group = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "group")
         say(f"error: {group} (=null) must name a file of conf/{group}; ~{group} leaves it out.")
+        return 2
+    except PermissionError as error:
+        say(f"error: {explain_permission(error)}")
         return 2
     except BrokenPipeError:  # `plumbrule show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -241,6 +248,21 @@ def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
     say(
         f"done in {whole['metrics']['time/total_seconds']:.1f} s: {built} built, "
         f"{len(whole['nodes']) - built} cached; report: {folder / 'report.html'}"
+    )
+
+
+def explain_permission(error: PermissionError) -> str:
+    """Return a refusal of the file system as one line, with what a shared store needs."""
+    path = Path(os.fsdecode(error.filename)) if error.filename is not None else None
+    mode = ""
+    with contextlib.suppress(OSError):
+        if path is not None:
+            mode = f", mode {stat.S_IMODE(path.stat().st_mode):03o}"
+    reason = error.strerror or "permission denied"
+    return (
+        f"{path or 'a file'} ({reason}{mode}) must let this user in; "
+        "a store that a group shares needs a folder of that group with chmod g+rwxs, and umask 007 "
+        "or 002 for everyone who writes. Else pass run.store=<folder>."
     )
 
 

@@ -635,7 +635,7 @@ def failing_test(folder: Path, tests: Sequence[str], keep_bytecode: bool = False
             cwd=folder,
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=LONGEST_SECONDS,
         )
     except subprocess.TimeoutExpired:
