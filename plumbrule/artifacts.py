@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from plumbrule.checkpoints import fsync_folder
+from plumbrule.checkpoints import fsync_folder, mode_of_new_files, set_mode
 from plumbrule.errors import ArtifactError, ConfigError
 
 MANIFEST = "manifest.json"
@@ -189,6 +189,9 @@ class Store:
                 f"stage {manifest.kind} left {pickled[0]}, a pickle format that is never "
                 "published; write safetensors or JSON, or put it under checkpoints/."
             )
+        mode = mode_of_new_files(folder)
+        for name in names:
+            set_mode(folder / name, mode)
         files = {
             name: {"size": (folder / name).stat().st_size, "sha256": synced(folder / name)}
             for name in names

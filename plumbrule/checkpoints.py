@@ -8,10 +8,12 @@ HF's Trainer writes its own folders of this name; `seal` completes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,10 @@ def seal(folder: Path) -> None:
     if MACHINE:
         (folder / WHERE).write_text(json.dumps(MACHINE, ensure_ascii=False), encoding="utf-8")
     sizes = {}
+    mode = mode_of_new_files(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MARK:
+            set_mode(path, mode)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             sizes[str(path.relative_to(folder))] = path.stat().st_size
@@ -41,6 +45,26 @@ def seal(folder: Path) -> None:
         os.fsync(file.fileno())
     os.replace(partial, folder / MARK)
     fsync_folder(folder)
+
+
+def mode_of_new_files(folder: Path) -> int:
+    """Return the permissions that umask (or the folder's ACL) leaves a new file in `folder`."""
+    probe = folder / f".mode-{os.getpid()}"
+    try:
+        probe.touch()
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a file these permissions: safetensors writes for the owner alone, whatever the umask.
+
+    Those of another user's file, left by work that is taken over, stay as they are.
+    """
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            path.chmod(mode)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -175,8 +175,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     print_plan(config, plan)
     if config.run.dry:
         return None
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
+    run_id = new_run_id()
     folder = store.root / "runs" / config.run.name / run_id
     context = RunContext(
         f"{config.run.name}/{run_id}", folder, store, config.runtime, config.tracking
@@ -208,6 +207,13 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         known = ", ".join(sorted(whole["metrics"]))
         raise DataError(f"run.objective (={objective}) must be a metric of this run: {known}.")
     return float(whole["metrics"][objective])
+
+
+def new_run_id() -> str:
+    """Return the name of a new run: the time in UTC, whatever the time zone, and what tells it from
+    others of that second.
+    """
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def print_plan(config: RunConfig, plan: list[Planned]) -> None:

@@ -92,9 +92,9 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("entry", ["command and label server", "torchrun worker"])
+@pytest.mark.parametrize("entry", ["torchrun worker"])
 def test_the_library_of_openmp_has_heard_the_policy(entry: str) -> None:
-    """It says so itself; the labelling page is a verb of the command."""
+    """It says so itself."""
     done = subprocess.run(
         [sys.executable, "-c", f"{ENTRIES[entry]}; import torch"],
         capture_output=True,
