@@ -22,6 +22,7 @@ from typing import Any
 from plumbrule import attempts
 from plumbrule.adapter_files import settle
 from plumbrule.attempts import is_working
+from plumbrule.checkpoints import mode_of_new_files, set_mode
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.manifests import (
     MANIFEST,
@@ -221,7 +222,11 @@ class Store:
         folder = self.folder(manifest.kind, manifest.fingerprint)
         made = folder if attempt is None else attempt
         settle(made, folder)
-        files = {name: describe_file(made / name) for name in publishable(made, manifest.kind)}
+        names = publishable(made, manifest.kind)
+        mode = mode_of_new_files(made)
+        for name in names:
+            set_mode(made / name, mode)
+        files = {name: describe_file(made / name) for name in names}
         whole = Manifest(**{**asdict(manifest), "files": files})
         before_it_counts()
         write_manifest(made, whole)

@@ -21,6 +21,7 @@ from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from plumbrule import control_tokens
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
 from plumbrule.records import Message
@@ -116,9 +117,12 @@ def encode_chat(
 
     Raises: ConfigError: the template computes the format of today's date.
     """
+    template = _dated(tokenizer)
+    if not control_tokens.is_built_in(tokenizer):
+        return control_tokens.encode(tokenizer, _turns(messages), template, generation_prompt)
     ids = tokenizer.apply_chat_template(
         _turns(messages),
-        chat_template=_dated(tokenizer),
+        chat_template=template,
         add_generation_prompt=generation_prompt,
         return_dict=False,
         sanitize_control_tokens=True,

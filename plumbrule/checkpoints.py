@@ -10,10 +10,12 @@ HF's Trainer writes its own folders of this name; `seal` completes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,22 @@ from typing import Any
 from plumbrule.content_digests import FAST, digests
 
 MARK = "COMPLETE"
+WHERE = "machine.json"
+MACHINE: dict[str, Any] = {}
+"""What `machine.prepare` says of this process's machine: each checkpoint is sealed with it, since a
+stage that is resumed elsewhere agrees with an uninterrupted one only up to rounding."""
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def seal(folder: Path) -> None:
     """Make `folder` count: fsync its files, then write `COMPLETE` with names, sizes and digests."""
+    if MACHINE:
+        (folder / WHERE).write_text(json.dumps(MACHINE, ensure_ascii=False), encoding="utf-8")
     about = {}
+    mode = mode_of_new_files(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MARK:
+            set_mode(path, mode)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             found = digests(path, FAST)
@@ -40,6 +50,26 @@ def seal(folder: Path) -> None:
         os.fsync(file.fileno())
     os.replace(partial, folder / MARK)
     fsync_folder(folder)
+
+
+def mode_of_new_files(folder: Path) -> int:
+    """Return the permissions that umask (or the folder's ACL) leaves a new file in `folder`."""
+    probe = folder / f".mode-{os.getpid()}"
+    try:
+        probe.touch()
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a file these permissions: safetensors writes for the owner alone, whatever the umask.
+
+    Those of another user's file, left by work that is taken over, stay as they are.
+    """
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            path.chmod(mode)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -85,6 +115,15 @@ def _read_mark(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         name: {"size": about} if type(about) is int else about for name, about in marked.items()
     }
+
+
+def written_on(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of the machine that wrote it, {} where it says nothing."""
+    try:
+        found = json.loads((folder / WHERE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def newest(folder: Path) -> tuple[int, Path] | None:

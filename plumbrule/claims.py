@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -207,7 +208,7 @@ def _row(owner: Owner) -> dict[str, Any]:
 
 def _create(path: Path, owner: Owner) -> bool:
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except (FileExistsError, FileNotFoundError):  # or the folder went this moment: published
         return False
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -267,12 +268,23 @@ def born(pid: int) -> str:
 
 
 def _age_seconds(path: Path) -> float | None:
-    """Return seconds since `path` was touched, by the file system's clock; None if it is gone."""
+    """Return seconds since `path` was touched, by the file system's clock; None if it is gone.
+
+    A claim from the future was touched before that clock was set back. Its age is then how long it
+    has been seen to stay as it is: its owner, alive, would touch it within seconds.
+    """
     probe = path.with_name(f".clock-{uuid.uuid4().hex}")
     try:
         probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime
+        touched = path.stat().st_mtime
+        age = probe.stat().st_mtime - touched
     except FileNotFoundError:
         return None
     finally:
         probe.unlink(missing_ok=True)
+    first_seen = _seen.setdefault((path, touched), time.monotonic())
+    return age if age >= 0 else time.monotonic() - first_seen
+
+
+_seen: dict[tuple[Path, float], float] = {}
+"""(Claim file, when it was touched) -> this process's clock when that was first seen."""

@@ -26,6 +26,9 @@ CONTENT = {"hashed": "content"}
 CONTENT_IF_LOCAL = {"hashed": "content if local"}
 """For a name that may be a folder: its content where it is one, else the name itself."""
 NOT_HASHED = {"hashed": "no"}
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Of a stage's forward and backward passes. auto: bfloat16 where the device multiplies it natively,
+else float32 (`plumbrule/precision.py`); a stage's `run` is given one of the two."""
 
 
 def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
@@ -324,7 +327,8 @@ class RuntimeConfig:
     """Whoever waits so long for another process, even for a checkpoint or for what the first \
 process publishes, ends the stage."""
     threads: int | None = None
-    """CPU threads per process; None: torch's own choice."""
+    """CPU threads per process; None: $OMP_NUM_THREADS, else the cores that affinity, cgroup quota \
+and Slurm give this command, shared among its processes. More than there are: all there are."""
     micro_batch_size: int = 32
     """Rows per forward and backward pass."""
     gradient_checkpointing: bool = False

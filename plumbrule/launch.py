@@ -21,6 +21,7 @@ from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.graph import Node
+from plumbrule.machine import num_threads
 
 FIRST_PORT, PORTS = 20_000, 10_000
 """Where the processes of several machines meet, by the number of their Slurm job."""
@@ -56,7 +57,7 @@ def run_in_processes(
     result.unlink(missing_ok=True)
     command = [*torchrun(runtime, os.environ), "-m", "plumbrule.worker", str(folder)]
     environment = {**os.environ}
-    environment.setdefault("OMP_NUM_THREADS", str(runtime.threads or 1))
+    environment["OMP_NUM_THREADS"] = str(num_threads(runtime))  # else torchrun would say 1
     _free_accelerator()
     with subprocess.Popen(command, env=environment) as children:
         try:

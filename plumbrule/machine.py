@@ -1,18 +1,22 @@
 """What is recorded of the machine and the environment, and how a stage's process is set up.
 
-Versions are read from package metadata, so that planning needs to import none of the packages.
+Versions are read from package metadata, so that planning needs to import none of the packages; only
+`hardware` and `prepare` import torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from plumbrule import checkpoints, cpus, openmp
 from plumbrule.config import RuntimeConfig
 from plumbrule.fingerprint import ROOT
 
@@ -68,42 +72,107 @@ def git_state() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        ["git", "-C", str(ROOT), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
     )
     return done.stdout.strip()
 
 
-def hardware() -> dict[str, Any]:
-    """Return processor, cores, memory and accelerators; never a host name."""
-    about: dict[str, Any] = {"processor": _processor(), "cores": os.cpu_count()}
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    about["memory_gib"] = round(pages / 2**30, 1)
+def num_threads(runtime: RuntimeConfig) -> int:
+    """Return the threads of each of a stage's processes on this machine.
+
+    `runtime.threads` where it is set, though no more than can run at a time; else the user's
+    OMP_NUM_THREADS; else the cores that this command was given, shared among the processes.
+    """
+    if runtime.threads is not None:
+        return min(runtime.threads, max(1, cpus.most() // runtime.processes))
+    return openmp.chosen_threads() or max(1, cpus.available() // runtime.processes)
+
+
+def threads_line(runtime: RuntimeConfig) -> str | None:
+    """Return what the user is told where `runtime.threads` is more than there is, else None."""
+    used = num_threads(runtime)
+    if runtime.threads is None or runtime.threads == used:
+        return None
+    shared = f", shared among {runtime.processes} processes" if runtime.processes > 1 else ""
+    return (
+        f"runtime.threads (={runtime.threads}) is more than this command can run at a time "
+        f"({cpus.most()} by affinity, CPU quota and Slurm{shared}); {used} will be used."
+    )
+
+
+def compared() -> dict[str, Any]:
+    """Return what two machines must share for their numbers to agree bit for bit. No torch.
+
+    `threads` is that of the last `prepare`, 0 before.
+    """
+    return {
+        "processor": cpus.processor(),
+        "instructions": " ".join(cpus.instructions()),
+        "threads": _prepared["threads"],
+        "torch": versions().get("torch", "absent"),
+    }
+
+
+def moved(checkpoint: Path, runtime: RuntimeConfig) -> str | None:
+    """Return how this machine differs from the one that wrote a checkpoint; None: in nothing known.
+
+    A checkpoint that does not say where it was written counts as of this machine.
+    """
+    then = checkpoints.written_on(checkpoint)
+    now = {**compared(), "threads": num_threads(runtime)}
+    changes = [
+        f"{name} {then[name]!s}, here {value!s}"
+        for name, value in now.items()
+        if name in then and then[name] != value
+    ]
+    return "; ".join(changes) or None
+
+
+def hardware(runtime: RuntimeConfig) -> dict[str, Any]:
+    """Return what makes a run's seconds and last digits comparable; never a host name.
+
+    Processor, instruction sets that matter, cores, threads of a stage's process, memory,
+    accelerators, and the matrix-product rates (GFLOP/s) of the device that stages compute on.
+    """
     import torch
 
-    if torch.cuda.is_available():
+    from plumbrule.matmul_rates import matmul_gflops
+
+    there = torch.cuda.is_available()
+    device = torch.device("cuda" if there and runtime.device != "cpu" else "cpu")
+    about: dict[str, Any] = {
+        "processor": cpus.processor(),
+        "instructions": " ".join(cpus.instructions()),
+        "cores": os.cpu_count(),
+        "threads": num_threads(runtime),
+    }
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # not every system says
+        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        about["memory_gib"] = round(pages / 2**30, 1)
+    if there:
         about["accelerators"] = [
             torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())
         ]
+    about |= {f"{name}_gflops": rate for name, rate in matmul_gflops(device).items()}
     return about
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.machine()
+_prepared = {"threads": 0}
 
 
 def prepare(runtime: RuntimeConfig) -> None:
     """Set this process up for a stage: threads, deterministic kernels, quiet libraries."""
+    threads = num_threads(runtime)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for libraries that are loaded from here on
     import torch
 
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    torch.set_num_threads(threads)
+    _prepared["threads"] = threads
+    checkpoints.MACHINE.update(compared())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.use_deterministic_algorithms(True, warn_only=True)

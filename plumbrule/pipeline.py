@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plumbrule import attempts, claims, machine
+from plumbrule import attempts, claims, machine, precision
 from plumbrule.artifacts import Artifact, Manifest, Store, write_json
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig, TrackingConfig
@@ -37,7 +37,7 @@ from plumbrule.fingerprint import (
 from plumbrule.given import Given, copy_into
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
-from plumbrule.stages import STAGES
+from plumbrule.stages import SECTION, STAGES
 from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
 
 WAIT_SECONDS = 1.0
@@ -212,6 +212,7 @@ def execute(
 
     Raises: whatever a stage raises; what was published before stands.
     """
+    _say_what_is_emulated(plan, context.runtime, say)
     built: dict[str, Built] = {}
     for number, planned in enumerate(plan, 1):
         node, config = planned.node, planned.node.config
@@ -226,6 +227,22 @@ def execute(
         else:
             built[node.name] = _resolve(planned, context, built, numbered)
     return built
+
+
+def _say_what_is_emulated(
+    plan: list[Planned], runtime: RuntimeConfig, say: Callable[[str], None]
+) -> None:
+    """Say in one line, with the measured ratio, that nodes will compute in emulated bfloat16."""
+    settings = []
+    for planned in plan:
+        found = STAGES[planned.node.kind].precision(planned.node.config)
+        if found is not None and found[1] == "bfloat16" and planned.state != "cached":
+            settings.append(f"{SECTION.get(planned.node.kind, planned.node.kind)}.{found[0]}")
+    if settings and not precision.native(runtime.device).bfloat16:
+        machine.prepare(runtime)
+        rates = machine.hardware(runtime)
+        gflops = {name: rates[f"{name}_gflops"] for name in ("float32", "bfloat16")}
+        say(precision.emulation_line(list(dict.fromkeys(settings)), runtime.device, gflops))
 
 
 def _resolve(
@@ -259,8 +276,15 @@ def _resolve(
         if manifest is not None:
             attempts.clear(claim)
             return Built(planned, manifest, folder, "shared")
-        resumed = newest(attempt / "checkpoints") is not None
+        begun = newest(attempt / "checkpoints")
+        resumed = begun is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
+        moved = machine.moved(begun[1], context.runtime) if begun else None
+        if moved:
+            say(
+                f"{name}: the checkpoint was written elsewhere ({moved}); the artifact will agree "
+                "with one machine's only up to rounding (docs/machines.md)."
+            )
         manifest = _build(planned, context, built, attempt, claim)
         attempts.clear(claim)
     return Built(planned, manifest, folder, "resumed" if resumed else "built")
@@ -313,7 +337,7 @@ def _build(
             git=machine.git_state(),
             versions=machine.versions(),
             runtime=asdict(context.runtime),
-            hardware=machine.hardware(),
+            hardware=machine.hardware(context.runtime),
             wall_seconds=round(time.monotonic() - began, 2),
             wandb_run_id=tracker.run_id if isinstance(tracker, WandbTracker) else None,
             started=started,

@@ -1,8 +1,8 @@
 """One line of progress: how far, how fast, how long still.
 
-On a terminal the line is redrawn in place; elsewhere (a log file, a pipe) a line is printed every
-ten seconds, so a log stays readable. The rate is over the whole of this process's work, so a
-resumed stage shows its true speed.
+On a terminal the line is redrawn in place; elsewhere (a log file, a pipe, a terminal that can't:
+TERM=dumb) a line is printed every ten seconds, so a log stays readable. The rate is over the whole
+of this process's work, so a resumed stage shows its true speed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from types import TracebackType
 from typing import TextIO
+
+from plumbrule.surroundings import redraws
 
 
 class Progress:
@@ -24,7 +26,7 @@ class Progress:
         self.done = 0
         self._begun = self._shown = time.monotonic()
         self._skipped = 0
-        self._terminal = stream is not None and stream.isatty()
+        self._terminal = stream is not None and redraws(stream.isatty())
         self._detail = ""
 
     def __enter__(self) -> Progress:

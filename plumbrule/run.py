@@ -13,10 +13,12 @@ both leave the run's state written, its claim released and its W&B run closed.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -33,17 +35,28 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule import plugins, record
+from plumbrule import machine, plugins, precision, record
 from plumbrule.accelerators import require_device
 from plumbrule.artifacts import Store, write_json
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.fingerprint import ROOT, digest
+from plumbrule.given import Given
 from plumbrule.overrides import unreadable
 from plumbrule.pipeline import Planned, RunContext, execute, make_plan
 from plumbrule.plan_facts import duration, expected_seconds, preview_data
-from plumbrule.run_config import KEYS, Composed, RunConfig, compose_run, schemas, store_root
+from plumbrule.run_config import (
+    KEYS,
+    Composed,
+    RunConfig,
+    as_json,
+    compose_run,
+    schemas,
+    store_root,
+)
 from plumbrule.setting_names import hint, settings_of
 from plumbrule.sources import describe_sources, model_words
+from plumbrule.stages import STAGES
+from plumbrule.surroundings import settle
 from plumbrule.wandb_start import check_wandb
 
 CONF = (
@@ -80,6 +93,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    settle()
     signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(_load_plugins)
     if code:
@@ -156,6 +170,9 @@ def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:
         group = next((a.split("=")[0] for a in sys.argv[1:] if a.endswith("=null")), "group")
         say(f"error: {group} (=null) must name a file of conf/{group}; ~{group} leaves it out.")
         return 2
+    except PermissionError as error:
+        say(f"error: {explain_permission(error)}")
+        return 2
     except BrokenPipeError:  # `plumbrule show ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -208,8 +225,7 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     require_ready(config, plan)
     if config.run.dry:
         return None
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
+    run_id = new_run_id()
     folder = store.root / "runs" / config.run.name / run_id
     context = RunContext(
         f"{config.run.name}/{run_id}", folder, store, config.runtime, config.tracking
@@ -257,6 +273,13 @@ def require_ready(config: RunConfig, plan: list[Planned]) -> None:
         check_wandb(config.tracking)
 
 
+def new_run_id() -> str:
+    """Return the name of a new run: the time in UTC, whatever the time zone, and what tells it from
+    others of that second.
+    """
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
 def print_plan(
     composed: Composed,
     plan: list[Planned],
@@ -289,7 +312,23 @@ def print_plan(
         line += f", about {duration(sum(known))}" if known else ""
         line += f" and {unknown} of unknown length" if known and unknown else ""
         out.append(line)
+    for told in (
+        _precision_line(composed.config, plan),
+        machine.threads_line(composed.config.runtime),
+    ):
+        if told is not None:
+            out.append(f"  {told}")
     print("\n".join(out), flush=True)
+
+
+def _precision_line(config: RunConfig, plan: list[Planned]) -> str | None:
+    """Return in which precision the planned nodes compute, None where none has one."""
+    computed = [p.node for p in plan if not isinstance(p.node.config, Given)]
+    found = {node.name: STAGES[node.kind].precision(node.config) for node in computed}
+    by_node = {name: used[1] for name, used in found.items() if used is not None}
+    return precision.plan_line(
+        by_node, config.runtime.device, precision.asks_for_auto(as_json(config))
+    )
 
 
 def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
@@ -309,6 +348,21 @@ def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
     say(
         f"done in {whole['metrics']['time/total_seconds']:.1f} s: {built} built, "
         f"{len(whole['nodes']) - built} cached; report: {folder / 'report.html'}"
+    )
+
+
+def explain_permission(error: PermissionError) -> str:
+    """Return a refusal of the file system as one line, with what a shared store needs."""
+    path = Path(os.fsdecode(error.filename)) if error.filename is not None else None
+    mode = ""
+    with contextlib.suppress(OSError):
+        if path is not None:
+            mode = f", mode {stat.S_IMODE(path.stat().st_mode):03o}"
+    reason = error.strerror or "permission denied"
+    return (
+        f"{path or 'a file'} ({reason}{mode}) must let this user in; "
+        "a store that a group shares needs a folder of that group with chmod g+rwxs, and umask 007 "
+        "or 002 for everyone who writes. Else pass run.store=<folder>."
     )
 
 

@@ -34,6 +34,7 @@ from plumbrule.ensembles import expand_ensembles
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.given import take_given
 from plumbrule.graph import Node, NodeConfig, nearest, order, read_nodes
+from plumbrule.precision import resolved
 from plumbrule.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.sources import fit_to_data, refuse_missing, source_of
 from plumbrule.stages import SECTION, STAGES
@@ -231,7 +232,10 @@ def compose_run(cfg: DictConfig) -> Composed:
         return _config(composed[seed], configs[seed], name, node, own)
 
     varied = vary(names, graphs, config_of)
-    nodes = _needed(varied, goals)
+    nodes = [
+        dataclasses.replace(node, config=resolved(node.config, config.runtime.device))
+        for node in _needed(varied, goals)
+    ]
     check(config, nodes)
     return Composed(config, nodes, [n.name for goal in goals for n in varied[goal]], first.left_out)
 

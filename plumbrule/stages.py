@@ -50,6 +50,9 @@ class StageKind:
     """Whether it can be split over processes."""
     preview: str | None = None
     """`module:function` that counts what it will make, while planning; imports no torch."""
+    precision: Callable[[Any], tuple[str, str] | None] = lambda config: None
+    """Of a config: the setting that says in which precision the stage computes, and its value;
+    None: it has none, or does not use it."""
 
 
 def _retrieves(config: Any) -> bool:
@@ -58,6 +61,18 @@ def _retrieves(config: Any) -> bool:
 
 def _uses_rm(config: Any) -> bool:
     return "rm" in config.reward.weights or config.value_init == "rm"
+
+
+def _precision(config: Any) -> tuple[str, str]:
+    return "precision", config.precision
+
+
+def _precision_from_scratch(config: Any) -> tuple[str, str] | None:
+    return _precision(config) if config.model.name_or_path is None else None
+
+
+def _precision_of_judge(config: Any) -> tuple[str, str] | None:
+    return ("judge.precision", config.judge.precision) if config.labeller == "judge" else None
 
 
 def _labels_by_rm(config: Any) -> bool:
@@ -71,11 +86,13 @@ STAGES: dict[str, StageKind] = {
         BaseConfig,
         "sft.base:run",
         {"corpus": Slot(("data",), read_if=lambda config: config.model.name_or_path is None)},
+        precision=_precision_from_scratch,
     ),
     "sft": StageKind(
         SFTConfig,
         "sft.fine_tune:run",
         {"base": Slot(POLICY, required=False), "demonstrations": Slot(("data", "reject"))},
+        precision=_precision,
     ),
     "feedback": StageKind(
         FeedbackConfig,
@@ -89,6 +106,7 @@ STAGES: dict[str, StageKind] = {
                 POLICY, required=False, read_if=lambda config: config.labeller == "judge"
             ),
         },
+        precision=_precision_of_judge,
     ),
     "rm": StageKind(
         RMConfig,
@@ -99,6 +117,7 @@ STAGES: dict[str, StageKind] = {
             "ood": Slot(("data", "feedback"), required=False, many=True),
         },
         opener="rlhf.reward_model:open_reward",
+        precision=_precision,
     ),
     "index": StageKind(
         IndexConfig,
@@ -125,11 +144,13 @@ STAGES: dict[str, StageKind] = {
             ),
         },
         parallel=True,
+        precision=_precision,
     ),
     "dpo": StageKind(
         DPOConfig,
         "rlhf.dpo:run",
         {"policy": Slot(POLICY), "preferences": Slot(("data", "feedback"), many=True)},
+        precision=_precision,
     ),
     "best_of_n": StageKind(
         BestOfNConfig,

@@ -31,6 +31,7 @@ from plumbrule.claims import BUILD
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.manifests import is_inside
+from plumbrule.precision import resolved
 from plumbrule.run_config import RunConfig
 from plumbrule.stages import POLICY, STAGES
 
@@ -206,8 +207,9 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
     if manifest.kind != "ppo":
         raise ArtifactError(f"{what!r} (={manifest.kind}) must be a ppo artifact; name one.")
     inputs = inputs_of(store, manifest)
-    config = changed_config(manifest, options.settings, options.reward)
     runtime = RuntimeConfig(**{"device": "cpu", **_known_runtime(manifest.runtime)})
+    changed = changed_config(manifest, options.settings, options.reward)
+    config = resolved(changed, runtime.device)
     machine.prepare(runtime)
     folder = store.folder("ppo", manifest.fingerprint)
     replay = importlib.import_module("rlhf.replay").replay

@@ -8,6 +8,8 @@ them into a session of their own, so each watches whether the parent is there an
 
 from __future__ import annotations
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 import json
 import os
 import socket

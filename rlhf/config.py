@@ -14,6 +14,7 @@ from plumbrule.config import (
     CONTENT,
     CONTENT_IF_LOCAL,
     NOT_HASHED,
+    PRECISIONS,
     AdapterConfig,
     GoldConfig,
     RetrievalConfig,
@@ -50,7 +51,7 @@ class JudgeConfig:
     pad_token: str | None = None
     """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
     precision: str = "float32"
-    """Of the judge's weights: float32 or bfloat16."""
+    """Of the judge's weights: float32, bfloat16, or auto: what is native."""
     question: str = JUDGE_QUESTION
     """The user turn that it is shown; holds {prompt}, {first} and {second}, and may hold \
 {passages}, whose line falls away where none were shown."""
@@ -73,7 +74,7 @@ class JudgeConfig:
                     f"be null without {name}.name_or_path",
                     "name a model too, or take it out",
                 )
-        require_choice(f"{name}.precision", self.precision, ("float32", "bfloat16"))
+        require_choice(f"{name}.precision", self.precision, PRECISIONS)
         fields = set(re.findall(r"\{(\w+)\}", self.question))
         require(
             {"prompt", "first", "second"} <= fields <= {"prompt", "first", "second", "passages"},
@@ -291,7 +292,7 @@ policy of its own, down to the base model's seed."""
         require_range("rm.warmup_share", self.warmup_share, 0.0, 1.0)
         require_range("rm.adam_epsilon", self.adam_epsilon, 0.0, 1.0)
         require_range("rm.max_grad_norm", self.max_grad_norm, 1e-9)
-        require_choice("rm.precision", self.precision, ("float32", "bfloat16"))
+        require_choice("rm.precision", self.precision, PRECISIONS)
         require_range("rm.save_every", self.save_every, 1, unit="steps")
         if self.max_tokens is not None:
             require_range("rm.max_tokens", self.max_tokens, 8, unit="tokens")

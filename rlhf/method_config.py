@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import (
     NOT_HASHED,
+    PRECISIONS,
     AdapterConfig,
     require,
     require_choice,
@@ -76,7 +77,8 @@ wanted margin is 1 / (2 beta) nats per token."""
     adam_epsilon: float = 1e-5
     max_grad_norm: float = 1.0
     precision: str = "float32"
-    """Compute precision; master weights and what is measured are float32 either way."""
+    """Compute precision (PRECISIONS in plumbrule/config.py); master weights and what is measured \
+are float32 in all."""
     max_tokens: int | None = None
     """Longest prompt and response together; longer pairs are left out and counted. None: the \
 policy's context."""
@@ -109,7 +111,7 @@ policy's context."""
         require_range("dpo.warmup_share", self.warmup_share, 0.0, 1.0)
         require_range("dpo.adam_epsilon", self.adam_epsilon, 0.0, 1.0)
         require_range("dpo.max_grad_norm", self.max_grad_norm, 1e-9)
-        require_choice("dpo.precision", self.precision, ("float32", "bfloat16"))
+        require_choice("dpo.precision", self.precision, PRECISIONS)
         if self.max_tokens is not None:
             require_range("dpo.max_tokens", self.max_tokens, 8, unit="tokens")
         require_range("dpo.num_samples", self.num_samples, 0, unit="prompts")

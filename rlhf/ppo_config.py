@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import (
     NOT_HASHED,
+    PRECISIONS,
     AdapterConfig,
     RetrievalConfig,
     SamplingConfig,
@@ -159,8 +160,8 @@ sampler that is not quite the policy. None: not weighted."""
     """The published policy is the average of its weights after each update, that of u updates \
 ago weighing ema_decay^u. None: the last one."""
     precision: str = "float32"
-    """float32 or bfloat16, of forward and backward passes and of sampling; weights, the value \
-head and the log-softmax are float32 in both."""
+    """float32, bfloat16, or auto: what is native; of forward and backward passes and of sampling. \
+Weights, the value head and the log-softmax are float32 in all."""
     kl: KLConfig = field(default_factory=KLConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     stop_at: str | None = None
@@ -225,7 +226,7 @@ Adam's moments and the trained weights, three times their size on disk."""
         require_choice("ppo.value_trunk", self.value_trunk, ("own", "branch", "policy"))
         if self.unfrozen_layers is not None:
             require_range("ppo.unfrozen_layers", self.unfrozen_layers, 1, unit="layers")
-        require_choice("ppo.precision", self.precision, ("float32", "bfloat16"))
+        require_choice("ppo.precision", self.precision, PRECISIONS)
         require_range("ppo.value_warmup_updates", self.value_warmup_updates, 0, unit="updates")
         require_range("ppo.save_every", self.save_every, 1, unit="updates")
         require_range("ppo.num_samples", self.num_samples, 0, unit="prompts")

@@ -8,8 +8,6 @@ precision it says what is left to gain; attention, norms and the head are not co
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ import torch
 
 from plumbrule.adapters import has_adapter
 from plumbrule.costs import ADAPTED, READ, TRAINED, num_weights
+from plumbrule.matmul import measured_gflops
 from plumbrule.scoring import trunk
 from rlhf.ppo_config import PPOConfig
 from rlhf.ppo_step import Learner
@@ -34,8 +33,6 @@ PARTS = {
 }
 """Part of an update -> what it is."""
 COLUMNS = ("part", "seconds", "share", "tokens per second", "share of matmul rate")
-MATMUL_SIZE = 1024
-"""Rows and columns of the matrices whose product is timed."""
 
 
 class Work(NamedTuple):
@@ -91,16 +88,7 @@ def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -
 def matmul_rate(device: torch.device, precision: str) -> float:
     """Return FLOPs per second of a large matrix product, the best of a few."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    size = MATMUL_SIZE if device.type == "cpu" else 8 * MATMUL_SIZE
-    a = torch.ones(size, size, device=device, dtype=dtype)
-    best = math.inf
-    for _ in range(4):
-        begun = time.perf_counter()
-        torch.mm(a, a)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return 2.0 * size**3 / best
+    return 1e9 * measured_gflops(device, dtype)
 
 
 def time_table(

@@ -14,6 +14,8 @@ second, median and range over alternating repeats, after one that warms up, and 
 
 from __future__ import annotations
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 import argparse
 import json
 import statistics

@@ -11,6 +11,8 @@ batch takes of the same rows.
 
 from __future__ import annotations
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 import json
 import statistics
 import tempfile

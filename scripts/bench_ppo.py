@@ -22,6 +22,8 @@ bf16 with the lower layers frozen and shared by policy, reference and value mode
 
 from __future__ import annotations
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 import argparse
 import json
 import math
@@ -154,7 +156,7 @@ def child(side: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         [sys.executable, __file__, "--child", side, *settings],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
@@ -335,7 +337,7 @@ class Memory(threading.Thread):
 
     def now(self) -> int:
         """Return bytes resident."""
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def run(self) -> None:

@@ -10,6 +10,8 @@ runs every answer once. Repeats alternate; the ratio of medians and its range ar
 
 from __future__ import annotations
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 import argparse
 import statistics
 import time

@@ -38,7 +38,7 @@ def has_accelerator() -> bool:
 def announce(command: list[str]) -> None:
     """Say which CUDA packages an install would download onto a machine without an accelerator."""
     dry = [*command, "--dry-run", "--report", "-"]
-    done = subprocess.run(dry, capture_output=True, text=True, check=False)
+    done = subprocess.run(dry, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         return  # the install itself will say what is wrong
     report = json.loads(done.stdout[done.stdout.index("{") :])
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     probe = "import importlib.metadata as m; print(m.version('torch'))"
     found = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+        [sys.executable, "-c", probe], capture_output=True, encoding="utf-8", check=False
     )
     if found.stdout.strip().split("+")[0] == pinned().split("==")[1]:
         return

@@ -94,7 +94,11 @@ def finish(store: Path, settings: list[str]) -> None:
     Raises: SystemExit: it fails.
     """
     done = subprocess.run(
-        command(settings), env=environment(store), stderr=subprocess.PIPE, text=True, check=False
+        command(settings),
+        env=environment(store),
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
@@ -103,7 +107,7 @@ def finish(store: Path, settings: list[str]) -> None:
 def kill(store: Path, settings: list[str], delay: float) -> bool:
     """Kill the command `delay` seconds after its PPO began; return whether it was still running."""
     process = subprocess.Popen(
-        command(settings), env=environment(store), stderr=subprocess.PIPE, text=True
+        command(settings), env=environment(store), stderr=subprocess.PIPE, encoding="utf-8"
     )
     assert process.stderr is not None  # it was asked for
     for line in process.stderr:

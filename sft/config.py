@@ -8,6 +8,7 @@ from plumbrule.annotators import MERGES
 from plumbrule.config import (
     CONTENT,
     NOT_HASHED,
+    PRECISIONS,
     AdapterConfig,
     AtlasConfig,
     ModelConfig,
@@ -34,7 +35,6 @@ UNSPLIT = ("documents", *BENCHMARKS)
 OPTIMIZERS = ("muon", "adamw")
 STARTS = ("random", "induction")
 ORDERS = ("shuffled", "file")
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass
@@ -140,7 +140,7 @@ class BaseConfig:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     precision: str = "float32"
-    """Compute precision; master weights are float32 either way."""
+    """Compute precision (PRECISIONS in plumbrule/config.py); master weights are float32 in all."""
     measure_every: int | None = field(default=None, metadata=NOT_HASHED)
     """Steps between measurements on the held-out texts, logged; None: only at the end."""
     save_every: int = field(default=100, metadata=NOT_HASHED)

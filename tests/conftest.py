@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

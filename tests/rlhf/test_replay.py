@@ -34,7 +34,7 @@ CASES = [
     world.config(score_at="after", whiten_rewards=True, score_clip=0.2, missing_eos_penalty=0.3),
     world.config(advantage="rloo", samples_per_prompt=4, kl=KLConfig(where="loss")),
     world.config(kl=KLConfig(target=0.01, horizon=64), dual_clip=2.0, vf_coef=0.1),
-    world.config(unfrozen_layers=1, value_trunk="branch", precision="bfloat16"),
+    world.config(unfrozen_layers=1, value_trunk="branch"),
 ]
 
 
