@@ -21,8 +21,9 @@ from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.records import Message
+from plumbrule.templates import bounded, require_length, try_template
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>")
 TEMPLATE = (
@@ -94,14 +95,18 @@ def render(
 ) -> str:
     """Return a chat as text, ending where the response begins if `generation_prompt`.
 
-    Raises: ConfigError: the template computes the format of today's date.
+    Raises: DataError: the template refuses the chat. ConfigError: it computes the format of today's
+        date, or does not come to an end.
     """
-    text = tokenizer.apply_chat_template(
-        _turns(messages),
-        chat_template=_dated(tokenizer),
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-    )
+    template = _ending(tokenizer)
+    with bounded(messages):
+        text = tokenizer.apply_chat_template(
+            _turns(messages),
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    require_length(len(text), messages)
     return cast(str, text)
 
 
@@ -113,15 +118,18 @@ def encode_chat(
     What a turn says is text: a special token spelt out in a question or a passage is encoded
     letter by letter, so no document can end a turn or speak as the user.
 
-    Raises: ConfigError: the template computes the format of today's date.
+    Raises: as `render`.
     """
-    ids = tokenizer.apply_chat_template(
-        _turns(messages),
-        chat_template=_dated(tokenizer),
-        add_generation_prompt=generation_prompt,
-        return_dict=False,
-        sanitize_control_tokens=True,
-    )
+    template = _ending(tokenizer)
+    with bounded(messages):
+        ids = tokenizer.apply_chat_template(
+            _turns(messages),
+            chat_template=template,
+            add_generation_prompt=generation_prompt,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    require_length(len(ids), messages)
     return cast(list[int], ids)
 
 
@@ -133,6 +141,29 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the special token with which the chat template ends an assistant's turn, if any does.
+
+    Instruction models have one of their own (`<|im_end|>`, `<|eot_id|>`) beside the tokenizer's eos.
+    """
+    said = "It said so"
+    try:
+        text = render(tokenizer, [Message("user", "Why"), Message("assistant", said)], False)
+    except DataError:
+        return None
+    behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False).input_ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in behind if i in special), None) if said in text else None
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the template with its date fixed, once it has been seen to come to an end."""
+    template = _dated(tokenizer)
+    if not template.endswith((TEMPLATE, PLAIN_TEMPLATE)):
+        try_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
+    return template
 
 
 def _dated(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from plumbrule.chat import encode_chat, encode_text
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.records import Message
+from plumbrule.templates import arrange
 
 POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
@@ -44,6 +45,8 @@ class PolicySpec:
     """Temperature at which the policy is meant to be sampled."""
     base: str | None = None
     """Adapters: the model that they belong to, a hub name or a folder; None: a whole model."""
+    system_turns: str = "keep"
+    """What becomes of system turns, as `model.system_turns` has it."""
 
     @classmethod
     def read(cls, path: Path) -> PolicySpec:
@@ -72,6 +75,8 @@ class Policy:
     spec: PolicySpec
     pad_id: int = field(init=False)
     """Fills slots that no mask calls real; never compared with anything."""
+    notes: tuple[str, ...] = ()
+    """What whoever brings the model in should be told of it."""
 
     def __post_init__(self) -> None:
         pad = self.tokenizer.pad_token_id
@@ -87,8 +92,11 @@ class Policy:
 
         Passages, one a line, enter the last user turn through the retrieval template; without any
         the chat stays as it is.
+
+        Raises: DataError: the chat template refuses the chat, in its own words.
         """
-        return encode_chat(self.tokenizer, with_passages(messages, passages, self.spec))
+        arranged = arrange(messages, self.spec.system_turns)
+        return encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
 
     def encode_response(self, text: str, terminal: bool = True) -> list[int]:
         """Return the token ids of a response, with the terminal token unless told otherwise."""

@@ -140,12 +140,22 @@ def hidden_states(
     if unpadded.is_set(causal_lm(model)):
         return unpadded.hidden_states(trunk(model), tokens, real_mask, stem)
     assert stem is None
-    return trunk(model)(
-        input_ids=tokens,
-        attention_mask=real_mask,
-        position_ids=positions(real_mask),
-        use_cache=False,
-    ).last_hidden_state
+    return _padded_states(trunk(model), tokens, real_mask)
+
+
+def _padded_states(trunk: nn.Module, tokens: Tensor, real_mask: Tensor) -> Tensor:
+    """Return the last hidden states (b, l, h) of a causal trunk, its rows padded on the right.
+
+    Nothing that stands behind a token can matter to it, so no mask is needed, and each row stands
+    where the model's own positions count it, whatever they begin with.
+    """
+    first = real_mask.to(torch.uint8).argmax(1, keepdim=True)
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    width = int(real_mask.sum(1).max())
+    shifted = tokens.gather(1, (columns[:width] + first).clamp(max=tokens.shape[1] - 1))
+    hidden = trunk(input_ids=shifted, use_cache=False).last_hidden_state
+    back = (columns - first).clamp(0, width - 1)
+    return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 def positions(real_mask: Tensor) -> Tensor:

@@ -5,20 +5,29 @@ the batch, which on a small model costs more than the model itself. The longest 
 here, so a layer allocates that room once and a new token is written into it; what the model reads
 is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers made
 them: slower, and as right.
+
+Whether a model is right with such a cache is asked of it once, at load (`model_probe.py`). One that
+is not is marked (`set_recomputed`), and each of its tokens reads the whole row again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from plumbrule.scoring import causal_lm, pad_rows, positions, trunk
 from plumbrule.unpadded import NAME, kept_dtype
+
+_RECOMPUTED = "plumbrule_recomputed"
+"""Attribute of a causal language model that is sampled without a cache."""
+_STATES = "cache_params"
+"""What models without any attention (Mamba and its like) call their cache."""
 
 
 class RoomyLayer(DynamicLayer):
@@ -92,16 +101,59 @@ def prefill(
     copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
     tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
     cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
-    hidden = trunk(model)(
-        input_ids=tokens,
-        attention_mask=prompt_mask,
-        position_ids=positions(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state[:, -1]
+    hidden = _read(model, cache, tokens, prompt_mask, positions(prompt_mask))
     real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
     if len(order) < len(prompts):
         index = torch.tensor(copies, device=device)
-        cache.batch_select_indices(index)
+        select_rows(cache, index)
         hidden, real_mask = hidden[index], real_mask[index]
     return hidden, cache, real_mask
+
+
+def step(
+    model: nn.Module, picked: Tensor, real_mask: Tensor, position: Tensor, cache: DynamicCache
+) -> Tensor:
+    """Return hidden states (b, h) after one more token of each row, which enters the cache.
+
+    Args: picked: (b,) int64. real_mask: (b, l) bool, of all columns up to this one. position:
+        (b, 1) int64.
+    """
+    return _read(model, cache, picked[:, None], real_mask, position)
+
+
+def _read(
+    model: nn.Module, cache: DynamicCache, tokens: Tensor, real_mask: Tensor, position: Tensor
+) -> Tensor:
+    """Return hidden states (b, h) at the last column, the tokens (b, l) put into the cache."""
+    whole = trunk(model)
+    if _STATES in signature(whole.forward).parameters:
+        # A state has no columns: what is padded matters where it is read, and never again.
+        begun = cache.layers[0].has_previous_state[0]
+        given = {"attention_mask": None if begun else real_mask, _STATES: cache}
+    else:
+        given = {
+            "attention_mask": real_mask,
+            "position_ids": position,
+            "past_key_values": cache,
+        }
+    return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
+
+
+def select_rows(cache: DynamicCache, indices: Tensor) -> None:
+    """Keep the rows `indices` (repeats allowed) of a cache, in that order."""
+    for layer in cache.layers:
+        # A recurrent state inherits a selection that knows keys and values only, if any.
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(indices)
+        else:
+            layer.batch_select_indices(indices)
+
+
+def set_recomputed(model: nn.Module, recomputed: bool) -> None:
+    """Mark a model whose tokens are sampled by reading the whole row again, or unmark it."""
+    setattr(causal_lm(model), _RECOMPUTED, recomputed)
+
+
+def is_recomputed(model: nn.Module) -> bool:
+    """Return whether tokens of a model are sampled by reading the whole row again."""
+    return bool(getattr(causal_lm(model), _RECOMPUTED, False))

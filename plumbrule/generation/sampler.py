@@ -27,9 +27,9 @@ from torch import Tensor
 from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.generation import slots
-from plumbrule.generation.cache import prefill
+from plumbrule.generation.cache import prefill, select_rows, step
 from plumbrule.generation.picking import pick
-from plumbrule.models import Policy
+from plumbrule.policies import Policy
 from plumbrule.progress import Progress
 from plumbrule.randomness import uniforms
 from plumbrule.scoring import buckets, output_logits, trunk
@@ -149,15 +149,10 @@ def _decode(
                 kept = live.nonzero()[:, 0]
                 rows, picked, real_mask = rows[kept], picked[kept], real_mask[kept]
                 next_position = next_position[kept]
-                cache.batch_select_indices(kept)
+                select_rows(cache, kept)
             # 4 Read the picked tokens.
-            hidden = trunk(model)(
-                input_ids=picked[:, None],
-                attention_mask=real_mask[:, : width + t + 1],
-                position_ids=next_position + t,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
+            seen = real_mask[:, : width + t + 1]
+            hidden = step(model, picked, seen, next_position + t, cache)
 
     return _samples(tokens, logprobs, lengths, ended)
 

@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicLayer
 
 from plumbrule.generation.cache import prefill
 from plumbrule.generation.picking import pick
-from plumbrule.models import Policy
+from plumbrule.policies import Policy
 from plumbrule.progress import Progress
 from plumbrule.scoring import causal_lm, output_logits, trunk
 from plumbrule.timing import timed
