@@ -22,6 +22,7 @@ from typing import cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.model_files import require_undamaged
 from plumbrule.records import Message
 from plumbrule.templates import bounded, require_length, try_template
 
@@ -144,9 +145,9 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the special token with which the chat template ends an assistant's turn, if any does.
+    """Return the special token with which the chat template ends a response; None: there is none.
 
-    Instruction models have one of their own (`<|im_end|>`, `<|eot_id|>`) beside the tokenizer's eos.
+    Instruction models have one (`<|im_end|>`, `<|eot_id|>`) beside the tokenizer's eos.
     """
     said = "It said so"
     try:
@@ -158,10 +159,16 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((i for i in behind if i in special), None) if said in text else None
 
 
+def is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer's chat template is one of the two above."""
+    template = tokenizer.chat_template
+    return isinstance(template, str) and template.endswith((TEMPLATE, PLAIN_TEMPLATE))
+
+
 def _ending(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the template with its date fixed, once it has been seen to come to an end."""
     template = _dated(tokenizer)
-    if not template.endswith((TEMPLATE, PLAIN_TEMPLATE)):
+    if not is_ours(tokenizer):
         try_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
     return template
 
@@ -184,8 +191,10 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder or hub name, with a chat template and a pad token.
 
-    Raises: ConfigError: no tokenizer there; no pad token; `pad_token` is not in the vocabulary.
+    Raises: ConfigError: no tokenizer there; damaged files; no pad token; `pad_token` is not in the
+        vocabulary.
     """
+    require_undamaged(path, "model.name_or_path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), revision=revision, trust_remote_code=False

@@ -10,13 +10,11 @@ a checkpoint of another model (a classifier's head, a second tower, another pref
   position numbers, the triangle of a causal mask (`BUFFERS`);
 - what the caller names as spare, since the part that is used does not read it.
 
-Damaged files are named before torch sees them: a Git LFS pointer that was never replaced by its
-file, a safetensors file that was cut short, one whose header can't be read.
+Damaged files are named before any of this (`model_files.py`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from plumbrule.errors import ConfigError
+from plumbrule.model_files import require_undamaged
 
 BUFFERS = r"(^|\.)(rotary_emb\.)?inv_freq$|(^|\.)position_ids$|\.(attn|attention)\.(masked_)?bias$"
 """Extra names that hold no weight: a model computes them from its config."""
@@ -34,7 +33,6 @@ POOLER = r"(^|\.)pooler\."
 """A layer over the first token that BERT's kin save whether or not anything reads it."""
 HEADS = r"^(cls|lm_head|vocab_\w+|predictions|mlm|generator_\w+|classifier|score|qa_outputs)\."
 """Output layers of other tasks, which an encoder of texts does not have."""
-POINTER = b"version https://git-lfs"
 NUM_NAMED = 5
 """Weights that an error names; the others it counts."""
 
@@ -109,47 +107,6 @@ def _listed(names: Iterable[str]) -> str:
     first = sorted(names)
     more = len(first) - NUM_NAMED
     return ", ".join(first[:NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def require_undamaged(path: str | Path, setting: str) -> None:
-    """Raise ConfigError if a folder's model files are damaged; a hub name is left to its cache."""
-    reason = damage(Path(path)) if Path(path).is_dir() else None
-    if reason is not None:
-        raise ConfigError(f"{setting} (={path}) must hold whole files, but {reason}.")
-
-
-def damage(folder: Path) -> str | None:
-    """Return what is wrong with a model's files in `folder` and below, and what helps; None: nothing."""
-    for path in sorted(
-        p for kind in ("*.json", "*.model", "*.safetensors") for p in folder.rglob(kind)
-    ):
-        name = path.relative_to(folder)
-        with open(path, "rb") as file:
-            begins = file.read(len(POINTER))
-        if begins == POINTER:
-            return f"{name} is a Git LFS pointer and not the file: run `git lfs pull` there"
-        reason = _safetensors_damage(path) if path.suffix == ".safetensors" else None
-        if reason is not None:
-            return f"{name} {reason}: copy or download it again"
-    return None
-
-
-def _safetensors_damage(path: Path) -> str | None:
-    """Return what is wrong with a safetensors file, by its header and its size; None: nothing."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or (length > size - 8 and size < 10**5):
-            return f"is cut short or has a damaged header (={size} bytes)"
-        if length > size - 8:
-            return "has a damaged header"
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
-            needed = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-            return "has a damaged header"
-    return None if size == needed else f"is cut short or torn (={size} of {needed} bytes)"
 
 
 def require_whole_encoder(model: PreTrainedModel, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """One probe of every model at load: are the log-probs we read the model's own?
 
-Scoring leaves the model's own forward pass in four places: rows run unpadded (`unpadded.py`), logits
+Four things are not as in the model's own forward pass: rows run unpadded (`unpadded.py`), logits
 are made from hidden states (`scoring.output_logits`), rows share a batch, and sampling goes through
 a left-padded KV cache. A family may break any of them without an error: it drops our layout and
 attends to other rows, applies something behind its output layer, offsets its positions, or keeps a
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,8 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         later tokens, it changes its own weights, or it does not run on a row of tokens.
     """
     lm = causal_lm(model)
+    if unpadded.is_set(lm):
+        lm.set_attn_implementation(unpadded.PLAIN)
     key = _content(model)
     found = _verdicts.get(key)
     if found is None:
@@ -87,7 +89,9 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
         own = [_own_logits(lm, row) for row in rows]
         begun = _own_logits(lm, rows[0][:SHORT])
     except Exception as error:  # whatever a family raises here means that it can't be used
-        raise _refused(lm, f"must run on a plain row of tokens, but says: {_first_line(error)}")
+        raise _refused(
+            lm, f"must run on a plain row of tokens, but says: {_first_line(error)}"
+        ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
         return Passes(unpadded.can_unpad(lm), True)  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
@@ -95,7 +99,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
     try:
         padded = _scored(model, rows, pad_id)
     except Exception as error:
-        raise _refused(lm, f"must end in hidden states, but says: {_first_line(error)}")
+        raise _refused(lm, f"must end in hidden states, but says: {_first_line(error)}") from None
     if not _agree(padded, own, lm.dtype):
         raise _refused(
             lm,
@@ -145,12 +149,11 @@ def _unpadded(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tens
     lm = causal_lm(model)
     if not unpadded.can_unpad(lm):
         raise ValueError("not all layers attend to all earlier tokens")
-    before = lm.config._attn_implementation
     unpadded.set_unpadded(lm)
     try:
         return _scored(model, rows, pad_id)
     finally:
-        lm.set_attn_implementation(before)
+        lm.set_attn_implementation(unpadded.PLAIN)
 
 
 def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:
@@ -158,34 +161,23 @@ def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
     own pass has it, before and after a row has left the batch.
     """
     order = [0, 1, 0]
-    prompts = [rows[i][:-CONTINUED] for i in order]
-    hidden, read, real_mask = cache.prefill(model, prompts, pad_id, CONTINUED)
-    width = real_mask.shape[1] - CONTINUED
-    next_position = real_mask.sum(-1, keepdim=True) - CONTINUED
-    for t in range(CONTINUED + 1):
-        at = [len(rows[i]) - CONTINUED - 1 + t for i in order]
-        found = list(output_logits(model, hidden)[:, None])
-        wanted = [own[i][a][None] for i, a in zip(order, at, strict=True)]
+    growing = cache.CachedRows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
+    for left in range(CONTINUED, -1, -1):  # tokens of each row that are not read yet
+        found = list(output_logits(model, growing.hidden)[:, None])
+        wanted = [own[i][-left - 1][None] for i in order]
         if not _agree(found, wanted, causal_lm(model).dtype):
             return False
-        if t == CONTINUED:
-            return True
-        if t == 1:
+        if left == 1:
             order = order[1:]
-            kept = torch.arange(1, 3, device=hidden.device)
-            cache.select_rows(read, kept)
-            real_mask, next_position = real_mask[kept], next_position[kept]
-        picked = torch.tensor(
-            [rows[i][a + 1] for i, a in zip(order, at[-len(order) :], strict=True)]
-        )
-        hidden = cache.step(
-            model, picked.to(hidden.device), real_mask[:, : width + t + 1], next_position + t, read
-        )
+            growing.keep(torch.tensor([1, 2], device=growing.hidden.device))
+        if left:
+            picked = torch.tensor([rows[i][-left] for i in order], device=growing.hidden.device)
+            growing.step(picked)
     return True
 
 
 def _agree(found: list[Tensor], own: list[Tensor], dtype: torch.dtype) -> bool:
-    """Return whether logits (l, v) of each row are the model's own, but for a shift and rounding."""
+    """Return whether logits (l, v) of each row are the model's own up to a shift and rounding."""
     errors = torch.cat([_errors(a.float(), b) for a, b in zip(found, own, strict=True)])
     if dtype in (torch.float32, torch.float64):
         return bool(errors.max() < EXACT)

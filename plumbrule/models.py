@@ -36,9 +36,8 @@ from transformers import (
 )
 
 from plumbrule.chat import (
-    PLAIN_TEMPLATE,
     RESPONSE_PREFIX,
-    TEMPLATE,
+    is_ours,
     load_tokenizer,
     template_hash,
     train_tokenizer,
@@ -178,7 +177,7 @@ def _turn_end_note(tokenizer: PreTrainedTokenizerBase, ends: int | None) -> str:
 
 
 def _context_note(model: PreTrainedModel, context: int) -> str:
-    """Return what is said where a context outruns the positions a rotary model has seen, else ''."""
+    """Return what is said of a context beyond a rotary model's trained positions, else ''."""
     config = model.config.get_text_config()
     rotary = getattr(config, "rope_parameters", None) or {}
     trained = usable_positions(model)
@@ -197,9 +196,7 @@ def _context_note(model: PreTrainedModel, context: int) -> str:
 
 def _response_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return what the tokenizer's template puts before a response: ours a space, others nothing."""
-    template = tokenizer.chat_template
-    ours = isinstance(template, str) and template.endswith((TEMPLATE, PLAIN_TEMPLATE))
-    return RESPONSE_PREFIX if ours else ""
+    return RESPONSE_PREFIX if is_ours(tokenizer) else ""
 
 
 def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:

@@ -189,20 +189,31 @@ def output_embeddings(model: nn.Module) -> nn.Linear:
     return cast(nn.Linear, causal_lm(model).get_output_embeddings())
 
 
+def hidden_width(model: nn.Module) -> int:
+    """Return the size of the last hidden states; OPT-350m's are narrower than its layers."""
+    return int(output_embeddings(model).weight.shape[-1])
+
+
 def output_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return logits (..., v) of hidden states (..., h), at least float32.
 
-    Scales and caps that some families (Cohere, Granite, Gemma 2) apply after the head are applied.
+    Scales and caps that some families apply after the head (Cohere, Falcon H1, Granite, Gemma 2,
+    RecurrentGemma) are applied; `model_probe.py` refuses a family with anything else there.
     """
-    logits = output_embeddings(model)(hidden)
+    head = output_embeddings(model)
+    if torch.promote_types(hidden.dtype, head.weight.dtype) != head.weight.dtype:
+        hidden = hidden.to(head.weight.dtype)  # Mamba's residuals are float32 in narrower models
+    logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = causal_lm(model).config
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if scale := getattr(config, name, None):
+            logits = logits * scale
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if cap := getattr(config, name, None):
+            logits = torch.tanh(logits / cap) * cap
     return logits
 
 

@@ -1,4 +1,4 @@
-"""Chat templates as they come: what they refuse, where they end a turn, and that they come to an end.
+"""Chat templates as they come: what they refuse, and that they come to an end.
 
 A template is a program from elsewhere. transformers runs it in jinja's immutable sandbox, which
 keeps it from Python, files and processes, but not from taking forever. So a template that is not
@@ -6,13 +6,14 @@ ours is tried once in a process of its own, with limits on time and memory, befo
 encoded with it; and each text that it makes must be made in time and be of a sensible length.
 
 Many templates refuse chats that are none to them: a system turn, or two user turns in a row. Their
-own words come in a DataError with the roles. `check_chats` finds the first such record of a data set
-without any model; `arrange` is what `model.system_turns` may do about system turns.
+own words come in a DataError with the roles. `check_chats` finds such records of a data set without
+any model; `arrange` is what `model.system_turns` may do about system turns.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from plumbrule.config import SYSTEM_TURNS
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.records import Message
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SECONDS = 10
 """That a template may take, for one chat and in the trial."""
+PATIENCE_SECONDS = 120
+"""For the trial on a busy machine, where `SECONDS` of work take longer."""
 MEMORY_MIB = 1024
 """Address space of the trial."""
 LONGEST = 10**6
@@ -83,8 +85,10 @@ def check_chats(
 
     Needs a tokenizer and no model. Args: system_turns: as `model.system_turns`.
     """
-    from plumbrule.chat import render
+    from plumbrule.chat import is_ours, render
 
+    if system_turns == "keep" and is_ours(tokenizer):
+        return  # it refuses nothing
     first, number, total = None, 0, 0
     for name, messages in chats:
         total += 1
@@ -146,14 +150,16 @@ def bounded(messages: Sequence[Message]) -> Iterator[None]:
             yield
     except SecurityError as error:
         raise _unusable(f"tries what the sandbox forbids ({error})") from None
-    except TemplateError as error:
+    except (MemoryError, OverflowError, TimeoutError) as error:
+        raise _unusable(f"takes too much time or memory ({type(error).__name__})") from None
+    # Beside its own errors a template may run into those of any expression.
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError,
+            RecursionError) as error:  # fmt: skip
         raise DataError(
             f"the chat (roles={roles(messages)}) must suit the tokenizer's chat template, which "
             f"says: {str(error).strip()[:200] or type(error).__name__}; change the data"
             + (", or set model.system_turns=fold." if "system" in roles(messages) else ".")
         ) from None
-    except (MemoryError, OverflowError, TimeoutError) as error:
-        raise _unusable(f"takes too much time or memory ({type(error).__name__})") from None
 
 
 def require_length(length: int, messages: Sequence[Message]) -> None:
@@ -195,7 +201,7 @@ def try_template(template: str, special: tuple[tuple[str, str], ...]) -> None:
     """
     chats = [[{"role": r, "content": c} for r, c in turns] for turns in _TURNS]
     given = {"template": template, "special": dict(special), "chats": chats}
-    code = _TRIAL.replace("SECONDS", str(SECONDS)).replace("LONGEST", str(LONGEST))
+    code = _TRIAL.replace("SECONDS", str(math.ceil(SECONDS))).replace("LONGEST", str(LONGEST))
     code = code.replace("MEMORY", str(MEMORY_MIB * 2**20))
     try:
         done = subprocess.run(
@@ -203,10 +209,10 @@ def try_template(template: str, special: tuple[tuple[str, str], ...]) -> None:
             input=json.dumps(given),
             capture_output=True,
             text=True,
-            timeout=3 * SECONDS,
+            timeout=PATIENCE_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        raise _unusable(f"is not done after {3 * SECONDS} seconds") from None
+        raise _unusable(f"is not done after {PATIENCE_SECONDS} seconds") from None
     if done.returncode < 0:
         raise _unusable(f"is not done after {SECONDS} seconds")
     if done.returncode > 0:

@@ -7,21 +7,21 @@ is a view. Layers of any other kind (sliding windows, recurrent states) stay as 
 them: slower, and as right.
 
 Whether a model is right with such a cache is asked of it once, at load (`model_probe.py`). One that
-is not is marked (`set_recomputed`), and each of its tokens reads the whole row again.
+is not is marked (`set_recomputed`), and each of its tokens reads the whole row again (`WholeRows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from plumbrule.scoring import causal_lm, pad_rows, positions, trunk
+from plumbrule.scoring import causal_lm, hidden_states, pad_rows, positions, trunk
 from plumbrule.unpadded import NAME, kept_dtype
 
 _RECOMPUTED = "plumbrule_recomputed"
@@ -110,17 +110,6 @@ def prefill(
     return hidden, cache, real_mask
 
 
-def step(
-    model: nn.Module, picked: Tensor, real_mask: Tensor, position: Tensor, cache: DynamicCache
-) -> Tensor:
-    """Return hidden states (b, h) after one more token of each row, which enters the cache.
-
-    Args: picked: (b,) int64. real_mask: (b, l) bool, of all columns up to this one. position:
-        (b, 1) int64.
-    """
-    return _read(model, cache, picked[:, None], real_mask, position)
-
-
 def _read(
     model: nn.Module, cache: DynamicCache, tokens: Tensor, real_mask: Tensor, position: Tensor
 ) -> Tensor:
@@ -157,3 +146,71 @@ def set_recomputed(model: nn.Module, recomputed: bool) -> None:
 def is_recomputed(model: nn.Module) -> bool:
     """Return whether tokens of a model are sampled by reading the whole row again."""
     return bool(getattr(causal_lm(model), _RECOMPUTED, False))
+
+
+class Rows(Protocol):
+    """A batch of rows that grow by a token at a time."""
+
+    hidden: Tensor
+    """(b, h), at the rows' ends."""
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+
+
+class CachedRows:
+    """Rows that are read once, each next token against the cache. Equal prompts are read once."""
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+        self.model = model
+        self.hidden, self._cache, self._real_mask = prefill(model, prompts, pad_id, limit)
+        self._num_columns = self._real_mask.shape[1] - limit
+        self._position = self._real_mask.sum(-1, keepdim=True) - limit
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+        self._num_columns += 1
+        seen = self._real_mask[:, : self._num_columns]
+        self.hidden = _read(self.model, self._cache, picked[:, None], seen, self._position)
+        self._position = self._position + 1
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+        self._real_mask, self._position = self._real_mask[indices], self._position[indices]
+        self.hidden = self.hidden[indices]
+        select_rows(self._cache, indices)
+
+
+class WholeRows:
+    """Rows that are read whole for each token, as scoring reads them: right without a cache."""
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+        self.model, self._pad_id = model, pad_id
+        self._rows = [list(prompt) for prompt in prompts]
+        self.hidden = self._read()
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+        for row, token in zip(self._rows, picked.tolist(), strict=True):
+            row.append(token)
+        self.hidden = self._read()
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+        self._rows = [list(self._rows[i]) for i in indices.tolist()]
+        self.hidden = self.hidden[indices]
+
+    def _read(self) -> Tensor:
+        device = next(self.model.parameters()).device
+        tokens, real_mask = (x.to(device) for x in pad_rows(self._rows, self._pad_id))
+        hidden = hidden_states(self.model, tokens, real_mask)
+        return hidden[torch.arange(len(hidden), device=device), real_mask.sum(1) - 1]
+
+
+def read_rows(model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int) -> Rows:
+    """Return prompts that have been read and will grow by at most `limit` tokens each."""
+    kind = WholeRows if is_recomputed(model) else CachedRows
+    return kind(model, prompts, pad_id, limit)
