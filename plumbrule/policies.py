@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plumbrule.chat import encode_chat, encode_text
 from plumbrule.errors import ArtifactError, DataError
-from plumbrule.records import Message
-from plumbrule.templates import arrange
+from plumbrule.records import Demonstration, Message, Preference, Prompt
+from plumbrule.templates import arrange, check_chats
 
 POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
@@ -97,6 +97,11 @@ class Policy:
         """
         arranged = arrange(messages, self.spec.system_turns)
         return encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
+
+    def check_chats(self, records: Iterable[Prompt | Demonstration | Preference]) -> None:
+        """Raise DataError, which names the first, if the chat template refuses any record's chat."""
+        chats = ((record.id, record.messages) for record in records)
+        check_chats(self.tokenizer, chats, self.spec.system_turns)
 
     def encode_response(self, text: str, terminal: bool = True) -> list[int]:
         """Return the token ids of a response, with the terminal token unless told otherwise."""

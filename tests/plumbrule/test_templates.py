@@ -13,7 +13,7 @@ from plumbrule.config import ModelConfig, SamplingConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.generation import generate
 from plumbrule.models import load_policy, make_policy, save_policy
-from plumbrule.records import Message
+from plumbrule.records import Message, Prompt
 from plumbrule.templates import arrange, check_chats
 
 USER, SYSTEM = Message("user", "Who wrote it?"), Message("system", "Be brief.")
@@ -174,3 +174,11 @@ def test_instruction_templates_with_generation_blocks_and_tools_work():
         "{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ bos_token }}"
     )
     assert render(made, [USER, ANSWER]) == json.dumps(USER.content) + ANSWER.content + "<|bos|>"
+
+
+def test_a_policy_names_the_record_that_its_template_refuses():
+    policy = make_policy(tiny_models.model(), tokenizer())
+    records = [Prompt("a", (USER,)), Prompt("b", (SYSTEM, USER))]
+    policy.check_chats(records[:1])
+    with pytest.raises(DataError, match=r"^1 of 2 records, the first is 'b': .*System role"):
+        policy.check_chats(records)
