@@ -99,7 +99,7 @@ class Policy:
         return encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
 
     def check_chats(self, records: Iterable[Prompt | Demonstration | Preference]) -> None:
-        """Raise DataError, which names the first, if the chat template refuses any record's chat."""
+        """Raise DataError, which names the first, if the chat template refuses a record."""
         chats = ((record.id, record.messages) for record in records)
         check_chats(self.tokenizer, chats, self.spec.system_turns)
 
