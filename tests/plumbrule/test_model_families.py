@@ -101,12 +101,12 @@ def test_an_unknown_head_and_a_look_ahead_are_refused(monkeypatch):
         return found
 
     monkeypatch.setattr(type(model), "forward", scaled)
-    with pytest.raises(ConfigError, match="LlamaForCausalLM.*behind its trunk"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*behind its trunk"):
         choose_passes(model, 0)
     monkeypatch.undo()
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
-    with pytest.raises(ConfigError, match="LlamaForCausalLM.*later tokens"):
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*later tokens"):
         choose_passes(model, 0)
 
 
@@ -121,7 +121,7 @@ def test_a_cache_that_mixes_rows_is_not_used(monkeypatch):
 
 def test_a_model_that_changes_its_weights_is_refused():
     """RWKV halves weights of deep layers when it is first run, and would be saved so."""
-    with pytest.raises(ConfigError, match="RwkvForCausalLM.*changes its own weights"):
+    with pytest.raises(ConfigError, match=r"RwkvForCausalLM.*changes its own weights"):
         choose_passes(tiny_families.model("Rwkv", rescale_every=1), 0)
 
 

@@ -161,10 +161,11 @@ def test_one_that_runs_away_on_some_messages_only_is_stopped(monkeypatch):
     ],
 )
 def test_a_template_stays_in_its_sandbox(template):
-    with pytest.raises((ConfigError, DataError)):
+    try:
         text = render(tokenizer(template), [USER])
-        if "root:" not in text and "class" not in text and "uid" not in text:
-            raise DataError(f"it makes no more than {text!r}")
+    except (ConfigError, DataError):
+        return
+    assert not any(leak in text for leak in ("root:", "class", "uid=", "built-in"))
 
 
 def test_instruction_templates_with_generation_blocks_and_tools_work():
