@@ -22,9 +22,11 @@ from typing import cast
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from plumbrule import control_tokens
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
+from plumbrule.model_files import require_undamaged
 from plumbrule.overrides import as_override
 from plumbrule.records import Message
+from plumbrule.templates import bounded, require_length, try_template
 
 SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>", "<|system|>")
 TEMPLATE = (
@@ -96,14 +98,18 @@ def render(
 ) -> str:
     """Return a chat as text, ending where the response begins if `generation_prompt`.
 
-    Raises: ConfigError: the template computes the format of today's date.
+    Raises: DataError: the template refuses the chat. ConfigError: it computes the format of today's
+        date, or does not come to an end.
     """
-    text = tokenizer.apply_chat_template(
-        _turns(messages),
-        chat_template=_dated(tokenizer),
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-    )
+    template = _ending(tokenizer)
+    with bounded(messages):
+        text = tokenizer.apply_chat_template(
+            _turns(messages),
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+        )
+    require_length(len(text), messages)
     return cast(str, text)
 
 
@@ -115,18 +121,21 @@ def encode_chat(
     What a turn says is text: a special token spelt out in a question or a passage is encoded
     letter by letter, so no document can end a turn or speak as the user.
 
-    Raises: ConfigError: the template computes the format of today's date.
+    Raises: as `render`.
     """
-    template = _dated(tokenizer)
-    if not control_tokens.is_built_in(tokenizer):
-        return control_tokens.encode(tokenizer, _turns(messages), template, generation_prompt)
-    ids = tokenizer.apply_chat_template(
-        _turns(messages),
-        chat_template=template,
-        add_generation_prompt=generation_prompt,
-        return_dict=False,
-        sanitize_control_tokens=True,
-    )
+    template, turns = _ending(tokenizer), _turns(messages)
+    with bounded(messages):
+        if control_tokens.is_built_in(tokenizer):
+            ids = tokenizer.apply_chat_template(
+                turns,
+                chat_template=template,
+                add_generation_prompt=generation_prompt,
+                return_dict=False,
+                sanitize_control_tokens=True,
+            )
+        else:
+            ids = control_tokens.encode(tokenizer, turns, template, generation_prompt)
+    require_length(len(ids), messages)
     return cast(list[int], ids)
 
 
@@ -138,6 +147,35 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the special token with which the chat template ends a response; None: there is none.
+
+    Instruction models have one (`<|im_end|>`, `<|eot_id|>`) beside the tokenizer's eos.
+    """
+    said = "It said so"
+    try:
+        text = render(tokenizer, [Message("user", "Why"), Message("assistant", said)], False)
+    except DataError:
+        return None
+    behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False).input_ids
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((i for i in behind if i in special), None) if said in text else None
+
+
+def is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer's chat template is one of the two above."""
+    template = tokenizer.chat_template
+    return isinstance(template, str) and template.endswith((TEMPLATE, PLAIN_TEMPLATE))
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the template with its date fixed, once it has been seen to come to an end."""
+    template = _dated(tokenizer)
+    if not is_ours(tokenizer):
+        try_template(template, tuple(sorted(tokenizer.special_tokens_map.items())))
+    return template
 
 
 def _dated(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -158,8 +196,10 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder or hub name, with a chat template and a pad token.
 
-    Raises: ConfigError: no tokenizer there; no pad token; `pad_token` is not in the vocabulary.
+    Raises: ConfigError: no tokenizer there; damaged files; no pad token; `pad_token` is not in the
+        vocabulary.
     """
+    require_undamaged(path, "model.name_or_path")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), revision=revision, trust_remote_code=False

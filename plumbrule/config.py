@@ -22,6 +22,7 @@ from plumbrule.adapter_files import base_of, is_adapter_folder, read_adapter
 from plumbrule.errors import ConfigError
 from plumbrule.shipped import located
 
+SYSTEM_TURNS = ("keep", "fold", "refuse")
 CONTENT = {"hashed": "content"}
 CONTENT_IF_LOCAL = {"hashed": "content if local"}
 """For a name that may be a folder: its content where it is one, else the name itself."""
@@ -132,11 +133,15 @@ class ModelConfig:
     intermediate_size: int = 352
     pad_token: str | None = None
     """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    system_turns: str = "keep"
+    """keep: as the data has them; fold: put before the next user turn, for chat templates that
+    refuse system turns; refuse: an error."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
             require_range(f"model.{name}", getattr(self, name), 1)
         require_range("model.context", self.context, 8, unit="tokens")
+        require_choice("model.system_turns", self.system_turns, SYSTEM_TURNS)
         require(
             self.hidden_size % (2 * self.num_heads) == 0,
             "model.hidden_size",

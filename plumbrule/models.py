@@ -5,7 +5,8 @@ folder without `policy.json` does not say is derived from its tokenizer and conf
 safetensors only and remote code never runs. Attention is transformers' default: torch's fused
 kernel (sdpa), or eager for the few families without it. Dropout is off for good: with it on, the
 policy that is trained is not the one that sampled, and the first PPO ratio is not 1. So `train()`
-and `eval()` make no difference to any number.
+and `eval()` make no difference to any number. Weights that a folder lacks are an error
+(`loading.py`), and how a model is run is chosen by asking it (`model_probe.py`).
 
 `Policy`, `PolicySpec` and the tokenizer of new models live in `policies.py` and `chat.py`, and are
 found here too.
@@ -35,20 +36,21 @@ from transformers import (
 from plumbrule.adapter_files import BASE, is_adapter_folder
 from plumbrule.adapters import load_adapter, save_adapter
 from plumbrule.chat import (
-    PLAIN_TEMPLATE,
     RESPONSE_PREFIX,
-    TEMPLATE,
+    is_ours,
     load_tokenizer,
     template_hash,
     train_tokenizer,
+    turn_end,
     unreachable,
 )
 from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.loading import load_whole
+from plumbrule.model_probe import choose_passes
 from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
 from plumbrule.scoring import causal_lm
 from plumbrule.shipped import located
-from plumbrule.unpadded import set_unpadded
 
 transformers.utils.logging.disable_progress_bar()  # stages show their own
 
@@ -87,8 +89,9 @@ def load_policy(
         pad_token: a token of the vocabulary, for a tokenizer that names no pad token.
 
     Raises:
-        ConfigError: nothing to load there; weights that are not safetensors; a tokenizer without
-            pad or terminal token; a context longer than the model's learned positions.
+        ConfigError: nothing to load there; weights that are not safetensors, damaged, missing or
+            read by nobody; a tokenizer without pad or terminal token; a context longer than the
+            model's learned positions; a model whose own log-probs we can't read.
         ArtifactError: a policy.json that is damaged or whose chat template is another one.
     """
     path = located(path)
@@ -99,6 +102,9 @@ def load_policy(
         model = load_adapter(folder, lambda base, commit: _load_weights(base, commit, dtype))
     else:
         model = _load_weights(path, revision, dtype)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
+    if saved is not None and context is None:
+        context = saved.context
     policy = make_policy(model, tokenizer, context)
     policy.source = str(path)
     if saved is not None:
@@ -108,10 +114,7 @@ def load_policy(
                 f"{policy.spec.chat_template_sha256[:12]}) must be the one that policy.json names "
                 f"({saved.chat_template_sha256[:12]}); restore the folder's tokenizer files."
             )
-        context = saved.context if context is None else context
-        policy.spec = dataclasses.replace(saved, context=context)
-        _check_context(model, context)
-    policy.model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
+        policy.spec = dataclasses.replace(saved, context=policy.spec.context)
     return policy
 
 
@@ -120,8 +123,9 @@ def make_policy(
 ) -> Policy:
     """Return a policy of a model and a tokenizer, with a spec derived from them.
 
-    The tokenizer's eos ends responses, and so do further eos tokens of the generation config. The
-    model is put into eval mode and its dropout switched off.
+    The tokenizer's eos ends responses, and so do further eos tokens of the generation config and
+    the token with which the chat template ends a turn. The model is put into eval mode, its dropout
+    switched off, and set to the passes that give its own log-probs on the device where it is.
 
     Raises: ConfigError: as `load_policy`.
     """
@@ -139,25 +143,61 @@ def make_policy(
         )
     disable_dropout(model)
     model.eval()
-    set_unpadded(inner)
-    context = context or _max_positions(inner) or min(tokenizer.model_max_length, 2048)
+    context = context or usable_positions(inner) or min(tokenizer.model_max_length, 2048)
     _check_context(model, context)
+    pad_id = tokenizer.pad_token_id
+    passes = choose_passes(model, tokenizer.eos_token_id if pad_id is None else pad_id)
     named = inner.generation_config.eos_token_id if inner.generation_config is not None else None
     more = named if isinstance(named, list) else [] if named is None else [named]
+    ends = turn_end(tokenizer)
+    more += [] if ends is None else [ends]
     spec = PolicySpec(
         chat_template_sha256=template_hash(tokenizer),
         stop_token_ids=tuple(dict.fromkeys([tokenizer.eos_token_id, *more])),
         context=context,
         response_prefix=_response_prefix(tokenizer),
     )
-    return Policy(model, tokenizer, spec)
+    notes = [_turn_end_note(tokenizer, ends), _context_note(inner, context)]
+    if not passes.cached:
+        notes.append(
+            f"{type(inner).__name__} is sampled without a KV cache, which does not suit it: each "
+            "token reads its whole row again, which is right and slow."
+        )
+    return Policy(model, tokenizer, spec, notes=tuple(note for note in notes if note))
+
+
+def _turn_end_note(tokenizer: PreTrainedTokenizerBase, ends: int | None) -> str:
+    """Return what is said where a chat template ends turns with another token than eos, else ''."""
+    if ends in (None, tokenizer.eos_token_id):
+        return ""
+    return (
+        f"The chat template ends a turn with {tokenizer.convert_ids_to_tokens(ends)!r}, the "
+        f"tokenizer's eos is {tokenizer.eos_token!r}: either ends a response that is sampled, and "
+        "the latter is put behind responses that are trained on."
+    )
+
+
+def _context_note(model: PreTrainedModel, context: int) -> str:
+    """Return what is said of a context beyond a rotary model's trained positions, else ''."""
+    config = model.config.get_text_config()
+    rotary = getattr(config, "rope_parameters", None) or {}
+    trained = usable_positions(model)
+    if not rotary or trained is None:
+        return ""
+    first = rotary.get("original_max_position_embeddings")
+    trained = max(trained, int((first or 0) * (rotary.get("factor") or 1)))
+    if context <= trained:
+        return ""
+    return (
+        f"model.context (={context} tokens) is beyond the {trained} positions that "
+        f"{type(model).__name__} was made for: its rotary codes go on, but nothing taught it to "
+        "read them."
+    )
 
 
 def _response_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return what the tokenizer's template puts before a response: ours a space, others nothing."""
-    template = tokenizer.chat_template
-    ours = isinstance(template, str) and template.endswith((TEMPLATE, PLAIN_TEMPLATE))
-    return RESPONSE_PREFIX if ours else ""
+    return RESPONSE_PREFIX if is_ours(tokenizer) else ""
 
 
 def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
@@ -175,13 +215,13 @@ def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) ->
     try:
         config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
         _zero_dropout(config)
-        return AutoModelForCausalLM.from_pretrained(
-            str(path),
-            config=config,
+        return load_whole(
+            AutoModelForCausalLM,
+            path,
+            "model.name_or_path",
             revision=revision,
             dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
+            config=config,
         )
     except (OSError, ValueError) as error:
         raise unreachable(path, error) from error
@@ -272,24 +312,34 @@ def _zero_dropout(config: PretrainedConfig) -> None:
 def _check_context(model: nn.Module, context: int) -> None:
     """Raise ConfigError if `context` outruns a learned table of positions."""
     inner = causal_lm(model)
-    longest = _max_positions(inner)
+    longest = usable_positions(inner)
     if longest is None or context <= longest:
         return
-    words = _word_table(inner)
     # Any other table with a row per position is one of positions (GPT-2's, and OPT's with 2 more).
-    if any(
-        isinstance(m, nn.Embedding) and m is not words and m.num_embeddings >= longest
-        for m in inner.modules()
-    ):
+    if any(table.num_embeddings >= longest for table in _position_tables(inner)):
         raise ConfigError(
             f"model.context (={context} tokens) must be at most {longest}, the learned positions "
             "of this model; shorten it."
         )
 
 
-def _max_positions(model: PreTrainedModel) -> int | None:
-    """Return how many positions a model was made for, tokens; None: it does not say."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def _position_tables(model: PreTrainedModel) -> list[nn.Embedding]:
+    """Return the embeddings that are not of token ids."""
+    words = _word_table(model)
+    return [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not words]
+
+
+def usable_positions(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a row may have that a model was made for; None: it does not say.
+
+    RoBERTa and its kin count positions from behind the table's padding row, so that the last of
+    them are never reached: 514 rows hold 512 tokens.
+    """
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for table in _position_tables(model):
+        if table.num_embeddings == longest and table.padding_idx is not None:
+            return longest - table.padding_idx - 1
+    return longest
 
 
 def _word_table(model: PreTrainedModel) -> nn.Embedding:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plumbrule.chat import encode_chat, encode_text
 from plumbrule.errors import ArtifactError, DataError
-from plumbrule.records import Message
+from plumbrule.records import Demonstration, Message, Preference, Prompt
+from plumbrule.templates import arrange, check_chats
 
 POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
@@ -44,6 +45,8 @@ class PolicySpec:
     """Temperature at which the policy is meant to be sampled."""
     base: str | None = None
     """Adapters: the folder of their model, seen from their own; None: a whole model."""
+    system_turns: str = "keep"
+    """What becomes of system turns, as `model.system_turns` has it."""
 
     @classmethod
     def read(cls, path: Path) -> PolicySpec:
@@ -74,6 +77,8 @@ class Policy:
     """Folder or hub name that it was loaded from, for messages; None: no such holds it."""
     pad_id: int = field(init=False)
     """Fills slots that no mask calls real; never compared with anything."""
+    notes: tuple[str, ...] = ()
+    """What whoever brings the model in should be told of it."""
 
     def __post_init__(self) -> None:
         pad = self.tokenizer.pad_token_id
@@ -89,8 +94,16 @@ class Policy:
 
         Passages, one a line, enter the last user turn through the retrieval template; without any
         the chat stays as it is.
+
+        Raises: DataError: the chat template refuses the chat, in its own words.
         """
-        return encode_chat(self.tokenizer, with_passages(messages, passages, self.spec))
+        arranged = arrange(messages, self.spec.system_turns)
+        return encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
+
+    def check_chats(self, records: Iterable[Prompt | Demonstration | Preference]) -> None:
+        """Raise DataError, which names the first, if the chat template refuses a record."""
+        chats = ((record.id, record.messages) for record in records)
+        check_chats(self.tokenizer, chats, self.spec.system_turns)
 
     def encode_response(self, text: str, terminal: bool = True) -> list[int]:
         """Return the token ids of a response, with the terminal token unless told otherwise."""

@@ -146,12 +146,22 @@ def hidden_states(
     if unpadded.is_set(causal_lm(model)):
         return unpadded.hidden_states(trunk(model), tokens, real_mask, stem, shared)
     assert stem is None
-    return trunk(model)(
-        input_ids=tokens,
-        attention_mask=real_mask,
-        position_ids=positions(real_mask),
-        use_cache=False,
-    ).last_hidden_state
+    return _padded_states(trunk(model), tokens, real_mask)
+
+
+def _padded_states(trunk: nn.Module, tokens: Tensor, real_mask: Tensor) -> Tensor:
+    """Return the last hidden states (b, l, h) of a causal trunk, its rows padded on the right.
+
+    Nothing that stands behind a token can matter to it, so no mask is needed, and each row stands
+    where the model's own positions count it, whatever they begin with.
+    """
+    first = real_mask.to(torch.uint8).argmax(1, keepdim=True)
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    width = int(real_mask.sum(1).max())
+    shifted = tokens.gather(1, (columns[:width] + first).clamp(max=tokens.shape[1] - 1))
+    hidden = trunk(input_ids=shifted, use_cache=False).last_hidden_state
+    back = (columns - first).clamp(0, width - 1)
+    return hidden.gather(1, back[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
 
 def positions(real_mask: Tensor) -> Tensor:
@@ -185,20 +195,31 @@ def output_embeddings(model: nn.Module) -> nn.Linear:
     return cast(nn.Linear, causal_lm(model).get_output_embeddings())
 
 
+def hidden_width(model: nn.Module) -> int:
+    """Return the size of the last hidden states; OPT-350m's are narrower than its layers."""
+    return int(output_embeddings(model).weight.shape[-1])
+
+
 def output_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     """Return logits (..., v) of hidden states (..., h), at least float32.
 
-    Scales and caps that some families (Cohere, Granite, Gemma 2) apply after the head are applied.
+    Scales and caps that some families apply after the head (Cohere, Falcon H1, Granite, Gemma 2,
+    RecurrentGemma) are applied; `model_probe.py` refuses a family with anything else there.
     """
-    logits = output_embeddings(model)(hidden)
+    head = output_embeddings(model)
+    if torch.promote_types(hidden.dtype, head.weight.dtype) != head.weight.dtype:
+        hidden = hidden.to(head.weight.dtype)  # Mamba's residuals are float32 in narrower models
+    logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     config = causal_lm(model).config
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
+    for name in ("logit_scale", "lm_head_multiplier"):
+        if scale := getattr(config, name, None):
+            logits = logits * scale
     if divisor := getattr(config, "logits_scaling", None):
         logits = logits / divisor
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
+    for name in ("final_logit_softcapping", "logits_soft_cap"):
+        if cap := getattr(config, name, None):
+            logits = torch.tanh(logits / cap) * cap
     return logits
 
 

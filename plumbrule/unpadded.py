@@ -30,6 +30,8 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "plumbrule_unpadded"
 """Of the attention implementation."""
+PLAIN = "sdpa"
+"""The implementation that it takes the place of."""
 SHORTER = 0.6
 """Of the longest row of a group, the share that its rows have at least."""
 ROUNDED_BITS = 4
@@ -212,7 +214,7 @@ def can_unpad(model: PreTrainedModel) -> bool:
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     return (
         bool(getattr(model, "_supports_attention_backend", False))
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation == PLAIN
         and set(kinds) == {"full_attention"}
         and not getattr(config, "sliding_window", None)
     )

@@ -14,6 +14,7 @@ batched in the last bits; the hashing encoder's don't.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.model_files import damage
 from rag.config import HASHING
 from rag.hashing import HashingEncoder
 
@@ -129,15 +131,20 @@ def load_encoder(kind: str, folder: Path, device: str) -> Encoder:
 def _open(folder: Path, device: str) -> NeuralEncoder:
     """Return the model in `folder`.
 
-    Raises: ValueError: weights that only a pickle holds, or code of the model's own. ConfigError: a
-        device that is not there.
+    Raises: ValueError: weights that only a pickle holds, that are damaged, missing or read by
+        nobody, or code of the model's own. ConfigError: a device that is not there.
     """
+    damaged = damage(folder)
+    if damaged is not None:
+        raise ValueError(damaged)
     for pickled in sorted(folder.rglob("pytorch_model*.bin")):
         if not any(pickled.parent.glob("*.safetensors")):
             name = pickled.relative_to(folder)
             raise ValueError(f"{name} is a pickle; convert it to safetensors")
     import torch
     from sentence_transformers import SentenceTransformer
+
+    from plumbrule.loading import require_whole_encoder
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,6 +160,11 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
         local_files_only=True,
         model_kwargs={"use_safetensors": True, "dtype": torch.float32},
     )
+    parts = folder / "modules.json"
+    paths = [part["path"] for part in json.loads(parts.read_text())] if parts.is_file() else [""]
+    for path, module in zip(paths, model, strict=False):
+        if hasattr(module, "auto_model"):  # the part that transformers reads
+            require_whole_encoder(module.auto_model, folder / path)
     return NeuralEncoder(model.eval())
 
 

@@ -150,6 +150,7 @@ def _read_prompts(
 ) -> tuple[list[tuple[str, Prompt]], int]:
     """Return (split, prompt) of the prompts that leave room for a response, and how many do not."""
     train, held_out = (read_records(Prompt, artifact.file(name)) for name in SPLITS.values())
+    policy.check_chats([*train, *held_out])
     number = min(config.num_prompts or len(train), len(train))
     share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
     train, held_out = train[:number], held_out[: config.num_held_out or share]

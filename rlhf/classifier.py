@@ -21,13 +21,20 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from plumbrule.chat import render
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.models import disable_dropout, resolve_device
+from plumbrule.loading import POOLER, load_whole
+from plumbrule.models import disable_dropout, resolve_device, usable_positions
 from plumbrule.protocols import Episode
+from plumbrule.records import Message
 from plumbrule.scoring import buckets, pad_rows
 from plumbrule.shipped import located
 from rlhf.reward_config import ClassifierConfig
+
+SPARE = rf"^lm_head\.|{POOLER}"
+"""What a classifier's checkpoint may hold that its class does not read: the output layer of the
+language model that it was made of, and a pooler in families whose classifier has none."""
 
 
 class Classifier:
@@ -60,7 +67,8 @@ class Classifier:
         chat = [*before, {**last, "content": asked}]
         chat.append({"role": "assistant", "content": episode.response})
         if getattr(self.tokenizer, "chat_template", None):
-            return str(self.tokenizer.apply_chat_template(chat, tokenize=False))
+            messages = [Message(turn["role"], turn["content"]) for turn in chat]
+            return render(self.tokenizer, messages, generation_prompt=False)
         return "\n".join(f"{turn['role']}: {turn['content']}" for turn in chat)
 
     def _row(self, episode: Episode) -> list[int]:
@@ -84,7 +92,7 @@ class Classifier:
         return next(i for i in range(self.model.config.vocab_size) if i not in used)
 
     def _limit(self) -> int | None:
-        longest = getattr(self.model.config, "max_position_embeddings", None)
+        longest = usable_positions(self.model)
         stated = self.tokenizer.model_max_length
         known = [x for x in (longest, stated) if x is not None and x < 10**9]
         return min(known, default=None)
@@ -99,20 +107,18 @@ def open_classifier(config: ClassifierConfig, runtime: RuntimeConfig) -> Classif
     where = {"revision": config.revision, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
+        model = load_whole(
+            AutoModelForSequenceClassification,
+            path,
+            "reward.classifier.name_or_path",
+            revision=config.revision,
+            spare=SPARE,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"reward.classifier.name_or_path (={config.name_or_path}) must hold a sequence "
             f"classifier with safetensors weights: {str(error).splitlines()[0]} Check the folder."
         ) from None
-    made_up = sorted([*loaded["missing_keys"], *(str(key) for key in loaded["mismatched_keys"])])
-    if made_up:
-        raise ConfigError(
-            f"reward.classifier.name_or_path (={config.name_or_path}) must hold a trained sequence "
-            f"classifier, but lacks {', '.join(made_up)}; a head would be made up at random."
-        )
     if config.label >= model.config.num_labels:
         raise ConfigError(
             f"reward.classifier.label (={config.label}) must be below the classifier's number of "

@@ -100,6 +100,7 @@ def encode_split(
 
     Args: limit_tokens: longest prompt and response together. which, seed: as in `pairs_of`.
     """
+    policy.check_chats(preferences)
     answers = [encode_answers(policy, p) for p in preferences]
     fit = [[len(a.prompt) + len(a.response) <= limit_tokens for a in own] for own in answers]
     usable = [

@@ -285,9 +285,10 @@ def open_retriever(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Retriev
 def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:
     """Return the prompts in `path` that leave room for a response, and how many do not.
 
-    Raises: DataError: none does.
+    Raises: DataError: none does, or the chat template refuses one.
     """
     every = read_records(Prompt, path)
+    policy.check_chats(every)
     response_tokens = config.sampling.max_new_tokens
     kept = that_fit(policy, every, response_tokens)
     if not kept:

@@ -54,6 +54,7 @@ from plumbrule.records import Message
 from plumbrule.scoring import (
     causal_lm,
     hidden_states,
+    hidden_width,
     logprobs,
     output_embeddings,
     pad_rows,
@@ -159,7 +160,7 @@ class RewardModel(nn.Module):
         lm = causal_lm(policy.model)
         if output_embeddings(lm).weight is not lm.get_input_embeddings().weight:
             output_embeddings(lm).requires_grad_(False)
-        width = causal_lm(policy.model).config.get_text_config().hidden_size
+        width = hidden_width(lm)
         draws = generator("reward head", seed).normal(0.0, 1.0 / math.sqrt(width + 1), (1, width))
         self.head = nn.Linear(width, 1)
         with torch.no_grad():

@@ -214,6 +214,7 @@ def read_split(
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
     """
     preferences = [p for path in paths for p in read_records(Preference, path)][:most]
+    model.policy.check_chats(preferences)
     rows = [encode_answers(model, preference) for preference in preferences]
     with_ties = config.ties != "ignore"
     fits_in = [fitting(p, own, limit, with_ties) for p, own in zip(preferences, rows, strict=True)]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from plumbrule.adapters import merged
 from plumbrule.models import Policy
-from plumbrule.scoring import hidden_states, trunk
+from plumbrule.scoring import hidden_states, hidden_width, trunk
 from rlhf.reward_model import RewardModel
 
 
@@ -67,8 +67,9 @@ def value_from_policy(policy: Policy) -> ValueModel:
 def value_on(own: nn.Module | None, policy: Policy, on_stem: bool = False) -> ValueModel:
     """Return a value model on a trunk, or None for the policy's; it is 0 everywhere."""
     model = policy.model
-    width = model.config.get_text_config().hidden_size
-    head = nn.Linear(width, 1).to(model.device, torch.promote_types(model.dtype, torch.float32))
+    head = nn.Linear(hidden_width(model), 1).to(
+        model.device, torch.promote_types(model.dtype, torch.float32)
+    )
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return ValueModel(own, head, on_stem)

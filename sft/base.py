@@ -25,6 +25,7 @@ graph serves any model. Left out: dropout, label smoothing, weight averaging, co
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,10 @@ def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
         context=model.context,
         pad_token=model.pad_token,
     )
+    policy.spec = dataclasses.replace(policy.spec, system_turns=model.system_turns)
     save_policy(policy, out / "model")
+    if policy.notes:
+        write_json(out / "notes.json", list(policy.notes))
     return {"base/parameters": float(num_parameters(policy.model))}
 
 

@@ -24,12 +24,15 @@ from plumbrule.models import (
     Policy,
     checkpoint_activations,
     load_policy,
+    load_tokenizer,
     resolve_device,
     save_policy,
 )
 from plumbrule.randomness import row_key
 from plumbrule.records import Demonstration, read_records
 from plumbrule.scoring import trunk
+from plumbrule.shipped import located
+from plumbrule.templates import check_chats
 from plumbrule.tracking import Tracker
 from sft.config import SFTConfig
 from sft.demonstrations import Example, encode, mean_nll
@@ -45,14 +48,17 @@ def run(
     """Fine-tune the `base` input, or the configured model, and return its held-out metrics.
 
     Writes `model/`, `samples.jsonl` and `notes.json`.
-    Raises: ConfigError: no model to start from. DataError: no demonstration fits the context.
+    Raises: ConfigError: no model to start from. DataError: the chat template refuses a
+        demonstration, or none fits the context.
     TrainingError: the loss or gradient is not finite.
     """
     from sft.trl_trainer import train  # TRL takes seconds to import
 
-    # 1. The policy to start from.
+    # 1. The policy to start from, once its chat template is known to take the chats.
+    base = inputs.get("base")
+    check_demonstrations(config, base, inputs["demonstrations"])
     device = resolve_device(runtime)
-    policy = starting_policy(config, inputs.get("base"))
+    policy = starting_policy(config, base)
     policy = prepare_training(policy, config.adapter, config.seed, "sft.adapter")
     policy.model.to(device)  # type: ignore[arg-type]
 
@@ -104,9 +110,26 @@ def run(
     )
     write_json(
         out / "notes.json",
-        notes(policy.spec.context, learned.num_too_long, held_out.num_too_long, bool(held_out[0])),
+        [
+            *policy.notes,
+            *notes(
+                policy.spec.context, learned.num_too_long, held_out.num_too_long, bool(held_out[0])
+            ),
+        ],
     )
     return metrics
+
+
+def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifact) -> None:
+    """Raise DataError if the chat template refuses a demonstration; no model is loaded."""
+    path = base.file("model") if base is not None else config.model.name_or_path
+    if path is None:
+        return  # `starting_policy` says so
+    revision = None if base is not None else config.model.revision
+    tokenizer = load_tokenizer(located(path), revision=revision, pad_token=config.model.pad_token)
+    for name in ("records.jsonl", "validation.jsonl"):
+        chats = ((d.id, d.messages) for d in read_records(Demonstration, given.file(name)))
+        check_chats(tokenizer, chats, config.model.system_turns)
 
 
 def training_cost(
@@ -120,7 +143,7 @@ def training_cost(
 
 
 def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
-    """Return the policy to train, with the configured context and retrieval template in its spec.
+    """Return the policy to train, its spec with what the config says of context and templates.
 
     Raises: ConfigError: neither a base artifact nor `model.name_or_path` is given.
     """
@@ -141,6 +164,7 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
         policy.spec,
         context=min(policy.spec.context, config.model.context),
         retrieval_template=config.retrieval_template,
+        system_turns=config.model.system_turns,
     )
     return policy
 

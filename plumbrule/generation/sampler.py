@@ -27,12 +27,12 @@ from torch import Tensor
 from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.generation import slots
-from plumbrule.generation.cache import prefill
+from plumbrule.generation.cache import read_rows
 from plumbrule.generation.picking import pick
-from plumbrule.models import Policy
+from plumbrule.policies import Policy
 from plumbrule.progress import Progress
 from plumbrule.randomness import uniforms
-from plumbrule.scoring import buckets, output_logits, trunk
+from plumbrule.scoring import buckets, output_logits
 from plumbrule.timing import timed
 
 _KEEP = 0.75
@@ -127,15 +127,14 @@ def _decode(
 
     # 1 Read each different prompt once, then give every row its own copy of the cache.
     with timed("prefill"):
-        hidden, cache, real_mask = prefill(model, prompts, policy.pad_id, limit)
-    width = real_mask.shape[1] - limit
-    next_position = real_mask.sum(-1, keepdim=True) - limit
+        growing = read_rows(model, prompts, policy.pad_id, limit)
     rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
 
     with timed("decode"):
         for t in range(limit):
             # 2 Pick token t of every row in the batch.
-            picked, found = pick(output_logits(model, hidden), sampling.temperature, draws[rows, t])
+            logits = output_logits(model, growing.hidden)
+            picked, found = pick(logits, sampling.temperature, draws[rows, t])
             tokens[rows, t], logprobs[rows, t] = picked, found
             gone = ended[rows]  # rows that ended earlier: what they pick is not read
             lengths[rows] = torch.where(gone, lengths[rows], t + 1)
@@ -147,17 +146,10 @@ def _decode(
                 break
             if num_live < _KEEP * len(rows):
                 kept = live.nonzero()[:, 0]
-                rows, picked, real_mask = rows[kept], picked[kept], real_mask[kept]
-                next_position = next_position[kept]
-                cache.batch_select_indices(kept)
+                rows, picked = rows[kept], picked[kept]
+                growing.keep(kept)
             # 4 Read the picked tokens.
-            hidden = trunk(model)(
-                input_ids=picked[:, None],
-                attention_mask=real_mask[:, : width + t + 1],
-                position_ids=next_position + t,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
+            growing.step(picked)
 
     return _samples(tokens, logprobs, lengths, ended)
 

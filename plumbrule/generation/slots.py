@@ -25,9 +25,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from plumbrule.generation.cache import prefill
+from plumbrule.generation.cache import is_recomputed, prefill
 from plumbrule.generation.picking import pick
-from plumbrule.models import Policy
+from plumbrule.policies import Policy
 from plumbrule.progress import Progress
 from plumbrule.scoring import causal_lm, output_logits, trunk
 from plumbrule.timing import timed
@@ -248,6 +248,8 @@ def can_decode(policy: Policy) -> bool:
     tables that grow with the text, experts).
     """
     lm = causal_lm(policy.model)
+    if is_recomputed(lm):
+        return False
     config = lm.config.get_text_config()
     rotary = getattr(config, "rope_parameters", None) or {}
     experts = any(getattr(config, name, None) for name in EXPERTS)

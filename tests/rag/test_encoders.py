@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_index import build
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ArtifactError, ConfigError
 from rag.encoders import NEURAL, load_encoder, make_encoder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -84,6 +86,57 @@ def test_pickled_weights_are_refused_unread(folder: Path, tmp_path: Path) -> Non
     shutil.copytree(folder, copy)
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"rag\.encoder.*pytorch_model\.bin is a pickle"):
+        make_encoder(str(copy), None, 1024, [], "cpu")
+
+
+def changed(folder: Path, copy: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> str:
+    """Return the name of a copy of the encoder whose weights went through `change`."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    change(weights)
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    return str(copy)
+
+
+def test_missing_and_unread_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    name = changed(folder, tmp_path / "a", lambda w: w.pop("encoder.layer.0.output.dense.weight"))
+    with pytest.raises(ConfigError, match=r"rag\.encoder.*lacks encoder\.layer\.0\.output\.dense"):
+        make_encoder(name, None, 1024, [], "cpu")
+    name = changed(folder, tmp_path / "b", lambda w: w.update(tower=torch.ones(2)))
+    with pytest.raises(ConfigError, match=r"rag\.encoder.*also holds tower"):
+        make_encoder(name, None, 1024, [], "cpu")
+    heads = {"cls.predictions.bias": torch.ones(2)}  # of the language model that it once was
+    name = changed(folder, tmp_path / "c", lambda w: w.update(heads))
+    make_encoder(name, None, 1024, [], "cpu")
+
+
+def test_a_pooler_that_nobody_reads_is_not_made_up(folder: Path, tmp_path: Path) -> None:
+    def without_pooler(weights: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in weights if name.startswith("pooler.")]:
+            del weights[name]
+
+    name = changed(folder, tmp_path / "a", without_pooler)
+    saved = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        _, encoder = make_encoder(name, None, 1024, [], "cpu")
+        encoder.save(out)
+        saved.append((out / "model.safetensors").read_bytes())
+    assert saved[0] == saved[1]
+    _, whole = make_encoder(str(folder), None, 1024, [], "cpu")
+    assert np.array_equal(encoder.encode_queries(TEXTS), whole.encode_queries(TEXTS))
+
+
+def test_damaged_files_say_so(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "cut"
+    shutil.copytree(folder, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ConfigError, match=r"rag\.encoder.*model\.safetensors is cut short"):
+        make_encoder(str(copy), None, 1024, [], "cpu")
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is cut short"):
+        load_encoder(NEURAL, copy, "cpu")
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(ConfigError, match="Git LFS pointer"):
         make_encoder(str(copy), None, 1024, [], "cpu")
 
 

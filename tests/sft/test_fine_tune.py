@@ -24,6 +24,7 @@ from plumbrule.checkpoints import newest
 from plumbrule.config import AdapterConfig, ModelConfig, RuntimeConfig
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.models import load_policy
+from plumbrule.records import Message
 from plumbrule.tracking import NullTracker
 from sft import demonstrations as encoding
 from sft import trl_trainer
@@ -356,3 +357,31 @@ def test_a_fresh_adapter_beside_another_is_refused(inputs, tmp_path, adapted):
     config = dataclasses.replace(CONFIG, adapter=AdapterConfig(rank=2))
     with pytest.raises(ConfigError, match=r"sft\.adapter\.rank \(=2\) must be 0 to train"):
         train(inputs, tmp_path / "out", config=config)
+
+
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('no system turns here') }}{% endif %}"
+    "{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+)
+
+
+def test_what_the_template_refuses_is_said_before_a_model_is_loaded(inputs, tmp_path, monkeypatch):
+    shutil.copytree(inputs["base"].path, tmp_path / "base")
+    model = tmp_path / "base" / "model"
+    (model / "chat_template.jinja").write_text(STRICT)
+    (model / "policy.json").unlink()
+    rows = [demonstration(number) for number in range(6)]
+    rows[4] = dataclasses.replace(rows[4], messages=(Message("system", "Hm."), *rows[4].messages))
+    given = {
+        "base": Artifact.of(tmp_path / "base", "base"),
+        "demonstrations": demonstrations(tmp_path / "data", rows, rows[:1]),
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr("sft.fine_tune.load_policy", lambda *_, **__: pytest.fail("loaded"))
+        said = r"^1 of 6 records, the first is 'd4': .*roles=system, user.*no system turns here"
+        with pytest.raises(DataError, match=said):
+            train(given, tmp_path / "out")
+    config = dataclasses.replace(CONFIG, model=ModelConfig(system_turns="fold"))
+    train(given, tmp_path / "out", config=dataclasses.replace(config, num_train_epochs=0.0))
+    assert load_policy(tmp_path / "out" / "model").spec.system_turns == "fold"
