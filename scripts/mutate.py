@@ -818,7 +818,7 @@ def record(results: Mapping[tuple[int | str, str], str | None]) -> None:
 def main() -> None:
     """Run mutants, write what was found, and exit with 1 if one survives."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="N", help="of these details or areas")
+    parser.add_argument("--only", nargs="+", metavar="N", help="of these details, areas or names")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -826,9 +826,10 @@ def main() -> None:
     if missing := unbroken(details):
         raise SystemExit(f"details {missing} must have a mutant; add one to scripts/mutate.py.")
     every = [*MUTANTS, *map(as_mutant, OTHERS)]
-    mutants = [m for m in every if given.only is None or str(m.detail) in given.only]
-    if unknown := sorted(set(given.only or ()) - {str(m.detail) for m in every}):
-        raise SystemExit(f"--only (={unknown}) must name details or areas that have mutants.")
+    wanted = set(given.only or [str(m.detail) for m in every])
+    mutants = [m for m in every if {str(m.detail), m.name} & wanted]
+    if unknown := sorted(wanted - {of for m in every for of in (str(m.detail), m.name)}):
+        raise SystemExit(f"--only (={unknown}) must name details, areas or mutants.")
 
     results: dict[tuple[int | str, str], str | None] = {}
     for mutant, found in zip(mutants, run(mutants), strict=True):

@@ -403,7 +403,7 @@ MUTANTS = [
         "plumbrule/fingerprint.py",
         'whole.update(f"{name}\\0{content}\\n".encode())',
         'whole.update(f"{content}\\n".encode())',
-        ("plumbrule/test_fingerprint.py::test_a_path_counts_by_content_and_not_by_name",),
+        ("plumbrule/test_fingerprint.py::test_a_folder_counts_by_which_file_holds_what",),
     ),
     OtherMutant(
         "artifacts",

@@ -92,6 +92,22 @@ def test_a_path_counts_by_content_and_not_by_name(tmp_path: Path) -> None:
     assert fingerprint.hashed_config(Outer(Inner(path=str(moved)))) != first
 
 
+def test_a_folder_counts_by_which_file_holds_what(tmp_path: Path) -> None:
+    """Two files that change names are another data set: one of them may be the held-out part."""
+    digests = []
+    for name, first, second in (("one", "a", "b"), ("other", "b", "a")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "train.jsonl").write_text(first)
+        (folder / "validation.jsonl").write_text(second)
+        (folder / "extra.jsonl").write_text("c")
+        digests.append(fingerprint.content_digest(str(folder)))
+    assert digests[0] != digests[1]
+    (tmp_path / "one" / "extra.jsonl").rename(tmp_path / "one" / "more.jsonl")
+    fingerprint.forget()
+    assert fingerprint.content_digest(str(tmp_path / "one")) != digests[0]
+
+
 def test_a_field_that_another_node_reads_is_left_out() -> None:
     here, there = Outer(Inner(elsewhere="x")), Outer(Inner(elsewhere="y"))
     assert fingerprint.hashed_config(here) == fingerprint.hashed_config(there)

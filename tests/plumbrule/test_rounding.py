@@ -50,6 +50,7 @@ def nearly(value: float, dtype: torch.dtype) -> torch.Tensor:
     return exact * (1 + steps * torch.finfo(dtype).eps)
 
 
+@pytest.mark.detail(24)
 @pytest.mark.parametrize("dtype", DTYPES, ids=precision_of)
 @pytest.mark.parametrize("standardised", STANDARDISED, ids=lambda f: f.__name__)
 def test_constants_and_rounding_give_exactly_0_at_every_scale(
