@@ -115,7 +115,8 @@ def require_whole_encoder(model: PreTrainedModel, folder: Path) -> None:
     A pooler that the folder lacks is set to 0: nothing reads it, and it is saved with the others.
     Raises: ValueError: weights are missing, of another shape, or read by nobody.
     """
-    _, found = type(model).from_pretrained(
+    kind: Any = type(model)
+    _, found = kind.from_pretrained(
         str(folder),
         config=model.config,
         use_safetensors=True,

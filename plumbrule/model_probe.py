@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +124,7 @@ def _holds(check: Callable[[], bool]) -> bool:
 
 def _rows(lm: PreTrainedModel, pad_id: int) -> list[list[int]]:
     """Return two rows of different tokens, spread over the vocabulary, without the pad id."""
-    vocab = lm.get_input_embeddings().weight.shape[0]
+    vocab = cast(nn.Embedding, lm.get_input_embeddings()).weight.shape[0]
     step = max(1, vocab // (LONG + SHORT + 1))
     ids = [i for i in range(vocab - 1, -1, -step) if i != pad_id] or [0]
     ids = (ids * (LONG + SHORT))[: LONG + SHORT]

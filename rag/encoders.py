@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -164,7 +164,7 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
     paths = [part["path"] for part in json.loads(parts.read_text())] if parts.is_file() else [""]
     for path, module in zip(paths, model, strict=False):
         if hasattr(module, "auto_model"):  # the part that transformers reads
-            require_whole_encoder(module.auto_model, folder / path)
+            require_whole_encoder(cast(Any, module).auto_model, folder / path)
     return NeuralEncoder(model.eval())
 
 

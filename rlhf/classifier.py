@@ -119,11 +119,12 @@ def open_classifier(config: ClassifierConfig, runtime: RuntimeConfig) -> Classif
             f"reward.classifier.name_or_path (={config.name_or_path}) must hold a sequence "
             f"classifier with safetensors weights: {str(error).splitlines()[0]} Check the folder."
         ) from None
-    if config.label >= model.config.num_labels:
+    if config.label >= int(model.config.num_labels or 0):
         raise ConfigError(
             f"reward.classifier.label (={config.label}) must be below the classifier's number of "
             f"outputs (={model.config.num_labels}); lower it."
         )
     disable_dropout(model)
-    model.to(resolve_device(runtime)).eval()
+    model.to(resolve_device(runtime))  # type: ignore[arg-type]  # transformers' wrapper hides self
+    model.eval()
     return Classifier(model, tokenizer, config.label, runtime.micro_batch_size)

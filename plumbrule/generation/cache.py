@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ def _read(
     whole = trunk(model)
     if _STATES in signature(whole.forward).parameters:
         # A state has no columns: what is padded matters where it is read, and never again.
-        begun = cache.layers[0].has_previous_state[0]
+        begun = cast(LinearAttentionCacheLayerMixin, cache.layers[0]).has_previous_state[0]
         given = {"attention_mask": None if begun else real_mask, _STATES: cache}
     else:
         given = {
@@ -133,9 +133,9 @@ def select_rows(cache: DynamicCache, indices: Tensor) -> None:
     for layer in cache.layers:
         # A recurrent state inherits a selection that knows keys and values only, if any.
         if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.reorder_cache(indices)
+            layer.reorder_cache(cast(torch.LongTensor, indices))
         else:
-            layer.batch_select_indices(indices)
+            cast(DynamicLayer, layer).batch_select_indices(indices)
 
 
 def set_recomputed(model: nn.Module, recomputed: bool) -> None:
