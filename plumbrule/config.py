@@ -367,32 +367,3 @@ backward pass: less memory for a third more work."""
         )
         if self.threads is not None:
             require_range("runtime.threads", self.threads, 1, 4096)
-
-
-@dataclass
-class TrackingConfig:
-    """Where metrics go; `metrics.jsonl` is always written."""
-
-    name: str = "wandb"
-    """wandb (online with a key, else offline into the run folder), or jsonl: nothing beside it."""
-    project: str = "plumbrule"
-    entity: str | None = None
-    """W&B entity; None: the key's default."""
-
-    def __post_init__(self) -> None:
-        require_choice("tracking.name", self.name, ("wandb", "jsonl"))
-        named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
-        require(
-            bool(named) and not set(self.project) & set("/\\#?%:"),
-            "tracking.project",
-            f"{self.project!r:.140}",
-            "be a name of at most 128 characters without / \\ # ? % :",
-            "choose another",
-        )
-        require(
-            self.entity is None or (self.entity.isprintable() and bool(self.entity.strip("/ "))),
-            "tracking.entity",
-            repr(self.entity),
-            "name a W&B user or team",
-            "leave it out for the key's default",
-        )

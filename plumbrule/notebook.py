@@ -35,7 +35,7 @@ def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, A
     store.require_writable()
     name = f"{config.run.name}/notebook-{uuid.uuid4().hex[:6]}"
     folder = store.root / "runs" / name
-    context = pipeline.RunContext(name, folder, store, config.runtime, config.tracking)
+    context = pipeline.RunContext(name, folder, store, config.runtime)
     plan = pipeline.make_plan(list(nodes), store, strict=config.run.versions == "strict")
     built = pipeline.execute(plan, context, lambda line: print(line, file=sys.stderr))
     return {name: pipeline.artifact_of(one) for name, one in built.items()}

@@ -12,19 +12,18 @@ from __future__ import annotations
 import errno
 import importlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from plumbrule import attempts, claims, machine, precision
-from plumbrule.artifacts import Artifact, Manifest, Store, write_json
+from plumbrule.artifacts import Artifact, Manifest, Store
 from plumbrule.checkpoints import newest
-from plumbrule.config import RuntimeConfig, TrackingConfig
+from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, TrainingError
 from plumbrule.fingerprint import (
     changed_settings,
@@ -38,7 +37,8 @@ from plumbrule.given import Given, copy_into
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
 from plumbrule.stages import SECTION, STAGES
-from plumbrule.tracking import FileTracker, WandbTracker, read_metrics
+from plumbrule.trackers import FilesOnly, RunTracker, StageAbout
+from plumbrule.tracking import FileTracker, read_metrics
 
 WAIT_SECONDS = 1.0
 FULL_BYTES = 2**20
@@ -83,7 +83,7 @@ class RunContext:
     folder: Path
     store: Store
     runtime: RuntimeConfig
-    tracking: TrackingConfig
+    tracker: RunTracker = field(default_factory=FilesOnly)
 
 
 def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
@@ -226,7 +226,17 @@ def execute(
             built[node.name] = Built(planned, manifest, folder, "cached")
         else:
             built[node.name] = _resolve(planned, context, built, numbered)
+        if built[node.name].state in ("cached", "shared"):
+            _show_curves(built[node.name], context.tracker)
     return built
+
+
+def _show_curves(built: Built, tracker: RunTracker) -> None:
+    """Tell the command's tracker what a node logged that was not built here."""
+    artifact = _artifact(built)
+    if tracker.run_id is not None and artifact.has("metrics.jsonl"):
+        rows = read_metrics(artifact.file("metrics.jsonl").parent)
+        tracker.show(built.planned.node.name, rows)
 
 
 def _say_what_is_emulated(
@@ -235,6 +245,8 @@ def _say_what_is_emulated(
     """Say in one line, with the measured ratio, that nodes will compute in emulated bfloat16."""
     settings = []
     for planned in plan:
+        if isinstance(planned.node.config, Given):
+            continue
         found = STAGES[planned.node.kind].precision(planned.node.config)
         if found is not None and found[1] == "bfloat16" and planned.state != "cached":
             settings.append(f"{SECTION.get(planned.node.kind, planned.node.kind)}.{found[0]}")
@@ -301,13 +313,20 @@ def _build(
     node, began = planned.node, time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
+    about = StageAbout(
+        node.name,
+        node.kind,
+        planned.fingerprint,
+        _plain(planned.config),
+        planned.inputs,
+        folder,
+    )
     tracker: FileTracker | None = None
     try:
-        tracker = _tracker(planned, context, folder)
+        tracker = _tracker(about, context)
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = run_in_processes(node, inputs, context.runtime, folder)
-            if isinstance(tracker, WandbTracker):
-                tracker.mirror(read_metrics(folder))
+            tracker.send(read_metrics(folder))
         else:
             machine.prepare(context.runtime)
             run = stage_function(node.kind)
@@ -321,8 +340,7 @@ def _build(
         raise
     claim.check()
     headline = {name: float(value) for name, value in metrics.items()}
-    if isinstance(tracker, WandbTracker):
-        tracker.lineage(planned.inputs, (node.kind, planned.fingerprint))
+    context.tracker.published(about)
     tracker.finish(headline)
     return context.store.publish(
         Manifest(
@@ -339,7 +357,7 @@ def _build(
             runtime=asdict(context.runtime),
             hardware=machine.hardware(context.runtime),
             wall_seconds=round(time.monotonic() - began, 2),
-            wandb_run_id=tracker.run_id if isinstance(tracker, WandbTracker) else None,
+            wandb_run_id=context.tracker.run_id,
             started=started,
             built_by=str(claim.owner),
         ),
@@ -388,35 +406,9 @@ def _artifact(built: Built) -> Artifact:
     )
 
 
-def _tracker(planned: Planned, context: RunContext, folder: Path) -> FileTracker:
+def _tracker(about: StageAbout, context: RunContext) -> FileTracker:
     """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
-    if newest(folder / "checkpoints") is None:
+    if newest(about.folder / "checkpoints") is None:
         for name in ("metrics.jsonl", "checkpoints/wandb.json"):
-            (folder / name).unlink(missing_ok=True)
-    if context.tracking.name == "jsonl":
-        return FileTracker(folder)
-    return WandbTracker(
-        folder,
-        context.tracking,
-        node=planned.node.name,
-        kind=planned.node.kind,
-        group=context.id,
-        run_id=_wandb_id(folder, planned.fingerprint),
-        folder=context.folder,
-        config=_plain(planned.config),
-        inputs={slot: f"{kind}/{print_}" for slot, (kind, print_) in planned.inputs.items()},
-    )
-
-
-def _wandb_id(folder: Path, fingerprint: str) -> str:
-    """Return the W&B run id of this artifact's building: kept beside its checkpoints, so that a
-    resumed build goes on in the same W&B run and a fresh one gets a new run.
-    """
-    path = folder / "checkpoints" / "wandb.json"
-    try:
-        return str(json.loads(path.read_bytes().decode("utf-8"))["run_id"])
-    except (OSError, ValueError, KeyError, TypeError):
-        run_id = f"{fingerprint}-{os.urandom(3).hex()}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"run_id": run_id})
-        return run_id
+            (about.folder / name).unlink(missing_ok=True)
+    return FileTracker(about.folder, context.tracker.stage(about))

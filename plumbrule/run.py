@@ -23,10 +23,11 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -57,6 +58,8 @@ from plumbrule.setting_names import hint, settings_of
 from plumbrule.sources import describe_sources, model_words
 from plumbrule.stages import STAGES
 from plumbrule.surroundings import settle
+from plumbrule.sweep_table import CELL, Cell, find_cells, render, write_cell, write_csv
+from plumbrule.trackers import TRACKERS, About, FilesOnly, RunTracker
 from plumbrule.wandb_start import check_wandb
 
 CONF = (
@@ -64,6 +67,8 @@ CONF = (
 )
 """Beside this file in an installed package, else at the root of the project."""
 MULTIRUN = ("-m", "--multirun")
+SWEEP = "PLUMBRULE_SWEEP"
+"""Names the sweep that a cell belongs to, also where a launcher runs cells in other processes."""
 FAILED: list[str] = []
 """Cells of this process's sweep that failed."""
 
@@ -104,7 +109,12 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     words = model_words(sys.argv[1:], [path.stem for path in (CONF / "model").glob("*.yaml")])
     sys.argv[1:] = sorted(words, key=lambda word: word not in MULTIRUN)  # Hydra wants it first
+    sweep = new_run_id() if set(sys.argv[1:]) & set(MULTIRUN) else None
+    if sweep is not None:
+        os.environ[SWEEP] = sweep
     code = _guarded(_hydra_main)
+    if sweep is not None:
+        end_sweep(sweep, sys.argv[1:])
     if FAILED:
         say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
     sys.exit(code or int(bool(FAILED)))
@@ -196,11 +206,15 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     if job.mode != RunMode.MULTIRUN:
         sys.exit(_guarded(lambda: run(cfg, overrides)))
     folder = Path(job.runtime.output_dir)
-    (folder / "failure.json").unlink(missing_ok=True)
+    for name in ("failure.json", CELL):
+        (folder / name).unlink(missing_ok=True)
+    about = Cell(os.environ.get(SWEEP, ""), int(job.num), overrides, cfg.run.objective)
+    cell = SweepCell(about, folder)
     try:
-        return run(cfg, overrides)
+        return run(cfg, overrides, cell)
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         say(f"cell {' '.join(overrides)} failed: {error}")
+        write_cell(folder, replace(cell.about, error=str(error)))
         FAILED.append(folder.name)
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"overrides": overrides, "error": str(error), "trace": traceback.format_exc()}
@@ -208,7 +222,14 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         return float("nan")
 
 
-def run(cfg: DictConfig, overrides: list[str]) -> float | None:
+class SweepCell(NamedTuple):
+    """The cell of a sweep that a run is, and its folder in the sweep's."""
+
+    about: Cell
+    folder: Path
+
+
+def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) -> float | None:
     """Plan and build one config and write its record; return `metrics[run.objective]`.
 
     Raises: PlumbruleError: before a model loads, for what can be known then. NeedsInput.
@@ -227,16 +248,16 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         return None
     run_id = new_run_id()
     folder = store.root / "runs" / config.run.name / run_id
-    context = RunContext(
-        f"{config.run.name}/{run_id}", folder, store, config.runtime, config.tracking
-    )
     folder.mkdir(parents=True)
     write_json(
         folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}
     )
+    tracker = start_tracker(config, overrides, plan, folder, cell)
+    context = RunContext(f"{config.run.name}/{run_id}", folder, store, config.runtime, tracker)
     try:
         built = execute(plan, context, say)
     except BaseException as error:
+        tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
         ended = {"state": "failed", "error": str(error)}
         if isinstance(error, KeyboardInterrupt):
             ended["error"] = f"stopped by {describe_stop(error)}"
@@ -251,7 +272,14 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
     whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
     record.write_reports(whole, built, folder)
     write_json(folder / "run.json", whole)
+    tracker.finish(whole, folder / "report.html")
     finish(whole, folder, store)
+    if cell is not None:
+        run_name = f"{config.run.name}/{run_id}"
+        write_cell(
+            cell.folder,
+            replace(cell.about, run=run_name, headline=whole["headline"], metrics=whole["metrics"]),
+        )
     objective = config.run.objective
     if objective is None:
         return None
@@ -259,6 +287,44 @@ def run(cfg: DictConfig, overrides: list[str]) -> float | None:
         known = ", ".join(sorted(whole["metrics"]))
         raise DataError(f"run.objective (={objective}) must be a metric of this run: {known}.")
     return float(whole["metrics"][objective])
+
+
+def end_sweep(sweep: str, words: Sequence[str]) -> None:
+    """Print a sweep's table and write all of it as CSV beside its cells."""
+    given = next((word.partition("=")[2] for word in words if word.startswith("run.store=")), None)
+    root = Path(store_root(given.strip("'\"") if given else None))
+    cells, folder = find_cells(root / "runs", sweep)
+    if folder is None:
+        return  # dry, or refused before its first cell
+    print("\n".join(render(cells)))
+    path = folder / f"{sweep}.csv"
+    write_csv(path, cells)
+    say(f"all metrics of the sweep: {path}")
+
+
+def start_tracker(
+    config: RunConfig,
+    overrides: list[str],
+    plan: list[Planned],
+    folder: Path,
+    cell: SweepCell | None,
+) -> RunTracker:
+    """Return the command's tracker; one of a command that builds nothing mirrors nothing, but for
+    the cells of a sweep, which stand beside one another.
+    """
+    if cell is None and all(planned.state == "cached" for planned in plan):
+        return FilesOnly()
+    said = [o for o in overrides if not o.lstrip("+").startswith(("run.", "tracking"))]
+    words = [o.partition("=")[2] for o in said if o.startswith(("experiment=", "debug="))]
+    about = About(
+        id=f"{config.run.name}-{folder.name}",
+        name=" ".join(said) if cell and said else config.run.name,
+        group=f"{config.run.name}/{cell.about.sweep}" if cell else "",
+        tags=list(dict.fromkeys([config.run.name, *words])),
+        folder=folder,
+        config=as_json(replace(config, run=replace(config.run, store=None))),
+    )
+    return TRACKERS[config.tracking.name](config.tracking, about, say)
 
 
 def describe_stop(error: KeyboardInterrupt) -> str:

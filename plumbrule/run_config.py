@@ -25,7 +25,6 @@ from plumbrule.config import (
     GoldConfig,
     ModelConfig,
     RuntimeConfig,
-    TrackingConfig,
     require,
     require_choice,
     require_sound,
@@ -38,6 +37,7 @@ from plumbrule.precision import resolved
 from plumbrule.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.sources import fit_to_data, refuse_missing, source_of
 from plumbrule.stages import SECTION, STAGES
+from plumbrule.trackers import TrackingConfig
 from plumbrule.variations import vary
 from rag.config import IndexConfig
 from rlhf.config import FeedbackConfig, RMConfig

@@ -19,17 +19,22 @@ from plumbrule.metrics import direction
 from plumbrule.statistics import seed_interval
 
 CELL = "cell.json"
+PLACE = f"*/sweep/*/{CELL}"
+"""Where cells lie below the store's `runs/`."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
 """Ends of the headline metrics that the printed table has; the CSV has all."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a sweep. number: its place in the sweep. run: "" where it failed."""
+    """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
+    where it failed.
+    """
 
     sweep: str
     number: int
     overrides: list[str]
+    objective: str | None = None
     run: str = ""
     headline: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -67,10 +72,11 @@ def write_cell(folder: Path, cell: Cell) -> None:
     write_json(folder / CELL, asdict(cell))
 
 
-def read_cells(root: Path, sweep: str) -> list[Cell]:
-    """Return the cells of one sweep under `root`, in their order."""
-    found = [Cell(**json.loads(p.read_text("utf-8"))) for p in root.glob(f"*/{CELL}")]
-    return sorted((c for c in found if c.sweep == sweep), key=lambda c: c.number)
+def find_cells(runs: Path, sweep: str) -> tuple[list[Cell], Path | None]:
+    """Return a sweep's cells in their order, and the folder that holds theirs; None: no cell."""
+    found = [(path, Cell(**json.loads(path.read_text("utf-8")))) for path in runs.glob(PLACE)]
+    own = sorted((c.number, path, c) for path, c in found if c.sweep == sweep)
+    return [cell for _, _, cell in own], own[0][1].parent.parent if own else None
 
 
 def rows_of(cells: Iterable[Cell]) -> list[Row]:
@@ -108,9 +114,10 @@ def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | Non
     return max(own, key=lambda r: sign * r.mean), "highest" if sign > 0 else "lowest"
 
 
-def render(cells: Sequence[Cell], objective: str | None) -> list[str]:
+def render(cells: Sequence[Cell]) -> list[str]:
     """Return the lines that are printed when a sweep ends."""
     rows = rows_of(cells)
+    objective = next((cell.objective for cell in cells), None)
     metrics = dict.fromkeys(r.metric for r in rows)
     shown = [m for m in metrics if m == objective or m.endswith(SHOWN)] or list(metrics)[:3]
     table = [("cell", "metric", "mean", "interval", "over", "n")]

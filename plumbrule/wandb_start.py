@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from plumbrule.config import TrackingConfig, require
+from plumbrule.config import require
 from plumbrule.errors import ConfigError
+from plumbrule.trackers import TrackingConfig
 
 MODES = {
     "online": "online",
@@ -118,6 +119,7 @@ def start_run(say: Any, **settings: Any) -> Any:
         console="off",
         x_disable_stats=True,
         disable_git=True,
+        reinit="create_new",  # a command's run goes on while its nodes have theirs
         save_code=False,
         x_disable_machine_info=True,
     )

@@ -305,7 +305,7 @@ def test_a_waiting_node_is_not_failed_for_its_tracker(
 ) -> None:
     from plumbrule import pipeline
     from plumbrule.artifacts import Store
-    from plumbrule.config import RuntimeConfig, TrackingConfig
+    from plumbrule.config import RuntimeConfig
     from plumbrule.errors import NeedsInput
     from plumbrule.graph import Node
     from sft.config import DataConfig, DatasetConfig
@@ -320,7 +320,7 @@ def test_a_waiting_node_is_not_failed_for_its_tracker(
     path.write_text("{}")
     config = DataConfig("prompts", DatasetConfig("jsonl", str(path)))
     store = Store(tmp_path)
-    context = pipeline.RunContext("r/1", tmp_path, store, RuntimeConfig(), TrackingConfig("jsonl"))
+    context = pipeline.RunContext("r/1", tmp_path, store, RuntimeConfig())
     monkeypatch.setattr(pipeline, "_tracker", lambda *a: Tracker())
     for error in (NeedsInput(path, "rank"), ValueError("x")):
 

@@ -65,7 +65,7 @@ def run(config: Any, inputs: Any, runtime: Any, out: Path, tracker: Any) -> dict
 def main(store: Path, processes: int) -> None:
     """Build the node."""
     from plumbrule import artifacts, attempts, machine, pipeline, plugins
-    from plumbrule.config import RuntimeConfig, TrackingConfig
+    from plumbrule.config import RuntimeConfig
     from plumbrule.errors import PlumbruleError
     from plumbrule.graph import Node
 
@@ -85,7 +85,6 @@ def main(store: Path, processes: int) -> None:
         store / "runs" / NAME / "1",
         at,
         RuntimeConfig(device="cpu", processes=processes),
-        TrackingConfig("jsonl"),
     )
 
     def build() -> None:

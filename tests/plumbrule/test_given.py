@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plumbrule.artifacts import Manifest, Store
-from plumbrule.config import RuntimeConfig, TrackingConfig
+from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, GraphError
 from plumbrule.pipeline import RunContext, execute, make_plan
 
@@ -47,8 +47,8 @@ def test_an_artifact_of_another_store_is_an_input_and_is_copied_whole(
     given = plan[f"rm/{PRINT}"]
     assert (given.state, given.fingerprint) == ("copy", PRINT)
     assert plan["ppo"].inputs["rm"] == ("rm", PRINT)
-    runtime, tracking = RuntimeConfig(), TrackingConfig("jsonl")
-    context = RunContext("r/1", mine.root / "runs", mine, runtime, tracking)
+    runtime = RuntimeConfig()
+    context = RunContext("r/1", mine.root / "runs", mine, runtime)
     built = execute([given], context, lambda line: None)
     assert built[f"rm/{PRINT}"].manifest.metrics == {"rm/accuracy": 0.8}
     mine.verify("rm", PRINT)
@@ -65,8 +65,8 @@ def test_a_damaged_artifact_is_not_taken(composed: Callable, other: Store, mine:
     file.write_text('{"mean": 9.0}')  # as many bytes as before
     _, nodes = composed(f"nodes.ppo.inputs.rm={file.parent}", "run.only=ppo")
     given = [p for p in make_plan(nodes, mine) if p.state == "copy"]
-    runtime, tracking = RuntimeConfig(), TrackingConfig("jsonl")
-    context = RunContext("r/1", mine.root / "runs", mine, runtime, tracking)
+    runtime = RuntimeConfig()
+    context = RunContext("r/1", mine.root / "runs", mine, runtime)
     with pytest.raises(ArtifactError, match=r"content of reward_stats\.json"):
         execute(given, context, lambda line: None)
     assert not list((mine.root / "artifacts" / "rm").glob("*"))

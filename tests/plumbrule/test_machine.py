@@ -13,7 +13,7 @@ import pytest
 
 from plumbrule import checkpoints, cpus, launch, machine, openmp
 from plumbrule.artifacts import Store
-from plumbrule.config import RuntimeConfig, TrackingConfig
+from plumbrule.config import RuntimeConfig
 from plumbrule.graph import Node
 from plumbrule.pipeline import RunContext, execute, make_plan
 
@@ -158,7 +158,7 @@ def test_a_manifest_holds_what_makes_figures_comparable(composed: Callable, tmp_
     _, nodes = composed("atlas.num_known=16", "atlas.num_after=12", "run.goals=[documents]")
     store = Store(tmp_path)
     runtime = RuntimeConfig(threads=1)
-    context = RunContext("t/1", tmp_path / "runs/t/1", store, runtime, TrackingConfig("jsonl"))
+    context = RunContext("t/1", tmp_path / "runs/t/1", store, runtime)
     built = execute(make_plan(nodes, store), context, lambda line: None)
     about = built["documents"].manifest.hardware
     assert about["threads"] == 1
@@ -192,9 +192,7 @@ def test_a_run_that_is_resumed_elsewhere_says_so(
 ) -> None:
     _, nodes = composed("atlas.num_known=16", "atlas.num_after=12", "run.goals=[documents]")
     store = Store(tmp_path)
-    context = RunContext(
-        "t/1", tmp_path / "runs/t/1", store, RuntimeConfig(threads=1), TrackingConfig("jsonl")
-    )
+    context = RunContext("t/1", tmp_path / "runs/t/1", store, RuntimeConfig(threads=1))
     (planned,) = make_plan(nodes, store)
     machine.prepare(RuntimeConfig(threads=1))
     begun = store.folder("data", planned.fingerprint) / "checkpoints"

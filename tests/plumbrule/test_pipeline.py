@@ -11,7 +11,7 @@ import pytest
 
 from plumbrule import pipeline
 from plumbrule.artifacts import Store
-from plumbrule.config import RuntimeConfig, TrackingConfig
+from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput
 from plumbrule.graph import Node
 from plumbrule.pipeline import Built, RunContext, execute, make_plan
@@ -20,9 +20,7 @@ SMALL = ["atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]"]
 
 
 def context(store: Store) -> RunContext:
-    return RunContext(
-        "try/1", store.root / "runs" / "try" / "1", store, RuntimeConfig(), TrackingConfig("jsonl")
-    )
+    return RunContext("try/1", store.root / "runs" / "try" / "1", store, RuntimeConfig())
 
 
 def build(store: Store, nodes: list[Node]) -> dict[str, Built]:

@@ -14,7 +14,7 @@ import torch
 
 from plumbrule import cpus, machine, precision
 from plumbrule.artifacts import Store
-from plumbrule.config import PRECISIONS, RuntimeConfig, TrackingConfig
+from plumbrule.config import PRECISIONS, RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline import RunContext, execute, make_plan
 from plumbrule.run import CONF, print_plan
@@ -181,7 +181,7 @@ def test_emulated_bfloat16_runs_after_one_line_with_the_measured_ratio(
     monkeypatch.setattr(machine, "hardware", lambda runtime: rates)
     monkeypatch.setattr(machine, "prepare", lambda runtime: None)
     store = Store(tmp_path)
-    context = RunContext("t/1", tmp_path, store, RuntimeConfig(), TrackingConfig("jsonl"))
+    context = RunContext("t/1", tmp_path, store, RuntimeConfig())
 
     class Began(Exception):
         """The first node is about to be built."""

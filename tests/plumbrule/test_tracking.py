@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.config import TrackingConfig
 from plumbrule.errors import ConfigError
 from plumbrule.progress import Progress, clock
-from plumbrule.tracking import FileTracker, NullTracker, WandbTracker, read_metrics
+from plumbrule.trackers import TRACKERS, About, FilesOnly, StageAbout, TrackingConfig
+from plumbrule.tracking import FileTracker, NullTracker, read_metrics
 from plumbrule.wandb_start import check_wandb, wandb_key_is_set, wandb_mode
 
 KEY = "0123456789" * 4
@@ -49,36 +49,89 @@ def test_numbers_that_json_lacks_are_text(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [{"update": 1, "x": "nan", "y": "inf"}]
 
 
-def test_an_offline_wandb_run_holds_metrics_config_table_and_lineage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # no netrc
-    tracker = WandbTracker(
-        tmp_path,
-        TrackingConfig(),
-        node="ppo",
-        kind="ppo",
-        group="quickstart/1",
-        run_id="abc123",
-        folder=tmp_path / "run",
-        config={"kl": {"coef": 0.05}},
-        inputs={"policy": "sft/f00"},
-    )
-    tracker.log({"objective/kl": 1.25}, 1)
-    tracker.table("samples", ["prompt", "response"], [["hi", "there"]])
-    tracker.lineage({"policy": ("sft", "f00")}, ("ppo", "f11"))
-    tracker.finish({"objective/kl": 1.25})
-    runs = list((tmp_path / "run" / "wandb").glob("offline-run-*abc123/run-abc123.wandb"))
-    assert len(runs) == 1
-    deadline = time.monotonic() + 30.0  # W&B's own process may still be writing
-    while b"sft-f00" not in runs[0].read_bytes() and time.monotonic() < deadline:
+def command(folder: Path, **changes) -> About:
+    config = {"ppo": {"kl": {"coef": 0.05}}}
+    about = About("quickstart-1", "ppo.kl.coef=0.05", "s/1", ["quickstart"], folder, config)
+    return about._replace(**changes)
+
+
+def stage(folder: Path, kind: str = "ppo") -> StageAbout:
+    uses = {"policy": ("sft", "f00")}
+    return StageAbout(kind, kind, "f11", {"kl": {"coef": 0.05}}, uses, folder)
+
+
+def content_of(folder: Path, last: bytes) -> bytes:
+    """Return the bytes of the one W&B run in `folder` once `last` is there: W&B's own process may
+    still be writing.
+    """
+    (run,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 30.0
+    while last not in run.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
-    content = runs[0].read_bytes()
-    for piece in (b"objective/kl", b"1.25", b"quickstart/1", b"samples", b"ppo-f11", b"sft-f00"):
+    return run.read_bytes()
+
+
+def test_a_command_is_one_wandb_run(tmp_path: Path, bare: pytest.MonkeyPatch) -> None:
+    """Config, curves of a built, a resumed and a cached node, lineage, headlines and the report."""
+    run = TRACKERS["wandb"](TrackingConfig(), command(tmp_path / "run"), print)
+    assert run.stage(stage(tmp_path, "data")) is None
+    tracker = FileTracker(tmp_path, run.stage(stage(tmp_path)))
+    for update in (1, 2):
+        tracker.log({"objective/kl": 1.25 * update}, update)
+    resumed = FileTracker(tmp_path, run.stage(stage(tmp_path)))
+    resumed.rewind(1)
+    resumed.table("samples", ["prompt", "response"], [["hi", "there"]])
+    resumed.finish({"objective/kl": 1.25})
+    run.show("sft", [{"update": 3, "sft/train_loss": 0.625, "bad": "nan"}])
+    run.published(stage(tmp_path))
+    report = tmp_path / "report.html"
+    report.write_text("<p>the answer</p>")
+    run.finish({"metrics": {"ppo/gold_gain": 0.75}, "headline": ["ppo/gold_gain"]}, report)
+
+    content = content_of(tmp_path / "run", b"ppo/gold_gain")
+    for piece in (
+        b"ppo.kl.coef=0.05", b"s/1", b"quickstart", b"ppo/objective/kl", b"ppo/update",
+        b"sft/sft/train_loss", b"0.625", b"ppo/samples", b"ppo-f11", b"sft-f00", b"0.75",
+    ):  # fmt: skip
         assert piece in content, piece
+    assert b'"coef"' in content
+    (page,) = (tmp_path / "run").glob("wandb/offline-run-*/files/media/html/report*.html")
+    assert "the answer" in page.read_text()
     assert read_metrics(tmp_path) == [{"update": 1, "objective/kl": 1.25}]
+
+
+def test_nodes_may_have_runs_of_their_own_and_keep_them(
+    tmp_path: Path, bare: pytest.MonkeyPatch
+) -> None:
+    tracking = TrackingConfig(stage_runs=True)
+    for number in range(2):
+        about = command(tmp_path / f"run{number}", id=f"quickstart-{number}")
+        run = TRACKERS["wandb"](tracking, about, print)
+        mirror = run.stage(stage(tmp_path))
+        mirror.log({"objective/kl": 1.25}, 1)
+        mirror.finish({"objective/kl": 1.25}, failed=number == 0)
+        run.finish(None, None, failed=number == 0)
+    names = {path.stem for n in range(2) for path in tmp_path.glob(f"run{n}/wandb/*/run-*.wandb")}
+    (own,) = (name for name in names if "f11" in name)  # both commands wrote to the same
+    assert names == {own, "run-quickstart-0", "run-quickstart-1"}
+
+
+def test_a_plug_in_tracks_in_its_own_way(tmp_path: Path) -> None:
+    told = []
+
+    class Mine(FilesOnly):
+        def finish(self, record, report, failed=False):
+            told.append((record, failed))
+
+    try:
+        TRACKERS.register("mine")(lambda tracking, about, say: Mine())
+        tracker = TRACKERS["mine"](TrackingConfig(name="mine"), command(tmp_path), print)
+        tracker.finish({"metrics": {}}, None)
+        assert told == [({"metrics": {}}, False)]
+    finally:
+        del TRACKERS._options["mine"]
+    with pytest.raises(ConfigError, match=r"tracking\.name \(=mine\) must be one of jsonl, wandb"):
+        TrackingConfig(name="mine")
 
 
 @pytest.mark.parametrize(
@@ -148,22 +201,17 @@ def test_a_key_is_that_of_the_server_in_use(tmp_path: Path, bare: pytest.MonkeyP
 
 
 OFFLINE = """
-import os, sys
+import sys
 from pathlib import Path
-from plumbrule.config import TrackingConfig
-from plumbrule.tracking import WandbTracker
+from plumbrule.trackers import TRACKERS, About, TrackingConfig
 from plumbrule.wandb_start import check_wandb
 out = Path(sys.argv[1])
 check_wandb(TrackingConfig())
 for number in range(2):
-    tracker = WandbTracker(
-        out, TrackingConfig(), node="ppo", kind="ppo", group="g", run_id=f"run{number}",
-        folder=out / "run", config={}, inputs={},
-    )
-    tracker.log({"objective/kl": 1.5}, 1)
-    tracker.table("samples", ["a"], [["b"]])
-    tracker.lineage({}, ("ppo", "f"))
-    tracker.finish({"objective/kl": 1.5})
+    about = About(f"run{number}", "r", "g", [], out / "run", {})
+    run = TRACKERS["wandb"](TrackingConfig(), about, lambda line: print(line, file=sys.stderr))
+    run.show("ppo", [{"update": 1, "objective/kl": 1.5}])
+    run.finish({"metrics": {"objective/kl": 1.5}, "headline": []}, None)
 """
 
 
