@@ -374,7 +374,7 @@ def print_plan(
     if seconds:
         known = [value for value in seconds.values() if value is not None]
         unknown = len(seconds) - len(known)
-        line = f"  to build: {len(seconds)} of {len(plan)} nodes"
+        line = f"to build: {len(seconds)} of {len(plan)} nodes"
         line += f", about {duration(sum(known))}" if known else ""
         line += f" and {unknown} of unknown length" if known and unknown else ""
         out.append(line)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import shlex
@@ -73,11 +74,11 @@ def main(arguments: Sequence[str]) -> int:
     for sub in (ls, show, again, label, merge):
         sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
     doc.add_argument("setting", nargs="?", default="", help="as ppo.kl or ppo.kl.coef")
-    options, rest = parser.parse_known_args(arguments)
-    options.settings = [word for word in rest if "=" in word and not word.startswith("-")]
-    others = [word for word in rest if word not in options.settings]
-    if others or (options.settings and options.verb != "replay"):
-        parser.error(f"unknown arguments: {' '.join(others or rest)}; see plumbrule --help")
+    words, settings = apart(arguments) if arguments[0] == "replay" else (list(arguments), [])
+    options, rest = parser.parse_known_args(words)
+    options.settings = settings
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule --help")
     if options.verb == "doc":
         print(help_page.describe(options.setting, RunConfig))
         return 0
@@ -98,6 +99,16 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _list_runs(store, options.json)
     return 0
+
+
+def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of a replay without its `setting=value` words, and these."""
+    words: list[str] = []
+    settings: list[str] = []
+    for before, word in itertools.pairwise(["", *arguments]):
+        value = before in ("--store", "--reward", "--update")
+        (settings if "=" in word and word[0] != "-" and not value else words).append(word)
+    return words, settings
 
 
 def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:

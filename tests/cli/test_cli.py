@@ -154,9 +154,9 @@ def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
     fresh = store / "fresh"
     assert plumbrule(store, "run.dry=true", f"run.store={fresh}").returncode == 0
     assert not fresh.exists()  # a dry run makes no folder
-    assert re.search(r"ppo +build .* ~\d+ s  \(changed: kl\.coef\)", done.stdout)
+    assert re.search(r"ppo +build .* ~\d+ \w+  \(changed: kl\.coef\)", done.stdout)
     assert re.search(r"eval +build .*\(changed: input policy\)", done.stdout)
-    assert re.search(r"to build: 3 of \d+ nodes, about \d+ s", done.stdout)
+    assert re.search(r"to build: 3 of \d+ nodes, about \d+ \w+", done.stdout)
     assert "Atlas (generated): demonstrations, " in done.stdout
     assert done.stderr == ""
 
