@@ -103,6 +103,9 @@ def make_trainer(
         callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
+    # An older transformers knows no `loss_is_scaled_for_ga`: it would divide by a step's passes
+    # once more, so that the step depended on how its pairs are dealt out.
+    trainer.model_accepts_loss_kwargs = True
     if "ref" in getattr(policy.model, "peft_config", {}):
         policy.model.delete_adapter("ref")  # TRL's copy of ours for log-probs that we have already
     return trainer
