@@ -208,7 +208,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     folder = Path(job.runtime.output_dir)
     for name in ("failure.json", CELL):
         (folder / name).unlink(missing_ok=True)
-    about = Cell(os.environ.get(SWEEP, ""), int(job.num), overrides, cfg.run.objective)
+    about = Cell(os.environ.get(SWEEP, ""), int(job.job.num), overrides, cfg.run.objective)
     cell = SweepCell(about, folder)
     try:
         return run(cfg, overrides, cell)

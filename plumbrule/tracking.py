@@ -115,8 +115,9 @@ class FileTracker:
 
     def send(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Tell the mirror rows that stand in the file already."""
-        for row in rows if self.mirror is not None else ():
-            self.mirror.log({k: v for k, v in row.items() if k != "update"}, row["update"])
+        if self.mirror is not None:
+            for row in rows:
+                self.mirror.log({k: v for k, v in row.items() if k != "update"}, row["update"])
 
     def say(self, text: str) -> None:
         """Print a line on standard error."""
