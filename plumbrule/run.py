@@ -275,11 +275,9 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     tracker.finish(whole, folder / "report.html")
     finish(whole, folder, store)
     if cell is not None:
-        run_name = f"{config.run.name}/{run_id}"
-        write_cell(
-            cell.folder,
-            replace(cell.about, run=run_name, headline=whole["headline"], metrics=whole["metrics"]),
-        )
+        shown = [*whole["headline"], *filter(None, [config.run.objective])]
+        done = replace(cell.about, run=f"{config.run.name}/{run_id}", metrics=whole["metrics"])
+        write_cell(cell.folder, replace(done, headline=list(dict.fromkeys(shown))))
     objective = config.run.objective
     if objective is None:
         return None

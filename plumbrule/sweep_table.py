@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -39,11 +39,6 @@ class Cell:
     headline: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
-
-    @property
-    def name(self) -> str:
-        """The overrides without the seed, as the command line has them."""
-        return " ".join(o for o in self.overrides if not _is_seed(o)) or "(defaults)"
 
     @property
     def seed(self) -> str:
@@ -79,12 +74,21 @@ def find_cells(runs: Path, sweep: str) -> tuple[list[Cell], Path | None]:
     return [cell for _, _, cell in own], own[0][1].parent.parent if own else None
 
 
-def rows_of(cells: Iterable[Cell]) -> list[Row]:
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """Return for each cell the overrides that not all cells have, the seed left out."""
+    shared = set.intersection(*(set(c.overrides) for c in cells)) if len(cells) > 1 else set()
+    return [
+        " ".join(o for o in cell.overrides if o not in shared and not _is_seed(o)) or "(all alike)"
+        for cell in cells
+    ]
+
+
+def rows_of(cells: Sequence[Cell]) -> list[Row]:
     """Return a row for each cell (all its seeds) and headline metric; a failed one has none."""
     groups: dict[str, list[Cell]] = {}
-    for cell in cells:
+    for name, cell in zip(names_of(cells), cells, strict=True):
         if not cell.error:
-            groups.setdefault(cell.name, []).append(cell)
+            groups.setdefault(name, []).append(cell)
     return [
         _row(name, metric, [c.metrics for c in alike if metric in c.metrics])
         for name, alike in groups.items()
@@ -138,7 +142,11 @@ def render(cells: Sequence[Cell]) -> list[str]:
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     ]
-    lines += [f"failed: {c.name} seed={c.seed or 'default'}: {c.error}" for c in cells if c.error]
+    lines += [
+        f"failed: {name} seed={cell.seed or 'default'}: {cell.error}"
+        for name, cell in zip(names_of(cells), cells, strict=True)
+        if cell.error
+    ]
     best = best_of(rows, objective)
     if best is not None:
         row, end = best

@@ -332,3 +332,16 @@ def test_a_waiting_node_is_not_failed_for_its_tracker(
         with pytest.raises(type(error)):
             pipeline.execute(plan, context, lambda line: None)
     assert ends == [False, True]
+
+
+def test_a_sweep_ends_with_its_table(tmp_path):
+    arguments = ("-m", "run.only=prompts", "atlas.num_prompts=20,30", "seed=0,1")
+    done = plumbrule(tmp_path, *arguments, "run.objective=data/rows", "tracking=jsonl")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("runs/quickstart/sweep/*.csv")
+    header, *rows = path.read_text().splitlines()
+    assert header == "cell,metric,mean,low,high,over,n"
+    cells = [row.split(",")[0] for row in rows]
+    assert cells == ["atlas.num_prompts=20", "atlas.num_prompts=30"]
+    assert all(row.endswith("seeds,2") for row in rows)
+    assert "best by data/rows (highest): atlas.num_prompts=30" in done.stdout
