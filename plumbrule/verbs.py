@@ -53,7 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="plumbrule", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    ls, show, again, label, doc = (verbs.add_parser(name, help=VERBS[name]) for name in VERBS)
+    ls, show, again, label, merge, doc = (
+        verbs.add_parser(name, help=VERBS[name]) for name in VERBS
+    )
     ls.add_argument("--artifacts", action="store_true")
     show.add_argument("what", help="a run folder or its id, or an artifact's fingerprint")
     show.add_argument("--verify", action="store_true", help="check every file's sha256")
@@ -65,7 +67,6 @@ def main(arguments: Sequence[str]) -> int:
     label.add_argument("--annotator", help="one plain word; default: the page asks")
     label.add_argument("--host", default="127.0.0.1", help="others than this machine need a token")
     label.add_argument("--port", type=int, default=0, help="0: any that is free")
-    merge = verbs.add_parser("merge", help="write a policy with an adapter as a plain model")
     merge.add_argument("what", help="an artifact's fingerprint, a run, or a model's folder")
     merge.add_argument("--to", required=True, help="a folder that is new or empty")
     merge.add_argument("--node", help="of a run; default: its only one that has an adapter")
