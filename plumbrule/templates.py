@@ -208,7 +208,7 @@ def try_template(template: str, special: tuple[tuple[str, str], ...]) -> None:
             [sys.executable, "-I", "-c", code],
             input=json.dumps(given),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=PATIENCE_SECONDS,
         )
     except subprocess.TimeoutExpired:

@@ -161,7 +161,9 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
         model_kwargs={"use_safetensors": True, "dtype": torch.float32},
     )
     parts = folder / "modules.json"
-    paths = [part["path"] for part in json.loads(parts.read_text())] if parts.is_file() else [""]
+    paths = [""]
+    if parts.is_file():
+        paths = [part["path"] for part in json.loads(parts.read_text(encoding="utf-8"))]
     for path, module in zip(paths, model, strict=False):
         if hasattr(module, "auto_model"):  # the part that transformers reads
             require_whole_encoder(cast(Any, module).auto_model, folder / path)

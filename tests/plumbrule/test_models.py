@@ -300,7 +300,7 @@ def without_pad(folder, **changes):
 
 def test_a_tokenizer_without_pad_token_needs_one_named(tmp_path):
     folder = without_pad(tmp_path / "p")
-    with pytest.raises(ConfigError, match=r"model\.pad_token \(=None\).*model\.pad_token='<\|eos"):
+    with pytest.raises(ConfigError, match=r"model\.pad_token \(=None\).*model\.pad_token=\"<\|eos"):
         load_policy(folder)
     with pytest.raises(ConfigError, match=r"model\.pad_token \(='nope'\) must be a token"):
         load_policy(folder, pad_token="nope")

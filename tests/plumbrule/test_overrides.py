@@ -159,8 +159,8 @@ def test_every_command_of_the_docs_works(default: DictConfig) -> None:
                 words = shlex.split(line.replace("\\\n", " "))
             except ValueError:
                 continue  # prose that begins with the name
-            if words and words[0] in VERBS:
-                continue
+            if words and (words[0] in VERBS or "--config-dir" in words):
+                continue  # a folder of one's own has groups of its own
             for word in words:
                 if "=" in word and not word.startswith("-"):
                     try:

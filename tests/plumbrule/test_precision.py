@@ -18,6 +18,7 @@ from plumbrule.config import PRECISIONS, RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline import RunContext, execute, make_plan
 from plumbrule.run import CONF, print_plan
+from plumbrule.run_config import Composed
 from plumbrule.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,15 +162,15 @@ def test_the_plan_says_it_in_one_line(
 ) -> None:
     with_instructions(monkeypatch)
     config, nodes = composed("sft.precision=auto", "ppo.precision=bfloat16")
-    print_plan(config, make_plan(nodes, Store(tmp_path)))
-    lines = [line for line in capsys.readouterr().err.splitlines() if "precision" in line]
+    print_plan(Composed(config, nodes, [], []), make_plan(nodes, Store(tmp_path)), {}, {})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "precision" in line]
     assert lines == [
         "  precision: float32 (sft, rm), bfloat16 (ppo); auto is float32 here: "
         "this CPU has neither avx512_bf16 nor amx_bf16"
     ]
     config, nodes = composed("run.goals=[documents]")
-    print_plan(config, make_plan(nodes, Store(tmp_path)))
-    assert "precision" not in capsys.readouterr().err
+    print_plan(Composed(config, nodes, [], []), make_plan(nodes, Store(tmp_path)), {}, {})
+    assert "precision" not in capsys.readouterr().out
 
 
 def test_emulated_bfloat16_runs_after_one_line_with_the_measured_ratio(

@@ -40,7 +40,9 @@ def test_texts_and_segments(tmp_path):
     ],
 )
 def test_bad_rows_are_named(tmp_path, row):
-    with pytest.raises(DataError, match=r"records\.jsonl, row 2: a corpus row must be"):
+    with pytest.raises(
+        DataError, match=r"records\.jsonl, row 2: a (corpus row must be|number \(=)"
+    ):
         read(tmp_path, row)
 
 
