@@ -540,7 +540,10 @@ def test_a_stage_that_measures_needs_rows_that_are_held_out(
     given = [
         *("dataset=jsonl", f"dataset.path={pairs}", "dataset.validation_share=0"),
         *(f"run.goals=[{goal}]", "nodes.rm.inputs.preferences=preferences", "model=gpt2"),
-        *(f"nodes.eval_sft.inputs.{slot}=null" for slot in ("questions", "halueval", "bold", "rm")),
+        *(
+            f"nodes.eval_sft.inputs.{slot}=null"
+            for slot in ("questions", "halueval", "bold", "rm", "reward")
+        ),
         *("nodes.eval_sft.inputs.index=null", "nodes.sft.inputs.base=null"),
     ]
     says = rf"dataset.validation_share \(=0\) must be above 0 where node {goal} measures.*"

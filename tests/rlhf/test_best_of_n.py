@@ -19,7 +19,7 @@ from rlhf.best_of_n import best_of, sizes
 from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.method_config import BestOfNConfig, RejectConfig
 from rlhf.reward_config import RewardConfig, RewardTermConfig
-from rlhf.reward_functions import FUNCTIONS
+from rlhf.reward_functions import _DIGESTS, FUNCTIONS
 
 RUNTIME = RuntimeConfig(device="cpu")
 SAMPLING = SamplingConfig(max_new_tokens=6)
@@ -151,6 +151,7 @@ def test_what_a_prompt_says_of_itself_reaches_the_reward(given, tmp_path, monkey
     monkeypatch.setitem(
         FUNCTIONS, "length", lambda episodes: [len(e.prompt.meta["answer"]) for e in episodes]
     )
+    monkeypatch.setitem(_DIGESTS, "length", "of a plug-in")
     for stage, config in ((best_of_n, BestOfNConfig), (rejection, RejectConfig)):
         settings = config(reward=RewardConfig([RewardTermConfig("length")]))
         stage.run(settings, given, RUNTIME, tmp_path, NullTracker())
@@ -169,6 +170,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_chooses_nothing(
     given, tmp_path, monkeypatch, bad
 ):
     monkeypatch.setitem(FUNCTIONS, "length", lambda episodes: [bad for _ in episodes])
+    monkeypatch.setitem(_DIGESTS, "length", "of a plug-in")
     config = BestOfNConfig(reward=RewardConfig([RewardTermConfig("length")]))
     with pytest.raises(TrainingError, match=r"reward term length must be finite"):
         best_of_n.run(config, given, RUNTIME, tmp_path, NullTracker())

@@ -162,7 +162,7 @@ def test_the_kl_is_that_of_the_answers_that_the_policy_samples(given, whole):
         nats = [response_nats(policy.model, prompt, sample.tokens) for policy in (end, start)]
         gaps.append(nats[0] - nats[1])
     assert metrics["dpo/kl"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-4)
-    assert metrics["dpo/kl_low"] < metrics["dpo/kl"] < metrics["dpo/kl_high"]
+    assert "dpo/kl_low" not in metrics  # four held-out prompts are too few for bounds
     assert dpo.answers_to(end, held_out, small(), 8) != said  # those are greedy
 
 

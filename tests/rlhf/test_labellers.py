@@ -21,7 +21,7 @@ from rlhf.config import FeedbackConfig, RMConfig
 from rlhf.labellers import gold_terms, rank
 from rlhf.rankings import count_agreement, ranks_of, upside_down
 from rlhf.reward_config import EnsembleConfig, HTTPConfig, RewardConfig, RewardTermConfig
-from rlhf.reward_functions import FUNCTIONS
+from rlhf.reward_functions import _DIGESTS, FUNCTIONS
 
 RUNTIME = RuntimeConfig(device="cpu")
 SAMPLING = SamplingConfig(max_new_tokens=4, batch_size=8)
@@ -280,6 +280,7 @@ def test_rules_of_text_rank_too_and_read_what_the_prompt_says(given, tmp_path, m
         return [-float(e.response[:1] == e.prompt.meta["answer"][0]) for e in episodes]
 
     monkeypatch.setitem(FUNCTIONS, "unlike", unlike)
+    monkeypatch.setitem(_DIGESTS, "unlike", "of a plug-in")
     reward = RewardConfig([RewardTermConfig("length", -1.0), RewardTermConfig("unlike", 100.0)])
     inputs = {slot: given[slot] for slot in ("policy", "prompts")}
     build(small(labeller="rm", reward=reward), inputs, tmp_path)
@@ -335,6 +336,7 @@ def test_a_reward_model_that_is_wrong_costs_no_sampling(given, tmp_path, monkeyp
 
 def test_a_reward_that_is_not_a_number_is_named(given, tmp_path, monkeypatch):
     monkeypatch.setitem(FUNCTIONS, "length", lambda episodes: [float("nan") for _ in episodes])
+    monkeypatch.setitem(_DIGESTS, "length", "of a plug-in")
     config = small(labeller="rm", reward=RewardConfig([RewardTermConfig("length")]))
     with pytest.raises(TrainingError, match="reward term length must be finite"):
         build(config, given, tmp_path)

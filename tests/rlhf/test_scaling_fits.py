@@ -86,7 +86,7 @@ def test_a_curve_that_falls_behind_its_peak_says_so_and_one_that_does_not_does_n
     assert turning.decline.low > 0
     rising = fit(REINFORCEMENT, [planted(REINFORCEMENT, 2.0, 0.2, noise=0.02)], num_resamples=200)
     assert rising.turns == 0.0
-    assert rising.decline == (0.0, 0.0, 0.0, 40)
+    assert (rising.decline.value, rising.decline.n, rising.decline.is_bounded) == (0.0, 40, False)
     straight = fit(BEST_OF_N, [planted(BEST_OF_N, 2.0, -0.2)], num_resamples=100)
     assert straight.peak.value > 1e12
 
