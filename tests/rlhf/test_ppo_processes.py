@@ -128,8 +128,9 @@ def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
             if name != "terms":
                 pair = getattr(alone, name), getattr(shared, name)
                 assert torch.allclose(*pair, rtol=1e-3, atol=1e-4), name
-    files = [sorted(p.name for p in out.rglob("*") if p.is_file()) for out in outs]
-    assert files[0] == files[1]
+    files = [{str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} for out in outs]
+    # A worker prepares its machine, and so its checkpoints say which it was.
+    assert {Path(name).name for name in files[0] ^ files[1]} <= {"machine.json"}
 
 
 @pytest.fixture(scope="module")
