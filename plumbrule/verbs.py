@@ -14,7 +14,6 @@ import argparse
 import importlib
 import itertools
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.manifests import is_inside
 from plumbrule.precision import resolved
-from plumbrule.run_config import RunConfig
+from plumbrule.run_config import RunConfig, store_root
 from plumbrule.stages import POLICY, STAGES
 
 LABELLING = "labelling.json"
@@ -53,7 +52,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="plumbrule", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    ls, show, again, label, doc = (verbs.add_parser(name, help=VERBS[name]) for name in VERBS)
+    ls, show, again, label, merge, doc = (
+        verbs.add_parser(name, help=VERBS[name]) for name in VERBS
+    )
     ls.add_argument("--artifacts", action="store_true")
     show.add_argument("what", help="a run folder or its id, or an artifact's fingerprint")
     show.add_argument("--verify", action="store_true", help="check every file's sha256")
@@ -65,7 +66,6 @@ def main(arguments: Sequence[str]) -> int:
     label.add_argument("--annotator", help="one plain word; default: the page asks")
     label.add_argument("--host", default="127.0.0.1", help="others than this machine need a token")
     label.add_argument("--port", type=int, default=0, help="0: any that is free")
-    merge = verbs.add_parser("merge", help="write a policy with an adapter as a plain model")
     merge.add_argument("what", help="an artifact's fingerprint, a run, or a model's folder")
     merge.add_argument("--to", required=True, help="a folder that is new or empty")
     merge.add_argument("--node", help="of a run; default: its only one that has an adapter")
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.verb == "doc":
         print(help_page.describe(options.setting, RunConfig))
         return 0
-    store = Store(options.store or default_store())
+    store = Store(store_root(options.store))
     if options.verb == "replay":
         _replay(store, options)
     elif options.verb == "label":
@@ -272,9 +272,10 @@ def labels_of(store: Store, what: str) -> Path:
 def adapter_in(store: Store, what: str, node: str | None) -> Path:
     """Return the folder of the adapter that a folder, an artifact or a run's node is.
 
-    Raises: ArtifactError: `what` names none, or several; one that is no policy, or is whole.
+    Raises: ArtifactError: `what` names none, or several; one that is no policy, is whole, or has
+        changed since it was published.
     """
-    given = Path(what)
+    given, published = Path(what), False
     run = _find_run(store, what)
     if run is not None:
         nodes = run[1].get("nodes", {})
@@ -290,6 +291,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
                 f"--node, one of {', '.join(folders or nodes)}."
             )
         [folder] = folders.values()
+        published = True
     elif given.is_dir():
         folder = given if is_adapter_folder(given) else given / "model"
     else:
@@ -299,12 +301,13 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
                 f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY)}); name one."
             )
         folder = store.folder(manifest.kind, manifest.fingerprint) / "model"
+        published = True
     if not is_adapter_folder(folder):
         raise ArtifactError(
             f"{what!r} must hold an adapter to be merged; {folder} "
             + ("is a whole model already." if folder.is_dir() else "is not there.")
         )
-    return folder
+    return Artifact.at(folder.parent).file("model") if published else folder
 
 
 def _feedback(store: Store, name: str) -> list[Path]:
@@ -337,14 +340,10 @@ def command_awaiting(store: Store, folder: Path) -> str | None:
     awaits = str(folder.relative_to(store.root))
     for _, record in reversed(runs(store)):
         if record.get("awaits") == awaits:
-            where = [] if default_store() == store.root else [f"run.store={store.root}"]
+            usual = Store(store_root(None)).root
+            where = [] if usual == store.root else [f"run.store={store.root}"]
             return shlex.join(["plumbrule", *record["overrides"], *where])
     return None
-
-
-def default_store() -> Path:
-    """Return the store of a command that names none."""
-    return Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve()
 
 
 def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:

@@ -345,3 +345,35 @@ def test_a_sweep_ends_with_its_table(tmp_path):
     assert cells == ["atlas.num_prompts=20", "atlas.num_prompts=30"]
     assert all(row.endswith("seeds,2") for row in rows)
     assert "best by data/rows (highest): atlas.num_prompts=30" in done.stdout
+
+
+def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from plumbrule import verbs
+
+    for verb in verbs.VERBS:
+        with pytest.raises(SystemExit, match="0"):
+            verbs.main([verb, "--help"])
+    assert verbs.main(["ls", "--store", str(tmp_path)]) == 0
+    assert "no runs under" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a fingerprint", "a run"])
+def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
+    from plumbrule import verbs
+    from plumbrule.artifacts import Manifest, Store, write_json
+    from plumbrule.errors import ArtifactError
+
+    store = Store(tmp_path)
+    folder = store.folder("sft", "f" * 16)
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "adapter_config.json").write_text("{}")
+    store.publish(Manifest("sft", "sft", "f" * 16, {}, {}))
+    run = tmp_path / "runs" / "r" / "1"
+    run.mkdir(parents=True)
+    about = {"kind": "sft", "artifact": str(folder.relative_to(store.root))}
+    write_json(run / "run.json", {"state": "done", "nodes": {"sft": about}})
+    what = "f" * 16 if name == "a fingerprint" else "1"
+    assert verbs.adapter_in(store, what, None) == folder / "model"
+    (folder / "model" / "adapter_config.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="has other content"):
+        verbs.adapter_in(store, what, None)
