@@ -74,7 +74,7 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
         given = Given(manifest.fingerprint, str(path.resolve()))
         return name, NodeConfig(manifest.kind, given=given)
     if (path / "config.json").is_file():
-        model = {"name_or_path": str(path.resolve()), "revision": None}
+        model = {"name_or_path": str(path), "revision": None}  # as typed: records hold it
         return f"base/{path.resolve().name}", NodeConfig("base", set={"model": model})
     raise GraphError(
         f"{setting} (={source}) must be an artifact (kind/fingerprint, or a folder with "

@@ -92,7 +92,9 @@ def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
     """
     if (format, role) not in READERS:
         roles = ", ".join(r for f, r in READERS if f == format) or "no role"
-        raise DataError(f"format {format} can't feed role {role}; it feeds {roles}.")
+        raise DataError(
+            f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
+        )
     require_readable(Path(path))
     return READERS[format, role](Path(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.given import Given
 from plumbrule.graph import Node
 from plumbrule.pipeline import RunContext, execute, make_plan
+from plumbrule.run_config import as_json
 
 PRINT = "0123456789abcdef"
 
@@ -213,3 +215,14 @@ def test_a_copy_follows_no_links(composed: Callable, other: Store, mine: Store) 
     with pytest.raises(ArtifactError, match=r"model/config\.json lies behind a link"):
         execute(plan, context, lambda line: None)
     assert not list((mine.root / "artifacts" / "rm").glob("*"))
+
+
+def test_records_name_a_given_artifact_and_not_its_place(
+    composed: Callable, other: Store, mine: Store
+) -> None:
+    where = other.folder("rm", PRINT)
+    config, nodes = composed(f"nodes.ppo.inputs.rm={where}", "run.only=ppo")
+    written = as_json(config)["nodes"]
+    assert written[f"rm/{PRINT}"]["given"] == f"rm/{PRINT}"
+    assert str(where) not in json.dumps(written)
+    assert not any(str(where) in planned.reason for planned in make_plan(nodes, mine))

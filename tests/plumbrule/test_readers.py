@@ -392,7 +392,7 @@ def test_a_folder_without_training_file(tmp_path):
 def test_missing_path_and_missing_reader(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read("jsonl", "prompts", tmp_path / "absent")
-    with pytest.raises(DataError, match="can't feed role questions; it feeds corpus"):
+    with pytest.raises(DataError, match="must have a reader for role questions; it feeds corpus"):
         read("hh_rlhf", "questions", tmp_path)
 
 
