@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.model_files import LFS_POINTER, PICKLES
 from plumbrule.shipped import located
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base"
 """The folder of the base model inside an adapter's folder."""
-LFS_POINTER = b"version https://git-lfs"
 READ_FIELDS = {
     "alpha_pattern",
     "auto_mapping",
@@ -157,9 +157,7 @@ def read_header(path: Path, what: str) -> dict[str, tuple[int, ...]]:
     Raises: ConfigError: no such file; a pickle, a Git LFS pointer or a damaged file in its place.
     """
     if not path.is_file():
-        pickled = sorted(
-            f.name for f in path.parent.glob("*") if f.suffix in (".bin", ".pt", ".pth")
-        )
+        pickled = sorted(f.name for f in path.parent.glob("*") if f.suffix in PICKLES)
         if pickled:
             raise ConfigError(
                 f"{what} must hold {path.name}, but has {pickled[0]}, a pickle that could run "

@@ -12,6 +12,7 @@ read.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,7 +100,7 @@ def with_adapter(policy: Policy, config: AdapterConfig, seed: int, setting: str)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         model = get_peft_model(policy.model, settings)
-    return Policy(cast(PreTrainedModel, model), policy.tokenizer, policy.spec, policy.source)
+    return dataclasses.replace(policy, model=cast(PreTrainedModel, model))
 
 
 def merged(policy: Policy) -> Policy:
@@ -129,7 +130,7 @@ def merged(policy: Policy) -> Policy:
             f"{float((after - before).abs().max()):.3g} in its logits, as where a tied output "
             "layer has an adapter; train it on as it is (adapter.inherited=continue)."
         )
-    return Policy(model, policy.tokenizer, policy.spec, None)
+    return dataclasses.replace(policy, model=model, source=None)
 
 
 def is_same(logits: Tensor, expected: Tensor) -> bool:

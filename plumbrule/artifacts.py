@@ -36,8 +36,7 @@ from plumbrule.manifests import (
     write_manifest,
     write_text,
 )
-
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+from plumbrule.model_files import PICKLES
 
 
 @dataclass(frozen=True)

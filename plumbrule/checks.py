@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from plumbrule.config import require
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.given import Given
 from plumbrule.graph import Node
 from plumbrule.launch import SLURM
+from plumbrule.manifests import read_manifest
 from plumbrule.readers import brings_own_split
 from plumbrule.shipped import shipped_world
 from plumbrule.stages import STAGES
@@ -111,8 +114,10 @@ def check_held_out(config: RunConfig, nodes: list[Node]) -> None:
             if not slot.startswith(HELD_OUT.get(node.kind, ("\0",))):
                 continue
             given = by_name[source]
-            if given.kind == "feedback":  # its rankings are held out as its prompts are
-                given = by_name[given.inputs["prompts"]]
+            if given.kind == "feedback" and not isinstance(given.config, Given):
+                given = by_name[given.inputs["prompts"]]  # its rankings are held out as these are
+            if isinstance(given.config, Given):
+                continue  # its stage counts the rows
             if given.kind == "data" and not _holds_out(given.config.dataset):
                 role = given.config.role
                 require(
@@ -161,7 +166,8 @@ def check_gathered(node: Node, nodes: list[Node]) -> None:
                 "add {name: gold, weight: 0} to reward.terms",
             )
         if given.kind == "best_of_n":
-            labeller = by_name[given.inputs["samples"]].config.labeller
+            samples = by_name[given.inputs["samples"]].config
+            labeller = _labeller(samples)
             require(
                 labeller == "gold",
                 f"nodes.{node.name}.inputs.{slot}",
@@ -169,6 +175,13 @@ def check_gathered(node: Node, nodes: list[Node]) -> None:
                 f"choose among answers whose utility is known, not ranked by {labeller}",
                 "use feedback.labeller=gold",
             )
+
+
+def _labeller(feedback: Any) -> str:
+    """Return who ranks the answers of a feedback node, or ranked those of a given artifact."""
+    if isinstance(feedback, Given):
+        return str(read_manifest(Path(feedback.path)).config.get("labeller"))
+    return str(feedback.labeller)
 
 
 def check_world(config: RunConfig, nodes: list[Node]) -> None:
@@ -268,7 +281,7 @@ def check_reward(node: Node) -> None:
 def check_continued(node: Node, nodes: list[Node]) -> None:
     """Raise ConfigError unless a PPO that goes on trains what the one before it did."""
     before = next((other for other in nodes if other.name == node.inputs["continues"]), None)
-    if before is None:
+    if before is None or isinstance(before.config, Given):
         return
     require(
         node.inputs["policy"] == before.inputs["policy"],
@@ -309,13 +322,25 @@ def check_averaged(node: Node, nodes: list[Node]) -> None:
     if node.config.reward.ensemble.rule != "weights":
         return
     by_name = {other.name: other for other in nodes}
-    starts = {
-        by_name[s].inputs.get("policy", s) for slot, s in node.inputs.items() if slot[:2] == "rm"
-    }
+    models = [by_name[source] for slot, source in node.inputs.items() if slot[:2] == "rm"]
+    starts = {_start(model, by_name) for model in models}
+    planned = {start for start in starts if start in by_name}
     require(
-        len(starts) < 2,
+        len(planned) < 2 and len(starts - planned) < 2,
         "reward.ensemble.rule",
         "weights",
         f"not be used where reward models start from several policies (={sorted(starts)})",
         "use mean, worst or uncertainty, or rm.ensemble_from=head",
     )
+
+
+def _start(model: Node, by_name: Mapping[str, Node]) -> str:
+    """Return the policy that a reward model starts from: its node; a given one's fingerprint.
+
+    Whether a node that is still to be built is the policy of a given model is not known here.
+    """
+    if isinstance(model.config, Given):
+        return read_manifest(Path(model.config.path)).inputs.get("policy", model.config.fingerprint)
+    source = model.inputs.get("policy", model.name)
+    config = by_name[source].config
+    return config.fingerprint if isinstance(config, Given) else source

@@ -92,18 +92,24 @@ class Claim:
 
         Raises: TrainingError: the claim was lost, and that is what interrupted the building.
         """
-        interrupted = isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
+        late: KeyboardInterrupt | None = None
         try:
             with self._ending:
                 self._stop.set()
-        except KeyboardInterrupt:  # sent this moment
-            interrupted = True
+        except KeyboardInterrupt as sent:  # this moment: by the beat, or by the user
+            late = sent
         self._thread.join()
-        if interrupted and self._lost.is_set():
+        stops = (error, late)
+        if self._lost.is_set() and any(
+            isinstance(stop, KeyboardInterrupt) and not isinstance(stop, Terminated)
+            for stop in stops
+        ):
             self.check()
         _remove(self.path, self.owner)  # never another's
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()  # an attempt that was left keeps it
+        if late is not None and not isinstance(error, KeyboardInterrupt):
+            raise late
 
     def check(self) -> None:
         """Raise TrainingError if someone else has taken the claim, or it was removed."""

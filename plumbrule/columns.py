@@ -117,6 +117,11 @@ def _of_turns(row: Mapping[str, Any], turns: tuple[Message, ...]) -> Prompt | De
     if turns and turns[-1].role == "assistant":
         answer = _answer(turns[-1:])
         return Demonstration(row["id"], turns[:-1], answer, _passages(row), _meta(row))
+    if row.get("passages"):
+        raise DataError(
+            "passages must stand beside an answer; this row ends with the user's turn. Take the "
+            "column out, or give the answer."
+        )
     return Prompt(row["id"], turns, _meta(row))
 
 

@@ -267,8 +267,8 @@ class AtlasConfig:
     num_questions: int = 240
     """Held-out evaluation questions, before and after the cut-off and unanswerable alike."""
     num_reading: int = 300
-    """Items per case of the reading exam: read, read new words, remember, remember beside passages
-    and abstain."""
+    """Items per case of the reading-comprehension benchmark: read, read new words, remember,
+    remember beside passages and abstain."""
     num_halueval: int = 60
     """HaluEval-shaped items per task."""
     num_bold: int = 40

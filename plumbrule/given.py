@@ -10,15 +10,15 @@ its content.
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from plumbrule.artifacts import MANIFEST, Manifest, Store, read_manifest, sha256
+from plumbrule.attempts import OWNER
 from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.graph import NodeConfig
+from plumbrule.manifests import MANIFEST, SLOW, Manifest, damage, read_manifest
 from plumbrule.stages import STAGES
 
 
@@ -74,7 +74,7 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
         given = Given(manifest.fingerprint, str(path.resolve()))
         return name, NodeConfig(manifest.kind, given=given)
     if (path / "config.json").is_file():
-        model = {"name_or_path": str(path.resolve()), "revision": None}
+        model = {"name_or_path": str(path), "revision": None}  # as typed: records hold it
         return f"base/{path.resolve().name}", NodeConfig("base", set={"model": model})
     raise GraphError(
         f"{setting} (={source}) must be an artifact (kind/fingerprint, or a folder with "
@@ -82,45 +82,48 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
     )
 
 
-def copy_into(store: Store, kind: str, given: Given) -> Manifest:
-    """Return the manifest of a given artifact after copying it into the store, if it is not there.
-
-    Raises: ArtifactError: a file is missing or is not what the manifest says. ConfigError: the
-    folder is gone.
-    """
-    manifest = store.manifest(kind, given.fingerprint)
-    if manifest is not None:
-        return manifest
-    source, target = Path(given.path), store.folder(kind, given.fingerprint)
-    if not (source / MANIFEST).is_file():
-        raise ConfigError(f"artifact (={source}) must still be there; run the same command again.")
-    manifest = read_manifest(source)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+def read_given(given: Given) -> Manifest:
+    """Return the manifest of a given artifact. Raises: ConfigError: its folder is gone."""
     try:
-        for name, about in manifest.files.items():
-            inside = Path(name)
-            if inside.is_absolute() or ".." in inside.parts:
-                raise ArtifactError(
-                    f"{source} is damaged: its manifest names {name}, outside of it."
-                )
-            if not (source / name).is_file():
-                raise ArtifactError(f"{source} is damaged: {name} is missing; copy it again.")
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, partial / name)
-            if sha256(partial / name) != about["sha256"]:
-                raise ArtifactError(
-                    f"{source} is damaged: the content of {name} is not that of its manifest; "
-                    "copy it again from where it was made."
-                )
-        shutil.copyfile(source / MANIFEST, partial / MANIFEST)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not (target / MANIFEST).is_file():
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    published = store.manifest(kind, given.fingerprint)
-    assert published is not None
-    return published
+        return read_manifest(Path(given.path))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"artifact (={given.path}) must still be there; run the same command again."
+        ) from None
+
+
+def require_whole(given: Given) -> None:
+    """Raise ArtifactError unless each file of a given artifact is what its manifest says."""
+    source = Path(given.path)
+    for name, about in read_given(given).files.items():
+        above = [source / part for part in Path(name).parents]
+        linked = any(folder.is_symlink() for folder in above if folder != source)
+        found = "lies behind a link" if linked else damage(source / name, about, SLOW)
+        if found:
+            raise _damaged(source, name, found)
+
+
+def copy_files(given: Given, attempt: Path) -> Manifest:
+    """Copy the files of a given artifact into an attempt and return its manifest.
+
+    What earlier attempts have left there goes: nothing of it belongs to the artifact.
+    Raises: ArtifactError: a file is not what the manifest says. ConfigError: the folder is gone.
+    """
+    source, manifest = Path(given.path), read_given(given)
+    for left in attempt.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != OWNER:
+            left.unlink()
+    for name, about in manifest.files.items():
+        (attempt / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, attempt / name, follow_symlinks=False)
+        if found := damage(attempt / name, about, SLOW):
+            raise _damaged(source, name, found)
+    return manifest
+
+
+def _damaged(source: Path, name: str, how: str) -> ArtifactError:
+    return ArtifactError(
+        f"{source} is damaged: {name} {how}; copy it again from where it was made."
+    )

@@ -62,8 +62,13 @@ def changed_versions(then: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Return the project's commit and whether its tree differs from it; empty outside git."""
+    """Return the project's commit and whether its tree differs from it; empty outside git.
+
+    Also empty where the package is installed inside a repository of the user's, which does not
+    track it.
+    """
     try:
+        _git("ls-files", "--error-unmatch", "plumbrule/machine.py")
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):

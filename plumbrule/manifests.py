@@ -79,7 +79,8 @@ def signed(about: Mapping[str, Any]) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of the artifact in `folder`, which is `.../<kind>/<fingerprint>`.
 
-    Raises: FileNotFoundError: there is none. ArtifactError: it is damaged, or another artifact's.
+    Raises: FileNotFoundError: there is none. PermissionError: this user may not read it.
+        ArtifactError: it is damaged, or another artifact's.
     """
     path = folder / MANIFEST
     text = ""
@@ -96,7 +97,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("its digest is missing")
         # a later version may write more
         manifest = Manifest(**{k: v for k, v in found.items() if k in known})
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(
@@ -162,9 +163,12 @@ def damage(path: Path, about: Mapping[str, Any], content: str | None = FAST) -> 
     """Return how a file differs from what its manifest says, as `has 4 bytes ...`; "" if it agrees.
 
     content: the digest to check where it was not checked before; None: only kind and size.
+    Raises: PermissionError: this user may not read it, which says nothing of its content.
     """
     try:
         found = os.lstat(path)
+    except PermissionError:
+        raise
     except OSError:
         return "is missing"
     if not stat.S_ISREG(found.st_mode):
@@ -179,6 +183,8 @@ def damage(path: Path, about: Mapping[str, Any], content: str | None = FAST) -> 
     try:
         if digests(path, name)[name] != about[name]:
             return "has other content than what was published"
+    except PermissionError:
+        raise
     except OSError as error:
         return f"can't be read ({error.strerror})"
     _remember(found, about[name])

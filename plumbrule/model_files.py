@@ -11,7 +11,10 @@ from pathlib import Path
 
 from plumbrule.errors import ConfigError
 
-POINTER = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
+"""How the text begins that stands in the place of a file which Git LFS holds."""
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+"""Endings of formats that can run code when they are read."""
 
 
 def require_undamaged(path: str | Path, setting: str) -> None:
@@ -28,8 +31,8 @@ def damage(folder: Path) -> str | None:
     ):
         name = path.relative_to(folder)
         with open(path, "rb") as file:
-            begins = file.read(len(POINTER))
-        if begins == POINTER:
+            begins = file.read(len(LFS_POINTER))
+        if begins == LFS_POINTER:
             return f"{name} is a Git LFS pointer and not the file: run `git lfs pull` there"
         reason = _safetensors_damage(path) if path.suffix == ".safetensors" else None
         if reason is not None:

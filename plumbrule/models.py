@@ -47,6 +47,7 @@ from plumbrule.chat import (
 from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.loading import load_whole
+from plumbrule.model_files import PICKLES
 from plumbrule.model_probe import choose_passes
 from plumbrule.policies import POLICY_FILE, Policy, PolicySpec, fits, select_passages
 from plumbrule.scoring import causal_lm
@@ -203,9 +204,7 @@ def _response_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
 def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
     folder = Path(path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickled = sorted(
-            f.name for pattern in ("*.bin", "*.pt", "*.pth") for f in folder.glob(pattern)
-        )
+        pickled = sorted(f.name for f in folder.glob("*") if f.suffix in PICKLES)
         if pickled:
             raise ConfigError(
                 f"model.name_or_path (={path}) must hold safetensors, but has {pickled[0]}, a "

@@ -24,7 +24,14 @@ from plumbrule import attempts, claims, machine, precision
 from plumbrule.artifacts import Artifact, Manifest, Store
 from plumbrule.checkpoints import newest
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, TrainingError
+from plumbrule.errors import (
+    ArtifactError,
+    ConfigError,
+    NeedsInput,
+    PlumbruleError,
+    Terminated,
+    TrainingError,
+)
 from plumbrule.fingerprint import (
     changed_settings,
     code_hashes,
@@ -33,7 +40,7 @@ from plumbrule.fingerprint import (
     forget,
     hashed_config,
 )
-from plumbrule.given import Given, copy_into
+from plumbrule.given import Given, copy_files, read_given, require_whole
 from plumbrule.graph import Node
 from plumbrule.launch import run_in_processes
 from plumbrule.stages import SECTION, STAGES
@@ -66,7 +73,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Built:
-    """What a node came to."""
+    """A node's published artifact, and how this command got it."""
 
     planned: Planned
     manifest: Manifest
@@ -95,7 +102,7 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
     known = store.manifests()
     for node in nodes:
         if isinstance(node.config, Given):
-            planned[node.name] = _plan_given(node, store)
+            planned[node.name] = _plan_given(node, store, strict)
             continue
         inputs = {
             slot: (planned[source].node.kind, planned[source].fingerprint)
@@ -113,13 +120,7 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         changed: dict[str, tuple[str, str]] = {}
         if manifest is not None:
             state, reason = "cached", ""
-            changed = machine.changed_versions(manifest.versions)
-            if changed and strict:
-                name, (then, now) = next(iter(changed.items()))
-                raise ArtifactError(
-                    f"{node.name} ({fingerprint}) was made with {name} {then}, here is {now}, and "
-                    "run.versions is strict; install that version, or pass run.versions=show."
-                )
+            changed = _changed_versions(node, manifest, strict)
         else:
             begun = attempts.begun(store.folder(node.kind, fingerprint))
             state = "build" if begun is None else "resume"
@@ -132,12 +133,28 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
     return list(planned.values())
 
 
-def _plan_given(node: Node, store: Store) -> Planned:
+def _plan_given(node: Node, store: Store, strict: bool) -> Planned:
     """Return the plan of a node that stands for an artifact which is there."""
     given = node.config
-    there = store.manifest(node.kind, given.fingerprint) is not None
-    state, reason = ("cached", "") if there else ("copy", f"from {given.path}")
-    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, {})
+    manifest = store.manifest(node.kind, given.fingerprint)
+    state, reason = ("copy", "from another store") if manifest is None else ("cached", "")
+    changed = _changed_versions(node, manifest or read_given(given), strict)
+    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, changed)
+
+
+def _changed_versions(node: Node, manifest: Manifest, strict: bool) -> dict[str, tuple[str, str]]:
+    """Return the libraries whose versions differ from those that made a node's artifact.
+
+    Raises: ArtifactError: one does, and strict.
+    """
+    changed = machine.changed_versions(manifest.versions)
+    if changed and strict:
+        name, (then, now) = next(iter(changed.items()))
+        raise ArtifactError(
+            f"{node.name} ({manifest.fingerprint}) was made with {name} {then}, here is {now}, and "
+            "run.versions is strict; install that version, or pass run.versions=show."
+        )
+    return changed
 
 
 def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -208,24 +225,19 @@ def _plain(value: Any) -> Any:
 def execute(
     plan: list[Planned], context: RunContext, say: Callable[[str], None]
 ) -> dict[str, Built]:
-    """Resolve or build each node of the plan in order and return what each came to.
+    """Resolve or build each node of the plan in order and return the artifact of each.
 
     Raises: whatever a stage raises; what was published before stands.
     """
     _say_what_is_emulated(plan, context.runtime, say)
     built: dict[str, Built] = {}
     for number, planned in enumerate(plan, 1):
-        node, config = planned.node, planned.node.config
+        node = planned.node
 
         def numbered(line: str, place: str = f"(node {number} of {len(plan)})") -> None:
             say(f"{line} {place}")
 
-        if isinstance(config, Given):
-            manifest = copy_into(context.store, node.kind, config)
-            folder = context.store.folder(node.kind, planned.fingerprint)
-            built[node.name] = Built(planned, manifest, folder, "cached")
-        else:
-            built[node.name] = _resolve(planned, context, built, numbered)
+        built[node.name] = _resolve(planned, context, built, numbered)
         if built[node.name].state in ("cached", "shared"):
             _show_curves(built[node.name], context.tracker)
     return built
@@ -233,8 +245,8 @@ def execute(
 
 def _show_curves(built: Built, tracker: RunTracker) -> None:
     """Tell the command's tracker what a node logged that was not built here."""
-    artifact = _artifact(built)
-    if tracker.run_id is not None and artifact.has("metrics.jsonl"):
+    artifact = artifact_of(built)
+    if not isinstance(tracker, FilesOnly) and artifact.has("metrics.jsonl"):
         rows = read_metrics(artifact.file("metrics.jsonl").parent)
         tracker.show(built.planned.node.name, rows)
 
@@ -277,9 +289,14 @@ def _resolve(
             waiting = True
         time.sleep(WAIT_SECONDS)
     with claim:
+        if isinstance(planned.node.config, Given):
+            require_whole(planned.node.config)
         try:
             attempt = attempts.begin(folder, claim)
         except OSError as error:
+            manifest = context.store.manifest(kind, planned.fingerprint)
+            if manifest is not None:  # another has published, and tidied up
+                return Built(planned, manifest, folder, "shared")
             claim.check()
             raise_if_disk_is_full(context.store.root, error)
             raise
@@ -288,6 +305,10 @@ def _resolve(
         if manifest is not None:
             attempts.clear(claim)
             return Built(planned, manifest, folder, "shared")
+        if isinstance(planned.node.config, Given):
+            manifest = _copy(planned.node.config, context.store, attempt, claim)
+            attempts.clear(claim)
+            return Built(planned, manifest, folder, "cached")
         begun = newest(attempt / "checkpoints")
         resumed = begun is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
@@ -302,6 +323,17 @@ def _resolve(
     return Built(planned, manifest, folder, "resumed" if resumed else "built")
 
 
+def _copy(given: Given, store: Store, attempt: Path, claim: claims.Claim) -> Manifest:
+    """Copy an artifact of another store into `attempt` and publish it."""
+    try:
+        manifest = copy_files(given, attempt)
+        return store.publish(manifest, attempt, before_it_counts=claim.check)
+    except OSError as error:
+        claim.check()
+        raise_if_disk_is_full(store.root, error)
+        raise
+
+
 def _build(
     planned: Planned,
     context: RunContext,
@@ -312,7 +344,7 @@ def _build(
     """Run a node's stage in `folder`, an attempt, and publish what it leaves there."""
     node, began = planned.node, time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    inputs = {slot: _artifact(built[source]) for slot, source in node.inputs.items()}
+    inputs = {slot: artifact_of(built[source]) for slot, source in node.inputs.items()}
     about = StageAbout(
         node.name,
         node.kind,
@@ -324,46 +356,50 @@ def _build(
     tracker: FileTracker | None = None
     try:
         tracker = _tracker(about, context)
+        machine.prepare(context.runtime)
+        run = stage_function(node.kind)
+        _require_unchanged_code(planned)
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = run_in_processes(node, inputs, context.runtime, folder)
+            _require_unchanged_code(planned)  # its workers have read it later than this process
             tracker.send(read_metrics(folder))
         else:
-            machine.prepare(context.runtime)
-            run = stage_function(node.kind)
-            _require_unchanged_code(planned)
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
+        claim.check()
+        headline = {name: float(value) for name, value in metrics.items()}
+        manifest = context.store.publish(
+            Manifest(
+                node=node.name,
+                kind=node.kind,
+                fingerprint=planned.fingerprint,
+                config=_plain(planned.config),
+                inputs={slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()},
+                metrics=headline,
+                code=planned.code,
+                seed=getattr(node.config, "seed", None),
+                git=machine.git_state(),
+                versions=machine.versions(),
+                runtime=asdict(context.runtime),
+                hardware=machine.hardware(context.runtime),
+                wall_seconds=round(time.monotonic() - began, 2),
+                wandb_run_id=context.tracker.run_id,
+                started=started,
+                built_by=str(claim.owner),
+            ),
+            folder,
+            before_it_counts=claim.check,
+        )
     except BaseException as error:
         if tracker is not None:
             tracker.finish({}, failed=not isinstance(error, NeedsInput))
-        claim.check()
-        raise_if_disk_is_full(context.store.root, error)
+        if not isinstance(error, Terminated):
+            claim.check()
+        if not isinstance(error, KeyboardInterrupt | NeedsInput | PlumbruleError):
+            raise_if_disk_is_full(context.store.root, error)
         raise
-    claim.check()
-    headline = {name: float(value) for name, value in metrics.items()}
     context.tracker.published(about)
     tracker.finish(headline)
-    return context.store.publish(
-        Manifest(
-            node=node.name,
-            kind=node.kind,
-            fingerprint=planned.fingerprint,
-            config=_plain(planned.config),
-            inputs={slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()},
-            metrics=headline,
-            code=planned.code,
-            seed=getattr(node.config, "seed", None),
-            git=machine.git_state(),
-            versions=machine.versions(),
-            runtime=asdict(context.runtime),
-            hardware=machine.hardware(context.runtime),
-            wall_seconds=round(time.monotonic() - began, 2),
-            wandb_run_id=context.tracker.run_id,
-            started=started,
-            built_by=str(claim.owner),
-        ),
-        folder,
-        before_it_counts=claim.check,
-    )
+    return manifest
 
 
 def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
@@ -388,12 +424,7 @@ def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
 
 
 def artifact_of(built: Built) -> Artifact:
-    """Return a built node as a stage, or whoever asks for it, sees it."""
-    return _artifact(built)
-
-
-def _artifact(built: Built) -> Artifact:
-    """Return a built node as the next stage sees it."""
+    """Return a built node as the next stage, or whoever asks for it, sees it."""
     planned = built.planned
     return Artifact(
         path=built.folder,

@@ -1,8 +1,9 @@
 """What a plan tells beside its nodes: rows of the data that it reads, and how long nodes may take.
 
 Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty
-split or prompts that are all too long stop the command before anything is trained. A plan that is
-all cached reads nothing. No torch here: lengths are counted by the tokenizer alone.
+split or prompts that are all too long stop the command before anything is trained. Of a plan that
+is all cached only the first rows of each source are read, to know which nodes it can fill
+(`sources.py`). No torch here: lengths are counted by the tokenizer alone.
 """
 
 from __future__ import annotations

@@ -52,13 +52,16 @@ class PolicySpec:
     def read(cls, path: Path) -> PolicySpec:
         """Return the spec in the file `path`.
 
-        Raises: ArtifactError: the file is not JSON, or a field is unknown or missing.
+        Raises: ArtifactError: the file is not JSON, a field is unknown or missing, or no token ends
+            a response.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["stop_token_ids"] = tuple(values["stop_token_ids"])
+            if not values["stop_token_ids"]:
+                raise ValueError("stop_token_ids is empty")
             return cls(**values)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArtifactError(f"{path} must be a policy.json ({error}); save it again.") from None
 
     def write(self, path: Path) -> None:

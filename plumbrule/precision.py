@@ -5,24 +5,23 @@ several times as long as in float32. `auto` is resolved while a run is planned, 
 became is hashed, recorded and shown, and a stage meets float32 or bfloat16 only.
 
 Native is: a CPU with avx512_bf16 or amx_bf16; an NVIDIA GPU of compute capability 8.0 or higher.
-The capability is asked of `nvidia-smi` (for the GPUs in CUDA_VISIBLE_DEVICES; of several, the
-lowest counts), and whether torch can use a GPU at all is read from its version file. What is not
-known to be native counts as emulated: float32 is right everywhere.
+Whether there is a GPU that torch can use is known to `accelerators.py`; `nvidia-smi` is asked for
+the capability alone (of the GPUs in CUDA_VISIBLE_DEVICES; of several, the lowest counts). What is
+not known to be native counts as emulated: float32 is right everywhere.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule import cpus
+from plumbrule.accelerators import num_accelerators
 
 AUTO = "auto"
 NATIVE_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
@@ -61,21 +60,7 @@ def planned_device(device: str) -> str:
     """Return cpu or cuda: what a stage will resolve `runtime.device` to."""
     if device != AUTO:
         return device.partition(":")[0]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return "cuda" if torch_has_cuda() and cuda_capability(visible) is not None else "cpu"
-
-
-@lru_cache(maxsize=1)
-def torch_has_cuda() -> bool:
-    """Return whether the installed torch is a CUDA build, without importing it."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return False
-    try:
-        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return re.search(r"""^cuda\b[^=\n]*=\s*['"]\d""", text, re.MULTILINE) is not None
+    return "cuda" if num_accelerators() > 0 else "cpu"
 
 
 @lru_cache(maxsize=8)

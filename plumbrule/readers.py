@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from plumbrule.annotators import item_of
 from plumbrule.columns import parse_row
-from plumbrule.errors import DataError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.fingerprint import plugin_digest
 from plumbrule.records import (
     BenchmarkItem,
@@ -59,12 +59,25 @@ Reader = Callable[[Path], Iterator[Row]]
 READERS: dict[tuple[str, str], Reader] = {}
 """(format, role) -> reader."""
 _DIGESTS: dict[tuple[str, str], str] = {}
+_FILES: dict[tuple[str, str], Path] = {}
+"""(format, role) -> the file that registered its reader."""
 
 
 def register(format: str, role: str, reader: Reader) -> None:
-    """Make `reader` the one that reads data of `format` for `role`."""
-    READERS[format, role] = reader
-    _DIGESTS[format, role] = plugin_digest(sys._getframe(1).f_globals["__file__"])
+    """Make `reader` the one that reads data of `format` for `role`.
+
+    Raises: ConfigError: another file registered one for them.
+    """
+    file = Path(sys._getframe(1).f_globals["__file__"])
+    known = _FILES.get((format, role), file)
+    if known != file:
+        holder = "Plumbrule" if known == Path(__file__) else known.name
+        raise ConfigError(
+            f"dataset.format (={format}, for role {role}) must be registered once; {holder} "
+            f"and {file.name} both do. Rename one."
+        )
+    READERS[format, role], _FILES[format, role] = reader, file
+    _DIGESTS[format, role] = plugin_digest(str(file))
 
 
 def source_digest(format: str) -> str:
@@ -79,7 +92,9 @@ def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
     """
     if (format, role) not in READERS:
         roles = ", ".join(r for f, r in READERS if f == format) or "no role"
-        raise DataError(f"format {format} can't feed role {role}; it feeds {roles}.")
+        raise DataError(
+            f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
+        )
     require_readable(Path(path))
     return READERS[format, role](Path(path))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plumbrule.errors import DataError, listed
+from plumbrule.model_files import LFS_POINTER
 from plumbrule.source_files import require_readable
 from plumbrule.strict_json import parse_json
 
@@ -233,7 +234,8 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
     unknown = set(row) - set(fields)
     if unknown:
         raise DataError(
-            f"unknown field(s) {listed(sorted(unknown))}; a {kind.__name__} has {list(fields)}."
+            f"field(s) {listed(sorted(unknown))} must be known to a {kind.__name__}, which has "
+            f"{', '.join(fields)}; take the others out, or rename them."
         )
     values = {name: _typed(name, value) for name, value in row.items()}
     if kind is Preference and "meta" in row:
@@ -248,7 +250,9 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
             and f.default is dataclasses.MISSING
             and f.default_factory is dataclasses.MISSING
         ]
-        raise DataError(f"a {kind.__name__} needs field(s) {missing}.") from error
+        raise DataError(
+            f"field(s) {', '.join(missing)} must be in a {kind.__name__}; add what is missing."
+        ) from error
 
 
 _TEXTS = ("id", "response", "text", "title", "task", "group", "annotator")
@@ -326,7 +330,7 @@ def as_object(text: str, path: Path | str, row: int) -> dict[str, Any]:
 
 
 def _hint(text: str) -> str:
-    if text.startswith("version https://git-lfs"):
+    if text.startswith(LFS_POINTER.decode()):
         return "; this is a Git LFS pointer and not the data: fetch it with git lfs pull"
     if text.strip() in ("{", "["):
         return "; JSON Lines hold one whole object a line"

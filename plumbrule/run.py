@@ -20,10 +20,11 @@ import re
 import signal
 import stat
 import sys
+import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +59,15 @@ from plumbrule.setting_names import hint, settings_of
 from plumbrule.sources import describe_sources, model_words
 from plumbrule.stages import STAGES
 from plumbrule.surroundings import settle
-from plumbrule.sweep_table import CELL, Cell, find_cells, render, write_cell, write_csv
+from plumbrule.sweep_table import (
+    CELL,
+    Cell,
+    find_cells,
+    read_cell,
+    render,
+    write_cell,
+    write_csv,
+)
 from plumbrule.trackers import TRACKERS, About, FilesOnly, RunTracker
 from plumbrule.wandb_start import check_wandb
 
@@ -69,8 +78,9 @@ CONF = (
 MULTIRUN = ("-m", "--multirun")
 SWEEP = "PLUMBRULE_SWEEP"
 """Names the sweep that a cell belongs to, also where a launcher runs cells in other processes."""
-FAILED: list[str] = []
-"""Cells of this process's sweep that failed."""
+SWEEP_FOLDERS = "PLUMBRULE_SWEEP_FOLDERS"
+"""Names a folder in which every cell, whatever its process, notes where the sweep's folder lies."""
+FAILURE = "failure.json"
 
 
 def register() -> None:
@@ -92,7 +102,7 @@ def cell_name(overrides: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line of the run's own story to standard error, where progress goes too."""
+    """Print a line about the run to standard error, where progress goes too."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -109,15 +119,14 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     words = model_words(sys.argv[1:], [path.stem for path in (CONF / "model").glob("*.yaml")])
     sys.argv[1:] = sorted(words, key=lambda word: word not in MULTIRUN)  # Hydra wants it first
-    sweep = new_run_id() if set(sys.argv[1:]) & set(MULTIRUN) else None
-    if sweep is not None:
-        os.environ[SWEEP] = sweep
-    code = _guarded(_hydra_main)
-    if sweep is not None:
-        end_sweep(sweep, sys.argv[1:])
-    if FAILED:
-        say(f"{len(FAILED)} cell(s) failed: {', '.join(FAILED)}")
-    sys.exit(code or int(bool(FAILED)))
+    if not set(sys.argv[1:]) & set(MULTIRUN):
+        sys.exit(_guarded(_hydra_main))
+    sweep = os.environ[SWEEP] = new_run_id()
+    with tempfile.TemporaryDirectory(prefix="plumbrule-sweep-") as noted:
+        os.environ[SWEEP_FOLDERS] = noted
+        code = _guarded(_hydra_main)
+        ended = _guarded(lambda: end_sweep(sweep, Path(noted)))
+    sys.exit(code or ended)
 
 
 def _terminate(number: int, frame: Any) -> None:
@@ -206,20 +215,25 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     if job.mode != RunMode.MULTIRUN:
         sys.exit(_guarded(lambda: run(cfg, overrides)))
     folder = Path(job.runtime.output_dir)
-    for name in ("failure.json", CELL):
-        (folder / name).unlink(missing_ok=True)
     about = Cell(os.environ.get(SWEEP, ""), int(job.job.num), overrides, cfg.run.objective)
-    cell = SweepCell(about, folder)
+    if not cfg.run.dry:
+        for name in (FAILURE, CELL):
+            (folder / name).unlink(missing_ok=True)
+    note_folder(folder.parent)
     try:
-        return run(cfg, overrides, cell)
+        return run(cfg, overrides, SweepCell(about, folder))
+    except NeedsInput as wanted:
+        say(f"cell {' '.join(overrides)}: {wanted}")
+        write_cell(folder, replace(about, awaits=wanted.what))
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         say(f"cell {' '.join(overrides)} failed: {error}")
-        write_cell(folder, replace(cell.about, error=str(error)))
-        FAILED.append(folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
+        written = read_cell(
+            folder / CELL, about.sweep
+        )  # of a run that ended, without its objective
+        write_cell(folder, replace(written or about, error=str(error)))
         failure = {"overrides": overrides, "error": str(error), "trace": traceback.format_exc()}
-        write_json(folder / "failure.json", failure)
-        return float("nan")
+        write_json(folder / FAILURE, failure)
+    return float("nan")
 
 
 class SweepCell(NamedTuple):
@@ -243,7 +257,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     plan = make_plan(composed.nodes, store, strict=config.run.versions == "strict")
     rows = preview_data(config, plan)
     print_plan(composed, plan, rows, expected_seconds(plan, store))
-    require_ready(config, plan)
+    require_ready(config, plan, cell is not None)
     if config.run.dry:
         return None
     run_id = new_run_id()
@@ -252,28 +266,25 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     write_json(
         folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}
     )
-    tracker = start_tracker(config, overrides, plan, folder, cell)
-    context = RunContext(f"{config.run.name}/{run_id}", folder, store, config.runtime, tracker)
+    tracker: RunTracker | None = None
     try:
+        tracker = start_tracker(config, overrides, plan, folder, cell)
+        context = RunContext(f"{config.run.name}/{run_id}", folder, store, config.runtime, tracker)
         built = execute(plan, context, say)
+        seconds = time.monotonic() - began
+        whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
+        record.write_reports(whole, built, folder)
+        write_json(folder / "run.json", whole)
     except BaseException as error:
-        tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
-        ended = {"state": "failed", "error": str(error)}
-        if isinstance(error, KeyboardInterrupt):
-            ended["error"] = f"stopped by {describe_stop(error)}"
-        if isinstance(error, NeedsInput):
-            ended = {"state": "waiting", "error": error.what.replace(str(store.root), "<store>")}
-            if error.path.is_relative_to(store.root):
-                ended["awaits"] = str(error.path.relative_to(store.root))
         opening = record.opening(config, overrides, run_id)
-        write_json(folder / "run.json", {**opening, **ended})
+        try:
+            write_json(folder / "run.json", {**opening, **describe_end(error, store)})
+        finally:
+            if tracker is not None:
+                tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
         raise
-    seconds = time.monotonic() - began
-    whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
-    record.write_reports(whole, built, folder)
-    write_json(folder / "run.json", whole)
     tracker.finish(whole, folder / "report.html")
-    finish(whole, folder, store)
+    finish(whole, folder)
     if cell is not None:
         shown = [*whole["headline"], *filter(None, [config.run.objective])]
         done = replace(cell.about, run=f"{config.run.name}/{run_id}", metrics=whole["metrics"])
@@ -283,21 +294,55 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
         return None
     if objective not in whole["metrics"]:
         known = ", ".join(sorted(whole["metrics"]))
-        raise DataError(f"run.objective (={objective}) must be a metric of this run: {known}.")
+        raise DataError(
+            f"run.objective (={objective}) must be a metric of this run: {known}; choose one of "
+            "them."
+        )
     return float(whole["metrics"][objective])
 
 
-def end_sweep(sweep: str, words: Sequence[str]) -> None:
-    """Print a sweep's table and write all of it as CSV beside its cells."""
-    given = next((word.partition("=")[2] for word in words if word.startswith("run.store=")), None)
-    root = Path(store_root(given.strip("'\"") if given else None))
-    cells, folder = find_cells(root / "runs", sweep)
+def describe_end(error: BaseException, store: Store) -> dict[str, str]:
+    """Return what `run.json` says of a run that `error` ended."""
+    if isinstance(error, NeedsInput):
+        ended = {"state": "waiting", "error": error.what.replace(str(store.root), "<store>")}
+        if error.path.is_relative_to(store.root):
+            ended["awaits"] = str(error.path.relative_to(store.root))
+        return ended
+    stopped = isinstance(error, KeyboardInterrupt)
+    return {
+        "state": "failed",
+        "error": f"stopped by {describe_stop(error)}" if stopped else str(error),
+    }
+
+
+def note_folder(folder: Path) -> None:
+    """Tell the command that started the sweep where this cell's sweep lies."""
+    noted = os.environ.get(SWEEP_FOLDERS)
+    if noted is not None:
+        path = Path(noted) / digest(str(folder))[:16]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(folder.resolve()), encoding="utf-8")
+
+
+def end_sweep(sweep: str, noted: Path) -> None:
+    """Print a sweep's table and write all of it as CSV beside its cells.
+
+    Raises: TrainingError: a cell failed. NeedsInput: none did, and one waits for a person.
+    """
+    folders = [Path(path.read_text(encoding="utf-8")) for path in sorted(noted.iterdir())]
+    cells, folder = find_cells(folders, sweep)
     if folder is None:
         return  # dry, or refused before its first cell
     print("\n".join(render(cells)))
     path = folder / f"{sweep}.csv"
     write_csv(path, cells)
     say(f"all metrics of the sweep: {path}")
+    failed = [" ".join(cell.overrides) for cell in cells if cell.error]
+    if failed:
+        raise TrainingError(f"{len(failed)} cell(s) failed: {'; '.join(failed)}")
+    waiting = [cell.awaits for cell in cells if cell.awaits]
+    if waiting:
+        raise NeedsInput(folder, waiting[0])
 
 
 def start_tracker(
@@ -310,7 +355,7 @@ def start_tracker(
     """Return the command's tracker; one of a command that builds nothing mirrors nothing, but for
     the cells of a sweep, which stand beside one another.
     """
-    if cell is None and all(planned.state == "cached" for planned in plan):
+    if cell is None and not builds(plan):
         return FilesOnly()
     said = [o for o in overrides if not o.lstrip("+").startswith(("run.", "tracking"))]
     words = [o.partition("=")[2] for o in said if o.startswith(("experiment=", "debug="))]
@@ -325,15 +370,21 @@ def start_tracker(
     return TRACKERS[config.tracking.name](config.tracking, about, say)
 
 
-def describe_stop(error: KeyboardInterrupt) -> str:
+def describe_stop(error: BaseException) -> str:
     """Return what stopped a run."""
     return "SIGTERM" if isinstance(error, Terminated) else "Ctrl-C"
 
 
-def require_ready(config: RunConfig, plan: list[Planned]) -> None:
-    """Raise ConfigError if what has to be built lacks its device or can't be tracked."""
-    if any(planned.state != "cached" for planned in plan):
+def builds(plan: list[Planned]) -> bool:
+    """Return whether a stage has to run: an artifact that is only copied needs none."""
+    return any(planned.state in ("build", "resume") for planned in plan)
+
+
+def require_ready(config: RunConfig, plan: list[Planned], in_sweep: bool) -> None:
+    """Raise ConfigError if what has to be built lacks its device, or a run can't be tracked."""
+    if builds(plan):
         require_device(config.runtime)
+    if builds(plan) or in_sweep:
         check_wandb(config.tracking)
 
 
@@ -395,7 +446,7 @@ def _precision_line(config: RunConfig, plan: list[Planned]) -> str | None:
     )
 
 
-def finish(whole: Mapping[str, Any], folder: Path, store: Store) -> None:
+def finish(whole: Mapping[str, Any], folder: Path) -> None:
     """Print the headline metrics with the node that each is of, and where the report lies."""
     metrics = whole["metrics"]
     owners = whole["headline_nodes"]
@@ -454,7 +505,7 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if unknown is None:
         return text
     given = unknown.group(1)
-    return f"{given} must be a known key; {hint(given, known_keys(), KEYS)}"
+    return f"{given} must be a known key; {hint(given, settings_of(RunConfig), KEYS)}"
 
 
 def unreadable_word(arguments: list[str]) -> str | None:
@@ -474,25 +525,6 @@ def unreadable_word(arguments: list[str]) -> str | None:
 
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
-
-
-def known_keys() -> list[str]:
-    """Return the dotted name of every setting of the default composition."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = OmegaConf.to_container(compose("config"), resolve=True)
-
-    def walk(value: Any, prefix: str) -> list[str]:
-        if not isinstance(value, Mapping):
-            return []
-        return [
-            k for name in value for k in (prefix + name, *walk(value[name], f"{prefix}{name}."))
-        ]
-
-    return walk(found, "")
 
 
 if __name__ == "__main__":

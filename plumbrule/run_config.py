@@ -1,6 +1,6 @@
 """The whole of one run's config, composed, typed and checked. Part of the roof.
 
-Hydra composes `conf/` into these dataclasses; `from_hydra` turns the result into a typed
+Hydra composes `conf/` into these dataclasses; `compose_run` turns the result into a typed
 `RunConfig` and its planned nodes, and nothing below it sees OmegaConf. What can be known to be
 wrong before a model loads is refused here.
 """
@@ -183,10 +183,7 @@ def schemas() -> dict[str, DictConfig]:
 
 
 def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
-    """Return the typed config and the nodes that its goals need, inputs before users.
-
-    Raises: ConfigError, GraphError: anything that can be known before a model loads.
-    """
+    """Return the config and the nodes of `compose_run`. Raises: as that does."""
     return compose_run(cfg)[:2]
 
 
@@ -200,9 +197,10 @@ class Composed(NamedTuple):
 
 
 def compose_run(cfg: DictConfig) -> Composed:
-    """Return what `from_hydra` does, with its goals and what was left out for want of data.
+    """Return the typed config, the nodes that its goals need (inputs before users), these goals,
+    and what was left out for want of data.
 
-    Raises: ConfigError, GraphError: as `from_hydra`.
+    Raises: ConfigError, GraphError: anything that can be known before a model loads.
     """
     refuse_unknown(cfg)
     missing = _missing_values(cfg)
@@ -380,5 +378,12 @@ def _one_line(error: Exception) -> str:
 
 
 def as_json(config: Any) -> Any:
-    """Return the JSON form of a config dataclass, for records."""
-    return dataclasses.asdict(config)
+    """Return the JSON form of a config dataclass, for records.
+
+    An artifact that is given is told by its name, never by where it lies on this machine.
+    """
+    plain = dataclasses.asdict(config)
+    for node in plain.get("nodes", {}).values():
+        if isinstance(node, dict) and node.get("given") is not None:
+            node["given"] = f"{node['kind']}/{node['given']['fingerprint']}"
+    return plain

@@ -1,4 +1,4 @@
-"""The table that a sweep ends with: what each cell came to, over seeds, and which is the best.
+"""The table that a sweep ends with: what metrics each cell has, over seeds, and which is the best.
 
 Each cell leaves `cell.json` in its own folder of the sweep, also where a launcher runs cells in
 other processes, and the command that started the sweep reads them when all are done. Cells that
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,6 @@ from plumbrule.metrics import direction
 from plumbrule.statistics import seed_interval
 
 CELL = "cell.json"
-PLACE = f"*/sweep/*/{CELL}"
-"""Where cells lie below the store's `runs/`."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
 """Ends of the headline metrics that the printed table has; the CSV has all."""
 
@@ -28,7 +27,7 @@ SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accura
 @dataclass(frozen=True)
 class Cell:
     """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
-    where it failed.
+    where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
     """
 
     sweep: str
@@ -39,6 +38,7 @@ class Cell:
     headline: list[str] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    awaits: str = ""
 
     @property
     def seed(self) -> str:
@@ -67,10 +67,23 @@ def write_cell(folder: Path, cell: Cell) -> None:
     write_json(folder / CELL, asdict(cell))
 
 
-def find_cells(runs: Path, sweep: str) -> tuple[list[Cell], Path | None]:
-    """Return a sweep's cells in their order, and the folder that holds theirs; None: no cell."""
-    found = [(path, Cell(**json.loads(path.read_text("utf-8")))) for path in runs.glob(PLACE)]
-    own = sorted((c.number, path, c) for path, c in found if c.sweep == sweep)
+def read_cell(path: Path, sweep: str) -> Cell | None:
+    """Return the cell in a file; None: it is not there, can't be read, or is of another sweep."""
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+        return Cell(**found) if found["sweep"] == sweep else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def find_cells(folders: Iterable[Path], sweep: str) -> tuple[list[Cell], Path | None]:
+    """Return a sweep's cells in their order, and the folder that holds the first; None: no cell.
+
+    Args: folders: that hold cells, each in its own folder.
+    """
+    paths = [path for folder in folders for path in folder.glob(f"*/{CELL}")]
+    found = [(path, read_cell(path, sweep)) for path in paths]
+    own = sorted(((c.number, path, c) for path, c in found if c is not None), key=lambda o: o[:2])
     return [cell for _, _, cell in own], own[0][1].parent.parent if own else None
 
 
@@ -84,16 +97,21 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
-    """Return a row for each cell (all its seeds) and headline metric; a failed one has none."""
+    """Return a row for each cell (all its seeds) and headline metric; a failed one has none.
+
+    A run whose metric is no finite number does not count.
+    """
     groups: dict[str, list[Cell]] = {}
     for name, cell in zip(names_of(cells), cells, strict=True):
         if not cell.error:
             groups.setdefault(name, []).append(cell)
-    return [
-        _row(name, metric, [c.metrics for c in alike if metric in c.metrics])
-        for name, alike in groups.items()
-        for metric in dict.fromkeys(m for c in alike for m in c.headline)
-    ]
+    rows = []
+    for name, alike in groups.items():
+        for metric in dict.fromkeys(m for c in alike for m in c.headline):
+            runs = [c.metrics for c in alike if math.isfinite(c.metrics.get(metric, math.nan))]
+            if runs:
+                rows.append(_row(name, metric, runs))
+    return rows
 
 
 def _row(cell: str, metric: str, runs: Sequence[Mapping[str, float]]) -> Row:
@@ -146,6 +164,11 @@ def render(cells: Sequence[Cell]) -> list[str]:
         f"failed: {name} seed={cell.seed or 'default'}: {cell.error}"
         for name, cell in zip(names_of(cells), cells, strict=True)
         if cell.error
+    ]
+    lines += [
+        f"waiting: {name} seed={cell.seed or 'default'}: {cell.awaits}"
+        for name, cell in zip(names_of(cells), cells, strict=True)
+        if cell.awaits
     ]
     best = best_of(rows, objective)
     if best is not None:

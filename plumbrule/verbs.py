@@ -14,7 +14,6 @@ import argparse
 import importlib
 import itertools
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.manifests import is_inside
 from plumbrule.precision import resolved
-from plumbrule.run_config import RunConfig
+from plumbrule.run_config import RunConfig, store_root
 from plumbrule.stages import POLICY, STAGES
 
 LABELLING = "labelling.json"
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.verb == "doc":
         print(help_page.describe(options.setting, RunConfig))
         return 0
-    store = Store(options.store or default_store())
+    store = Store(store_root(options.store))
     if options.verb == "replay":
         _replay(store, options)
     elif options.verb == "label":
@@ -273,9 +272,10 @@ def labels_of(store: Store, what: str) -> Path:
 def adapter_in(store: Store, what: str, node: str | None) -> Path:
     """Return the folder of the adapter that a folder, an artifact or a run's node is.
 
-    Raises: ArtifactError: `what` names none, or several; one that is no policy, or is whole.
+    Raises: ArtifactError: `what` names none, or several; one that is no policy, is whole, or has
+        changed since it was published.
     """
-    given = Path(what)
+    given, published = Path(what), False
     run = _find_run(store, what)
     if run is not None:
         nodes = run[1].get("nodes", {})
@@ -291,6 +291,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
                 f"--node, one of {', '.join(folders or nodes)}."
             )
         [folder] = folders.values()
+        published = True
     elif given.is_dir():
         folder = given if is_adapter_folder(given) else given / "model"
     else:
@@ -300,12 +301,13 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
                 f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY)}); name one."
             )
         folder = store.folder(manifest.kind, manifest.fingerprint) / "model"
+        published = True
     if not is_adapter_folder(folder):
         raise ArtifactError(
             f"{what!r} must hold an adapter to be merged; {folder} "
             + ("is a whole model already." if folder.is_dir() else "is not there.")
         )
-    return folder
+    return Artifact.at(folder.parent).file("model") if published else folder
 
 
 def _feedback(store: Store, name: str) -> list[Path]:
@@ -338,14 +340,10 @@ def command_awaiting(store: Store, folder: Path) -> str | None:
     awaits = str(folder.relative_to(store.root))
     for _, record in reversed(runs(store)):
         if record.get("awaits") == awaits:
-            where = [] if default_store() == store.root else [f"run.store={store.root}"]
+            usual = Store(store_root(None)).root
+            where = [] if usual == store.root else [f"run.store={store.root}"]
             return shlex.join(["plumbrule", *record["overrides"], *where])
     return None
-
-
-def default_store() -> Path:
-    """Return the store of a command that names none."""
-    return Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve()
 
 
 def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:

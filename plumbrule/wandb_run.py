@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,23 @@ def start(tracking: TrackingConfig, about: About, say: Callable[[str], None]) ->
     return WandbRun(tracking, about, say)
 
 
+def safe_id(text: str) -> str:
+    """Return a name without the characters that W&B refuses in the id of a run."""
+    return re.sub(r"[:;,#?/'\\%]", "-", text)
+
+
 class WandbRun:
     """The run of a command."""
 
     def __init__(self, tracking: TrackingConfig, about: About, say: Callable[[str], None]):
         self.tracking, self.about, self.say = tracking, about, say
-        self.run_id: str | None = about.id.replace("/", "-")
         os.environ.setdefault("WANDB_SILENT", "true")
         about.folder.mkdir(parents=True, exist_ok=True)
         self._run = start_run(
             say,
             project=tracking.project,
             entity=tracking.entity,
-            id=self.run_id,
+            id=safe_id(about.id),
             name=about.name[:128],
             group=about.group or None,
             job_type="run",
@@ -53,6 +58,7 @@ class WandbRun:
             dir=str(about.folder),
             config=dict(about.config),
         )
+        self.run_id: str | None = self._run.id
 
     def stage(self, about: StageAbout) -> Mirror | None:
         """Return what mirrors a node's metrics into this run, and into its own where it has one."""
@@ -156,7 +162,7 @@ def _stage_run(
         entity=tracking.entity,
         id=_kept_id(about),
         name=about.node,
-        group=command.id,
+        group=safe_id(command.id),
         job_type=about.kind,
         dir=str(command.folder),
         config={"node": about.node, **about.config},

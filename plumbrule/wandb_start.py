@@ -39,6 +39,8 @@ FOLDERS = {
 """Variable -> folder below the home directory that W&B writes to where it is not set."""
 _gave_up: list[str] = []
 """Why this process is offline though a key is set; empty: it is not."""
+_started: list[str] = []
+"""Ids of this process's runs."""
 
 
 def wandb_mode() -> str:
@@ -125,7 +127,9 @@ def start_run(say: Any, **settings: Any) -> Any:
     )
     try:
         resume = "allow" if mode == "online" else None
-        return wandb.init(mode=mode, resume=resume, settings=quiet, **settings)  # type: ignore[arg-type]
+        run = wandb.init(mode=mode, resume=resume, settings=quiet, **settings)  # type: ignore[arg-type]
+        _started.append(run.id)
+        return run
     except wandb.errors.Error as error:
         if mode != "online":
             raise
@@ -134,8 +138,13 @@ def start_run(say: Any, **settings: Any) -> Any:
             f"W&B can't be reached ({_gave_up[0]}): this run goes on offline; "
             f"send it later with `wandb sync {settings['dir']}/wandb/offline-run-*`."
         )
-        wandb.teardown(exit_code=1)  # W&B's process keeps the id of the run that did not start
-        return wandb.init(mode="offline", settings=quiet, **settings)
+        if _started:  # tearing W&B's process down would finish the command's run
+            settings["id"] += "-offline"  # it keeps the id of the run that did not start
+        else:
+            wandb.teardown(exit_code=1)
+        run = wandb.init(mode="offline", settings=quiet, **settings)
+        _started.append(run.id)
+        return run
 
 
 def _one_line(error: Exception) -> str:

@@ -345,3 +345,112 @@ def test_a_sweep_ends_with_its_table(tmp_path):
     assert cells == ["atlas.num_prompts=20", "atlas.num_prompts=30"]
     assert all(row.endswith("seeds,2") for row in rows)
     assert "best by data/rows (highest): atlas.num_prompts=30" in done.stdout
+
+
+def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from plumbrule import verbs
+
+    for verb in verbs.VERBS:
+        with pytest.raises(SystemExit, match="0"):
+            verbs.main([verb, "--help"])
+    assert verbs.main(["ls", "--store", str(tmp_path)]) == 0
+    assert "no runs under" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a fingerprint", "a run"])
+def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
+    from plumbrule import verbs
+    from plumbrule.artifacts import Manifest, Store, write_json
+    from plumbrule.errors import ArtifactError
+
+    store = Store(tmp_path)
+    folder = store.folder("sft", "f" * 16)
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "adapter_config.json").write_text("{}")
+    store.publish(Manifest("sft", "sft", "f" * 16, {}, {}))
+    run = tmp_path / "runs" / "r" / "1"
+    run.mkdir(parents=True)
+    about = {"kind": "sft", "artifact": str(folder.relative_to(store.root))}
+    write_json(run / "run.json", {"state": "done", "nodes": {"sft": about}})
+    what = "f" * 16 if name == "a fingerprint" else "1"
+    assert verbs.adapter_in(store, what, None) == folder / "model"
+    (folder / "model" / "adapter_config.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="has other content"):
+        verbs.adapter_in(store, what, None)
+
+
+def test_a_sweep_is_found_wherever_its_store_is_said(tmp_path: Path) -> None:
+    """And a cell that ends without its objective keeps what it has measured, also when a dry
+    sweep comes after.
+    """
+    arguments = ["-m", "run.only=prompts", "atlas.num_prompts=20", "tracking=jsonl"]
+    arguments += ["run.objective=data/none", f"++run.store={tmp_path / 'there'}"]
+    done = plumbrule(tmp_path, *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "; choose one of them" in done.stdout
+    assert "1 cell(s) failed" in done.stderr
+    (path,) = tmp_path.glob("there/runs/quickstart/sweep/*/cell.json")
+    cell = json.loads(path.read_text())
+    assert cell["metrics"]["data/rows"] > 0
+    assert cell["error"]
+    assert plumbrule(tmp_path, *arguments, "run.dry=true").returncode == 0
+    assert json.loads(path.read_text()) == cell
+
+
+@pytest.mark.parametrize("fails", ["start_tracker", "write_reports"])
+def test_a_run_that_fails_beside_its_nodes_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from plumbrule import run
+    from plumbrule.trackers import FilesOnly
+
+    finished = []
+
+    class Tracker(FilesOnly):
+        def finish(self, record: object, report: object, failed: bool = False) -> None:
+            finished.append((record, failed, state()))
+
+    def state() -> str:
+        (path,) = tmp_path.glob("runs/*/*/run.json")
+        return json.loads(path.read_text())["state"]
+
+    def refuses(*a: object) -> None:
+        raise OSError("no")
+
+    run.register()
+    GlobalHydra.instance().clear()
+    overrides = ["run.only=prompts", "tracking=jsonl", f"run.store={tmp_path}"]
+    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+        cfg = compose("config", overrides=[*overrides, "atlas.num_prompts=20"])
+    monkeypatch.setattr(run, "start_tracker", lambda *a: Tracker())
+    owner = run if fails == "start_tracker" else run.record
+    monkeypatch.setattr(owner, fails, refuses)
+    with pytest.raises(OSError, match="no"):
+        run.run(cfg, overrides)
+    assert state() == "failed"
+    assert finished == ([] if fails == "start_tracker" else [(None, True, "failed")])
+
+
+def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from types import SimpleNamespace
+
+    from plumbrule import run
+
+    asked: list[str] = []
+    monkeypatch.setattr(run, "require_device", lambda runtime: asked.append("device"))
+    monkeypatch.setattr(run, "check_wandb", lambda tracking: asked.append("wandb"))
+    config = SimpleNamespace(runtime=None, tracking=None)
+    for state, in_sweep, wanted in (
+        ("build", False, ["device", "wandb"]),
+        ("copy", False, []),
+        ("cached", False, []),
+        ("cached", True, ["wandb"]),
+    ):
+        asked.clear()
+        run.require_ready(config, [SimpleNamespace(state=state)], in_sweep)
+        assert asked == wanted, state

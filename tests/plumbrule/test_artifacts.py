@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule import claims
+from plumbrule import claims, manifests
 from plumbrule.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.manifests import signed
@@ -171,3 +171,17 @@ def test_a_path_in_an_attempt_is_named_as_it_will_be_published(tmp_path: Path) -
     assert claims.published_path(attempt) == folder
     assert claims.published_path(attempt / "model" / "x") == folder / "model" / "x"
     assert claims.published_path(folder / "model") == folder / "model"
+
+
+def test_what_this_user_may_not_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*a: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(manifests.os, "lstat", refuses)
+    with pytest.raises(PermissionError):
+        manifests.damage(tmp_path / "x", {"size": 1})
+    monkeypatch.setattr(Path, "read_bytes", refuses)
+    with pytest.raises(PermissionError):
+        manifests.read_manifest(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 
 from plumbrule import claims
 from plumbrule.artifacts import Manifest, Store
-from plumbrule.errors import TrainingError
+from plumbrule.errors import Terminated, TrainingError
 
 HOLDER = """
 import sys, time
@@ -164,3 +164,19 @@ def test_what_interrupts_an_owner_says_who_took_over(
     with pytest.raises(TrainingError, match="taken over by run far"):
         build()
     assert (tmp_path / claims.NAME).exists()
+
+
+@pytest.mark.parametrize("sent", [KeyboardInterrupt, Terminated])
+def test_a_stop_that_comes_while_a_claim_is_released_stops(
+    tmp_path: Path, sent: type[KeyboardInterrupt]
+) -> None:
+    class Ending:
+        def __enter__(self) -> None:
+            claim._stop.set()
+            raise sent
+
+        def __exit__(self, *a: object) -> None: ...
+
+    with pytest.raises(sent), claims.acquire(tmp_path, "me") as claim:
+        claim._ending = Ending()
+    assert not (tmp_path / claims.NAME).exists()

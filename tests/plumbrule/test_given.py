@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from plumbrule import attempts, checks, claims, pipeline
 from plumbrule.artifacts import Manifest, Store
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ArtifactError, GraphError
+from plumbrule.errors import ArtifactError, ConfigError, GraphError
+from plumbrule.given import Given
+from plumbrule.graph import Node
 from plumbrule.pipeline import RunContext, execute, make_plan
+from plumbrule.run_config import as_json
 
 PRINT = "0123456789abcdef"
 
@@ -67,7 +74,7 @@ def test_a_damaged_artifact_is_not_taken(composed: Callable, other: Store, mine:
     given = [p for p in make_plan(nodes, mine) if p.state == "copy"]
     runtime = RuntimeConfig()
     context = RunContext("r/1", mine.root / "runs", mine, runtime)
-    with pytest.raises(ArtifactError, match=r"content of reward_stats\.json"):
+    with pytest.raises(ArtifactError, match=r"reward_stats\.json has other content"):
         execute(given, context, lambda line: None)
     assert not list((mine.root / "artifacts" / "rm").glob("*"))
 
@@ -113,3 +120,109 @@ def test_an_artifact_of_the_wrong_kind_is_refused(
 ) -> None:
     with pytest.raises(GraphError, match="must be of kind base or sft or ppo or dpo, not rm"):
         composed(f"nodes.ppo.inputs.policy={other.folder('rm', PRINT)}", "run.only=ppo")
+
+
+def publish(store: Store, kind: str, config: dict, inputs: dict, **more: object) -> Given:
+    folder = store.folder(kind, PRINT)
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text("{}")
+    store.publish(Manifest(kind, kind, PRINT, config, inputs, **more))
+    return Given(PRINT, str(folder))
+
+
+def test_checks_take_given_inputs(composed: Callable, mine: Store) -> None:
+    """Of a given artifact they know what its manifest says, and nothing else."""
+    publish(mine, "feedback", {"labeller": "gold"}, {"prompts": "p"})
+    publish(mine, "data", {}, {})
+    composed(f"nodes.rm.inputs.preferences=feedback/{PRINT}", "run.only=rm")
+    composed(f"nodes.eval_sft.inputs.prompts=data/{PRINT}", "run.only=eval_sft")
+
+
+def test_a_ppo_may_continue_a_given_one(mine: Store) -> None:
+    before = publish(mine, "ppo", {}, {"policy": "p"})
+    node = Node("more", "ppo", {"continues": "before", "policy": "sft"}, None)
+    checks.check_continued(node, [Node("before", "ppo", {}, before), node])
+
+
+@pytest.mark.parametrize("labeller", ["gold", "rm"])
+def test_who_ranked_given_samples_stands_in_their_manifest(mine: Store, labeller: str) -> None:
+    samples = publish(mine, "feedback", {"labeller": labeller}, {})
+    best = Node("best", "best_of_n", {"samples": "s"}, None)
+    study = Node("study", "methods", {"best_of_n": "best"}, None)
+    with nullcontext() if labeller == "gold" else pytest.raises(ConfigError, match="not ranked by"):
+        checks.check_gathered(study, [Node("s", "feedback", {}, samples), best, study])
+
+
+@pytest.mark.parametrize("other_start", ["p", "q"])
+def test_given_reward_models_start_where_their_manifests_say(
+    mine: Store, other: Store, tmp_path: Path, other_start: str
+) -> None:
+    one = publish(mine, "rm", {}, {"policy": "p"})
+    two = publish(Store(tmp_path / "third"), "rm", {}, {"policy": other_start})
+    reward = SimpleNamespace(ensemble=SimpleNamespace(rule="weights"))
+    node = Node("ppo", "ppo", {"rm": "a", "rm2": "b"}, SimpleNamespace(reward=reward))
+    nodes = [Node("a", "rm", {}, one), Node("b", "rm", {}, two), node]
+    same = other_start == "p"
+    with nullcontext() if same else pytest.raises(ConfigError, match="start from several"):
+        checks.check_averaged(node, nodes)
+
+
+def test_given_artifacts_are_held_to_the_versions(
+    composed: Callable, mine: Store, other: Store, tmp_path: Path
+) -> None:
+    third = Store(tmp_path / "third")
+    publish(third, "rm", {}, {"policy": "p"}, versions={"torch": "0.1"})
+    for where in (third, mine):
+        if where is mine:
+            shutil.copytree(third.folder("rm", PRINT), mine.folder("rm", PRINT))
+        _, nodes = composed(f"nodes.ppo.inputs.rm={where.folder('rm', PRINT)}", "run.only=ppo")
+        with pytest.raises(ArtifactError, match=r"made with torch 0\.1"):
+            make_plan(nodes, mine, strict=True)
+        plan = {p.node.name: p for p in make_plan(nodes, mine)}
+        assert plan[f"rm/{PRINT}"].versions["torch"][0] == "0.1"
+
+
+def copy_plan(composed: Callable, other: Store, mine: Store) -> tuple[list, RunContext]:
+    _, nodes = composed(f"nodes.ppo.inputs.rm={other.folder('rm', PRINT)}", "run.only=ppo")
+    plan = [p for p in make_plan(nodes, mine) if p.state == "copy"]
+    return plan, RunContext("r/1", mine.root / "runs", mine, RuntimeConfig())
+
+
+def test_a_copy_waits_for_whoever_builds_the_same(
+    composed: Callable, other: Store, mine: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes what that one has published."""
+    plan, context = copy_plan(composed, other, mine)
+    folder = mine.folder("rm", PRINT)
+    held = attempts.claim(folder, "another")
+    assert isinstance(held, claims.Claim)
+
+    def publishes(seconds: float) -> None:
+        shutil.copytree(other.folder("rm", PRINT), folder)
+
+    monkeypatch.setattr(pipeline.time, "sleep", publishes)
+    lines: list[str] = []
+    built = execute(plan, context, lines.append)
+    assert built[f"rm/{PRINT}"].state == "shared"
+    assert "waiting for run another" in lines[0]
+
+
+def test_a_copy_follows_no_links(composed: Callable, other: Store, mine: Store) -> None:
+    plan, context = copy_plan(composed, other, mine)
+    folder = other.folder("rm", PRINT) / "model"
+    folder.rename(other.root / "elsewhere")
+    folder.symlink_to(other.root / "elsewhere")
+    with pytest.raises(ArtifactError, match=r"model/config\.json lies behind a link"):
+        execute(plan, context, lambda line: None)
+    assert not list((mine.root / "artifacts" / "rm").glob("*"))
+
+
+def test_records_name_a_given_artifact_and_not_its_place(
+    composed: Callable, other: Store, mine: Store
+) -> None:
+    where = other.folder("rm", PRINT)
+    config, nodes = composed(f"nodes.ppo.inputs.rm={where}", "run.only=ppo")
+    written = as_json(config)["nodes"]
+    assert written[f"rm/{PRINT}"]["given"] == f"rm/{PRINT}"
+    assert str(where) not in json.dumps(written)
+    assert not any(str(where) in planned.reason for planned in make_plan(nodes, mine))

@@ -205,3 +205,14 @@ def test_a_run_that_is_resumed_elsewhere_says_so(
     said: list[str] = []
     execute(make_plan(nodes, store), context, said.append)
     assert any("written elsewhere (processor a VAX, here" in line for line in said), said
+
+
+def test_the_commit_is_of_the_repository_that_tracks_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment may lie inside a repository of the user's."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.git_state.__wrapped__() == {}

@@ -420,3 +420,14 @@ def test_resolve_device():
     assert resolve_device(RuntimeConfig(device="cpu")).type == "cpu"
     with pytest.raises(ConfigError, match=r"runtime\.device \(=cuda:97\) must be a device"):
         resolve_device(RuntimeConfig(device="cuda:97"))
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"3", b'"x"', b'{"chat_template_sha256": "", "stop_token_ids": []}']
+)
+def test_a_damaged_policy_json_is_one_line(tmp_path, content):
+    from plumbrule.policies import PolicySpec
+
+    (tmp_path / "policy.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"policy\.json must be a policy\.json"):
+        PolicySpec.read(tmp_path / "policy.json")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from plumbrule import pipeline
+from plumbrule import claims, pipeline
 from plumbrule.artifacts import Store
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import ArtifactError, ConfigError, NeedsInput
+from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, Terminated
 from plumbrule.graph import Node
 from plumbrule.pipeline import Built, RunContext, execute, make_plan
+from plumbrule.trackers import FilesOnly, StageAbout
 
 SMALL = ["atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]"]
 
@@ -168,3 +170,71 @@ def test_a_manifest_records_what_made_it(composed: Callable, store: Store) -> No
     assert manifest.wall_seconds > 0
     assert set(manifest.code) >= {"rag/stage.py", "rag/chunks.py"}
     assert str(store.root) not in json.dumps(manifest.__dict__)
+
+
+def test_code_edited_after_the_plan_stops_a_node_of_several_processes(
+    composed: Callable, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, nodes = composed(*SMALL, "run.goals=[documents]")
+    (planned,) = make_plan(nodes, store)
+    stage = dataclasses.replace(pipeline.STAGES["data"], parallel=True)
+    monkeypatch.setitem(pipeline.STAGES, "data", stage)
+    ran = []
+    monkeypatch.setattr(pipeline, "run_in_processes", lambda *a: ran.append(a) or {})
+    shared = dataclasses.replace(context(store), runtime=RuntimeConfig(processes=2))
+    stale = dataclasses.replace(planned, code={**planned.code, "sft/data.py": "older"})
+    with pytest.raises(ConfigError, match="must not change between"):
+        execute([stale], shared, lambda line: None)
+    assert not ran
+
+
+@pytest.mark.parametrize("stop", [Terminated, ConfigError])
+def test_a_stop_and_a_users_error_stay_what_they_are(
+    composed: Callable, store: Store, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    """Also where the claim is lost (SIGTERM ends with 143) or the disk is full."""
+    _, nodes = composed(*SMALL, "run.goals=[documents]")
+
+    def stops(config: object, inputs: object, runtime: object, out: Path, tracker: object) -> dict:
+        if stop is Terminated:
+            (out.parent / "claim.json").unlink()
+        raise stop("x")
+
+    monkeypatch.setattr(pipeline, "stage_function", lambda kind: stops)
+    monkeypatch.setattr(pipeline, "FULL_BYTES", 2**80)
+    with pytest.raises(stop):
+        build(store, nodes)
+
+
+def test_a_tracker_is_told_of_an_artifact_once_it_is_there(
+    composed: Callable, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, nodes = composed(*SMALL, "run.goals=[documents]")
+    told, shown = [], []
+
+    class Tracker(FilesOnly):
+        def published(self, about: StageAbout) -> None:
+            told.append(store.manifest(about.kind, about.fingerprint) is not None)
+
+        def show(self, node: str, rows: object) -> None:
+            shown.append(node)
+
+    tracked = dataclasses.replace(context(store), tracker=Tracker())
+    execute(make_plan(nodes, store), tracked, lambda line: None)
+    assert told == [True]
+
+
+def test_what_another_has_published_and_tidied_meanwhile_is_taken(
+    composed: Callable, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, nodes = composed(*SMALL, "run.goals=[documents]")
+    ours, other = make_plan(nodes, store), Store(store.root / "other")
+    theirs = build(other, nodes)["documents"].folder
+
+    def begins(folder: Path, claim: claims.Claim) -> Path:
+        shutil.copytree(theirs, folder)
+        shutil.rmtree(claim.path.parent)
+        raise FileNotFoundError(claim.path)
+
+    monkeypatch.setattr(pipeline.attempts, "begin", begins)
+    assert execute(ours, context(store), lambda line: None)["documents"].state == "shared"

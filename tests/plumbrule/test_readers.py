@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.errors import DataError
+from plumbrule.columns import parse_row
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.readers import READERS, Row, parse_pair, read, read_bold, read_halueval, register
 from plumbrule.records import (
     BenchmarkItem,
@@ -22,6 +23,7 @@ from plumbrule.records import (
     to_dict,
 )
 from plumbrule.roles import render
+from plumbrule.row_schemas import shape_of
 from plumbrule.splits import start_of
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -390,7 +392,7 @@ def test_a_folder_without_training_file(tmp_path):
 def test_missing_path_and_missing_reader(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         read("jsonl", "prompts", tmp_path / "absent")
-    with pytest.raises(DataError, match="can't feed role questions; it feeds corpus"):
+    with pytest.raises(DataError, match="must have a reader for role questions; it feeds corpus"):
         read("hh_rlhf", "questions", tmp_path)
 
 
@@ -671,3 +673,16 @@ def test_examples_of_the_docs_are_read(format, role, text, tmp_path):
     rows = list(read(format or "jsonl", role, tmp_path / "rows.jsonl"))
     assert len(rows) == 2
     assert not any(row.dropped for row in rows)
+
+
+def test_a_format_of_another_file_is_not_replaced() -> None:
+    with pytest.raises(
+        ConfigError, match=r"dataset\.format \(=jsonl, .*Plumbrule and test_readers"
+    ):
+        register("jsonl", "prompts", lambda path: iter(()))
+
+
+def test_passages_of_a_row_without_an_answer_are_refused() -> None:
+    row = {"id": "a", "messages": [{"role": "user", "content": "Hi"}], "passages": ["p"]}
+    with pytest.raises(DataError, match="passages must stand beside an answer"):
+        parse_row(row, shape_of(row, "prompts"), "a", "prompts")

@@ -82,7 +82,7 @@ def test_pairs_follow_ranks(drawn):
 USER = [{"role": "user", "content": "Hi"}]
 GOOD = {"id": "x", "messages": USER, "responses": ["a", "b"], "ranks": [1, 2]}
 BAD_ROWS = [
-    (Prompt, {"id": "x"}, "needs field.*messages"),
+    (Prompt, {"id": "x"}, r"field\(s\) messages must be in a Prompt"),
     (Prompt, {"id": "x", "messages": []}, "last message"),
     (Prompt, {"id": "x", "messages": "Hi"}, "list of turns"),
     (Prompt, {"id": "x", "messages": ["Hi"]}, "role and content"),
@@ -91,7 +91,7 @@ BAD_ROWS = [
     (Prompt, {"id": "x", "messages": [{"role": "assistant", "content": "Hi"}]}, "user's"),
     (Prompt, {"id": 7, "messages": USER}, r"id \(=7\) must be text"),
     (Prompt, {"id": "x", "messages": USER, "meta": [1]}, "must be a JSON object"),
-    (Prompt, {"id": "x", "messages": USER, "answer": "a"}, "unknown field.*answer"),
+    (Prompt, {"id": "x", "messages": USER, "answer": "a"}, r"field\(s\) answer must be known"),
     (Demonstration, {"id": "x", "messages": USER, "response": " \n"}, "must hold text"),
     (Demonstration, {"id": "x", "messages": USER, "response": 5}, "must be text"),
     (Demonstration, {"id": "x", "messages": USER, "response": "a", "passages": "b"}, "list of te"),
@@ -107,7 +107,7 @@ BAD_ROWS = [
     (Preference, {**GOOD, "margin": "big"}, "a number"),
     (Document, {"id": "x", "text": "  "}, "no text"),
     (Document, {"id": "x", "text": None}, "must be text"),
-    (BenchmarkItem, {"id": "x", "task": "bold"}, "needs field.*fields"),
+    (BenchmarkItem, {"id": "x", "task": "bold"}, r"field\(s\) .*fields must be in a BenchmarkItem"),
     (BenchmarkItem, {"id": "x", "task": "bold", "fields": "Hi"}, "JSON object"),
 ]
 

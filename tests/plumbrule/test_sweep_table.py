@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
 
+from plumbrule import run
+from plumbrule.errors import NeedsInput, TrainingError
 from plumbrule.sweep_table import (
     Cell,
     best_of,
@@ -71,7 +74,36 @@ def test_cells_are_found_by_their_sweep_in_the_order_of_their_numbers(tmp_path: 
     for number in (1, 0):
         write_cell(tmp_path / "study" / "sweep" / f"c{number}", cell(number, str(number)))
     write_cell(tmp_path / "study" / "sweep" / "old", Cell("earlier", 0, []))
-    cells, folder = find_cells(tmp_path, "s")
+    sweep = tmp_path / "study" / "sweep"
+    for name, text in (("half", '{"sweep": "s", "num'), ("later", '{"sweep": "old", "x": 1}')):
+        (sweep / name).mkdir()
+        (sweep / name / "cell.json").write_text(text)
+    cells, folder = find_cells([sweep], "s")
     assert [c.number for c in cells] == [0, 1]
-    assert folder == tmp_path / "study" / "sweep"
-    assert find_cells(tmp_path, "none") == ([], None)
+    assert folder == sweep
+    assert find_cells([sweep], "none") == ([], None)
+
+
+def test_a_metric_that_is_no_number_has_no_row() -> None:
+    cells = [cell(i, "0.1", str(i), gain) for i, gain in enumerate((1.0, 3.0, math.nan))]
+    (row,) = rows_of(cells)
+    assert (row.mean, row.n) == (2.0, 2)
+    assert rows_of(cells[2:]) == []
+
+
+@pytest.mark.parametrize(
+    ("ended", "raised"),
+    [({"error": "no memory"}, TrainingError), ({"awaits": "rank them"}, NeedsInput)],
+)
+def test_a_sweep_ends_as_its_cells_did_whatever_process_ran_them(
+    tmp_path: Path, ended: dict, raised: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, noted = tmp_path / "study" / "sweep", tmp_path / "noted"
+    write_cell(sweep / "a", cell(0, "0.1", gain=1.0))
+    write_cell(sweep / "b", Cell("s", 1, ["ppo.kl.coef=9"], **ended))
+    noted.mkdir()
+    (noted / "one").write_text(str(sweep))
+    with pytest.raises(raised):
+        run.end_sweep("s", noted)
+    assert next(iter(ended.values())) in capsys.readouterr().out
+    assert (sweep / "s.csv").is_file()

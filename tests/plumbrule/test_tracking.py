@@ -116,6 +116,41 @@ def test_nodes_may_have_runs_of_their_own_and_keep_them(
     assert names == {own, "run-quickstart-0", "run-quickstart-1"}
 
 
+def test_a_runs_name_may_hold_what_wandb_refuses_in_an_id(
+    tmp_path: Path, bare: pytest.MonkeyPatch
+) -> None:
+    run = TRACKERS["wandb"](TrackingConfig(), command(tmp_path / "run", id="a#b;c,d%e'f"), print)
+    assert run.run_id == "a-b-c-d-e-f"
+    run.finish(None, None)
+
+
+def test_a_nodes_run_that_cannot_start_leaves_the_commands_own(
+    tmp_path: Path, bare: pytest.MonkeyPatch
+) -> None:
+    """Online, W&B goes away between the command's run and its node's."""
+    import wandb
+
+    from plumbrule import wandb_start
+
+    run = TRACKERS["wandb"](TrackingConfig(stage_runs=True), command(tmp_path / "run"), print)
+    init = wandb.init
+
+    def refuses(mode: str, **more: object) -> object:
+        if mode == "online":
+            raise wandb.errors.CommError("gone")
+        return init(mode=mode, **more)
+
+    bare.setattr(wandb, "init", refuses)
+    bare.setattr(wandb_start, "_gave_up", [])
+    bare.setattr(wandb_start, "wandb_mode", lambda: "online")
+    mirror = run.stage(stage(tmp_path))
+    mirror.log({"objective/kl": 1.25}, 1)
+    mirror.finish({})
+    run.finish({"metrics": {"ppo/gold_gain": 0.75}, "headline": []}, None)
+    paths = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
+    assert sorted("f11" in path.name for path in paths) == [False, True]
+
+
 def test_a_plug_in_tracks_in_its_own_way(tmp_path: Path) -> None:
     told = []
 
