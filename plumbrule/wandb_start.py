@@ -12,6 +12,7 @@ from __future__ import annotations
 import netrc
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,19 +81,21 @@ def check_wandb(tracking: TrackingConfig) -> None:
     if tracking.name != "wandb" or wandb_mode() == "disabled":
         return
     for variable, usual in FOLDERS.items():
-        folder = Path(os.environ.get(variable) or Path.home() / usual)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder, os.W_OK | os.X_OK)
-        except OSError:
-            writable = False
-        require(
-            writable,
-            variable,
-            folder,
-            "be a folder that can be written",
-            "set it to another one, or pass tracking=jsonl",
-        )
+        given = os.environ.get(variable)
+        if given is None and not _can_write(Path.home() / usual):
+            # a home that can't be written, as in containers, is no reason against an offline run
+            given = os.path.join(
+                tempfile.gettempdir(), f"wandb-{os.getuid()}", Path(usual).parts[0]
+            )
+            os.environ[variable] = given
+        if given is not None:
+            require(
+                _can_write(Path(given)),
+                variable,
+                given,
+                "be a folder that can be written",
+                "set it to another one, or pass tracking=jsonl",
+            )
     import wandb
 
     try:
@@ -104,6 +107,15 @@ def check_wandb(tracking: TrackingConfig) -> None:
             f"the settings of W&B (tracking.* and the variables WANDB_*) must be right: "
             f"{_one_line(error)}; correct them, or pass tracking=jsonl."
         ) from None
+
+
+def _can_write(folder: Path) -> bool:
+    """Return whether a folder is there, or can be made, and takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def start_run(say: Any, **settings: Any) -> Any:

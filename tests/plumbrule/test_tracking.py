@@ -16,7 +16,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.progress import Progress, clock
 from plumbrule.trackers import TRACKERS, About, FilesOnly, StageAbout, TrackingConfig
 from plumbrule.tracking import FileTracker, NullTracker, read_metrics
-from plumbrule.wandb_start import check_wandb, wandb_key_is_set, wandb_mode
+from plumbrule.wandb_start import FOLDERS, check_wandb, wandb_key_is_set, wandb_mode
 
 KEY = "0123456789" * 4
 """Of the right form, and nobody's."""
@@ -188,7 +188,6 @@ def test_a_project_that_wandb_would_refuse(name: str) -> None:
         ({"WANDB_MODE": "run"}, "without a key"),
         ({"WANDB_DATA_DIR": "/dev/null/x"}, r"WANDB_DATA_DIR \(=/dev/null/x\) must be a folder"),
         ({"WANDB_CACHE_DIR": "/dev/null/x"}, "WANDB_CACHE_DIR"),
-        ({"HOME": "/dev/null"}, r"WANDB_DATA_DIR \(=/dev/null/.local"),
         ({"WANDB_INIT_TIMEOUT": "soon"}, "settings of W&B"),
         ({"WANDB_BASE_URL": "no address"}, "settings of W&B"),
         ({"WANDB_API_KEY": f" {KEY} "}, "settings of W&B"),
@@ -223,6 +222,20 @@ def test_the_environments_mode_is_respected(
         bare.setenv(name, value)
     assert wandb_mode() == mode
     check_wandb(TrackingConfig())
+
+
+def test_a_home_that_can_not_be_written_is_no_reason_against_wandb(
+    tmp_path: Path, bare: pytest.MonkeyPatch
+) -> None:
+    bare.setenv("HOME", "/dev/null")
+    bare.setattr("tempfile.tempdir", str(tmp_path))
+    for variable in FOLDERS:
+        bare.setenv(variable, "")  # so that it is put back afterwards
+        bare.delenv(variable)
+    check_wandb(TrackingConfig())
+    folders = [Path(os.environ[variable]) for variable in FOLDERS]
+    assert all(folder.is_relative_to(tmp_path) and folder.is_dir() for folder in folders)
+    assert len(set(folders)) == 3
 
 
 def test_a_key_is_that_of_the_server_in_use(tmp_path: Path, bare: pytest.MonkeyPatch) -> None:
