@@ -74,7 +74,7 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         with torch.random.fork_rng(devices), torch.no_grad():
             found = _probe(model, pad_id)
         if _content(model) != key:
-            raise _refused(lm, "changes its own weights or config when it runs")
+            raise _refused(lm, "must not change its own weights or config when it runs")
         _verdicts[key] = found
     if found.unpadded:
         unpadded.set_unpadded(lm)

@@ -194,8 +194,10 @@ def _find_artifact(store: Store, what: str) -> Manifest:
     found = [p.parent for p in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
     found = [p for p in found if p.name.startswith(what) or f"{p.parent.name}/{p.name}" == what]
     if len(found) != 1:
-        state = "no run or artifact" if not found else f"{len(found)} artifacts"
-        raise ArtifactError(f"{what!r} names {state} in {store.root}; see plumbrule ls.")
+        raise ArtifactError(
+            f"{what!r} must name one run or artifact of {store.root}, not {len(found)}; see "
+            "plumbrule ls."
+        )
     return read_manifest(found[0])
 
 

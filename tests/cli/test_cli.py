@@ -166,7 +166,7 @@ def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
     [
         (["ppo.kl.coeff=1"], 2, "did you mean ppo.kl.coef?"),
         (["ppo.kl.coef=-1"], 2, "must be at least 0"),
-        (["show", "nothing"], 2, "names no run or artifact"),
+        (["show", "nothing"], 2, "must name one run or artifact"),
         (["experiment=null"], 2, "experiment (=null) must name a file"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_cache_that_mixes_rows_is_not_used(monkeypatch):
 
 def test_a_model_that_changes_its_weights_is_refused():
     """RWKV halves weights of deep layers when it is first run, and would be saved so."""
-    with pytest.raises(ConfigError, match=r"RwkvForCausalLM.*changes its own weights"):
+    with pytest.raises(ConfigError, match=r"RwkvForCausalLM.*must not change its own weights"):
         choose_passes(tiny_families.model("Rwkv", rescale_every=1), 0)
 
 

@@ -423,7 +423,8 @@ def test_resolve_device():
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"3", b'"x"', b'{"chat_template_sha256": "", "stop_token_ids": []}']
+    "content",
+    [b"\xff\xfe", b"3", b'{"chat_template_sha256": "", "context": 8, "stop_token_ids": []}'],
 )
 def test_a_damaged_policy_json_is_one_line(tmp_path, content):
     from plumbrule.policies import PolicySpec
