@@ -41,6 +41,11 @@ def cost_metrics(**costs: float) -> dict[str, float]:
     return {f"cost/{name}": float(value) for name, value in costs.items()}
 
 
+def inputs_of(artifact: Artifact) -> Mapping[str, str]:
+    """Return the fingerprints of an artifact's inputs by slot; {} of a folder without manifest."""
+    return {} if artifact.files is None else read_manifest(artifact.path).inputs
+
+
 def input_of(artifact: Artifact, slot: str) -> str | None:
     """Return the fingerprint of an artifact's input; None where it has none of that name."""
     return read_manifest(artifact.file(MANIFEST).parent).inputs.get(slot)
