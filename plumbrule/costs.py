@@ -43,7 +43,8 @@ def cost_metrics(**costs: float) -> dict[str, float]:
 
 def inputs_of(artifact: Artifact) -> Mapping[str, str]:
     """Return the fingerprints of an artifact's inputs by slot; {} of a folder without manifest."""
-    return {} if artifact.files is None else read_manifest(artifact.path).inputs
+    has_manifest = (artifact.path / MANIFEST).is_file()
+    return read_manifest(artifact.path).inputs if has_manifest else {}
 
 
 def input_of(artifact: Artifact, slot: str) -> str | None:

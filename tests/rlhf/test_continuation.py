@@ -132,7 +132,9 @@ def test_what_trains_other_weights_is_refused(tmp_path: Path) -> None:
 
 def test_another_reference_is_refused(tmp_path: Path) -> None:
     world.build(tmp_path)
-    first = train(tmp_path, "first", updates(1))
+    first = tmp_path / "ppo" / ("f" * 16)
+    first.parent.mkdir()
+    train(tmp_path, "first", updates(1)).rename(first)
     made = Manifest(
         kind="ppo",
         node="ppo",
