@@ -67,7 +67,7 @@ MUTANTS = [
         "plumbrule/generation/cache.py",
         "self._position = self._real_mask.sum(-1, keepdim=True) - limit",
         "self._position = self._real_mask.sum(-1, keepdim=True) - limit - 1",
-        (f"{GENERATION}::test_logprobs_equal_those_of_scoring",),
+        (f"{GENERATION}::test_slots_give_what_the_shrinking_batch_gives",),
     ),
     OtherMutant(
         "sampler",
