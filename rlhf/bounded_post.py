@@ -37,7 +37,7 @@ class Exchange:
     def __init__(self, seconds: float):
         self.is_over = False
         self.sockets: list[socket.socket] = []
-        self.ends_at = time.monotonic() + seconds
+        self.seconds, self.ends_at = seconds, time.monotonic() + seconds
         self.timer = threading.Timer(seconds, self.end)
         self.timer.daemon = True
 
@@ -57,6 +57,7 @@ class Exchange:
             try:
                 connection.settimeout(left)
                 connection.connect(address)
+                connection.settimeout(self.seconds)  # the timer comes first, and says why
                 self.opened(connection)
                 return connection
             except OSError as failed:
