@@ -86,10 +86,8 @@ def replay(
         now = objective_metrics(shaped, config.reward, config.kl.estimator)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
-        now["replay/advantage_correlation"] = _correlation(
-            *(x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped)),
-            precision="float32",
-        )
+        before, after = (x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped))
+        now["replay/advantage_correlation"] = _correlation(before, after, "float32")
         if update == 1:
             actors = load_actors(config, inputs, device)
             value_model = make_value_model(config, actors, inputs)
