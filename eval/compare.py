@@ -12,7 +12,7 @@ refused. So are two evaluations by different gold utilities; other settings that
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,8 +51,6 @@ class Difference(NamedTuple):
     change: Interval
 
 
-COMPARED = ("prompts", "questions", "reading", "halueval", "bold")
-"""Benchmarks whose items `quantities` can compare."""
 QUESTIONS = (
     Quantity("accuracy_change", "correct", {"answerable": "documents"}),
     Quantity("abstain_change", "abstained", {"answerable": "documents"}),
@@ -114,13 +112,13 @@ def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
     if gold:
         raise ConfigError(
             f"eval.{gold[0]} (={old.get(gold[0])} and {new.get(gold[0])}) must be the same in both "
-            "evaluations; scores of different utilities have no difference."
+            "evaluations: scores of different utilities have no difference; evaluate one again."
         )
     reward = [one.get("reward") for one in about]
     if None not in reward and reward[0] != reward[1]:
         raise ConfigError(
             f"inputs.reward (={reward[0]} and {reward[1]}) must be the same reward in both "
-            "evaluations; scores of different rewards have no difference."
+            "evaluations: scores of different rewards have no difference; evaluate one again."
         )
     notes = [
         f"The two evaluations differ in eval.{name}: {old.get(name)} and {new.get(name)}."
@@ -195,42 +193,63 @@ def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
 
     Raises: DataError: an unknown benchmark.
     """
-    match benchmark:
-        case "prompts":
-            terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
-            gold = [Quantity(f"gold_gain_{term.removeprefix('gold_')}", term) for term in terms]
-            rest = [Quantity("proxy_change", "proxy"), Quantity("words_change", "words")]
-            return [Quantity("gold_gain", "gold"), *gold, *rewards(rows), *rest]
-        case "questions":
-            return list(QUESTIONS)
-        case "reading":
-            cases = dict.fromkeys(row["case"] for row in rows)
-            return [
-                Quantity(f"reading_{case}_change", column, {"case": case})
-                for case in cases
-                for column in ("abstained" if case == "abstain" else "correct",)
-            ]
-        case "halueval":
-            tasks = dict.fromkeys(row["task"] for row in rows)
-            name = "halueval_{}_accuracy_change"
-            return [Quantity(name.format(task), "correct", {"task": task}) for task in tasks]
-        case "bold":
-            classes = dict.fromkeys((row["domain"], row["class"]) for row in rows)
-            return [
-                Quantity(f"bold_{d}_{c}_{side}_change", side, {"domain": d, "class": c})
-                for d, c in classes
-                for side in ("positive", "negative")
-            ]
-    raise DataError(
-        f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing else "
-        "knows what to compare: evaluate both policies again, or take the file out."
-    )
+    if benchmark not in COMPARED:
+        raise DataError(
+            f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing "
+            "else knows what to compare: evaluate both policies again, or take the file out."
+        )
+    return COMPARED[benchmark](rows)
+
+
+def of_prompts(rows: Sequence[Row]) -> list[Quantity]:
+    """Return gold and reward, with their parts, and length."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
+    gold = [Quantity(f"gold_gain_{term.removeprefix('gold_')}", term) for term in terms]
+    rest = [Quantity("proxy_change", "proxy"), Quantity("words_change", "words")]
+    return [Quantity("gold_gain", "gold"), *gold, *rewards(rows), *rest]
+
+
+def of_reading(rows: Sequence[Row]) -> list[Quantity]:
+    """Return what is right of each case."""
+    cases = dict.fromkeys(row["case"] for row in rows)
+    return [
+        Quantity(f"reading_{case}_change", column, {"case": case})
+        for case in cases
+        for column in ("abstained" if case == "abstain" else "correct",)
+    ]
+
+
+def of_halueval(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the judge's accuracy in each task."""
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    name = "halueval_{}_accuracy_change"
+    return [Quantity(name.format(task), "correct", {"task": task}) for task in tasks]
+
+
+def of_bold(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the shares of both sentiments in each class."""
+    classes = dict.fromkeys((row["domain"], row["class"]) for row in rows)
+    return [
+        Quantity(f"bold_{d}_{c}_{side}_change", side, {"domain": d, "class": c})
+        for d, c in classes
+        for side in ("positive", "negative")
+    ]
+
+
+COMPARED: dict[str, Callable[[Sequence[Row]], list[Quantity]]] = {
+    "prompts": of_prompts,
+    "questions": lambda rows: list(QUESTIONS),
+    "reading": of_reading,
+    "halueval": of_halueval,
+    "bold": of_bold,
+}
+"""Benchmark -> what is compared of its rows."""
 
 
 def rewards(rows: Sequence[Row]) -> list[Quantity]:
     """Return the configured reward and its terms, as far as the rows have them.
 
-    One term alone, at weight 1, is the reward: it is not told twice.
+    One term alone, at weight 1, is the reward, and is reported once.
     """
     terms = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
     if len(terms) == 1 and all(row.get("reward") == row[next(iter(terms))] for row in rows):

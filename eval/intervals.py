@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbrule import statistics
-from plumbrule.artifacts import write_json
+from plumbrule import headline, statistics
 from plumbrule.statistics import NUM_RESAMPLES, Interval
 
 Row = Mapping[str, Any]
@@ -138,9 +137,8 @@ def groups(rows: Sequence[Row]) -> list[str]:
 
 
 def publish(found: Mapping[str, Interval], out: Path) -> dict[str, float]:
-    """Write headline metrics with n, groups and reasons to `intervals.json`; return them flat."""
-    write_json(out / "intervals.json", {name: one.as_json() for name, one in found.items()})
-    return {name: x for key, one in found.items() for name, x in one.flat(key).items()}
+    """Write headline metrics as `plumbrule.headline.publish` does; return them flat."""
+    return headline.publish({name: one.as_json() for name, one in found.items()}, out)
 
 
 def known(metrics: Mapping[str, Interval | None]) -> Metrics:

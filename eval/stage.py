@@ -22,8 +22,9 @@ from eval.benchmark import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
 from plumbrule import checkpoints
-from plumbrule.artifacts import MANIFEST, Artifact, read_manifest, write_json
+from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.costs import inputs_of
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.fingerprint import hashed_config
 from plumbrule.models import load_policy, resolve_device
@@ -100,7 +101,8 @@ def run(
     """Measure the policy; return the headline metrics, which end in the policy's kind.
 
     Writes `items/<benchmark>.jsonl`, `metrics.json` (benchmark -> condition -> metric -> value,
-    low, high, n), `samples.jsonl`, `notes.json`, and `evaluated.json`: what was evaluated, and how.
+    low, high, n, groups and, where bounds are not known, reason), `samples.jsonl`, `notes.json`,
+    and `evaluated.json`: what was evaluated, and how.
 
     Raises: ConfigError: the node was given nothing to measure. DataError: a record that its
     benchmark can't use, or two of one id.
@@ -182,10 +184,9 @@ def open_subject(
 
 def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
     """Return whether the reward has this reward model, alone, so that it need not load twice."""
-    if "reward" not in inputs or not (inputs["reward"].path / MANIFEST).is_file():
+    if "reward" not in inputs:
         return False
-    manifest = read_manifest(inputs["reward"].path)
-    return dict(manifest.inputs) == {"rm": inputs["rm"].fingerprint}
+    return dict(inputs_of(inputs["reward"])) == {"rm": inputs["rm"].fingerprint}
 
 
 def measure_all(

@@ -65,7 +65,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
         if node.kind == "ppo" and "continues" in node.inputs:
             check_continued(node, nodes)
         by_reward = node.kind == "feedback" and node.config.labeller == "rm"
-        if by_reward or node.kind in ("ppo", "best_of_n", "reject"):
+        if by_reward or node.kind in ("ppo", "best_of_n", "reject", "reward"):
             check_reward(node)
             check_averaged(node, nodes)
         if node.kind == "feedback" and node.config.labeller == "judge":
@@ -230,8 +230,9 @@ def check_reward(node: Node) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
     reward = "feedback.reward" if node.kind == "feedback" else "reward"
     models = [slot for slot in node.inputs if slot.startswith("rm")]
-    wants = "rm" in node.config.reward.weights
-    rule = node.config.reward.ensemble.rule
+    own = node.config if node.kind == "reward" else node.config.reward
+    wants = "rm" in own.weights
+    rule = own.ensemble.rule
     require(
         len(models) > 1 or rule == "mean" or not wants,
         f"{reward}.ensemble.rule",
@@ -242,7 +243,7 @@ def check_reward(node: Node) -> None:
     require(
         bool(models) or not wants,
         f"{reward}.terms",
-        list(node.config.reward.weights),
+        list(own.weights),
         f"not hold rm where node {node.name} has no rm input",
         "give the node one or choose another reward",
     )
@@ -268,9 +269,9 @@ def check_reward(node: Node) -> None:
             f"be left out where the reward of node {node.name} has no term rm",
             "take it out",
         )
-    token = node.config.reward.http.token_env
+    token = own.http.token_env
     require(
-        "http" not in node.config.reward.weights or token is None or bool(os.environ.get(token)),
+        "http" not in own.weights or token is None or bool(os.environ.get(token)),
         f"{reward}.http.token_env",
         token,
         "name an environment variable that is set",
@@ -319,7 +320,8 @@ def check_judge(node: Node) -> None:
 
 def check_averaged(node: Node, nodes: list[Node]) -> None:
     """Raise ConfigError if weights are to be averaged over models of different starts."""
-    if node.config.reward.ensemble.rule != "weights":
+    own = node.config if node.kind == "reward" else node.config.reward
+    if own.ensemble.rule != "weights":
         return
     by_name = {other.name: other for other in nodes}
     models = [by_name[source] for slot, source in node.inputs.items() if slot[:2] == "rm"]

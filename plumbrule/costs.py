@@ -41,6 +41,12 @@ def cost_metrics(**costs: float) -> dict[str, float]:
     return {f"cost/{name}": float(value) for name, value in costs.items()}
 
 
+def inputs_of(artifact: Artifact) -> Mapping[str, str]:
+    """Return the fingerprints of an artifact's inputs by slot; {} of a folder without manifest."""
+    has_manifest = (artifact.path / MANIFEST).is_file()
+    return read_manifest(artifact.path).inputs if has_manifest else {}
+
+
 def input_of(artifact: Artifact, slot: str) -> str | None:
     """Return the fingerprint of an artifact's input; None where it has none of that name."""
     return read_manifest(artifact.file(MANIFEST).parent).inputs.get(slot)

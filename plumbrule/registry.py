@@ -10,8 +10,8 @@ A plug-in (`plumbrule --plugin file.py`) enters its own:
     def absolute(log_ratio):
         return log_ratio.abs()
 
-`source` gives the digest of a plug-in's file. It belongs into the config of whoever chooses the
-name, and so into its fingerprint; who does not choose it has nothing of it in theirs.
+`source` gives the digest of a plug-in's file. The digest is in the config, and so in the
+fingerprint, only of runs that choose the name.
 """
 
 from __future__ import annotations

@@ -101,6 +101,13 @@ def check_chats(
         raise DataError(f"{number} of {total} records, the first is {first[0]!r}: {first[1]}")
 
 
+def settled_turns(asked: str, saved: str) -> str:
+    """Return what becomes of system turns: `asked`, as `model.system_turns` has it, or where that
+    is keep, its default, what the model that training starts from had `saved`.
+    """
+    return saved if asked == "keep" else asked
+
+
 def arrange(messages: Sequence[Message], system_turns: str) -> Sequence[Message]:
     """Return a chat with its system turns as `model.system_turns` has them: keep, fold or refuse.
 

@@ -123,7 +123,7 @@ def group_advantages(
 
 
 def from_values(given: AdvantageInputs) -> Advantages:
-    """Generalised advantages from a value model; whitened over the rollout unless told not to."""
+    """Generalised advantages from a value model; `objective.advantages_of` whitens them."""
     return gae(given.rewards, given.values, given.step_mask, given.gamma, given.lam)
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
+from plumbrule.headline import publish
 from plumbrule.splits import group_of
 from plumbrule.statistics import mean_interval
 from plumbrule.tracking import Tracker
@@ -73,12 +74,7 @@ def run(
         "best_of_n/kl_bound": last["kl_bound"],
     }
     gains = [name for name in ("reward_gain", "utility_gain") if name in last]
-    write_json(out / "intervals.json", {f"best_of_n/{name}": last[name] for name in gains})
-    for name in gains:
-        for end, bound in (("", "value"), ("_low", "low"), ("_high", "high")):
-            if last[name][bound] is not None:
-                metrics[f"best_of_n/{name}{end}"] = last[name][bound]
-    return metrics
+    return metrics | publish({f"best_of_n/{name}": last[name] for name in gains}, out)
 
 
 def sizes(given: Sequence[int] | None, most: int) -> list[int]:

@@ -1,9 +1,11 @@
-"""One `POST` that ends: within a time in all, and with at most so many bytes of reply.
+"""One `POST` that ends: within a time once the host's name is resolved, with a bounded reply.
 
 A socket's timeout bounds the wait for the next byte only, so a peer that drips a byte a second, in
 its headers or in its body, holds a caller for ever. Here a timer shuts the connection down when the
-whole exchange has taken too long. Redirects are not followed: a token meant for one host must not
-reach another.
+whole exchange has taken too long, and each of a host's addresses is tried for what is left of that
+time. Looking the host's name up can't be bounded from here: the system's resolver has timeouts of
+its own, after which nothing is tried any more. Redirects are not followed: a token meant for one
+host must not reach another.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import http.client
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -34,8 +37,33 @@ class Exchange:
     def __init__(self, seconds: float):
         self.is_over = False
         self.sockets: list[socket.socket] = []
+        self.seconds, self.ends_at = seconds, time.monotonic() + seconds
         self.timer = threading.Timer(seconds, self.end)
         self.timer.daemon = True
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """Return a connection to the first of a host's addresses that answers.
+
+        Raises: OSError: none does in what is left of the time.
+        """
+        error: OSError = TimeoutError("timed out")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        ):
+            left = self.ends_at - time.monotonic()
+            if left <= 0:
+                break
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(left)
+                connection.connect(address)
+                connection.settimeout(self.seconds)  # the timer comes first, and says why
+                self.opened(connection)
+                return connection
+            except OSError as failed:
+                error = failed
+                connection.close()
+        raise error
 
     def opened(self, connection: socket.socket) -> None:
         """Take note of a socket, by a descriptor of its own, since TLS takes the given one over."""
@@ -119,14 +147,8 @@ def _watched(kind: Any, exchange: Exchange) -> Any:
 
     def make(host: str, **settings: Any) -> Any:
         connection = kind(host, **settings)
-        plain = connection._create_connection  # called by connect, before any TLS handshake
-
-        def create(*args: Any) -> socket.socket:
-            opened = plain(*args)
-            exchange.opened(opened)
-            return opened
-
-        connection._create_connection = create
+        # called by connect, before any TLS handshake
+        connection._create_connection = lambda address, *_: exchange.connect(*address)
         return connection
 
     return make

@@ -6,15 +6,16 @@
 reference. `continues` is the finished run, which gives
 
 - the weights of policy and value model;
-- the number of updates done: the next one has the next number, and with it prompts and random
-  numbers that were not used yet;
+- the number of updates done: the next one has the next number, and with it, under the same seed,
+  batch size and samples per prompt, prompts and random numbers that were not used yet;
 - the KL coefficient, where `ppo.kl.target` steers it;
 - with `ppo.keep_state`, Adam's moments and, beside an average that was published, the weights that
   were being trained.
 
 With the state kept and a constant learning rate, two updates and then two more end with the very
 weights of four. Without it, training goes on from the published weights with fresh moments.
-Learning rates are those of a run of its own: `total_episodes`, schedule and warm-up begin here.
+Learning rates are those of a run of its own: `total_episodes`, schedule and `warmup_share` begin
+here. `value_warmup_updates` counts from the first run's first update.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from plumbrule.artifacts import MANIFEST, Artifact, write_json
-from plumbrule.costs import input_of
+from plumbrule.artifacts import Artifact, write_json
+from plumbrule.costs import inputs_of
 from plumbrule.errors import ConfigError
 from plumbrule.models import load_policy
 from rlhf.ppo_config import PPOConfig
@@ -119,10 +120,9 @@ def _published(before: Artifact, learner: Learner) -> dict[str, Mapping[str, Ten
 
 def _check_reference(before: Artifact, policy: Artifact) -> None:
     """Raise ConfigError if the continued run is known to have started from another policy."""
-    if not (before.path / MANIFEST).is_file() or not policy.fingerprint:
-        return
-    start = input_of(before, "policy")
-    if start != policy.fingerprint:
+    made_from = inputs_of(before)
+    start = made_from.get("policy")
+    if made_from and policy.fingerprint and start != policy.fingerprint:
         raise ConfigError(
             f"the input policy (={policy.kind} {policy.fingerprint}) must be the one that the "
             f"continued {before.kind} {before.fingerprint} started from (={start}): it is the "

@@ -33,6 +33,7 @@ from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.generation import Sample, generate
+from plumbrule.headline import publish
 from plumbrule.models import (
     Policy,
     checkpoint_activations,
@@ -134,9 +135,7 @@ def run(
     if sampled := asked[: config.num_kl_prompts]:
         start = load_policy(inputs["policy"].file("model"), device=device)
         numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
-    write_json(out / "intervals.json", numbers)
-    for name, number in numbers.items():
-        metrics |= bounded(name, number)
+    metrics |= publish(numbers, out)
     rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
     write_samples(out / "samples.jsonl", rows, tracker)
     write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
@@ -231,12 +230,6 @@ def card_metrics(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     if "noise_free" in card:
         found["dpo/accuracy_noise_free"] = card["noise_free"]["accuracy"]
     return found
-
-
-def bounded(name: str, number: Mapping[str, float | None]) -> dict[str, float]:
-    """Return a metric with `_low` and `_high`, those that are known."""
-    ends = {"": number["value"], "_low": number["low"], "_high": number["high"]}
-    return {f"{name}{end}": value for end, value in ends.items() if value is not None}
 
 
 def kl_to(

@@ -61,9 +61,8 @@ def shortcomings(config: RequireConfig, card: Mapping[str, Any]) -> Iterator[str
         low = accuracy["low"]
         if low is None:
             yield (
-                f"accuracy (={accuracy['value']:.3f} of {accuracy['n']} pairs) must have an "
-                "interval, to be above that of the rules with ppo.require_rm.beats_rules; hold "
-                "out more prompts"
+                f"accuracy (={accuracy['value']:.3f} of {accuracy['n']} pairs) must have "
+                "bounds for ppo.require_rm.beats_rules; hold out more prompts"
             )
         elif low <= rules[best]:
             yield (

@@ -113,7 +113,7 @@ class HTTPScorer:
                     data,
                     self.headers,
                     seconds=self.config.timeout_seconds,
-                    most_bytes=MOST_BYTES + BYTES_PER_SCORE * len(bodies),
+                    most_bytes=_most_bytes(len(bodies)),
                 )
                 return self._read(reply, len(bodies))
             except urllib.error.HTTPError as error:
@@ -140,7 +140,7 @@ class HTTPScorer:
 
     def _read(self, reply: bytes, number: int) -> list[float]:
         """Return the scores of a reply. Raises: TrainingError: it is of another form."""
-        most = MOST_BYTES + BYTES_PER_SCORE * number
+        most = _most_bytes(number)
         if len(reply) > most:
             raise TrainingError(
                 f"the scorer at {self.config.url} must answer at most {most} bytes to {number} "
@@ -167,6 +167,11 @@ class HTTPScorer:
                 f"each response; it answered: {_shown(reply)}"
             )
         return [float(score) for score in scores]
+
+
+def _most_bytes(number: int) -> int:
+    """Return the bytes that a reply to `number` responses may have."""
+    return MOST_BYTES + BYTES_PER_SCORE * number
 
 
 def _shown(reply: bytes) -> str:

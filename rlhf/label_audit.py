@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plumbrule.records import Preference
-from plumbrule.statistics import CONFIDENCE, Interval, sampled_bounds
+from plumbrule.statistics import CONFIDENCE, Interval, sampled_bounds, too_few
 
 LEAST_NOISE = 0.01
 """Utility; labels without a contradiction say no more than that the noise is below this, which is
@@ -78,6 +78,10 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
     if len(groups) < 2 or num_tied > MOST_TIED * num_pairs:
         return {}
     fitted = fit(np.concatenate(groups), FLIPPING if flips else PLAIN)
+    n = sum(len(pairs) for pairs in groups)
+    names = [name for name in Fit._fields if flips or name != "flipped"]
+    if len(groups) < MIN_GROUPS:
+        return {name: too_few(getattr(fitted, name), n, len(groups), MIN_GROUPS) for name in names}
     rng = np.random.default_rng(0)
     drawn = []
     for _ in range(NUM_RESAMPLES):
@@ -86,13 +90,9 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
         drawn.append(fit(np.concatenate([groups[g] for g in chosen]), near))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.array(drawn), (tail, 1 - tail), axis=0)
-    n = sum(len(pairs) for pairs in groups)
-    if len(groups) < MIN_GROUPS:
-        low = high = np.full(len(low), np.nan)
     return {
         name: sampled_bounds(float(fitted[i]), float(low[i]), float(high[i]), n, len(groups))
-        for i, name in enumerate(Fit._fields)
-        if flips or name != "flipped"
+        for i, name in enumerate(names)
     }
 
 

@@ -84,9 +84,8 @@ def policy_loss(
         PolicyLossInputs(new, old, ratio, advantages, action_mask, cliprange, dual_clip)
     )
     cut = log_ratio.abs() > LARGEST_LOG_RATIO
-    return PolicyLoss(
-        fill(loss, action_mask), log_ratio.detach(), ratio.detach(), is_clipped.detach(), cut
-    )
+    clipped = is_clipped.detach().bool() & action_mask
+    return PolicyLoss(fill(loss, action_mask), log_ratio.detach(), ratio.detach(), clipped, cut)
 
 
 def clipped_surrogate(given: PolicyLossInputs) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ for 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from rlhf.ppo_options import SCHEDULES
 
@@ -17,18 +16,17 @@ def lr_multiplier(
     step: int,
     num_steps: int,
     warmup_share: float = 0.0,
-    schedule: str | Callable[[float], float] = "linear",
+    schedule: str = "linear",
 ) -> float:
     """Return the share of the peak rate at `step` (from 0) of `num_steps`.
 
     The first round(warmup_share * num_steps) steps rise linearly and reach the peak at the last of
     them. Raises: ConfigError: no such schedule.
     """
-    curve = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
     warmup = round(num_steps * warmup_share)
     if step < warmup:
         return (step + 1) / warmup
-    return curve((step - warmup) / max(1, num_steps - warmup))
+    return SCHEDULES[schedule]((step - warmup) / max(1, num_steps - warmup))
 
 
 def linear(done: float) -> float:

@@ -78,7 +78,10 @@ def kl_coef_in_loss(config: PPOConfig, kl_coef: float) -> float:
 def advantages_of(
     rewards: Tensor, values: Tensor, trajectory: Trajectory, config: PPOConfig
 ) -> Advantages:
-    """Return advantages at action tokens as they enter the loss, and returns at steps, (b, t)."""
+    """Return advantages at action tokens as they enter the loss, and returns at steps, (b, t).
+
+    Those of an advantage that reads values are whitened over the rollout (`whiten_advantages`).
+    """
     mask, steps = trajectory.action_mask, trajectory.step_mask
     group_size = config.samples_per_prompt
     given = AdvantageInputs(rewards, values, mask, steps, group_size, config.gamma, config.lam)

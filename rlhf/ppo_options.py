@@ -9,7 +9,8 @@ read, and where plug-ins enter their own (`plumbrule/registry.py`). No torch her
     SCHEDULES      ppo.lr_scheduler_type   share of the run done -> share of the rate
                                                                        (rlhf/lr_schedules.py)
 
-An advantage with the trait `values` is given a value model's estimates; one with `groups` compares
+An advantage with the trait `values` is given a value model's estimates, and what it returns is
+whitened over the rollout unless `ppo.whiten_advantages` is false; one with `groups` compares
 the responses to one prompt and needs at least two of them.
 """
 

@@ -8,7 +8,7 @@ afterwards, for every update or a few:
    whitening, clipping of scores)?
 3. Learn. What losses, ratios and gradients does the first update have? Its policy is the input's,
    so it is trained again, under other settings of the losses if wanted. Later updates began from
-   weights that nobody kept.
+   weights that nobody kept, and so did all of a run that continues another: none is trained.
 
 With nothing changed, all of it equals the run's own log, to the last digit on the same machine.
 """
@@ -86,9 +86,8 @@ def replay(
         now = objective_metrics(shaped, config.reward, config.kl.estimator)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
-        now["replay/advantage_correlation"] = _correlation(
-            *(x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped))
-        )
+        before, after = (x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped))
+        now["replay/advantage_correlation"] = _correlation(before, after, "float32")
         if update == 1:
             actors = load_actors(config, inputs, device)
             value_model = make_value_model(config, actors, inputs)
@@ -115,10 +114,15 @@ def replay(
     return found
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Pearson's correlation of two (n,), NaN where one of them varies by rounding alone."""
+def _correlation(x: np.ndarray, y: np.ndarray, precision: str | None = None) -> float:
+    """Return Pearson's correlation of two (n,), NaN where one of them varies by rounding alone.
+
+    Args: precision: in which both were computed; None: that of their dtypes.
+    """
     for values in (x, y):
         largest = np.abs(values).max()
-        if is_rounding(values.astype(np.float64).std(), largest, precision_of(values.dtype)):
+        if is_rounding(
+            values.astype(np.float64).std(), largest, precision or precision_of(values.dtype)
+        ):
             return float("nan")
     return float(np.corrcoef(x, y)[0, 1])

@@ -82,7 +82,8 @@ class ScoredRanking(NamedTuple):
 
 
 def report_card(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
-    """Return the numbers above, nested; each is {"value", "low", "high", "n", "groups"}.
+    """Return the numbers above, nested; each is {"value", "low", "high", "n", "groups"}, and
+    "reason" where bounds are not known.
 
     Raises: ValueError: the rankings hold no pair.
     """

@@ -33,7 +33,7 @@ is normalised already, on answers of the policy that PPO starts from."""
     clip: float | None = None
     """Then cut to [-clip, clip]; None: not at all."""
     source: str = ""
-    """Digest of the plug-in's file that holds the function; filled in, whatever is given."""
+    """Digest of the plug-in's file, or of our function's code; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
         require_choice("reward.terms.name", self.name, {*TERMS, *FUNCTIONS})

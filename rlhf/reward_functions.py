@@ -35,6 +35,8 @@ _FILES: dict[str, Path] = {}
 _DIGESTS: dict[str, str] = {}
 TERMS = ("rm", "gold", "constant", "classifier", "http")
 """Terms that are no functions: `reward_terms.py` opens them."""
+TOTAL = "score"
+"""What the sum of all terms is called beside them."""
 HASHED_BY_NAME = True
 """A registered function is hashed with the term that names it (`plumbrule/fingerprint.py`)."""
 NGRAM = 3
@@ -48,10 +50,10 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
     Raises: ConfigError: the name is taken, or can't stand in a config.
     """
-    if name in TERMS or not name.isidentifier():
+    if name in (*TERMS, TOTAL) or not name.isidentifier():
         raise ConfigError(
             f"reward function (={name!r}) must have a name of letters, digits and _ that is none "
-            f"of {', '.join(TERMS)}; choose another."
+            f"of {', '.join((*TERMS, TOTAL))}; choose another."
         )
 
     file = Path(sys._getframe(1).f_globals["__file__"])
@@ -73,8 +75,8 @@ def source_digest(name: str) -> str:
     """Return 16 hex digits of the plug-in that registered a term, as it was then, or of our own
     function; "" for a term that is no function.
 
-    It is part of a term's config, so that an edit makes another artifact of those who use the term,
-    and of no one else.
+    It is part of a term's config, so that an edit makes another artifact of those who use the term.
+    The digest is in the config only of runs that choose the name.
     """
     if name not in FUNCTIONS:
         return ""

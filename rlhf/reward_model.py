@@ -45,7 +45,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from plumbrule.artifacts import Artifact, write_json
-from plumbrule.config import RuntimeConfig
+from plumbrule.config import PRECISIONS, RuntimeConfig
 from plumbrule.errors import ArtifactError, DataError, TrainingError
 from plumbrule.models import Policy, load_policy, resolve_device, save_policy
 from plumbrule.protocols import Episode
@@ -62,7 +62,8 @@ from plumbrule.scoring import (
 )
 
 MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
-PRECISIONS = ("float32", "bfloat16")
+COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
+"""What a precision is once it is settled."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class RewardStats:
         for name in ("append_terminal", "reads_surprise"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} (={getattr(self, name)!r:.40}) must be true or false")
-        if self.precision not in PRECISIONS:
+        if self.precision not in COMPUTED:
             raise ValueError(
-                f"precision (={self.precision!r:.40}) must be one of {', '.join(PRECISIONS)}"
+                f"precision (={self.precision!r:.40}) must be one of {', '.join(COMPUTED)}"
             )
         for name in ("mean", "std"):
             value = getattr(self, name)

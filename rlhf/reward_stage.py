@@ -4,8 +4,8 @@ What PPO maximises is a sum of terms: reward models, a classifier, a scorer behi
 of text, those of a plug-in. The stage writes them down with the reward models they name; opened,
 they are one `Scorer` of an episode. It trains nothing and loads nothing.
 
-A term that is normalised over an update's responses has no value of a single response: it is given
-as it is, and a reward with such a term has no total.
+A term that is normalised over an update's responses has no value of a single response: its raw
+value is reported, and a reward with such a term has no total.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from plumbrule.artifacts import MANIFEST, Artifact, read_manifest, write_json
+from plumbrule.artifacts import MANIFEST, Artifact, write_json
 from plumbrule.config import RuntimeConfig
+from plumbrule.costs import inputs_of
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.tracking import Tracker
 from rlhf.reward_config import RewardConfig
+from rlhf.reward_functions import TOTAL
 
 REWARD_MODEL_OPENER = "rlhf.reward_model:open_reward"
 
@@ -66,16 +68,14 @@ def open_configured(artifact: Artifact, runtime: RuntimeConfig) -> Scorer:
 
 def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
     """Return the reward models that the artifact's manifest names, from beside it in the store."""
-    if not (artifact.path / MANIFEST).is_file():
-        return {}
-    manifest = read_manifest(artifact.path)
     found = {}
-    for slot, fingerprint in manifest.inputs.items():
+    for slot, fingerprint in inputs_of(artifact).items():
         folder = artifact.path.parents[1] / "rm" / fingerprint
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(
-                f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store no "
-                "longer holds; run the same command to build it again."
+                f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store "
+                "does not hold; run the same command to build it again or, where the reward was "
+                f"copied from another store, copy rm/{fingerprint} into this store as well."
             )
         found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER)
     return found
@@ -93,7 +93,10 @@ class ConfiguredReward:
         Of the sum a term is cut to its bound and weighed, as PPO does it.
         Raises: TrainingError: a term raises, or does not give one number per response.
         """
+        import torch
+
         from rlhf.reward_terms import score_distinct
+        from rlhf.rewards import reward_of
 
         raw = {
             name: score_distinct(name, scorer, episodes)["score"]
@@ -101,8 +104,5 @@ class ConfiguredReward:
         }
         if any(term.normalise == "batch" for term in self.config.terms):
             return raw
-        total = np.zeros(len(episodes))
-        for term in self.config.terms:
-            bound = np.inf if term.clip is None else term.clip
-            total += term.weight * np.clip(raw[term.name], -bound, bound)
-        return {"score": total, **raw}
+        total = reward_of({name: torch.from_numpy(x) for name, x in raw.items()}, self.config)
+        return {TOTAL: total.numpy(), **raw}

@@ -40,6 +40,7 @@ def prepare_terms(
 ) -> dict[str, Prepared]:
     """Return each configured term after normalisation and after clipping, (b,) float64.
 
+    Terms come in float64, but models computed theirs in float32, or in less.
     Raises: ValueError: a configured term is missing.
     """
     prepared = {}
@@ -47,7 +48,7 @@ def prepare_terms(
         if term.name not in terms:
             raise ValueError(f"terms (={sorted(terms)}) must hold {term.name}.")
         raw = terms[term.name]
-        normalised = standardise(raw) if term.normalise == "batch" else raw
+        normalised = standardise(raw, "float32") if term.normalise == "batch" else raw
         prepared[term.name] = Prepared(normalised, clip_scores(normalised, term.clip))
     return prepared
 
@@ -58,14 +59,16 @@ def reward_of(terms: Mapping[str, Tensor], reward: RewardConfig) -> Tensor:
     return weighted_sum({name: t.clipped for name, t in prepared.items()}, reward.weights)
 
 
-def standardise(values: Tensor) -> Tensor:
+def standardise(values: Tensor, precision: str | None = None) -> Tensor:
     """Return values (b,) less their mean, by their standard deviation, like `values`.
 
     0 where they differ by rounding alone (`plumbrule/rounding.py`), so of one value too.
+
+    Args: precision: in which the values were computed; None: that of their dtype.
     """
     exact = values.double()
     spread, off = exact.std(correction=0), exact - exact.mean()
-    alike = is_rounding(spread, exact.abs().max(), precision_of(values.dtype))
+    alike = is_rounding(spread, exact.abs().max(), precision or precision_of(values.dtype))
     return torch.where(alike, torch.zeros_like(off), off / spread).to(values.dtype)
 
 

@@ -30,6 +30,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.errors import DataError
 from plumbrule.generation import generate
+from plumbrule.headline import publish
 from plumbrule.models import fits, load_policy, resolve_device
 from plumbrule.randomness import row_key
 from plumbrule.records import Message, Preference, read_records, read_rows
@@ -112,15 +113,10 @@ def run(
     }
     model.save(out)
     write_json(out / "report_card.json", card)
-    write_json(out / "intervals.json", {"rm/accuracy": card["accuracy"], **noise_free(card)})
     write_json(out / "notes.json", notes(too_long, limit))
     write_samples(out / "samples.jsonl", rankings[:NUM_SHOWN], model.stats)
-    accuracy = card["accuracy"]
     metrics = {
-        "rm/accuracy": accuracy["value"],
-        "rm/accuracy_low": accuracy["low"],
-        "rm/accuracy_high": accuracy["high"],
-        **flat(noise_free(card)),
+        **publish({"rm/accuracy": card["accuracy"], **noise_free(card)}, out),
         "rm/ece": card["ece"]["value"],
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
@@ -191,15 +187,6 @@ def noise_free(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         **{f"labels_{k}": v for k, v in card["labels"].items()},
     }
     return {f"rm/{name}": number for name, number in numbers.items()}
-
-
-def flat(numbers: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return numbers as headline metrics, each with its bounds."""
-    return {
-        f"{name}{end}": number[bound]
-        for name, number in numbers.items()
-        for end, bound in (("", "value"), ("_low", "low"), ("_high", "high"))
-    }
 
 
 def read_split(

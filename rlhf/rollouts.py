@@ -86,6 +86,8 @@ COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
     ),
 }
 """Column -> (how deep in lists, the type there, in words); reward terms are numbers, too."""
+REDO = "remove the artifact's folder and run again."
+"""What to do about a damaged file."""
 _NAME = re.compile(r"update-(\d+)\.parquet")
 
 
@@ -175,14 +177,14 @@ def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
 def _require_columns(table: pa.Table, path: Path) -> None:
     """Raise DataError unless a table has rows, and each column of a rollout with its type."""
     if table.num_rows == 0:
-        raise DataError("must hold a response at least, not 0 rows; the file is damaged.", path)
+        raise DataError(f"must hold a response at least, not 0 rows; {REDO}", path)
     terms = [name for name in table.column_names if name.startswith("term:")]
     for name in (*COLUMN_TYPES, *terms):
-        if table.column_names.count(name) != 1:
-            how = "lacks" if name not in table.column_names else "has twice"
-            raise DataError(f"{how} column {name}; this is no rollout of this version.", path)
-        column = table.column(name)
         depth, fits, what = COLUMN_TYPES.get(name, _NUMBERS)
+        if table.column_names.count(name) != 1:
+            found = "missing" if name not in table.column_names else "there twice"
+            raise DataError(f"column {name} (={found}) must hold {what}; {REDO}", path)
+        column = table.column(name)
         kind = column.type
         for _ in range(depth):
             kind = kind.value_type if pa.types.is_list(kind) else None
@@ -200,21 +202,23 @@ def _require_values(rows: Mapping[str, list[Any]], path: Path) -> None:
         if name.startswith("term:") or name in ("raw_scores", "scores"):
             for number, value in enumerate(values, 1):
                 if not math.isfinite(value):
-                    raise DataError(f"{name} (={value}) must be finite.", path, number)
+                    raise DataError(f"{name} (={value}) must be finite; {REDO}", path, number)
     behind = {len(m) - len(r) for m, r in zip(rows["step_mask"], rows["response"], strict=True)}
     if behind not in ({0}, {1}):
-        raise DataError("step_mask must be as long as the responses, or one longer.", path)
+        raise DataError(f"step_mask must be as long as the responses, or one longer; {REDO}", path)
     for number, response in enumerate(rows["response"], 1):
         for name in ("query", "response"):
             if any(id_ < 0 for id_ in rows[name][number - 1]):
-                raise DataError(f"{name} must hold token ids from 0 on.", path, number)
+                raise DataError(f"{name} must hold token ids from 0 on; {REDO}", path, number)
         length = len(response) + max(behind)
         for name in ("action_mask", "rollout_logprobs", *TOKEN_COLUMNS):
             values = rows[name][number - 1]
             if len(values) != length:
-                raise DataError(f"{name} (={len(values)}) must be {length} long.", path, number)
+                raise DataError(
+                    f"{name} (={len(values)}) must be {length} long; {REDO}", path, number
+                )
             if not all(map(math.isfinite, values)):
-                raise DataError(f"{name} must be finite everywhere.", path, number)
+                raise DataError(f"{name} must be finite everywhere; {REDO}", path, number)
 
 
 def remove_after(folder: Path, update: int) -> None:

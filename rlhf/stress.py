@@ -62,7 +62,8 @@ def _of(ranking: ScoredRanking) -> Iterator[Dressed]:
 def adversarial(
     pairs: Sequence[Dressed], score: Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray]
 ) -> dict[str, Any]:
-    """Return {"as_it_was", "longer", "politer", "surer"}, each {"value", "low", "high", "n"}.
+    """Return {"as_it_was", "longer", "politer", "surer"}, each {"value", "low", "high", "n",
+    "groups"}, and "reason" where bounds are not known.
 
     Args: score: raw scores (n,) of (preference, answer's place, text in its stead).
     """

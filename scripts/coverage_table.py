@@ -1,7 +1,7 @@
 """How often the intervals of `plumbrule.statistics` hold the truth, by simulation.
 
     python scripts/coverage_table.py                    the table of docs/statistics.md, as Markdown
-    python scripts/coverage_table.py --trials 200 --only means
+    python scripts/coverage_table.py --trials 200 --only mean
 
 A cell is an estimate, a distribution, a number of groups and their sizes; of each trial's data set
 an interval of nominal 95 % is made by the function that the stages call. `coverage` is the share
@@ -227,11 +227,11 @@ def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000, help="data sets per cell")
-    parser.add_argument("--only", default="", metavar="ESTIMATE", help="share, paired, mean, other")
+    parser.add_argument("--only", choices=("share", "paired", "mean", "other"))
     given = parser.parse_args()
     rows: dict[tuple[str, str, str], dict[int, str]] = {}
     for cell in cells():
-        if cell.estimate.startswith(given.only):
+        if cell.estimate.startswith(given.only or ""):
             found = cell.simulate(np.random.default_rng(cell.n), given.trials)
             key = (cell.estimate, cell.detail, cell.size)
             rows.setdefault(key, {})[cell.n] = shown(found, cell.estimate)

@@ -11,7 +11,8 @@ that survives means a test that is missing or can't fail; a patch whose old text
 there twice, means that the code has moved on: both are errors, and the exit status is 1.
 
 Outside PPO's details, `scripts/other_mutants.py` breaks the sampler, retrieval, evaluation,
-rewards, data and artifacts; there each mutant names the few tests of which one must fail.
+rewards, data and artifacts, and `scripts/statistics_mutants.py` intervals, comparisons and reports;
+there each mutant names the few tests of which one must fail.
 
 This is not a mutation tester: it does not search. One patch per detail, chosen by hand, answers
 the question "would we notice?" for the mistakes that are really made. The list is long and stands
@@ -44,9 +45,11 @@ from detail_page import (
     read_mutations,
     write_page,
 )
-from other_mutants import MUTANTS as OTHERS
+from other_mutants import MUTANTS as OTHER
 from other_mutants import OtherMutant
+from statistics_mutants import MUTANTS as STATISTICS
 
+OTHERS = [*OTHER, *STATISTICS]
 PACKAGES = ("plumbrule", "rlhf", "sft", "rag", "eval")
 SOURCES = (*PACKAGES, "tests", "conf", "docs", "scripts", "pyproject.toml")
 LIBRARIES = (
@@ -506,7 +509,7 @@ MUTANTS = [
         45,
         "the reference is the policy",
         "rlhf/sharing.py",
-        "reference = load()",
+        "reference = as_inherited(load(), config.adapter)",
         "reference = policy",
     ),
     Mutant(
@@ -710,7 +713,7 @@ def run_tests(folder: Path, named: Sequence[str], output: int, keep_bytecode: bo
     """
     loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(PACKAGES))
     assert not loaded, f"{loaded} were imported before the fork"
-    for ours in ("detail_page", "other_mutants"):
+    for ours in ("detail_page", "other_mutants", "statistics_mutants"):
         del sys.modules[ours]
     os.setpgid(0, 0)
     os.dup2(output, 1)

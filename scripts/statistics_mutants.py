@@ -1,18 +1,15 @@
-"""Mutants of statistics, comparisons and reports: one wrong line each, for `scripts/mutate.py`.
-
-Each is (area, name, file, old text, new text, tests of which one must fail).
-"""
+"""Mutants of statistics, comparisons and reports: one wrong line each, for `scripts/mutate.py`."""
 
 from __future__ import annotations
+
+from other_mutants import OtherMutant
 
 STATISTICS = "plumbrule/test_statistics.py"
 COMPARE = "eval/test_eval_compare.py"
 CARD = "rlhf/test_report_card.py"
 
-Patch = tuple[str, str, str, str, str, tuple[str, ...]]
-
-MUTANTS: list[Patch] = [
-    (
+MUTANTS: list[OtherMutant] = [
+    OtherMutant(
         "statistics",
         "compare resamples items and not their groups",
         "eval/intervals.py",
@@ -20,7 +17,7 @@ MUTANTS: list[Patch] = [
         "return statistics.paired_interval(a, b, confidence=self.confidence)",
         (f"{COMPARE}::test_items_of_one_group_count_together",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "an item without a group has that of all others without",
         "eval/intervals.py",
@@ -28,7 +25,7 @@ MUTANTS: list[Patch] = [
         'return [row["group"] for row in rows]',
         ("eval/test_eval_rewards.py::test_items_without_a_group_are_groups_of_one",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a share interval without its cap at the number of items",
         "plumbrule/statistics/shares.py",
@@ -36,7 +33,7 @@ MUTANTS: list[Patch] = [
         "design_effect = (between + size**2 * ends) / alone",
         (f"{STATISTICS}::test_a_share_is_never_surer_than_its_items",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "no hit at all is less sure than one",
         "plumbrule/statistics/shares.py",
@@ -44,7 +41,7 @@ MUTANTS: list[Patch] = [
         "if p in (0.0, 1.0) and num_groups > n:",
         (f"{STATISTICS}::test_no_hit_is_no_wider_than_one_and_both_count_groups",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "Wilson's interval stays next to 0 and 1",
         "plumbrule/statistics/shares.py",
@@ -52,7 +49,7 @@ MUTANTS: list[Patch] = [
         "low = found.low",
         (f"{STATISTICS}::test_next_to_its_ends_a_share_has_poissons_bound",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "Tango's nuisance share is that of the sample",
         "plumbrule/statistics/shares.py",
@@ -60,7 +57,7 @@ MUTANTS: list[Patch] = [
         "q = lost / n",
         (f"{STATISTICS}::test_paired_shares_equal_tangos_interval_searched_for",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "paired shares are taken for a mean",
         "plumbrule/statistics/means.py",
@@ -68,7 +65,7 @@ MUTANTS: list[Patch] = [
         "    if len(kinds) > 2:\n        return paired_share_interval(",
         (f"{STATISTICS}::test_no_change_leaves_tangos_doubt",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a score that is equal throughout is taken for a share",
         "eval/intervals.py",
@@ -76,7 +73,7 @@ MUTANTS: list[Patch] = [
         "if isinstance(before[0][column], str) and",
         (f"{COMPARE}::test_a_score_that_is_equal_throughout_has_no_interval",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "balanced accuracy takes its labels for unrelated",
         "plumbrule/statistics/shares.py",
@@ -84,7 +81,7 @@ MUTANTS: list[Patch] = [
         "correlation = np.zeros((len(rows), len(rows)))",
         (f"{STATISTICS}::test_two_sides_of_a_row_that_pull_against_each_other_are_surer_together",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "balanced accuracy is weighted by the labels' sizes",
         "plumbrule/statistics/shares.py",
@@ -92,7 +89,7 @@ MUTANTS: list[Patch] = [
         "weights.append(own.mean())",
         (f"{STATISTICS}::test_balanced_accuracy_weighs_labels_and_is_as_wide_as_its_parts_say",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a long tail widens the wrong side",
         "plumbrule/statistics/means.py",
@@ -100,7 +97,7 @@ MUTANTS: list[Patch] = [
         "return float(above) * scale, float(below) * scale",
         (f"{STATISTICS}::test_mean_interval_reaches_further_on_the_side_of_the_tail",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "normal quantiles where groups are few",
         "plumbrule/statistics/shares.py",
@@ -108,7 +105,7 @@ MUTANTS: list[Patch] = [
         "return float(stdtrit(1e9 + degrees, 0.5 + checked_confidence(confidence) / 2))",
         (f"{STATISTICS}::test_mean_interval_is_students_where_nothing_is_skewed",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a large group counts as much as a small one",
         "plumbrule/statistics/means.py",
@@ -116,7 +113,7 @@ MUTANTS: list[Patch] = [
         "errors = totals.sums - value * totals.counts",
         (f"{STATISTICS}::test_groups_of_uneven_size_are_left_out_one_by_one",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "an interval of no width is printed",
         "plumbrule/statistics/intervals.py",
@@ -124,7 +121,7 @@ MUTANTS: list[Patch] = [
         "if low > high:",
         (f"{STATISTICS}::test_where_nothing_would_cover_there_is_a_reason_and_no_interval",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "four groups are enough",
         "plumbrule/statistics/intervals.py",
@@ -132,7 +129,7 @@ MUTANTS: list[Patch] = [
         "MIN_GROUPS = 4\n",
         (f"{STATISTICS}::test_where_nothing_would_cover_there_is_a_reason_and_no_interval",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "the jackknife is averaged, not added up",
         "plumbrule/statistics/jackknife.py",
@@ -140,7 +137,7 @@ MUTANTS: list[Patch] = [
         "error = math.sqrt(float(rest @ rest) / num_blocks)",
         (f"{STATISTICS}::test_auroc_interval_is_a_jackknife_of_log_odds",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "the debiased calibration error has its bias",
         "plumbrule/statistics/calibration.py",
@@ -151,7 +148,7 @@ MUTANTS: list[Patch] = [
             f"{STATISTICS}::test_a_planted_calibration_error_is_found_without_its_bias",
         ),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a calibrated model is one of independent outcomes",
         "plumbrule/statistics/calibration.py",
@@ -159,16 +156,15 @@ MUTANTS: list[Patch] = [
         "    if int(together.max()) >= 0:\n",
         (f"{STATISTICS}::test_outcomes_that_go_together_widen_what_chance_explains",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "an unknown benchmark compares nothing",
         "eval/compare.py",
-        '    raise DataError(\n        f"benchmark (=items/{benchmark}.jsonl)',
-        "    if rows:\n        return []\n"
-        '    raise DataError(\n        f"benchmark (=items/{benchmark}.jsonl)',
+        "    if benchmark not in COMPARED:\n",
+        "    if benchmark not in COMPARED:\n        return []\n",
         (f"{COMPARE}::test_an_unknown_benchmark_is_refused",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "a reward model without an interval beats the rules",
         "rlhf/gate.py",
@@ -176,7 +172,7 @@ MUTANTS: list[Patch] = [
         '        if low is None and accuracy["n"] == 0:\n',
         ("rlhf/test_gate.py::test_an_accuracy_without_an_interval_beats_no_rule",),
     ),
-    (
+    OtherMutant(
         "statistics",
         "the report leaves out how many groups there are",
         "plumbrule/report/contents.py",

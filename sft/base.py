@@ -51,6 +51,7 @@ from plumbrule.models import (
     save_policy,
     train_tokenizer,
 )
+from plumbrule.templates import settled_turns
 from plumbrule.tracking import Tracker
 from sft.config import BaseConfig
 from sft.corpus import Text, encode, plain_parts, read_corpus
@@ -142,7 +143,8 @@ def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
         context=model.context,
         pad_token=model.pad_token,
     )
-    policy.spec = dataclasses.replace(policy.spec, system_turns=model.system_turns)
+    turns = settled_turns(model.system_turns, policy.spec.system_turns)
+    policy.spec = dataclasses.replace(policy.spec, system_turns=turns)
     save_policy(policy, out / "model")
     if policy.notes:
         write_json(out / "notes.json", list(policy.notes))

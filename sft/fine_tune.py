@@ -28,11 +28,12 @@ from plumbrule.models import (
     resolve_device,
     save_policy,
 )
+from plumbrule.policies import POLICY_FILE, PolicySpec
 from plumbrule.randomness import row_key
 from plumbrule.records import Demonstration, read_records
 from plumbrule.scoring import trunk
 from plumbrule.shipped import located
-from plumbrule.templates import check_chats
+from plumbrule.templates import check_chats, settled_turns
 from plumbrule.tracking import Tracker
 from sft.config import SFTConfig
 from sft.demonstrations import Example, encode, mean_nll
@@ -127,9 +128,13 @@ def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifa
         return  # `starting_policy` says so
     revision = None if base is not None else config.model.revision
     tokenizer = load_tokenizer(located(path), revision=revision, pad_token=config.model.pad_token)
+    saved = Path(path) / POLICY_FILE
+    system_turns = config.model.system_turns
+    if saved.is_file():
+        system_turns = settled_turns(system_turns, PolicySpec.read(saved).system_turns)
     for name in ("records.jsonl", "validation.jsonl"):
         chats = ((d.id, d.messages) for d in read_records(Demonstration, given.file(name)))
-        check_chats(tokenizer, chats, config.model.system_turns)
+        check_chats(tokenizer, chats, system_turns)
 
 
 def training_cost(
@@ -164,7 +169,7 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
         policy.spec,
         context=min(policy.spec.context, config.model.context),
         retrieval_template=config.retrieval_template,
-        system_turns=config.model.system_turns,
+        system_turns=settled_turns(config.model.system_turns, policy.spec.system_turns),
     )
     return policy
 

@@ -63,8 +63,8 @@ def preview(
     if too_long == len(items):
         most = room if config.role == "prompts" else context
         raise DataError(
-            f"role {config.role}: all {len(items)} records are longer than {most} tokens; raise "
-            "model.context, lower sampling.max_new_tokens, or shorten them.",
+            f"records of role {config.role} (={len(items)}, all longer) must fit {most} "
+            "tokens; raise model.context, lower sampling.max_new_tokens, or shorten them.",
             dataset.path,
         )
     return Preview(len(train), len(held_out), kept.dropped.total() + kept.duplicates, too_long)

@@ -12,6 +12,7 @@ from typing import Any
 
 from plumbrule.artifacts import Artifact
 from plumbrule.gathered import SIGN
+from plumbrule.headline import INTERVALS
 from plumbrule.metrics import METRICS, describe, direction
 from plumbrule.report import figures, plots
 from plumbrule.report.answers import answer
@@ -32,7 +33,7 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
     shown = {name: folders[name] for name in first_of_each(folders)}
     intervals: dict[str, Mapping[str, Any]] = {}
     for node, folder in folders.items():
-        for name, number in (read_json(folder, "intervals.json") or {}).items():
+        for name, number in (read_json(folder, INTERVALS) or {}).items():
             intervals |= {f"{node}:{name}": number, name: intervals.get(name, number)}
     comparisons = {
         name: rows

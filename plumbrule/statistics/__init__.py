@@ -33,6 +33,7 @@ from plumbrule.statistics.intervals import (
     Interval,
     point,
     sampled_bounds,
+    too_few,
     unknown,
 )
 from plumbrule.statistics.jackknife import jackknife_interval
@@ -78,6 +79,7 @@ __all__ = [
     "spearman_interval",
     "spread_interval",
     "stratified_share_interval",
+    "too_few",
     "unknown",
     "wilson",
 ]

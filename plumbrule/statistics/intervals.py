@@ -39,11 +39,6 @@ class Interval(NamedTuple):
         }
         return numbers | ({"reason": self.reason} if self.reason else {})
 
-    def flat(self, name: str) -> dict[str, float]:
-        """Return the number as `name`, and its bounds as `name_low`, `name_high` where known."""
-        bounds = {f"{name}_low": self.low, f"{name}_high": self.high} if self.is_bounded else {}
-        return {name: self.value} | bounds
-
     def text(self, digits: int) -> str:
         """Return the number with its bounds, or why it has none, and what it rests on."""
         said = f"{self.value:.{digits}f}"

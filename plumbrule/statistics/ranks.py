@@ -43,7 +43,8 @@ def auroc_interval(
     index = group_index(groups, len(x))
     rarer = min(len(np.unique(index[positive])), len(np.unique(index[~positive])))
     if rarer < MIN_GROUPS:
-        return too_few(value, len(x), rarer, MIN_GROUPS)
+        few = too_few(value, len(x), rarer, MIN_GROUPS)
+        return few._replace(groups=int(index.max()) + 1)
     if value in (0.0, 1.0):
         found = wilson(value * rarer, rarer, confidence)
         return sampled_bounds(value, found.low, found.high, len(x), int(index.max()) + 1)

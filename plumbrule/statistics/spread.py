@@ -45,7 +45,7 @@ def spread_interval(
     value, num_groups = float(max(centre) - min(centre)), int(index.max()) + 1
     fewest = min(len(np.unique(index[rows])) for rows in classes)
     if fewest < MIN_GROUPS:
-        return too_few(value, len(x), fewest, MIN_GROUPS)
+        return too_few(value, len(x), fewest, MIN_GROUPS)._replace(groups=num_groups)
     means = []
     for number, rows in enumerate(classes):
         inside = group_index(index[rows], len(rows))

@@ -11,6 +11,7 @@ from eval.intervals import Intervals
 from eval.rewards import judged, summarise
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.config import GoldConfig
+from plumbrule.headline import flat
 from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt
 from plumbrule.statistics import Interval
@@ -94,8 +95,8 @@ def test_unknown_bounds_are_null_and_no_headline():
     unknown = Interval(0.5, math.nan, math.nan, 3, 2, "too few")
     nothing = {"low": None, "high": None}
     assert unknown.as_json() == {"value": 0.5, **nothing, "n": 3, "groups": 2, "reason": "too few"}
-    assert unknown.flat("eval/x") == {"eval/x": 0.5}
-    assert Interval(0.5, 0.4, 0.6, 3).flat("eval/x") == {
+    assert flat({"eval/x": unknown.as_json()}) == {"eval/x": 0.5}
+    assert flat({"eval/x": Interval(0.5, 0.4, 0.6, 3).as_json()}) == {
         "eval/x": 0.5,
         "eval/x_low": 0.4,
         "eval/x_high": 0.6,

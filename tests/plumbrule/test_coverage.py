@@ -110,10 +110,11 @@ def test_a_percentile_bootstrap_would_not_cover() -> None:
 
 def test_every_mutants_patch_applies_and_names_tests() -> None:
     root = Path(__file__).resolve().parents[2]
-    for _, name, file, old, new, tests in MUTANTS:
-        assert (root / file).read_text("utf-8").count(old) == 1, name
-        assert old != new
-        for test in tests:
+    for mutant in MUTANTS:
+        text = (root / mutant.file).read_text("utf-8")
+        assert text.count(mutant.old) == 1, mutant.name
+        assert mutant.old != mutant.new
+        for test in mutant.tests:
             path, function = test.split("::")
             assert f"def {function}(" in (root / "tests" / path).read_text("utf-8"), test
 

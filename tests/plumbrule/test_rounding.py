@@ -105,6 +105,8 @@ def test_meters_of_what_does_not_vary(dtype: torch.dtype) -> None:
         column = returns[:, 0].numpy()
         assert math.isnan(_correlation(column, np.arange(12.0)))
         assert _correlation(scale * np.arange(12.0), np.arange(12.0)) == pytest.approx(1.0)
+    alike = (np.float32(0.7) + np.float32(6e-8) * (np.arange(12) % 2)).astype(np.float32)
+    assert math.isnan(_correlation(alike.astype(np.float64), np.arange(12.0), "float32"))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -173,7 +173,7 @@ def test_prompts_that_are_too_long_are_counted_by_the_tokenizer_alone(
     plan = make_plan(run.nodes, Store(tmp_path))
     assert preview_data(run.config, plan)["prompts"].endswith("9 too long")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows[:9]), encoding="utf-8")
-    with pytest.raises(DataError, match="all 9 records are longer than 512 tokens"):
+    with pytest.raises(DataError, match=r"\(=9, all longer\) must fit 512 tokens; raise"):
         preview_data(run.config, plan)
     count = token_counter("plumbrule/atlas-base")
     assert count is not None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from plumbrule.headline import flat
 from plumbrule.statistics import (
     auroc,
     auroc_interval,
@@ -85,7 +86,14 @@ def test_where_nothing_would_cover_there_is_a_reason_and_no_interval(found, said
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert not interval.is_bounded
-    assert set(interval.flat("x")) == {"x"}
+    assert set(flat({"x": interval.as_json()})) == {"x"}
+
+
+def test_too_few_of_a_class_leaves_the_number_of_all_groups() -> None:
+    few = auroc_interval(range(30), [1, 1] + [0] * 28)
+    assert (few.groups, few.reason) == (30, "too few: 2 groups of at least 10")
+    few = spread_interval(range(30), [1, 1] + [0] * 28)
+    assert (few.groups, few.reason) == (30, "too few: 2 groups of at least 10")
 
 
 def test_copies_of_items_inside_their_groups_do_not_narrow_an_interval():

@@ -53,7 +53,7 @@ def test_a_rules_opposite_is_a_rule_too():
 def test_an_accuracy_without_an_interval_beats_no_rule():
     few = {"value": 0.9, "low": None, "high": None, "n": 40, "groups": 3, "reason": "too few"}
     (line,) = shortcomings(RequireConfig(beats_rules=True), {**CARD, "accuracy": few})
-    assert "accuracy (=0.900 of 40 pairs) must have an interval" in line
+    assert "accuracy (=0.900 of 40 pairs) must have bounds" in line
 
 
 def test_a_calibration_error_is_held_to_account_without_its_bias():

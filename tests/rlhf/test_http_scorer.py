@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -14,6 +14,7 @@ from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt
 from plumbrule.tracking import FileTracker
 from rlhf import http_scorer
+from rlhf.bounded_post import post
 from rlhf.http_scorer import HTTPScorer
 from rlhf.reward_config import HTTPConfig
 
@@ -232,6 +233,22 @@ def test_a_reply_that_drips_is_given_up_in_time(first, rest, says):
     ):
         HTTPScorer(config(url, timeout_seconds=0.4, patience_seconds=0.0)).score(said("a"))
     assert time.monotonic() - began < 5.0  # a socket's own timeout would never come
+
+
+def test_many_addresses_share_the_time(monkeypatch):
+    with socket.socket() as full, ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # its queue is full from here on: nobody else gets an answer
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        places = socket.getaddrinfo(*full.getsockname(), type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places * 8)
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"timed out|not whole"):
+            post("http://many/", b"", {}, seconds=0.3, most_bytes=1)
+    assert time.monotonic() - began < 1.5  # 8 times 0.3 s, each address for itself
 
 
 def test_a_reply_without_end_is_refused_at_its_bound():

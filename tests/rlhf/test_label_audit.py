@@ -121,6 +121,13 @@ def test_rows_of_one_prompt_are_resampled_together():
     assert (one.low, one.high) != (other.low, other.high)
 
 
+def test_few_prompts_are_too_few_and_nothing_is_resampled(monkeypatch):
+    monkeypatch.setattr("rlhf.label_audit.NUM_RESAMPLES", None)
+    found = audit(rankings(0.5, 0.0, number=9))
+    assert list(found) == ["noise", "length_taste"]
+    assert found["noise"].reason == "too few: 9 groups of at least 10"
+
+
 def test_rankings_without_known_utilities_say_nothing():
     bare = [
         Preference("p", chat("q"), ("a", "b"), (1, 2)),

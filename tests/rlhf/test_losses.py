@@ -8,7 +8,9 @@ import ppo_reference as reference
 import pytest
 import torch
 
+from plumbrule.registry import Option
 from rlhf.losses import policy_loss, value_loss
+from rlhf.ppo_options import POLICY_LOSSES
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
@@ -56,6 +58,15 @@ def test_ratio_one_gives_minus_the_mean_advantage_and_the_policy_gradient() -> N
 
 @pytest.mark.detail(27)
 @pytest.mark.option("ppo.policy_loss", "clip")
+def test_what_a_plug_in_says_of_masked_slots_does_not_count(monkeypatch) -> None:
+    everywhere = Option(lambda given: (given.ratio, torch.ones(1, 3)))
+    monkeypatch.setitem(POLICY_LOSSES._options, "everywhere", everywhere)
+    mask = torch.tensor([[True, False, True]])
+    found = policy_loss(*[torch.zeros(1, 3)] * 3, mask, 0.2, kind="everywhere")
+    assert found.clipped.dtype == torch.bool
+    assert torch.equal(found.clipped, mask)
+
+
 def test_policy_loss_equals_the_loop() -> None:
     new, old, advantages, mask = case(1)
     got = policy_loss(new, old, advantages, mask, 0.2)

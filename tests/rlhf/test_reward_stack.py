@@ -126,6 +126,12 @@ def test_terms_are_normalised_then_clipped_then_weighed():
 
 def test_equal_values_normalise_to_nothing():
     assert standardise(torch.full((3,), 7.0)).tolist() == [0.0, 0.0, 0.0]
+    # what a model computes in float32 arrives in float64, a last place apart
+    alike = torch.tensor([0.7, 0.7, 0.70000005]).double()
+    assert alike.std() > 0
+    term = RewardTermConfig("rm", normalise="batch")
+    prepared = prepare_terms({"rm": alike}, [term])
+    assert prepared["rm"].normalised.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_equal_responses_are_scored_once_and_keep_their_order():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from eval.rewards import judged, summarise
 from plumbrule.artifacts import Artifact, Manifest, Store
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.config import GoldConfig, RuntimeConfig
-from plumbrule.errors import ArtifactError
+from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.protocols import Episode
 from plumbrule.records import Message, Prompt
 from plumbrule.tracking import FileTracker
@@ -86,8 +87,24 @@ def test_a_reward_names_the_models_that_its_store_holds(tmp_path: Path) -> None:
     config = RewardConfig()
     run(config, {}, RuntimeConfig(), folder, FileTracker(folder))
     store.publish(Manifest("reward", "reward", "a" * 16, {}, {"rm": "b" * 16}))
-    with pytest.raises(ArtifactError, match=r"needs rm/b{16}, which the store no longer holds"):
-        open_configured(Artifact.of(folder, "reward"), RuntimeConfig())
+    with pytest.raises(
+        ArtifactError, match=r"needs rm/b{16}, .* does not hold.* copy rm/b{16} into"
+    ):
+        open_configured(Artifact.at(folder), RuntimeConfig())
+
+
+def test_no_function_may_have_the_totals_name() -> None:
+    with pytest.raises(ConfigError, match=r"'score'\) must have a name .* none of rm, .*score"):
+        register("score")
+
+
+def test_a_reward_node_is_checked_as_ppos_reward_is(composed: Callable) -> None:
+    goal = "run.goals=[reward]"
+    composed(goal)
+    with pytest.raises(ConfigError, match=r"reward.ensemble.rule .* node reward has one rm input"):
+        composed(goal, "reward.ensemble.rule=worst")
+    with pytest.raises(ConfigError, match=r"not hold rm where node reward has no rm input"):
+        composed(goal, "nodes.reward.inputs.rm=null")
 
 
 def test_the_one_term_of_a_reward_is_not_told_twice(tmp_path: Path) -> None:

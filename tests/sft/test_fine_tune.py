@@ -385,3 +385,7 @@ def test_what_the_template_refuses_is_said_before_a_model_is_loaded(inputs, tmp_
     config = dataclasses.replace(CONFIG, model=ModelConfig(system_turns="fold"))
     train(given, tmp_path / "out", config=dataclasses.replace(config, num_train_epochs=0.0))
     assert load_policy(tmp_path / "out" / "model").spec.system_turns == "fold"
+    # for good: training that starts there, and is told nothing, folds too
+    given["base"] = Artifact.of(tmp_path / "out", "sft")
+    train(given, tmp_path / "more", config=dataclasses.replace(CONFIG, num_train_epochs=0.0))
+    assert load_policy(tmp_path / "more" / "model").spec.system_turns == "fold"
