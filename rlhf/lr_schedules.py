@@ -8,25 +8,25 @@ for 1.
 from __future__ import annotations
 
 import math
-
-from rlhf.ppo_options import SCHEDULES
+from collections.abc import Callable
 
 
 def lr_multiplier(
     step: int,
     num_steps: int,
     warmup_share: float = 0.0,
-    schedule: str = "linear",
+    schedule: Callable[[float], float] | None = None,
 ) -> float:
     """Return the share of the peak rate at `step` (from 0) of `num_steps`.
 
     The first round(warmup_share * num_steps) steps rise linearly and reach the peak at the last of
-    them. Raises: ConfigError: no such schedule.
+    them. schedule: what follows them; None: `linear`. PPO's table of schedules is not read here,
+    so that a reward model's code does not hold all that PPO can choose from.
     """
     warmup = round(num_steps * warmup_share)
     if step < warmup:
         return (step + 1) / warmup
-    return SCHEDULES[schedule]((step - warmup) / max(1, num_steps - warmup))
+    return (schedule or linear)((step - warmup) / max(1, num_steps - warmup))
 
 
 def linear(done: float) -> float:

@@ -43,6 +43,7 @@ from rlhf.kl import kl_loss
 from rlhf.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
 from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo_config import PPOConfig
+from rlhf.ppo_options import SCHEDULES
 from rlhf.ptx import Demonstrations, add_ptx_gradients
 from rlhf.rollouts import Rollout
 from rlhf.tensorflow_adam import TensorFlowAdam
@@ -161,9 +162,8 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def set_learning_rates(learner: Learner, config: PPOConfig, update: int) -> None:
     """Set every group's rate for `update` (from 1) of the run, by the configured schedule."""
-    share = lr_multiplier(
-        update - 1, config.num_updates, config.warmup_share, config.lr_scheduler_type
-    )
+    schedule = SCHEDULES[config.lr_scheduler_type]
+    share = lr_multiplier(update - 1, config.num_updates, config.warmup_share, schedule)
     rates = (config.learning_rate, config.value_learning_rate)
     for group, rate in zip(learner.optimizer.param_groups, rates, strict=False):
         group["lr"] = rate * share

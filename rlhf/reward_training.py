@@ -36,7 +36,7 @@ from plumbrule.models import checkpoint_activations
 from plumbrule.randomness import generator
 from plumbrule.tracking import Tracker
 from rlhf.config import RMConfig
-from rlhf.lr_schedules import lr_multiplier
+from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_losses import (
     bradley_terry,
     centring,
@@ -213,7 +213,7 @@ def batch_of(step: int, num_rankings: int, config: RMConfig) -> list[int]:
 
 def rate_share(step: int, num_steps: int, warmup_share: float) -> float:
     """Return the share of the learning rate at `step` (from 0): linear warm-up, cosine to 0."""
-    return lr_multiplier(step, num_steps, warmup_share, "cosine")
+    return lr_multiplier(step, num_steps, warmup_share, cosine)
 
 
 def keep(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> None:

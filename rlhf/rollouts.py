@@ -131,8 +131,10 @@ def write(rollout: Rollout, path: Path) -> None:
     os.replace(partial, path)
 
 
-def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
+def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True) -> Rollout:
     """Return the rollout that `write` wrote, on `device`.
+
+    finite: whether NaN and Inf are refused; the one that an update failed on may hold them.
 
     Raises: DataError: the file holds no rollout: it is no Parquet file, has no rows, lacks a
     column, or holds a value that none can have (an id that is no whole number, NaN, a list of
@@ -144,7 +146,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> Rollout:
         raise DataError(f"must be a Parquet file of a rollout ({error!s:.120}).", path) from None
     _require_columns(table, path)
     rows = table.to_pydict()
-    _require_values(rows, path)
+    _require_values(rows, path, finite)
 
     def tensor(name: str) -> Tensor:
         wide = table.schema.field(name).type.value_type == pa.float64()
@@ -196,12 +198,12 @@ def _require_columns(table: pa.Table, path: Path) -> None:
             raise DataError(f"column {name} must hold {what}, and no null.", path)
 
 
-def _require_values(rows: Mapping[str, list[Any]], path: Path) -> None:
+def _require_values(rows: Mapping[str, list[Any]], path: Path, finite: bool) -> None:
     """Raise DataError for ids below 0, lists of other lengths than the responses, NaN and Inf."""
     for name, values in rows.items():
         if name.startswith("term:") or name in ("raw_scores", "scores"):
             for number, value in enumerate(values, 1):
-                if not math.isfinite(value):
+                if finite and not math.isfinite(value):
                     raise DataError(f"{name} (={value}) must be finite; {REDO}", path, number)
     behind = {len(m) - len(r) for m, r in zip(rows["step_mask"], rows["response"], strict=True)}
     if behind not in ({0}, {1}):
@@ -217,7 +219,7 @@ def _require_values(rows: Mapping[str, list[Any]], path: Path) -> None:
                 raise DataError(
                     f"{name} (={len(values)}) must be {length} long; {REDO}", path, number
                 )
-            if not all(map(math.isfinite, values)):
+            if finite and not all(map(math.isfinite, values)):
                 raise DataError(f"{name} must be finite everywhere; {REDO}", path, number)
 
 

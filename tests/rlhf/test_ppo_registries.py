@@ -169,10 +169,10 @@ def test_schedules_by_hand() -> None:
         ("constant", lambda k: 1.0),
         ("cosine", lambda k: (1 + math.cos(math.pi * k / 8)) / 2),
     ):
-        shares = [lr_multiplier(step, 10, 0.2, name) for step in range(10)]
+        shares = [lr_multiplier(step, 10, 0.2, SCHEDULES[name]) for step in range(10)]
         assert shares == pytest.approx([0.5, 1.0, *(falls(k) for k in range(8))])
-        assert lr_multiplier(0, 10, 0.0, name) == 1.0  # without warm-up full at once
-        assert lr_multiplier(0, 1, 1.0, name) == 1.0
+        assert lr_multiplier(0, 10, 0.0, SCHEDULES[name]) == 1.0  # without warm-up full at once
+        assert lr_multiplier(0, 1, 1.0, SCHEDULES[name]) == 1.0
     learner = world.learner_of(world.config())
     config = world.config(
         total_episodes=160,
