@@ -505,7 +505,11 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if unknown is None:
         return text
     given = unknown.group(1)
-    return f"{given} must be a known key; {hint(given, settings_of(RunConfig), KEYS)}"
+    head = given.rpartition(".")[0]
+    known = list(settings_of(RunConfig))
+    if head.startswith("nodes.") and head.endswith(".inputs"):
+        known += [f"{head}.{slot}" for kind in STAGES.values() for slot in kind.slots]
+    return f"{given} must be a known key; {hint(given, known, KEYS)}"
 
 
 def unreadable_word(arguments: list[str]) -> str | None:

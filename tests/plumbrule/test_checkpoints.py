@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from plumbrule import attempts
+from plumbrule import attempts, checkpoints
 from plumbrule.checkpoints import MARK, is_complete, is_whole, newest, prune, save, seal
 
 
@@ -22,6 +22,12 @@ def fill(text: str):
         (folder / "deep" / "state.txt").write_text(text)
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that no stage has prepared, whatever ran in it before."""
+    monkeypatch.setattr(checkpoints, "MACHINE", {})
 
 
 def test_newest_is_by_number_not_by_name(tmp_path):

@@ -155,14 +155,18 @@ def test_what_interrupts_an_owner_says_who_took_over(
 ) -> None:
     """The beat sends Ctrl-C's signal; it must not look as if someone had pressed it."""
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
 
     def build() -> None:
         with claims.acquire(tmp_path, "slow"):
             other_host(tmp_path, 0)
             time.sleep(30)
 
-    with pytest.raises(TrainingError, match="taken over by run far"):
-        build()
+    try:
+        with pytest.raises(TrainingError, match="taken over by run far"):
+            build()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / claims.NAME).exists()
 
 

@@ -102,8 +102,9 @@ def test_what_this_user_may_not_read(closed, tmp_path):
     )
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "train.jsonl").write_text(ROW)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
+    for above in (tmp_path, *tmp_path.parents):
+        if not above.stat().st_mode & 0o001:
+            above.chmod(above.stat().st_mode | 0o055)
     (tmp_path / closed).chmod(0)
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     (tmp_path / closed).chmod(0o755)

@@ -50,7 +50,7 @@ def changed(**columns: list | None) -> Callable[[Path], None]:
 BAD_ROLLOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no Parquet": (lambda path: path.write_bytes(b"PAR1 is not enough"), "a Parquet file"),
     "no rows": (lambda path: pq.write_table(pa.table(table()).slice(0, 0), path), "not 0 rows"),
-    "no column": (changed(values=None), "lacks column values"),
+    "no column": (changed(values=None), "column values .=missing. must hold"),
     "float ids": (changed(response=[[4.0, 5.5], [6.0]]), "response .*must hold lists of token ids"),
     "ids as text": (changed(query=[["1"], ["2"]]), "query .*must hold lists of token ids"),
     "ids below 0": (changed(query=[[1, -2], [3]]), "row 1: query must hold token ids from 0 on"),
