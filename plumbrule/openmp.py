@@ -3,7 +3,7 @@
 An OpenMP thread that has nothing to do spins by default: GCC's library, which torch's wheels for
 Linux bring along, for 300,000 turns. Where another process wants the same cores the spinning thread
 holds up the very thread that it waits for, and a training on two threads falls to a tenth of its
-speed. Here a thread that waits soon sleeps: after 10,000 turns (tens of microseconds), which spans
+speed. Here a thread that waits soon sleeps: after 3,000 turns (about ten microseconds), which spans
 the gaps between the small operations of a small model and is short beside a turn of the scheduler.
 Without them, sampling on two threads is as slow as on one. `GOMP_SPINCOUNT` says so to GCC's
 library, `OMP_WAIT_POLICY` to LLVM's, `KMP_BLOCKTIME` to Intel's; they are read once, when a library
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 """What is set."""
 SET_BY_USERS = (*POLICY, "KMP_LIBRARY")
 """Any of these says how threads shall wait."""
