@@ -28,7 +28,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plumbrule.adapter_files import base_of, is_adapter_folder
 from plumbrule.errors import ConfigError, DataError
@@ -196,37 +196,53 @@ def _imports(module: str) -> tuple[str, ...]:
     assert path is not None
     found: list[str] = []
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, base] if base else above)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
+    for level, base, names in _parsed(_text(path), _is_config(path)).imports:
+        if level:
+            above = package.split(".")[: len(package.split(".")) - level + 1]
+            base = ".".join([*above, base] if base else above)
+        for name in (base, *(f"{base}.{name}" for name in names)):
             if _source(name) is not None:
                 found.extend(_resolve(name))
     return tuple(dict.fromkeys(found))
 
 
-@lru_cache(maxsize=1024)
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@lru_cache(maxsize=1024)
 def _tree_hash(path: Path) -> str:
-    tree = _tree(path)  # changed here: `code_hashes` reads its imports before
-    settings = path.name.endswith("config.py")
+    return _parsed(_text(path), _is_config(path)).digest
+
+
+def _is_config(path: Path) -> bool:
+    return path.name.endswith("config.py")
+
+
+@lru_cache(maxsize=1024)
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+class _Parsed(NamedTuple):
+    """What counts of a source file."""
+
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    """Of each import: level (0: absolute), module, names taken from it."""
+    digest: str
+    """16 hex digits of the syntax tree without what is only said in it."""
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str, is_config: bool) -> _Parsed:
+    """Return what counts of a source text; kept by text, so an edited file is parsed anew."""
+    tree = ast.parse(text)
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
     by_name = any(_is_marked(statement) for statement in tree.body)
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = tuple(alias.name for alias in node.names)
+            imports.append((node.level, node.module or "", names))
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            drop = settings and isinstance(node, ast.ClassDef)
+            drop = is_config and isinstance(node, ast.ClassDef)
             node.body = [  # type: ignore[attr-defined]
                 statement
                 for statement in body
@@ -234,7 +250,7 @@ def _tree_hash(path: Path) -> str:
                 and not (by_name and _is_registered(statement))
                 and not (drop and _states_or_checks(statement))
             ]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return _Parsed(tuple(imports), hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16])
 
 
 @lru_cache(maxsize=256)
@@ -290,7 +306,7 @@ def _is_text(statement: ast.AST) -> bool:
 
 def forget() -> None:
     """Drop what was read of the project's files, so that it is read again."""
-    for cached in (_source, _imports, _tree, _tree_hash, content_digest):
+    for cached in (_source, _imports, _text, content_digest):
         cached.cache_clear()
 
 

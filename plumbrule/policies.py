@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -25,6 +25,8 @@ from plumbrule.templates import arrange, check_chats
 
 POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
+MAX_KEPT_PROMPTS = 8192
+"""Encoded prompts that a policy remembers: those of an update, of a ranking, of a search."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ class Policy:
     """Fills slots that no mask calls real; never compared with anything."""
     notes: tuple[str, ...] = ()
     """What whoever brings the model in should be told of it."""
+    _encoded: dict[Hashable, tuple[int, ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         pad = self.tokenizer.pad_token_id
@@ -96,12 +101,21 @@ class Policy:
         """Return the prompt's token ids: the chat, ending where the response begins.
 
         Passages, one a line, enter the last user turn through the retrieval template; without any
-        the chat stays as it is.
+        the chat stays as it is. The same prompt is tokenised once, as long as it is remembered.
 
         Raises: DataError: the chat template refuses the chat, in its own words.
         """
-        arranged = arrange(messages, self.spec.system_turns)
-        return encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
+        template = str(self.tokenizer.chat_template)
+        words = (self.spec.system_turns, self.spec.retrieval_template, template)
+        key = (tuple(messages), tuple(passages), words)
+        known = self._encoded.pop(key, None)
+        if known is None:
+            arranged = arrange(messages, self.spec.system_turns)
+            known = tuple(encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec)))
+            if len(self._encoded) >= MAX_KEPT_PROMPTS:
+                del self._encoded[next(iter(self._encoded))]  # used longest ago
+        self._encoded[key] = known
+        return list(known)
 
     def check_chats(self, records: Iterable[Prompt | Demonstration | Preference]) -> None:
         """Raise DataError, which names the first, if the chat template refuses a record."""

@@ -143,8 +143,8 @@ the state behind it, whose value is then learnt as well."""
     value_init: str = "policy"
     """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
     value_trunk: str = "own"
-    """own: a whole model. branch: layers of its own on the stem of ppo.unfrozen_layers. policy: a \
-head on the policy's hidden states, which its gradient moves too."""
+    """Of gae only. own: a whole model. branch: layers of its own on the stem of \
+ppo.unfrozen_layers. policy: a head on the policy's hidden states, which its gradient moves too."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     unfrozen_layers: int | None = None
     """Top layers of the policy that are trained; those below, the stem, and the embeddings stay \
@@ -274,13 +274,10 @@ Adam's moments and the trained weights, three times their size on disk."""
         )
         if not self.has_value_model:
             require(
-                self.score_at == "last"
-                and not self.value_warmup_updates
-                and self.value_trunk == "own",
+                self.score_at == "last" and not self.value_warmup_updates,
                 "ppo.advantage",
                 self.advantage,
-                "be gae for ppo.score_at=after, ppo.value_warmup_updates and another "
-                "ppo.value_trunk, which need values",
+                "be gae for ppo.score_at=after and ppo.value_warmup_updates, which need values",
                 "change one of them",
             )
         require(

@@ -286,3 +286,11 @@ def test_a_term_of_ours_carries_the_digest_of_its_function() -> None:
     assert all(len(d) == 16 for d in digests.values())
     assert RewardTermConfig("rm").source == ""
     assert digests["length"] == fingerprint.registered_digest(FUNCTIONS["length"])
+
+
+def test_a_file_that_did_not_change_is_parsed_once():
+    before = fingerprint.code_hashes(["rlhf.ppo"])
+    parsed = fingerprint._parsed.cache_info().misses
+    fingerprint.forget()
+    assert fingerprint.code_hashes(["rlhf.ppo"]) == before
+    assert fingerprint._parsed.cache_info().misses == parsed

@@ -29,6 +29,7 @@ from plumbrule.models import (
     select_passages,
     train_tokenizer,
 )
+from plumbrule.policies import with_passages
 from plumbrule.records import Message
 from plumbrule.scoring import logprobs, pad_rows
 
@@ -179,6 +180,36 @@ def test_passages_are_kept_whole_and_in_order_within_the_budget():
     tokens = len(policy.encode([USER], (a,)))
     assert fits(policy, [USER], (a,), policy.spec.context - tokens)
     assert not fits(policy, [USER], (a,), policy.spec.context - tokens + 1)
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages(monkeypatch):
+    policy, seen = tiny_models.policy(), []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        seen.append(messages[-1].content)
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.policies.encode_chat", counted)
+    first = policy.encode([USER])
+    first.append(0)  # a caller's list is its own
+    shown = select_passages(policy, [USER], PASSAGES, 1000)
+    assert policy.encode([USER], shown) == encode_chat(
+        policy.tokenizer, with_passages([USER], shown, policy.spec)
+    )
+    assert policy.encode([USER]) == first[:-1]
+    assert len(seen) == len(set(seen)) == 1 + len(PASSAGES)
+    policy.spec = dataclasses.replace(policy.spec, retrieval_template="{question} {passages}")
+    policy.encode([USER], shown)
+    assert len(seen) == 2 + len(PASSAGES)  # other words, another prompt
+
+
+def test_a_policy_remembers_the_prompts_that_were_used_last(monkeypatch):
+    monkeypatch.setattr("plumbrule.policies.MAX_KEPT_PROMPTS", 2)
+    policy = tiny_models.policy()
+    one, two, three = (Message("user", text) for text in ("one", "two", "three"))
+    for message in (one, two, one, three):
+        policy.encode([message])
+    assert [key[0][0].content for key in policy._encoded] == ["one", "three"]
 
 
 # Folders

@@ -358,7 +358,7 @@ def test_a_model_whose_halves_do_not_add_up_is_refused(monkeypatch) -> None:
         ({"value_trunk": "branch"}, "without ppo.unfrozen_layers"),
         ({"value_trunk": "policy", "value_init": "rm"}, "be policy with ppo.value_trunk=policy"),
         ({"value_trunk": "mine"}, "one of branch, own, policy"),
-        ({"value_trunk": "policy", "advantage": "rloo", "samples_per_prompt": 2}, "need values"),
+        ({"value_warmup_updates": 1, "advantage": "rloo", "samples_per_prompt": 2}, "need values"),
         ({"unfrozen_layers": 0}, "unfrozen_layers"),
     ],
 )
