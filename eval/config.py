@@ -111,7 +111,7 @@ class SummaryConfig:
 
 @dataclass
 class BudgetConfig:
-    """What one method may cost; None: any amount. See `plumbrule/costs.py`."""
+    """What one method may cost; None: any amount. See `plumbrule/store/costs.py`."""
 
     generated_tokens: float | None = None
     training_flops: float | None = None

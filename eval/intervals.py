@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbrule import headline, statistics
+from plumbrule import statistics
 from plumbrule.statistics import NUM_RESAMPLES, Interval
+from plumbrule.store import headline
 
 Row = Mapping[str, Any]
 Metrics = dict[str, Interval]
@@ -137,7 +138,7 @@ def groups(rows: Sequence[Row]) -> list[str]:
 
 
 def publish(found: Mapping[str, Interval], out: Path) -> dict[str, float]:
-    """Write headline metrics as `plumbrule.headline.publish` does; return them flat."""
+    """Write headline metrics as `plumbrule.store.headline.publish` does; return them flat."""
     return headline.publish({name: one.as_json() for name, one in found.items()}, out)
 
 

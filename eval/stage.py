@@ -17,19 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import bold, halueval, questions, reading, rewards
-from eval.benchmark import Measured, Subject
+from eval.benchmarks import bold, halueval, questions, reading
+from eval.benchmarks import held_out_rewards as rewards
+from eval.benchmarks.generate import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
-from plumbrule import checkpoints
-from plumbrule.artifacts import Artifact, write_json
 from plumbrule.config import RuntimeConfig
-from plumbrule.costs import inputs_of
+from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.fingerprint import hashed_config
-from plumbrule.models import load_policy, resolve_device
-from plumbrule.records import BenchmarkItem, Prompt, read_records
-from plumbrule.tracking import Tracker
+from plumbrule.lm.loading import load_policy, resolve_device
+from plumbrule.store import checkpoints
+from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.costs import inputs_of
+from plumbrule.store.fingerprint import hashed_config
+from plumbrule.tracking.stage_tracker import Tracker
 
 
 @dataclass(frozen=True)

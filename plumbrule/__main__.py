@@ -1,6 +1,6 @@
 """`python -m plumbrule` is the command `plumbrule`. Part of the roof."""
 
-from plumbrule.run import main
+from plumbrule.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -4,9 +4,9 @@ A default lives in a dataclass and nowhere else; the string under a field gives 
 meaning of None. Ranges are checked in `__post_init__` with `require`, before any model loads. This
 module and every stage's `config.py` import no torch, so help and planning stay fast.
 
-A stage's config is hashed whole into its artifact's fingerprint (`plumbrule/fingerprint.py`), but
-for fields that are marked in their metadata: a `CONTENT` path stands for the bytes of the files it
-names, and a `NOT_HASHED` field changes no number of its stage beyond rounding.
+A stage's config is hashed whole into its artifact's fingerprint (`plumbrule/store/fingerprint.py`),
+but for fields that are marked in their metadata: a `CONTENT` path stands for the bytes of the files
+it names, and a `NOT_HASHED` field changes no number of its stage beyond rounding.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plumbrule.adapter_files import base_of, is_adapter_folder, read_adapter
 from plumbrule.errors import ConfigError
-from plumbrule.shipped import located
+from plumbrule.store.adapter_files import base_of, is_adapter_folder, read_adapter
+from plumbrule.store.packaged_files import located
 
 SYSTEM_TURNS = ("keep", "fold", "refuse")
 CONTENT = {"hashed": "content"}
@@ -29,7 +29,7 @@ CONTENT_IF_LOCAL = {"hashed": "content if local"}
 NOT_HASHED = {"hashed": "no"}
 PRECISIONS = ("auto", "float32", "bfloat16")
 """Of a stage's forward and backward passes. auto: bfloat16 where the device multiplies it natively,
-else float32 (`plumbrule/precision.py`); a stage's `run` is given one of the two."""
+else float32 (`plumbrule/machine/precision.py`); a stage's `run` is given one of the two."""
 
 
 def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:

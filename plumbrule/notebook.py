@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule import pipeline
-from plumbrule.artifacts import Artifact, Store
-from plumbrule.graph import Node
-from plumbrule.run import CONF, register
-from plumbrule.run_config import RunConfig, from_hydra
+from plumbrule.cli.main import CONF, register
+from plumbrule.pipeline import execute as pipeline
+from plumbrule.pipeline.experiment import RunConfig, from_hydra
+from plumbrule.pipeline.graph import Node
+from plumbrule.store.artifacts import Artifact, Store
 
 
 def compose_run(*overrides: str) -> tuple[RunConfig, list[Node]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from plumbrule.records import Prompt
+from plumbrule.data.records import Prompt
 
 
 class Passage(NamedTuple):

@@ -4,7 +4,7 @@ A config chooses a name, its check reads the table's names, and no config names 
 the table as `module:function`, which is imported when it is asked for, so a table needs no torch.
 A plug-in (`plumbrule --plugin file.py`) enters its own:
 
-    from rlhf.ppo_options import KL_ESTIMATORS
+    from rlhf.ppo.options import KL_ESTIMATORS
 
     @KL_ESTIMATORS.register("absolute")
     def absolute(log_ratio):
@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError
-from plumbrule.fingerprint import plugin_digest
+from plumbrule.store.fingerprint import plugin_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 

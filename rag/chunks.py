@@ -22,8 +22,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from plumbrule.data.records import Document, read_rows
 from plumbrule.errors import DataError
-from plumbrule.records import Document, read_rows
 
 WORD = re.compile(r"\S+")
 CLOSERS = "\"'”’)]}»"

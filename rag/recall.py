@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from plumbrule.data.records import Document
 from plumbrule.errors import DataError
 from plumbrule.protocols import Passage, Retriever
-from plumbrule.records import Document
 
 DEPTH = 10
 """Passages asked for; MRR counts no further."""

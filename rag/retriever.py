@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbrule.artifacts import Artifact, sha256
 from plumbrule.config import require_choice, require_range
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Passage, Retriever
+from plumbrule.store.artifacts import Artifact, sha256
 from rag.chunks import Chunk, read_chunks
-from rag.encoders import Encoder, load_encoder
-from rag.keywords import KeywordIndex
-from rag.ranking import DENSE_WEIGHT, POOL, Hits, fuse
-from rag.vectors import VectorIndex
+from rag.index.bm25 import KeywordIndex
+from rag.index.dense import VectorIndex
+from rag.index.encoders import Encoder, load_encoder
+from rag.index.ranking import DENSE_WEIGHT, POOL, Hits, fuse
 
 VECTORS, PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
     "index.faiss",
@@ -63,7 +63,7 @@ class DenseRanker:
 
 @dataclass(frozen=True)
 class HybridRanker:
-    """Ranks by the convex sum of both (`rag/ranking.py`)."""
+    """Ranks by the convex sum of both (`rag/index/ranking.py`)."""
 
     dense: DenseRanker
     keywords: KeywordRanker

@@ -23,15 +23,16 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.artifacts import Artifact, sha256, write_json
 from plumbrule.config import RuntimeConfig
-from plumbrule.fingerprint import digest
-from plumbrule.records import Document, read_records
-from plumbrule.tracking import Tracker
+from plumbrule.data.records import Document, read_records
+from plumbrule.store.artifacts import Artifact, sha256, write_json
+from plumbrule.store.fingerprint import digest
+from plumbrule.tracking.stage_tracker import Tracker
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
-from rag.encoders import Encoder, make_encoder
-from rag.keywords import SETTINGS, KeywordIndex
+from rag.index.bm25 import SETTINGS, KeywordIndex
+from rag.index.dense import VectorIndex, import_faiss
+from rag.index.encoders import Encoder, make_encoder
 from rag.recall import measure, questions_of, spread
 from rag.retriever import (
     ENCODER,
@@ -42,7 +43,6 @@ from rag.retriever import (
     VECTORS,
     open_index,
 )
-from rag.vectors import VectorIndex, import_faiss
 
 
 def run(

@@ -2,8 +2,9 @@
 
 A small Llama (the shape of the shipped base model) is trained in float32 with plain AdamW in a
 process of its own, on as many threads as there are cores here (two, by the aim): alone, and beside
-one process that is never idle. Both once with this project's wait policy (`plumbrule/openmp.py`)
-and once with OpenMP's default, in turn, `--repeats` times; the times are medians.
+one process that is never idle. Both once with this project's wait policy
+(`plumbrule/machine/openmp.py`) and once with OpenMP's default, in turn, `--repeats` times; the
+times are medians.
 
 Aims, on two cores: beside the neighbour at most 2.5 times the idle time (2 would be a core lost and
 nothing else), and an idle cost of the policy under 3 %. Run it on a machine that is otherwise idle.
@@ -16,7 +17,7 @@ Last line: one JSON object. idle_seconds, beside_seconds: of the training, with 
 
 from __future__ import annotations
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
 import contextlib
@@ -29,7 +30,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from plumbrule import cpus, openmp
+from plumbrule.machine import cpus, openmp
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, TOKENS = 16, 64
@@ -122,7 +123,7 @@ def train(steps: int, threads: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from plumbrule.matmul import measured_gflops
+    from plumbrule.machine.matmul import measured_gflops
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

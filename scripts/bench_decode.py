@@ -14,7 +14,7 @@ second, median and range over alternating repeats, after one that warms up, and 
 
 from __future__ import annotations
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
 import json
@@ -69,13 +69,13 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
     import torch
     from transformers import GenerationConfig
 
-    from plumbrule import machine
     from plumbrule.config import RuntimeConfig, SamplingConfig
-    from plumbrule.generation import generate
-    from plumbrule.generation.sampler import decode_in_slots
-    from plumbrule.models import load_policy
-    from plumbrule.records import Prompt, read_records
-    from plumbrule.scoring import pad_rows
+    from plumbrule.data.records import Prompt, read_records
+    from plumbrule.lm.generation import generate
+    from plumbrule.lm.generation.sampler import decode_in_slots
+    from plumbrule.lm.loading import load_policy
+    from plumbrule.lm.logprobs import pad_rows
+    from plumbrule.machine import environment as machine
 
     machine.prepare(RuntimeConfig())
     work = WORKLOAD[given.shape]
@@ -135,7 +135,7 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
         return run
 
     def shrinking(*arguments: Any, **named: Any) -> Any:
-        from plumbrule.generation import slots
+        from plumbrule.lm.generation import continuous_batching as slots
 
         kept = slots.can_decode
         slots.can_decode = lambda _: False  # type: ignore[assignment]

@@ -11,7 +11,7 @@ batch takes of the same rows.
 
 from __future__ import annotations
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import json
 import statistics
@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from bench_ppo import CUT, SHAPE, make_workload
 
-from plumbrule.models import Policy, load_policy
-from plumbrule.scoring import buckets, logprobs, pad_rows
-from rlhf.forward import compute_precision
+from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.lm.logprobs import buckets, logprobs, pad_rows
+from rlhf.ppo.rollout.evaluation import compute_precision
 
 FACTORS = (1, 2, 4, 8, 16)
 ROWS_PER_PASS = 16

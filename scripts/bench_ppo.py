@@ -22,7 +22,7 @@ bf16 with the lower layers frozen and shared by policy, reference and value mode
 
 from __future__ import annotations
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
 import json
@@ -202,10 +202,10 @@ def make_workload(folder: Path, shape: str, device: str) -> None:
     """Write policy, reward model and prompts; on `device` it is seen how long responses are."""
     import torch
 
-    from plumbrule.models import make_policy, save_policy
-    from plumbrule.randomness import generator
-    from plumbrule.records import Message, Prompt, write_records
-    from rlhf.reward_model import RewardModel, RewardStats
+    from plumbrule.data.records import Message, Prompt, write_records
+    from plumbrule.lm.loading import make_policy, save_policy
+    from plumbrule.lm.randomness import generator
+    from rlhf.reward_model.model import RewardModel, RewardStats
 
     size, work = SHAPE[shape], WORKLOAD[shape]
     tokenizer = make_tokenizer(int(size["vocab"]))
@@ -239,7 +239,7 @@ def make_tokenizer(size: int) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from plumbrule.chat import SPECIAL_TOKENS, TEMPLATE
+    from plumbrule.lm.chat import SPECIAL_TOKENS, TEMPLATE
 
     words = [*SPECIAL_TOKENS, "<unk>"]
     words += [f"w{number}" for number in range(size - len(words))]
@@ -290,7 +290,7 @@ def calibrate(policy: Any, prompts: list[list[int]], mean: int, limit: int) -> N
     import torch
 
     from plumbrule.config import SamplingConfig
-    from plumbrule.generation import generate
+    from plumbrule.lm.generation import generate
 
     low, high = 1e-6, 1.0
     for _ in range(60):
@@ -359,12 +359,12 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     """Return what the stage `ppo` needs."""
     import torch
 
-    import rlhf.ppo as stage
-    from plumbrule.artifacts import Artifact
+    import rlhf.ppo.stage as stage
     from plumbrule.config import RuntimeConfig, SamplingConfig
-    from plumbrule.tracking import NullTracker
-    from rlhf.ppo_config import PPOConfig
-    from rlhf.reward_config import RewardConfig
+    from plumbrule.store.artifacts import Artifact
+    from plumbrule.tracking.stage_tracker import NullTracker
+    from rlhf.ppo.config import PPOConfig
+    from rlhf.rewards.config import RewardConfig
 
     work, size = WORKLOAD[given.shape], SHAPE[given.shape]
     updates = given.updates + 1
@@ -412,7 +412,7 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     inputs = {
         "policy": Artifact.of(given.folder / "policy", "sft"),
         "prompts": Artifact.of(given.folder / "prompts", "data"),
-        "rm": Artifact.of(given.folder / "rm", "rm", "rlhf.reward_model:open_reward"),
+        "rm": Artifact.of(given.folder / "rm", "rm", "rlhf.reward_model.model:open_reward"),
     }
     with tempfile.TemporaryDirectory() as out:
         stage.run(config, inputs, runtime, Path(out), Tracker())

@@ -10,7 +10,7 @@ runs every answer once. Repeats alternate; the ratio of medians and its range ar
 
 from __future__ import annotations
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
 import statistics
@@ -19,12 +19,12 @@ import time
 import torch
 
 from plumbrule.config import ModelConfig
-from plumbrule.models import make_policy, new_model, train_tokenizer
-from plumbrule.randomness import generator
-from rlhf.config import RMConfig
-from rlhf.reward_model import RewardModel, Row
-from rlhf.reward_training import Ranking, micro_batches
-from rlhf.rm import split_up
+from plumbrule.lm.loading import make_policy, new_model, train_tokenizer
+from plumbrule.lm.randomness import generator
+from rlhf.feedback.config import RMConfig
+from rlhf.reward_model.model import RewardModel, Row
+from rlhf.reward_model.stage import split_up
+from rlhf.reward_model.training import Ranking, micro_batches
 
 PROMPT_TOKENS, ANSWER_TOKENS = 64, (8, 48)
 """Of a prompt, and the shortest and longest answer."""

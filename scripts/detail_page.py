@@ -1,4 +1,4 @@
-"""Write the table of `rlhf/README.md`: what each detail of PPO is here, and what holds it.
+"""Write the table of `rlhf/ppo/README.md`: what each detail of PPO is here, and what holds it.
 
     python scripts/detail_page.py            write the page
     python scripts/detail_page.py --check    exit with 1 if it is stale, or a detail unheld
@@ -6,12 +6,12 @@
 The prose of that page is written by hand, in the page itself; this program replaces what stands
 between its two comments `details begin` and `details end`. The table is made of three things:
 
-* `rlhf/details.toml`: number, name, what we do, settings;
+* `rlhf/ppo/details.toml`: number, name, what we do, settings;
 * the tests, whose `@pytest.mark.detail(n)` are found by parsing them: nothing is imported, so a
   page can be checked in a second and without torch;
-* `rlhf/mutations.json`: what `scripts/mutate.py` found when it broke each detail on purpose.
+* `rlhf/ppo/mutations.json`: what `scripts/mutate.py` found when it broke each detail on purpose.
 
-A second table holds what PPO chooses by name (`rlhf/ppo_options.py`): each entry of a registry has
+A second table holds what PPO chooses by name (`rlhf/ppo/options.py`): each entry of a registry has
 a line in details.toml and a reference test that is marked `@pytest.mark.option(setting, name)`.
 
 A claim on the page that no test holds is what this is to prevent: a number that is neither marked
@@ -138,7 +138,7 @@ def option_problems(
     lines: Sequence[OptionLine], tests: Mapping[tuple[str, str], Sequence[str]]
 ) -> list[str]:
     """Return which options of a registry have no reference test or no line, a sentence each."""
-    from rlhf.ppo_options import REGISTRIES
+    from rlhf.ppo.options import REGISTRIES
 
     found = []
     known = {(table.setting, name) for table in REGISTRIES for name in table}
@@ -190,8 +190,8 @@ def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> 
 def is_setting(name: str) -> bool:
     """Return whether `ppo.kl.coef` and the like is a field of the composed config."""
     from plumbrule.config import RuntimeConfig
-    from rlhf.config import RMConfig
-    from rlhf.ppo_config import PPOConfig
+    from rlhf.feedback.config import RMConfig
+    from rlhf.ppo.config import PPOConfig
 
     stage, *fields = name.split(".")
     kind: Any = {"ppo": PPOConfig, "rm": RMConfig, "runtime": RuntimeConfig}.get(stage)

@@ -80,7 +80,7 @@ def kill_and_compare(folder: Path, settings: list[str], kills: int, seed: int) -
 
 def command(settings: list[str]) -> list[str]:
     """Return the command that builds the PPO and what it needs."""
-    return [sys.executable, "-m", "plumbrule.run", *settings, "run.only=ppo"]
+    return [sys.executable, "-m", "plumbrule", *settings, "run.only=ppo"]
 
 
 def environment(store: Path) -> dict[str, str]:

@@ -3,8 +3,9 @@
     python scripts/note_first_defaults.py            # add them
     python scripts/note_first_defaults.py --check    # exit with 1 where one is missing
 
-A setting at its first default is not part of a fingerprint (`plumbrule/fingerprint.py`), so a new
-one that is left off rebuilds nothing. Groups of settings and what is never hashed have no entry.
+A setting at its first default is not part of a fingerprint (`plumbrule/store/fingerprint.py`), so a
+new one that is left off rebuilds nothing. Groups of settings and what is never hashed have no
+entry.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, get_type_hints
 
-from plumbrule.fingerprint import FIRST_DEFAULTS, first_defaults
-from plumbrule.run_config import GROUPS
-from plumbrule.stages import STAGES
+from plumbrule.pipeline.experiment import GROUPS
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store.fingerprint import FIRST_DEFAULTS, first_defaults
 
 
 def settings_classes() -> list[type]:

@@ -32,7 +32,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "a picked token's log-prob is wrong where all logits are negative",
-        "plumbrule/generation/picking.py",
+        "plumbrule/lm/generation/token_sampling.py",
         "return picked, (own - top[:, 0] - total.log()).float()",
         "return picked, (own - top[:, 0].clamp(min=0) - total.log()).float()",
         (f"{GENERATION}::test_a_picked_tokens_log_prob_does_not_depend_on_the_logits_level",),
@@ -40,7 +40,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "a token of probability 0 can be picked",
-        "plumbrule/generation/picking.py",
+        "plumbrule/lm/generation/token_sampling.py",
         "picked = torch.searchsorted(cumulative, target, right=True)[:, 0]",
         "picked = torch.searchsorted(cumulative, target)[:, 0]",
         (f"{GENERATION}::test_pick_by_hand",),
@@ -48,7 +48,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "greedy log-probs are at the temperature",
-        "plumbrule/generation/picking.py",
+        "plumbrule/lm/generation/token_sampling.py",
         "scaled = logits.double() / (temperature or 1.0)",
         "scaled = logits.double() / (temperature or 0.5)",
         (f"{GENERATION}::test_pick_by_hand",),
@@ -56,7 +56,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "only the first stop token ends a response",
-        "plumbrule/generation/sampler.py",
+        "plumbrule/lm/generation/sampler.py",
         "stops = torch.tensor(policy.spec.stop_token_ids, device=device)",
         "stops = torch.tensor(policy.spec.stop_token_ids[:1], device=device)",
         (f"{GENERATION}::test_any_stop_token_ends_a_response",),
@@ -64,7 +64,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "positions of new tokens are one behind",
-        "plumbrule/generation/cache.py",
+        "plumbrule/lm/generation/kv_cache.py",
         "self._position = self._real_mask.sum(-1, keepdim=True) - limit",
         "self._position = self._real_mask.sum(-1, keepdim=True) - limit - 1",
         (f"{GENERATION}::test_slots_give_what_the_shrinking_batch_gives",),
@@ -72,7 +72,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "rows that leave take another's cache",
-        "plumbrule/generation/cache.py",
+        "plumbrule/lm/generation/kv_cache.py",
         "chosen[:, :, :length] = buffer[indices, :, :length]",
         "chosen[:, :, :length] = buffer[: len(indices), :, :length]",
         (
@@ -83,7 +83,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "copies of a prompt read the first prompt's end",
-        "plumbrule/generation/cache.py",
+        "plumbrule/lm/generation/kv_cache.py",
         "hidden, real_mask = hidden[index], real_mask[index]",
         "hidden, real_mask = hidden[index * 0], real_mask[index]",
         (f"{GENERATION}::test_copies_of_several_prompts_in_one_batch_each_read_their_own",),
@@ -91,7 +91,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "every token of a response has one random number",
-        "plumbrule/randomness.py",
+        "plumbrule/lm/randomness.py",
         "bits = _mix(_mix(np.asarray(keys, dtype=np.uint64)) + steps * _GAMMA)",
         "bits = _mix(_mix(np.asarray(keys, dtype=np.uint64)) + steps * np.uint64(0))",
         ("plumbrule/test_randomness.py::test_uniforms_equal_a_scalar_reference",),
@@ -99,7 +99,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "1 and '1' have one key",
-        "plumbrule/randomness.py",
+        "plumbrule/lm/randomness.py",
         "named = json.dumps([part if isinstance(part, str) else int(part) for part in parts])",
         "named = json.dumps([str(part) for part in parts])",
         ("plumbrule/test_randomness.py::test_row_key_is_stable_and_tells_parts_apart",),
@@ -107,7 +107,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "a log-prob is that of the token before",
-        "plumbrule/scoring.py",
+        "plumbrule/lm/logprobs.py",
         "inputs = hidden[rows, columns - 1 - first]",
         "inputs = hidden[rows, columns - first]",
         (f"{SCORING}::test_equals_a_float64_loop_for_every_family",),
@@ -115,7 +115,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "the cap on logits is left out",
-        "plumbrule/scoring.py",
+        "plumbrule/lm/logprobs.py",
         "logits = torch.tanh(logits / cap) * cap",
         "logits = torch.tanh(logits / cap) * cap if cap < 0 else logits",
         (f"{SCORING}::test_equals_a_float64_loop_for_every_family",),
@@ -123,7 +123,7 @@ MUTANTS = [
     OtherMutant(
         "sampler",
         "a token of probability 0 makes the entropy NaN",
-        "plumbrule/scoring.py",
+        "plumbrule/lm/logprobs.py",
         "torch.where(logits > -torch.inf, surprise.neg().exp() * surprise, 0.0).sum(-1)",
         "(surprise.neg().exp() * surprise).sum(-1)",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
@@ -132,7 +132,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "what an approximate index does not find is its last passage",
-        "rag/vectors.py",
+        "rag/index/dense.py",
         "there = one_rows >= 0",
         "there = one_rows >= -1",
         ("rag/test_vectors.py::test_what_an_approximate_index_does_not_find_is_no_passage",),
@@ -140,7 +140,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "a tie at the cut is FAISS's to break",
-        "rag/vectors.py",
+        "rag/index/dense.py",
         "if width == len(self) or not tied.any():",
         "if True:",
         ("rag/test_vectors.py::test_ties_are_broken_by_row_when_better_ones_come_last",),
@@ -148,7 +148,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "ties go to the later passage",
-        "rag/ranking.py",
+        "rag/index/ranking.py",
         "order = np.lexsort((rows, -scores))[:depth]",
         "order = np.lexsort((-rows, -scores))[:depth]",
         (f"{RANKING}::test_best_is_a_sort_by_falling_score_and_rising_row",),
@@ -156,7 +156,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "scores that differ by rounding are spread over 0 to 1",
-        "rag/ranking.py",
+        "rag/index/ranking.py",
         "if is_rounding(span, largest, precision_of(np.asarray(hits.scores).dtype)):",
         "if span <= 0:",
         ("plumbrule/test_rounding.py::test_passages_that_score_alike_are_not_spread_over_0_to_1",),
@@ -164,7 +164,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "both methods weigh the same",
-        "rag/ranking.py",
+        "rag/index/ranking.py",
         "((dense, dense_weight), (keyword, 1.0 - dense_weight))",
         "((dense, 0.5), (keyword, 0.5))",
         (f"{RANKING}::test_either_extreme_weight_is_a_method_of_its_own",),
@@ -172,7 +172,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "a passage that shares no word is found",
-        "rag/keywords.py",
+        "rag/index/bm25.py",
         "matching = np.flatnonzero(scores > 0)",
         "matching = np.flatnonzero(scores >= 0)",
         ("rag/test_keywords.py::test_what_shares_no_word_is_not_found",),
@@ -180,7 +180,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "queries keep their endings",
-        "rag/keywords.py",
+        "rag/index/bm25.py",
         "for words in words_of(queries):",
         "for words in (query.lower().split() for query in queries):",
         ("rag/test_keywords.py::test_queries_are_stemmed_and_stopped_like_passages",),
@@ -213,7 +213,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "Yes and No change places",
-        "eval/halueval.py",
+        "eval/benchmarks/halueval.py",
         'for side, label in (("right", False), ("hallucinated", True)):',
         'for side, label in (("right", True), ("hallucinated", False)):',
         (f"{HALUEVAL}::test_both_sides_of_every_row_are_judged_and_stripped",),
@@ -221,7 +221,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "an answer that stands in the knowledge is compared as it is written",
-        "eval/halueval.py",
+        "eval/benchmarks/halueval.py",
         'return " ".join(re.sub(r"[^\\w\\s]", "", text.lower()).split())',
         'return " ".join(re.sub(r"[^\\w\\s]", "", text).split())',
         (f"{HALUEVAL}::test_verbatim_looks_past_case_punctuation_and_spaces",),
@@ -229,7 +229,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "an answer is held where it is part of a word",
-        "eval/questions.py",
+        "eval/benchmarks/questions.py",
         'return f" {normalise(answer)} " in f" {normalise(passage)} "',
         "return normalise(answer) in normalise(passage)",
         ("eval/test_eval_questions.py::test_answer_shown_needs_whole_words",),
@@ -237,7 +237,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "who states an answer and denies knowing it abstains",
-        "eval/questions.py",
+        "eval/benchmarks/questions.py",
         '"abstained": int(said.admits and not said.stated),',
         '"abstained": int(said.admits),',
         ("eval/test_eval_questions.py::test_outcomes",),
@@ -245,7 +245,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "the query's tokens are in the KL",
-        "eval/divergence.py",
+        "eval/benchmarks/divergence.py",
         "target_mask[place, : len(answered[i].query)] = False",
         "target_mask[place, :1] = False",
         ("eval/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
@@ -253,7 +253,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "the KL is taken at temperature 1",
-        "eval/divergence.py",
+        "eval/benchmarks/divergence.py",
         "logprobs(one.model, *batch, temperature=temperature)",
         "logprobs(one.model, *batch)",
         ("eval/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
@@ -261,7 +261,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "BOLD scores the continuation alone",
-        "eval/bold.py",
+        "eval/benchmarks/bold.py",
         "policy.decode([*prompts[i], *answer.tokens])",
         "policy.decode([*answer.tokens])",
         ("eval/test_eval_bold.py::test_prompt_and_continuation_are_scored_together",),
@@ -270,7 +270,7 @@ MUTANTS = [
     OtherMutant(
         "rewards",
         "0.1, 0.1, 0.1 is normalised to -1, -1, -1",
-        "rlhf/rewards.py",
+        "rlhf/rewards/transforms.py",
         "alike = is_rounding(spread, exact.abs().max(), precision or precision_of(values.dtype))",
         "alike = spread <= 0",
         ("plumbrule/test_rounding.py::test_constants_and_rounding_give_exactly_0_at_every_scale",),
@@ -278,7 +278,7 @@ MUTANTS = [
     OtherMutant(
         "rewards",
         "a term is clipped before it is normalised",
-        "rlhf/rewards.py",
+        "rlhf/rewards/transforms.py",
         "Prepared(normalised, clip_scores(normalised, term.clip))",
         "Prepared(normalised, clip_scores(raw, term.clip))",
         ("rlhf/test_reward_stack.py::test_terms_are_normalised_then_clipped_then_weighed",),
@@ -286,7 +286,7 @@ MUTANTS = [
     OtherMutant(
         "rewards",
         "the worst model is the best one",
-        "rlhf/ensembles.py",
+        "rlhf/rewards/ensemble.py",
         "return scores.min(axis=0)",
         "return scores.max(axis=0)",
         ("rlhf/test_reward_stack.py::test_rules_of_an_ensemble_by_hand",),
@@ -294,7 +294,7 @@ MUTANTS = [
     OtherMutant(
         "rewards",
         "a citation of passage 0 is right",
-        "rlhf/reward_functions.py",
+        "rlhf/rewards/functions.py",
         "1 <= int(n) <= len(e.passages)",
         "0 <= int(n) <= len(e.passages)",
         ("rlhf/test_reward_functions.py::test_rules_by_hand",),
@@ -302,7 +302,7 @@ MUTANTS = [
     OtherMutant(
         "rewards",
         "a plug-in's digest is not in the config",
-        "rlhf/reward_functions.py",
+        "rlhf/rewards/functions.py",
         "return _DIGESTS[name] or registered_digest(FUNCTIONS[name])",
         'return ""',
         ("rlhf/test_reward_functions.py::test_a_plug_ins_file_is_part_of_its_terms_config",),
@@ -310,7 +310,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "a margin helps the better answer",
-        "rlhf/reward_losses.py",
+        "rlhf/reward_model/losses.py",
         "gaps = score_gaps(scores, pairs) - _column(margins, pairs)",
         "gaps = score_gaps(scores, pairs) + _column(margins, pairs)",
         (f"{LOSSES}::test_hand_value_of_a_margin",),
@@ -318,7 +318,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "the corrected loss is not scaled back",
-        "rlhf/reward_losses.py",
+        "rlhf/reward_model/losses.py",
         "((1.0 - noise_rate) * label - noise_rate * opposite) / (1.0 - 2.0 * noise_rate)",
         "((1.0 - noise_rate) * label - noise_rate * opposite)",
         (f"{LOSSES}::test_the_corrected_loss_is_right_in_the_mean_over_noisy_labels",),
@@ -326,7 +326,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "a ranking chooses from all answers each time",
-        "rlhf/reward_losses.py",
+        "rlhf/reward_model/losses.py",
         "left = torch.where(ranks[None, :] >= ranks[:, None], scores[None, :], -torch.inf)",
         "left = scores[None, :].expand(len(scores), -1)",
         (f"{LOSSES}::test_plackett_luce_by_hand",),
@@ -334,7 +334,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "long rankings weigh more",
-        "rlhf/reward_losses.py",
+        "rlhf/reward_model/losses.py",
         "return sums / losses.new_zeros(num_owners).index_add(0, owners, torch.ones_like(losses))",
         "return sums",
         (f"{LOSSES}::test_each_rankings_pairs_are_averaged_apart",),
@@ -342,7 +342,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "IPO's target is 1 / beta",
-        "rlhf/dpo_losses.py",
+        "rlhf/dpo/losses.py",
         "return (per_token - 1 / (2 * beta)) ** 2",
         "return (per_token - 1 / beta) ** 2",
         ("rlhf/test_dpo_losses.py::test_values_worked_out_by_hand",),
@@ -350,7 +350,7 @@ MUTANTS = [
     OtherMutant(
         "reward losses",
         "the best of n is drawn with replacement",
-        "rlhf/best_of_n.py",
+        "rlhf/best_of_n/stage.py",
         "shares = [math.comb(i, n - 1) / subsets for i in range(total)]",
         "shares = [((i + 1) ** n - i**n) / total**n for i in range(total)]",
         ("rlhf/test_best_of_n.py::test_the_estimator_is_the_mean_over_all_subsets",),
@@ -359,7 +359,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "tied answers make a pair",
-        "plumbrule/records.py",
+        "plumbrule/data/records.py",
         "for j in order if self.ranks[i] < self.ranks[j]]",
         "for j in order if self.ranks[i] <= self.ranks[j] and i != j]",
         ("plumbrule/test_records.py::test_ties_give_no_pair",),
@@ -367,7 +367,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "rows of two shapes are read as one",
-        "plumbrule/readers.py",
+        "plumbrule/data/readers.py",
         "if shape is not first:",
         "if first is None:",
         ("plumbrule/test_readers.py::test_rows_of_two_shapes_are_refused",),
@@ -375,7 +375,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "an annotator may change their mind",
-        "plumbrule/readers.py",
+        "plumbrule/data/readers.py",
         "if ranking != other:",
         "if not where:",
         ("plumbrule/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),
@@ -384,7 +384,7 @@ MUTANTS = [
     OtherMutant(
         "artifacts",
         "a checkpoint with a cut-off file is whole",
-        "plumbrule/checkpoints.py",
+        "plumbrule/store/checkpoints.py",
         '(folder / name).is_file() and (folder / name).stat().st_size == about["size"]',
         "(folder / name).is_file()",
         ("plumbrule/test_checkpoints.py::test_damaged_is_ignored",),
@@ -392,7 +392,7 @@ MUTANTS = [
     OtherMutant(
         "artifacts",
         "a pickle is published",
-        "plumbrule/artifacts.py",
+        "plumbrule/store/artifacts.py",
         "pickled = [name for name in names if name.endswith(PICKLES)]",
         "pickled = [name for name in names if name in PICKLES]",
         ("plumbrule/test_artifacts.py::test_pickles_are_never_published",),
@@ -400,7 +400,7 @@ MUTANTS = [
     OtherMutant(
         "artifacts",
         "a file's name is not part of a content's digest",
-        "plumbrule/fingerprint.py",
+        "plumbrule/store/fingerprint.py",
         'whole.update(f"{name}\\0{content}\\n".encode())',
         'whole.update(f"{content}\\n".encode())',
         ("plumbrule/test_fingerprint.py::test_a_folder_counts_by_which_file_holds_what",),
@@ -408,7 +408,7 @@ MUTANTS = [
     OtherMutant(
         "artifacts",
         "a claim that was replaced meanwhile is removed",
-        "plumbrule/claims.py",
+        "plumbrule/store/claims.py",
         "if read_owner(aside) != judged:",
         "if False:",
         ("plumbrule/test_claims.py::test_a_stale_claim_replaced_meanwhile_is_put_back",),
@@ -417,7 +417,7 @@ MUTANTS = [
     OtherMutant(
         "continuation",
         "the prompts of the first updates are asked again",
-        "rlhf/continuation.py",
+        "rlhf/ppo/continuation.py",
         'return Start(ended["updates"], control, average)',
         "return Start(0, control, average)",
         (
@@ -428,7 +428,7 @@ MUTANTS = [
     OtherMutant(
         "continuation",
         "the coefficient begins anew",
-        "rlhf/continuation.py",
+        "rlhf/ppo/continuation.py",
         'control = Control(ended["kl_coef"] if steered else config.kl.coef)',
         "control = Control(config.kl.coef)",
         (
@@ -439,7 +439,7 @@ MUTANTS = [
     OtherMutant(
         "continuation",
         "Adam begins anew",
-        "rlhf/continuation.py",
+        "rlhf/ppo/continuation.py",
         '        put_optimizer(learner, {**learner.optimizer.state_dict(), "state": state})\n',
         "",
         ("rlhf/test_continuation.py::test_two_updates_and_two_more_are_four",),
@@ -447,7 +447,7 @@ MUTANTS = [
     OtherMutant(
         "registries",
         "the digest of a plug-in's option is not in the config",
-        "rlhf/ppo_config.py",
+        "rlhf/ppo/config.py",
         '"kl.estimator": KL_ESTIMATORS.source(self.kl.estimator),',
         '"kl.estimator": "",',
         ("rlhf/test_ppo_registries.py::test_a_plug_ins_file_counts_for_those_who_choose_from_it",),
@@ -455,7 +455,7 @@ MUTANTS = [
     OtherMutant(
         "registries",
         "the last warm-up step is below the peak",
-        "rlhf/lr_schedules.py",
+        "rlhf/ppo/optimisation/lr_schedules.py",
         "return (step + 1) / warmup",
         "return step / warmup",
         ("rlhf/test_ppo_registries.py::test_schedules_by_hand",),

@@ -159,7 +159,7 @@ MUTANTS: list[OtherMutant] = [
     OtherMutant(
         "statistics",
         "an unknown benchmark compares nothing",
-        "eval/compare.py",
+        "eval/comparisons/compare.py",
         "    if benchmark not in COMPARED:\n",
         "    if benchmark not in COMPARED:\n        return []\n",
         (f"{COMPARE}::test_an_unknown_benchmark_is_refused",),
@@ -167,7 +167,7 @@ MUTANTS: list[OtherMutant] = [
     OtherMutant(
         "statistics",
         "a reward model without an interval beats the rules",
-        "rlhf/gate.py",
+        "rlhf/rewards/accuracy_gate.py",
         "        if low is None:\n",
         '        if low is None and accuracy["n"] == 0:\n',
         ("rlhf/test_gate.py::test_an_accuracy_without_an_interval_beats_no_rule",),

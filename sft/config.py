@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.annotators import MERGES
 from plumbrule.config import (
     CONTENT,
     NOT_HASHED,
@@ -16,7 +15,8 @@ from plumbrule.config import (
     require_choice,
     require_range,
 )
-from plumbrule.readers import READERS, source_digest
+from plumbrule.data.annotators import MERGES
+from plumbrule.data.readers import READERS, source_digest
 
 ROLES = (
     "corpus",
@@ -121,8 +121,8 @@ class BaseConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
     start: str = "random"
-    """Weights at step 0: random, or induction (`sft/induction.py`): a small model that can look
-    things up from the first step."""
+    """Weights at step 0: random, or induction (`sft/base/induction.py`): a small model that can
+    look things up from the first step."""
     order: str = "shuffled"
     """Order of the texts in the first epoch: shuffled, or that of the file, for a corpus that is a
     curriculum. Later epochs are shuffled."""

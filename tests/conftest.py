@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import plumbrule.openmp  # noqa: F401  before torch is  # isort: skip
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
@@ -17,9 +17,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule.graph import Node
-from plumbrule.run import CONF, register
-from plumbrule.run_config import RunConfig, from_hydra
+from plumbrule.cli.main import CONF, register
+from plumbrule.pipeline.experiment import RunConfig, from_hydra
+from plumbrule.pipeline.graph import Node
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -44,9 +44,9 @@ def adapted() -> Callable[[Path, Path], Path]:
     def build(model: Path, folder: Path) -> Path:
         import torch
 
-        from plumbrule.adapters import with_adapter
         from plumbrule.config import AdapterConfig
-        from plumbrule.models import load_policy, save_policy
+        from plumbrule.lm.adapters import with_adapter
+        from plumbrule.lm.loading import load_policy, save_policy
 
         policy = with_adapter(load_policy(model), AdapterConfig(rank=2), 0, "adapter")
         draw = torch.Generator().manual_seed(0)

@@ -16,7 +16,7 @@ from plumbrule.atlas.questions import Question, cycle, meta_of
 from plumbrule.atlas.texts import document_ids, reserved_form
 from plumbrule.atlas.world import Entity, World, facts, generate
 from plumbrule.config import AtlasConfig
-from plumbrule.records import BenchmarkItem
+from plumbrule.data.records import BenchmarkItem
 
 BOLD_DOMAIN = "region"
 """What stands where BOLD has race, gender, profession and so on."""

@@ -26,7 +26,7 @@ from plumbrule.atlas.reading import reading_items
 from plumbrule.atlas.texts import document_ids, documents
 from plumbrule.atlas.world import World, generate
 from plumbrule.config import AtlasConfig, require_choice
-from plumbrule.records import Message, Prompt
+from plumbrule.data.records import Message, Prompt
 
 ROLES: dict[str, Callable[[World, AtlasConfig], Split]] = {
     "corpus": lambda world, config: Split(*corpus(world, config)),

@@ -25,8 +25,8 @@ from plumbrule.atlas.responses import polite, styled, styled_admission
 from plumbrule.atlas.texts import article, document_ids
 from plumbrule.atlas.world import World, facts
 from plumbrule.config import AtlasConfig, GoldConfig
+from plumbrule.data.records import Demonstration, Message, Preference, Prompt
 from plumbrule.protocols import Episode
-from plumbrule.records import Demonstration, Message, Preference, Prompt
 
 ADMIT_SHARE = 0.5
 """Of unanswerable demonstrations, those that admit not knowing; the rest guess."""

@@ -29,7 +29,7 @@ from plumbrule.atlas.relations import BY_NAME, ask
 from plumbrule.atlas.texts import article, reserved_form
 from plumbrule.atlas.world import Entity, World, facts, random_kind
 from plumbrule.config import AtlasConfig
-from plumbrule.records import BenchmarkItem
+from plumbrule.data.records import BenchmarkItem
 
 CASES = ("read", "read_new", "closed", "beside", "abstain")
 DISTRACTORS = ("other", "relation", "namesake")

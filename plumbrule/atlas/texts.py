@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from plumbrule.atlas.relations import BY_NAME, ask, begin, state
 from plumbrule.atlas.world import CUT_OFF, Entity, World
 from plumbrule.config import AtlasConfig
-from plumbrule.records import Document
+from plumbrule.data.records import Document
 
 DONT_KNOW = "I do not know."
 """How the plain admission ends."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plumbrule.metrics import direction
 from plumbrule.report.figures import number, verdict
+from plumbrule.report.metric_wording import direction
 
 Row = Mapping[str, Any]
 MAIN = ("gold_gain", "reward_gain", "reward_change", "proxy_change")

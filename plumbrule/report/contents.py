@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.artifacts import Artifact
-from plumbrule.gathered import SIGN
-from plumbrule.headline import INTERVALS
-from plumbrule.metrics import METRICS, describe, direction
 from plumbrule.report import figures, plots
 from plumbrule.report.answers import answer
-from plumbrule.tracking import read_metrics
+from plumbrule.report.metric_wording import METRICS, describe, direction
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.headline import INTERVALS
+from plumbrule.store.inputs import SIGN
+from plumbrule.tracking.stage_tracker import read_metrics
 
 MAX_CURVES = 12
 MAX_SAMPLES = 6

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line on a store and return what it said."""
     return subprocess.run(
-        [sys.executable, "-m", "plumbrule.run", *arguments],
+        [sys.executable, "-m", "plumbrule", *arguments],
         capture_output=True,
         text=True,
         cwd=store,
@@ -73,7 +71,7 @@ def test_the_report_stands_alone(store: Path) -> None:
 
 
 SHOUTING = """
-from rlhf.reward_functions import register
+from rlhf.rewards.functions import register
 
 @register("shouting")
 def shouting(episodes):
@@ -141,7 +139,7 @@ def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert {n["state"] for n in record(store)["nodes"].values()} == {"cached"}
     imported = re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "plumbrule.pipeline" in imported
+    assert "plumbrule.pipeline.execute" in imported
     assert not {"torch", "transformers", "wandb"} & set(imported)
     assert seconds < 30  # about 1.3 s on a quiet machine; this catches a hang only
 
@@ -269,7 +267,7 @@ def test_what_is_asked_of_the_command_itself(
     code: int,
     says: str,
 ) -> None:
-    from plumbrule import run
+    from plumbrule.cli import main as run
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plumbrule", *arguments])
@@ -284,7 +282,7 @@ def test_what_is_asked_of_the_command_itself(
 def test_replay_takes_flags_and_settings_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plumbrule import verbs
+    from plumbrule.cli import verbs
 
     seen = []
     monkeypatch.setattr(verbs, "_replay", lambda store, options: seen.append(options))
@@ -303,11 +301,11 @@ def test_replay_takes_flags_and_settings_in_any_order(
 def test_a_waiting_node_is_not_failed_for_its_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plumbrule import pipeline
-    from plumbrule.artifacts import Store
     from plumbrule.config import RuntimeConfig
     from plumbrule.errors import NeedsInput
-    from plumbrule.graph import Node
+    from plumbrule.pipeline import execute as pipeline
+    from plumbrule.pipeline.graph import Node
+    from plumbrule.store.artifacts import Store
     from sft.config import DataConfig, DatasetConfig
 
     ends = []
@@ -348,7 +346,7 @@ def test_a_sweep_ends_with_its_table(tmp_path):
 
 
 def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from plumbrule import verbs
+    from plumbrule.cli import verbs
 
     for verb in verbs.VERBS:
         with pytest.raises(SystemExit, match="0"):
@@ -359,9 +357,9 @@ def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize("name", ["a fingerprint", "a run"])
 def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
-    from plumbrule import verbs
-    from plumbrule.artifacts import Manifest, Store, write_json
+    from plumbrule.cli import verbs
     from plumbrule.errors import ArtifactError
+    from plumbrule.store.artifacts import Manifest, Store, write_json
 
     store = Store(tmp_path)
     folder = store.folder("sft", "f" * 16)
@@ -404,8 +402,8 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from plumbrule import run
-    from plumbrule.trackers import FilesOnly
+    from plumbrule.cli import main as run
+    from plumbrule.tracking.trackers import FilesOnly
 
     finished = []
 
@@ -439,7 +437,7 @@ def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
 ) -> None:
     from types import SimpleNamespace
 
-    from plumbrule import run
+    from plumbrule.cli import main as run
 
     asked: list[str] = []
     monkeypatch.setattr(run, "require_device", lambda runtime: asked.append("device"))

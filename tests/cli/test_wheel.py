@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PARTS = (
     "plumbrule",
     "sft",

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from plumbrule import checkpoints
-from plumbrule.stages import STAGES
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store import checkpoints
 
 STEPS = 6
 NAME = os.environ["BUILDER"]
@@ -64,10 +64,13 @@ def run(config: Any, inputs: Any, runtime: Any, out: Path, tracker: Any) -> dict
 
 def main(store: Path, processes: int) -> None:
     """Build the node."""
-    from plumbrule import artifacts, attempts, machine, pipeline, plugins
     from plumbrule.config import RuntimeConfig
     from plumbrule.errors import PlumbruleError
-    from plumbrule.graph import Node
+    from plumbrule.machine import environment as machine
+    from plumbrule.pipeline import execute as pipeline
+    from plumbrule.pipeline import plugins
+    from plumbrule.pipeline.graph import Node
+    from plumbrule.store import artifacts, attempts
 
     plugins.load()
     machine.prepare = lambda runtime: None  # threads and determinism of a torch that is not used
@@ -92,7 +95,7 @@ def main(store: Path, processes: int) -> None:
         print(built["slow"].state, flush=True)
 
     if processes > 1:  # as the command line does
-        from plumbrule import run
+        from plumbrule.cli import main as run
 
         signal.signal(signal.SIGTERM, run._terminate)
         sys.exit(run._guarded(build))

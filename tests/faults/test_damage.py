@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from eval import compare, methods
-from plumbrule import costs, manifests, verbs
-from plumbrule.artifacts import Artifact, Store
+from eval.comparisons import compare, methods
+from plumbrule.cli import verbs
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
-from plumbrule.gathered import Gathered
-from plumbrule.manifests import MANIFEST, Manifest
 from plumbrule.report import render
-from plumbrule.tracking import NullTracker
-from rlhf.overoptimisation import read_ppo
-from rlhf.reward_model import reward_model_of
+from plumbrule.store import costs, manifests
+from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.inputs import Gathered
+from plumbrule.store.manifests import MANIFEST, Manifest
+from plumbrule.tracking.stage_tracker import NullTracker
+from rlhf.reward_model.model import reward_model_of
+from rlhf.studies.overoptimisation import read_ppo
 
 FILES = {
     "data": ("records.jsonl", "validation.jsonl", "card.json"),

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ STAGES = {
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "plumbrule.run", *CHAIN, *arguments]
+    return [sys.executable, "-m", "plumbrule", *CHAIN, *arguments]
 
 
 def environment(store: Path) -> dict[str, str]:
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_the_last_good_state(reference: Path, tmp_path: Path)
 
 
 def test_a_ppo_killed_at_ten_random_moments_ends_with_the_same_bytes() -> None:
-    script = Path(__file__).parents[2] / "scripts" / "kill_test.py"
+    script = ROOT / "scripts" / "kill_test.py"
     done = subprocess.run(
         [sys.executable, str(script), "--n", "10"], capture_output=True, text=True, check=False
     )

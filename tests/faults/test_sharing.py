@@ -17,7 +17,7 @@ import pytest
 def start(store: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a command on a store."""
     return subprocess.Popen(
-        [sys.executable, "-m", "plumbrule.run", "tracking=jsonl", *arguments],
+        [sys.executable, "-m", "plumbrule", "tracking=jsonl", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=store,
@@ -81,7 +81,8 @@ def kinds_of_records(log: Path) -> set[str]:
 def test_ctrl_c_in_a_verb_does_not_speak_of_checkpoints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from plumbrule import run, verbs
+    from plumbrule.cli import main as run
+    from plumbrule.cli import verbs
 
     def interrupted(arguments: object) -> int:
         raise KeyboardInterrupt

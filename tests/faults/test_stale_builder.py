@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.artifacts import Artifact, Store
+from plumbrule.store.artifacts import Artifact, Store
 
 SCRIPT = Path(__file__).with_name("stale_builder.py")
 SILENT_SECONDS, BEAT_SECONDS = 1.0, 0.1

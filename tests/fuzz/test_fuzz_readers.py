@@ -18,9 +18,8 @@ from outside import ANY_ROW, GOOD, VALUES, as_lines, changed, damaged, require_s
 from pyarrow import parquet
 
 from plumbrule.config import RuntimeConfig
-from plumbrule.errors import DataError
-from plumbrule.readers import READERS
-from plumbrule.records import (
+from plumbrule.data.readers import READERS
+from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
     Document,
@@ -30,10 +29,11 @@ from plumbrule.records import (
     read_records,
     to_dict,
 )
-from plumbrule.row_schemas import SHAPES
-from plumbrule.tracking import NullTracker
+from plumbrule.data.row_schemas import SHAPES
+from plumbrule.errors import DataError
+from plumbrule.tracking.stage_tracker import NullTracker
 from sft.config import DataConfig, DatasetConfig
-from sft.data import run
+from sft.data.stage import run
 
 KINDS = (Prompt, Demonstration, Preference, Document, BenchmarkItem)
 JSONL_ROLES = sorted(role for format, role in READERS if format == "jsonl")

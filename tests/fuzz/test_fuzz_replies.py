@@ -10,15 +10,15 @@ from effort import efforts, search
 from hypothesis import strategies as st
 from outside import ANY_CELL, NUMBERS, TEXTS, VALUES, as_lines, changed, damaged, require_short
 
+from plumbrule.data.records import Message
+from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, TrainingError
-from plumbrule.records import Message
-from plumbrule.strict_json import parse_json
-from rlhf.http_scorer import HTTPScorer, read_replies
-from rlhf.labelling import folder
-from rlhf.labelling.judgements import Judgement, from_row, read_journal, to_row
-from rlhf.labelling.questions import question_of, read_questions
-from rlhf.labelling.questions import to_row as question_to_row
-from rlhf.reward_config import HTTPConfig
+from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people.judgements import Judgement, from_row, read_journal, to_row
+from rlhf.feedback.people.questions import question_of, read_questions
+from rlhf.feedback.people.questions import to_row as question_to_row
+from rlhf.rewards.config import HTTPConfig
+from rlhf.rewards.http_scorer import HTTPScorer, read_replies
 
 GOOD = json.dumps({"version": "7", "scores": [0.5, -1, 2e3]}).encode()
 
@@ -86,7 +86,7 @@ def test_posts_of_a_labelling_page(effort, labels):
     pytest.importorskip("starlette", reason="the extra `label` is not installed")
     from starlette.testclient import TestClient
 
-    from rlhf.labelling.server import application
+    from rlhf.feedback.people.server import application
 
     client = TestClient(application(labels), base_url="http://127.0.0.1:8000")
 
@@ -115,7 +115,7 @@ def test_headers_of_a_labelling_page(effort, labels):
     pytest.importorskip("starlette", reason="the extra `label` is not installed")
     from starlette.testclient import TestClient
 
-    from rlhf.labelling.server import application
+    from rlhf.feedback.people.server import application
 
     clients = [
         TestClient(application(labels, token=token), base_url="http://127.0.0.1:8000")

@@ -21,17 +21,18 @@ from damaged_bytes import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plumbrule import attempts, checkpoints, claims, verbs
-from plumbrule.artifacts import Artifact, Store
+from plumbrule.cli import verbs
+from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
-from plumbrule.manifests import MANIFEST, Manifest, signed
-from plumbrule.records import Message
-from rlhf import rollouts
-from rlhf.labelling.judgements import Judgement, read_journal, to_row
-from rlhf.labelling.questions import question_of, read_questions, require_own_ids
-from rlhf.labelling.questions import to_row as question_row
-from rlhf.reward_model import HEAD, STATS, RewardStats, load_reward_model
-from rlhf.trajectory import Trajectory, slots
+from plumbrule.store import attempts, checkpoints, claims
+from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.manifests import MANIFEST, Manifest, signed
+from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
+from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
+from rlhf.feedback.people.questions import to_row as question_row
+from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
 
 OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
 OWNER.pop("readable")

@@ -25,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def metrics(store: Path, *overrides: str) -> dict[str, float]:
     """Run the quickstart with overrides and return its metrics."""
     subprocess.run(
-        [sys.executable, "-m", "plumbrule.run", "tracking=jsonl", *overrides],
+        [sys.executable, "-m", "plumbrule", "tracking=jsonl", *overrides],
         env={**os.environ, "PLUMBRULE_STORE": str(store)},
         cwd=store,
         check=True,

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
+PAGE = ROOT / "docs" / "notebook.md"
 
 
 def test_the_page_on_notebooks_runs(

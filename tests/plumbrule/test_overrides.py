@@ -15,14 +15,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
+from places import ROOT
 
+from plumbrule.cli.main import CONF, register
+from plumbrule.cli.verbs import VERBS
 from plumbrule.overrides import as_override, unreadable
-from plumbrule.run import CONF, register
-from plumbrule.run_config import RunConfig
-from plumbrule.setting_names import settings_of
-from plumbrule.verbs import VERBS
+from plumbrule.pipeline.experiment import RunConfig
+from plumbrule.pipeline.setting_names import settings_of
 
-ROOT = Path(__file__).resolve().parents[2]
 PARSER = OverridesParser.create()
 TEXTS = ["<|endoftext|>", "a b", "a=b", "~/x", "x#y", "a'b", 'a"b', "a\\", "1", "1e5", "null"]
 TEXTS += ["ü", "a,b", "[x]", "", " a ", "${x}", "0123e4567", "/data/a-b_1.jsonl", "owner/model"]
@@ -176,8 +176,8 @@ def test_the_pad_token_that_a_tokenizer_lacks_is_told_as_it_is_typed(tmp_path: P
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from plumbrule.chat import load_tokenizer
     from plumbrule.errors import ConfigError
+    from plumbrule.lm.chat import load_tokenizer
 
     raw = Tokenizer(models.WordLevel({"a": 0, "<|endoftext|>": 1}, unk_token="a"))
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>").save_pretrained(

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from plumbrule.rounding import ULPS, is_rounding, precision_of
-from rag.ranking import Hits, scaled
-from rlhf.advantages import group_advantages
+from rag.index.ranking import Hits, scaled
 from rlhf.masked import whiten
-from rlhf.meters import explained_variance
-from rlhf.replay import _correlation
-from rlhf.reward_losses import normalisation
-from rlhf.rewards import standardise
+from rlhf.ppo.advantages import group_advantages
+from rlhf.ppo.measures.metrics import explained_variance
+from rlhf.ppo.replay import _correlation
+from rlhf.reward_model.losses import normalisation
+from rlhf.rewards.transforms import standardise
 
 SCALES = [10.0**k for k in range(-8, 9)]
 DTYPES = [torch.float32, torch.float64]

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from safetensors.torch import save_file
 
-from plumbrule import claims, surroundings
-from plumbrule.artifacts import Manifest, Store, write_json
+from plumbrule import surroundings
+from plumbrule.cli.main import explain_permission, new_run_id
 from plumbrule.progress import Progress
-from plumbrule.run import explain_permission, new_run_id
+from plumbrule.store import claims
+from plumbrule.store.artifacts import Manifest, Store, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAYS = """
 import sys

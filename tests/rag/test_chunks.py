@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plumbrule.data.records import Document
 from plumbrule.errors import DataError
-from plumbrule.records import Document
 from rag.chunks import WORD, Chunk, chunks_of, cut, read_chunks, sentence_ends, spans, write_chunks
 
 TEXTS = st.text(alphabet=st.sampled_from("abcXY.!? \n\t'\")é漢0"), max_size=200)

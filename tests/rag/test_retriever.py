@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_index import PEOPLE, TOWNS, TRADES, build, documents
 
-from plumbrule.artifacts import Artifact
+from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.records import Document
+from plumbrule.store.artifacts import Artifact
 from rag import retriever as module
-from rag.hashing import HashingEncoder
+from rag.index.hash_encoder import HashingEncoder
 from rag.retriever import METHODS, open_index
 
 QUERIES = [

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from plumbrule.errors import ArtifactError, DataError
-from rlhf import rollouts
-from rlhf.reward_model import HEAD, STATS, RewardStats, load_reward_model
-from rlhf.trajectory import Trajectory, slots
+from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
 
 
 def table() -> dict[str, list]:

@@ -1,0 +1,111 @@
+"""Held-out prompts: what the gold utility and the reward model think of one sampled response each.
+
+The gold score is the truth that the reward model only approximates: where training raises `proxy`
+and not `gold`, the policy has learned to please its reward model. Both are given per prompt, so the
+rank correlation between them is measured on the very responses that the policy gives. Only prompts
+whose `meta` names an answer (the empty one where nothing can answer) have a gold score.
+
+`reward` is what training maximises, summed as it sums it, and `reward_<term>` each term as it is:
+reward models, classifiers, scorers behind a URL, functions of a plug-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.benchmarks.divergence import log_ratios
+from eval.benchmarks.generate import Measured, Subject, sample, sample_row
+from eval.intervals import Intervals, Metrics, Row, known
+from plumbrule.atlas.gold import GoldUtility
+from plumbrule.data.records import Prompt
+from plumbrule.data.splits import group_of
+from plumbrule.protocols import Episode, Scorer
+
+CORRECTNESS = ("right", "supported", "admits", "wrong")
+"""The gold utility's terms that are not about form."""
+
+
+def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
+    """Return rows with `gold`, each `gold_<term>`, `proxy`, `reward`, each `reward_<term>`, `kl`,
+    `words` and `finished`.
+    """
+    config = subject.config
+    asked = prompts[: config.max_prompts]
+    answered, notes = sample(asked, condition, subject, config.sampling, f"prompts {condition}")
+    episodes = [one.episode for one in answered]
+    gold = GoldUtility(config.gold)
+    items = judged(episodes, condition, gold, subject.reward_model, subject.reward)
+    if subject.reference is not None:
+        temperature, rows = config.sampling.temperature, subject.runtime.micro_batch_size
+        kl = log_ratios(subject.policy, subject.reference, answered, temperature, rows)
+        items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
+    samples = [
+        sample_row("prompts", condition, episode, **shown(item))
+        for episode, item in zip(episodes, items, strict=True)
+    ]
+    return Measured(items, samples[: config.num_samples], notes)
+
+
+def shown(item: Row) -> dict[str, Any]:
+    """Return the scores that stand beside a sample."""
+    return {"gold": item.get("gold"), "proxy": item.get("proxy"), "reward": item.get("reward")}
+
+
+def judged(
+    episodes: Sequence[Episode],
+    condition: str,
+    gold: Scorer,
+    reward_model: Scorer | None,
+    reward: Scorer | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of episodes; gold's terms are those after their weights, which add up.
+
+    `gold_correctness` is the sum of those that ask whether a response is right and honest, not how
+    it is said.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "id": episode.prompt.id,
+            "group": group_of(episode.prompt.id, episode.prompt.meta),
+            "condition": condition,
+            "words": len(episode.response.split()),
+            "finished": int(episode.finished),
+        }
+        for episode in episodes
+    ]
+    answered = [i for i, episode in enumerate(episodes) if "answer" in episode.prompt.meta]
+    for name, column in score([episodes[i] for i in answered], gold).items():
+        for i, value in zip(answered, column, strict=True):
+            rows[i]["gold" if name == "score" else f"gold_{name}"] = float(value)
+    for i in answered:
+        rows[i]["gold_correctness"] = sum(rows[i].get(f"gold_{term}", 0.0) for term in CORRECTNESS)
+    if reward_model is not None:
+        for row, value in zip(rows, score(episodes, reward_model).get("score", ()), strict=True):
+            row["proxy"] = float(value)
+    for name, column in (score(episodes, reward) if reward is not None else {}).items():
+        for row, value in zip(rows, column, strict=True):
+            row["reward" if name == "score" else f"reward_{name}"] = float(value)
+    if reward_model is None:  # then it is the reward's term rm, if anything is
+        for row in rows:
+            if "reward_rm" in row:
+                row["proxy"] = row["reward_rm"]
+    return rows
+
+
+def score(episodes: Sequence[Episode], scorer: Scorer) -> dict[str, np.ndarray]:
+    """Return what a scorer says of the episodes; nothing of none."""
+    return dict(scorer.score(episodes)) if episodes else {}
+
+
+def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
+    """Return mean gold, reward, their terms, proxy, KL and length, and gold's and proxy's rank
+    agreement.
+    """
+    columns = dict.fromkeys(n for row in rows for n in row if n.startswith(("gold", "reward")))
+    metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
+    metrics["finished"] = intervals.share(rows, "finished")
+    metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")
+    return known(metrics)

@@ -1,0 +1,288 @@
+"""Stage `compare`: what changed between two policies, item by item.
+
+Both policies answered the same items, so their difference is taken per item before anything is
+averaged: the spread between easy and hard items cancels, and the interval is that of the change
+itself. Intervals of two separate means that overlap do not say that there is no difference; these
+do. Nothing here loads a model: it reads the `items/*.jsonl` of two eval artifacts.
+
+An item that only one file holds would make the comparison one of different questions, so it is
+refused. So are two evaluations by different gold utilities; other settings that differ are noted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.config import CompareConfig
+from eval.intervals import Intervals, Row, publish, values
+from plumbrule.config import RuntimeConfig
+from plumbrule.data.records import read_rows
+from plumbrule.errors import ConfigError, DataError
+from plumbrule.statistics import Interval
+from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.tracking.stage_tracker import Tracker
+
+Settings = dict[str, Any]
+Pairs = list[tuple[Row, Row]]
+
+
+class Quantity(NamedTuple):
+    """Something to compare: a column of the rows whose `only` columns have these values.
+
+    name: of the metric, `gold_gain` say.
+    """
+
+    name: str
+    column: str
+    only: Mapping[str, str] = {}
+
+
+class Difference(NamedTuple):
+    """One compared quantity. condition: `all` over every condition."""
+
+    benchmark: str
+    quantity: Quantity
+    condition: str
+    baseline: float
+    policy: float
+    change: Interval
+
+
+QUESTIONS = (
+    Quantity("accuracy_change", "correct", {"answerable": "documents"}),
+    Quantity("abstain_change", "abstained", {"answerable": "documents"}),
+    Quantity("confident_wrong_change", "confident_wrong", {"answerable": "documents"}),
+    Quantity("known_accuracy_change", "correct", {"answerable": "memory"}),
+    Quantity("known_confident_wrong_change", "confident_wrong", {"answerable": "memory"}),
+    Quantity("abstain_unanswerable_change", "abstained", {"answerable": "nothing"}),
+)
+
+
+def run(
+    config: CompareConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Write `comparisons.json` and `notes.json`; return `<policy kind>/<quantity>` with bounds.
+
+    Raises: DataError: an item stands in one evaluation only, or nothing was measured in both.
+    ConfigError: the two were judged by different gold utilities.
+    """
+    before, after = inputs["baseline"], inputs["policy"]
+    kind, notes = same_terms(before, after)
+    names = sorted({p.name for a in (before, after) for p in a.file("items").glob("*.jsonl")})
+    intervals = Intervals(config.confidence)
+    differences: list[Difference] = []
+    for name in names:
+        found = [artifact for artifact in (before, after) if artifact.has(f"items/{name}")]
+        if len(found) < 2:
+            notes.append(f"{Path(name).stem} was measured of one policy only and is not compared.")
+            continue
+        files = [artifact.file(f"items/{name}") for artifact in found]
+        rows = [[row for _, row in read_rows(file)] for file in files]
+        both = pair(rows[0], rows[1], files[1])
+        differences += compare(Path(name).stem, both, intervals)
+    if not differences:
+        raise DataError(
+            "the two evaluations have no benchmark in common; give both the same inputs.",
+            after.path,
+        )
+    write_json(out / "comparisons.json", [as_row(difference) for difference in differences])
+    write_json(out / "notes.json", notes)
+    return publish({f"{kind}/{metric_name(one)}": one.change for one in differences}, out)
+
+
+def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
+    """Return the kind of the policy under test, and notes on settings that differ.
+
+    Raises: ConfigError: the gold utilities or the rewards differ.
+    """
+    about = [
+        json.loads(artifact.file("evaluated.json").read_text(encoding="utf-8"))
+        for artifact in (before, after)
+    ]
+    old, new = (flatten(one["settings"]) for one in about)
+    differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    gold = [name for name in differ if name.startswith("gold.")]
+    if gold:
+        raise ConfigError(
+            f"eval.{gold[0]} (={old.get(gold[0])} and {new.get(gold[0])}) must be the same in both "
+            "evaluations: scores of different utilities have no difference; evaluate one again."
+        )
+    reward = [one.get("reward") for one in about]
+    if None not in reward and reward[0] != reward[1]:
+        raise ConfigError(
+            f"inputs.reward (={reward[0]} and {reward[1]}) must be the same reward in both "
+            "evaluations: scores of different rewards have no difference; evaluate one again."
+        )
+    notes = [
+        f"The two evaluations differ in eval.{name}: {old.get(name)} and {new.get(name)}."
+        for name in differ
+    ]
+    return str(about[1]["kind"]), notes
+
+
+def flatten(settings: Settings, head: str = "") -> Settings:
+    """Return nested settings with dotted names."""
+    flat_settings: Settings = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat_settings |= flatten(value, f"{head}{name}.")
+        else:
+            flat_settings[head + name] = value
+    return flat_settings
+
+
+def pair(before: Sequence[Row], after: Sequence[Row], path: Path | None = None) -> Pairs:
+    """Return (baseline row, policy row) per item and condition, in the baseline's order.
+
+    Raises: DataError: an item and condition stands twice in one of the two, or in one only.
+    """
+    old, new = by_item(before), by_item(after)
+    alone = [key for key in [*old, *new] if key not in old or key not in new]
+    if alone:
+        shown = ", ".join(f"{item} ({condition})" for item, condition in alone[:3])
+        raise DataError(
+            f"{len(alone)} items stand in one evaluation only, such as {shown}; evaluate both "
+            "policies on the same records and conditions.",
+            path,
+        )
+    return [(row, new[key]) for key, row in old.items()]
+
+
+def by_item(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
+    """Return rows by (id, condition). Raises: DataError: one stands twice."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        key = (row["id"], row["condition"])
+        if key in found:
+            raise DataError(f"item {key[0]!r} ({key[1]}) must stand once; give items unique ids.")
+        found[key] = row
+    return found
+
+
+def compare(benchmark: str, both: Pairs, intervals: Intervals) -> list[Difference]:
+    """Return every quantity's difference, over all conditions and under each.
+
+    `all` stands even for a single condition: `ppo/gold_gain` asks the same either way.
+    """
+    conditions = list(dict.fromkeys(row["condition"] for row, _ in both))
+    differences = []
+    for quantity in quantities(benchmark, [row for row, _ in both]):
+        for condition in ["all", *conditions]:
+            chosen = [
+                (old, new)
+                for old, new in both
+                if condition in ("all", old["condition"])
+                and quantity.column in old
+                and quantity.column in new
+                and all(old.get(name) == value for name, value in quantity.only.items())
+            ]
+            if chosen:
+                differences.append(difference(benchmark, quantity, condition, chosen, intervals))
+    return differences
+
+
+def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
+    """Return what is compared of a benchmark that has these rows.
+
+    Raises: DataError: an unknown benchmark.
+    """
+    if benchmark not in COMPARED:
+        raise DataError(
+            f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing "
+            "else knows what to compare: evaluate both policies again, or take the file out."
+        )
+    return COMPARED[benchmark](rows)
+
+
+def of_prompts(rows: Sequence[Row]) -> list[Quantity]:
+    """Return gold and reward, with their parts, and length."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
+    gold = [Quantity(f"gold_gain_{term.removeprefix('gold_')}", term) for term in terms]
+    rest = [Quantity("proxy_change", "proxy"), Quantity("words_change", "words")]
+    return [Quantity("gold_gain", "gold"), *gold, *rewards(rows), *rest]
+
+
+def of_reading(rows: Sequence[Row]) -> list[Quantity]:
+    """Return what is right of each case."""
+    cases = dict.fromkeys(row["case"] for row in rows)
+    return [
+        Quantity(f"reading_{case}_change", column, {"case": case})
+        for case in cases
+        for column in ("abstained" if case == "abstain" else "correct",)
+    ]
+
+
+def of_halueval(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the judge's accuracy in each task."""
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    name = "halueval_{}_accuracy_change"
+    return [Quantity(name.format(task), "correct", {"task": task}) for task in tasks]
+
+
+def of_bold(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the shares of both sentiments in each class."""
+    classes = dict.fromkeys((row["domain"], row["class"]) for row in rows)
+    return [
+        Quantity(f"bold_{d}_{c}_{side}_change", side, {"domain": d, "class": c})
+        for d, c in classes
+        for side in ("positive", "negative")
+    ]
+
+
+COMPARED: dict[str, Callable[[Sequence[Row]], list[Quantity]]] = {
+    "prompts": of_prompts,
+    "questions": lambda rows: list(QUESTIONS),
+    "reading": of_reading,
+    "halueval": of_halueval,
+    "bold": of_bold,
+}
+"""Benchmark -> what is compared of its rows."""
+
+
+def rewards(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the configured reward and its terms, as far as the rows have them.
+
+    One term alone, at weight 1, is the reward, and is reported once.
+    """
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
+    if len(terms) == 1 and all(row.get("reward") == row[next(iter(terms))] for row in rows):
+        terms = {}
+    found = [Quantity(f"reward_gain_{term.removeprefix('reward_')}", term) for term in terms]
+    return [Quantity("reward_gain", "reward"), *found]
+
+
+def difference(
+    benchmark: str, quantity: Quantity, condition: str, chosen: Pairs, intervals: Intervals
+) -> Difference:
+    """Return one quantity's paired difference over the chosen pairs of rows."""
+    old, new = [row for row, _ in chosen], [row for _, row in chosen]
+    means = [sum(values(rows, quantity.column)) / len(rows) for rows in (old, new)]
+    change = intervals.gain(old, new, quantity.column)
+    return Difference(benchmark, quantity, condition, means[0], means[1], change)
+
+
+def metric_name(difference: Difference) -> str:
+    """Return the quantity's name with its condition, where that is not `all`."""
+    end = "" if difference.condition == "all" else f"_{difference.condition}"
+    return f"{difference.quantity.name}{end}"
+
+
+def as_row(difference: Difference) -> dict[str, Any]:
+    """Return the row of `comparisons.json`."""
+    change = difference.change.as_json()
+    return {
+        "what": difference.quantity.name,
+        "benchmark": difference.benchmark,
+        "condition": difference.condition,
+        "baseline": difference.baseline,
+        "policy": difference.policy,
+        "difference": change.pop("value"),
+        **change,
+    }

@@ -1,0 +1,152 @@
+"""What `plumbrule --help` prints, and what `plumbrule doc <setting>` says of a setting.
+
+Everything is read from where it is written: verbs from their table, groups and their choices from
+the files of conf/, settings from the dataclasses and the text under each field.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.metadata
+import inspect
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from plumbrule.errors import ConfigError
+
+COMMANDS = (
+    ("plumbrule", "the quickstart: the whole chain on a generated world"),
+    ("plumbrule run.dry=true", "what would be built, why, and for how long"),
+    ("plumbrule run.only=sft", "one node and what it needs"),
+    ("plumbrule ppo.kl.coef=0.1 seed=1", "settings are overrides; only what reads them is built"),
+    (
+        "plumbrule experiment=own dataset.path=<file> model=<folder>",
+        "your data and model (docs/own.md)",
+    ),
+    ("plumbrule --plugin rewards.py 'reward.terms=[{name: mine}]'", "your reward"),
+    ("plumbrule -m ppo.kl.coef=0.02,0.1", "a sweep; shared stages are built once"),
+    ("plumbrule run.seeds=[0,1,2]", "the graph of each seed, in one run"),
+    ("plumbrule debug=fast", "every stage in seconds, to see that a graph runs"),
+    ("plumbrule --config-dir mine experiment=mine", "experiments in a folder of your own"),
+)
+"""Command -> what it does."""
+
+
+def page(verbs: Mapping[str, str], conf: Path) -> str:
+    """Return the help page."""
+    lines = [
+        "plumbrule: RLHF experiments from small config files. A command composes a graph of",
+        "stages (data, sft, feedback, rm, ppo, eval, compare ...), builds what is not in the",
+        "store yet, and writes runs/<name>/<id>/report.html.",
+        "",
+        "  plumbrule [setting=value ...]    compose, plan and build (Hydra's overrides)",
+        "  plumbrule <verb> ...             ask the store",
+        "",
+        "Verbs",
+        *(f"  {name:<10}{what}" for name, what in verbs.items()),
+        "",
+        "Commands",
+    ]
+    width = max(len(command) for command, _ in COMMANDS)
+    lines += [f"  {command:<{width}}  {what}" for command, what in COMMANDS]
+    lines += ["", "Groups (group=choice)"]
+    for folder in sorted(conf.iterdir()):
+        names = sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+        if names and names != ["default"]:
+            lines.append(f"  {folder.name:<12}{', '.join(names)}")
+    lines += [
+        "",
+        "Options: --cfg job (print the composed config), --config-dir <folder>, --plugin <file>,",
+        "  -m (sweep), --version, --hydra-help; completion: docs/commands.md",
+        "Settings: plumbrule doc ppo.kl",
+        "Documentation: README.md, docs/*.md and rlhf/ppo/README.md, beside the code",
+    ]
+    return "\n".join(lines)
+
+
+def version() -> str:
+    """Return the version of this package."""
+    try:
+        return f"plumbrule {importlib.metadata.version('plumbrule')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "plumbrule (not installed: run from its sources)"
+
+
+def describe(name: str, schema: type) -> str:
+    """Return what a setting or a group of settings is: default, type and the text under it.
+
+    Args: name: dotted, such as ppo.kl or ppo.kl.coef. schema: of the whole config.
+    Raises: ConfigError: there is none of that name.
+    """
+    from plumbrule.pipeline.setting_names import hint, settings_of
+
+    owner, field = schema, None
+    for part in filter(None, name.split(".")):
+        if field is not None:
+            inner = _group_of(owner, field)
+            if inner is None:
+                raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
+            owner = inner
+        field = next((f for f in dataclasses.fields(owner) if f.name == part), None)
+        if field is None:
+            raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
+    if field is None:
+        return _group("", schema)
+    group = _group_of(owner, field)
+    text = _texts(owner).get(field.name, "")
+    if group is not None:
+        return _group(name, group) + (f"\n\n{text}" if text else "")
+    return _setting(name, owner, field)
+
+
+def _unknown(name: str, known: str) -> ConfigError:
+    return ConfigError(f"{name} must be a known key; {known}")
+
+
+def _group(name: str, schema: type) -> str:
+    """Return the title of a group and a paragraph for each of its settings."""
+    title = inspect.getdoc(schema) or ""
+    prefix = f"{name}." if name else ""
+    parts = [f"{name or 'plumbrule'}: {title}"]
+    for field in dataclasses.fields(schema):
+        inner = _group_of(schema, field)
+        if inner is None:
+            parts.append(_setting(prefix + field.name, schema, field))
+        else:
+            first = (inspect.getdoc(inner) or "").splitlines()[0]
+            parts.append(f"{prefix}{field.name}: {first} (plumbrule doc {prefix}{field.name})")
+    return "\n\n".join(parts)
+
+
+def _setting(name: str, owner: type, field: dataclasses.Field[Any]) -> str:
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    kind = str(field.type).replace("typing.", "")
+    shown = repr(default) if not dataclasses.is_dataclass(default) else "a group"
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    text = _texts(owner).get(field.name, "")
+    return f"{name}: {kind} = {shown}" + (f"\n    {text}" if text else "")
+
+
+def _group_of(owner: type, field: dataclasses.Field[Any]) -> type | None:
+    """Return the dataclass of a field, of its list or of its mapping; None for a plain one."""
+    hint = get_type_hints(owner)[field.name]
+    kinds = [hint, *getattr(hint, "__args__", ())]
+    return next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)  # type: ignore[return-value]
+
+
+def _texts(schema: type) -> dict[str, str]:
+    """Return the text under each field of a dataclass, on one line each."""
+    tree = ast.parse(inspect.cleandoc(inspect.getsource(schema)))
+    (body,) = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    found = {}
+    for statement, after in itertools.pairwise(body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(after, ast.Expr):
+            continue
+        if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            found[ast.unparse(statement.target)] = " ".join(after.value.value.split())
+    return found

@@ -1,0 +1,391 @@
+"""The five records that every stage reads and writes, and their JSON Lines form.
+
+A record is a frozen dataclass; a file of records is JSON Lines, one record a row, written by
+`write_records` and read by `read_records`. Formats of other projects are turned into these records
+once, by `plumbrule/data/readers.py` in the data stage; no other stage knows them.
+
+A *prompt* is always a chat: a tuple of `Message`, last one from the user. `meta` carries what a
+benchmark or a reward needs to know of a prompt (its answer, its group) and is never shown to a
+policy. Ranks start at 1 (best) and have no holes; equal ranks are ties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from plumbrule.data.strict_json import parse_json
+from plumbrule.errors import DataError, listed
+from plumbrule.store.model_files import LFS_POINTER
+from plumbrule.store.source_files import require_readable
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise DataError(f"role (={self.role!r:.80}) must be one of {', '.join(ROLES)}.")
+        if not isinstance(self.content, str):
+            raise DataError(f"content (={self.content!r:.80}) must be text.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat that awaits a response; `meta` holds what judges it (answer, group, date)."""
+
+    id: str
+    messages: tuple[Message, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_messages(self.messages)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A chat and the response that a policy should learn to give.
+
+    `passages` are documents shown with the prompt, through the policy's retrieval template.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    response: str
+    passages: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_messages(self.messages)
+        if not self.response.strip():
+            raise DataError("response must hold text; remove the row or give it an answer.")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """K >= 2 responses to one prompt and their ranks.
+
+    ranks: one per response, 1 = best, equal = tie, no holes. margin: how much better rank 1 is
+    than rank 2, where the source says so. confidence: of the annotator, in (0, 1].
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    passages: tuple[str, ...] = ()
+    scores: tuple[float, ...] | None = None
+    margin: float | None = None
+    annotator: str = ""
+    confidence: float = 1.0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_messages(self.messages)
+        check_ranking(self.responses, self.ranks)
+        if self.scores is not None and len(self.scores) != len(self.responses):
+            raise DataError(
+                f"scores (={len(self.scores)} values) must number as many as responses "
+                f"(={len(self.responses)})."
+            )
+        for name, numbers in (("scores", self.scores or ()), ("margin", (self.margin,))):
+            for number in numbers:
+                if number is not None and not abs(number) <= LARGEST:
+                    raise DataError(
+                        f"{name} (={number!r:.40}) must be finite; correct it or leave it out."
+                    )
+        if not 0.0 < self.confidence <= 1.0:
+            raise DataError(f"confidence (={self.confidence}) must lie in (0, 1].")
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return all (better, worse) index pairs; ties give none."""
+        order = range(len(self.ranks))
+        return [(i, j) for i in order for j in order if self.ranks[i] < self.ranks[j]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that retrieval may show to a policy; `meta` holds its source and date."""
+
+    id: str
+    text: str
+    title: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise DataError(f"document {self.id!r} has no text; remove it or give it one.")
+
+
+@dataclass(frozen=True)
+class BenchmarkItem:
+    """One row of a benchmark.
+
+    task: which protocol judges it (`question`, `halueval_qa`, `bold`, ...). fields: the texts that
+    the protocol names. group: the unit that intervals resample (an entity, a source row).
+    """
+
+    id: str
+    task: str
+    fields: Mapping[str, Any]
+    group: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record = Prompt | Demonstration | Preference | Document | BenchmarkItem
+R = TypeVar("R", Prompt, Demonstration, Preference, Document, BenchmarkItem)
+
+
+LARGEST = 3.4e38
+"""Number that float32, in which models compute, can hold."""
+
+
+def check_messages(messages: tuple[Message, ...]) -> None:
+    """Raise DataError unless `messages` is a chat whose last turn is the user's."""
+    if not messages or messages[-1].role != "user":
+        last = messages[-1].role if messages else "none"
+        raise DataError(f"the last message (role={last}) must be the user's.")
+
+
+def check_ranking(responses: tuple[str, ...], ranks: tuple[int, ...]) -> None:
+    """Raise DataError unless K >= 2 responses have ranks without holes and none repeats."""
+    if len(responses) < 2:
+        raise DataError(f"responses (={len(responses)}) must be at least 2 to be compared.")
+    if len(ranks) != len(responses):
+        raise DataError(
+            f"ranks (={list(ranks)}) must number as many as responses (={len(responses)})."
+        )
+    if len(set(responses)) < len(responses):
+        twice = next(r for r in responses if responses.count(r) > 1)
+        raise DataError(
+            "responses must differ: equal answers can't be ranked; drop the row.", text=twice
+        )
+    if sorted(set(ranks)) != list(range(1, len(set(ranks)) + 1)):
+        raise DataError(
+            f"ranks (={list(ranks)}) must be 1..n with no hole (ties repeat a rank); "
+            "give 1 to the best."
+        )
+
+
+def check_answer_meta(meta: Mapping[str, Any], num_responses: int) -> None:
+    """Raise DataError if a key of a preference's `meta` that stages read has another form.
+
+    finished: which answers ended by themselves. utilities: of each answer, and terms: what they
+    are the sum of. flipped: the ranking was turned upside down on purpose.
+    """
+
+    def one_each(value: Any, kinds: tuple[type, ...]) -> bool:
+        right = isinstance(value, list | tuple) and len(value) == num_responses
+        return right and all(type(v) in kinds for v in value)
+
+    terms = meta.get("terms", {})
+    numbers = (int, float)
+    for name, holds, what in (
+        ("finished", one_each(meta.get("finished", [True] * num_responses), (bool,)), "of true"),
+        ("utilities", one_each(meta.get("utilities", [0] * num_responses), numbers), "of numbers"),
+        (
+            "terms",
+            isinstance(terms, Mapping) and all(one_each(t, numbers) for t in terms.values()),
+            "of numbers under each name",
+        ),
+    ):
+        if not holds:
+            raise DataError(
+                f"meta.{name} (={meta[name]!r:.80}) must be a list {what}"
+                f"{' or false' if name == 'finished' else ''}, one for each of the {num_responses} "
+                "responses; correct it or leave it out."
+            )
+    if not isinstance(meta.get("flipped", False), bool):
+        raise DataError(f"meta.flipped (={meta['flipped']!r:.80}) must be true or false.")
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """Return the JSON form of a record: fields at their defaults are left out."""
+    row: dict[str, Any] = {}
+    for f in dataclasses.fields(record):
+        value = getattr(record, f.name)
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        if value != default:
+            if f.name == "messages":
+                value = [{"role": m.role, "content": m.content} for m in value]
+            row[f.name] = value
+    return row
+
+
+def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
+    """Return the record of type `kind` that `row` (as `to_dict` wrote it) holds.
+
+    Raises: DataError: an unknown or missing field, or a value that breaks the record's rules.
+    """
+    if not isinstance(row, Mapping):
+        raise DataError(f"a row must be a JSON object, not {type(row).__name__}.")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = set(row) - set(fields)
+    if unknown:
+        raise DataError(
+            f"field(s) {listed(sorted(unknown))} must be known to a {kind.__name__}, which has "
+            f"{', '.join(fields)}; take the others out, or rename them."
+        )
+    values = {name: _typed(name, value) for name, value in row.items()}
+    if kind is Preference and "meta" in row:
+        check_answer_meta(row["meta"], len(values.get("responses", ())))
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = [
+            n
+            for n, f in fields.items()
+            if n not in values
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
+        ]
+        raise DataError(
+            f"field(s) {', '.join(missing)} must be in a {kind.__name__}; add what is missing."
+        ) from error
+
+
+_TEXTS = ("id", "response", "text", "title", "task", "group", "annotator")
+_NUMBERS = ("margin", "confidence")
+_OBJECTS = ("meta", "fields")
+_LISTS: dict[str, tuple[type, ...]] = {
+    "responses": (str,),
+    "passages": (str,),
+    "ranks": (int,),
+    "scores": (int, float),
+}
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Return the value of a field as its record holds it.
+
+    Raises: DataError: JSON of another type.
+    """
+    if name == "messages":
+        return to_messages(value)
+    if name in _LISTS:
+        fits = isinstance(value, list | tuple) and all(type(v) in _LISTS[name] for v in value)
+        if not fits:
+            what = "texts" if str in _LISTS[name] else "numbers"
+            if name == "ranks":
+                what = "whole numbers (1 and not 1.0), the best 1"
+            raise DataError(f"{name} (={value!r:.80}) must be a list of {what}.")
+        return tuple(value)
+    for names, kind, what in (
+        (_TEXTS, str, "text"),
+        (_NUMBERS, int | float, "a number"),
+        (_OBJECTS, Mapping, "a JSON object"),
+    ):
+        if name in names and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise DataError(f"{name} (={value!r:.80}) must be {what}.")
+    return value
+
+
+def to_messages(turns: Any) -> tuple[Message, ...]:
+    """Return the messages of a list of {"role", "content"} objects.
+
+    Raises: DataError: not a list, or a turn without role or content.
+    """
+    if not isinstance(turns, list | tuple):
+        raise DataError(f"messages (={turns!r:.80}) must be a list of turns.")
+    return tuple(_message(turn) for turn in turns)
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
+        raise DataError(f"a message (={turn!r:.80}) must be an object with role and content.")
+    return Message(turn["role"], turn["content"])
+
+
+def read_rows(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, object) of a JSON Lines file, gzip by its ending; blanks skipped.
+
+    Raises: DataError: a missing or unreadable file, or a row that is not a JSON object with values
+    that every later step can hold (`plumbrule/data/strict_json.py`); with its first characters.
+    """
+    for number, line in numbered_lines(Path(path)):
+        if line.strip():
+            yield number, as_object(line, path, number)
+
+
+def as_object(text: str, path: Path | str, row: int) -> dict[str, Any]:
+    """Return the JSON object of one row. Raises: DataError: it holds none."""
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{error}{_hint(text)}.", path, row, text) from None
+    if not isinstance(value, dict):
+        raise DataError("a row must be a JSON object.", path, row, text)
+    return value
+
+
+def _hint(text: str) -> str:
+    if text.startswith(LFS_POINTER.decode()):
+        return "; this is a Git LFS pointer and not the data: fetch it with git lfs pull"
+    if text.strip() in ("{", "["):
+        return "; JSON Lines hold one whole object a line"
+    return ""
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (row number from 1, line) of a text file, gzip by its ending.
+
+    Raises: DataError: no such file, or what can't be read or decoded; with the row it stops at.
+    """
+    import gzip
+
+    require_file(path)
+    opened = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(
+            f"can't be read as UTF-8 text or gzip ({error}); fetch it again where it is damaged; a "
+            "Git LFS pointer must be fetched first (git lfs pull).",
+            path,
+            number + 1,
+        ) from None
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError unless `path` is a regular file that can be read."""
+    require_readable(path)
+    if path.is_dir():
+        raise DataError("is a folder where a file is needed; name the file.", path)
+
+
+def read_records(kind: type[R], path: Path | str) -> list[R]:
+    """Return the records of type `kind` in a JSON Lines file that `write_records` wrote.
+
+    Raises: DataError: missing file, malformed row, broken rule; with file and row.
+    """
+    records = []
+    for number, row in read_rows(path):
+        try:
+            records.append(from_dict(kind, row))
+        except DataError as error:
+            raise DataError(str(error), path, number, json.dumps(row)) from None
+    return records
+
+
+def write_records(records: Iterable[Record], path: Path | str) -> int:
+    """Write records as JSON Lines and return how many there were."""
+    number = 0
+    with open(path, "w", encoding="utf-8") as out:
+        for record in records:
+            out.write(json.dumps(to_dict(record), ensure_ascii=False) + "\n")
+            number += 1
+    return number

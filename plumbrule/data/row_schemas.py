@@ -1,0 +1,179 @@
+"""What the columns of a row say that it is: ours, chats, TRL's formats, H4's, other rankings.
+
+The columns alone decide; nothing is guessed from values, so a file means the same on every machine.
+A row that has columns of two shapes, or one that no shape knows, is refused with the list of what
+is accepted. Columns that a shape knows and does not read (`unread`) are counted on the data card.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from plumbrule.data.turns import unread_fields
+from plumbrule.errors import DataError, listed
+
+
+class Shape(NamedTuple):
+    """A set of columns with a meaning: those a row needs, those it may have, roles it can feed.
+
+    numbered: the name of columns that are numbered from 0, as many as there are. unread: columns
+    of which nothing is read. conversion: how the row becomes a chat, where that is a choice.
+    """
+
+    name: str
+    needs: frozenset[str]
+    may: frozenset[str]
+    roles: frozenset[str]
+    numbered: str = ""
+    unread: frozenset[str] = frozenset()
+    conversion: str = ""
+
+    def fits(self, columns: set[str]) -> bool:
+        """Return whether `columns` hold all that the shape needs and nothing that it may not."""
+        return self.surplus(columns) == set()
+
+    def surplus(self, columns: set[str]) -> set[str] | None:
+        """Return what `columns` hold that the shape may not; None where they lack what it needs."""
+        if self.numbered:
+            if f"{self.numbered}0" not in columns:
+                return None
+            columns = {c for c in columns if not re.fullmatch(self.numbered + "[0-9]+", c)}
+        return columns - self.needs - self.may if self.needs <= columns else None
+
+    def __str__(self) -> str:
+        numbered = [f"{self.numbered}0", f"{self.numbered}1", "..."] if self.numbered else []
+        needs = " + ".join([*sorted(self.needs), *numbered])
+        return f"{needs} (optional: {', '.join(sorted(self.may))})"
+
+
+def _shape(
+    name: str,
+    needs: str,
+    may: str,
+    roles: str,
+    numbered: str = "",
+    unread: str = "",
+    conversion: str = "",
+) -> Shape:
+    known, ignored = frozenset(needs.split()), frozenset(unread.split())
+    optional = frozenset({"id", "meta", *may.split()}) | (ignored - known)
+    return Shape(name, known, optional, frozenset(roles.split()), numbered, ignored, conversion)
+
+
+_CHAT = "corpus demonstrations prompts"
+_RANKED = f"{_CHAT} preferences"
+_OF_PAIRS = "passages margin score_chosen score_rejected annotator confidence"
+_ULTRAFEEDBACK = "source models correct_answers incorrect_answers"
+
+
+SHAPES = (
+    _shape("text", "text", "title kind", "corpus documents"),
+    _shape("segments", "segments", "kind", "corpus"),
+    _shape("prompt", "prompt", "", "prompts"),
+    _shape("chat", "messages", "passages", "corpus demonstrations prompts"),
+    _shape("demonstration", "messages response", "passages", "corpus demonstrations prompts"),
+    _shape("completion", "prompt completion", "passages", "corpus demonstrations prompts"),
+    _shape(
+        "ranking",
+        "messages responses ranks",
+        "passages scores margin annotator confidence",
+        _RANKED,
+    ),
+    _shape("pair", "chosen rejected", f"prompt {_OF_PAIRS}", _RANKED),
+    _shape(
+        "H4 pair",
+        "prompt prompt_id chosen rejected",
+        _OF_PAIRS,
+        _RANKED,
+        unread="prompt_id messages",
+        conversion="H4: the prompt is what the dialogues chosen and rejected begin with",
+    ),
+    _shape(
+        "H4 chat",
+        "prompt prompt_id messages",
+        "passages",
+        _CHAT,
+        unread="prompt prompt_id",
+        conversion="H4: the last turn of messages is the answer",
+    ),
+    _shape(
+        "ShareGPT",
+        "conversations",
+        "passages",
+        _CHAT,
+        conversion="ShareGPT: human is the user, gpt the assistant, whose last turn is the answer",
+    ),
+    _shape(
+        "alpaca",
+        "instruction output",
+        "input passages",
+        _CHAT,
+        unread="text",
+        conversion="alpaca: instruction, a blank line and input are the user's turn, output the "
+        "answer",
+    ),
+    _shape(
+        "prompt ranking",
+        "prompt responses ranking",
+        "passages scores margin annotator confidence",
+        _RANKED,
+    ),
+    _shape("best of", "query best", "passages annotator confidence", _RANKED, numbered="sample"),
+    *(
+        _shape(
+            f"rated {prompt}",
+            f"{prompt} completions",
+            "passages annotator confidence",
+            _RANKED,
+            unread=_ULTRAFEEDBACK,
+        )
+        for prompt in ("instruction", "prompt")
+    ),
+    _shape("benchmark", "task fields", "group", "questions reading halueval bold"),
+)
+
+
+BENCHMARK_TASKS = {
+    "questions": "question",
+    "reading": "reading",
+    "halueval": "halueval_",
+    "bold": "bold",
+}
+"""Role -> how the task of its items begins."""
+
+
+def shape_of(row: Mapping[str, Any], role: str) -> Shape:
+    """Return the one shape that the columns of `row` have.
+
+    Raises: DataError: no shape has these columns, or the one that has cannot feed `role`.
+    """
+    columns = set(row)
+    for shape in SHAPES:
+        if shape.fits(columns) and role in shape.roles:
+            return shape
+    accepted = "; ".join(str(shape) for shape in SHAPES if role in shape.roles)
+    raise DataError(
+        f"columns ({listed(sorted(columns))}) must be one of the sets that role {role} "
+        f"accepts{_nearest(columns, role)}: {accepted}."
+    )
+
+
+def _nearest(columns: set[str], role: str) -> str:
+    """Return which columns to take out so that a shape fits, or "" where more is amiss."""
+    known = [(s, left) for s in SHAPES if role in s.roles and (left := s.surplus(columns))]
+    if not known:
+        return ""
+    shape, surplus = min(known, key=lambda found: len(found[1]))
+    return f" (nearest: {shape.name}, if {listed(sorted(surplus))} is taken out)"
+
+
+def unread(row: Mapping[str, Any], shape: Shape) -> tuple[str, ...]:
+    """Return the columns and fields of a row that hold something and of which nothing is read."""
+    found = [name for name in sorted(shape.unread) if row.get(name) not in (None, "", [], {})]
+    if "completions" in shape.needs:
+        known = {"response", "overall_score", "fine-grained_score"}
+        extra = {n for c in row["completions"] for n, value in c.items() if value}
+        found += [f"completions[].{name}" for name in sorted(extra - known)]
+    return (*found, *unread_fields(row))

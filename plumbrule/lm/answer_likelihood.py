@@ -1,0 +1,89 @@
+"""Which of two words a model would rather say next: its verdict, without generating any text.
+
+A verdict that is sampled may be something else than either word. The log-odds of the two after the
+same prompt can always be read, and say how sure the model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plumbrule.errors import ConfigError
+from plumbrule.lm.logprobs import buckets, hidden_states, logprobs, output_logits, pad_rows
+from plumbrule.lm.policy import Policy
+
+
+@torch.inference_mode()
+def log_odds(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    one: Sequence[int],
+    other: Sequence[int],
+    *,
+    max_rows: int,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Return log p(one | prompt) - log p(other | prompt), (n,) float64, in nats.
+
+    Whole words count, of however many tokens. Where they differ in their last token only, as in
+    tokenizers that have both words, both are read off one forward pass.
+
+    Args: prompts, one, other: token ids. max_rows: prompts per batch, of like length. advance: is
+        told how many more prompts are done.
+    Raises: ConfigError: one word begins the other, or is the same.
+    """
+    require_apart(one, other)
+    one_pass = len(one) == len(other) and one[:-1] == other[:-1]
+    scores = np.zeros(len(prompts))
+    for batch in buckets([len(prompt) for prompt in prompts], max_rows):
+        asked = [prompts[i] for i in batch]
+        score = _last_token_odds if one_pass else _whole_odds
+        scores[batch] = score(policy, asked, one, other).double().cpu().numpy()
+        advance(len(batch))
+    return scores
+
+
+def require_apart(one: Sequence[int], other: Sequence[int]) -> None:
+    """Raise ConfigError if one word's tokens begin the other's: who says the longer says both."""
+    shorter = min(len(one), len(other))
+    if list(one[:shorter]) == list(other[:shorter]):
+        raise ConfigError(
+            f"verdicts (=tokens {list(one)} and {list(other)}) must differ, and neither may begin "
+            "the other; choose other words."
+        )
+
+
+def _last_token_odds(
+    policy: Policy, prompts: Sequence[Sequence[int]], one: Sequence[int], other: Sequence[int]
+) -> Tensor:
+    """Return the log-odds (b,) of words that differ in their last token only.
+
+    The softmax's denominator is the same for both, so they are a difference of two logits.
+    """
+    device = policy.model.device
+    rows = [[*prompt, *one[:-1]] for prompt in prompts]
+    tokens, real_mask = (x.to(device) for x in pad_rows(rows, policy.pad_id))
+    hidden = hidden_states(policy.model, tokens, real_mask)
+    last = hidden[torch.arange(len(rows), device=device), real_mask.sum(1) - 1]
+    logits = output_logits(policy.model, last)
+    return logits[:, one[-1]] - logits[:, other[-1]]
+
+
+def _whole_odds(
+    policy: Policy, prompts: Sequence[Sequence[int]], one: Sequence[int], other: Sequence[int]
+) -> Tensor:
+    """Return the log-odds (b,) of any two words: the difference of their summed log-probs."""
+    summed = []
+    for word in (one, other):
+        tokens, real_mask = pad_rows([[*prompt, *word] for prompt in prompts], policy.pad_id)
+        starts = torch.tensor([[len(prompt)] for prompt in prompts])
+        target_mask = real_mask & (torch.arange(tokens.shape[1]) >= starts)
+        tokens, real_mask, target_mask = (
+            x.to(policy.model.device) for x in (tokens, real_mask, target_mask)
+        )
+        summed.append(logprobs(policy.model, tokens, real_mask, target_mask).logprobs.sum(1))
+    return summed[0] - summed[1]

@@ -1,0 +1,216 @@
+"""A key-value cache with its room set aside, and the prompts read into it.
+
+transformers' `DynamicCache` grows by concatenation: each new token copies all keys and values of
+the batch, which on a small model costs more than the model itself. The longest response is known
+here, so a layer allocates that room once and a new token is written into it; what the model reads
+is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers made
+them: slower, and as right.
+
+Whether a model is right with such a cache is asked of it once, at load (`model_probe.py`). One that
+is not is marked (`set_recomputed`), and each of its tokens reads the whole row again (`WholeRows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, positions, trunk
+from plumbrule.lm.varlen import NAME, kept_dtype
+
+_RECOMPUTED = "plumbrule_recomputed"
+"""Attribute of a causal language model that is sampled without a cache."""
+_STATES = "cache_params"
+"""What models without any attention (Mamba and its like) call their cache."""
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long.
+
+    unpadded: the model's attention is that of `unpadded.py`, which says in what they are kept.
+    """
+
+    def __init__(self, room: int, unpadded: bool):
+        super().__init__()
+        self.room, self.unpadded = room, unpadded
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens behind the old ones and return all keys and values."""
+        if self.unpadded:
+            dtype = kept_dtype(value_states)  # rotation in float32 may have widened the keys
+            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
+        begin = self.get_seq_length()
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self._keys, self._values = self._allocate(key_states), self._allocate(value_states)
+            self.is_initialized = True
+        end = begin + key_states.shape[-2]
+        self._keys[:, :, begin:end] = key_states
+        self._values[:, :, begin:end] = value_states
+        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (repeats allowed), in that order."""
+        length = self.get_seq_length()
+        self._keys, self._values = (
+            self._select(buffer, indices, length) for buffer in (self._keys, self._values)
+        )
+        self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        rows, heads, _, size = states.shape
+        return states.new_empty(rows, heads, self.room, size)
+
+    @staticmethod
+    def _select(buffer: Tensor, indices: Tensor, length: int) -> Tensor:
+        """Return a buffer of the same room that holds the rows `indices`."""
+        chosen = buffer.new_empty(len(indices), *buffer.shape[1:])
+        chosen[:, :, :length] = buffer[indices, :, :length]
+        return chosen
+
+
+def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
+    """Return an empty cache for a model of `config` that will hold at most `room` tokens a row."""
+    cache = DynamicCache(config=config)
+    unpadded = bool(config._attn_implementation == NAME)
+    cache.layers = [
+        RoomyLayer(room, unpadded) if type(layer) is DynamicLayer else layer
+        for layer in cache.layers
+    ]
+    return cache
+
+
+def prefill(
+    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+) -> tuple[Tensor, DynamicCache, Tensor]:
+    """Return hidden states (b, h) at the prompts' ends, the cache, and the mask with room.
+
+    The mask is (b, l + limit) bool: left padding False, prompt and all response columns True.
+    """
+    device = next(model.parameters()).device
+    order: dict[tuple[int, ...], int] = {}
+    copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
+    tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
+    cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
+    hidden = _read(model, cache, tokens, prompt_mask, positions(prompt_mask))
+    real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
+    if len(order) < len(prompts):
+        index = torch.tensor(copies, device=device)
+        select_rows(cache, index)
+        hidden, real_mask = hidden[index], real_mask[index]
+    return hidden, cache, real_mask
+
+
+def _read(
+    model: nn.Module, cache: DynamicCache, tokens: Tensor, real_mask: Tensor, position: Tensor
+) -> Tensor:
+    """Return hidden states (b, h) at the last column, the tokens (b, l) put into the cache."""
+    whole = trunk(model)
+    if _STATES in signature(whole.forward).parameters:
+        # A state has no columns: what is padded matters where it is read, and never again.
+        begun = cast(LinearAttentionCacheLayerMixin, cache.layers[0]).has_previous_state[0]
+        given = {"attention_mask": None if begun else real_mask, _STATES: cache}
+    else:
+        given = {
+            "attention_mask": real_mask,
+            "position_ids": position,
+            "past_key_values": cache,
+        }
+    return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
+
+
+def select_rows(cache: DynamicCache, indices: Tensor) -> None:
+    """Keep the rows `indices` (repeats allowed) of a cache, in that order."""
+    for layer in cache.layers:
+        # A recurrent state inherits a selection that knows keys and values only, if any.
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            layer.reorder_cache(cast(torch.LongTensor, indices))
+        else:
+            cast(DynamicLayer, layer).batch_select_indices(indices)
+
+
+def set_recomputed(model: nn.Module, recomputed: bool) -> None:
+    """Mark a model whose tokens are sampled by reading the whole row again, or unmark it."""
+    setattr(causal_lm(model), _RECOMPUTED, recomputed)
+
+
+def is_recomputed(model: nn.Module) -> bool:
+    """Return whether tokens of a model are sampled by reading the whole row again."""
+    return bool(getattr(causal_lm(model), _RECOMPUTED, False))
+
+
+class Rows(Protocol):
+    """A batch of rows that grow by a token at a time."""
+
+    hidden: Tensor
+    """(b, h), at the rows' ends."""
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+
+
+class CachedRows:
+    """Rows that are read once, each next token against the cache. Equal prompts are read once."""
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+        self.model = model
+        self.hidden, self._cache, self._real_mask = prefill(model, prompts, pad_id, limit)
+        self._num_columns = self._real_mask.shape[1] - limit
+        self._position = self._real_mask.sum(-1, keepdim=True) - limit
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+        self._num_columns += 1
+        seen = self._real_mask[:, : self._num_columns]
+        self.hidden = _read(self.model, self._cache, picked[:, None], seen, self._position)
+        self._position = self._position + 1
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+        self._real_mask, self._position = self._real_mask[indices], self._position[indices]
+        self.hidden = self.hidden[indices]
+        select_rows(self._cache, indices)
+
+
+class WholeRows:
+    """Rows that are read whole for each token, as scoring reads them: right without a cache."""
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+        self.model, self._pad_id = model, pad_id
+        self._rows = [list(prompt) for prompt in prompts]
+        self.hidden = self._read()
+
+    def step(self, picked: Tensor) -> None:
+        """Put the tokens (b,) int64 behind the rows and read them."""
+        for row, token in zip(self._rows, picked.tolist(), strict=True):
+            row.append(token)
+        self.hidden = self._read()
+
+    def keep(self, indices: Tensor) -> None:
+        """Keep the rows `indices` (n,) int64, in that order."""
+        self._rows = [list(self._rows[i]) for i in indices.tolist()]
+        self.hidden = self.hidden[indices]
+
+    def _read(self) -> Tensor:
+        device = next(self.model.parameters()).device
+        tokens, real_mask = (x.to(device) for x in pad_rows(self._rows, self._pad_id))
+        hidden = hidden_states(self.model, tokens, real_mask)
+        return hidden[torch.arange(len(hidden), device=device), real_mask.sum(1) - 1]
+
+
+def read_rows(model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int) -> Rows:
+    """Return prompts that have been read and will grow by at most `limit` tokens each."""
+    kind = WholeRows if is_recomputed(model) else CachedRows
+    return kind(model, prompts, pad_id, limit)

@@ -1,0 +1,190 @@
+"""The one sampler: responses whose tokens depend on their own key and on nothing else.
+
+What was decided. A token is picked by inverse CDF in float64 with one uniform number per (key,
+token index), so batch size, neighbours, order, processes and restarts change no response beyond
+float rounding. Nothing is truncated (no top-k, no top-p): a truncated distribution has no KL. The
+log-prob of each token is read off at the moment it is sampled, at the sampling temperature; logits
+are never stored.
+
+What makes it quick. Prompts of like length share a batch; equal prompts in a batch (K samples of
+one prompt) are read once and their cache is repeated; only the last position gets logits; rows
+that have ended leave the batch, cache and all, as soon as fewer than `_KEEP` of the rows live, so
+each row is copied a bounded number of times.
+
+Prompts are padded on the left, so that the next token of every row falls into the same column;
+masks and positions come from lengths, and the pad id never matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plumbrule.config import SamplingConfig
+from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.generation import continuous_batching as slots
+from plumbrule.lm.generation.kv_cache import read_rows
+from plumbrule.lm.generation.token_sampling import pick
+from plumbrule.lm.logprobs import buckets, output_logits
+from plumbrule.lm.policy import Policy
+from plumbrule.lm.randomness import uniforms
+from plumbrule.progress import Progress
+from plumbrule.timing import timed
+
+_KEEP = 0.75
+"""Share of live rows below which ended rows leave the batch."""
+
+
+class Sample(NamedTuple):
+    """One response: its tokens (terminal token included if sampled), their log-probs in nats.
+
+    finished: it ended with a stop token, not at max_new_tokens.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finished: bool
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: SamplingConfig,
+    keys: Sequence[int],
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """Return one sample per prompt, in the order of the prompts.
+
+    Temperature 0 takes the likeliest token (the first of equals) and gives log-probs at
+    temperature 1.
+
+    Args:
+        prompts: token ids, as `policy.encode` gives them.
+        keys: one 64-bit key per prompt (`randomness.row_key`); equal keys and prompts give equal
+            responses.
+        progress: advanced by the number of responses as batches end.
+
+    Raises: ConfigError: a prompt is empty, or too long for the policy's context with
+        `max_new_tokens`. ValueError: keys and prompts differ in number. TrainingError: the policy
+        gives NaN.
+    """
+    if len(keys) != len(prompts):
+        raise ValueError(f"keys (={len(keys)}) must number as many as prompts (={len(prompts)}).")
+    check_lengths(policy, prompts, sampling.max_new_tokens)
+    if not prompts:
+        return []
+    samples: list[Sample | None] = [None] * len(prompts)
+    was_training = policy.model.training
+    policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
+    try:
+        if policy.model.device.type == "cuda" and slots.can_decode(policy):
+            return decode_in_slots(policy, prompts, sampling, keys, progress)
+        for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
+            chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
+            decoded = _decode(policy, [prompts[i] for i in batch], sampling, chosen)
+            for i, sample in zip(batch, decoded, strict=True):
+                samples[i] = sample
+            if progress is not None:
+                progress.advance(len(batch))
+    finally:
+        policy.model.train(was_training)
+    return [sample for sample in samples if sample is not None]
+
+
+def check_lengths(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raise ConfigError unless every prompt holds a token and fits with its response."""
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise ConfigError(f"prompt {i} (=0 tokens) must hold a token; check its chat template.")
+        if len(prompt) + max_new_tokens > policy.spec.context:
+            raise ConfigError(
+                f"prompt {i} (={len(prompt)} tokens) with sampling.max_new_tokens "
+                f"(={max_new_tokens} tokens) must fit the context (={policy.spec.context} tokens); "
+                "shorten either, show fewer passages, or raise model.context."
+            )
+
+
+@torch.inference_mode()
+def _decode(
+    policy: Policy, prompts: list[Sequence[int]], sampling: SamplingConfig, keys: np.ndarray
+) -> list[Sample]:
+    """Return one sample per prompt of a batch, in order."""
+    model, limit = policy.model, sampling.max_new_tokens
+    device = model.device
+    stops = torch.tensor(policy.spec.stop_token_ids, device=device)
+    draws = torch.from_numpy(uniforms(keys[:, None], np.arange(limit)[None, :])).to(device)
+
+    num_rows = len(prompts)
+    tokens = torch.zeros(num_rows, limit, dtype=torch.int64, device=device)
+    logprobs = torch.zeros(num_rows, limit, dtype=torch.float32, device=device)
+    lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
+    ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+
+    # 1 Read each different prompt once, then give every row its own copy of the cache.
+    with timed("prefill"):
+        growing = read_rows(model, prompts, policy.pad_id, limit)
+    rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
+
+    with timed("decode"):
+        for t in range(limit):
+            # 2 Pick token t of every row in the batch.
+            logits = output_logits(model, growing.hidden)
+            picked, found = pick(logits, sampling.temperature, draws[rows, t])
+            tokens[rows, t], logprobs[rows, t] = picked, found
+            gone = ended[rows]  # rows that ended earlier: what they pick is not read
+            lengths[rows] = torch.where(gone, lengths[rows], t + 1)
+            ended[rows] = gone | torch.isin(picked, stops)
+            # 3 Rows that have ended leave, once they are many.
+            live = ~ended[rows]
+            num_live = int(live.sum())  # the one wait for the device per token
+            if num_live == 0 or t + 1 == limit:
+                break
+            if num_live < _KEEP * len(rows):
+                kept = live.nonzero()[:, 0]
+                rows, picked = rows[kept], picked[kept]
+                growing.keep(kept)
+            # 4 Read the picked tokens.
+            growing.step(picked)
+
+    return _samples(tokens, logprobs, lengths, ended)
+
+
+@torch.inference_mode()
+def decode_in_slots(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    keys: Sequence[int],
+    progress: Progress | None = None,
+) -> list[Sample]:
+    """Return what `generate` does, decoded in `sampling.batch_size` fixed slots (`slots.py`)."""
+    given = np.array(keys, dtype=np.uint64)[:, None]
+    draws = torch.from_numpy(uniforms(given, np.arange(sampling.max_new_tokens)[None, :]))
+    decoder = slots.Decoder(
+        policy, prompts, draws.to(policy.model.device), sampling.temperature, sampling.batch_size
+    )
+    decoder.run(progress)
+    found = (decoder.tokens, decoder.logprobs, decoder.lengths, decoder.finished)
+    return _samples(*(some[: len(prompts)] for some in found))
+
+
+def _samples(tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor) -> list[Sample]:
+    """Return the first tokens (b, l) of each row, their log-probs (b, l), and whether it ended.
+
+    Raises: TrainingError: a log-prob is NaN.
+    """
+    if logprobs.isnan().any():
+        raise TrainingError(
+            "the policy's log-probs must be numbers; its weights or logits are NaN."
+        )
+    return [
+        Sample(row[:length], scores[:length], end)
+        for row, scores, length, end in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
+        )
+    ]

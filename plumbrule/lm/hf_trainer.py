@@ -1,0 +1,158 @@
+"""What every stage that trains with TRL's trainers shares: order, checkpoints, progress, silence.
+
+The rows of all epochs are laid out in our order, as one long epoch that a trainer reads front to
+back: so the order is a function of the seed alone, and skipping to where a checkpoint stands is
+exact. transformers leaves a loss that is not finite out of its logs and trains on; here it stops.
+Its checkpoints are not atomic, and its rotation deletes an old one before the new one is known to
+be whole; `Reporter` seals each, then prunes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from plumbrule.errors import TrainingError
+from plumbrule.lm.randomness import generator
+from plumbrule.progress import Progress
+from plumbrule.store import checkpoints
+from plumbrule.tracking.stage_tracker import Tracker
+
+ROWS_LOGGED = 400
+"""About as many steps of a run are logged."""
+
+
+def order(num_rows: int, epochs: float, seed: int, what: str) -> list[int]:
+    """Return the rows in the order of training: each epoch in an order of its own.
+
+    A fraction of an epoch is that fraction of its rows, rounded up.
+    Args: what: key of the random numbers beside the seed and the epoch.
+    """
+    whole = [
+        row
+        for epoch in range(math.ceil(epochs))
+        for row in generator(what, seed, epoch).permutation(num_rows).tolist()
+    ]
+    return whole[: math.ceil(round(epochs * num_rows, 6))]
+
+
+def micro_batch(batch_size: int, most: int) -> int:
+    """Return the largest divisor of `batch_size` that is at most `most`."""
+    return next(n for n in range(min(batch_size, most), 0, -1) if batch_size % n == 0)
+
+
+def plain_arguments(device: torch.device, saves: Path) -> dict[str, Any]:
+    """Return the arguments of a trainer that are the same in every stage."""
+    return {
+        "output_dir": str(saves),
+        "num_train_epochs": 1,  # all epochs are laid out as one
+        "train_sampling_strategy": "sequential",
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        # The machine.
+        "use_cpu": device.type == "cpu",
+        "gradient_checkpointing": False,  # `checkpoint_activations` does it, where asked to
+        "dataloader_pin_memory": device.type == "cuda",
+        # What is shown and kept.
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_total_limit": None,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+
+
+def keep_to(device: torch.device, told: TrainingArguments) -> None:
+    """Hold a trainer to one GPU: by itself it would spread a model over all that are in view."""
+    if device.type == "cuda":
+        told.__dict__["_setup_devices"] = device
+        told._n_gpu = 1
+        torch.cuda.set_device(device)
+
+
+class Reporter(TrainerCallback):
+    """Passes numbers to the tracker, refuses those that are not finite, completes checkpoints.
+
+    Args: room: prefix of metrics and settings, as `sft`. more: other logged names to pass on.
+    """
+
+    def __init__(
+        self,
+        room: str,
+        tracker: Tracker,
+        line: Progress,
+        saves: Path,
+        log_every: int,
+        more: tuple[str, ...] = (),
+    ):
+        self.room, self.tracker, self.line, self.saves = room, tracker, line, saves
+        self.log_every, self.more = log_every, more
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        logs = kwargs["logs"]
+        if "loss" not in logs:  # the summary at the end
+            return
+        step, loss, norm = state.global_step, float(logs["loss"]), float(logs["grad_norm"])
+        if not math.isfinite(loss + norm):
+            raise TrainingError(
+                f"{self.room}: loss {loss} and gradient norm {norm} at step {step} must be finite; "
+                f"lower {self.room}.learning_rate or use {self.room}.precision=float32."
+            )
+        self.line.advance(1, loss=loss)
+        if step % self.log_every == 0 or step == state.max_steps:
+            row = {"train_loss": loss, "grad_norm": norm}
+            row["learning_rate"] = float(logs["learning_rate"])
+            row |= {f"train_{name}": float(logs[key]) for name, key in self._found(logs)}
+            self.tracker.log({f"{self.room}/{name}": x for name, x in row.items()}, step)
+
+    def _found(self, logs: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        for key in self.more:
+            if key in logs:
+                yield key.replace("rewards/", ""), key
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        checkpoints.seal(self.saves / f"checkpoint-{state.global_step}")
+        checkpoints.prune(self.saves, keep=2)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep TRL and what it stands on from warning, and from reporting its use to anyone.
+
+    transformers itself is quiet already: see `plumbrule.machine.environment.prepare`.
+    """
+    loggers = [logging.getLogger(name) for name in ("trl", "accelerate", "datasets")]
+    levels = [logger.level for logger in loggers]
+    telemetry = huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = telemetry

@@ -1,0 +1,447 @@
+"""The pipeline: plan a graph, then resolve or build each node. Part of the roof.
+
+`make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
+manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
+which config key, input or source file differs from the most alike artifact of the node. `execute`
+then walks the plan. Several commands may walk the same graph at once: whoever gets the claim
+builds, the others wait and say for whom.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import (
+    ArtifactError,
+    ConfigError,
+    NeedsInput,
+    PlumbruleError,
+    Terminated,
+    TrainingError,
+)
+from plumbrule.machine import environment as machine
+from plumbrule.machine import precision
+from plumbrule.pipeline.given_inputs import Given, copy_files, read_given, require_whole
+from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.launch import run_in_processes
+from plumbrule.pipeline.stages import SECTION, STAGES
+from plumbrule.store import attempts, claims
+from plumbrule.store.artifacts import Artifact, Manifest, Store
+from plumbrule.store.checkpoints import newest
+from plumbrule.store.fingerprint import (
+    changed_settings,
+    code_hashes,
+    differences,
+    digest,
+    forget,
+    hashed_config,
+)
+from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.tracking.trackers import FilesOnly, RunTracker, StageAbout
+
+WAIT_SECONDS = 1.0
+FULL_BYTES = 2**20
+"""A disk with less room than this is full."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node as the plan sees it. state: cached, resume, build, or copy (of an artifact that lies
+    elsewhere); reason: why it is not cached.
+    """
+
+    node: Node
+    fingerprint: str
+    config: Mapping[str, Any]
+    """All of it that changes a number, as the manifest shows it."""
+    code: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, str]]
+    """Slot -> (kind, fingerprint)."""
+    state: str
+    reason: str
+    versions: Mapping[str, tuple[str, str]]
+    """Library -> (version that made the artifact, version here), where they differ."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A node's published artifact, and how this command got it."""
+
+    planned: Planned
+    manifest: Manifest
+    folder: Path
+    state: str
+    """cached, built, resumed or shared (another command built it meanwhile)."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run gives its nodes besides their configs."""
+
+    id: str
+    folder: Path
+    store: Store
+    runtime: RuntimeConfig
+    tracker: RunTracker = field(default_factory=FilesOnly)
+
+
+def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
+    """Return the plan of `nodes` (inputs before users) against what the store holds.
+
+    Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
+    """
+    planned: dict[str, Planned] = {}
+    known = store.manifests()
+    for node in nodes:
+        if isinstance(node.config, Given):
+            planned[node.name] = _plan_given(node, store, strict)
+            continue
+        inputs = {
+            slot: (planned[source].node.kind, planned[source].fingerprint)
+            for slot, source in node.inputs.items()
+        }
+        code = code_hashes(entry_modules(node.kind, inputs))
+        try:
+            config = hashed_config(node.config)
+            settings = changed_settings(node.config)
+        except ConfigError as error:
+            raise ConfigError(f"{node.name}: {error}") from None
+        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
+        fingerprint = digest([node.kind, code, settings, links])
+        manifest = store.manifest(node.kind, fingerprint)
+        changed: dict[str, tuple[str, str]] = {}
+        if manifest is not None:
+            state, reason = "cached", ""
+            changed = _changed_versions(node, manifest, strict)
+        else:
+            begun = attempts.begun(store.folder(node.kind, fingerprint))
+            state = "build" if begun is None else "resume"
+            reason = _why(node, config, settings, code, links, known)
+            if begun is not None:
+                reason = f"from step {begun}"
+        planned[node.name] = Planned(
+            node, fingerprint, config, code, inputs, state, reason, changed
+        )
+    return list(planned.values())
+
+
+def _plan_given(node: Node, store: Store, strict: bool) -> Planned:
+    """Return the plan of a node that stands for an artifact which is there."""
+    given = node.config
+    manifest = store.manifest(node.kind, given.fingerprint)
+    state, reason = ("copy", "from another store") if manifest is None else ("cached", "")
+    changed = _changed_versions(node, manifest or read_given(given), strict)
+    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, changed)
+
+
+def _changed_versions(node: Node, manifest: Manifest, strict: bool) -> dict[str, tuple[str, str]]:
+    """Return the libraries whose versions differ from those that made a node's artifact.
+
+    Raises: ArtifactError: one does, and strict.
+    """
+    changed = machine.changed_versions(manifest.versions)
+    if changed and strict:
+        name, (then, now) = next(iter(changed.items()))
+        raise ArtifactError(
+            f"{node.name} ({manifest.fingerprint}) was made with {name} {then}, here is {now}, and "
+            "run.versions is strict; install that version, or pass run.versions=show."
+        )
+    return changed
+
+
+def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return the modules that a node's code is reached from: its stage, its inputs' openers."""
+    entries = [STAGES[kind].run, *(STAGES[source].opener for source, _ in inputs.values())]
+    return [entry.split(":")[0] for entry in entries if entry is not None]
+
+
+def _require_unchanged_code(planned: Planned) -> None:
+    """Raise ConfigError if a source file that the node reaches was edited after the plan was made.
+
+    Its artifact would else be named after code that did not make it.
+    """
+    forget()
+    now = code_hashes(entry_modules(planned.node.kind, planned.inputs))
+    edited = differences(planned.code, now)
+    if edited:
+        raise ConfigError(
+            f"{planned.node.name}: {', '.join(edited[:4])} must not change between the plan and "
+            "the building; run the same command again."
+        )
+
+
+def _why(
+    node: Node,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
+    links: Mapping[str, str],
+    known: list[Manifest],
+) -> str:
+    """Return what differs from the most alike artifact of this node, newest first.
+
+    A setting that is newer than the artifact and left at its first default is no difference.
+    """
+    left_off = set(differences(_plain(config), _plain(settings)))
+    candidates = []
+    for age, manifest in enumerate(reversed(known)):
+        if manifest.kind == node.kind and manifest.node == node.name:
+            keys = differences(dict(manifest.config), _plain(config))
+            keys = [key for key in keys if key not in left_off or _holds(manifest.config, key)]
+            files = differences(dict(manifest.code), dict(code))
+            inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
+            candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
+    if not candidates:
+        return "new"
+    _, _, keys, files, inputs = min(candidates, key=lambda c: c[:2])
+    changed = keys + files + inputs
+    shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+    return f"changed: {shown}"
+
+
+def _holds(config: Mapping[str, Any], key: str) -> bool:
+    """Return whether a nested mapping has a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as it reads back from JSON."""
+    return json.loads(json.dumps(value))
+
+
+def execute(
+    plan: list[Planned], context: RunContext, say: Callable[[str], None]
+) -> dict[str, Built]:
+    """Resolve or build each node of the plan in order and return the artifact of each.
+
+    Raises: whatever a stage raises; what was published before stands.
+    """
+    _say_what_is_emulated(plan, context.runtime, say)
+    built: dict[str, Built] = {}
+    for number, planned in enumerate(plan, 1):
+        node = planned.node
+
+        def numbered(line: str, place: str = f"(node {number} of {len(plan)})") -> None:
+            say(f"{line} {place}")
+
+        built[node.name] = _resolve(planned, context, built, numbered)
+        if built[node.name].state in ("cached", "shared"):
+            _show_curves(built[node.name], context.tracker)
+    return built
+
+
+def _show_curves(built: Built, tracker: RunTracker) -> None:
+    """Tell the command's tracker what a node logged that was not built here."""
+    artifact = artifact_of(built)
+    if not isinstance(tracker, FilesOnly) and artifact.has("metrics.jsonl"):
+        rows = read_metrics(artifact.file("metrics.jsonl").parent)
+        tracker.show(built.planned.node.name, rows)
+
+
+def _say_what_is_emulated(
+    plan: list[Planned], runtime: RuntimeConfig, say: Callable[[str], None]
+) -> None:
+    """Say in one line, with the measured ratio, that nodes will compute in emulated bfloat16."""
+    settings = []
+    for planned in plan:
+        if isinstance(planned.node.config, Given):
+            continue
+        found = STAGES[planned.node.kind].precision(planned.node.config)
+        if found is not None and found[1] == "bfloat16" and planned.state != "cached":
+            settings.append(f"{SECTION.get(planned.node.kind, planned.node.kind)}.{found[0]}")
+    if settings and not precision.native(runtime.device).bfloat16:
+        machine.prepare(runtime)
+        rates = machine.hardware(runtime)
+        gflops = {name: rates[f"{name}_gflops"] for name in ("float32", "bfloat16")}
+        say(precision.emulation_line(list(dict.fromkeys(settings)), runtime.device, gflops))
+
+
+def _resolve(
+    planned: Planned, context: RunContext, built: Mapping[str, Built], say: Callable[[str], None]
+) -> Built:
+    """Return the node's artifact: from the store, from another command, or built here."""
+    name, kind = planned.node.name, planned.node.kind
+    folder = context.store.folder(kind, planned.fingerprint)
+    waiting = False
+    while True:
+        manifest = context.store.manifest(kind, planned.fingerprint)
+        if manifest is not None:
+            attempts.tidy(folder)
+            return Built(planned, manifest, folder, "shared" if waiting else "cached")
+        claim = attempts.claim(folder, context.id)
+        if isinstance(claim, claims.Claim):
+            break
+        if not waiting:
+            say(f"{name}: waiting for {claim}, which builds {kind}/{planned.fingerprint}")
+            waiting = True
+        time.sleep(WAIT_SECONDS)
+    with claim:
+        if isinstance(planned.node.config, Given):
+            require_whole(planned.node.config)
+        try:
+            attempt = attempts.begin(folder, claim)
+        except OSError as error:
+            manifest = context.store.manifest(kind, planned.fingerprint)
+            if manifest is not None:  # another has published, and tidied up
+                return Built(planned, manifest, folder, "shared")
+            claim.check()
+            raise_if_disk_is_full(context.store.root, error)
+            raise
+        # Nobody can publish any more but this process: all earlier attempts were taken over.
+        manifest = context.store.manifest(kind, planned.fingerprint)
+        if manifest is not None:
+            attempts.clear(claim)
+            return Built(planned, manifest, folder, "shared")
+        if isinstance(planned.node.config, Given):
+            manifest = _copy(planned.node.config, context.store, attempt, claim)
+            attempts.clear(claim)
+            return Built(planned, manifest, folder, "cached")
+        begun = newest(attempt / "checkpoints")
+        resumed = begun is not None
+        say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
+        moved = machine.moved(begun[1], context.runtime) if begun else None
+        if moved:
+            say(
+                f"{name}: the checkpoint was written elsewhere ({moved}); the artifact will agree "
+                "with one machine's only up to rounding (docs/machines.md)."
+            )
+        manifest = _build(planned, context, built, attempt, claim)
+        attempts.clear(claim)
+    return Built(planned, manifest, folder, "resumed" if resumed else "built")
+
+
+def _copy(given: Given, store: Store, attempt: Path, claim: claims.Claim) -> Manifest:
+    """Copy an artifact of another store into `attempt` and publish it."""
+    try:
+        manifest = copy_files(given, attempt)
+        return store.publish(manifest, attempt, before_it_counts=claim.check)
+    except OSError as error:
+        claim.check()
+        raise_if_disk_is_full(store.root, error)
+        raise
+
+
+def _build(
+    planned: Planned,
+    context: RunContext,
+    built: Mapping[str, Built],
+    folder: Path,
+    claim: claims.Claim,
+) -> Manifest:
+    """Run a node's stage in `folder`, an attempt, and publish what it leaves there."""
+    node, began = planned.node, time.monotonic()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    inputs = {slot: artifact_of(built[source]) for slot, source in node.inputs.items()}
+    about = StageAbout(
+        node.name,
+        node.kind,
+        planned.fingerprint,
+        _plain(planned.config),
+        planned.inputs,
+        folder,
+    )
+    tracker: FileTracker | None = None
+    try:
+        tracker = _tracker(about, context)
+        machine.prepare(context.runtime)
+        run = stage_function(node.kind)
+        _require_unchanged_code(planned)
+        if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
+            metrics = run_in_processes(node, inputs, context.runtime, folder)
+            _require_unchanged_code(planned)  # its workers have read it later than this process
+            tracker.send(read_metrics(folder))
+        else:
+            metrics = run(node.config, inputs, context.runtime, folder, tracker)
+        claim.check()
+        headline = {name: float(value) for name, value in metrics.items()}
+        manifest = context.store.publish(
+            Manifest(
+                node=node.name,
+                kind=node.kind,
+                fingerprint=planned.fingerprint,
+                config=_plain(planned.config),
+                inputs={slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()},
+                metrics=headline,
+                code=planned.code,
+                seed=getattr(node.config, "seed", None),
+                git=machine.git_state(),
+                versions=machine.versions(),
+                runtime=asdict(context.runtime),
+                hardware=machine.hardware(context.runtime),
+                wall_seconds=round(time.monotonic() - began, 2),
+                wandb_run_id=context.tracker.run_id,
+                started=started,
+                built_by=str(claim.owner),
+            ),
+            folder,
+            before_it_counts=claim.check,
+        )
+    except BaseException as error:
+        if tracker is not None:
+            tracker.finish({}, failed=not isinstance(error, NeedsInput))
+        if not isinstance(error, Terminated):
+            claim.check()
+        if not isinstance(error, KeyboardInterrupt | NeedsInput | PlumbruleError):
+            raise_if_disk_is_full(context.store.root, error)
+        raise
+    context.tracker.published(about)
+    tracker.finish(headline)
+    return manifest
+
+
+def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
+    """Raise TrainingError in place of `error` where the disk has no room left.
+
+    Libraries say it in ways of their own (OSError, RuntimeError, a Rust error) or not at all, so
+    the disk is asked as well.
+    """
+    free = shutil.disk_usage(folder).free
+    says_so = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+    if free < FULL_BYTES or says_so:
+        raise TrainingError(
+            f"the disk under {folder} must have room to write on (={free / 2**20:.1f} MiB free); "
+            "make room and run the same command: it goes on from the newest complete checkpoint."
+        ) from error
+
+
+def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
+    """Import a stage's room and return its `run`."""
+    module, name = STAGES[kind].run.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def artifact_of(built: Built) -> Artifact:
+    """Return a built node as the next stage, or whoever asks for it, sees it."""
+    planned = built.planned
+    return Artifact(
+        path=built.folder,
+        kind=planned.node.kind,
+        node=planned.node.name,
+        fingerprint=planned.fingerprint,
+        metrics=built.manifest.metrics,
+        opener=STAGES[planned.node.kind].opener,
+        files=built.manifest.files,
+    )
+
+
+def _tracker(about: StageAbout, context: RunContext) -> FileTracker:
+    """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
+    if newest(about.folder / "checkpoints") is None:
+        for name in ("metrics.jsonl", "checkpoints/wandb.json"):
+            (about.folder / name).unlink(missing_ok=True)
+    return FileTracker(about.folder, context.tracker.stage(about))

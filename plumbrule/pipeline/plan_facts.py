@@ -1,0 +1,118 @@
+"""What a plan tells beside its nodes: rows of the data that it reads, and how long nodes may take.
+
+Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty
+split or prompts that are all too long stop the command before anything is trained. Of a plan that
+is all cached only the first rows of each source are read, to know which nodes it can fill
+(`sources.py`). No torch here: lengths are counted by the tokenizer alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from plumbrule.errors import ConfigError
+from plumbrule.pipeline.execute import Planned
+from plumbrule.pipeline.experiment import RunConfig
+from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.packaged_files import located
+
+LIKE = 5
+"""Manifests of a kind from which a node's time is guessed."""
+
+
+def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
+    """Return what is known of the rows of each data node that is read from a path.
+
+    Raises: DataError: the source can't be read, or gives no rows that can be used.
+    """
+    found: dict[str, str] = {}
+    num_tokens: Callable[[str], int] | None = None
+    for planned in plan:
+        node = planned.node
+        entry = STAGES[node.kind].preview
+        if entry is None or isinstance(node.config, Given) or node.config.dataset.path is None:
+            continue
+        if planned.state == "cached":
+            continue
+        if not found:
+            num_tokens = token_counter(config.model.name_or_path)
+        module, name = entry.split(":")
+        preview = getattr(importlib.import_module(module), name)
+        answer = max((_answer_tokens(p) for p in plan), default=0)
+        context = config.model.context
+        found[node.name] = str(preview(node.config, num_tokens, context - answer, context))
+    return found
+
+
+def _answer_tokens(planned: Planned) -> int:
+    """Return the longest response that a node samples for the prompts of the run, in tokens."""
+    if planned.node.kind not in ("feedback", "ppo", "eval") or isinstance(
+        planned.node.config, Given
+    ):
+        return 0
+    return int(planned.node.config.sampling.max_new_tokens)
+
+
+def token_counter(name: str | None) -> Callable[[str], int] | None:
+    """Return the number of tokens of a text as a named model counts them.
+
+    None for a model from scratch, one that is not in a folder here, or one whose tokenizer is not
+    in `tokenizer.json`.
+    """
+    if name is None:
+        return None
+    file = Path(located(name)) / "tokenizer.json"
+    if not file.is_file():
+        return None
+    import tokenizers
+
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library's own errors are plain Exceptions
+        raise ConfigError(
+            f"model.name_or_path (={name}) must hold a tokenizer.json that can be read "
+            f"({str(error)[:80]}); download it again."
+        ) from None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def expected_seconds(plan: list[Planned], store: Store) -> dict[str, float | None]:
+    """Return how long each node that is to be built may take; None where nothing is known.
+
+    Of the artifacts of its kind in the store: the median of those of the same node with the most
+    alike config, else none.
+    """
+    todo = [p for p in plan if p.state in ("build", "resume")]
+    if not todo:
+        return {}
+    manifests = [m for m in store.manifests() if m.wall_seconds > 0]
+    return {p.node.name: _seconds_like(p, manifests) for p in todo}
+
+
+def _seconds_like(planned: Planned, manifests: list[Manifest]) -> float | None:
+    from plumbrule.store.fingerprint import differences
+
+    alike = [
+        (len(differences(dict(m.config), dict(planned.config))), -age, m.wall_seconds)
+        for age, m in enumerate(manifests)
+        if m.kind == planned.node.kind and m.node.split("@")[0] == planned.node.name.split("@")[0]
+    ]
+    if not alike:
+        return None
+    nearest = min(number for number, _, _ in alike)
+    seconds = [s for number, _, s in sorted(alike) if number == nearest][:LIKE]
+    return float(median(seconds))
+
+
+def duration(seconds: float) -> str:
+    """Return a time as it is said: 12 s, 4 min, 1.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,193 @@
+"""The record of a run: `run.json`, and the two reports made from it.
+
+`metrics` in `run.json` is flat. Where several nodes have a metric of one name (two reward models),
+that of the node named like its kind keeps it, and the others' are `<node>:<name>`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plumbrule.machine import environment as machine
+from plumbrule.pipeline.execute import Built
+from plumbrule.pipeline.experiment import RunConfig, as_json
+from plumbrule.store.artifacts import Store
+
+HEADLINE = (
+    "base/perplexity",
+    "base/read_accuracy",
+    "base/closed_book_accuracy",
+    "base/abstain_accuracy",
+    "sft/loss",
+    "rm/accuracy",
+    "rm/accuracy_noise_free",
+    "dpo/accuracy",
+    "dpo/rewards_chosen",
+    "dpo/rewards_rejected",
+    "dpo/kl",
+    "objective/kl",
+    "ppo/reward_gain",
+    "ppo/gold_gain",
+    "ppo/known_accuracy_change_closed",
+    "dpo/reward_gain",
+    "dpo/gold_gain",
+    "dpo/known_accuracy_change_closed",
+    "sft/reward_gain",
+    "sft/gold_gain",
+    "sft/known_accuracy_change_closed",
+    "eval/known_accuracy_sft",
+    "eval/known_accuracy_ppo",
+    "eval/known_accuracy_dpo",
+    "eval/accuracy_sft_rag",
+    "eval/accuracy_ppo_rag",
+    "eval/accuracy_dpo_rag",
+    "eval/confident_wrong_sft_closed",
+    "eval/confident_wrong_ppo_closed",
+    "eval/confident_wrong_dpo_closed",
+    "eval/confident_wrong_sft_rag",
+    "eval/confident_wrong_ppo_rag",
+    "eval/confident_wrong_dpo_rag",
+)
+"""Metrics that a finished run prints, where it has them."""
+HEADLINE_FAMILIES = (
+    "best_of_n/utility_gain",
+    "methods/gold_gain_",
+    "methods/kl_",
+    "overoptimisation/peak_kl_",
+    "overoptimisation/decline_",
+    "summary/",
+)
+"""Beginnings of further ones, whose ends depend on the experiment."""
+MOST_NODES = 4
+"""Nodes that a headline metric is told of; more stand in the report."""
+
+
+def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, Any]:
+    """Return what is known of a run before its nodes are built."""
+    return {
+        "name": config.run.name,
+        "id": run_id,
+        "overrides": [o for o in overrides if not o.lstrip("+").startswith("run.store=")],
+        "seed": config.run.seeds[0] if config.run.seeds else config.seed,
+        "seeds": list(config.run.seeds) or [config.seed],
+        "objective": config.run.objective,
+        "notes": list(config.run.notes),
+        "git": machine.git_state(),
+        "versions": machine.versions(),
+    }
+
+
+def close(
+    config: RunConfig,
+    overrides: list[str],
+    run_id: str,
+    built: Mapping[str, Built],
+    store: Store,
+    seconds: float,
+    goals: Sequence[str],
+) -> dict[str, Any]:
+    """Return the whole record of a run; paths are relative to the store.
+
+    Args: goals: nodes that were asked for, whose metrics are the headlines.
+    """
+    kinds = {name: b.planned.node.kind for name, b in built.items()}
+    metrics = merge_metrics({name: b.manifest.metrics for name, b in built.items()}, kinds)
+    inputs = {name: b.planned.node.inputs for name, b in built.items()}
+    by_node = {name: b.manifest.metrics for name, b in built.items()}
+    headlines = headlines_of(by_node, kinds, inputs, goals)
+    metrics["time/total_seconds"] = round(seconds, 2)
+    nodes = {
+        name: {
+            "kind": b.planned.node.kind,
+            "state": b.state,
+            "why": b.planned.reason,
+            "artifact": str(b.folder.relative_to(store.root)),
+            "inputs": dict(b.planned.node.inputs),
+            "wall_seconds": b.manifest.wall_seconds,
+            "metrics": dict(b.manifest.metrics),
+            "hardware": dict(b.manifest.hardware),
+        }
+        for name, b in built.items()
+    }
+    return {
+        **opening(config, overrides, run_id),
+        "state": "done",
+        "headline": list(headlines),
+        "headline_nodes": headlines,
+        "metrics": metrics,
+        "nodes": nodes,
+        "config": as_json(replace(config, run=replace(config.run, store=None))),
+    }
+
+
+def headlines_of(
+    by_node: Mapping[str, Mapping[str, float]],
+    kinds: Mapping[str, str],
+    inputs: Mapping[str, Mapping[str, str]],
+    goals: Sequence[str],
+) -> dict[str, str]:
+    """Return the metrics that a finished run prints, by their names in its record -> their nodes.
+
+    Of a metric that several nodes have, those nearest to what was asked for are told, and none that
+    is farther away: `run.only=ppo_2` tells ppo_2's KL, though ppo_2 starts from ppo. Bounds stand
+    beside their metrics.
+    """
+    names = list(dict.fromkeys(name for metrics in by_node.values() for name in metrics))
+    families = [
+        name
+        for name in names
+        if name.startswith(HEADLINE_FAMILIES) and not name.endswith(("_low", "_high"))
+    ]
+    steps = _steps_from(goals, inputs)
+    times = Counter(name for metrics in by_node.values() for name in metrics)
+    found: dict[str, str] = {}
+    for name in [*(n for n in HEADLINE if n in times), *families]:
+        owners = [node for node in by_node if name in by_node[node] and node in steps]
+        nearest = min((steps[node] for node in owners), default=0)
+        told = [node for node in owners if steps[node] == nearest]
+        if len(told) <= MOST_NODES:
+            found |= {qualified(name, node, kinds[node], times[name]): node for node in told}
+    return found
+
+
+def _steps_from(goals: Sequence[str], inputs: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return how many inputs lie between each node and the nearest goal."""
+    steps = dict.fromkeys(goals, 0)
+    todo = list(goals)
+    for node in todo:
+        for source in inputs.get(node, {}).values():
+            if source not in steps:
+                steps[source] = steps[node] + 1
+                todo.append(source)
+    return steps
+
+
+def qualified(name: str, node: str, kind: str, times: int) -> str:
+    """Return how a node's metric is called in the run's record."""
+    return name if times == 1 or node == kind else f"{node}:{name}"
+
+
+def merge_metrics(
+    by_node: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
+) -> dict[str, float]:
+    """Return all nodes' metrics in one flat mapping, with names that several share qualified."""
+    times = Counter(name for metrics in by_node.values() for name in metrics)
+    return {
+        qualified(name, node, kinds[node], times[name]): float(value)
+        for node, metrics in by_node.items()
+        for name, value in metrics.items()
+    }
+
+
+def write_reports(record: Mapping[str, Any], built: Mapping[str, Built], folder: Path) -> None:
+    """Write `report.html` and `report.md` into the run's folder."""
+    from plumbrule.report import render
+
+    folders = {name: b.folder for name, b in built.items()}
+    html, markdown = render(record, folders)
+    (folder / "report.html").write_text(html, encoding="utf-8")
+    (folder / "report.md").write_text(markdown, encoding="utf-8")

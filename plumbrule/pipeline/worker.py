@@ -1,0 +1,85 @@
+"""One process of a stage that runs in several: what torchrun starts. Part of the roof.
+
+Usage: torchrun ... -m plumbrule.pipeline.worker <artifact folder>. It reads `stage.json` there,
+which the parent wrote, builds the typed config again and runs the stage; the process of rank 0
+leaves the metrics in `result.json`. Hydra runs in the parent only. Workers do not outlive it:
+torchrun puts them into a session of their own, so each watches whether the parent is there and ends
+if it is not.
+"""
+
+from __future__ import annotations
+
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ConfigError
+from plumbrule.machine import environment as machine
+from plumbrule.pipeline import plugins
+from plumbrule.pipeline.execute import stage_function
+from plumbrule.pipeline.experiment import as_json
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store import claims
+from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, Tracker
+
+WATCH_SECONDS = 1.0
+
+
+@record
+def main(folder: Path) -> None:
+    """Run this process's share of the stage in `folder`."""
+    from plumbrule.lm import distributed
+
+    stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    kind = stage["kind"]
+    parent = stage["parent"]
+    if parent["host"] == socket.gethostname():  # on other machines srun ends what it started
+        watcher = threading.Thread(
+            target=end_with, args=(parent["pid"], parent["born"]), daemon=True
+        )
+        watcher.start()
+    plugins.load()
+    config = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])
+    )
+    if json.loads(json.dumps(as_json(config))) != stage["config"]:
+        raise ConfigError(
+            f"config of {folder} must be what the run planned, but a plug-in was edited since; run "
+            "the same command again."
+        )
+    runtime = RuntimeConfig(**stage["runtime"])
+    inputs = {
+        slot: Artifact(**{**about, "path": Path(about["path"])})
+        for slot, about in stage["inputs"].items()
+    }
+    machine.prepare(runtime)
+    distributed.start(runtime)
+    try:
+        tracker: Tracker = FileTracker(folder) if distributed.is_main() else NullTracker()
+        metrics = stage_function(kind)(config, inputs, runtime, folder, tracker)
+        if distributed.is_main():
+            write_json(folder / "result.json", dict(metrics))
+    finally:
+        distributed.stop()
+
+
+def end_with(pid: int, born: str) -> None:
+    """End this process once the process `pid` that started at `born` is gone."""
+    while claims.born(pid) == born:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,190 @@
+"""The table that a sweep ends with: what metrics each cell has, over seeds, and which is the best.
+
+Each cell leaves `cell.json` in its own folder of the sweep, also where a launcher runs cells in
+other processes, and the command that started the sweep reads them when all are done. Cells that
+differ only by `seed` are one row: the mean over seeds with Student's interval. A cell with one
+seed keeps the interval of its own items, and says so: it tells nothing about other seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from plumbrule.report.metric_wording import direction
+from plumbrule.statistics import seed_interval
+from plumbrule.store.artifacts import write_json
+
+CELL = "cell.json"
+SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
+"""Ends of the headline metrics that the printed table has; the CSV has all."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
+    where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
+    """
+
+    sweep: str
+    number: int
+    overrides: list[str]
+    objective: str | None = None
+    run: str = ""
+    headline: list[str] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    awaits: str = ""
+
+    @property
+    def seed(self) -> str:
+        """The seed as text, "" where the sweep sets none."""
+        return next((o.partition("=")[2] for o in self.overrides if _is_seed(o)), "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one cell. over: what the interval is over, seeds or items; low and high are
+    None where there is none, and n counts seeds or, over items, runs.
+    """
+
+    cell: str
+    metric: str
+    mean: float
+    low: float | None
+    high: float | None
+    over: str
+    n: int
+
+
+def write_cell(folder: Path, cell: Cell) -> None:
+    """Write a cell's `cell.json` into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CELL, asdict(cell))
+
+
+def read_cell(path: Path, sweep: str) -> Cell | None:
+    """Return the cell in a file; None: it is not there, can't be read, or is of another sweep."""
+    try:
+        found = json.loads(path.read_bytes().decode("utf-8"))
+        return Cell(**found) if found["sweep"] == sweep else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def find_cells(folders: Iterable[Path], sweep: str) -> tuple[list[Cell], Path | None]:
+    """Return a sweep's cells in their order, and the folder that holds the first; None: no cell.
+
+    Args: folders: that hold cells, each in its own folder.
+    """
+    paths = [path for folder in folders for path in folder.glob(f"*/{CELL}")]
+    found = [(path, read_cell(path, sweep)) for path in paths]
+    own = sorted(((c.number, path, c) for path, c in found if c is not None), key=lambda o: o[:2])
+    return [cell for _, _, cell in own], own[0][1].parent.parent if own else None
+
+
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """Return for each cell the overrides that not all cells have, the seed left out."""
+    shared = set.intersection(*(set(c.overrides) for c in cells)) if len(cells) > 1 else set()
+    return [
+        " ".join(o for o in cell.overrides if o not in shared and not _is_seed(o)) or "(all alike)"
+        for cell in cells
+    ]
+
+
+def rows_of(cells: Sequence[Cell]) -> list[Row]:
+    """Return a row for each cell (all its seeds) and headline metric; a failed one has none.
+
+    A run whose metric is no finite number does not count.
+    """
+    groups: dict[str, list[Cell]] = {}
+    for name, cell in zip(names_of(cells), cells, strict=True):
+        if not cell.error:
+            groups.setdefault(name, []).append(cell)
+    rows = []
+    for name, alike in groups.items():
+        for metric in dict.fromkeys(m for c in alike for m in c.headline):
+            runs = [c.metrics for c in alike if math.isfinite(c.metrics.get(metric, math.nan))]
+            if runs:
+                rows.append(_row(name, metric, runs))
+    return rows
+
+
+def _row(cell: str, metric: str, runs: Sequence[Mapping[str, float]]) -> Row:
+    if len(runs) == 1:
+        low, high = (runs[0].get(f"{metric}_{end}") for end in ("low", "high"))
+        return Row(cell, metric, runs[0][metric], low, high, "items", 1)
+    found = seed_interval([run[metric] for run in runs])
+    low, high = (found.low, found.high) if found.low == found.low else (None, None)
+    return Row(cell, metric, found.value, low, high, "seeds", len(runs))
+
+
+def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | None:
+    """Return the best row of the objective and which end was sought, None where nothing says.
+
+    Without an objective it is the first metric that ends in `gold_gain`.
+    """
+    metric = objective or next((r.metric for r in rows if r.metric.endswith("gold_gain")), None)
+    own = [row for row in rows if row.metric == metric]
+    if metric is None or len(own) < 2:
+        return None
+    sign = direction(metric) or 1
+    return max(own, key=lambda r: sign * r.mean), "highest" if sign > 0 else "lowest"
+
+
+def render(cells: Sequence[Cell]) -> list[str]:
+    """Return the lines that are printed when a sweep ends."""
+    rows = rows_of(cells)
+    objective = next((cell.objective for cell in cells), None)
+    metrics = dict.fromkeys(r.metric for r in rows)
+    shown = [m for m in metrics if m == objective or m.endswith(SHOWN)] or list(metrics)[:3]
+    table = [("cell", "metric", "mean", "interval", "over", "n")]
+    table += [
+        (
+            row.cell,
+            row.metric,
+            f"{row.mean:.4g}",
+            "" if row.low is None or row.high is None else f"[{row.low:.4g}, {row.high:.4g}]",
+            row.over,
+            str(row.n),
+        )
+        for row in rows
+        if row.metric in shown
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    ]
+    lines += [
+        f"failed: {name} seed={cell.seed or 'default'}: {cell.error}"
+        for name, cell in zip(names_of(cells), cells, strict=True)
+        if cell.error
+    ]
+    lines += [
+        f"waiting: {name} seed={cell.seed or 'default'}: {cell.awaits}"
+        for name, cell in zip(names_of(cells), cells, strict=True)
+        if cell.awaits
+    ]
+    best = best_of(rows, objective)
+    if best is not None:
+        row, end = best
+        lines.append(f"best by {row.metric} ({end}): {row.cell}")
+    return lines
+
+
+def write_csv(path: Path, cells: Sequence[Cell]) -> None:
+    """Write every row as CSV; what is unknown is empty."""
+    rows = [asdict(row) for row in rows_of(cells)]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _is_seed(override: str) -> bool:
+    return override.lstrip("+").partition("=")[0] == "seed"

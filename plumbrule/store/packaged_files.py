@@ -1,0 +1,57 @@
+"""Models that come with the project, by the names under which a config finds them.
+
+A name rather than a path: a config, a record and a store then say the same on every machine. A
+folder of the same name in the working directory wins, as with any hub name.
+
+A shipped model's folder holds `model/` (weights, tokenizer, policy.json: what a config's hash
+covers), `manifest.json` (what it was made of, and its exam) and `curve.jsonl` (how it learned).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from plumbrule.errors import ConfigError
+
+SHIPPED = {"plumbrule/atlas-base": Path(__file__).parents[1] / "atlas" / "base"}
+"""Name -> folder. `plumbrule experiment=atlas_base` rebuilds it; `scripts/ship_atlas.py` puts it
+there."""
+
+
+def located(name: str | Path) -> str | Path:
+    """Return the model folder of a shipped model's name; any other name or path as it is.
+
+    Raises: ConfigError: the folder is not there.
+    """
+    if not isinstance(name, str) or name not in SHIPPED or Path(name).is_dir():
+        return name
+    folder = SHIPPED[name] / "model"
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.name_or_path (={name}) must be in {folder}, where it is shipped; restore it, "
+            "or rebuild it with experiment=atlas_base and scripts/ship_atlas.py."
+        )
+    return folder
+
+
+def shipped_world(name: str) -> dict[str, Any]:
+    """Return the settings of the world that a shipped model was taught; none for other models.
+
+    Raises: ConfigError: its manifest is missing or damaged.
+    """
+    folder = next(
+        (f for f in SHIPPED.values() if Path(located(name)).resolve() == (f / "model").resolve()),
+        None,
+    )
+    if folder is None:
+        return {}
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return dict(manifest["world"])
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise ConfigError(
+            f"{folder / 'manifest.json'} must say in which world the model was taught ({error!r}); "
+            "restore it."
+        ) from None

@@ -1,0 +1,148 @@
+"""Where a command's metrics go beside its files: a registry of trackers, W&B the first of them.
+
+`metrics.jsonl` and `run.json` are always written (`tracking.py`, `record.py`). A tracker mirrors
+them: one run for each command, or for each cell of a sweep, with the whole config, the curves of
+every node, the headline metrics and the report. A plug-in registers its own:
+
+    from plumbrule.tracking.trackers import TRACKERS
+
+    @TRACKERS.register("mine")
+    def start(tracking, about, say):
+        return MyTracker(...)        # a RunTracker
+
+It is then `--plugin mine.py tracking.name=mine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from plumbrule.config import require
+from plumbrule.registry import Registry
+from plumbrule.tracking.stage_tracker import Mirror
+
+Uses = Mapping[str, tuple[str, str]]
+"""Input slot -> (kind, fingerprint) of the artifact that fills it."""
+
+
+class About(NamedTuple):
+    """What is known of a command before its nodes are built.
+
+    id: unique to the command. name: the cell's overrides, or the run's name. group: the sweep's
+    name, "" outside of one. folder: of the run. config: the whole composed config, nested.
+    """
+
+    id: str
+    name: str
+    group: str
+    tags: Sequence[str]
+    folder: Path
+    config: Mapping[str, Any]
+
+
+class StageAbout(NamedTuple):
+    """A node that is about to be built. folder: its attempt's, kept until it is published."""
+
+    node: str
+    kind: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    inputs: Uses
+    folder: Path
+
+
+class RunTracker(Protocol):
+    """One command's run in a tracker."""
+
+    run_id: str | None
+    """What manifests record; None: the tracker has no such thing."""
+
+    def stage(self, about: StageAbout) -> Mirror | None:
+        """Return what mirrors the metrics of a node that is built here; None: nothing does."""
+
+    def show(self, node: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Mirror the curves of a node whose artifact was there: rows of its `metrics.jsonl`."""
+
+    def published(self, about: StageAbout) -> None:
+        """Record that a node was built, and from what."""
+
+    def finish(
+        self, record: Mapping[str, Any] | None, report: Path | None, failed: bool = False
+    ) -> None:
+        """Write the headline metrics and the report, and close the run.
+
+        Args: record, report: of a command that ended, else None.
+        """
+
+
+class FilesOnly:
+    """Mirrors nothing: `metrics.jsonl`, `run.json` and the report are all there is."""
+
+    run_id: str | None = None
+
+    def stage(self, about: StageAbout) -> Mirror | None:
+        """Return None."""
+        return None
+
+    def show(self, node: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing."""
+
+    def published(self, about: StageAbout) -> None:
+        """Do nothing."""
+
+    def finish(
+        self, record: Mapping[str, Any] | None, report: Path | None, failed: bool = False
+    ) -> None:
+        """Do nothing."""
+
+
+def files_only(tracking: Any, about: About, say: Callable[[str], None]) -> RunTracker:
+    """Return a tracker that mirrors nothing."""
+    return FilesOnly()
+
+
+Start = Callable[[Any, About, Callable[[str], None]], RunTracker]
+TRACKERS: Registry[Start] = Registry(
+    "tracking.name",
+    {
+        "wandb": ("plumbrule.tracking.wandb_run:start",),
+        "jsonl": ("plumbrule.tracking.trackers:files_only",),
+    },
+)
+"""tracking.name -> a function of the tracking config, the command and where to say something."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go; `metrics.jsonl` is always written."""
+
+    name: str = "wandb"
+    """wandb (online with a key, else offline into the run folder), jsonl (nothing beside the
+    files), or what a plug-in registers."""
+    project: str = "plumbrule"
+    entity: str | None = None
+    """W&B entity; None: the key's default."""
+    stage_runs: bool = False
+    """Whether each node that is built gets a W&B run of its own too, in the group of its command;
+    data nodes never do."""
+
+    def __post_init__(self) -> None:
+        TRACKERS.option(self.name)
+        named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
+        require(
+            bool(named) and not set(self.project) & set("/\\#?%:"),
+            "tracking.project",
+            f"{self.project!r:.140}",
+            "be a name of at most 128 characters without / \\ # ? % :",
+            "choose another",
+        )
+        require(
+            self.entity is None or (self.entity.isprintable() and bool(self.entity.strip("/ "))),
+            "tracking.entity",
+            repr(self.entity),
+            "name a W&B user or team",
+            "leave it out for the key's default",
+        )

@@ -1,0 +1,190 @@
+"""Encoders: texts to vectors of unit length, and the one module that imports sentence-transformers.
+
+An index keeps a copy of its encoder (`encoder/` in the artifact), so that opening it needs no
+network and no path of the machine that built it, and a query can never meet another encoder than
+the passages met.
+
+A neural encoder is a sentence-transformers folder, or a hub repository at a fixed commit. Only
+safetensors weights are read: a folder that would be read from a pickle is refused before it is
+read, and files of that kind are not downloaded. Code that comes with a model is never run. Weights
+are read as float32. Prefixes such as `query: ` are taken from the folder's own
+`config_sentence_transformers.json`, where it states any. Its vectors depend on how texts are
+batched in the last bits; the hashing encoder's don't.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from safetensors import SafetensorError
+
+from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.store.model_files import damage
+from rag.config import HASHING
+from rag.index.hash_encoder import HashingEncoder
+
+NEURAL = "sentence-transformers"
+NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.h5", "*.msgpack", "*.ot", "*.py"] + [
+    f"{folder}/*" for folder in ("onnx", "openvino", "coreml")
+]
+QUERY_BATCH = 64
+READ_ERRORS = (SafetensorError, OSError, ValueError, ImportError, KeyError, RuntimeError)
+"""What damaged or unsuitable model files raise."""
+
+
+class Encoder(Protocol):
+    """Turns passages and queries into vectors whose inner product says how near they are."""
+
+    @property
+    def dimensions(self) -> int:
+        """Return the length of a vector."""
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, dimensions) float32 vectors of unit length, or zero."""
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, dimensions) float32 vectors of unit length, or zero."""
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts are longer than the encoder reads."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load_encoder` needs."""
+
+
+class NeuralEncoder:
+    """A sentence-transformers model."""
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    @property
+    def dimensions(self) -> int:
+        """Return the length of a vector."""
+        return self._model.get_embedding_dimension()
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, dimensions) float32 vectors of unit length, encoded as one batch."""
+        return self._encode(self._model.encode_document, texts, len(texts))
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (n, dimensions) float32 vectors of unit length."""
+        return self._encode(self._model.encode_query, texts, QUERY_BATCH)
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts have more tokens than the model reads, its prefix not counted."""
+        limit = self._model.max_seq_length
+        rows = self._model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return 0 if limit is None else sum(len(row) > limit for row in rows)
+
+    def save(self, folder: Path) -> None:
+        """Write a sentence-transformers folder with safetensors weights."""
+        self._model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+
+    def _encode(self, encode: Any, texts: Sequence[str], batch_size: int) -> np.ndarray:
+        vectors = encode(
+            list(texts),
+            batch_size=max(batch_size, 1),
+            show_progress_bar=False,
+            convert_to_numpy=True,
+            normalize_embeddings=True,
+        )
+        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+
+
+def make_encoder(
+    name: str, revision: str | None, dimensions: int, texts: Sequence[str], device: str
+) -> tuple[str, Encoder]:
+    """Return (kind, encoder): `hashing` fitted on `texts`, or the neural encoder of that name.
+
+    Raises: ConfigError: no such folder, hub name or revision, or it can't be read as described.
+    """
+    if name == HASHING:
+        return HASHING, HashingEncoder.fit(texts, dimensions)
+    folder = Path(name) if Path(name).is_dir() else _download(name, revision)
+    try:
+        return NEURAL, _open(folder, device)
+    except READ_ERRORS as error:
+        raise ConfigError(
+            f"rag.encoder (={name}) must be a sentence-transformers folder with safetensors "
+            f"weights and no code of its own; it can't be read: {_first_line(error)}"
+        ) from error
+
+
+def load_encoder(kind: str, folder: Path, device: str) -> Encoder:
+    """Return the encoder that an index was built with.
+
+    Raises: ArtifactError: its files are damaged.
+    """
+    try:
+        return HashingEncoder.load(folder) if kind == HASHING else _open(folder, device)
+    except READ_ERRORS as error:
+        raise ArtifactError(
+            f"encoder {folder} can't be read ({_first_line(error)}); build the index again."
+        ) from error
+
+
+def _open(folder: Path, device: str) -> NeuralEncoder:
+    """Return the model in `folder`.
+
+    Raises: ValueError: weights that only a pickle holds, that are damaged, missing or read by
+        nobody, or code of the model's own. ConfigError: a device that is not there.
+    """
+    damaged = damage(folder)
+    if damaged is not None:
+        raise ValueError(damaged)
+    for pickled in sorted(folder.rglob("pytorch_model*.bin")):
+        if not any(pickled.parent.glob("*.safetensors")):
+            name = pickled.relative_to(folder)
+            raise ValueError(f"{name} is a pickle; convert it to safetensors")
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from plumbrule.lm.weights import require_whole_encoder
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"runtime.device (={device}) must be a device of this machine, which has no CUDA; "
+            "use runtime.device=auto or cpu."
+        )
+    model = SentenceTransformer(
+        str(folder),
+        device=device,
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+    )
+    parts = folder / "modules.json"
+    paths = [""]
+    if parts.is_file():
+        paths = [part["path"] for part in json.loads(parts.read_text(encoding="utf-8"))]
+    for path, module in zip(paths, model, strict=False):
+        if hasattr(module, "auto_model"):  # the part that transformers reads
+            require_whole_encoder(cast(Any, module).auto_model, folder / path)
+    return NeuralEncoder(model.eval())
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """Return the local folder of a hub repository at a commit, from the cache where it is there.
+
+    Raises: ConfigError: it is neither cached nor to be had.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_DOWNLOADED))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"rag.encoder (={name}, revision {revision}) must be on the hub or in its cache "
+            f"({_first_line(error)}); check the name and the network, or use rag.encoder=hashing."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,210 @@
+"""Rankings as pairs of token ids, and how likely a policy finds each answer.
+
+An answer becomes the prompt that the policy would be sampled from (passages through its retrieval
+template) and the response, with its terminal token where it ended by itself. A pair one of whose
+answers does not fit is left out whole and counted: cut anywhere, it would compare other answers
+than those that were ranked. So is one with an answer of no token at all: one cut before it began.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from plumbrule.data.records import Preference, read_records
+from plumbrule.errors import TrainingError
+from plumbrule.lm.logprobs import buckets, causal_lm, logprobs, pad_rows
+from plumbrule.lm.policy import Policy
+from plumbrule.lm.randomness import row_key
+from plumbrule.lm.varlen import is_set
+from rlhf.reward_model.preferences import finished_of
+
+ROWS_PER_PASS = 8
+"""Rows of like length that pass together through a model that pads: so that little is padding."""
+
+
+class Answer(NamedTuple):
+    """Token ids of a prompt and of one response to it."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+Place = tuple[int, int]
+"""A ranking's number in its split, and an answer's place in the ranking."""
+
+
+class Pair(NamedTuple):
+    """A better and a worse answer to one prompt."""
+
+    chosen: Place
+    rejected: Place
+
+
+class Example(NamedTuple):
+    """Token ids of a pair, and the reference's log-probs of its responses, nats."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    ref_chosen: float
+    ref_rejected: float
+
+
+class Split(NamedTuple):
+    """The rankings of one split; answers[i][k]: answer k of ranking i."""
+
+    preferences: Sequence[Preference]
+    answers: list[list[Answer]]
+    usable: list[list[bool]]
+    """Whether an answer fits and has a token."""
+    pairs: list[Pair]
+    """Those whose answers are both usable."""
+    num_too_long: int
+    """Pairs that are left out because an answer does not fit."""
+    num_empty: int
+    """Pairs of answers that fit, left out because one has no token."""
+
+    def used(self) -> dict[Place, Answer]:
+        """Return the usable answers."""
+        return {
+            (i, k): self.answers[i][k]
+            for i, row in enumerate(self.usable)
+            for k, use in enumerate(row)
+            if use
+        }
+
+    def paired(self) -> dict[Place, Answer]:
+        """Return the answers that stand in a pair."""
+        places = sorted({place for pair in self.pairs for place in pair})
+        return {(i, k): self.answers[i][k] for i, k in places}
+
+
+def read_preferences(paths: Sequence[Path]) -> list[Preference]:
+    """Return the rankings in the files `paths`.
+
+    Raises: DataError: a row that breaks the format.
+    """
+    return [preference for path in paths for preference in read_records(Preference, path)]
+
+
+def encode_split(
+    policy: Policy, preferences: Sequence[Preference], limit_tokens: int, which: str, seed: int
+) -> Split:
+    """Return rankings as token ids, and their pairs.
+
+    Args: limit_tokens: longest prompt and response together. which, seed: as in `pairs_of`.
+    """
+    policy.check_chats(preferences)
+    answers = [encode_answers(policy, p) for p in preferences]
+    fit = [[len(a.prompt) + len(a.response) <= limit_tokens for a in own] for own in answers]
+    usable = [
+        [fits and bool(a.response) for a, fits in zip(own, row, strict=True)]
+        for own, row in zip(answers, fit, strict=True)
+    ]
+    every = [
+        Pair((i, better), (i, worse))
+        for i, p in enumerate(preferences)
+        for better, worse in pairs_of(p, which, seed)
+    ]
+    fitting = [pair for pair in every if all(fit[i][k] for i, k in pair)]
+    pairs = [pair for pair in fitting if all(usable[i][k] for i, k in pair)]
+    num_too_long, num_empty = len(every) - len(fitting), len(fitting) - len(pairs)
+    return Split(preferences, answers, usable, pairs, num_too_long, num_empty)
+
+
+def examples_of(split: Split, reference: Mapping[Place, float]) -> list[Example]:
+    """Return the pairs of a split; reference: log-probs of their answers, nats."""
+    found = []
+    for better, worse in split.pairs:
+        chosen, rejected = (split.answers[i][k] for i, k in (better, worse))
+        nats = (reference[better], reference[worse])
+        found.append(Example(chosen.prompt, chosen.response, rejected.response, *nats))
+    return found
+
+
+def encode_answers(policy: Policy, preference: Preference) -> list[Answer]:
+    """Return the token ids of each answer of a ranking."""
+    prompt = tuple(policy.encode(preference.messages, preference.passages))
+    return [
+        Answer(prompt, tuple(policy.encode_response(response, terminal=ended)))
+        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
+    ]
+
+
+def pairs_of(preference: Preference, which: str, seed: int) -> list[tuple[int, int]]:
+    """Return (better, worse) places: `all` that the ranking orders strictly, or `best_worst`.
+
+    Of several answers that share the first or the last rank, a hash of the seed, the ranking's id
+    and the text picks one: neither the order of answers nor that of rankings matters. A ranking of
+    ties alone has no pair.
+    """
+    pairs = preference.pairs()
+    if which == "all" or not pairs:
+        return pairs
+
+    def key(place: int) -> int:
+        return row_key("dpo pair", seed, preference.id, preference.responses[place])
+
+    ranks = preference.ranks
+    ends = [[k for k, rank in enumerate(ranks) if rank == end] for end in (1, max(ranks))]
+    return [(min(ends[0], key=key), min(ends[1], key=key))]
+
+
+def response_logprobs(
+    model: nn.Module,
+    tokens: Tensor,
+    real_mask: Tensor,
+    response_mask: Tensor,
+    precision: str = "float32",
+) -> Tensor:
+    """Return log p(response | prompt) (b,) in nats, float32, differentiable.
+
+    Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = a token of the row, padding on the
+        right. response_mask: (b, l) bool, True = a token of the response. precision: bfloat16
+        computes under autocast.
+    """
+    lengths = real_mask.sum(1).tolist()
+    found = []
+    order = buckets(lengths, len(lengths) if is_set(causal_lm(model)) else ROWS_PER_PASS)
+    for chosen in order:
+        rows, width = torch.tensor(chosen, device=tokens.device), lengths[chosen[0]]
+        cut = (rows, slice(width))
+        with torch.autocast(tokens.device.type, torch.bfloat16, precision == "bfloat16"):
+            scores = logprobs(model, tokens[cut], real_mask[cut], response_mask[cut])
+        found.append(scores.logprobs.sum(1))
+    places = torch.tensor([row for chosen in order for row in chosen], device=tokens.device)
+    return torch.cat(found)[places.argsort()]
+
+
+@torch.no_grad()
+def answer_logprobs(
+    policy: Policy, answers: Sequence[Answer], rows_per_pass: int, precision: str = "float32"
+) -> list[float]:
+    """Return log p(response | prompt) of each answer, nats.
+
+    Raises: TrainingError: one is NaN or Inf.
+    """
+    device = policy.model.device
+    rows = [[*answer.prompt, *answer.response] for answer in answers]
+    found = [0.0] * len(rows)
+    for chosen in buckets([len(row) for row in rows], rows_per_pass):
+        tokens, real_mask = pad_rows([rows[i] for i in chosen], policy.pad_id)
+        begins = torch.tensor([len(answers[i].prompt) for i in chosen])
+        response_mask = real_mask & (torch.arange(tokens.shape[1]) >= begins[:, None])
+        batch = (tokens.to(device), real_mask.to(device), response_mask.to(device))
+        nats = response_logprobs(policy.model, *batch, precision).tolist()
+        for place, value in zip(chosen, nats, strict=True):
+            found[place] = value
+    bad = sum(not math.isfinite(value) for value in found)
+    if bad:
+        raise TrainingError(
+            f"dpo: the policy's log-probs of {bad} answers must be finite; lower "
+            "dpo.learning_rate, or start from another policy if it was not trained yet."
+        )
+    return found

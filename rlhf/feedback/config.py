@@ -1,0 +1,298 @@
+"""Settings of the stages feedback and rm; of rewards: `reward_config.py`, of ppo: `ppo_config.py`.
+
+No torch here.
+
+Fields keep TRL's spelling where TRL has them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from plumbrule.config import (
+    CONTENT,
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    PRECISIONS,
+    AdapterConfig,
+    GoldConfig,
+    RetrievalConfig,
+    SamplingConfig,
+    require,
+    require_choice,
+    require_range,
+    require_source,
+)
+from rlhf.rewards.config import RewardConfig
+
+LABELLERS = ("gold", "rm", "judge", "person", "file")
+PEOPLE = ("person", "file")
+GOLD_NOISE = 0.1
+JUDGE_QUESTION = """\
+Here are a question and two answers to it.
+{passages}
+Question: {prompt}
+Answer A: {first}
+Answer B: {second}
+Which answer is better? Say A or B."""
+REWARD_LOSSES = ("all_pairs", "plackett_luce", "best_of_k", "pairs")
+TIE_RULES = ("ignore", "rao_kupper", "davidson")
+
+
+@dataclass
+class JudgeConfig:
+    """The language model of labeller=judge, and what it is asked of two answers."""
+
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a causal language model; None: the node's `judge` input."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    precision: str = "float32"
+    """Of the judge's weights: float32, bfloat16, or auto: what is native."""
+    question: str = JUDGE_QUESTION
+    """The user turn that it is shown; holds {prompt}, {first} and {second}, and may hold \
+{passages}, whose line falls away where none were shown."""
+    words: list[str] = field(default_factory=lambda: ["A", "B"])
+    """What it says for the first answer and for the second, without the space before."""
+    batch_size: int = field(default=16, metadata=NOT_HASHED)
+    """Questions read together; changes numbers by rounding only."""
+
+    def __post_init__(self) -> None:
+        name = "feedback.judge"
+        if self.name_or_path is not None:
+            source = f"{name}.name_or_path"
+            require_source(source, self.name_or_path, f"{name}.revision", self.revision)
+        else:
+            for setting in ("revision", "pad_token"):
+                require(
+                    getattr(self, setting) is None,
+                    f"{name}.{setting}",
+                    getattr(self, setting),
+                    f"be null without {name}.name_or_path",
+                    "name a model too, or take it out",
+                )
+        require_choice(f"{name}.precision", self.precision, PRECISIONS)
+        fields = set(re.findall(r"\{(\w+)\}", self.question))
+        require(
+            {"prompt", "first", "second"} <= fields <= {"prompt", "first", "second", "passages"},
+            f"{name}.question",
+            sorted(fields),
+            "hold {prompt}, {first} and {second}, maybe {passages}, and no other field",
+            "correct its fields",
+        )
+        words = [word.strip() for word in self.words]
+        require(
+            len(words) == 2 and all(words) and words[0] != words[1],
+            f"{name}.words",
+            self.words,
+            "be two different words",
+            "use [A,B]",
+        )
+        require_range(f"{name}.batch_size", self.batch_size, 1, unit="questions")
+
+
+@dataclass
+class FeedbackConfig:
+    """Stage `feedback`: K answers per prompt from the policy, ranked by a labeller."""
+
+    seed: int = 0
+    labeller: str = "gold"
+    """Who ranks: gold, the known utility; rm, the reward below; judge, a language model; person, \
+whoever is asked on the page of `plumbrule label`; file, judgements made elsewhere."""
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    """Also what the labels of rm and judge are measured by, where a prompt names its answer."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """What labeller=rm ranks by; it does not follow the reward of policy methods."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The model of labeller=judge."""
+    num_prompts: int | None = None
+    """First prompts used; None: all."""
+    num_held_out: int | None = None
+    """First held-out prompts used; None: as large a share as of the others."""
+    num_responses: int = 4
+    """Answers sampled per prompt (K); equal ones are ranked once."""
+    noise: float | None = None
+    """Standard deviation of normal noise added to the labeller's scores before ranking; None: 0.1 \
+with labeller=gold, else 0."""
+    length_taste: float = 0.0
+    """Planted bias: score added per ten words."""
+    tie_width: float = 0.0
+    """Answers closer than this in noisy score are ties."""
+    flipped: float = 0.0
+    """Share of rankings, in [0, 0.5], that are turned upside down at last; not of people's."""
+    annotators: int = 1
+    """People who must judge every question, with labeller=person or file; more are welcome. Their \
+rankings are merged."""
+    repeats: float = 0.1
+    """Share of questions that people are asked twice, with the answers in another order, to see \
+how far each agrees with themselves."""
+    labels: str | None = field(default=None, metadata=CONTENT)
+    """JSON Lines file of judgements for labeller=file (docs/labelling.md); None with the others."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+
+    def __post_init__(self) -> None:
+        require_choice("feedback.labeller", self.labeller, LABELLERS)
+        require_range("feedback.num_responses", self.num_responses, 2, 64, "answers")
+        require_range("feedback.noise", self.noise_deviation, 0.0)
+        require_range("feedback.tie_width", self.tie_width, 0.0)
+        require_range("feedback.length_taste", self.length_taste, -1e3, 1e3)
+        require_range("feedback.flipped", self.flipped, 0.0, 0.5)
+        require(
+            not self.flipped or self.labeller not in PEOPLE,
+            "feedback.flipped",
+            self.flipped,
+            f"be 0 with feedback.labeller={self.labeller}: what people said is kept as it is",
+            "set it to 0 or use another labeller",
+        )
+        require_range("feedback.annotators", self.annotators, 1, unit="people")
+        require_range("feedback.repeats", self.repeats, 0.0, 1.0)
+        require(
+            (self.labels is not None) == (self.labeller == "file"),
+            "feedback.labels",
+            self.labels,
+            f"name a file if and only if feedback.labeller (={self.labeller}) is file",
+            "set both or neither",
+        )
+        require(
+            self.sampling.temperature > 0,
+            "feedback.sampling.temperature",
+            self.sampling.temperature,
+            "be above 0",
+            "greedy answers to one prompt are all equal and can't be ranked",
+        )
+        if self.num_prompts is not None:
+            require_range("feedback.num_prompts", self.num_prompts, 4, unit="prompts")
+        if self.num_held_out is not None:
+            require_range("feedback.num_held_out", self.num_held_out, 1, unit="prompts")
+
+    @property
+    def noise_deviation(self) -> float:
+        """`noise`, or its default for the labeller."""
+        if self.noise is not None:
+            return self.noise
+        return GOLD_NOISE if self.labeller == "gold" else 0.0
+
+
+@dataclass
+class RMConfig:
+    """Stage `rm`: a reward model from preferences, started from the policy it will judge."""
+
+    seed: int = 0
+    num_rankings: int | None = None
+    """First rankings to train on; None: all. Held-out ones are used in full."""
+    num_train_epochs: float = 2.0
+    loss: str = "all_pairs"
+    """all_pairs: the mean over the pairs of each ranking; plackett_luce: its answers chosen one \
+after the other, best first, stated margins unused; best_of_k: the best of them from all, no more; \
+pairs: every pair by itself, as if the others were not there."""
+    top_k: int | None = None
+    """Choices of plackett_luce that count; None: all."""
+    ties: str = "ignore"
+    """What pairs of equal rank say to losses on pairs: ignore, or by a rule that leaves stated \
+margins unused, rao_kupper or davidson."""
+    tie_rate: float = 0.3
+    """Chance, in (0, 1), with which these two take equally good answers to be ranked as a tie."""
+    label_smoothing: float = 0.0
+    """Chance, in [0, 0.5), with which a label is taken to be wrong; 0: none is."""
+    noise_rate: float = 0.0
+    """Share of labels, in [0, 0.5), that is known to be wrong; the loss is corrected for it."""
+    centring: float = 0.0
+    """Weight of the squared sum of a pair's scores, which holds them around 0."""
+    batch_size: int = 32
+    """Rankings per optimizer step (with loss=pairs: pairs)."""
+    learning_rate: float = 5e-4
+    warmup_share: float = 0.05
+    """Then a cosine to 0."""
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0
+    precision: str = "float32"
+    max_tokens: int | None = None
+    """Longest prompt and response together; longer pairs are left out and counted. None: the \
+policy's context."""
+    frozen_trunk: bool = False
+    """Whether the heads alone learn, on the policy's hidden states as they are."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Low-rank adapters that learn in place of the trunk."""
+    reads_surprise: bool = False
+    """The score has a second part, which reads how likely the model finds each token of the \
+response (rlhf/reward_model/model.py)."""
+    append_terminal: bool = True
+    """A finished answer is scored with its terminal token behind it, in training and in PPO."""
+    num_calibration_prompts: int = 512
+    """Prompts whose first sampled answers give the scores' mean and variance."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How those answers are sampled where the preferences are a data set and bring no samples."""
+    ensemble: int = field(default=1, metadata=NOT_HASHED)
+    """Reward models of the node, alike but for their seeds (seed, seed + 1, ...): nodes rm, rm_1, \
+... that every policy method with rm is given too."""
+    ensemble_from: str = field(default="head", metadata=NOT_HASHED)
+    """head: they start from one policy, with heads and orders of their own. base: each from a \
+policy of its own, down to the base model's seed."""
+    save_every: int = field(default=50, metadata=NOT_HASHED)
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        require_range("rm.ensemble", self.ensemble, 1, 64, "reward models")
+        require_choice("rm.ensemble_from", self.ensemble_from, ("head", "base"))
+        require_range("rm.num_calibration_prompts", self.num_calibration_prompts, 2, unit="prompts")
+        if self.num_rankings is not None:
+            require_range("rm.num_rankings", self.num_rankings, 1, unit="rankings")
+        require_range("rm.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
+        require_range("rm.batch_size", self.batch_size, 1, unit="rankings")
+        require_choice("rm.loss", self.loss, REWARD_LOSSES)
+        require_range("rm.label_smoothing", self.label_smoothing, 0.0, 0.499)
+        require_range("rm.noise_rate", self.noise_rate, 0.0, 0.499)
+        require_range("rm.centring", self.centring, 0.0)
+        require_choice("rm.ties", self.ties, TIE_RULES)
+        require_range("rm.tie_rate", self.tie_rate, 1e-6, 1 - 1e-6)
+        of_pairs = self.loss in ("all_pairs", "pairs")
+        for name in ("label_smoothing", "noise_rate"):
+            require(
+                not getattr(self, name) or (of_pairs and self.ties == "ignore"),
+                f"rm.{name}",
+                getattr(self, name),
+                f"be 0 with rm.loss={self.loss} and rm.ties={self.ties}",
+                "use all_pairs and ignore ties",
+            )
+        require(
+            of_pairs or self.ties == "ignore",
+            "rm.ties",
+            self.ties,
+            f"be ignore with rm.loss={self.loss}, which has a rule of its own for ties",
+            "use all_pairs",
+        )
+        if self.top_k is not None:
+            require_range("rm.top_k", self.top_k, 1, unit="choices")
+            require(
+                self.loss == "plackett_luce",
+                "rm.top_k",
+                self.top_k,
+                f"be null with rm.loss={self.loss}",
+                "use plackett_luce",
+            )
+        require(
+            not (self.frozen_trunk and self.adapter.rank),
+            "rm.frozen_trunk",
+            self.frozen_trunk,
+            f"be false with rm.adapter.rank (={self.adapter.rank})",
+            "choose one",
+        )
+        require(
+            not (self.label_smoothing and self.noise_rate),
+            "rm.noise_rate",
+            self.noise_rate,
+            f"be 0 with rm.label_smoothing (={self.label_smoothing})",
+            "keep one of the two",
+        )
+        require_range("rm.learning_rate", self.learning_rate, 0.0, 10.0)
+        require_range("rm.warmup_share", self.warmup_share, 0.0, 1.0)
+        require_range("rm.adam_epsilon", self.adam_epsilon, 0.0, 1.0)
+        require_range("rm.max_grad_norm", self.max_grad_norm, 1e-9)
+        require_choice("rm.precision", self.precision, PRECISIONS)
+        require_range("rm.save_every", self.save_every, 1, unit="steps")
+        if self.max_tokens is not None:
+            require_range("rm.max_tokens", self.max_tokens, 8, unit="tokens")

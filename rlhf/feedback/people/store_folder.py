@@ -1,0 +1,87 @@
+"""Where questions and judgements lie: `labels/<digest of the questions>/` in the store.
+
+    questions.jsonl            what is asked (`questions.py`)
+    people/<annotator>.jsonl   what each person said (`judgements.py`)
+
+An artifact's folder says in `labelling.json` which of them it awaits, or was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from plumbrule.store.artifacts import write_json
+from plumbrule.store.claims import published_path
+from plumbrule.store.fingerprint import digest
+from rlhf.feedback.people.judgements import Said, StaleError, append, read_journal
+from rlhf.feedback.people.questions import (
+    FILE,
+    Question,
+    read_questions,
+    require_own_ids,
+    write_questions,
+)
+
+POINTER = "labelling.json"
+
+
+def prepare(questions: Sequence[Question], out: Path) -> Path:
+    """Make the folder of `questions` in the store of the artifact `out`; return it.
+
+    What people said of one of them in another folder is taken over where they said nothing here:
+    more prompts, or other repeats, make a new folder and cost no one their work.
+    """
+    labels = store_of(out) / "labels"
+    folder = labels / digest([q.id for q in questions])
+    (folder / "people").mkdir(parents=True, exist_ok=True)
+    if not (folder / FILE).exists():
+        write_questions(questions, folder / FILE)
+    asked = {q.id for q in questions}
+    for path in sorted(labels.glob("*/people/*.jsonl")):
+        mine = folder / "people" / path.name
+        known = read_journal(mine)
+        for judgement in read_journal(path).values() if path != mine else ():
+            if judgement.question in asked - set(known):
+                with contextlib.suppress(StaleError):  # judged here this moment
+                    append(mine, judgement, seen=0)
+    write_json(out / POINTER, {"labels": f"labels/{folder.name}"})
+    return folder
+
+
+def store_of(out: Path) -> Path:
+    """Return the store in which a stage's folder lies: <store>/artifacts/<kind>/<name>."""
+    return published_path(out).parents[2]
+
+
+def command(out: Path) -> str:
+    """Return the command that asks the questions of the artifact folder `out`."""
+    store = store_of(out)
+    words = ["plumbrule", "label", published_path(out).name]
+    if Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve() != store.resolve():
+        words += ["--store", str(store)]
+    return shlex.join(words)
+
+
+def questions_in(folder: Path) -> list[Question]:
+    """Return the questions of a labels folder, in asking order.
+
+    Raises: DataError: they are not those that the folder was made for.
+    """
+    questions = read_questions(folder / FILE)
+    require_own_ids(questions, folder / FILE)
+    return questions
+
+
+def journal(folder: Path, annotator: str) -> Path:
+    """Return an annotator's file; the name must have come from `annotator_name`."""
+    return folder / "people" / f"{annotator}.jsonl"
+
+
+def said_in(folder: Path) -> dict[str, Said]:
+    """Return annotator -> judgements."""
+    paths = sorted((folder / "people").glob("*.jsonl"))
+    return {path.stem: read_journal(path) for path in paths}

@@ -1,0 +1,181 @@
+"""Questions for the policy, and the K answers that it gives to each.
+
+Each answer has a key of its own, (seed, prompt, k), so answers do not depend on batches, on the
+order of prompts or on which other prompts there are. Sampling is nearly all of the cost of
+feedback, so answers are kept in chunks of prompts, each a checkpoint: a killed stage reads the
+chunks that are complete and samples the others, with the same keys and so the same words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from plumbrule.data.records import Prompt, read_records
+from plumbrule.errors import DataError
+from plumbrule.lm.generation import generate
+from plumbrule.lm.loading import Policy
+from plumbrule.lm.randomness import row_key
+from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.progress import Progress
+from plumbrule.protocols import Episode
+from plumbrule.store import checkpoints
+from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.stage_tracker import Tracker
+from rlhf.feedback.config import FeedbackConfig
+from rlhf.feedback.rankings import first_of_each
+
+CHUNK_PROMPTS = 128
+"""Prompts whose answers are sampled and checkpointed together."""
+SPLITS = {"train": "records.jsonl", "validation": "validation.jsonl"}
+
+
+class Question(NamedTuple):
+    """A prompt, the split it belongs to and the passages shown with it."""
+
+    prompt: Prompt
+    split: str
+    passages: tuple[str, ...]
+
+
+class Answer(NamedTuple):
+    """One sampled answer. logprob: of the whole answer, nats, its terminal token counted.
+
+    num_tokens: of the answer; num_prompt_tokens: passages included.
+    """
+
+    response: str
+    finished: bool
+    logprob: float
+    key: int
+    num_tokens: int
+    num_prompt_tokens: int
+
+
+def read_questions(
+    inputs: Mapping[str, Artifact], policy: Policy, config: FeedbackConfig
+) -> tuple[list[Question], int]:
+    """Return the prompts that leave room for a response, with the passages shown with each, and how
+    many prompts do not.
+
+    With `num_prompts` the held-out split is cut in the same proportion as the training split,
+    unless `num_held_out` says otherwise; a number above what there is takes all.
+    Raises: DataError: no prompt fits. ConfigError: passages are wanted and there is no index.
+    """
+    prompts, num_too_long = _read_prompts(inputs["prompts"], policy, config)
+    index = inputs.get("index") if config.retrieval.share > 0 else None
+    passages = passages_for(
+        [prompt for _, prompt in prompts],
+        policy,
+        index.open(method=config.retrieval.method) if index is not None else None,
+        config.retrieval,
+        seed=config.seed,
+        max_new_tokens=config.sampling.max_new_tokens,
+    )
+    questions = [
+        Question(prompt, split, shown)
+        for (split, prompt), shown in zip(prompts, passages, strict=True)
+    ]
+    return questions, num_too_long
+
+
+def sample_all(
+    policy: Policy,
+    questions: Sequence[Question],
+    config: FeedbackConfig,
+    folder: Path,
+    tracker: Tracker,
+) -> list[list[Answer]]:
+    """Return K answers per question, read from `folder` where a chunk of them is complete.
+
+    Raises: DataError: no question has two different answers.
+    """
+    k = config.num_responses
+    answers: list[list[Answer]] = []
+    starts = range(0, len(questions), CHUNK_PROMPTS)
+    with tracker.progress(len(questions) * k, "feedback", "answers") as line:
+        for number, start in enumerate(starts):
+            chunk = questions[start : start + CHUNK_PROMPTS]
+            saved = folder / f"checkpoint-{number}"
+            if checkpoints.is_complete(saved):
+                line.skip(len(chunk) * k)
+            else:
+                write = partial(_write_answers, answers=sample_chunk(policy, chunk, config, line))
+                checkpoints.save(folder, number, write, keep=len(starts))
+            rows = json.loads((saved / "answers.json").read_text(encoding="utf-8"))
+            answers += [[Answer(*answer) for answer in row] for row in rows]
+    _require_rankable(answers)
+    return answers
+
+
+def sample_chunk(
+    policy: Policy, questions: Sequence[Question], config: FeedbackConfig, line: Progress
+) -> list[list[Answer]]:
+    """Sample K answers to each question, each by its own key."""
+    k = config.num_responses
+    keys = [row_key("feedback", config.seed, q.prompt.id, i) for q in questions for i in range(k)]
+    encoded = [policy.encode(q.prompt.messages, q.passages) for q in questions]
+    rows = [tokens for tokens in encoded for _ in range(k)]
+    samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
+    answers = [
+        Answer(
+            policy.decode(s.tokens),
+            bool(s.finished),
+            float(sum(s.logprobs)),
+            key,
+            len(s.tokens),
+            len(row),
+        )
+        for s, key, row in zip(samples, keys, rows, strict=True)
+    ]
+    return [answers[i : i + k] for i in range(0, len(answers), k)]
+
+
+def distinct(answers: Sequence[Answer]) -> list[int]:
+    """Return, in order, the places of answers whose text none before has: equal ones are one."""
+    return first_of_each([answer.response for answer in answers])
+
+
+def episodes_of(question: Question, answers: Sequence[Answer]) -> list[Episode]:
+    """Return a question's answers as scorers judge them."""
+    return [Episode(question.prompt, question.passages, a.response, a.finished) for a in answers]
+
+
+def _read_prompts(
+    artifact: Artifact, policy: Policy, config: FeedbackConfig
+) -> tuple[list[tuple[str, Prompt]], int]:
+    """Return (split, prompt) of the prompts that leave room for a response, and how many do not."""
+    train, held_out = (read_records(Prompt, artifact.file(name)) for name in SPLITS.values())
+    policy.check_chats([*train, *held_out])
+    number = min(config.num_prompts or len(train), len(train))
+    share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
+    train, held_out = train[:number], held_out[: config.num_held_out or share]
+    room = policy.spec.context - config.sampling.max_new_tokens
+    found = [("train", p) for p in train] + [("validation", p) for p in held_out]
+    fitting = [(split, p) for split, p in found if len(policy.encode(p.messages)) <= room]
+    if not fitting:
+        raise DataError(
+            f"at least one of {len(found)} prompts must leave room for "
+            f"{config.sampling.max_new_tokens} new tokens in a context of {policy.spec.context}; "
+            "lower feedback.sampling.max_new_tokens or give shorter prompts.",
+            artifact.file(SPLITS["train"]),
+        )
+    return fitting, len(found) - len(fitting)
+
+
+def _require_rankable(answers: Sequence[Sequence[Answer]]) -> None:
+    """Raise DataError unless some prompt has two different answers."""
+    if all(len(distinct(row)) < 2 for row in answers):
+        raise DataError(
+            f"not one of {len(answers)} prompts has two different answers, so there is nothing to "
+            "rank; raise feedback.sampling.temperature or feedback.num_responses."
+        )
+
+
+def _write_answers(folder: Path, answers: Sequence[Sequence[Answer]]) -> None:
+    text = json.dumps(answers, ensure_ascii=False)
+    (folder / "answers.json").write_text(text, encoding="utf-8")

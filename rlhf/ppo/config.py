@@ -1,0 +1,327 @@
+"""Settings of stage ppo. No torch here.
+
+Fields keep TRL's spelling where TRL has them. What each option does, and whose code has it so,
+stands in `rlhf/ppo/README.md` under the number of its detail.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import (
+    NOT_HASHED,
+    PRECISIONS,
+    AdapterConfig,
+    RetrievalConfig,
+    SamplingConfig,
+    require,
+    require_choice,
+    require_range,
+)
+from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, SCHEDULES
+from rlhf.rewards.config import RequireConfig, RewardConfig
+
+
+@dataclass
+class KLConfig:
+    """The penalty that keeps the policy near its reference."""
+
+    coef: float = 0.05
+    """Reward (or loss) per nat; with a target, that of the first update."""
+    estimator: str = "k1"
+    """k1 log(p/q), k2 half its square, k3 q/p - 1 - log(q/p) cut at 20 nats, of each sampled \
+token; or one of a plug-in."""
+    where: str = "reward"
+    """reward: subtracted at each action token. loss: added to the policy loss; whatever the \
+estimator, its gradient is k2's, the only one that is the KL's, weighted by the ratio."""
+    target: float | None = None
+    """KL per response (nats) that the coefficient is steered to; None: it stays what it is."""
+    horizon: int = 10_000
+    """Episodes over which the coefficient follows an error of 100 %; above a fifth of a batch."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.kl.coef", self.coef, 0.0, unit="per nat")
+        require_choice("ppo.kl.estimator", self.estimator, KL_ESTIMATORS)
+        require_choice("ppo.kl.where", self.where, ("reward", "loss"))
+        require_range("ppo.kl.horizon", self.horizon, 1, unit="episodes")
+        if self.target is not None:
+            require_range("ppo.kl.target", self.target, 1e-6, unit="nats")
+            require(
+                self.coef > 0,
+                "ppo.kl.coef",
+                self.coef,
+                "be above 0 with ppo.kl.target, which multiplies it",
+                "raise it or drop the target",
+            )
+
+
+@dataclass
+class EarlyStopConfig:
+    """When to leave off. Both are off by default."""
+
+    step_kl: float | None = None
+    """Nats per token: the rest of an update is left out as soon as a mini-batch's approxkl, \
+measured before its step, is larger. None: every step is taken."""
+    run_kl: float | None = None
+    """Nats per response: the run ends after the update whose `objective/kl` is larger. None: \
+after `total_episodes`."""
+
+    def __post_init__(self) -> None:
+        for name in ("step_kl", "run_kl"):
+            if getattr(self, name) is not None:
+                require_range(f"ppo.early_stop.{name}", getattr(self, name), 1e-9, unit="nats")
+
+
+@dataclass
+class PTXConfig:
+    """PPO-ptx: demonstrations in between, so that the policy does not forget them."""
+
+    coef: float = 0.0
+    """Weight of their loss (mean nats per response token) in every optimizer step; 0: none. \
+Above 0 the node needs an input `demonstrations`."""
+    batch_size: int = 16
+    """Demonstrations per optimizer step."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.ptx.coef", self.coef, 0.0)
+        require_range("ppo.ptx.batch_size", self.batch_size, 1, unit="demonstrations")
+
+
+@dataclass
+class PPOConfig:
+    """Stage `ppo`: clipped-objective PPO from the SFT policy against a reward."""
+
+    seed: int = 0
+    total_episodes: int = 4096
+    """Responses sampled over the whole run; the last rollout is whole, so this is rounded up."""
+    batch_size: int = 256
+    """Episodes per rollout (update)."""
+    samples_per_prompt: int = 1
+    """Responses to each prompt of a rollout; they stand one behind the other."""
+    num_ppo_epochs: int = 4
+    num_mini_batches: int = 4
+    """Optimizer steps per rollout = num_ppo_epochs * num_mini_batches, always."""
+    learning_rate: float = 3e-4
+    """Of the policy, at its highest."""
+    value_learning_rate: float = 1e-3
+    """Of the value model, at its highest."""
+    lr_scheduler_type: str = "linear"
+    """How both run after warm-up: linear or cosine to 0 over the run, constant, or one of a \
+plug-in."""
+    warmup_share: float = 0.0
+    """Share of the updates over which both rise linearly to their highest."""
+    adam: str = "torch"
+    """torch, or tf: epsilon is added before the bias correction, as in TensorFlow and so in \
+OpenAI's first code."""
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0
+    """Longest gradient of the policy, and of the value model; they are clipped apart."""
+    advantage: str = "gae"
+    """gae (with a value model), or one number per response from the others to its prompt: rloo \
+(less the mean of the others), grpo (less the mean, over the deviation), reinforce_baseline (less \
+the mean, then whitened over the rollout); or one of a plug-in."""
+    gamma: float = 1.0
+    lam: float = 0.95
+    policy_loss: str = "clip"
+    """clip: the clipped surrogate; or one of a plug-in."""
+    cliprange: float = 0.2
+    dual_clip: float | None = None
+    """c above 1: a token of negative advantage loses at most c times it. None: no such bound."""
+    cliprange_value: float = 0.2
+    vf_coef: float = 0.5
+    """Weight of the value loss; 0 leaves the value model as it began."""
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    """Of gae only: over the action tokens of the rollout."""
+    score_clip: float | None = None
+    """Scores are cut to +- this, before the penalty for a missing EOS. None: they are not."""
+    score_at: str = "last"
+    """last: the score is the reward of the last action token. after: it comes one step later, on \
+the state behind it, whose value is then learnt as well."""
+    missing_eos_penalty: float = 1.0
+    """Subtracted once from the score of a response that never gave its terminal token."""
+    value_init: str = "policy"
+    """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
+    value_trunk: str = "own"
+    """Of gae only. own: a whole model. branch: layers of its own on the stem of \
+ppo.unfrozen_layers. policy: a head on the policy's hidden states, which its gradient moves too."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    unfrozen_layers: int | None = None
+    """Top layers of the policy that are trained; those below, the stem, and the embeddings stay \
+as they are and are shared with reference and value branch. None: all are trained."""
+    value_warmup_updates: int = 0
+    """First updates that train the value model alone."""
+    old_logprobs: str = "recompute"
+    """recompute: from the pass that training differentiates. rollout: from the sampler."""
+    importance_cap: float | None = None
+    """Each token's loss is weighted by training over sampling probability, at most this: for a \
+sampler that is not quite the policy. None: not weighted."""
+    ema_decay: float | None = None
+    """The published policy is the average of its weights after each update, that of u updates \
+ago weighing ema_decay^u. None: the last one."""
+    precision: str = "float32"
+    """float32, bfloat16, or auto: what is native; of forward and backward passes and of sampling. \
+Weights, the value head and the log-softmax are float32 in all."""
+    kl: KLConfig = field(default_factory=KLConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    stop_at: str | None = None
+    """predicted_peak: the run ends once its KL passes the peak of gold that the node's input \
+`overoptimisation` predicts. None: early_stop alone decides."""
+    stop_series: str | None = None
+    """Which series of that study predicts it; None: its only one of PPO."""
+    ptx: PTXConfig = field(default_factory=PTXConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    require_rm: RequireConfig = field(default_factory=RequireConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    save_every: int = field(default=2, metadata=NOT_HASHED)
+    """Updates between checkpoints."""
+    num_samples: int = 16
+    """Validation prompts whose greedy responses are written before and after training."""
+    keep_state: bool = False
+    """Whether the artifact keeps what another run needs to go on exactly (input `continues`): \
+Adam's moments and the trained weights, three times their size on disk."""
+    source: str = ""
+    """Digests of the plug-ins that hold what is chosen by name; filled in, whatever is given."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.total_episodes", self.total_episodes, 1, unit="episodes")
+        require_range("ppo.batch_size", self.batch_size, 2, unit="episodes")
+        require_range("ppo.samples_per_prompt", self.samples_per_prompt, 1, unit="responses")
+        require_range("ppo.num_ppo_epochs", self.num_ppo_epochs, 1)
+        require_range("ppo.num_mini_batches", self.num_mini_batches, 1)
+        for name in ("num_mini_batches", "samples_per_prompt"):
+            require(
+                self.batch_size % getattr(self, name) == 0,
+                "ppo.batch_size",
+                f"{self.batch_size} episodes",
+                f"divide by ppo.{name} (={getattr(self, name)})",
+                "use a multiple of it",
+            )
+        for name in ("learning_rate", "value_learning_rate", "adam_epsilon", "vf_coef"):
+            require_range(f"ppo.{name}", getattr(self, name), 0.0, 100.0)
+        require_range("ppo.max_grad_norm", self.max_grad_norm, 1e-9)
+        for name in ("gamma", "lam"):
+            require_range(f"ppo.{name}", getattr(self, name), 0.0, 1.0)
+        for name in ("cliprange", "cliprange_value"):
+            require_range(f"ppo.{name}", getattr(self, name), 1e-6, 1e6)
+        require_range("ppo.missing_eos_penalty", self.missing_eos_penalty, 0.0)
+        if self.stop_at is not None:
+            require_choice("ppo.stop_at", self.stop_at, ("predicted_peak",))
+        require(
+            self.stop_series is None or self.stop_at is not None,
+            "ppo.stop_series",
+            self.stop_series,
+            "be null without ppo.stop_at",
+            "set both or neither",
+        )
+        require_choice("ppo.adam", self.adam, ("torch", "tf"))
+        require_choice("ppo.advantage", self.advantage, ADVANTAGES)
+        require_choice("ppo.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require_choice("ppo.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
+        require_range("ppo.warmup_share", self.warmup_share, 0.0, 1.0)
+        require_choice("ppo.score_at", self.score_at, ("last", "after"))
+        require_choice("ppo.old_logprobs", self.old_logprobs, ("recompute", "rollout"))
+        require_choice("ppo.value_init", self.value_init, ("policy", "rm"))
+        require_choice("ppo.value_trunk", self.value_trunk, ("own", "branch", "policy"))
+        if self.unfrozen_layers is not None:
+            require_range("ppo.unfrozen_layers", self.unfrozen_layers, 1, unit="layers")
+        require_choice("ppo.precision", self.precision, PRECISIONS)
+        require_range("ppo.value_warmup_updates", self.value_warmup_updates, 0, unit="updates")
+        require_range("ppo.save_every", self.save_every, 1, unit="updates")
+        require_range("ppo.num_samples", self.num_samples, 0, unit="prompts")
+        if self.dual_clip is not None:
+            require_range("ppo.dual_clip", self.dual_clip, 1.0)
+        if self.score_clip is not None:
+            require_range("ppo.score_clip", self.score_clip, 1e-6)
+        if self.importance_cap is not None:
+            require_range("ppo.importance_cap", self.importance_cap, 1e-6)
+        if self.ema_decay is not None:
+            require_range("ppo.ema_decay", self.ema_decay, 0.0, 1.0)
+        require(
+            self.sampling.temperature > 0,
+            "ppo.sampling.temperature",
+            self.sampling.temperature,
+            "be above 0",
+            "greedy decoding has no log-probs to take a ratio of",
+        )
+        self._check_together()
+        sources = {
+            "advantage": ADVANTAGES.source(self.advantage),
+            "policy_loss": POLICY_LOSSES.source(self.policy_loss),
+            "kl.estimator": KL_ESTIMATORS.source(self.kl.estimator),
+            "lr_scheduler_type": SCHEDULES.source(self.lr_scheduler_type),
+        }
+        self.source = " ".join(f"{name}:{digest}" for name, digest in sources.items() if digest)
+
+    def _check_together(self) -> None:
+        """Raise ConfigError for options that exclude each other."""
+        require(
+            self.kl.target is None or 5 * self.kl.horizon > self.batch_size,
+            "ppo.kl.horizon",
+            f"{self.kl.horizon} episodes",
+            f"be above a fifth of ppo.batch_size (={self.batch_size} episodes), or one update "
+            "could take the coefficient to 0 and below",
+            "raise it, or drop ppo.kl.target",
+        )
+        require(
+            self.samples_per_prompt >= 2
+            or "groups" not in ADVANTAGES.option(self.advantage).traits,
+            "ppo.samples_per_prompt",
+            self.samples_per_prompt,
+            f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
+            "raise it or use gae",
+        )
+        if not self.has_value_model:
+            require(
+                self.score_at == "last" and not self.value_warmup_updates,
+                "ppo.advantage",
+                self.advantage,
+                "be gae for ppo.score_at=after and ppo.value_warmup_updates, which need values",
+                "change one of them",
+            )
+        require(
+            self.unfrozen_layers is None or not self.adapter.rank,
+            "ppo.unfrozen_layers",
+            self.unfrozen_layers,
+            f"be left out with ppo.adapter.rank (={self.adapter.rank}): adapters freeze all layers",
+            "choose one of them",
+        )
+        require(
+            self.value_trunk != "branch" or self.unfrozen_layers is not None,
+            "ppo.value_trunk",
+            self.value_trunk,
+            "be own or policy without ppo.unfrozen_layers, which names the stem of a branch",
+            "set both or neither",
+        )
+        require(
+            self.value_trunk == "own" or self.value_init == "policy",
+            "ppo.value_init",
+            self.value_init,
+            f"be policy with ppo.value_trunk={self.value_trunk}: it stands on the policy's layers",
+            "change one of them",
+        )
+        require(
+            self.importance_cap is None or self.old_logprobs == "recompute",
+            "ppo.importance_cap",
+            self.importance_cap,
+            "go with ppo.old_logprobs=recompute",
+            "the sampler's own log-probs leave nothing to weigh",
+        )
+        require(
+            self.value_warmup_updates < self.num_updates,
+            "ppo.value_warmup_updates",
+            f"{self.value_warmup_updates} updates",
+            f"be fewer than the run's {self.num_updates}",
+            "lower it or raise ppo.total_episodes",
+        )
+
+    @property
+    def num_updates(self) -> int:
+        """Rollouts in the run."""
+        return -(-self.total_episodes // self.batch_size)
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether advantages come from values."""
+        return "values" in ADVANTAGES.option(self.advantage).traits

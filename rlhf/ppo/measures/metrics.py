@@ -1,0 +1,167 @@
+"""The numbers that are logged of a rollout and of an update; every mean is over action tokens.
+
+objective/*   of the rollout, before the update. A reward is logged before and after each transform:
+              `reward/<term>_raw` as the term gave it, where configured `reward/<term>_normalised`
+              and `reward/<term>_clipped`, `reward/<term>` after its weight, `objective/scores_raw`
+              their sum, `objective/scores` after the bound on scores and the missing-EOS penalty,
+              `objective/non_score_reward` the KL penalty, `objective/rlhf_reward` all together.
+policy/*, loss/*, val/*   over all optimizer steps of the update.
+
+The consistency meter answers a question that decides whether a ratio means anything: do the sampler
+and the training pass agree on the log-prob of the very tokens that were sampled? They differ by
+rounding (in bfloat16 the ratio spreads by about 0.05), and by much more when something is wrong:
+another temperature, padding that is attended to, positions that are off by one, stale weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from plumbrule.errors import TrainingError
+from plumbrule.timing import Stopwatch
+from rlhf.masked import fill, masked_mean, masked_var, row_sums, varies_by_rounding
+from rlhf.ppo.kl import num_cut
+from rlhf.ppo.rollout.parquet import Rollout
+from rlhf.ppo.step import PPOStats
+from rlhf.rewards.config import RewardConfig
+from rlhf.rewards.transforms import prepare_terms
+
+log = logging.getLogger(__name__)
+
+LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.5}
+"""Largest plausible |rollout - training log-prob| of any token, nats, by precision."""
+
+
+class Consistency(NamedTuple):
+    """How far the sampler's log-probs are from the training pass's, over action tokens, nats."""
+
+    largest: float
+    mean: float
+
+
+def consistency(rollout_logprobs: Tensor, logprobs: Tensor, action_mask: Tensor) -> Consistency:
+    """Return the largest and the mean |difference| of two (b, t) log-probs."""
+    gap = fill(rollout_logprobs.double() - logprobs.double(), action_mask).abs()
+    return Consistency(float(gap.max()), float(masked_mean(gap, action_mask)))
+
+
+def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
+    """Log a warning with the likely cause where the gap is more than rounding; return whether."""
+    bound = LARGEST_GAP[precision]
+    if gap.largest <= bound:
+        return False
+    cause = (
+        "most tokens differ: look for another temperature, padding that is attended to, positions, "
+        "or weights that the sampler does not share"
+        if gap.mean > 0.1 * bound
+        else "few tokens differ: rounding in rare tokens, or rows that only some batches hold"
+    )
+    log.warning(
+        "update %d: sampler and training pass differ by up to %.2g nats a token (mean %.2g), more "
+        "than %s explains (%.2g); %s.",
+        update,
+        gap.largest,
+        gap.mean,
+        precision,
+        bound,
+        cause,
+    )
+    return True
+
+
+def objective_metrics(
+    rollout: Rollout, reward: RewardConfig, estimator: str = "k1"
+) -> dict[str, float]:
+    """Return the `objective/*`, `reward/*` and rollout's `val/*` metrics of one rollout.
+
+    Args: estimator: of the KL penalty.
+    """
+    trajectory, mask = rollout.trajectory, rollout.trajectory.action_mask
+    taken = row_sums(rollout.penalties, mask).mean()
+    metrics: dict[str, Tensor | float] = {
+        "objective/kl": row_sums(rollout.kl, mask).mean(),
+        "objective/kl_cut_tokens": num_cut(fill(rollout.kl, mask), estimator),
+        "objective/entropy": masked_mean(rollout.entropy, mask),
+        "objective/scores_raw": rollout.raw_scores.mean(),
+        "objective/scores": rollout.scores.mean(),
+        "objective/non_score_reward": -taken,
+        "objective/rlhf_reward": rollout.scores.mean() - taken,
+        "val/num_eos_tokens": trajectory.finished.sum(),
+        "val/prompt_length_tokens": sum(map(len, trajectory.queries)) / len(trajectory),
+        "val/response_length_tokens": mask.sum(dim=1).double().mean(),
+        "val/explained_variance": explained_variance(
+            rollout.values, rollout.returns, trajectory.step_mask
+        ),
+    }
+    for name, term in rollout.terms.items():
+        metrics[f"reward/{name}_raw"] = term.mean()
+    prepared = prepare_terms(rollout.terms, reward.terms)
+    for config in reward.terms:
+        steps = prepared[config.name]
+        if config.normalise != "none":
+            metrics[f"reward/{config.name}_normalised"] = steps.normalised.mean()
+        if config.clip is not None:
+            metrics[f"reward/{config.name}_clipped"] = steps.clipped.mean()
+        metrics[f"reward/{config.name}"] = config.weight * steps.clipped.mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def explained_variance(values: Tensor, returns: Tensor, step_mask: Tensor) -> float:
+    """Return 1 - Var(returns - values) / Var(returns) over the steps.
+
+    0 where returns vary by rounding alone.
+
+    Of the values before the update: 1 foresees every return, 0 is no better than their mean.
+    """
+    if bool(varies_by_rounding(returns, step_mask)):
+        return 0.0
+    total = float(masked_var(returns, step_mask))
+    return 1.0 - float(masked_var(fill(returns - values, step_mask), step_mask)) / total
+
+
+def update_metrics(stats: PPOStats) -> dict[str, float]:
+    """Return the `policy/*`, `loss/*`, `val/*` and gradient metrics of one update."""
+    return {
+        "policy/approxkl_avg": stats.approxkl,
+        "policy/clipfrac_avg": stats.clipfrac,
+        "loss/policy_avg": stats.policy_loss,
+        "policy/cut_ratios_avg": stats.cut_ratios,
+        "loss/value_avg": stats.value_loss,
+        "loss/kl_avg": stats.kl_loss,
+        "loss/ptx_avg": stats.ptx_loss,
+        "val/clipfrac_avg": stats.value_clipfrac,
+        "val/ratio": stats.ratio,
+        "val/ratio_var": stats.ratio_var,
+        "val/first_ratio_error": stats.first_ratio_error,
+        "objective/grad_norm": stats.grad_norm,
+        "objective/value_grad_norm": stats.value_grad_norm,
+        "ppo/optimizer_steps": float(stats.num_steps),
+    }
+
+
+def require_finite(rollout: Rollout, update: int) -> None:
+    """Raise TrainingError if a column of the rollout holds NaN or Inf at an action token."""
+    trajectory = rollout.trajectory
+    columns = {f"reward term {name}": term for name, term in rollout.terms.items()}
+    for name in ("logprobs", "ref_logprobs", "advantages"):
+        columns[name] = fill(getattr(rollout, name), trajectory.action_mask)
+    for name in ("values", "rewards", "returns"):
+        columns[name] = fill(getattr(rollout, name), trajectory.step_mask)
+    for name, column in columns.items():
+        bad = (~torch.isfinite(column)).nonzero()
+        if len(bad):
+            row = int(bad[0, 0])
+            raise TrainingError(
+                f"{name} of update {update} must be finite; the first NaN or Inf stands in row "
+                f"{row}, prompt {trajectory.prompt_ids[row]}."
+            )
+
+
+def time_metrics(watch: Stopwatch, num_episodes: int) -> dict[str, float]:
+    """Return `time/<part>_seconds` and `time/episodes_per_second`."""
+    parts = {f"time/{part}_seconds": seconds for part, seconds in watch.seconds.items()}
+    return {**parts, "time/episodes_per_second": num_episodes / watch.total()}

@@ -1,0 +1,144 @@
+"""Where the time of an update goes, and how much of the device it uses.
+
+Useful work counts real tokens and the weights that they are multiplied with, embeddings aside: 2
+FLOPs per token and weight of a forward pass, 6 where all of a model is trained (Kaplan et al. 2020,
+arXiv:2001.08361, section 2.1). Held against a large matrix product on the same device in the same
+precision it says what is left to gain; attention, norms and the head are not counted as useful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from plumbrule.lm.adapters import has_adapter
+from plumbrule.lm.logprobs import trunk
+from plumbrule.machine.matmul import measured_gflops
+from plumbrule.store.costs import ADAPTED, READ, TRAINED, num_weights
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.shared_trunk import Actors
+from rlhf.ppo.step import Learner
+
+PARTS = {
+    "prefill": "reading prompts",
+    "decode": "sampling responses",
+    "score": "reward terms",
+    "policy": "log-probs of the policy",
+    "ref": "log-probs of the reference",
+    "value": "values",
+    "stem": "frozen layers, for all of these",
+    "update": "training",
+}
+"""Part of an update -> what it is."""
+COLUMNS = ("part", "seconds", "share", "tokens per second", "share of matmul rate")
+
+
+class Work(NamedTuple):
+    """Useful FLOPs of one token in each part; `update`: over all epochs."""
+
+    prefill: float
+    decode: float
+    policy: float
+    ref: float
+    value: float
+    stem: float
+    update: float
+
+
+def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
+    """Return what a token costs."""
+    whole = num_weights(trunk(actors.policy.model))
+    top = num_weights(trunk(actors.reader.model))
+    stem = num_weights(actors.stem.trunk) if actors.stem else 0
+    value = value_trained = 0
+    if learner.value_model is not None and learner.value_model.trunk is not None:
+        value = num_weights(learner.value_model.trunk)
+        value_trained = value
+    # A backward pass costs one product for the activations and one for the weights; adapters are
+    # next to nothing beside the weights that they leave alone.
+    trained = ADAPTED if has_adapter(actors.policy) else TRAINED
+    update = (trained * top + TRAINED * value_trained) * config.num_ppo_epochs
+    read = READ * whole
+    return Work(read, read, READ * top, READ * top, READ * value, READ * stem, update)
+
+
+def num_actions(rows: Sequence[Mapping[str, Any]], config: PPOConfig) -> float:
+    """Return the tokens that were sampled in the updates in a run's log."""
+    return sum(float(row["val/response_length_tokens"]) for row in rows) * config.batch_size
+
+
+def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -> float:
+    """Return the useful FLOPs of the updates in a run's log, of all processes.
+
+    The sampler reads a prompt once for all its responses.
+    """
+    total = 0.0
+    for row in rows:
+        if "time/update_seconds" in row:
+            prompt, response = (row[f"val/{x}_length_tokens"] for x in ("prompt", "response"))
+            whole = work.policy + work.ref + work.value + work.stem + work.update
+            prefill = work.prefill * prompt / config.samples_per_prompt
+            one = prefill + work.decode * response + whole * (prompt + response)
+            total += float(one) * config.batch_size
+    return total
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """Return FLOPs per second of a large matrix product, the best of a few."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return 1e9 * measured_gflops(device, dtype)
+
+
+def time_table(
+    rows: Sequence[Mapping[str, Any]],
+    work: Work,
+    config: PPOConfig,
+    rate: float,
+    processes: int = 1,
+) -> dict[str, Any] | None:
+    """Return a table for the report, over the updates in a run's log; None without any.
+
+    Tokens are those of all processes, seconds those of one, and `rate` is one process's, of which
+    each reads the stem of all rows.
+    """
+    rows = [row for row in rows if "time/update_seconds" in row]
+    if not rows:
+        return None
+
+    def total(name: str) -> float:
+        return sum(float(row.get(name, 0.0)) for row in rows)
+
+    prompt = total("val/prompt_length_tokens") * config.batch_size
+    response = total("val/response_length_tokens") * config.batch_size
+    seconds = {part: total(f"time/{part}_seconds") for part in PARTS}
+    whole = sum(config.batch_size / float(row["time/episodes_per_second"]) for row in rows)
+    tokens = dict.fromkeys(PARTS, prompt + response) | {"prefill": prompt, "decode": response}
+    table, used = [], 0.0
+    for part, meaning in PARTS.items():
+        if not seconds[part]:
+            continue
+        flops = getattr(work, part, 0.0) * tokens[part] / (1 if part == "stem" else processes)
+        used += flops
+        share = f"{flops / seconds[part] / rate:.2f}" if flops else ""
+        table.append(
+            [
+                f"{part}: {meaning}",
+                f"{seconds[part] / len(rows):.3g}",
+                f"{seconds[part] / whole:.0%}",
+                f"{tokens[part] / seconds[part]:,.0f}",
+                share,
+            ]
+        )
+    table.append(
+        [
+            "all",
+            f"{whole / len(rows):.3g}",
+            "100%",
+            f"{(prompt + response) / whole:,.0f}",
+            f"{used / whole / rate:.2f}",
+        ]
+    )
+    title = f"seconds of an update ({config.batch_size} episodes)"
+    return {"title": title, "columns": list(COLUMNS), "rows": table}

@@ -1,0 +1,110 @@
+"""The models of a PPO run: loaded, shared, spread over processes, and put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+
+from plumbrule.config import RuntimeConfig
+from plumbrule.errors import ConfigError
+from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.adapters import has_adapter, merged
+from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.store.artifacts import Artifact
+from plumbrule.timing import timed
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.rollout.trajectory import Trajectory
+from rlhf.ppo.shared_trunk import Actors, Stem, branch_of, make_actors
+from rlhf.ppo.state import put_weights, weights_of
+from rlhf.ppo.step import Learner, make_learner
+from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
+from rlhf.reward_model.model import reward_model_of
+from rlhf.rewards.terms import reward_models
+
+
+def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device) -> Actors:
+    """Return the policy that is trained, its reference, and the stem that they share, if any.
+
+    Raises: ConfigError: the model can't be shared as configured.
+    """
+
+    def load() -> Policy:
+        return load_policy(inputs["policy"].file("model"), device=device)
+
+    return make_actors(load(), config, load)
+
+
+def make_value_model(
+    config: PPOConfig, actors: Actors, inputs: Mapping[str, Artifact]
+) -> ValueModel | None:
+    """Return the value model that `config.value_init` names; of several reward models the first.
+
+    None where advantages need none.
+    Raises: ConfigError: rm without a reward model, or with one of another tokenizer.
+    """
+    if not config.has_value_model:
+        return None
+    policy = actors.policy
+    if config.value_trunk == "branch":
+        return value_on(branch_of(actors), policy, on_stem=True)
+    if config.value_trunk == "policy":
+        return value_on(None, policy)
+    if config.value_init == "policy":
+        before = actors.reference.policy
+        if has_adapter(before):  # a value model's trunk is a plain one
+            start = load_policy(inputs["policy"].file("model"), device=policy.model.device)
+            before = merged(start)
+        return value_from_policy(before)
+    models = reward_models(inputs)
+    if not models:
+        raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
+    slot, artifact = next(iter(models.items()))
+    reward_model = reward_model_of(artifact, policy.model.device)
+    if reward_model.policy.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise ConfigError(
+            f"ppo.value_init (=rm) must be policy where {slot} has another tokenizer: a value "
+            "model reads the policy's tokens; change it."
+        )
+    return value_from_reward_model(reward_model)
+
+
+def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) -> Trajectory:
+    """Return the trajectory with what a stem makes of its rows; as it is without a stem."""
+    if stem is None:
+        return trajectory
+    rows = [[*q, *r] for q, r in zip(trajectory.queries, trajectory.responses, strict=True)]
+    with timed("stem"):
+        return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
+
+
+def spread(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:
+    """Spread the models' weights over the processes if that is configured; return whether.
+
+    Raises: ConfigError: a model that can't be spread.
+    """
+    if runtime.sharding == "none" or distributed.world_size() == 1:
+        return False
+    fsdp.shard_policy(actors.policy.model)
+    if actors.reference.policy is not actors.policy:
+        fsdp.shard_policy(actors.reference.policy.model)
+    if value_model is not None and value_model.trunk is not None:
+        fsdp.shard_trunk(value_model.trunk)
+    return True
+
+
+def put_together(
+    config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device, learner: Learner
+) -> tuple[Actors, Learner]:
+    """Return actors and a learner in one piece, with the weights of a learner that is spread.
+
+    Every process must come here; those of the main one alone hold what was learnt.
+    """
+    weights = weights_of(learner)
+    actors = load_actors(config, inputs, device)
+    value_model = make_value_model(config, actors, inputs)
+    learner = make_learner(actors.policy, value_model, config, actors.reader)
+    if distributed.is_main():
+        put_weights(learner, weights)
+    return actors, learner

@@ -1,0 +1,60 @@
+"""What PPO chooses by name: advantages, policy losses, KL estimators, learning-rate schedules.
+
+Each table is what a setting's check, its error message and the page of details
+(`rlhf/ppo/README.md`) read, and where plug-ins enter their own (`plumbrule/registry.py`). No torch
+here.
+
+    table          setting                  what it maps to
+    ADVANTAGES     ppo.advantage            AdvantageInputs -> Advantages (`advantages.py`)
+    POLICY_LOSSES  ppo.policy_loss          PolicyLossInputs -> (loss, clipped) (`losses.py`)
+    KL_ESTIMATORS  ppo.kl.estimator         log-ratios (b, t) -> nats (b, t) (`kl.py`)
+    SCHEDULES      ppo.lr_scheduler_type    share of the run done -> share of the rate
+
+An advantage with the trait `values` is given a value model's estimates, and what it returns is
+whitened over the rollout unless `ppo.whiten_advantages` is false; one with `groups` compares
+the responses to one prompt and needs at least two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from plumbrule.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlhf.ppo.advantages import AdvantageInputs, Advantages
+    from rlhf.ppo.losses import PolicyLossInputs
+
+ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
+    "ppo.advantage",
+    {
+        "gae": ("rlhf.ppo.advantages:from_values", "values"),
+        "rloo": ("rlhf.ppo.advantages:rloo", "groups"),
+        "grpo": ("rlhf.ppo.advantages:grpo", "groups"),
+        "reinforce_baseline": ("rlhf.ppo.advantages:reinforce_baseline", "groups"),
+    },
+    traits=("values", "groups"),
+)
+POLICY_LOSSES: Registry[Callable[[PolicyLossInputs], tuple[Tensor, Tensor]]] = Registry(
+    "ppo.policy_loss", {"clip": ("rlhf.ppo.losses:clipped_surrogate",)}
+)
+KL_ESTIMATORS: Registry[Callable[[Tensor], Tensor]] = Registry(
+    "ppo.kl.estimator",
+    {
+        "k1": ("rlhf.ppo.kl:plain",),
+        "k2": ("rlhf.ppo.kl:half_square",),
+        "k3": ("rlhf.ppo.kl:bregman",),
+    },
+)
+SCHEDULES: Registry[Callable[[float], float]] = Registry(
+    "ppo.lr_scheduler_type",
+    {
+        "linear": ("rlhf.ppo.optimisation.lr_schedules:linear",),
+        "constant": ("rlhf.ppo.optimisation.lr_schedules:constant",),
+        "cosine": ("rlhf.ppo.optimisation.lr_schedules:cosine",),
+    },
+)
+REGISTRIES = (ADVANTAGES, POLICY_LOSSES, KL_ESTIMATORS, SCHEDULES)

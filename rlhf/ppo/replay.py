@@ -1,0 +1,128 @@
+"""What a kept run would have looked like under another reward or other settings, without sampling.
+
+A rollout's file holds all that its update was computed from, so three questions can be answered
+afterwards, for every update or a few:
+
+1. Score. What would another reward have given these very responses?
+2. Shape. What rewards, advantages and returns follow under other settings (kl, gamma, lam,
+   whitening, clipping of scores)?
+3. Learn. What losses, ratios and gradients does the first update have? Its policy is the input's,
+   so it is trained again, under other settings of the losses if wanted. Later updates began from
+   weights that nobody kept, and so did all of a run that continues another: none is trained.
+
+With nothing changed, all of it equals the run's own log, to the last digit on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plumbrule.config import RuntimeConfig
+from plumbrule.data.records import Prompt, read_records
+from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.lm.loading import resolve_device
+from plumbrule.rounding import is_rounding, precision_of
+from plumbrule.statistics import spearman
+from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking import stage_tracker as tracking
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.measures.metrics import objective_metrics, update_metrics
+from rlhf.ppo.models import load_actors, make_value_model, on_stem
+from rlhf.ppo.objective import kl_coef_in_loss, shape
+from rlhf.ppo.ptx import read_demonstrations
+from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout.evaluation import Evaluation, compute_precision
+from rlhf.ppo.step import make_learner, ppo_step, set_learning_rates
+from rlhf.rewards.terms import open_terms, score_terms
+
+
+def replay(
+    config: PPOConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    folder: Path,
+    updates: Sequence[int] | None = None,
+    rescore: bool = False,
+) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+    """Return (update, metrics of the run's log, metrics now) of each update that is replayed.
+
+    Args: config: the run's, or a changed one. inputs: the run's. folder: its artifact. updates:
+    which; None: all. rescore: ask the reward again rather than take the scores in the file.
+    Raises: ArtifactError: the folder holds no such rollout. ConfigError: a term is weighed that the
+    file has no scores of, and `rescore` is off.
+    """
+    device = resolve_device(runtime)
+    artifact = Artifact.at(folder)
+    logged = {}
+    if artifact.has("metrics.jsonl"):
+        rows = tracking.read_metrics(artifact.file("metrics.jsonl").parent)
+        logged = {int(row["update"]): row for row in rows}
+    prompts: dict[str, Prompt] = {}
+    scorers = {}
+    if rescore:
+        scorers = open_terms(config.reward, inputs, runtime)
+        prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file("records.jsonl"))}
+    found = []
+    for update in updates or sorted(logged):
+        name = str(rollouts.path_of(Path("rollouts"), update))
+        if update not in logged or not artifact.has(name):
+            raise ArtifactError(f"{folder} has no rollout of update {update}; name another one.")
+        kept = rollouts.read(artifact.file(name), device)
+        trajectory, terms = kept.trajectory, kept.terms
+        if rescore:
+            terms = score_terms(scorers, trajectory, [prompts[i] for i in trajectory.prompt_ids])
+        missing = sorted(set(config.reward.weights) - set(terms))
+        if missing:
+            raise ConfigError(
+                f"reward.terms (={missing}) must be among those of the run "
+                f"(={sorted(terms)}) unless they are scored again; pass --reward."
+            )
+        seen = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
+        coef = logged[update]["objective/kl_coef"] if config.kl.target else config.kl.coef
+        shaped = shape(trajectory, seen, terms, config, coef)
+        now = objective_metrics(shaped, config.reward, config.kl.estimator)
+        before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
+        now["replay/score_rank_correlation"] = float(spearman(before, after))
+        before, after = (x.advantages[trajectory.action_mask].cpu().numpy() for x in (kept, shaped))
+        now["replay/advantage_correlation"] = _correlation(before, after, "float32")
+        if update == 1:
+            actors = load_actors(config, inputs, device)
+            value_model = make_value_model(config, actors, inputs)
+            learner = make_learner(actors.policy, value_model, config, actors.reader)
+            with compute_precision(config.precision, device):
+                read = on_stem(shaped.trajectory, actors.stem, runtime.micro_batch_size)
+            shaped = shaped._replace(trajectory=read)
+            set_learning_rates(learner, config, update)
+            demonstrations = None
+            if config.ptx.coef > 0:
+                path = inputs["demonstrations"].file("records.jsonl")
+                demonstrations = read_demonstrations(path, actors.policy)
+            stats = ppo_step(
+                learner,
+                shaped,
+                config,
+                update,
+                runtime.micro_batch_size,
+                kl_coef_in_loss(config, coef),
+                demonstrations,
+            )
+            now |= update_metrics(stats)
+        found.append((update, logged[update], now))
+    return found
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, precision: str | None = None) -> float:
+    """Return Pearson's correlation of two (n,), NaN where one of them varies by rounding alone.
+
+    Args: precision: in which both were computed; None: that of their dtypes.
+    """
+    for values in (x, y):
+        largest = np.abs(values).max()
+        if is_rounding(
+            values.astype(np.float64).std(), largest, precision or precision_of(values.dtype)
+        ):
+            return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])

@@ -1,0 +1,65 @@
+"""Held-out prompts answered greedily before and after PPO: what a reader looks at first.
+
+The reference is the policy before training, so both sides can be written at the end, and a resumed
+run writes the same file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from plumbrule.data.records import Prompt
+from plumbrule.lm.generation import generate
+from plumbrule.lm.loading import Policy
+from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.protocols import Retriever
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.rollout.evaluation import compute_precision
+from rlhf.ppo.shared_trunk import Reference
+
+
+def sample_rows(
+    policy: Policy,
+    reference: Reference,
+    prompts: Sequence[Prompt],
+    retriever: Retriever | None,
+    config: PPOConfig,
+) -> list[dict[str, Any]]:
+    """Return one row per prompt with both policies' greedy responses."""
+    greedy = dataclasses.replace(config.sampling, temperature=0.0)
+    passages = passages_for(
+        prompts,
+        policy,
+        retriever,
+        config.retrieval,
+        seed=config.seed,
+        max_new_tokens=greedy.max_new_tokens,
+    )
+    queries = [policy.encode(p.messages, given) for p, given in zip(prompts, passages, strict=True)]
+    unused_keys = [0] * len(queries)
+    with compute_precision(config.precision, policy.model.device):
+        with reference.context():
+            before = generate(reference.policy, queries, sampling=greedy, keys=unused_keys)
+        after = generate(policy, queries, sampling=greedy, keys=unused_keys)
+    return [
+        {
+            "id": prompt.id,
+            "prompt": prompt.messages[-1].content,
+            "passages": list(given),
+            "response": policy.decode(new.tokens),
+            "finished": new.finished,
+            "response_before": policy.decode(old.tokens),
+            "finished_before": old.finished,
+        }
+        for prompt, given, new, old in zip(prompts, passages, after, before, strict=True)
+    ]
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as JSON Lines."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")

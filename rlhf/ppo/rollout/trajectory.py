@@ -1,0 +1,210 @@
+"""What the policy did: one row per response, and the mask of the tokens that it chose itself.
+
+A row is a query and a response. Over the slots of the response stand tensors (b, t), where t is
+the longest response of the rollout. `action_mask` is True at a slot whose token was sampled by the
+policy. It is written here, as the sampler's tokens are put down, and from then on it is data:
+nobody makes it again from ids or lengths. Slots behind the response's end are False, and so is text
+inside a response that the policy did not write. All that PPO counts or averages uses it.
+
+`step_mask` is True where the process takes a step, and so where a value is learnt: at the action
+tokens and, where the score is to come *after* the last one, at one more slot behind the response.
+Everywhere else the two are the same.
+
+Ids stay lists, as ragged as they are; they are padded only when a few rows of like length go
+through a model (`rows_for_model`). Queries and responses are joined there with all padding on the
+right, where causal attention never meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from plumbrule.config import SamplingConfig
+from plumbrule.lm import distributed
+from plumbrule.lm.generation import Sample, generate
+from plumbrule.lm.loading import Policy
+from plumbrule.lm.logprobs import pad_rows
+from plumbrule.lm.randomness import row_key
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The responses of one rollout, b rows."""
+
+    prompt_ids: Sequence[str]
+    passages: Sequence[tuple[str, ...]]
+    queries: Sequence[Sequence[int]]
+    """Token ids of each prompt, passages included."""
+    responses: Sequence[Sequence[int]]
+    """Token ids of each response, terminal token included where it was sampled."""
+    texts: Sequence[str]
+    """Each response decoded, without its terminal token."""
+    action_mask: Tensor
+    """(b, t) bool, True = the policy sampled this token."""
+    step_mask: Tensor
+    """(b, t) bool, True = a step: an action token or, with `score_at=after`, the slot behind it."""
+    finished: Tensor
+    """(b,) bool, True = ended with a stop token and not at the length limit."""
+    rollout_logprobs: Tensor
+    """(b, t) float32, as the sampler saw them, nats."""
+    stem: Sequence[Tensor] | None = None
+    """What frozen lower layers make of each row's tokens, (tokens, h) each; None: nothing is \
+frozen (`sharing.py`)."""
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    @property
+    def slots_behind(self) -> int:
+        """Slots behind each response that are steps: 1 with `score_at=after`, else 0."""
+        return int((self.step_mask & ~self.action_mask).any())
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Tokens of each query and response together."""
+        return [len(q) + len(r) for q, r in zip(self.queries, self.responses, strict=True)]
+
+
+class Query(NamedTuple):
+    """A prompt as the policy is asked it, and the key of its response's random numbers."""
+
+    prompt_id: str
+    passages: tuple[str, ...]
+    tokens: list[int]
+    key: int
+
+
+class ModelRows(NamedTuple):
+    """A few rows of a trajectory, padded, on a device. n rows of l tokens with t response slots."""
+
+    tokens: Tensor
+    """(n, l) int64."""
+    real_mask: Tensor
+    """(n, l) bool, True = a token of the row."""
+    target_mask: Tensor
+    """(n, l) bool, True = an action token."""
+    columns: Tensor
+    """(n, t) int64: the column in which each response slot stands (0 where there is none); that of
+    a step behind the response is the one after its last token, which may lie outside the row."""
+    action_mask: Tensor
+    """(n, t) bool."""
+    step_mask: Tensor
+    """(n, t) bool."""
+    stem: Tensor | None = None
+    """What frozen layers make of the rows' tokens, one behind the other; None: none are frozen."""
+
+
+class Sampler(Protocol):
+    """What answers a rollout's queries: `generation.generate`, or an engine of one's own.
+
+    A sample's log-probs must be those of the distribution that it was drawn from, at the sampling
+    temperature and with nothing truncated. Where that is not quite the policy's (other kernels,
+    older weights), `ppo.importance_cap` weighs the difference.
+    """
+
+    def __call__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        *,
+        sampling: SamplingConfig,
+        keys: Sequence[int],
+    ) -> list[Sample]:
+        """Return one sample per prompt, in order; `keys` are the seeds of their random numbers."""
+        ...
+
+
+def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int) -> list[int]:
+    """Return the key of each response's random numbers: (seed, update, prompt, sample).
+
+    The sample counts earlier rows of the same prompt. Ranks and batch positions do not enter, so
+    neither the number of processes nor the batch size of the sampler changes a response.
+    """
+    seen: dict[str, int] = {}
+    keys = []
+    for prompt_id in prompt_ids:
+        sample = seen.setdefault(prompt_id, 0)
+        keys.append(row_key("ppo", seed, update, prompt_id, sample))
+        seen[prompt_id] += 1
+    return keys
+
+
+def roll_out(
+    policy: Policy,
+    queries: Sequence[Query],
+    sampling: SamplingConfig,
+    num_rows: int,
+    score_at: str = "last",
+    sampler: Sampler = generate,
+) -> Trajectory:
+    """Return the policy's responses to a rollout's queries, the same in every process.
+
+    Args: queries: this process's share of the rollout (`distributed.share(num_rows)`). score_at:
+    last or after, see `step_mask`.
+    """
+    samples = sampler(
+        policy, [q.tokens for q in queries], sampling=sampling, keys=[q.key for q in queries]
+    )
+    texts = [policy.decode(sample.tokens) for sample in samples]
+    rows = distributed.gather_rows(list(zip(queries, samples, texts, strict=True)), num_rows)
+    return assemble(rows, policy.model.device, score_at)
+
+
+def assemble(
+    rows: Sequence[tuple[Query, Sample, str]], device: torch.device, score_at: str = "last"
+) -> Trajectory:
+    """Return the trajectory of samples and their texts; the policy chose each of their tokens."""
+    queries, samples, texts = zip(*rows, strict=True)
+    behind = score_at == "after"
+    chosen = [[True] * len(s.tokens) + [False] * behind for s in samples]
+    steps = [[True] * (len(s.tokens) + behind) for s in samples]
+    logprobs = [[*s.logprobs, *[0.0] * behind] for s in samples]
+    return Trajectory(
+        prompt_ids=[q.prompt_id for q in queries],
+        passages=[q.passages for q in queries],
+        queries=[q.tokens for q in queries],
+        responses=[s.tokens for s in samples],
+        texts=texts,
+        action_mask=slots(chosen, torch.bool).to(device),
+        step_mask=slots(steps, torch.bool).to(device),
+        finished=torch.tensor([s.finished for s in samples], device=device),
+        rollout_logprobs=slots(logprobs, torch.float32).to(device),
+    )
+
+
+def slots(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """Return ragged rows as one (b, t) tensor, 0 (False) behind each row's end."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
+
+
+def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> ModelRows:
+    """Return the named rows as padded model input on the trajectory's device.
+
+    They are trimmed to the longest of themselves, in tokens and in response slots alike.
+    """
+    device = trajectory.action_mask.device
+    queries = [trajectory.queries[i] for i in rows]
+    responses = [trajectory.responses[i] for i in rows]
+    joined = [[*q, *r] for q, r in zip(queries, responses, strict=True)]
+    tokens, real_mask = (x.to(device) for x in pad_rows(joined, pad_id))
+    begins = torch.tensor([len(q) for q in queries], device=device)[:, None]
+    lengths = torch.tensor([len(r) for r in responses], device=device)[:, None]
+    behind = trajectory.slots_behind
+    slot = torch.arange(max(len(r) for r in responses) + behind, device=device)[None, :]
+    columns = torch.where(slot < lengths + behind, begins + slot, 0)
+    action_mask, step_mask = (
+        mask[list(rows), : slot.shape[1]] for mask in (trajectory.action_mask, trajectory.step_mask)
+    )
+    # Slots behind the end write False into column 0, which is the query's and never a target.
+    inside = torch.where(slot < lengths, columns, 0)
+    target_mask = torch.zeros_like(real_mask).scatter(1, inside, action_mask)
+    stem = None
+    if trajectory.stem is not None:
+        stem = torch.cat([trajectory.stem[i] for i in rows])
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, stem)

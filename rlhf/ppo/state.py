@@ -1,0 +1,144 @@
+"""What a PPO checkpoint holds, so that a killed run ends with the very bytes of one that was not.
+
+Weights of policy and value model (those that are trained), their average if one is kept, Adam's
+moments, and the `Control` of the run: the KL coefficient, why it stopped if it did, and the metrics
+of the last update. There is no random state: every random number is keyed by (seed, update, prompt,
+sample, token) or by (seed, update, epoch). There is no data cursor: it follows from the update.
+There is no learning rate: it is set anew for each update.
+
+Sums over processes depend in their last digits on how many there are, so the bytes belong to a
+topology, which the checkpoint names; another one is refused rather than resumed nearly right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from plumbrule.errors import ConfigError
+from plumbrule.lm import distributed, fsdp
+from rlhf.ppo.optimisation.weight_average import AveragedWeights
+from rlhf.ppo.step import Learner
+
+
+@dataclass(frozen=True)
+class Control:
+    """What one update hands to the next, besides the models."""
+
+    kl_coef: float
+    """Of the next update."""
+    stopped: str = ""
+    """Why no update follows; empty: one does, unless the episodes are used up."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last update."""
+
+
+class State(NamedTuple):
+    """What a checkpoint holds of the models, every tensor whole."""
+
+    weights: dict[str, dict[str, Tensor]]
+    """Of each trained module by name, its trained parameters by name."""
+    average: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    topology: dict[str, int | str]
+
+
+def topology(learner: Learner) -> dict[str, int | str]:
+    """Return what the order of sums depends on: processes, how they share, the kind of device."""
+    device = learner.policy.model.device
+    where: dict[str, int | str] = {"processes": distributed.world_size(), "device": device.type}
+    if fsdp.is_sharded(learner.policy.model):
+        where["sharding"] = "fsdp"
+    return where
+
+
+def state_of(learner: Learner, average: AveragedWeights | None = None) -> State:
+    """Return what the main process is to save; every process must come here."""
+    return State(
+        weights_of(learner),
+        None if average is None else fsdp.whole(average.average),
+        fsdp.whole(learner.optimizer.state_dict()),
+        topology(learner),
+    )
+
+
+def weights_of(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """Return all trained weights in one piece, by model and name; every process must come here."""
+    return {
+        name: {of: fsdp.whole(p.detach()).contiguous() for of, p in trained(model).items()}
+        for name, model in learner.models.items()
+    }
+
+
+def save_state(folder: Path, state: State, control: Control) -> None:
+    """Write all of it into `folder`."""
+    for name, weights in state.weights.items():
+        save_file(weights, folder / weights_file(name))
+    if state.average is not None:
+        save_file(state.average, folder / "average.safetensors")
+    torch.save(state.optimizer, folder / "optimizer.pt")
+    saved = {**dataclasses.asdict(control), "topology": state.topology}
+    (folder / "state.json").write_text(json.dumps(saved), encoding="utf-8")
+
+
+def load_state(folder: Path, learner: Learner, average: AveragedWeights | None = None) -> Control:
+    """Put what `save_state` wrote into `learner` and `average`; return the control.
+
+    Raises: ConfigError: it was written under another topology.
+    """
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    before, now = state.pop("topology"), topology(learner)
+    if before != now:
+        raise ConfigError(
+            f"{folder} was written by {_describe(before)}, and this run has {_describe(now)}; a "
+            "resumed run would not end with the same bytes. Start it as before, or remove the "
+            "checkpoints."
+        )
+    put_weights(learner, {name: load_file(folder / weights_file(name)) for name in learner.models})
+    if average is not None:
+        average.load(load_file(folder / "average.safetensors"))
+    path = folder / "optimizer.pt"
+    put_optimizer(learner, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    return Control(**state)
+
+
+def weights_file(model: str) -> str:
+    """Return the name of the file that holds the trained weights of a model, `value model` too."""
+    return f"{model.replace(' ', '_')}.safetensors"
+
+
+def put_optimizer(learner: Learner, optimizer: dict[str, Any]) -> None:
+    """Replace the optimizer's state by `State.optimizer`."""
+    every = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    for number, kept in optimizer["state"].items():
+        for name, value in kept.items():
+            if value.shape == every[number].shape:  # a moment, and not the count of steps
+                kept[name] = fsdp.spread_like(value, every[number])
+    learner.optimizer.load_state_dict(optimizer)
+
+
+@torch.no_grad()
+def put_weights(learner: Learner, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Replace all that is trained by `State.weights`."""
+    for name, model in learner.models.items():
+        for of, parameter in trained(model).items():
+            parameter.copy_(fsdp.spread_like(weights[name][of], parameter))
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of `model` that training moves, by name; tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _describe(where: dict[str, int | str]) -> str:
+    number = where["processes"]
+    how = ", weights spread over them," if "sharding" in where else ""
+    return f"{number} process{'es' if number != 1 else ''}{how} on {where['device']}"

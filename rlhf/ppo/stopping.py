@@ -1,0 +1,81 @@
+"""Step 6 of an update: the KL coefficient of the next one, and whether there is a next one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from plumbrule.errors import ConfigError
+from plumbrule.store.artifacts import Artifact
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.kl import next_coefficient
+from rlhf.ppo.state import Control
+
+
+class Limit(NamedTuple):
+    """The KL (nats per response) behind which a run ends, and which setting gave it."""
+
+    kl: float
+    setting: str
+
+
+def limit_of(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Limit | None:
+    """Return the lower of the limits that are set; None: there is none.
+
+    Raises: ConfigError: the study predicts no peak for the series.
+    """
+    limits = []
+    if config.early_stop.run_kl is not None:
+        limits.append(Limit(config.early_stop.run_kl, "ppo.early_stop.run_kl"))
+    if config.stop_at is not None:
+        kl = predicted_peak(inputs["overoptimisation"], config.stop_series)
+        limits.append(Limit(kl, "the peak that ppo.stop_at predicts"))
+    return min(limits) if limits else None
+
+
+def predicted_peak(study: Artifact, series: str | None) -> float:
+    """Return the KL at which a study predicts the highest gold score.
+
+    Raises: ConfigError: no such series of PPO, several to choose from, or one without a peak, or
+    with one that most resamples put beyond what the study saw.
+    """
+    fits = json.loads(study.file("fits.json").read_text(encoding="utf-8"))
+    known = {row["series"]: row for row in fits if row["method"] == "ppo"}
+    if series is None and len(known) == 1:
+        series = next(iter(known))
+    if series not in known:
+        raise ConfigError(
+            f"ppo.stop_series (={series}) must name one of the study's series of PPO: "
+            f"{', '.join(known) or 'it has none'}."
+        )
+    peak = known[series].get("peak_kl", {}).get("value")
+    if peak is None:
+        raise ConfigError(
+            f"ppo.stop_at (=predicted_peak) must be null for the series {series!r}: its fit has no "
+            "peak. Choose another series, or ppo.early_stop.run_kl."
+        )
+    if known[series]["turns"] < 0.5:
+        raise ConfigError(
+            f"ppo.stop_at (=predicted_peak) must be null for the series {series!r}: the study saw "
+            f"no decline, its peak at {peak:.3g} nats is extrapolated. Use ppo.early_stop.run_kl "
+            "to stop there all the same."
+        )
+    return float(peak)
+
+
+def next_control(
+    control: Control, metrics: dict[str, float], config: PPOConfig, limit: Limit | None = None
+) -> Control:
+    """Return the control of the next update, given the metrics of this one."""
+    kl = metrics["objective/kl"]
+    coef = next_coefficient(
+        control.kl_coef, kl, config.kl.target, config.kl.horizon, config.batch_size
+    )
+    stopped = ""
+    if limit is not None and kl > limit.kl:
+        stopped = (
+            f"The run ended after {metrics['ppo/updates']:.0f} of {config.num_updates} updates: "
+            f"its KL ({kl:.3g} nats per response) had passed {limit.setting} (={limit.kl:.3g})."
+        )
+    return Control(coef, stopped, metrics)

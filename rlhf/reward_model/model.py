@@ -1,0 +1,381 @@
+"""The reward model: a policy's trunk, a linear head, and a score read at the last real token.
+
+What was decided, and where others differ:
+
+* The trunk is that of the policy it will judge, so tokenizer, chat template and retrieval template
+  are the policy's and travel with it: `model/` in a reward model's folder is an ordinary policy
+  folder. The query (passages included) and the response are read together.
+* The score stands at the last real token of each row, found from the mask that padding wrote.
+  transformers' classification head searches for the last id that is not the pad id, which reads
+  one token early where pad and end-of-text are the same id.
+* An answer that ended by itself is followed by the terminal token, in training and in PPO alike; an
+  answer cut by its token limit is not, since the policy never said that it was done. The rule is
+  recorded (`append_terminal`), and every row is made by `RewardModel.encode`.
+* The head starts at N(0, 1 / sqrt(d + 1)) with bias 0 (Stiennon et al. 2020, arXiv:2009.01325; the
+  square root follows their code) and works in float32 (float64 for a float64 trunk).
+* With `reads_surprise` the score has a second part: over the response's tokens, the sum of g times
+  (1 - p), where p is the probability that the model, as it is trained, gives a token where it
+  stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
+  hold what was said beside what should have been said, and a small model has no layers left to
+  compare the two; its own output layer does compare them. What such a head learns is where a
+  surprise counts: at a value, and not at the choice of a courtesy. Rafailov et al. 2023
+  (arXiv:2305.18290) read a reward from nothing but such probabilities. An output layer that is not
+  tied to the embeddings stays as it is.
+* Dropout is off, in training too: a policy's dropout is switched off for good where it is loaded.
+* A loss on pairs leaves the zero and the unit of scores open. `RewardStats` fixes them afterwards:
+  mean 0 and variance 1 on answers of the policy that PPO will start from.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from plumbrule.config import PRECISIONS, RuntimeConfig
+from plumbrule.data.records import Message
+from plumbrule.errors import ArtifactError, DataError, TrainingError
+from plumbrule.lm.loading import Policy, load_policy, resolve_device, save_policy
+from plumbrule.lm.logprobs import (
+    causal_lm,
+    hidden_states,
+    hidden_width,
+    logprobs,
+    output_embeddings,
+    pad_rows,
+    trunk,
+)
+from plumbrule.lm.randomness import generator
+from plumbrule.protocols import Episode
+from plumbrule.store.artifacts import Artifact, write_json
+
+MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
+COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
+"""What a precision is once it is settled."""
+
+
+@dataclass(frozen=True)
+class RewardStats:
+    """What `reward_stats.json` holds: how rows are made and how scores are normalised.
+
+    reads_surprise: whether the score has the part that sums over the response's tokens.
+    mean, std: of raw scores on `num_samples` answers of the initial policy; a normalised score is
+    (raw - mean) / std. precision: of the trunk's forward pass, in training and in scoring.
+    """
+
+    append_terminal: bool = True
+    precision: str = "float32"
+    reads_surprise: bool = False
+    mean: float = 0.0
+    std: float = 1.0
+    num_samples: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no reward model has. Raises: ValueError: a value's type or range is wrong."""
+        for name in ("append_terminal", "reads_surprise"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} (={getattr(self, name)!r:.40}) must be true or false")
+        if self.precision not in COMPUTED:
+            raise ValueError(
+                f"precision (={self.precision!r:.40}) must be one of {', '.join(COMPUTED)}"
+            )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name} (={value!r:.40}) must be a finite number")
+        if not self.std > 0:
+            raise ValueError(f"std (={self.std}) must be above 0")
+        if type(self.num_samples) is not int or self.num_samples < 0:
+            raise ValueError(f"num_samples (={self.num_samples!r:.40}) must be a whole number")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is scored: a prompt, a response and the terminal token if due, as token ids."""
+
+    tokens: tuple[int, ...]
+    begin: int
+    """Where the response begins."""
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens before the response."""
+        return self.tokens[: self.begin]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class RowBatch(NamedTuple):
+    """Rows as tensors: (b, l) ids, what is no padding, and what is of a response; (b,) sharing."""
+
+    tokens: Tensor
+    real_mask: Tensor
+    response_mask: Tensor
+    shared: Tensor
+    """How many first tokens a row has in common with the last row before it that shares none: the
+    length of the prompt where both answer the same one, else 0."""
+
+    def to(self, device: str | torch.device) -> RowBatch:
+        """Return the same on `device`."""
+        return RowBatch(*(x.to(device) for x in self))
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> RowBatch:
+    """Return rows padded on the right; neighbours that answer one prompt share it."""
+    tokens, real_mask = pad_rows([row.tokens for row in rows], pad_id)
+    begins = torch.tensor([row.begin for row in rows])
+    positions = torch.arange(tokens.shape[1])
+    shared = torch.tensor(
+        [
+            row.begin if before is not None and row.prompt == before.prompt else 0
+            for before, row in zip([None, *rows], rows, strict=False)
+        ]
+    )
+    return RowBatch(tokens, real_mask, real_mask & (positions >= begins[:, None]), shared)
+
+
+class RewardModel(nn.Module):
+    """Scores of whole responses. `trunk` and heads are its parameters; `policy` encodes text.
+
+    Args: policy: what it starts from; its trunk is used in place, not copied. seed: of the head.
+    """
+
+    def __init__(self, policy: Policy, stats: RewardStats | None = None, *, seed: int = 0):
+        super().__init__()
+        self.policy = policy
+        self.stats = stats or RewardStats()
+        self.trunk = trunk(policy.model)
+        lm = causal_lm(policy.model)
+        if output_embeddings(lm).weight is not lm.get_input_embeddings().weight:
+            output_embeddings(lm).requires_grad_(False)
+        width = hidden_width(lm)
+        draws = generator("reward head", seed).normal(0.0, 1.0 / math.sqrt(width + 1), (1, width))
+        self.head = nn.Linear(width, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(draws))
+            self.head.bias.zero_()
+        self.surprise_head = nn.Linear(width, 1) if self.stats.reads_surprise else None
+        if self.surprise_head is not None:
+            nn.init.zeros_(self.surprise_head.weight)
+            nn.init.constant_(self.surprise_head.bias, -1.0)
+        dtype = torch.promote_types(policy.model.dtype, torch.float32)
+        for head in (self.head, self.surprise_head):
+            if head is not None:
+                head.to(policy.model.device, dtype)
+
+    @property
+    def append_terminal(self) -> bool:
+        """Whether a finished answer is scored with the terminal token behind it."""
+        return self.stats.append_terminal
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        passages: Sequence[str],
+        response: str,
+        finished: bool = True,
+    ) -> Row:
+        """Return the row that is scored: prompt, response, terminal token if due."""
+        terminal = finished and self.append_terminal
+        prompt = self.policy.encode(messages, passages)
+        answer = self.policy.encode_response(response, terminal=terminal)
+        return Row((*prompt, *answer), len(prompt))
+
+    def scores(
+        self,
+        tokens: Tensor,
+        real_mask: Tensor,
+        response_mask: Tensor,
+        shared: Tensor | None = None,
+    ) -> Tensor:
+        """Return raw scores (b,) of rows padded on either side, in the head's dtype.
+
+        Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = real token. response_mask:
+            (b, l) bool, True = token of the response, its terminal token counted. shared: (b,)
+            int64, as in `RowBatch`; None: no row shares its prompt.
+        Raises: ValueError: a row of `real_mask` holds no real token.
+        """
+        last = last_real(real_mask)
+        device = tokens.device
+        with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
+            hidden = hidden_states(self.trunk, tokens, real_mask, shared=shared)
+        rows = torch.arange(len(tokens), device=device)
+        with torch.autocast(device.type, enabled=False):
+            hidden = hidden.to(self.head.weight.dtype)
+            scores = self.head(hidden[rows, last]).squeeze(-1)
+            if self.surprise_head is None:
+                return scores
+            lm = self.policy.model
+            found = logprobs(lm, tokens, real_mask, response_mask, hidden=hidden).logprobs
+            owners, columns = response_mask.nonzero(as_tuple=True)
+            weights = self.surprise_head(hidden[owners, columns - 1]).squeeze(-1)
+            surprise = 1 - found[owners, columns].exp()
+            return scores.index_add(0, owners, weights * surprise.to(scores.dtype))
+
+    def normalised_head(self) -> nn.Linear:
+        """Return a new head that gives normalised scores: what a value model starts from."""
+        head = copy.deepcopy(self.head)
+        with torch.no_grad():
+            head.weight /= self.stats.std
+            head.bias.sub_(self.stats.mean).div_(self.stats.std)
+        return head
+
+    def heads(self) -> nn.ModuleDict:
+        """Return the heads under the names that they have in the file."""
+        surprise = {} if self.surprise_head is None else {"surprise": self.surprise_head}
+        return nn.ModuleDict({"score": self.head, **surprise})
+
+    def save(self, folder: Path) -> None:
+        """Write `model/`, `head.safetensors` and `reward_stats.json` into `folder`."""
+        save_policy(self.policy, folder / MODEL)
+        heads = self.heads().state_dict()
+        save_file({name: t.detach().cpu().contiguous() for name, t in heads.items()}, folder / HEAD)
+        write_json(folder / STATS, dataclasses.asdict(self.stats))
+
+
+def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> RewardModel:
+    """Return the reward model that `RewardModel.save` wrote, on `device`.
+
+    Raises: ArtifactError: a file is missing or holds something else.
+    """
+    folder = Path(folder)
+    try:
+        stats = RewardStats(**json.loads((folder / STATS).read_bytes().decode("utf-8")))
+        heads = load_file(folder / HEAD)
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder} must hold a reward model ({STATS}, {HEAD}, {MODEL}/): {error}; "
+            "remove the folder and run again."
+        ) from None
+    model = RewardModel(load_policy(folder / MODEL, device=device), stats)
+    try:
+        model.heads().load_state_dict(heads)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{folder / HEAD} must hold the heads that {STATS} names: {error}; remove the folder "
+            "and run again."
+        ) from None
+    return model
+
+
+def reward_model_of(artifact: Artifact, device: str | torch.device) -> RewardModel:
+    """Return the reward model of an rm artifact, on `device`, as it was published.
+
+    Raises: ArtifactError: a file of it is missing, damaged or holds something else.
+    """
+    for name in (STATS, HEAD, MODEL):
+        artifact.file(name)
+    return load_reward_model(artifact.path, device=device)
+
+
+def open_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> RewardScorer:
+    """Return the Scorer of an rm artifact, ready on the runtime's device."""
+    model = reward_model_of(artifact, resolve_device(runtime))
+    return RewardScorer(model, runtime.micro_batch_size)
+
+
+class RewardScorer:
+    """A reward model as a Scorer: normalised scores of episodes.
+
+    Text is encoded anew with the reward model's own tokenizer and templates, so it may judge a
+    policy of another family. A response that this makes too long for the context (half characters
+    take more tokens when they are encoded again) is read up to its end, as a cut answer, and said.
+    """
+
+    def __init__(self, model: RewardModel, micro_batch_size: int):
+        self.model, self.micro_batch_size = model, micro_batch_size
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        """Return {"score": (n,) float64}, normalised, in the order of `episodes`.
+
+        Raises: DataError: a prompt and its passages alone fill the model's context.
+        """
+        rows = [self._row(episode) for episode in episodes]
+        cut = sum(is_cut for _, is_cut in rows)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(rows)} responses were scored up to the reward model's context "
+                f"(={self.model.policy.spec.context} tokens).",
+                stacklevel=2,
+            )
+        raw = score_rows(self.model, [row for row, _ in rows], self.micro_batch_size)
+        stats = self.model.stats
+        return {"score": (raw.numpy().astype(np.float64) - stats.mean) / stats.std}
+
+    def _row(self, episode: Episode) -> tuple[Row, bool]:
+        messages, context = episode.prompt.messages, self.model.policy.spec.context
+        row = self.model.encode(messages, episode.passages, episode.response, episode.finished)
+        if len(row) <= context:
+            return row, False
+        if row.begin >= context:
+            raise DataError(
+                f"prompt {episode.prompt.id!r} (={row.begin} tokens with its passages) must be "
+                f"shorter than the reward model's context (={context} tokens); lower "
+                "retrieval.budget_tokens or use a model with a longer context."
+            )
+        return Row(row.tokens[:context], row.begin), True
+
+
+def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -> Tensor:
+    """Return raw scores (n,) float32, on the CPU and without gradient, in the order of `rows`.
+
+    Equal rows go through the model once, and so does a prompt with all its answers of one pass.
+    Raises: TrainingError: a score is NaN or Inf.
+    """
+    index: dict[Row, int] = {}
+    places = [index.setdefault(row, len(index)) for row in rows]
+    distinct = list(index)
+    scores = torch.zeros(len(distinct))
+    device = model.head.weight.device
+    with torch.no_grad():
+        for group in by_prompt(distinct, micro_batch_size):
+            batch = collate([distinct[i] for i in group], model.policy.pad_id)
+            scores[group] = model.scores(*batch.to(device)).cpu()
+    if not torch.isfinite(scores).all():
+        bad = int((~torch.isfinite(scores)).sum())
+        raise TrainingError(
+            f"{bad} of {len(scores)} reward scores are NaN or Inf; lower rm.learning_rate or use "
+            "rm.precision=float32."
+        )
+    return scores[places]
+
+
+def by_prompt(rows: Sequence[Row], most: int) -> list[list[int]]:
+    """Return lists of at most `most` row indices: answers to one prompt together, longest first."""
+    answers: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        answers.setdefault(row.prompt, []).append(i)
+    parts = [
+        own[start : start + most] for own in answers.values() for start in range(0, len(own), most)
+    ]
+    lists: list[list[int]] = []
+    for part in sorted(parts, key=lambda part: -max(len(rows[i]) for i in part)):
+        if lists and len(lists[-1]) + len(part) <= most:
+            lists[-1] += part
+        else:
+            lists.append(list(part))
+    return lists
+
+
+def last_real(real_mask: Tensor) -> Tensor:
+    """Return the position (b,) int64 of the last True in each row of `real_mask` (b, l) bool.
+
+    Raises: ValueError: a row holds none.
+    """
+    if real_mask.ndim != 2 or not bool(real_mask.any(dim=1).all()):
+        raise ValueError("every row of real_mask (b, l) must hold at least one real token.")
+    positions = torch.arange(real_mask.shape[1], device=real_mask.device)
+    return torch.where(real_mask, positions, -1).amax(dim=1)

@@ -1,0 +1,193 @@
+"""Settings of the reward that PPO, and any other policy method, maximises. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from plumbrule.config import (
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    GoldConfig,
+    require,
+    require_choice,
+    require_range,
+    require_source,
+)
+from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
+
+ENSEMBLE_RULES = ("mean", "worst", "uncertainty", "weights")
+
+
+@dataclass
+class RewardTermConfig:
+    """One term of a reward, and what becomes of it before the sum."""
+
+    name: str = "rm"
+    """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, or a function of \
+text: length, repetition, unfinished, supported, citation, or one of a plug-in."""
+    weight: float = 1.0
+    normalise: str = "none"
+    """batch: less the mean of the update's responses, by their standard deviation. A reward model \
+is normalised already, on answers of the policy that PPO starts from."""
+    clip: float | None = None
+    """Then cut to [-clip, clip]; None: not at all."""
+    source: str = ""
+    """Digest of the plug-in's file, or of our function's code; filled in, whatever is given."""
+
+    def __post_init__(self) -> None:
+        require_choice("reward.terms.name", self.name, {*TERMS, *FUNCTIONS})
+        require_range(f"reward.terms.{self.name}.weight", self.weight, -1e6, 1e6)
+        require_choice(f"reward.terms.{self.name}.normalise", self.normalise, ("none", "batch"))
+        if self.clip is not None:
+            require_range(f"reward.terms.{self.name}.clip", self.clip, 1e-9)
+        self.source = source_digest(self.name)
+
+
+@dataclass
+class EnsembleConfig:
+    """How the scores of several reward models become one."""
+
+    rule: str = "mean"
+    """mean; worst: the lowest; uncertainty: mean less penalty times their variance; weights: one \
+model whose weights are the mean of theirs."""
+    penalty: float = 1.0
+    """Of rule uncertainty, per unit of variance."""
+
+    def __post_init__(self) -> None:
+        require_choice("reward.ensemble.rule", self.rule, ENSEMBLE_RULES)
+        require_range("reward.ensemble.penalty", self.penalty, 0.0, 1e6)
+
+
+@dataclass
+class ClassifierConfig:
+    """A ready-made sequence classifier as a term: its raw score for a dialogue."""
+
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name; needed where a term is named classifier."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    label: int = 0
+    """Which of the classifier's outputs is the score."""
+
+    def __post_init__(self) -> None:
+        require_range("reward.classifier.label", self.label, 0)
+        if self.name_or_path is not None:
+            name = "reward.classifier.name_or_path"
+            require_source(name, self.name_or_path, "reward.classifier.revision", self.revision)
+
+
+@dataclass
+class HTTPConfig:
+    """A scorer behind a URL as a term; `rlhf/rewards/http_scorer.py` says what it is asked."""
+
+    url: str | None = None
+    """http or https; needed where a term is named http."""
+    version: str | None = None
+    """What the scorer must say that it is: it stands for code that no fingerprint can see."""
+    token_env: str | None = None
+    """Environment variable whose value is sent as a bearer token; None: none is."""
+    batch_size: int = field(default=64, metadata=NOT_HASHED)
+    """Responses per request."""
+    timeout_seconds: float = field(default=30.0, metadata=NOT_HASHED)
+    """Of one request, from connecting to the reply's last byte."""
+    patience_seconds: float = field(default=180.0, metadata=NOT_HASHED)
+    """How long a request is tried again before the run stops."""
+
+    def __post_init__(self) -> None:
+        require_range("reward.http.batch_size", self.batch_size, 1, unit="responses")
+        require_range("reward.http.timeout_seconds", self.timeout_seconds, 0.001, 86_400.0)
+        require_range("reward.http.patience_seconds", self.patience_seconds, 0.0, 1e7)
+        if self.url is not None:
+            secret = set(self.url) & set("@?#")
+            require(
+                self.url.startswith(("http://", "https://")) and not secret,
+                "reward.http.url",
+                "hidden" if secret else self.url,
+                "begin with http:// or https:// and hold no password and no query",
+                "put a secret into an environment variable and name it in reward.http.token_env",
+            )
+            require(
+                _is_address(self.url),
+                "reward.http.url",
+                self.url,
+                "be an address in plain letters, with a host",
+                "percent-encode other letters and blanks",
+            )
+            require(
+                bool(self.version),
+                "reward.http.version",
+                self.version,
+                "name what the scorer answers as its version",
+                "without it two runs of one config could mean different rewards",
+            )
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a client can send a request to `url`."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return named and url.isascii() and url.isprintable() and " " not in url
+
+
+@dataclass
+class RewardConfig:
+    """What a policy method maximises: a weighted sum of named terms.
+
+    A list, since a mapping that is overridden keeps its old entries beside the new ones.
+    """
+
+    terms: list[RewardTermConfig] = field(default_factory=lambda: [RewardTermConfig()])
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    gold: GoldConfig = field(default_factory=GoldConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    http: HTTPConfig = field(default_factory=HTTPConfig)
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        require(bool(names), "reward.terms", names, "name at least one term", "add one")
+        require(
+            len(set(names)) == len(names),
+            "reward.terms",
+            names,
+            "name each term once",
+            "add up the weights",
+        )
+        for name, setting, value in (
+            ("classifier", "reward.classifier.name_or_path", self.classifier.name_or_path),
+            ("http", "reward.http.url", self.http.url),
+        ):
+            require(
+                value is not None or name not in names,
+                setting,
+                value,
+                f"be given where a term is named {name}",
+                "give it, or leave the term out",
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Term name -> weight."""
+        return {term.name: term.weight for term in self.terms}
+
+
+@dataclass
+class RequireConfig:
+    """What the report card of every reward model must show before PPO trains against it."""
+
+    accuracy: float | None = None
+    """Least share of held-out pairs; None: any."""
+    every_kind: float | None = None
+    """Least accuracy, without label noise, on pairs of each kind of difference; None: any."""
+    ece: float | None = None
+    """Highest expected calibration error, less what chance explains of it; None: any."""
+    beats_rules: bool = False
+    """Whether the accuracy's interval must lie above the best rule of one feature."""
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy", "every_kind", "ece"):
+            if getattr(self, name) is not None:
+                require_range(f"ppo.require_rm.{name}", getattr(self, name), 0.0, 1.0)

@@ -1,0 +1,137 @@
+"""Rewards that are functions of text, by name: rules of ours, and those of plug-ins.
+
+A function takes episodes and returns one number for each, in their order. A number must depend on
+its own episode alone: a function is given the distinct ones of one process, or some of them. A name
+in a config chooses it (`reward.terms=[{name: rm}, {name: length, weight: -0.02}]`); where it lives
+is written in code only, here or in a plug-in:
+
+    # lengths.py, started with PLUMBRULE_PLUGINS=lengths.py or `plumbrule --plugin lengths.py ...`
+    from rlhf.rewards.functions import register
+
+    @register("shouting")
+    def shouting(episodes):
+        return [-float(e.response.isupper()) for e in episodes]
+
+No torch here: a config checks its names against this table before anything loads.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plumbrule.errors import ConfigError
+from plumbrule.store.fingerprint import plugin_digest, registered_digest
+
+if TYPE_CHECKING:
+    from plumbrule.protocols import Episode
+
+RewardFunction = Callable[["Sequence[Episode]"], Sequence[float]]
+FUNCTIONS: dict[str, RewardFunction] = {}
+_FILES: dict[str, Path] = {}
+_DIGESTS: dict[str, str] = {}
+TERMS = ("rm", "gold", "constant", "classifier", "http")
+"""Terms that are no functions: `reward_terms.py` opens them."""
+TOTAL = "score"
+"""What the sum of all terms is called beside them."""
+HASHED_BY_NAME = True
+"""A registered function is hashed with the term that names it
+(`plumbrule/store/fingerprint.py`)."""
+NGRAM = 3
+"""Words of which a repetition is made."""
+_WORD = re.compile(r"\w+")
+_CITATION = re.compile(r"\[(\d+)\]")
+
+
+def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
+    """Return a decorator that enters a function into the table.
+
+    Raises: ConfigError: the name is taken, or can't stand in a config.
+    """
+    if name in (*TERMS, TOTAL) or not name.isidentifier():
+        raise ConfigError(
+            f"reward function (={name!r}) must have a name of letters, digits and _ that is none "
+            f"of {', '.join((*TERMS, TOTAL))}; choose another."
+        )
+
+    file = Path(sys._getframe(1).f_globals["__file__"])
+
+    def enter(function: RewardFunction) -> RewardFunction:
+        if name in FUNCTIONS and _FILES[name] != file:
+            raise ConfigError(
+                f"reward function (={name}) must be registered once; {_FILES[name].name} and "
+                f"{file.name} both do. Rename one."
+            )
+        FUNCTIONS[name], _FILES[name] = function, file
+        _DIGESTS[name] = plugin_digest(str(file))
+        return function
+
+    return enter
+
+
+def source_digest(name: str) -> str:
+    """Return 16 hex digits of the plug-in that registered a term, as it was then, or of our own
+    function; "" for a term that is no function.
+
+    It is part of a term's config, so that an edit makes another artifact of those who use the term.
+    The digest is in the config only of runs that choose the name.
+    """
+    if name not in FUNCTIONS:
+        return ""
+    return _DIGESTS[name] or registered_digest(FUNCTIONS[name])
+
+
+@register("length")
+def length(episodes: Sequence[Episode]) -> list[float]:
+    """Return the number of words of each response."""
+    return [float(len(e.response.split())) for e in episodes]
+
+
+@register("repetition")
+def repetition(episodes: Sequence[Episode]) -> list[float]:
+    """Return the share, in [0, 1], of each response's runs of three words that it said before."""
+    return [_repeated(_words(e.response)) for e in episodes]
+
+
+@register("unfinished")
+def unfinished(episodes: Sequence[Episode]) -> list[float]:
+    """Return 1 for a response that was cut by its limit, else 0."""
+    return [float(not e.finished) for e in episodes]
+
+
+@register("supported")
+def supported(episodes: Sequence[Episode]) -> list[float]:
+    """Return the share, in [0, 1], of each response's words that the question or a passage holds.
+
+    1 for a response without words; 0 for one to a prompt without passages, which nothing supports.
+    """
+    shares = []
+    for e in episodes:
+        said = _words(e.response)
+        shown = set(_words(" ".join(e.passages)))
+        asked = set(_words(" ".join(m.content for m in e.prompt.messages)))
+        held = [word in shown or word in asked for word in said]
+        shares.append(sum(held) / len(held) if shown and held else float(not held))
+    return shares
+
+
+@register("citation")
+def citation(episodes: Sequence[Episode]) -> list[float]:
+    """Return the share, in [0, 1], of each response's [n] that name a passage shown; 0 for none."""
+    shares = []
+    for e in episodes:
+        named = [1 <= int(n) <= len(e.passages) for n in _CITATION.findall(e.response)]
+        shares.append(sum(named) / len(named) if named else 0.0)
+    return shares
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _repeated(words: Sequence[str]) -> float:
+    runs = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

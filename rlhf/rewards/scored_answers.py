@@ -1,0 +1,90 @@
+"""The answers that a feedback artifact holds, as methods that choose among them read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from plumbrule.data.records import Message, Prompt, read_rows
+from plumbrule.errors import DataError, TrainingError
+from plumbrule.protocols import Episode, Scorer
+from plumbrule.tracking.stage_tracker import Tracker
+from rlhf.rewards.config import RewardConfig
+from rlhf.rewards.terms import score_distinct
+from rlhf.rewards.transforms import reward_of
+
+CHUNK_PROMPTS = 64
+"""Prompts whose answers are scored between two steps of the progress line."""
+
+
+class AnsweredPrompt(NamedTuple):
+    """A prompt, what was shown with it, and K answers to it, in the order of their sampling."""
+
+    prompt: Prompt
+    passages: tuple[str, ...]
+    responses: tuple[str, ...]
+    finished: tuple[bool, ...]
+    utilities: tuple[float, ...] | None
+    """Gold, without noise, where they are known."""
+
+
+def read_answers(path: Path, split: str) -> list[AnsweredPrompt]:
+    """Return the prompts of one split of a feedback artifact's samples.jsonl.
+
+    Raises: DataError: the split has none.
+    """
+    rows: dict[str, list[Mapping]] = {}
+    for _, row in read_rows(path):
+        if row["split"] == split:
+            rows.setdefault(row["id"], []).append(row)
+    found = []
+    for id, own in rows.items():
+        own.sort(key=lambda row: row["sample"])
+        first, utilities = own[0], [row["utility"] for row in own]
+        found.append(
+            AnsweredPrompt(
+                Prompt(id, tuple(Message(**m) for m in first["messages"]), first["meta"]),
+                tuple(first["passages"]),
+                tuple(row["response"] for row in own),
+                tuple(bool(row["finished"]) for row in own),
+                None if None in utilities else tuple(float(u) for u in utilities),
+            )
+        )
+    if not found:
+        raise DataError(f"samples must hold answers of the split {split}; sample some.", path)
+    return found
+
+
+def score_answers(
+    prompts: Sequence[AnsweredPrompt],
+    scorers: Mapping[str, Scorer],
+    reward: RewardConfig,
+    tracker: Tracker,
+) -> list[np.ndarray]:
+    """Return the reward (K,) of each prompt's answers, its terms prepared over all of them.
+
+    Raises: TrainingError: a term raises, or gives NaN or Inf.
+    """
+    terms: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
+    with tracker.progress(sum(len(p.responses) for p in prompts), "reward", "answers") as line:
+        for start in range(0, len(prompts), CHUNK_PROMPTS):
+            episodes = [
+                Episode(p.prompt, p.passages, response, finished)
+                for p in prompts[start : start + CHUNK_PROMPTS]
+                for response, finished in zip(p.responses, p.finished, strict=True)
+            ]
+            for name, scorer in scorers.items():
+                terms[name].append(score_distinct(name, scorer, episodes)["score"])
+            line.advance(len(episodes))
+    whole = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in terms.items()}
+    for name, values in whole.items():
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise TrainingError(f"reward term {name} must be finite; {bad} answers are NaN or Inf.")
+    total = reward_of(whole, reward).numpy()
+    ends = np.cumsum([len(p.responses) for p in prompts])
+    return np.split(total, ends[:-1])

@@ -1,0 +1,121 @@
+"""Stage `data`: any source into clean, split records and a card that says what was done.
+
+One node prepares one role. Steps:
+  1  read the source with its reader, or generate Atlas;
+  2  drop what the reader refused (counted by reason), repeats (counted) and rows over `max_rows`;
+     of preferences, merge the rankings of several annotators and drop those without an order;
+  3  split by conversation (`plumbrule/data/splits.py`), unless the source brings its own split;
+  4  check that no prompt is on both sides and no id is given twice;
+  5  write `records.jsonl`, `validation.jsonl`, `card.json`, `samples.jsonl`, `notes.json`.
+
+Documents and benchmarks are not split: all their rows are in `records.jsonl`. Benchmarks keep their
+repeats too, since published protocols count them. The stage is quick and holds no checkpoint; it
+writes the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbrule.config import AtlasConfig, RuntimeConfig
+from plumbrule.data.readers import Row, read
+from plumbrule.data.records import to_dict
+from plumbrule.errors import DataError
+from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.stage_tracker import Tracker
+from sft.config import BENCHMARKS, UNSPLIT, DataConfig
+from sft.data.data_card import card, notes, sample
+from sft.data.selection import Item, check_split, collect, divide, settle, spread
+
+NUM_SAMPLES = 8
+"""Rows of each node that the report shows."""
+
+
+def run(
+    config: DataConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Prepare the records of one role and return how many there are.
+
+    Raises: DataError: the source is missing, malformed or empty, or its split leaks.
+    """
+    dataset = config.dataset
+    # 1, 2
+    rows = source_rows(config)
+    kept = collect(rows, dataset.max_rows, unique=config.role not in BENCHMARKS)
+    kept = settle(kept, dataset.annotators)
+    if not kept.train and not kept.validation:
+        reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
+        raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
+    # 3
+    if config.role in UNSPLIT:
+        train, validation = spread([*kept.train, *kept.validation], config.per_group), list[Item]()
+    else:
+        train, validation = divide(kept, dataset.validation_share, dataset.split_seed)
+    # 4
+    check_split(train, validation)
+    # 5
+    write(train, out / "records.jsonl")
+    write(validation, out / "validation.jsonl")
+    facts = card(config, kept, train, validation)
+    facts["content_sha256"] = sha256_of(out / "records.jsonl", out / "validation.jsonl")
+    write_json(facts, out / "card.json")
+    write_json(notes(config, facts), out / "notes.json")
+    write([sample(item) for item in train[:NUM_SAMPLES]], out / "samples.jsonl")
+    metrics = {
+        "data/rows": float(len(train)),
+        "data/validation_rows": float(len(validation)),
+        "data/duplicates": float(kept.duplicates),
+        "data/dropped": float(kept.dropped.total()),
+    }
+    tracker.log(metrics, 0)
+    return metrics
+
+
+def source_rows(config: DataConfig) -> Iterator[Row]:
+    """Return the rows of a data node's source.
+
+    Raises: DataError: see `plumbrule.data.readers.read`.
+    """
+    if config.dataset.format != "atlas":
+        assert config.dataset.path is not None  # DataConfig has checked it
+        return read(config.dataset.format, config.role, config.dataset.path)
+    assert config.atlas is not None  # DataConfig has checked it
+    return atlas_rows(config.role, config.atlas)
+
+
+def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[Row]:
+    """Yield Atlas's rows for a role; it brings its own held-out ones."""
+    from plumbrule.atlas.datasets import records
+
+    split = records(role, atlas)
+    yield from (Row(record, held_out=False) for record in split.train)
+    yield from (Row(record, held_out=True) for record in split.validation)
+
+
+def write(items: Iterable[Item], path: Path) -> None:
+    """Write records or rows as JSON Lines."""
+    with open(path, "w", encoding="utf-8") as lines:
+        for item in items:
+            row = item if isinstance(item, dict) else to_dict(item)
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write a JSON value, indented."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the sha256, as 64 hex digits, of the files' bytes one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

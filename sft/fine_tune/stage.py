@@ -1,0 +1,211 @@
+"""Stage `sft`: a base model learns to answer, from demonstrations.
+
+The loss is on responses only, terminal token included: a policy that never learned to end makes
+PPO's rewards meaningless (they are given at the end). TRL's SFTTrainer does the training
+(`sft/fine_tune/trl_trainer.py`); tokens, the order of rows and measurement are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.data.records import Demonstration, read_records
+from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.generation import generate
+from plumbrule.lm.loading import (
+    Policy,
+    checkpoint_activations,
+    load_policy,
+    load_tokenizer,
+    resolve_device,
+    save_policy,
+)
+from plumbrule.lm.logprobs import trunk
+from plumbrule.lm.policy import POLICY_FILE, PolicySpec
+from plumbrule.lm.randomness import row_key
+from plumbrule.lm.templates import check_chats, settled_turns
+from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.costs import ADAPTED, TRAINED, cost_metrics, num_weights
+from plumbrule.store.packaged_files import located
+from plumbrule.tracking.stage_tracker import Tracker
+from sft.config import SFTConfig
+from sft.fine_tune.demonstrations import Example, encode, mean_nll
+
+
+def run(
+    config: SFTConfig,
+    inputs: Mapping[str, Artifact],
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> Mapping[str, float]:
+    """Fine-tune the `base` input, or the configured model, and return its held-out metrics.
+
+    Writes `model/`, `samples.jsonl` and `notes.json`.
+    Raises: ConfigError: no model to start from. DataError: the chat template refuses a
+        demonstration, or none fits the context.
+    TrainingError: the loss or gradient is not finite.
+    """
+    from sft.fine_tune.trl_trainer import train  # TRL takes seconds to import
+
+    # 1. The policy to start from, once its chat template is known to take the chats.
+    base = inputs.get("base")
+    check_demonstrations(config, base, inputs["demonstrations"])
+    device = resolve_device(runtime)
+    policy = starting_policy(config, base)
+    policy = prepare_training(policy, config.adapter, config.seed, "sft.adapter")
+    policy.model.to(device)  # type: ignore[arg-type]
+
+    # 2. The demonstrations that fit its context.
+    records = inputs["demonstrations"].file("records.jsonl")
+    learned = encode(policy, read_records(Demonstration, records))
+    held_out = encode(
+        policy,
+        read_records(Demonstration, inputs["demonstrations"].file("validation.jsonl")),
+    )
+    if not learned.fitting:
+        raise DataError(
+            f"none of {learned.num_too_long} demonstrations fits the context "
+            f"(={policy.spec.context} tokens); raise model.context or give shorter ones.",
+            records,
+        )
+
+    # 3. Training.
+    if config.num_train_epochs > 0:
+        if runtime.gradient_checkpointing:
+            checkpoint_activations(policy.model)
+        train(
+            policy,
+            learned.fitting,
+            config,
+            micro_batch_size=runtime.micro_batch_size,
+            device=device,
+            saves=out / "checkpoints",
+            tracker=tracker,
+        )
+
+    # 4. What it came to.
+    save_policy(policy, out / "model")
+    metrics = {
+        "sft/rows": float(len(learned.fitting)),
+        "sft/rows_too_long": float(learned.num_too_long),
+        **training_cost(policy, learned.fitting, config),
+    }
+    if held_out.fitting:
+        loss = mean_nll(policy, held_out.fitting, runtime.micro_batch_size)
+        metrics |= {"sft/loss": loss, "sft/perplexity": math.exp(loss)}
+    samples = sample_responses(policy, held_out.fitting, config, runtime.micro_batch_size)
+    with open(out / "samples.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    tracker.table(
+        "samples",
+        ["prompt", "response", "reference"],
+        [[row["prompt"], row["response"], row["reference"]] for row in samples],
+    )
+    write_json(
+        out / "notes.json",
+        [
+            *policy.notes,
+            *notes(
+                policy.spec.context, learned.num_too_long, held_out.num_too_long, bool(held_out[0])
+            ),
+        ],
+    )
+    return metrics
+
+
+def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifact) -> None:
+    """Raise DataError if the chat template refuses a demonstration; no model is loaded."""
+    path = base.file("model") if base is not None else config.model.name_or_path
+    if path is None:
+        return  # `starting_policy` says so
+    revision = None if base is not None else config.model.revision
+    tokenizer = load_tokenizer(located(path), revision=revision, pad_token=config.model.pad_token)
+    saved = Path(path) / POLICY_FILE
+    system_turns = config.model.system_turns
+    if saved.is_file():
+        system_turns = settled_turns(system_turns, PolicySpec.read(saved).system_turns)
+    for name in ("records.jsonl", "validation.jsonl"):
+        chats = ((d.id, d.messages) for d in read_records(Demonstration, given.file(name)))
+        check_chats(tokenizer, chats, system_turns)
+
+
+def training_cost(
+    policy: Policy, examples: Sequence[Example], config: SFTConfig
+) -> dict[str, float]:
+    """Return the FLOPs of training as a headline metric."""
+    tokens = sum(len(example.prompt) + len(example.response) for example in examples)
+    each = ADAPTED if has_adapter(policy) else TRAINED
+    flops = each * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
+    return cost_metrics(training_flops=flops)
+
+
+def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
+    """Return the policy to train, its spec with what the config says of context and templates.
+
+    Raises: ConfigError: neither a base artifact nor `model.name_or_path` is given.
+    """
+    if base is not None:
+        policy = load_policy(base.file("model"))
+    elif config.model.name_or_path is not None:
+        policy = load_policy(
+            config.model.name_or_path,
+            revision=config.model.revision,
+            pad_token=config.model.pad_token,
+        )
+    else:
+        raise ConfigError(
+            "sft.model.name_or_path (=None) must name a model where the sft node has no base "
+            "input; set it, or give the node a base."
+        )
+    policy.spec = dataclasses.replace(
+        policy.spec,
+        context=min(policy.spec.context, config.model.context),
+        retrieval_template=config.retrieval_template,
+        system_turns=settled_turns(config.model.system_turns, policy.spec.system_turns),
+    )
+    return policy
+
+
+def sample_responses(
+    policy: Policy, examples: Sequence[Example], config: SFTConfig, rows_per_pass: int
+) -> list[dict[str, Any]]:
+    """Return greedy responses to the first prompts that leave room for one, beside references."""
+    room = policy.spec.context - config.max_new_tokens
+    shown = [e for e in examples if len(e.prompt) <= room][: config.num_samples]
+    sampling = SamplingConfig(
+        temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=rows_per_pass
+    )
+    keys = [row_key("sft sample", config.seed, e.demonstration.id) for e in shown]
+    samples = generate(policy, [e.prompt for e in shown], sampling=sampling, keys=keys)
+    return [
+        {
+            "id": demonstration.id,
+            "prompt": "\n".join(f"{m.role}: {m.content}" for m in demonstration.messages),
+            "passages": list(demonstration.passages),
+            "response": policy.decode(sample.tokens),
+            "finished": sample.finished,
+            "reference": demonstration.response,
+        }
+        for (demonstration, _, _), sample in zip(shown, samples, strict=True)
+    ]
+
+
+def notes(context: int, too_long: int, held_out_too_long: int, measured: bool) -> list[str]:
+    """Return what a reader of the report must be told."""
+    said = []
+    if too_long or held_out_too_long:
+        said.append(
+            f"{too_long} training and {held_out_too_long} held-out demonstrations did not fit the "
+            f"context of {context} tokens and were left out whole."
+        )
+    if not measured:
+        said.append("No held-out demonstration was there to measure, so the loss is not known.")
+    return said

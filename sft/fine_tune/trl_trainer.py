@@ -1,0 +1,159 @@
+"""TRL's SFTTrainer, held to what this project promises. The one module of this room with TRL in it.
+
+TRL trains; everything that decides numbers is set by us and shown in one place, `arguments`. What
+its defaults would do, and why they are not used:
+
+- Tokens. TRL would tokenise prompt and completion with templates and end tokens of its own. It is
+  given token ids and labels instead: the ids are those that the policy will see when it is sampled,
+  and labels are -100 on the prompt, so the loss is on the response and its terminal token. Padding
+  is masked by length, so a pad token equal to the terminal token does not silence it.
+- Loss. TRL pads all rows to the longest and, without Triton, scores every position. `_Trainer`
+  takes the project's one log-softmax at response tokens, a few rows of like length at a time: the
+  same number (a test compares them) in a third of the time.
+- Order, NaN and checkpoints: `plumbrule/lm/hf_trainer.py`.
+- Several GPUs in view, bf16 and gradient checkpointing by default, progress bars, usage telemetry:
+  off, or set from our config.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+import trl
+from torch import Tensor, nn
+from transformers import PrinterCallback
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from plumbrule.lm.hf_trainer import (
+    ROWS_LOGGED,
+    Reporter,
+    keep_to,
+    micro_batch,
+    order,
+    plain_arguments,
+    quiet,
+)
+from plumbrule.lm.loading import Policy
+from plumbrule.lm.logprobs import buckets, logprobs
+from plumbrule.lm.randomness import seed_everything
+from plumbrule.store import checkpoints
+from plumbrule.tracking.stage_tracker import Tracker
+from sft.config import SFTConfig
+from sft.fine_tune.demonstrations import Example
+
+IGNORED = -100
+"""The label of a token that is not to be learned; transformers' and torch's convention."""
+ROWS_PER_PASS = 8
+"""Rows of like length that go through the model together: few, so that little is padding."""
+
+
+def train(
+    policy: Policy,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    *,
+    micro_batch_size: int,
+    device: torch.device,
+    saves: Path,
+    tracker: Tracker,
+) -> None:
+    """Train `policy` in place on the examples, going on from the newest checkpoint under `saves`.
+
+    Each optimizer step is the mean over the response tokens of `config.batch_size` rows (of fewer
+    in the last step), whatever the micro-batch.
+    Raises: TrainingError: the loss or gradient is not finite.
+    """
+    rows = order(len(examples), config.num_train_epochs, config.seed, "sft rows")
+    steps = math.ceil(len(rows) / config.batch_size)
+    if saves.is_dir():
+        checkpoints.prune(saves, keep=2)
+    found = checkpoints.newest(saves)
+    start = found[0] if found else 0
+    tracker.rewind(start)
+    seed_everything(config.seed)
+    with quiet(), tracker.progress(steps, "sft", "steps") as line:
+        line.skip(start)
+        trainer = _Trainer(
+            model=policy.model,
+            args=arguments(config, steps, micro_batch_size, device, saves),
+            train_dataset=dataset(examples, rows),
+            data_collator=DataCollatorForLanguageModeling(pad_token_id=policy.pad_id),
+            processing_class=policy.tokenizer,
+            callbacks=[Reporter("sft", tracker, line, saves, max(1, steps // ROWS_LOGGED))],
+        )
+        trainer.remove_callback(PrinterCallback)
+        # Or a model whose forward knows no `num_items_in_batch` would get no count of tokens.
+        trainer.model_accepts_loss_kwargs = True
+        trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+    policy.model.eval()
+
+
+def dataset(examples: Sequence[Example], rows: Sequence[int]) -> datasets.Dataset:
+    """Return `input_ids` and `labels` of the examples, in the order `rows`."""
+    columns = {
+        "input_ids": [[*example.prompt, *example.response] for example in examples],
+        "labels": [[*[IGNORED] * len(e.prompt), *e.response] for e in examples],
+    }
+    return datasets.Dataset.from_dict(columns).select(rows)
+
+
+def arguments(
+    config: SFTConfig, steps: int, micro_batch_size: int, device: torch.device, saves: Path
+) -> trl.SFTConfig:
+    """Return all that TRL and transformers are told."""
+    rows = micro_batch(config.batch_size, micro_batch_size)
+    told = trl.SFTConfig(
+        **plain_arguments(device, saves),
+        seed=config.seed,
+        # The rows: tokenised, ordered and short enough already.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=config.batch_size // rows,
+        # The update.
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(config.warmup_share * steps),
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bfloat16",
+        save_steps=config.save_every,
+    )
+    keep_to(device, told)
+    return told
+
+
+class _Trainer(trl.SFTTrainer):
+    """SFTTrainer whose loss is the mean of `plumbrule.lm.logprobs.logprobs` over response
+    tokens.
+    """
+
+    loss_is_scaled_for_ga = True  # type: ignore[assignment]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Return the summed loss of a micro-batch over the tokens of the whole optimizer step."""
+        if num_items_in_batch is None or return_outputs:
+            raise ValueError(
+                "this trainer trains; `sft.fine_tune.demonstrations.mean_nll` measures."
+            )
+        tokens, target_mask = inputs["input_ids"], inputs["labels"] != IGNORED
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        nats = torch.zeros((), device=tokens.device)
+        for chosen in buckets(lengths, ROWS_PER_PASS):
+            rows, width = torch.tensor(chosen, device=tokens.device), lengths[chosen[0]]
+            real_mask = inputs["attention_mask"][rows, :width].bool()
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.args.bf16):
+                scores = logprobs(model, tokens[rows, :width], real_mask, target_mask[rows, :width])
+            nats = nats - scores.logprobs.sum()
+        return nats / num_items_in_batch

@@ -1,0 +1,144 @@
+"""Where the time goes: parts that add up, useful work counted by hand, a table in the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import ppo_world as world
+import pytest
+import torch
+
+from plumbrule.config import AdapterConfig
+from plumbrule.store.costs import num_weights
+from plumbrule.timing import Stopwatch, timed
+from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from rlhf.ppo import models as ppo_models
+from rlhf.ppo import stage as ppo
+from rlhf.ppo.measures import throughput as speed
+from rlhf.ppo.measures.throughput import Work, flops_of, num_actions, time_table, work_per_token
+
+
+def test_parts_inside_a_part_are_timed_too_and_nobody_else_is() -> None:
+    with timed("before"):
+        pass
+    watch = Stopwatch()
+    with watch("outer"):
+        with timed("inner"):
+            time.sleep(0.02)
+        with timed("inner"):
+            time.sleep(0.01)
+    with timed("after"):
+        pass
+    assert set(watch.seconds) == {"outer", "inner"}
+    assert 0.03 <= watch.seconds["inner"] <= watch.seconds["outer"] <= watch.total()
+
+
+def test_a_part_that_fails_is_timed_and_left() -> None:
+    watch = Stopwatch()
+    with pytest.raises(ValueError), watch("outer"), timed("inner"):
+        raise ValueError
+    assert set(watch.seconds) == {"outer", "inner"}
+    with timed("after"):
+        pass
+    assert set(watch.seconds) == {"outer", "inner"}
+
+
+def test_weights_are_matrices_that_are_no_tables() -> None:
+    model = world.tiny_policy(layers=3).model
+    per_layer = 4 * 16 * 16 + 3 * 16 * 32
+    assert num_weights(model) == num_weights(model.model) == 3 * per_layer
+    untied = world.tiny_policy(layers=3, tied=False).model
+    assert num_weights(untied) == 3 * per_layer + 16 * len(world.TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Work(6, 6, 6, 6, 6, 0, (18 + 18) * 2)),
+        ({"value_trunk": "policy"}, Work(6, 6, 6, 6, 0, 0, 18 * 2)),
+        ({"unfrozen_layers": 1}, Work(6, 6, 2, 2, 6, 4, (6 + 18) * 2)),
+        ({"unfrozen_layers": 1, "value_trunk": "branch"}, Work(6, 6, 2, 2, 2, 4, (6 + 6) * 2)),
+    ],
+)
+def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
+    """In units of a layer's weights; two epochs."""
+    inputs = world.build(tmp_path, layers=3)
+    config = world.config(**changes)
+    actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
+    value_model = ppo_models.make_value_model(config, actors, inputs)
+    learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
+    layer = 4 * 16 * 16 + 3 * 16 * 32
+    assert work_per_token(actors, learner, config) == tuple(layer * n for n in expected)
+
+
+def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
+    inputs = world.build(tmp_path, layers=3)
+    config = world.config(adapter=AdapterConfig(rank=1), advantage="rloo", samples_per_prompt=2)
+    actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
+    learner = ppo.make_learner(actors.policy, None, config, actors.reader)
+    adapted = 3 * (4 * 16 * 16 + 3 * 16 * 32 + (4 * (16 + 16) + 3 * (16 + 32)))
+    assert work_per_token(actors, learner, config).update == 4 * adapted * 2
+
+
+def test_the_table_by_hand() -> None:
+    row = {
+        "val/prompt_length_tokens": 10.0,
+        "val/response_length_tokens": 5.0,
+        "time/prefill_seconds": 1.0,
+        "time/decode_seconds": 2.0,
+        "time/policy_seconds": 1.0,
+        "time/update_seconds": 4.0,
+        "time/episodes_per_second": 16 / 10.0,
+    }
+    work = Work(prefill=2, decode=2, policy=2, ref=2, value=2, stem=0, update=24)
+    table = time_table([row, row], work, world.config(), rate=1000.0)
+    assert table is not None
+    assert [cells[0].split(":")[0] for cells in table["rows"]] == [
+        "prefill",
+        "decode",
+        "policy",
+        "update",
+        "all",
+    ]
+    by_part = {cells[0].split(":")[0]: cells[1:] for cells in table["rows"]}
+    assert by_part["prefill"] == ["1", "10%", "160", "0.32"]
+    assert by_part["decode"] == ["2", "20%", "40", "0.08"]
+    assert by_part["policy"] == ["1", "10%", "240", "0.48"]
+    assert by_part["update"] == ["4", "40%", "60", "1.44"]
+    assert by_part["all"] == ["10", "100%", "24", "0.67"]  # (320 + 160 + 480 + 5760) / 10 / 1000
+
+
+def test_the_useful_work_of_a_run_by_hand() -> None:
+    row = {
+        "val/prompt_length_tokens": 10.0,
+        "val/response_length_tokens": 5.0,
+        "time/update_seconds": 4.0,
+    }
+    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, stem=1, update=24)
+    config = world.config()
+    one = 2 * 10 + 3 * 5 + (2 + 2 + 2 + 1 + 24) * 15
+    assert flops_of([row, row], work, config) == 2 * config.batch_size * one
+    twice = world.config(samples_per_prompt=2)
+    assert flops_of([row], work, twice) == config.batch_size * (one - 2 * 10 / 2)
+    assert num_actions([row, row], config) == 2 * config.batch_size * 5
+
+
+def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
+    inputs = world.build(tmp_path, layers=3)
+    out = tmp_path / "out"
+    out.mkdir()
+    config = world.config(unfrozen_layers=1, value_trunk="branch", total_episodes=32)
+    metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
+    [table] = json.loads((out / "tables.json").read_text())
+    parts = [cells[0].split(":")[0] for cells in table["rows"]]
+    assert parts == [*speed.PARTS, "all"]
+    for row in read_metrics(out):
+        outer = row["time/generate_seconds"]
+        assert 0 < row["time/prefill_seconds"] + row["time/decode_seconds"] <= outer
+        inner = sum(row[f"time/{part}_seconds"] for part in ("policy", "ref", "value"))
+        assert 0 < inner <= row["time/forward_seconds"]
+        assert row["val/prompt_length_tokens"] > 0
+    assert metrics["cost/generated_tokens"] == num_actions(read_metrics(out), config)
+    assert metrics["cost/training_flops"] > 0

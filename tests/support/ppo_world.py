@@ -1,0 +1,340 @@
+"""A world small enough for PPO to run in seconds: 16 tokens, one layer, a word that pays.
+
+The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
+Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
+at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
+`updates` it does only that; `float64` runs the stage in that precision, and `fsdp` does all of it
+with the weights spread over the processes. Behind either, `-options` gives the stage `OPTIONS`,
+`-adapter` (also alone) an adapter to learn, `-ptx` demonstrations, `-bf16` (also
+alone) that precision on float32 weights; `stem` freezes the lower layers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
+from plumbrule.data.records import Demonstration, Message, Prompt, write_records
+from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
+from plumbrule.protocols import Episode
+from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
+from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
+from rlhf.ppo.rollout.evaluation import evaluate
+from rlhf.ppo.rollout.parquet import Rollout
+from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.ppo.state import state_of
+from rlhf.ppo.step import Learner, make_learner, ppo_step, set_learning_rates, trainable
+from rlhf.ppo.value_model import value_from_policy
+from rlhf.rewards.config import RewardConfig
+
+WORDS = ["red", "blue", "green", "black", "white", "grey", "pink", "gold"]
+WORDS += ["rain", "snow", "wind", "sun"]
+TOKENS = ["<pad>", "<eos>", "<user>", "<assistant>", *WORDS]
+GOOD = "gold"
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}<assistant>"
+
+
+def tokenizer(pad_token: str = "<pad>") -> PreTrainedTokenizerFast:
+    """One token per word, split at spaces."""
+    words = Tokenizer(models.WordLevel({t: i for i, t in enumerate(TOKENS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token=pad_token, eos_token="<eos>", chat_template=TEMPLATE
+    )
+
+
+def tiny_policy(
+    seed: int = 0,
+    pad_token: str = "<pad>",
+    spread: float = 0.02,
+    layers: int = 1,
+    tied: bool = True,
+) -> Policy:
+    """An untrained policy whose tokens are nearly equally likely; `spread` makes them less so."""
+    torch.manual_seed(seed)
+    shape = LlamaConfig(
+        vocab_size=len(TOKENS),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=spread,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        attn_implementation="sdpa",
+    )
+    return make_policy(LlamaForCausalLM(shape), tokenizer(pad_token))
+
+
+def prompts(number: int = 12) -> list[Prompt]:
+    """Prompts of one to four words."""
+    texts = [" ".join(WORDS[(i * k) % 12] for k in range(1, 2 + i % 4)) for i in range(number)]
+    return [Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(texts)]
+
+
+def demonstrations() -> list[Demonstration]:
+    """One or two words for each word."""
+    return [
+        Demonstration(f"d{i}", (Message("user", word),), " ".join(["rain", "sun"][: 1 + i % 2]))
+        for i, word in enumerate(WORDS)
+    ]
+
+
+class WordReward:
+    """A fifth for each GOOD in the response."""
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        return {"score": np.array([e.response.split().count(GOOD) / 5 for e in episodes])}
+
+
+def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordReward:
+    return WordReward()
+
+
+def build(
+    folder: Path, seed: int = 0, exact: bool = False, **policy: object
+) -> dict[str, Artifact]:
+    """Write a policy, prompts, demonstrations and a reward; return them as a stage's inputs."""
+    make = exact_policy if exact else tiny_policy
+    start = make(seed, **policy)  # type: ignore[operator]
+    save_policy(start, folder / "sft" / "model")
+    (folder / "prompts").mkdir()
+    write_records(prompts(), folder / "prompts" / "records.jsonl")
+    write_records(prompts(4), folder / "prompts" / "validation.jsonl")
+    (folder / "demonstrations").mkdir()
+    write_records(demonstrations(), folder / "demonstrations" / "records.jsonl")
+    (folder / "rm").mkdir()
+    (folder / "rm" / "reward_stats.json").write_text(json.dumps({"append_terminal": True}))
+    return inputs_in(folder)
+
+
+def inputs_in(folder: Path) -> dict[str, Artifact]:
+    return {
+        "policy": Artifact.of(folder / "sft", "sft"),
+        "prompts": Artifact.of(folder / "prompts", "data"),
+        "demonstrations": Artifact.of(folder / "demonstrations", "data"),
+        "rm": Artifact.of(folder / "rm", "rm", opener="ppo_world:open_word_reward"),
+    }
+
+
+def config(**changes: object) -> PPOConfig:
+    """A PPO of a few tiny updates."""
+    settings = {
+        "total_episodes": 16 * 6,
+        "batch_size": 16,
+        "num_ppo_epochs": 2,
+        "num_mini_batches": 2,
+        "learning_rate": 3e-3,
+        "value_learning_rate": 3e-3,
+        "missing_eos_penalty": 0.1,
+        "kl": KLConfig(coef=0.02),
+        "reward": RewardConfig(),
+        "sampling": SamplingConfig(max_new_tokens=5, batch_size=8),
+        "save_every": 2,
+        "num_samples": 2,
+        **changes,
+    }
+    return PPOConfig(**settings)  # type: ignore[arg-type]
+
+
+OPTIONS = {
+    "ema_decay": 0.8,
+    "value_warmup_updates": 1,
+    "value_trunk": "policy",
+    "adam": "tf",
+    "kl": KLConfig(coef=0.02, target=0.1),
+}
+"""Settings whose state a checkpoint must hold."""
+
+
+def runtime(**changes: object) -> RuntimeConfig:
+    return RuntimeConfig(**{"device": "cpu", "micro_batch_size": 8, **changes})  # type: ignore[arg-type]
+
+
+def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True) -> Rollout:
+    """A rollout of random tokens with foreign segments, old log-probs near the policy's own, and
+    random values, advantages and returns: everything that a ratio or a clip can meet.
+    """
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (), generator=draw))
+        return torch.randint(4, len(TOKENS), (length,), generator=draw).tolist()
+
+    def noise(scale: float) -> torch.Tensor:
+        return scale * torch.randn(mask.shape, generator=draw, dtype=torch.float64)
+
+    queries, responses = [ids(3, 9) for _ in range(rows)], [ids(4, 9) for _ in range(rows)]
+    mask = slots([[True] * len(r) for r in responses], torch.bool)
+    if gaps:  # two foreign segments: slot 1, and slots 3 and 4
+        mask[:, [1, 3, 4]] = False
+    trajectory = Trajectory(
+        prompt_ids=[f"p{i}" for i in range(rows)],
+        passages=[()] * rows,
+        queries=queries,
+        responses=responses,
+        texts=[""] * rows,
+        action_mask=mask,
+        step_mask=mask,
+        finished=torch.ones(rows, dtype=torch.bool),
+        rollout_logprobs=torch.zeros(mask.shape),
+    )
+    seen = evaluate(
+        trajectory,
+        learner.policy,
+        learner.policy,
+        learner.value_model,
+        temperature=1.0,
+        precision="float32",
+        micro_batch_size=4,
+    )
+    dtype = seen.logprobs.dtype
+    scores = torch.randn(rows, generator=draw, dtype=torch.float64)
+    old, kl = seen.logprobs + noise(0.3).to(dtype), noise(0.1).to(dtype)
+    values, targets = (seen.values + noise(0.3).to(dtype) for _ in range(2))
+    return Rollout(
+        trajectory=trajectory,
+        logprobs=old,
+        ref_logprobs=old - kl,
+        values=values,
+        entropy=seen.entropy,
+        kl=kl,
+        penalties=0.1 * kl,
+        terms={"rm": scores},
+        raw_scores=scores,
+        scores=scores,
+        rewards=noise(1.0).to(dtype),
+        advantages=noise(1.0).to(dtype),
+        returns=targets,
+    )
+
+
+def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:
+    """A learner in float64 over `exact_policy`.
+
+    The value head is not 0, so that gradients reach the value model's trunk.
+    """
+    policy = exact_policy(seed)
+    if not settings.has_value_model:
+        return make_learner(policy, None, settings)
+    value_model = value_from_policy(policy)
+    torch.nn.init.normal_(value_model.head.weight, std=0.3)
+    return make_learner(policy, value_model, settings)
+
+
+def exact_policy(seed: int = 0, tied: bool = True) -> Policy:
+    """A fresh tiny GPT-2 in float64 (a Llama norms in float32 whatever it is)."""
+    torch.manual_seed(seed)
+    shape = GPT2Config(
+        vocab_size=len(TOKENS),
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=32,
+        initializer_range=0.3,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    return make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
+
+
+def weights(learner: Learner) -> torch.Tensor:
+    """All trained weights in one vector."""
+    every = [p for model in learner.models.values() for p in trainable(model)]
+    return torch.cat([p.detach().flatten() for p in every])
+
+
+def twenty_updates(folder: Path, sharded: bool = False) -> None:
+    """Train on recorded rollouts and write the weights."""
+    rows = 1 if sharded else 4  # a row a pass: three processes then make 3, 3 and 2 passes
+    settings = config(total_episodes=16 * 20)
+    learner = learner_of(settings)
+    if sharded:
+        assert learner.value_model is not None
+        assert learner.value_model.trunk is not None
+        fsdp.shard_policy(learner.policy.model)
+        fsdp.shard_trunk(learner.value_model.trunk)
+        learner = make_learner(learner.policy, learner.value_model, settings)
+    for update in range(1, 21):
+        set_learning_rates(learner, settings, update)
+        ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, rows)
+    found = state_of(learner).weights
+    if distributed.is_main():
+        every = [p.flatten() for model in found.values() for p in model.values()]
+        torch.save(torch.cat(every), folder / "weights.pt")
+
+
+def in_float64() -> None:
+    """Let the stage load its policies in float64."""
+    from rlhf.ppo import models as ppo_models
+
+    ppo_models.load_policy = partial(load_policy, dtype=torch.float64)  # type: ignore[assignment]
+
+
+class Pausing(FileTracker):
+    """Says when an update is logged, and stops there until it is killed."""
+
+    def __init__(self, out: Path, pause_at: int):
+        super().__init__(out)
+        self.pause_at = pause_at
+
+    def log(self, metrics: Mapping[str, float], update: int) -> None:
+        super().log(metrics, update)
+        if update == self.pause_at:
+            print("paused", flush=True)
+            time.sleep(60)
+
+
+if __name__ == "__main__":
+    from rlhf.ppo.stage import run
+
+    torch.set_num_threads(1)
+    mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
+    settings, where = config(), runtime()
+    if mode.startswith("fsdp"):
+        where = runtime(sharding="fsdp", processes=3)
+    if mode.endswith("-options"):
+        settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
+    if mode.endswith("adapter"):
+        settings = config(adapter=AdapterConfig(rank=2))
+    if mode.endswith("-ptx"):
+        settings = config(ptx=PTXConfig(coef=0.5, batch_size=8))
+    if mode.endswith("bf16"):
+        settings = config(precision="bfloat16")
+    if mode == "stem":
+        settings = config(unfrozen_layers=1, value_trunk="branch")
+    distributed.start(where)
+    if mode in ("both", "updates", "fsdp"):
+        twenty_updates(root, mode == "fsdp")
+    if mode == "updates":
+        distributed.stop()
+        sys.exit()
+    if mode.startswith(("float64", "fsdp")) and not mode.endswith("bf16"):
+        in_float64()
+    tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
+    run(settings, inputs_in(root), where, root / "out", tracker)
+    distributed.stop()

@@ -1,0 +1,80 @@
+"""A world of two dozen sentences, and models of a few thousand weights that learn it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from plumbrule.config import ModelConfig, RuntimeConfig
+from plumbrule.data.records import Demonstration, Message, write_records
+from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
+from plumbrule.machine import environment as machine
+from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.stage_tracker import NullTracker
+
+TOWNS = ("Velm", "Tarn", "Orsk", "Lund", "Mora", "Pell")
+RIVERS = ("Ash", "Bree", "Cole", "Dun")
+MODEL = ModelConfig(
+    context=96, vocab_size=320, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=48
+)
+SENTENCES = [f"The town of {town} lies on the river {river}." for town in TOWNS for river in RIVERS]
+
+
+def corpus(folder: Path, train: list[dict] | None = None, held_out: list[dict] | None = None):
+    """Return a corpus artifact; by default the sentences, every fifth held out."""
+    rows = [{"text": sentence} for sentence in SENTENCES]
+    if train is None:
+        train, held_out = [r for i, r in enumerate(rows) if i % 5], rows[::5]
+    folder.mkdir(parents=True)
+    for name, some in (("records", train), ("validation", held_out or [])):
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return Artifact.of(folder, "data")
+
+
+def demonstration(number: int, response: str | None = None, passages: tuple[str, ...] = ()):
+    town, river = TOWNS[number % len(TOWNS)], RIVERS[number % len(RIVERS)]
+    question = Message("user", f"Which river is at {town}?")
+    return Demonstration(
+        f"d{number}", (question,), response or f"{town} lies on the {river}.", passages
+    )
+
+
+def demonstrations(folder: Path, train: list[Demonstration], held_out: list[Demonstration]):
+    folder.mkdir(parents=True)
+    write_records(train, folder / "records.jsonl")
+    write_records(held_out, folder / "validation.jsonl")
+    return Artifact.of(folder, "data")
+
+
+def base(folder: Path, seed: int = 0) -> Artifact:
+    """Return a base artifact that holds an untrained model."""
+    tokenizer = train_tokenizer(SENTENCES, MODEL.vocab_size)
+    save_policy(
+        make_policy(new_model(MODEL, tokenizer, seed), tokenizer, MODEL.context), folder / "model"
+    )
+    return Artifact.of(folder, "base")
+
+
+class Stop(Exception):
+    """What stands for a kill in a test."""
+
+
+class StoppingTracker(NullTracker):
+    """Keeps what is logged and raises `Stop` when update `stop_at` is logged."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.stop_at = stop_at
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def log(self, metrics, update):
+        if update == self.stop_at:
+            raise Stop
+        self.rows[update] = dict(metrics)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+machine.prepare(RuntimeConfig(device="cpu", threads=1))  # as the pipeline does for a stage
