@@ -1,6 +1,6 @@
 """What the command line needs of the process it is started in: UTF-8, and streams to write on.
 
-`settle` is called once, before anything is read or printed.
+`prepare_streams` is called once, before anything is read or printed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PLAIN_TERMINALS = ("dumb", "unknown", "")
 """Values of TERM whose terminals can't redraw a line."""
 
 
-def settle() -> None:
+def prepare_streams() -> None:
     """Make this process one in which every character can be read and written.
 
     Python decodes arguments and file names, and libraries open files, by the locale. Where that is

@@ -24,14 +24,14 @@ CUTS = (1, 5)
 """The k of recall@k."""
 
 
-class Question(NamedTuple):
+class RecallQuery(NamedTuple):
     """A question and the id of the document that answers it."""
 
     text: str
     document: str
 
 
-def questions_of(documents: Sequence[Document]) -> list[Question]:
+def questions_of(documents: Sequence[Document]) -> list[RecallQuery]:
     """Return the questions that the documents carry, in order.
 
     Raises: DataError: `questions` is not a list of texts.
@@ -45,18 +45,18 @@ def questions_of(documents: Sequence[Document]) -> list[Question]:
                 "remove it.",
                 text=str(carried),
             )
-        found += [Question(text, document.id) for text in carried]
+        found += [RecallQuery(text, document.id) for text in carried]
     return found
 
 
-def spread(questions: Sequence[Question], number: int) -> list[Question]:
+def evenly_spaced(questions: Sequence[RecallQuery], number: int) -> list[RecallQuery]:
     """Return at most `number` questions, evenly spread over all."""
     if len(questions) <= number:
         return list(questions)
     return [questions[i * len(questions) // number] for i in range(number)]
 
 
-def measure(retriever: Retriever, questions: Sequence[Question]) -> dict[str, float]:
+def measure(retriever: Retriever, questions: Sequence[RecallQuery]) -> dict[str, float]:
     """Return recall_at_1, recall_at_5 and mrr of a retriever on at least one question."""
     found = retriever.search([question.text for question in questions], DEPTH)
     ranks = [rank_of(q.document, passages) for q, passages in zip(questions, found, strict=True)]

@@ -33,7 +33,7 @@ from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex
 from rag.index.dense import VectorIndex, import_faiss
 from rag.index.encoders import Encoder, make_encoder
-from rag.recall import measure, questions_of, spread
+from rag.recall import evenly_spaced, measure, questions_of
 from rag.retriever import (
     ENCODER,
     FINGERPRINT,
@@ -61,7 +61,7 @@ def run(
     started = time.perf_counter()
     # 1
     documents = read_records(Document, inputs["documents"].file("records.jsonl"))
-    questions = spread(questions_of(documents), config.num_queries)
+    questions = evenly_spaced(questions_of(documents), config.num_queries)
     # 2
     chunks = cut(documents, config.chunk_words, config.overlap_words)
     write_chunks(chunks, out / PASSAGES)

@@ -21,11 +21,11 @@ class OtherMutant(NamedTuple):
     """As `file::test`, named from tests/."""
 
 
-GENERATION = "plumbrule/test_generation.py"
-SCORING = "plumbrule/test_scoring.py"
-LOSSES = "rlhf/test_reward_losses.py"
-RANKING = "rag/test_ranking.py"
-HALUEVAL = "eval/test_eval_halueval.py"
+GENERATION = "plumbrule/lm/generation/test_generation.py"
+SCORING = "plumbrule/lm/test_logprobs.py"
+LOSSES = "rlhf/reward_model/test_losses.py"
+RANKING = "rag/index/test_ranking.py"
+HALUEVAL = "eval/benchmarks/test_halueval.py"
 
 MUTANTS = [
     # The sampler
@@ -94,7 +94,7 @@ MUTANTS = [
         "plumbrule/lm/randomness.py",
         "bits = _mix(_mix(np.asarray(keys, dtype=np.uint64)) + steps * _GAMMA)",
         "bits = _mix(_mix(np.asarray(keys, dtype=np.uint64)) + steps * np.uint64(0))",
-        ("plumbrule/test_randomness.py::test_uniforms_equal_a_scalar_reference",),
+        ("plumbrule/lm/test_randomness.py::test_uniforms_equal_a_scalar_reference",),
     ),
     OtherMutant(
         "sampler",
@@ -102,7 +102,7 @@ MUTANTS = [
         "plumbrule/lm/randomness.py",
         "named = json.dumps([part if isinstance(part, str) else int(part) for part in parts])",
         "named = json.dumps([str(part) for part in parts])",
-        ("plumbrule/test_randomness.py::test_row_key_is_stable_and_tells_parts_apart",),
+        ("plumbrule/lm/test_randomness.py::test_row_key_is_stable_and_tells_parts_apart",),
     ),
     OtherMutant(
         "sampler",
@@ -135,7 +135,7 @@ MUTANTS = [
         "rag/index/dense.py",
         "there = one_rows >= 0",
         "there = one_rows >= -1",
-        ("rag/test_vectors.py::test_what_an_approximate_index_does_not_find_is_no_passage",),
+        ("rag/index/test_dense.py::test_what_an_approximate_index_does_not_find_is_no_passage",),
     ),
     OtherMutant(
         "rag",
@@ -143,7 +143,7 @@ MUTANTS = [
         "rag/index/dense.py",
         "if width == len(self) or not tied.any():",
         "if True:",
-        ("rag/test_vectors.py::test_ties_are_broken_by_row_when_better_ones_come_last",),
+        ("rag/index/test_dense.py::test_ties_are_broken_by_row_when_better_ones_come_last",),
     ),
     OtherMutant(
         "rag",
@@ -175,7 +175,7 @@ MUTANTS = [
         "rag/index/bm25.py",
         "matching = np.flatnonzero(scores > 0)",
         "matching = np.flatnonzero(scores >= 0)",
-        ("rag/test_keywords.py::test_what_shares_no_word_is_not_found",),
+        ("rag/index/test_bm25.py::test_what_shares_no_word_is_not_found",),
     ),
     OtherMutant(
         "rag",
@@ -183,7 +183,7 @@ MUTANTS = [
         "rag/index/bm25.py",
         "for words in words_of(queries):",
         "for words in (query.lower().split() for query in queries):",
-        ("rag/test_keywords.py::test_queries_are_stemmed_and_stopped_like_passages",),
+        ("rag/index/test_bm25.py::test_queries_are_stemmed_and_stopped_like_passages",),
     ),
     OtherMutant(
         "rag",
@@ -230,9 +230,9 @@ MUTANTS = [
         "eval",
         "an answer is held where it is part of a word",
         "eval/benchmarks/questions.py",
-        'return f" {normalise(answer)} " in f" {normalise(passage)} "',
+        'return f" {normalise_answer(answer)} " in f" {normalise_answer(passage)} "',
         "return normalise(answer) in normalise(passage)",
-        ("eval/test_eval_questions.py::test_answer_shown_needs_whole_words",),
+        ("eval/benchmarks/test_questions.py::test_answer_shown_needs_whole_words",),
     ),
     OtherMutant(
         "eval",
@@ -240,7 +240,7 @@ MUTANTS = [
         "eval/benchmarks/questions.py",
         '"abstained": int(said.admits and not said.stated),',
         '"abstained": int(said.admits),',
-        ("eval/test_eval_questions.py::test_outcomes",),
+        ("eval/benchmarks/test_questions.py::test_outcomes",),
     ),
     OtherMutant(
         "eval",
@@ -248,7 +248,7 @@ MUTANTS = [
         "eval/benchmarks/divergence.py",
         "target_mask[place, : len(answered[i].query)] = False",
         "target_mask[place, :1] = False",
-        ("eval/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
+        ("eval/benchmarks/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
     ),
     OtherMutant(
         "eval",
@@ -256,7 +256,7 @@ MUTANTS = [
         "eval/benchmarks/divergence.py",
         "logprobs(one.model, *batch, temperature=temperature)",
         "logprobs(one.model, *batch)",
-        ("eval/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
+        ("eval/benchmarks/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
     ),
     OtherMutant(
         "eval",
@@ -264,7 +264,7 @@ MUTANTS = [
         "eval/benchmarks/bold.py",
         "policy.decode([*prompts[i], *answer.tokens])",
         "policy.decode([*answer.tokens])",
-        ("eval/test_eval_bold.py::test_prompt_and_continuation_are_scored_together",),
+        ("eval/benchmarks/test_bold.py::test_prompt_and_continuation_are_scored_together",),
     ),
     # Rewards and their losses
     OtherMutant(
@@ -281,7 +281,7 @@ MUTANTS = [
         "rlhf/rewards/transforms.py",
         "Prepared(normalised, clip_scores(normalised, term.clip))",
         "Prepared(normalised, clip_scores(raw, term.clip))",
-        ("rlhf/test_reward_stack.py::test_terms_are_normalised_then_clipped_then_weighed",),
+        ("rlhf/rewards/test_terms.py::test_terms_are_normalised_then_clipped_then_weighed",),
     ),
     OtherMutant(
         "rewards",
@@ -289,7 +289,7 @@ MUTANTS = [
         "rlhf/rewards/ensemble.py",
         "return scores.min(axis=0)",
         "return scores.max(axis=0)",
-        ("rlhf/test_reward_stack.py::test_rules_of_an_ensemble_by_hand",),
+        ("rlhf/rewards/test_terms.py::test_rules_of_an_ensemble_by_hand",),
     ),
     OtherMutant(
         "rewards",
@@ -297,7 +297,7 @@ MUTANTS = [
         "rlhf/rewards/functions.py",
         "1 <= int(n) <= len(e.passages)",
         "0 <= int(n) <= len(e.passages)",
-        ("rlhf/test_reward_functions.py::test_rules_by_hand",),
+        ("rlhf/rewards/test_functions.py::test_rules_by_hand",),
     ),
     OtherMutant(
         "rewards",
@@ -305,7 +305,7 @@ MUTANTS = [
         "rlhf/rewards/functions.py",
         "return _DIGESTS[name] or registered_digest(FUNCTIONS[name])",
         'return ""',
-        ("rlhf/test_reward_functions.py::test_a_plug_ins_file_is_part_of_its_terms_config",),
+        ("rlhf/rewards/test_functions.py::test_a_plug_ins_file_is_part_of_its_terms_config",),
     ),
     OtherMutant(
         "reward losses",
@@ -345,7 +345,7 @@ MUTANTS = [
         "rlhf/dpo/losses.py",
         "return (per_token - 1 / (2 * beta)) ** 2",
         "return (per_token - 1 / beta) ** 2",
-        ("rlhf/test_dpo_losses.py::test_values_worked_out_by_hand",),
+        ("rlhf/dpo/test_losses.py::test_values_worked_out_by_hand",),
     ),
     OtherMutant(
         "reward losses",
@@ -353,7 +353,7 @@ MUTANTS = [
         "rlhf/best_of_n/stage.py",
         "shares = [math.comb(i, n - 1) / subsets for i in range(total)]",
         "shares = [((i + 1) ** n - i**n) / total**n for i in range(total)]",
-        ("rlhf/test_best_of_n.py::test_the_estimator_is_the_mean_over_all_subsets",),
+        ("rlhf/best_of_n/test_stage.py::test_the_estimator_is_the_mean_over_all_subsets",),
     ),
     # Data
     OtherMutant(
@@ -362,7 +362,7 @@ MUTANTS = [
         "plumbrule/data/records.py",
         "for j in order if self.ranks[i] < self.ranks[j]]",
         "for j in order if self.ranks[i] <= self.ranks[j] and i != j]",
-        ("plumbrule/test_records.py::test_ties_give_no_pair",),
+        ("plumbrule/data/test_records.py::test_ties_give_no_pair",),
     ),
     OtherMutant(
         "data",
@@ -370,7 +370,7 @@ MUTANTS = [
         "plumbrule/data/readers.py",
         "if shape is not first:",
         "if first is None:",
-        ("plumbrule/test_readers.py::test_rows_of_two_shapes_are_refused",),
+        ("plumbrule/data/test_readers.py::test_rows_of_two_shapes_are_refused",),
     ),
     OtherMutant(
         "data",
@@ -378,7 +378,7 @@ MUTANTS = [
         "plumbrule/data/readers.py",
         "if ranking != other:",
         "if not where:",
-        ("plumbrule/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),
+        ("plumbrule/data/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),
     ),
     # Artifacts
     OtherMutant(
@@ -387,7 +387,7 @@ MUTANTS = [
         "plumbrule/store/checkpoints.py",
         '(folder / name).is_file() and (folder / name).stat().st_size == about["size"]',
         "(folder / name).is_file()",
-        ("plumbrule/test_checkpoints.py::test_damaged_is_ignored",),
+        ("plumbrule/store/test_checkpoints.py::test_damaged_is_ignored",),
     ),
     OtherMutant(
         "artifacts",
@@ -395,7 +395,7 @@ MUTANTS = [
         "plumbrule/store/artifacts.py",
         "pickled = [name for name in names if name.endswith(PICKLES)]",
         "pickled = [name for name in names if name in PICKLES]",
-        ("plumbrule/test_artifacts.py::test_pickles_are_never_published",),
+        ("plumbrule/store/test_artifacts.py::test_pickles_are_never_published",),
     ),
     OtherMutant(
         "artifacts",
@@ -403,7 +403,7 @@ MUTANTS = [
         "plumbrule/store/fingerprint.py",
         'whole.update(f"{name}\\0{content}\\n".encode())',
         'whole.update(f"{content}\\n".encode())',
-        ("plumbrule/test_fingerprint.py::test_a_folder_counts_by_which_file_holds_what",),
+        ("plumbrule/store/test_fingerprint.py::test_a_folder_counts_by_which_file_holds_what",),
     ),
     OtherMutant(
         "artifacts",
@@ -411,7 +411,7 @@ MUTANTS = [
         "plumbrule/store/claims.py",
         "if read_owner(aside) != judged:",
         "if False:",
-        ("plumbrule/test_claims.py::test_a_stale_claim_replaced_meanwhile_is_put_back",),
+        ("plumbrule/store/test_claims.py::test_a_stale_claim_replaced_meanwhile_is_put_back",),
     ),
     # A finished PPO that is continued
     OtherMutant(
@@ -421,7 +421,7 @@ MUTANTS = [
         'return Start(ended["updates"], control, average)',
         "return Start(0, control, average)",
         (
-            "rlhf/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
+            "rlhf/ppo/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
             "from_its_end",
         ),
     ),
@@ -432,7 +432,7 @@ MUTANTS = [
         'control = Control(ended["kl_coef"] if steered else config.kl.coef)',
         "control = Control(config.kl.coef)",
         (
-            "rlhf/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
+            "rlhf/ppo/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
             "from_its_end",
         ),
     ),
@@ -442,7 +442,7 @@ MUTANTS = [
         "rlhf/ppo/continuation.py",
         '        put_optimizer(learner, {**learner.optimizer.state_dict(), "state": state})\n',
         "",
-        ("rlhf/test_continuation.py::test_two_updates_and_two_more_are_four",),
+        ("rlhf/ppo/test_continuation.py::test_two_updates_and_two_more_are_four",),
     ),
     OtherMutant(
         "registries",
@@ -450,15 +450,15 @@ MUTANTS = [
         "rlhf/ppo/config.py",
         '"kl.estimator": KL_ESTIMATORS.source(self.kl.estimator),',
         '"kl.estimator": "",',
-        ("rlhf/test_ppo_registries.py::test_a_plug_ins_file_counts_for_those_who_choose_from_it",),
+        ("rlhf/ppo/test_options.py::test_a_plug_ins_file_counts_for_those_who_choose_from_it",),
     ),
     OtherMutant(
         "registries",
         "the last warm-up step is below the peak",
-        "rlhf/ppo/optimisation/lr_schedules.py",
+        "rlhf/lr_schedules.py",
         "return (step + 1) / warmup",
         "return step / warmup",
-        ("rlhf/test_ppo_registries.py::test_schedules_by_hand",),
+        ("rlhf/ppo/test_options.py::test_schedules_by_hand",),
     ),
 ]
 """In the order of their areas."""

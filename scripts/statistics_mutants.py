@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from other_mutants import OtherMutant
 
-STATISTICS = "plumbrule/test_statistics.py"
-COMPARE = "eval/test_eval_compare.py"
-CARD = "rlhf/test_report_card.py"
+STATISTICS = "plumbrule/statistics/test_statistics.py"
+COMPARE = "eval/comparisons/test_compare.py"
+CARD = "rlhf/reward_model/test_report_card.py"
 
 MUTANTS: list[OtherMutant] = [
     OtherMutant(
@@ -23,7 +23,7 @@ MUTANTS: list[OtherMutant] = [
         "eval/intervals.py",
         'return [row["group"] or row["id"] for row in rows]',
         'return [row["group"] for row in rows]',
-        ("eval/test_eval_rewards.py::test_items_without_a_group_are_groups_of_one",),
+        ("eval/benchmarks/test_held_out_rewards.py::test_items_without_a_group_are_groups_of_one",),
     ),
     OtherMutant(
         "statistics",
@@ -170,7 +170,7 @@ MUTANTS: list[OtherMutant] = [
         "rlhf/rewards/accuracy_gate.py",
         "        if low is None:\n",
         '        if low is None and accuracy["n"] == 0:\n',
-        ("rlhf/test_gate.py::test_an_accuracy_without_an_interval_beats_no_rule",),
+        ("rlhf/rewards/test_accuracy_gate.py::test_an_accuracy_without_an_interval_beats_no_rule",),
     ),
     OtherMutant(
         "statistics",
@@ -178,6 +178,6 @@ MUTANTS: list[OtherMutant] = [
         "plumbrule/report/contents.py",
         'parts = (f"n {n}" if n else "", f"groups {groups}" if groups else "")',
         'parts = (f"n {n}" if n else "", "")',
-        ("plumbrule/test_report.py::test_items_and_groups_stand_beside_every_interval",),
+        ("plumbrule/report/test_report.py::test_items_and_groups_stand_beside_every_interval",),
     ),
 ]

@@ -173,11 +173,11 @@ def judged(candidate: Candidate, score: float, condition: str) -> dict[str, Any]
         "correct": int((score > 0) == candidate.hallucinated),
         "words": len(text.split()),
         "characters": len(text),
-        "verbatim": int(plain(text) in plain(knowledge)),
+        "verbatim": int(plain_words(text) in plain_words(knowledge)),
     }
 
 
-def plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """Return text in lower case, without punctuation, single-spaced."""
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 

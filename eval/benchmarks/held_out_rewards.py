@@ -21,7 +21,7 @@ from eval.benchmarks.generate import Measured, Subject, sample, sample_row
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.data.records import Prompt
-from plumbrule.data.splits import group_of
+from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.protocols import Episode, Scorer
 
 CORRECTNESS = ("right", "supported", "admits", "wrong")
@@ -69,7 +69,7 @@ def judged(
     rows: list[dict[str, Any]] = [
         {
             "id": episode.prompt.id,
-            "group": group_of(episode.prompt.id, episode.prompt.meta),
+            "group": bootstrap_cluster(episode.prompt.id, episode.prompt.meta),
             "condition": condition,
             "words": len(episode.response.split()),
             "finished": int(episode.finished),

@@ -23,9 +23,9 @@ from typing import Any
 
 from eval.benchmarks.generate import Measured, Subject, respond, sample_row
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.atlas.gold import judge, normalise, terms
+from plumbrule.atlas.gold import judge, normalise_answer, terms
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
-from plumbrule.data.splits import group_of
+from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import DataError
 from plumbrule.protocols import Episode
 
@@ -53,7 +53,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     prompts = [as_prompt(item) for item in items]
     greedy = replace(subject.config.sampling, temperature=0.0)
     episodes, notes = respond(prompts, condition, subject, greedy, f"questions {condition}")
-    groups = {item.id: item.group or group_of(item.id, item.meta) for item in items}
+    groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
     rows = [judged(episode, groups[episode.prompt.id], condition) for episode in episodes]
     samples = [
         sample_row(
@@ -113,7 +113,7 @@ def outcome(episode: Episode) -> dict[str, int]:
 
 def holds(passage: str, answer: str) -> bool:
     """Return whether the answer stands in a passage, as whole words."""
-    return f" {normalise(answer)} " in f" {normalise(passage)} "
+    return f" {normalise_answer(answer)} " in f" {normalise_answer(passage)} "
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:

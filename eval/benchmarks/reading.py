@@ -16,7 +16,7 @@ from eval.benchmarks.generate import Measured, Subject, answer_all, sample_row
 from eval.benchmarks.questions import outcome
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
-from plumbrule.data.splits import group_of
+from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import DataError
 
 CASES = {
@@ -37,7 +37,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     """
     prompts = [as_prompt(item) for item in items]
     passages = [passages_of(item) for item in items]
-    groups = {item.id: item.group or group_of(item.id, item.meta) for item in items}
+    groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
     greedy = replace(subject.config.sampling, temperature=0.0)
     episodes, notes = answer_all(prompts, passages, subject, greedy, "reading")
     rows, samples = [], []

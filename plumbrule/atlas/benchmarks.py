@@ -14,7 +14,7 @@ from plumbrule.atlas.biography import bold_prompts
 from plumbrule.atlas.halueval import halueval_rows, official_name
 from plumbrule.atlas.questions import Question, cycle, meta_of
 from plumbrule.atlas.texts import document_ids, reserved_form
-from plumbrule.atlas.world import Entity, World, facts, generate
+from plumbrule.atlas.world import Entity, World, facts, generate_world
 from plumbrule.config import AtlasConfig
 from plumbrule.data.records import BenchmarkItem
 
@@ -89,7 +89,7 @@ def bold_items(world: World, config: AtlasConfig) -> list[BenchmarkItem]:
 
 def write_official(config: AtlasConfig, folder: Path | str) -> None:
     """Write Atlas's benchmarks under `folder` in the files and formats of HaluEval and BOLD."""
-    world = generate(config)
+    world = generate_world(config)
     (Path(folder) / "halueval").mkdir(parents=True, exist_ok=True)
     (Path(folder) / "bold" / "prompts").mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"atlas/{config.seed}/halueval")

@@ -24,7 +24,7 @@ from plumbrule.atlas.demonstrations import demonstrations, preferences
 from plumbrule.atlas.questions import Question, Split, meta_of, question_pools, split_rows
 from plumbrule.atlas.reading import reading_items
 from plumbrule.atlas.texts import document_ids, documents
-from plumbrule.atlas.world import World, generate
+from plumbrule.atlas.world import World, generate_world
 from plumbrule.config import AtlasConfig, require_choice
 from plumbrule.data.records import Message, Prompt
 
@@ -47,7 +47,7 @@ def records(role: str, config: AtlasConfig) -> Split:
     Raises: ConfigError: a role that Atlas does not have, or a benchmark larger than the world.
     """
     require_choice("data.role", role, ROLES)
-    return ROLES[role](generate(config), config)
+    return ROLES[role](generate_world(config), config)
 
 
 def prompts(world: World, config: AtlasConfig) -> Split:

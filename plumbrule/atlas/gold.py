@@ -29,7 +29,7 @@ from plumbrule.atlas.judgement import (
     holds,
     is_polite,
     judge,
-    normalise,
+    normalise_answer,
     references,
 )
 from plumbrule.config import GoldConfig
@@ -61,10 +61,10 @@ def terms(episode: Episode, brief_words: int) -> dict[str, float]:
         responds = bool(said.stated) or said.admits
     else:
         said = Judgement((), False, True)
-        responds = bool(normalise(episode.response))
-    answers = {normalise(text) for text in references(meta)}
+        responds = bool(normalise_answer(episode.response))
+    answers = {normalise_answer(text) for text in references(meta)}
     one = said.stated[0] if len(said.stated) == 1 and said.clear else None
-    about = [p for p in map(normalise, episode.passages) if _names_entity(p, meta)]
+    about = [p for p in map(normalise_answer, episode.passages) if _names_entity(p, meta)]
     admission = said.admits and not said.stated
     return {
         "right": float(one in answers),
@@ -84,7 +84,7 @@ def brevity(text: str, brief_words: int) -> float:
 
 def _names_entity(passage: str, meta: Mapping[str, Any]) -> bool:
     """Return whether a normalised passage is about the entity; any is, where none is given."""
-    entity = normalise(str(meta.get("entity", "")))
+    entity = normalise_answer(str(meta.get("entity", "")))
     return not entity or holds(passage, [entity])
 
 

@@ -100,15 +100,15 @@ def judge(response: str, meta: Mapping[str, Any], question: str = "") -> Judgeme
     Args: meta: of the prompt. question: the user's last turn.
     """
     words = _words(response)
-    admits = holds(normalise(response), ADMISSIONS)
+    admits = holds(normalise_answer(response), ADMISSIONS)
     for phrase in (*ADMISSIONS, *COURTESIES):
         words = _replace(words, phrase, _REMOVED)
     words = _replace(words, str(meta.get("entity", "")), _ENTITY)
     answers = references(meta)
     for answer in answers:
         words = _replace(words, answer, _ANSWER)
-    asked = frozenset(normalise(question).split())
-    values = [normalise(answers[0])] if any(w.text == _ANSWER for w in words) else []
+    asked = frozenset(normalise_answer(question).split())
+    values = [normalise_answer(answers[0])] if any(w.text == _ANSWER for w in words) else []
     values += _other_values(words, meta, asked)
     familiar = _FUNCTION_WORDS | asked | {"/"} | {word for v in values for word in v.split()}
     others = [w.text for w in words if w.text not in _MARKERS and w.text not in familiar]
@@ -126,10 +126,10 @@ def judge(response: str, meta: Mapping[str, Any], question: str = "") -> Judgeme
 def references(meta: Mapping[str, Any]) -> list[str]:
     """Return the reference answer and its aliases, longest first so that none hides another."""
     texts = [str(meta.get("answer", "")), *map(str, meta.get("aliases", ()))]
-    return sorted({t for t in texts if normalise(t)}, key=lambda t: (-len(t), t))
+    return sorted({t for t in texts if normalise_answer(t)}, key=lambda t: (-len(t), t))
 
 
-def normalise(text: str) -> str:
+def normalise_answer(text: str) -> str:
     """Return `text` in lower case without punctuation and articles, words parted by one space."""
     return " ".join(word.text for word in _words(text))
 
@@ -142,7 +142,7 @@ def holds(normalised: str, phrases: Iterable[str]) -> bool:
 
 def is_polite(text: str) -> bool:
     """Return whether `text` holds one of `COURTESIES`."""
-    return holds(normalise(text), COURTESIES)
+    return holds(normalise_answer(text), COURTESIES)
 
 
 def _has_kind(meta: Mapping[str, Any]) -> bool:
@@ -160,7 +160,7 @@ def _other_values(
         for value in sorted({str(v) for v in meta["values"]}, key=lambda v: (-len(v), v)):
             without = _replace(left, value, _REMOVED)
             if without != left:
-                found.append(normalise(value))
+                found.append(normalise_answer(value))
             left = without
     elif kind == "year":
         found = [w.text for w in words if w.text.isdigit() and w.text not in asked]

@@ -382,7 +382,7 @@ def state(relation: str, name: str, value: str, phrasing: int = 0) -> str:
     return BY_NAME[relation].statements[phrasing].format(n=name, v=value)
 
 
-def begin(relation: str, name: str) -> str:
+def sentence_start(relation: str, name: str) -> str:
     """Return the plain sentence for `name` up to where its value would stand."""
     return BY_NAME[relation].statements[0].split(" {v}")[0].format(n=name)
 

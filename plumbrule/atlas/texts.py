@@ -14,7 +14,7 @@ import hashlib
 import random
 from collections.abc import Iterable
 
-from plumbrule.atlas.relations import BY_NAME, ask, begin, state
+from plumbrule.atlas.relations import BY_NAME, ask, sentence_start, state
 from plumbrule.atlas.world import CUT_OFF, Entity, World
 from plumbrule.config import AtlasConfig
 from plumbrule.data.records import Document
@@ -30,7 +30,7 @@ def admission(relation: str, name: str, end: str = DONT_KNOW) -> str:
     it, so that is where it can tell whether there is one. Asked to say so with the first word of an
     answer it learns whether it has heard of a name, and not whether it has been told this of it.
     """
-    return f"{begin(relation, name)} ... {end}"
+    return f"{sentence_start(relation, name)} ... {end}"
 
 
 def article(

@@ -1,8 +1,8 @@
 """The world: who and what there is before and after the cut-off date, and what is true of them.
 
-`generate` is a pure function of the seed and the two entity counts; sizes of data sets don't move
-it. An entity has facts for all relations of its type but one: the one left out is a question about
-a well-known subject that nothing answers.
+`generate_world` is a pure function of the seed and the two entity counts; sizes of data sets don't
+move it. An entity has facts for all relations of its type but one: the one left out is a question
+about a well-known subject that nothing answers.
 
 - **Known** entities stand in the encyclopaedia. Their names are ordinary pairs, and the base corpus
   teaches their facts.
@@ -149,7 +149,7 @@ def random_kind(rng: random.Random) -> str:
     return rng.choices(list(SHARES), list(SHARES.values()))[0]
 
 
-def generate(config: AtlasConfig) -> World:
+def generate_world(config: AtlasConfig) -> World:
     """Return the world of `config`: seed and entity counts decide it, nothing else does."""
     seed = config.seed
     pools = make_pools(seed, config.num_known, config.num_after)

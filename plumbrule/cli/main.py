@@ -64,14 +64,14 @@ from plumbrule.report.sweep_table import (
     Cell,
     find_cells,
     read_cell,
-    render,
+    table_lines,
     write_cell,
     write_csv,
 )
 from plumbrule.store.artifacts import Store, write_json
 from plumbrule.store.fingerprint import ROOT, digest
-from plumbrule.surroundings import settle
-from plumbrule.tracking.trackers import TRACKERS, About, FilesOnly, RunTracker
+from plumbrule.surroundings import prepare_streams
+from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb
 
 _INSTALLED = ROOT / "plumbrule" / "conf"
@@ -110,7 +110,7 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Run the command line and exit."""
-    settle()
+    prepare_streams()
     signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(_load_plugins)
     if code:
@@ -335,7 +335,7 @@ def end_sweep(sweep: str, noted: Path) -> None:
     cells, folder = find_cells(folders, sweep)
     if folder is None:
         return  # dry, or refused before its first cell
-    print("\n".join(render(cells)))
+    print("\n".join(table_lines(cells)))
     path = folder / f"{sweep}.csv"
     write_csv(path, cells)
     say(f"all metrics of the sweep: {path}")
@@ -361,7 +361,7 @@ def start_tracker(
         return FilesOnly()
     said = [o for o in overrides if not o.lstrip("+").startswith(("run.", "tracking"))]
     words = [o.partition("=")[2] for o in said if o.startswith(("experiment=", "debug="))]
-    about = About(
+    about = CommandFacts(
         id=f"{config.run.name}-{folder.name}",
         name=" ".join(said) if cell and said else config.run.name,
         group=f"{config.run.name}/{cell.about.sweep}" if cell else "",

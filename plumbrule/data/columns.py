@@ -23,15 +23,17 @@ from plumbrule.data.records import (
     Record,
     from_dict,
 )
-from plumbrule.data.roles import Chat, as_role
-from plumbrule.data.row_schemas import BENCHMARK_TASKS, Shape
+from plumbrule.data.roles import Chat, to_role
+from plumbrule.data.row_schemas import BENCHMARK_TASKS, RowSchema
 from plumbrule.data.turns import read_sharegpt, read_turns
 from plumbrule.errors import DataError
 
 T = TypeVar("T")
 
 
-def parse_row(row: Mapping[str, Any], shape: Shape, id: str, role: str) -> Record | dict[str, Any]:
+def parse_row(
+    row: Mapping[str, Any], shape: RowSchema, id: str, role: str
+) -> Record | dict[str, Any]:
     """Return the record that `row`, which has the columns of `shape`, gives to `role`.
 
     A row without an id of its own gets `id`.
@@ -52,7 +54,7 @@ def parse_row(row: Mapping[str, Any], shape: Shape, id: str, role: str) -> Recor
         case "benchmark":
             return _benchmark(values, role)
         case _:
-            return as_role(_CHATS[shape.name](values), role)
+            return to_role(_CHATS[shape.name](values), role)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

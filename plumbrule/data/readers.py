@@ -29,9 +29,9 @@ from plumbrule.data.records import (
     numbered_lines,
     read_rows,
 )
-from plumbrule.data.roles import as_role
+from plumbrule.data.roles import to_role
 from plumbrule.data.row_files import JSON_ENDINGS, TABLE_ENDINGS, form_of, read_table
-from plumbrule.data.row_schemas import Shape, shape_of, unread
+from plumbrule.data.row_schemas import RowSchema, shape_of, unread
 from plumbrule.data.splits import first_turn
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import ConfigError, DataError
@@ -113,7 +113,7 @@ def read_jsonl(path: Path, role: str) -> Iterator[Row]:
     another shape, breaks its record's rules, or is an annotator's second, other ranking of an item;
     with file and row.
     """
-    first: Shape | None = None
+    first: RowSchema | None = None
     labels: dict[Hashable, tuple[str, Hashable]] = {}
     for file, held_out in _jsonl_files(path):
         form = form_of(file)
@@ -236,7 +236,7 @@ def read_hh_rlhf(path: Path, role: str) -> Iterator[Row]:
             elif side is False and first_turn(pair.messages) in starts:
                 yield Row(None, "the conversation is also in the held-out file", side)
             else:
-                yield Row(as_role(pair, role), held_out=side)
+                yield Row(to_role(pair, role), held_out=side)
 
 
 def _hh_files(path: Path) -> list[tuple[Path, str]]:

@@ -11,20 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 from plumbrule.data.records import Demonstration, Message, Preference, Prompt, Record
-from plumbrule.data.splits import plain
+from plumbrule.data.splits import break_special_tokens
 from plumbrule.errors import DataError
 
 Chat = Prompt | Demonstration | Preference
 
 
-def render(messages: tuple[Message, ...], response: str) -> str:
+def chat_as_text(messages: tuple[Message, ...], response: str) -> str:
     """Return a chat as text: `<|user|> ...<|assistant|> ...<|eos|>`, with no token before it.
 
     Turns follow each other without a break, and a space opens each, so that words are the same
     tokens as inside a sentence. Text that looks like a special token is broken up.
     """
     turns = (*messages, Message("assistant", response))
-    return "".join(f"<|{m.role}|> {plain(m.content).strip()}" for m in turns) + "<|eos|>"
+    said = (f"<|{m.role}|> {break_special_tokens(m.content).strip()}" for m in turns)
+    return "".join(said) + "<|eos|>"
 
 
 def best_response(chat: Chat) -> str:
@@ -41,7 +42,7 @@ def best_response(chat: Chat) -> str:
             raise DataError("the chat has no answer; end it with an assistant turn.")
 
 
-def as_role(chat: Chat, role: str) -> Record | dict[str, Any]:
+def to_role(chat: Chat, role: str) -> Record | dict[str, Any]:
     """Return the record that `role` (prompts, demonstrations, preferences, corpus) needs.
 
     Raises: DataError: the chat holds less than that, or breaks the record's rules.
@@ -49,7 +50,7 @@ def as_role(chat: Chat, role: str) -> Record | dict[str, Any]:
     if role == "prompts":
         return Prompt(chat.id, chat.messages, chat.meta)
     if role == "corpus":
-        return {"text": render(chat.messages, best_response(chat))}
+        return {"text": chat_as_text(chat.messages, best_response(chat))}
     if role == "demonstrations":
         passages = () if isinstance(chat, Prompt) else chat.passages
         return Demonstration(chat.id, chat.messages, best_response(chat), passages, chat.meta)

@@ -15,7 +15,7 @@ from plumbrule.data.turns import unread_fields
 from plumbrule.errors import DataError, listed
 
 
-class Shape(NamedTuple):
+class RowSchema(NamedTuple):
     """A set of columns with a meaning: those a row needs, those it may have, roles it can feed.
 
     numbered: the name of columns that are numbered from 0, as many as there are. unread: columns
@@ -56,10 +56,10 @@ def _shape(
     numbered: str = "",
     unread: str = "",
     conversion: str = "",
-) -> Shape:
+) -> RowSchema:
     known, ignored = frozenset(needs.split()), frozenset(unread.split())
     optional = frozenset({"id", "meta", *may.split()}) | (ignored - known)
-    return Shape(name, known, optional, frozenset(roles.split()), numbered, ignored, conversion)
+    return RowSchema(name, known, optional, frozenset(roles.split()), numbered, ignored, conversion)
 
 
 _CHAT = "corpus demonstrations prompts"
@@ -144,7 +144,7 @@ BENCHMARK_TASKS = {
 """Role -> how the task of its items begins."""
 
 
-def shape_of(row: Mapping[str, Any], role: str) -> Shape:
+def shape_of(row: Mapping[str, Any], role: str) -> RowSchema:
     """Return the one shape that the columns of `row` have.
 
     Raises: DataError: no shape has these columns, or the one that has cannot feed `role`.
@@ -169,7 +169,7 @@ def _nearest(columns: set[str], role: str) -> str:
     return f" (nearest: {shape.name}, if {listed(sorted(surplus))} is taken out)"
 
 
-def unread(row: Mapping[str, Any], shape: Shape) -> tuple[str, ...]:
+def unread(row: Mapping[str, Any], shape: RowSchema) -> tuple[str, ...]:
     """Return the columns and fields of a row that hold something and of which nothing is read."""
     found = [name for name in sorted(shape.unread) if row.get(name) not in (None, "", [], {})]
     if "completions" in shape.needs:

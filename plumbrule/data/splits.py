@@ -41,7 +41,7 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def plain(text: str) -> str:
+def break_special_tokens(text: str) -> str:
     """Return `text` with `<|` broken up, so that no tokenizer reads a special token in it."""
     return text.replace("<|", "< |")
 
@@ -59,7 +59,7 @@ def start_of(row: Record | Mapping[str, Any]) -> str:
     """
     match row:
         case Prompt() | Demonstration() | Preference():
-            return normalise(plain(first_turn(row.messages)))
+            return normalise(break_special_tokens(first_turn(row.messages)))
         case Document():
             return normalise(row.text)
         case BenchmarkItem():
@@ -100,12 +100,12 @@ def prompt_of(row: Record | Mapping[str, Any], spelling: Callable[[str], str] = 
             return (("", spelling(corpus_text(row))),)
 
 
-def is_held_out(start: str, share: float, seed: int) -> bool:
+def in_held_out_share(start: str, share: float, seed: int) -> bool:
     """Return whether the conversation of that (normalised) start belongs to the held-out share."""
     digest = hashlib.sha256(f"split {seed}\n{start}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
-def group_of(prompt_id: str, meta: Mapping[str, Any]) -> str:
+def bootstrap_cluster(prompt_id: str, meta: Mapping[str, Any]) -> str:
     """Return what a prompt is resampled with: the entity it asks about, else itself."""
     return str(meta.get("entity") or prompt_id)

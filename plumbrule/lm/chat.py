@@ -93,7 +93,7 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
 
 
-def render(
+def render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generation_prompt: bool = True
 ) -> str:
     """Return a chat as text, ending where the response begins if `generation_prompt`.
@@ -116,12 +116,12 @@ def render(
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], generation_prompt: bool = True
 ) -> list[int]:
-    """Return the token ids of a chat, as `render` shows it.
+    """Return the token ids of a chat, as `render_chat` shows it.
 
     What a turn says is text: a special token spelt out in a question or a passage is encoded
     letter by letter, so no document can end a turn or speak as the user.
 
-    Raises: as `render`.
+    Raises: as `render_chat`.
     """
     template, turns = _ending(tokenizer), _turns(messages)
     with bounded(messages):
@@ -156,7 +156,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """
     said = "It said so"
     try:
-        text = render(tokenizer, [Message("user", "Why"), Message("assistant", said)], False)
+        text = render_chat(tokenizer, [Message("user", "Why"), Message("assistant", said)], False)
     except DataError:
         return None
     behind = tokenizer(text.rpartition(said)[2], add_special_tokens=False).input_ids

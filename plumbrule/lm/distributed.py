@@ -1,7 +1,7 @@
 """Several processes that compute one result: the few collectives that the stages need.
 
-Every process runs the same stage and holds the same weights. Work on rows is dealt out with `share`
-and put together again, in its old order, with `gather_rows`; sums are formed with
+Every process runs the same stage and holds the same weights. Work on rows is dealt out with
+`rank_indices` and put together again, in its old order, with `gather_rows`; sums are formed with
 `all_reduce_sum_`. Only the main process (rank 0) writes files. In a single process all of these do
 nothing, so that a stage has one code path.
 
@@ -75,7 +75,7 @@ def barrier() -> None:
         gather_objects(None)
 
 
-def share(num_rows: int) -> range:
+def rank_indices(num_rows: int) -> range:
     """Return the row numbers of this process: every `world_size()`-th."""
     return range(rank(), num_rows, world_size())
 

@@ -6,8 +6,9 @@ backward pass is done). What is not a trunk's (an output layer with weights of i
 head) stays whole everywhere, and `distributed` sums its gradients.
 
 Layers that run talk to the other processes, which must then run as many. Where processes do
-different amounts of work (sampling, scoring), `gathered` makes the weights whole once, for a while,
-and nobody waits for anybody; where gradients are made, `in_step` evens out the passes.
+different amounts of work (sampling, scoring), `unsharded` makes the weights whole once, for a
+while, and nobody waits for anybody; where gradients are made, `padded_micro_batches` evens out the
+passes.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(*models: nn.Module | None) -> Iterator[None]:
+def unsharded(*models: nn.Module | None) -> Iterator[None]:
     """Have all weights of the models whole on every process; every process must come here.
 
     Inside no pass of these models talks to another process. Models that are not spread are as ever.
@@ -115,10 +116,10 @@ def gathered(*models: nn.Module | None) -> Iterator[None]:
     finally:
         for part in parts:
             part.set_reshard_after_forward(_is_layer(part), recurse=False)
-        spread_again(*models)
+        reshard(*models)
 
 
-def spread_again(*models: nn.Module | None) -> None:
+def reshard(*models: nn.Module | None) -> None:
     """Let go of weights that are whole: where no backward pass has followed a forward pass."""
     for part in _parts(models):
         part.reshard()
@@ -135,7 +136,7 @@ def _parts(models: Iterable[nn.Module | None]) -> list[Any]:
     ]
 
 
-def in_step(
+def padded_micro_batches(
     model: nn.Module, parts: Iterable[list[int]], rows: Sequence[int], part_size: int
 ) -> Iterator[tuple[list[int], float]]:
     """Yield this process's parts of `rows`, each with how much it counts: 1.
@@ -165,7 +166,7 @@ def whole(value: Any) -> Any:
     return value
 
 
-def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
     """Return a whole tensor spread as `other` is; as it is where `other` is whole."""
     if not isinstance(other, DTensor):
         return tensor
@@ -173,7 +174,7 @@ def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(placed, other.device_mesh, other.placements, src_data_rank=None)
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_sharded_tensor(tensor: Tensor) -> bool:
     """Return whether processes hold slices of a tensor."""
     return isinstance(tensor, DTensor)
 

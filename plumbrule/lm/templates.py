@@ -85,7 +85,7 @@ def check_chats(
 
     Needs a tokenizer and no model. Args: system_turns: as `model.system_turns`.
     """
-    from plumbrule.lm.chat import is_ours, render
+    from plumbrule.lm.chat import is_ours, render_chat
 
     if system_turns == "keep" and is_ours(tokenizer):
         return  # it refuses nothing
@@ -93,7 +93,7 @@ def check_chats(
     for name, messages in chats:
         total += 1
         try:
-            render(tokenizer, arrange(messages, system_turns))
+            render_chat(tokenizer, arrange(messages, system_turns))
         except DataError as error:
             number += 1
             first = first or (name, error)

@@ -47,7 +47,7 @@ from plumbrule.store.fingerprint import (
     hashed_config,
 )
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
-from plumbrule.tracking.trackers import FilesOnly, RunTracker, StageAbout
+from plumbrule.tracking.trackers import FilesOnly, NodeFacts, RunTracker
 
 WAIT_SECONDS = 1.0
 FULL_BYTES = 2**20
@@ -74,7 +74,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Built:
+class NodeResult:
     """A node's published artifact, and how this command got it."""
 
     planned: Planned
@@ -226,13 +226,13 @@ def _plain(value: Any) -> Any:
 
 def execute(
     plan: list[Planned], context: RunContext, say: Callable[[str], None]
-) -> dict[str, Built]:
+) -> dict[str, NodeResult]:
     """Resolve or build each node of the plan in order and return the artifact of each.
 
     Raises: whatever a stage raises; what was published before stands.
     """
     _say_what_is_emulated(plan, context.runtime, say)
-    built: dict[str, Built] = {}
+    built: dict[str, NodeResult] = {}
     for number, planned in enumerate(plan, 1):
         node = planned.node
 
@@ -245,7 +245,7 @@ def execute(
     return built
 
 
-def _show_curves(built: Built, tracker: RunTracker) -> None:
+def _show_curves(built: NodeResult, tracker: RunTracker) -> None:
     """Tell the command's tracker what a node logged that was not built here."""
     artifact = artifact_of(built)
     if not isinstance(tracker, FilesOnly) and artifact.has("metrics.jsonl"):
@@ -272,8 +272,11 @@ def _say_what_is_emulated(
 
 
 def _resolve(
-    planned: Planned, context: RunContext, built: Mapping[str, Built], say: Callable[[str], None]
-) -> Built:
+    planned: Planned,
+    context: RunContext,
+    built: Mapping[str, NodeResult],
+    say: Callable[[str], None],
+) -> NodeResult:
     """Return the node's artifact: from the store, from another command, or built here."""
     name, kind = planned.node.name, planned.node.kind
     folder = context.store.folder(kind, planned.fingerprint)
@@ -282,7 +285,7 @@ def _resolve(
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
             attempts.tidy(folder)
-            return Built(planned, manifest, folder, "shared" if waiting else "cached")
+            return NodeResult(planned, manifest, folder, "shared" if waiting else "cached")
         claim = attempts.claim(folder, context.id)
         if isinstance(claim, claims.Claim):
             break
@@ -298,7 +301,7 @@ def _resolve(
         except OSError as error:
             manifest = context.store.manifest(kind, planned.fingerprint)
             if manifest is not None:  # another has published, and tidied up
-                return Built(planned, manifest, folder, "shared")
+                return NodeResult(planned, manifest, folder, "shared")
             claim.check()
             raise_if_disk_is_full(context.store.root, error)
             raise
@@ -306,11 +309,11 @@ def _resolve(
         manifest = context.store.manifest(kind, planned.fingerprint)
         if manifest is not None:
             attempts.clear(claim)
-            return Built(planned, manifest, folder, "shared")
+            return NodeResult(planned, manifest, folder, "shared")
         if isinstance(planned.node.config, Given):
             manifest = _copy(planned.node.config, context.store, attempt, claim)
             attempts.clear(claim)
-            return Built(planned, manifest, folder, "cached")
+            return NodeResult(planned, manifest, folder, "cached")
         begun = newest(attempt / "checkpoints")
         resumed = begun is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
@@ -322,7 +325,7 @@ def _resolve(
             )
         manifest = _build(planned, context, built, attempt, claim)
         attempts.clear(claim)
-    return Built(planned, manifest, folder, "resumed" if resumed else "built")
+    return NodeResult(planned, manifest, folder, "resumed" if resumed else "built")
 
 
 def _copy(given: Given, store: Store, attempt: Path, claim: claims.Claim) -> Manifest:
@@ -339,7 +342,7 @@ def _copy(given: Given, store: Store, attempt: Path, claim: claims.Claim) -> Man
 def _build(
     planned: Planned,
     context: RunContext,
-    built: Mapping[str, Built],
+    built: Mapping[str, NodeResult],
     folder: Path,
     claim: claims.Claim,
 ) -> Manifest:
@@ -347,7 +350,7 @@ def _build(
     node, began = planned.node, time.monotonic()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     inputs = {slot: artifact_of(built[source]) for slot, source in node.inputs.items()}
-    about = StageAbout(
+    about = NodeFacts(
         node.name,
         node.kind,
         planned.fingerprint,
@@ -425,7 +428,7 @@ def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
     return getattr(importlib.import_module(module), name)
 
 
-def artifact_of(built: Built) -> Artifact:
+def artifact_of(built: NodeResult) -> Artifact:
     """Return a built node as the next stage, or whoever asks for it, sees it."""
     planned = built.planned
     return Artifact(
@@ -439,7 +442,7 @@ def artifact_of(built: Built) -> Artifact:
     )
 
 
-def _tracker(about: StageAbout, context: RunContext) -> FileTracker:
+def _tracker(about: NodeFacts, context: RunContext) -> FileTracker:
     """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
     if newest(about.folder / "checkpoints") is None:
         for name in ("metrics.jsonl", "checkpoints/wandb.json"):

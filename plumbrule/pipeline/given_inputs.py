@@ -19,7 +19,7 @@ from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.attempts import OWNER
-from plumbrule.store.manifests import MANIFEST, SLOW, Manifest, damage, read_manifest
+from plumbrule.store.manifests import MANIFEST, SLOW, Manifest, file_damage, read_manifest
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def require_whole(given: Given) -> None:
     for name, about in read_given(given).files.items():
         above = [source / part for part in Path(name).parents]
         linked = any(folder.is_symlink() for folder in above if folder != source)
-        found = "lies behind a link" if linked else damage(source / name, about, SLOW)
+        found = "lies behind a link" if linked else file_damage(source / name, about, SLOW)
         if found:
             raise _damaged(source, name, found)
 
@@ -118,7 +118,7 @@ def copy_files(given: Given, attempt: Path) -> Manifest:
     for name, about in manifest.files.items():
         (attempt / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, attempt / name, follow_symlinks=False)
-        if found := damage(attempt / name, about, SLOW):
+        if found := file_damage(attempt / name, about, SLOW):
             raise _damaged(source, name, found)
     return manifest
 

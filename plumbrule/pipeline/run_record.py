@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.machine import environment as machine
-from plumbrule.pipeline.execute import Built
+from plumbrule.pipeline.execute import NodeResult
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.store.artifacts import Store
 
@@ -85,7 +85,7 @@ def close(
     config: RunConfig,
     overrides: list[str],
     run_id: str,
-    built: Mapping[str, Built],
+    built: Mapping[str, NodeResult],
     store: Store,
     seconds: float,
     goals: Sequence[str],
@@ -183,11 +183,11 @@ def merge_metrics(
     }
 
 
-def write_reports(record: Mapping[str, Any], built: Mapping[str, Built], folder: Path) -> None:
+def write_reports(record: Mapping[str, Any], built: Mapping[str, NodeResult], folder: Path) -> None:
     """Write `report.html` and `report.md` into the run's folder."""
-    from plumbrule.report import render
+    from plumbrule.report import render_report
 
     folders = {name: b.folder for name, b in built.items()}
-    html, markdown = render(record, folders)
+    html, markdown = render_report(record, folders)
     (folder / "report.html").write_text(html, encoding="utf-8")
     (folder / "report.md").write_text(markdown, encoding="utf-8")

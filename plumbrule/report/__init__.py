@@ -15,7 +15,7 @@ from typing import Any
 from plumbrule.report.contents import gather
 
 
-def render(record: Mapping[str, Any], folders: Mapping[str, Path]) -> tuple[str, str]:
+def render_report(record: Mapping[str, Any], folders: Mapping[str, Path]) -> tuple[str, str]:
     """Return (html, markdown) of a run's report.
 
     Args: record: what `run.json` holds. folders: node name -> its artifact's folder.

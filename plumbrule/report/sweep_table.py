@@ -136,7 +136,7 @@ def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | Non
     return max(own, key=lambda r: sign * r.mean), "highest" if sign > 0 else "lowest"
 
 
-def render(cells: Sequence[Cell]) -> list[str]:
+def table_lines(cells: Sequence[Cell]) -> list[str]:
     """Return the lines that are printed when a sweep ends."""
     rows = rows_of(cells)
     objective = next((cell.objective for cell in cells), None)

@@ -182,7 +182,7 @@ def read_header(path: Path, what: str) -> dict[str, tuple[int, ...]]:
         ) from None
 
 
-def settle(folder: Path, final: Path) -> None:
+def rebase_adapters(folder: Path, final: Path) -> None:
     """Let adapters under `folder` name their bases where these lie once it is moved to `final`.
 
     PEFT takes a path as it stands, seen from the working directory, so only a whole path will do.

@@ -21,16 +21,16 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store import attempts
-from plumbrule.store.adapter_files import settle
+from plumbrule.store.adapter_files import rebase_adapters
 from plumbrule.store.attempts import is_working
 from plumbrule.store.checkpoints import mode_of_new_files, set_mode
 from plumbrule.store.manifests import (
     MANIFEST,
     SLOW,
     Manifest,
-    damage,
     describe_file,
     digests,
+    file_damage,
     is_inside,
     read_manifest,
     write_manifest,
@@ -99,7 +99,7 @@ class Artifact:
         for listed, about in self.files.items():
             if listed == name or listed.startswith(f"{name}/"):
                 self._refuse_links(listed)
-                if found := damage(self.path / listed, about):
+                if found := file_damage(self.path / listed, about):
                     self._refuse(listed, found)
         if name not in self.files:
             for added in unlisted(self.path, self.files, name):
@@ -186,7 +186,7 @@ class Store:
         except FileNotFoundError:
             return None
         for name, about in manifest.files.items():
-            if found := damage(folder / name, about, content):
+            if found := file_damage(folder / name, about, content):
                 raise self._damaged(kind, fingerprint, f"{name} {found}")
         return manifest
 
@@ -220,7 +220,7 @@ class Store:
         """
         folder = self.folder(manifest.kind, manifest.fingerprint)
         made = folder if attempt is None else attempt
-        settle(made, folder)
+        rebase_adapters(made, folder)
         names = publishable(made, manifest.kind)
         mode = mode_of_new_files(made)
         for name in names:

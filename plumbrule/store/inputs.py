@@ -40,7 +40,7 @@ def suffix_of(variation: Variation) -> str:
     return "".join(f"{SIGN}{setting}={value}" for setting, value in variation)
 
 
-def gathered(inputs: Mapping[str, Artifact], slot: str) -> list[Gathered]:
+def gathered_inputs(inputs: Mapping[str, Artifact], slot: str) -> list[Gathered]:
     """Return the inputs of a slot, as the config orders them."""
     found = []
     for given, artifact in inputs.items():

@@ -159,7 +159,7 @@ def describe_file(path: Path) -> dict[str, Any]:
     return {"size": about.st_size, **found}
 
 
-def damage(path: Path, about: Mapping[str, Any], content: str | None = FAST) -> str:
+def file_damage(path: Path, about: Mapping[str, Any], content: str | None = FAST) -> str:
     """Return how a file differs from what its manifest says, as `has 4 bytes ...`; "" if it agrees.
 
     content: the digest to check where it was not checked before; None: only kind and size.

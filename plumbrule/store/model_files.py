@@ -19,12 +19,12 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
 def require_undamaged(path: str | Path, setting: str) -> None:
     """Raise ConfigError if a folder's model files are damaged; a hub name is left to its cache."""
-    reason = damage(Path(path)) if Path(path).is_dir() else None
+    reason = model_damage(Path(path)) if Path(path).is_dir() else None
     if reason is not None:
         raise ConfigError(f"{setting} (={path}) must hold whole files, but {reason}.")
 
 
-def damage(folder: Path) -> str | None:
+def model_damage(folder: Path) -> str | None:
     """Return what is wrong with the files of a model's folder, and what helps; None: nothing."""
     for path in sorted(
         p for kind in ("*.json", "*.model", "*.safetensors") for p in folder.rglob(kind)

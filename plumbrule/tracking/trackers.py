@@ -28,7 +28,7 @@ Uses = Mapping[str, tuple[str, str]]
 """Input slot -> (kind, fingerprint) of the artifact that fills it."""
 
 
-class About(NamedTuple):
+class CommandFacts(NamedTuple):
     """What is known of a command before its nodes are built.
 
     id: unique to the command. name: the cell's overrides, or the run's name. group: the sweep's
@@ -43,7 +43,7 @@ class About(NamedTuple):
     config: Mapping[str, Any]
 
 
-class StageAbout(NamedTuple):
+class NodeFacts(NamedTuple):
     """A node that is about to be built. folder: its attempt's, kept until it is published."""
 
     node: str
@@ -60,13 +60,13 @@ class RunTracker(Protocol):
     run_id: str | None
     """What manifests record; None: the tracker has no such thing."""
 
-    def stage(self, about: StageAbout) -> Mirror | None:
+    def stage(self, about: NodeFacts) -> Mirror | None:
         """Return what mirrors the metrics of a node that is built here; None: nothing does."""
 
     def show(self, node: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Mirror the curves of a node whose artifact was there: rows of its `metrics.jsonl`."""
 
-    def published(self, about: StageAbout) -> None:
+    def published(self, about: NodeFacts) -> None:
         """Record that a node was built, and from what."""
 
     def finish(
@@ -83,14 +83,14 @@ class FilesOnly:
 
     run_id: str | None = None
 
-    def stage(self, about: StageAbout) -> Mirror | None:
+    def stage(self, about: NodeFacts) -> Mirror | None:
         """Return None."""
         return None
 
     def show(self, node: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Do nothing."""
 
-    def published(self, about: StageAbout) -> None:
+    def published(self, about: NodeFacts) -> None:
         """Do nothing."""
 
     def finish(
@@ -99,12 +99,12 @@ class FilesOnly:
         """Do nothing."""
 
 
-def files_only(tracking: Any, about: About, say: Callable[[str], None]) -> RunTracker:
+def files_only(tracking: Any, about: CommandFacts, say: Callable[[str], None]) -> RunTracker:
     """Return a tracker that mirrors nothing."""
     return FilesOnly()
 
 
-Start = Callable[[Any, About, Callable[[str], None]], RunTracker]
+Start = Callable[[Any, CommandFacts, Callable[[str], None]], RunTracker]
 TRACKERS: Registry[Start] = Registry(
     "tracking.name",
     {

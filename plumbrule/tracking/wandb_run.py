@@ -22,14 +22,14 @@ from typing import Any
 
 from plumbrule.store.artifacts import write_json
 from plumbrule.tracking.stage_tracker import Mirror
-from plumbrule.tracking.trackers import About, RunTracker, StageAbout, TrackingConfig
+from plumbrule.tracking.trackers import CommandFacts, NodeFacts, RunTracker, TrackingConfig
 from plumbrule.tracking.wandb_start import start_run
 
 TAG_CHARACTERS = 64
 """Longest tag that W&B takes."""
 
 
-def start(tracking: TrackingConfig, about: About, say: Callable[[str], None]) -> RunTracker:
+def start(tracking: TrackingConfig, about: CommandFacts, say: Callable[[str], None]) -> RunTracker:
     """Start the W&B run of a command."""
     return WandbRun(tracking, about, say)
 
@@ -42,7 +42,7 @@ def safe_id(text: str) -> str:
 class WandbRun:
     """The run of a command."""
 
-    def __init__(self, tracking: TrackingConfig, about: About, say: Callable[[str], None]):
+    def __init__(self, tracking: TrackingConfig, about: CommandFacts, say: Callable[[str], None]):
         self.tracking, self.about, self.say = tracking, about, say
         os.environ.setdefault("WANDB_SILENT", "true")
         about.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class WandbRun:
         )
         self.run_id: str | None = self._run.id
 
-    def stage(self, about: StageAbout) -> Mirror | None:
+    def stage(self, about: NodeFacts) -> Mirror | None:
         """Return what mirrors a node's metrics into this run, and into its own where it has one."""
         if about.kind == "data":
             return None
@@ -75,7 +75,7 @@ class WandbRun:
         for row in rows:
             curves.log(row, int(row["update"]))
 
-    def published(self, about: StageAbout) -> None:
+    def published(self, about: NodeFacts) -> None:
         """Record as W&B artifacts, without their files, what was made and of what."""
         self._run.log_artifact(_lineage(about))
 
@@ -153,7 +153,7 @@ class _Several:
 
 
 def _stage_run(
-    tracking: TrackingConfig, command: About, about: StageAbout, say: Callable[[str], None]
+    tracking: TrackingConfig, command: CommandFacts, about: NodeFacts, say: Callable[[str], None]
 ) -> Mirror:
     """Return a new or resumed run of a node."""
     run = start_run(
@@ -170,7 +170,7 @@ def _stage_run(
     return _StageRun(run, "")
 
 
-def _kept_id(about: StageAbout) -> str:
+def _kept_id(about: NodeFacts) -> str:
     """Return the id of this building's run, which lies beside its checkpoints."""
     path = about.folder / "checkpoints" / "wandb.json"
     try:
@@ -182,7 +182,7 @@ def _kept_id(about: StageAbout) -> str:
         return run_id
 
 
-def _lineage(about: StageAbout) -> Any:
+def _lineage(about: NodeFacts) -> Any:
     import wandb
 
     made = wandb.Artifact(f"{about.kind}-{about.fingerprint}", type=about.kind)

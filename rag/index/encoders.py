@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.store.model_files import damage
+from plumbrule.store.model_files import model_damage
 from rag.config import HASHING
 from rag.index.hash_encoder import HashingEncoder
 
@@ -134,7 +134,7 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
     Raises: ValueError: weights that only a pickle holds, that are damaged, missing or read by
         nobody, or code of the model's own. ConfigError: a device that is not there.
     """
-    damaged = damage(folder)
+    damaged = model_damage(folder)
     if damaged is not None:
         raise ValueError(damaged)
     for pickled in sorted(folder.rglob("pytorch_model*.bin")):

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from plumbrule.config import RuntimeConfig
-from plumbrule.data.splits import group_of
+from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import ConfigError
 from plumbrule.statistics import mean_interval
 from plumbrule.store.artifacts import Artifact, write_json
@@ -99,7 +99,7 @@ def point(
     Args: rewards: of each prompt's answers.
     """
     found: dict[str, Any] = {"n": n, "kl_bound": math.log(n) - (n - 1) / n}
-    groups = [group_of(p.prompt.id, p.prompt.meta) for p in prompts]
+    groups = [bootstrap_cluster(p.prompt.id, p.prompt.meta) for p in prompts]
     columns = {"reward": list(rewards)}
     if all(p.utilities is not None for p in prompts):
         columns["utility"] = [np.array(p.utilities) for p in prompts]
@@ -163,7 +163,7 @@ def write_prompts(
             if prompt.utilities is not None:
                 columns["utility"] = np.array(prompt.utilities)
             curves = {k: [best_of(n, scores, v) for n in wanted] for k, v in columns.items()}
-            group = group_of(prompt.prompt.id, prompt.prompt.meta)
+            group = bootstrap_cluster(prompt.prompt.id, prompt.prompt.meta)
             row = {"id": prompt.prompt.id, "group": group, "n": list(wanted), **curves}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

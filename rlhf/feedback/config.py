@@ -217,7 +217,7 @@ policy's context."""
     """Whether the heads alone learn, on the policy's hidden states as they are."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """Low-rank adapters that learn in place of the trunk."""
-    reads_surprise: bool = False
+    uses_token_logprobs: bool = False
     """The score has a second part, which reads how likely the model finds each token of the \
 response (rlhf/reward_model/model.py)."""
     append_terminal: bool = True

@@ -40,7 +40,7 @@ from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import JudgeConfig
-from rlhf.feedback.sampling import Answer, Question, distinct
+from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct
 
 CHUNK_PROMPTS = 32
 """Prompts whose answers are judged and checkpointed together."""
@@ -93,8 +93,8 @@ def words_of(judge: Policy, config: JudgeConfig) -> list[list[int]]:
 
 def vote_on_all(
     judge: Policy,
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: JudgeConfig,
     folder: Path,
     tracker: Tracker,
@@ -129,8 +129,8 @@ def vote_on_all(
 
 def vote_on_chunk(
     judge: Policy,
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: JudgeConfig,
     line: Progress,
 ) -> list[Votes | None]:
@@ -154,7 +154,9 @@ def vote_on_chunk(
     ]
 
 
-def turn(template: str, question: Question, first: Answer, second: Answer) -> str:
+def turn(
+    template: str, question: SampledPrompt, first: SampledResponse, second: SampledResponse
+) -> str:
     """Return what the judge is asked of two answers.
 
     A line of the template with {passages} falls away where none were shown. A prompt of several
@@ -174,7 +176,7 @@ def turn(template: str, question: Question, first: Answer, second: Answer) -> st
     return re.sub(r"\{(prompt|passages|first|second)\}", lambda hit: filled[hit[1]], template)
 
 
-def scores_of(votes: Votes, answers: Sequence[Answer]) -> list[float]:
+def scores_of(votes: Votes, answers: Sequence[SampledResponse]) -> list[float]:
     """Return the score of each of the K answers: the mean chance that it is preferred to another.
 
     An answer that repeats another has that one's score.
@@ -203,7 +205,9 @@ def measure(votes: Sequence[Votes | None]) -> dict[str, float]:
     }
 
 
-def write_votes(path: Path, questions: Sequence[Question], votes: Sequence[Votes | None]) -> None:
+def write_votes(
+    path: Path, questions: Sequence[SampledPrompt], votes: Sequence[Votes | None]
+) -> None:
     """Write one row per vote: the prompt's id, the answers' places (`sample`) and `p_first`."""
     with open(path, "w", encoding="utf-8") as file:
         for question, own in zip(questions, votes, strict=True):
@@ -212,7 +216,7 @@ def write_votes(path: Path, questions: Sequence[Question], votes: Sequence[Votes
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _ordered_pairs(answers: Sequence[Answer]) -> list[tuple[int, int]]:
+def _ordered_pairs(answers: Sequence[SampledResponse]) -> list[tuple[int, int]]:
     """Return the places of every two distinct answers, in both orders."""
     return list(permutations(distinct(answers), 2))
 

@@ -40,8 +40,8 @@ from rlhf.feedback.people import asking
 from rlhf.feedback.people.judgements import read_file, write_file
 from rlhf.feedback.people.questions import in_asking_order, question_of, write_questions
 from rlhf.feedback.people.verdicts import verdicts
-from rlhf.feedback.rankings import ranks_of, upside_down
-from rlhf.feedback.sampling import Answer, Question, distinct, episodes_of
+from rlhf.feedback.rankings import ranks_of, reversed_ranking
+from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct, episodes_of
 from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, score_answers
 from rlhf.rewards.terms import open_terms
@@ -90,8 +90,8 @@ def check_labeller(
 
 
 def label(
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: FeedbackConfig,
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
@@ -122,7 +122,9 @@ def label(
 
 
 def gold_terms(
-    questions: Sequence[Question], answers: Sequence[Sequence[Answer]], config: FeedbackConfig
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
+    config: FeedbackConfig,
 ) -> list[Terms | None]:
     """Return what the gold utility makes of each question's answers.
 
@@ -142,8 +144,8 @@ def gold_terms(
 
 
 def by_reward(
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: FeedbackConfig,
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
@@ -170,8 +172,8 @@ def by_reward(
 
 
 def by_judge(
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: FeedbackConfig,
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
@@ -199,8 +201,8 @@ def by_judge(
 
 
 def rank(
-    question: Question,
-    answers: Sequence[Answer],
+    question: SampledPrompt,
+    answers: Sequence[SampledResponse],
     scores: Sequence[float] | None,
     truth: Terms | None,
     config: FeedbackConfig,
@@ -230,7 +232,7 @@ def rank(
         drawn = float(generator("flip", config.seed, question.prompt.id).random())
         meta["flipped"] = drawn < config.flipped
         if meta["flipped"]:
-            ranks, noisy = upside_down(ranks), [-score for score in noisy]
+            ranks, noisy = reversed_ranking(ranks), [-score for score in noisy]
     preference = Preference(
         id=question.prompt.id,
         messages=question.prompt.messages,
@@ -250,8 +252,8 @@ def own_meta(prompt: Prompt) -> dict[str, Any]:
 
 
 def by_people(
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     config: FeedbackConfig,
     out: Path,
 ) -> Labels:

@@ -33,7 +33,7 @@ def ranks_of(utilities: Sequence[float], tie_width: float = 0.0) -> tuple[int, .
     return tuple(ranks)
 
 
-def upside_down(ranks: Sequence[int]) -> tuple[int, ...]:
+def reversed_ranking(ranks: Sequence[int]) -> tuple[int, ...]:
     """Return the ranks with every strict order turned round; ties stay ties."""
     return tuple(max(ranks) + 1 - rank for rank in ranks)
 

@@ -34,7 +34,7 @@ CHUNK_PROMPTS = 128
 SPLITS = {"train": "records.jsonl", "validation": "validation.jsonl"}
 
 
-class Question(NamedTuple):
+class SampledPrompt(NamedTuple):
     """A prompt, the split it belongs to and the passages shown with it."""
 
     prompt: Prompt
@@ -42,7 +42,7 @@ class Question(NamedTuple):
     passages: tuple[str, ...]
 
 
-class Answer(NamedTuple):
+class SampledResponse(NamedTuple):
     """One sampled answer. logprob: of the whole answer, nats, its terminal token counted.
 
     num_tokens: of the answer; num_prompt_tokens: passages included.
@@ -58,7 +58,7 @@ class Answer(NamedTuple):
 
 def read_questions(
     inputs: Mapping[str, Artifact], policy: Policy, config: FeedbackConfig
-) -> tuple[list[Question], int]:
+) -> tuple[list[SampledPrompt], int]:
     """Return the prompts that leave room for a response, with the passages shown with each, and how
     many prompts do not.
 
@@ -77,7 +77,7 @@ def read_questions(
         max_new_tokens=config.sampling.max_new_tokens,
     )
     questions = [
-        Question(prompt, split, shown)
+        SampledPrompt(prompt, split, shown)
         for (split, prompt), shown in zip(prompts, passages, strict=True)
     ]
     return questions, num_too_long
@@ -85,17 +85,17 @@ def read_questions(
 
 def sample_all(
     policy: Policy,
-    questions: Sequence[Question],
+    questions: Sequence[SampledPrompt],
     config: FeedbackConfig,
     folder: Path,
     tracker: Tracker,
-) -> list[list[Answer]]:
+) -> list[list[SampledResponse]]:
     """Return K answers per question, read from `folder` where a chunk of them is complete.
 
     Raises: DataError: no question has two different answers.
     """
     k = config.num_responses
-    answers: list[list[Answer]] = []
+    answers: list[list[SampledResponse]] = []
     starts = range(0, len(questions), CHUNK_PROMPTS)
     with tracker.progress(len(questions) * k, "feedback", "answers") as line:
         for number, start in enumerate(starts):
@@ -107,14 +107,14 @@ def sample_all(
                 write = partial(_write_answers, answers=sample_chunk(policy, chunk, config, line))
                 checkpoints.save(folder, number, write, keep=len(starts))
             rows = json.loads((saved / "answers.json").read_text(encoding="utf-8"))
-            answers += [[Answer(*answer) for answer in row] for row in rows]
+            answers += [[SampledResponse(*answer) for answer in row] for row in rows]
     _require_rankable(answers)
     return answers
 
 
 def sample_chunk(
-    policy: Policy, questions: Sequence[Question], config: FeedbackConfig, line: Progress
-) -> list[list[Answer]]:
+    policy: Policy, questions: Sequence[SampledPrompt], config: FeedbackConfig, line: Progress
+) -> list[list[SampledResponse]]:
     """Sample K answers to each question, each by its own key."""
     k = config.num_responses
     keys = [row_key("feedback", config.seed, q.prompt.id, i) for q in questions for i in range(k)]
@@ -122,7 +122,7 @@ def sample_chunk(
     rows = [tokens for tokens in encoded for _ in range(k)]
     samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
     answers = [
-        Answer(
+        SampledResponse(
             policy.decode(s.tokens),
             bool(s.finished),
             float(sum(s.logprobs)),
@@ -135,12 +135,12 @@ def sample_chunk(
     return [answers[i : i + k] for i in range(0, len(answers), k)]
 
 
-def distinct(answers: Sequence[Answer]) -> list[int]:
+def distinct(answers: Sequence[SampledResponse]) -> list[int]:
     """Return, in order, the places of answers whose text none before has: equal ones are one."""
     return first_of_each([answer.response for answer in answers])
 
 
-def episodes_of(question: Question, answers: Sequence[Answer]) -> list[Episode]:
+def episodes_of(question: SampledPrompt, answers: Sequence[SampledResponse]) -> list[Episode]:
     """Return a question's answers as scorers judge them."""
     return [Episode(question.prompt, question.passages, a.response, a.finished) for a in answers]
 
@@ -167,7 +167,7 @@ def _read_prompts(
     return fitting, len(found) - len(fitting)
 
 
-def _require_rankable(answers: Sequence[Sequence[Answer]]) -> None:
+def _require_rankable(answers: Sequence[Sequence[SampledResponse]]) -> None:
     """Raise DataError unless some prompt has two different answers."""
     if all(len(distinct(row)) < 2 for row in answers):
         raise DataError(
@@ -176,6 +176,6 @@ def _require_rankable(answers: Sequence[Sequence[Answer]]) -> None:
         )
 
 
-def _write_answers(folder: Path, answers: Sequence[Sequence[Answer]]) -> None:
+def _write_answers(folder: Path, answers: Sequence[Sequence[SampledResponse]]) -> None:
     text = json.dumps(answers, ensure_ascii=False)
     (folder / "answers.json").write_text(text, encoding="utf-8")

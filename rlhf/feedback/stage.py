@@ -32,7 +32,14 @@ from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
 from rlhf.feedback.rankings import count_agreement, count_ties
-from rlhf.feedback.sampling import SPLITS, Answer, Question, distinct, read_questions, sample_all
+from rlhf.feedback.sampling import (
+    SPLITS,
+    SampledPrompt,
+    SampledResponse,
+    distinct,
+    read_questions,
+    sample_all,
+)
 
 
 def run(
@@ -72,7 +79,7 @@ def answered(
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
-) -> tuple[list[Question], list[list[Answer]], int, int]:
+) -> tuple[list[SampledPrompt], list[list[SampledResponse]], int, int]:
     """Return questions, K answers to each, how many prompts leave no room, and the policy's size.
 
     That is in weights that a token is multiplied with.
@@ -85,8 +92,8 @@ def answered(
 
 
 def cost(
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     judged: Sequence[Judged],
     size: int,
 ) -> dict[str, float]:
@@ -106,7 +113,9 @@ def cost(
     )
 
 
-def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> dict[str, float]:
+def measure(
+    answers: Sequence[Sequence[SampledResponse]], judged: Sequence[Judged]
+) -> dict[str, float]:
     """Return the headline metrics.
 
     tie_rate: share of pairs of distinct answers that tie. agreement: share of pairs, ordered both
@@ -147,8 +156,8 @@ def measure(answers: Sequence[Sequence[Answer]], judged: Sequence[Judged]) -> di
 
 def write_samples(
     path: Path,
-    questions: Sequence[Question],
-    answers: Sequence[Sequence[Answer]],
+    questions: Sequence[SampledPrompt],
+    answers: Sequence[Sequence[SampledResponse]],
     judged: Sequence[Judged],
 ) -> None:
     """Write one row per answer as it was sampled, repeats included; `sample` counts from 0."""
@@ -172,7 +181,7 @@ def notes(metrics: Mapping[str, float], num_too_long: int) -> list[str]:
     return said
 
 
-def _sample_row(question: Question, k: int, answer: Answer) -> dict[str, Any]:
+def _sample_row(question: SampledPrompt, k: int, answer: SampledResponse) -> dict[str, Any]:
     prompt = question.prompt
     return {
         "id": prompt.id,

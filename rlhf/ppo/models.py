@@ -16,7 +16,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Trajectory
-from rlhf.ppo.shared_trunk import Actors, Stem, branch_of, make_actors
+from rlhf.ppo.shared_trunk import Actors, FrozenLayers, branch_of, make_actors
 from rlhf.ppo.state import put_weights, weights_of
 from rlhf.ppo.step import Learner, make_learner
 from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
@@ -70,7 +70,7 @@ def make_value_model(
     return value_from_reward_model(reward_model)
 
 
-def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) -> Trajectory:
+def on_stem(trajectory: Trajectory, stem: FrozenLayers | None, micro_batch_size: int) -> Trajectory:
     """Return the trajectory with what a stem makes of its rows; as it is without a stem."""
     if stem is None:
         return trajectory
@@ -79,7 +79,7 @@ def on_stem(trajectory: Trajectory, stem: Stem | None, micro_batch_size: int) ->
         return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
 
 
-def spread(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:
+def shard_models(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:
     """Spread the models' weights over the processes if that is configured; return whether.
 
     Raises: ConfigError: a model that can't be spread.
@@ -94,7 +94,7 @@ def spread(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfi
     return True
 
 
-def put_together(
+def gather_full_model(
     config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device, learner: Learner
 ) -> tuple[Actors, Learner]:
     """Return actors and a learner in one piece, with the weights of a learner that is spread.

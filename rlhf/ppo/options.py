@@ -52,9 +52,9 @@ KL_ESTIMATORS: Registry[Callable[[Tensor], Tensor]] = Registry(
 SCHEDULES: Registry[Callable[[float], float]] = Registry(
     "ppo.lr_scheduler_type",
     {
-        "linear": ("rlhf.ppo.optimisation.lr_schedules:linear",),
-        "constant": ("rlhf.ppo.optimisation.lr_schedules:constant",),
-        "cosine": ("rlhf.ppo.optimisation.lr_schedules:cosine",),
+        "linear": ("rlhf.lr_schedules:linear",),
+        "constant": ("rlhf.lr_schedules:constant",),
+        "cosine": ("rlhf.lr_schedules:cosine",),
     },
 )
 REGISTRIES = (ADVANTAGES, POLICY_LOSSES, KL_ESTIMATORS, SCHEDULES)

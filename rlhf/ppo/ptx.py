@@ -72,12 +72,12 @@ def add_ptx_gradients(
     draw = generator("ppo ptx", config.seed, *place)
     rows = draw.integers(len(demonstrations.prompts), size=config.ptx.batch_size).tolist()
     num_tokens = sum(len(demonstrations.responses[row]) for row in rows)
-    mine = [rows[i] for i in distributed.share(len(rows))]
+    mine = [rows[i] for i in distributed.rank_indices(len(rows))]
     lengths = [len(demonstrations.prompts[i]) + len(demonstrations.responses[i]) for i in mine]
     device = policy.model.device
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     own = [[mine[i] for i in part] for part in buckets(lengths, micro_batch_size)]
-    for part, counts in fsdp.in_step(policy.model, own, rows, micro_batch_size):
+    for part, counts in fsdp.padded_micro_batches(policy.model, own, rows, micro_batch_size):
         joined = [[*demonstrations.prompts[i], *demonstrations.responses[i]] for i in part]
         tokens, real_mask = pad_rows(joined, policy.pad_id)
         begins = torch.tensor([len(demonstrations.prompts[i]) for i in part])[:, None]

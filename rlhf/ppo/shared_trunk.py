@@ -6,13 +6,15 @@ Three settings share more, each exact: the same numbers as separate models under
 - `ppo.adapter.rank`: the policy learns low-rank adapters (Hu et al. 2021, arXiv:2106.09685), and
   the reference is the policy with the adapters off. A policy that came with an adapter and trains
   it on has a reference of its own: with that adapter off it would be its base.
-- `ppo.unfrozen_layers`: only the top layers learn. The ones below, the *stem*, are one for all and
+- `ppo.unfrozen_layers`: only the top layers learn. The frozen ones below are one for all and
   stay as they are, so what they make of a rollout is computed once and read by the reference, by
   the value model and in every epoch; backward passes end where they begin.
-- `ppo.value_trunk`: `own` a whole model; `branch` top layers of its own on the stem; `policy` a
-  head on the policy's hidden states, whose gradient then moves the policy's trunk as well.
+- `ppo.value_trunk`: `own` a whole model; `branch` top layers of its own on the frozen layers;
+  `policy` a head on the policy's hidden states, whose gradient then moves the policy's trunk as
+  well.
 
-A part of a model is a `twin`: the same module with some children replaced, sharing all others.
+A part of a model comes from `clone_sharing_weights`: the same module with some children replaced,
+which shares all others.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Reference(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stem:
+class FrozenLayers:
     """The frozen lower layers; `trunk` ends in the hidden states between layers."""
 
     trunk: nn.Module
@@ -81,7 +83,7 @@ class Actors(NamedTuple):
     reader: Policy
     """The policy as it reads rollouts: whole, or what stands on the stem."""
     reference: Reference
-    stem: Stem | None = None
+    stem: FrozenLayers | None = None
 
 
 def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -> Actors:
@@ -110,7 +112,9 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     whole = trunk(lm)
     norm_name, layers, norm = _parts(lm, whole, top, policy.source)
     lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
-    stem = Stem(twin(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id)
+    stem = FrozenLayers(
+        clone_sharing_weights(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id
+    )
 
     lm.requires_grad_(False)
     upper.requires_grad_(True)
@@ -125,13 +129,16 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
     old_upper, old_norm = _frozen_copy(upper), _frozen_copy(norm)
     both = nn.ModuleList([*lower, *old_upper])
     prefix = lm.base_model_prefix
-    before = twin(whole, **{LAYERS: both, norm_name: old_norm})
-    before_top = twin(whole, **{LAYERS: old_upper, norm_name: old_norm})
+    before = clone_sharing_weights(whole, **{LAYERS: both, norm_name: old_norm})
+    before_top = clone_sharing_weights(whole, **{LAYERS: old_upper, norm_name: old_norm})
     reference = Reference(
-        _with_model(policy, twin(lm, **{prefix: before}, **own_head)),
-        _with_model(policy, twin(lm, **{prefix: before_top}, **own_head)),
+        _with_model(policy, clone_sharing_weights(lm, **{prefix: before}, **own_head)),
+        _with_model(policy, clone_sharing_weights(lm, **{prefix: before_top}, **own_head)),
     )
-    reader = _with_model(policy, twin(lm, **{prefix: twin(whole, **{LAYERS: upper})}))
+    reader = _with_model(
+        policy,
+        clone_sharing_weights(lm, **{prefix: clone_sharing_weights(whole, **{LAYERS: upper})}),
+    )
     _check_split(whole, stem, trunk(reader.model), policy.pad_id)
     return Actors(policy, reader, reference, stem)
 
@@ -167,7 +174,7 @@ def _parts(
     return norms[0], layers, children[norms[0]]
 
 
-def _check_split(whole: nn.Module, stem: Stem, top: nn.Module, pad_id: int) -> None:
+def _check_split(whole: nn.Module, stem: FrozenLayers, top: nn.Module, pad_id: int) -> None:
     """Raise ConfigError unless stem and top together compute what the whole trunk does."""
     device = next(whole.parameters()).device
     tokens = torch.arange(PROBE_TOKENS, device=device)[None]
@@ -188,10 +195,10 @@ def branch_of(actors: Actors) -> nn.Module:
     top = trunk(actors.reader.model)
     embeddings = cast(PreTrainedModel, top).get_input_embeddings()
     unused = {name: None for name, module in top.named_children() if module is embeddings}
-    return copy.deepcopy(twin(top, **unused)).requires_grad_(True)
+    return copy.deepcopy(clone_sharing_weights(top, **unused)).requires_grad_(True)
 
 
-def twin(module: M, **replaced: nn.Module | None) -> M:
+def clone_sharing_weights(module: M, **replaced: nn.Module | None) -> M:
     """Return a module like `module` with some children replaced; it shares all others."""
     other = copy.copy(module)
     other._modules = {**module._modules, **replaced}

@@ -46,7 +46,7 @@ from plumbrule.timing import Stopwatch
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.continuation import Start, start_of, write_end
-from rlhf.ppo.measures.memory import Estimate, estimate, free_memory
+from rlhf.ppo.measures.memory import Estimate, estimate_memory, free_memory
 from rlhf.ppo.measures.metrics import (
     consistency,
     objective_metrics,
@@ -62,20 +62,20 @@ from rlhf.ppo.measures.throughput import (
     time_table,
     work_per_token,
 )
-from rlhf.ppo.models import load_actors, make_value_model, on_stem, put_together, spread
+from rlhf.ppo.models import gather_full_model, load_actors, make_value_model, on_stem, shard_models
 from rlhf.ppo.objective import kl_coef_in_loss, shape
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.ptx import read_demonstrations
 from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
-from rlhf.ppo.rollout.prompts import ask, batch_of, that_fit
+from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
 from rlhf.ppo.rollout.samples import sample_rows, write_rows
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.shared_trunk import Reference
 from rlhf.ppo.state import Control, load_state, save_state, state_of
 from rlhf.ppo.step import Learner, make_learner, ppo_step, set_learning_rates
-from rlhf.ppo.stopping import limit_of, next_control
+from rlhf.ppo.stopping import kl_limit, next_control
 from rlhf.ppo.value_model import save_value_model
 from rlhf.rewards.accuracy_gate import check_report_cards
 from rlhf.rewards.config import RewardConfig
@@ -110,14 +110,14 @@ def run(
     """
     device = resolve_device(runtime)
     check_inputs(config, inputs)
-    limit = limit_of(config, inputs)
+    limit = kl_limit(config, inputs)
     if "rm" in config.reward.weights:
         check_report_cards(config.require_rm, reward_models(inputs))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
     value_model = make_value_model(config, actors, inputs)
-    sharded = spread(actors, value_model, runtime)
+    sharded = shard_models(actors, value_model, runtime)
     learner = make_learner(policy, value_model, config, actors.reader)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()
@@ -137,7 +137,9 @@ def run(
     if begun < end and not sharded:  # the probe's passes are one process's own
         first = [prompts[number] for number in batch_of(len(prompts), config, begun + 1)]
         rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
-        tracker.say(said_of(estimate(actors, learner, rows, config, runtime), device))
+        tracker.say(
+            describe_estimate(estimate_memory(actors, learner, rows, config, runtime), device)
+        )
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip((begun - start.updates) * config.batch_size)
@@ -147,7 +149,7 @@ def run(
             watch = Stopwatch()
             set_learning_rates(learner, config, update - start.updates)
 
-            with fsdp.gathered(*learner.models.values(), reference.policy.model):
+            with fsdp.unsharded(*learner.models.values(), reference.policy.model):
                 # 1 Generate.
                 with watch("generate"), compute_precision(config.precision, device):
                     asked = [prompts[number] for number in batch_of(len(prompts), config, update)]
@@ -225,7 +227,7 @@ def run(
     if average is not None:
         average.put_into(policy.model)
     if sharded:
-        actors, learner = put_together(config, inputs, device, learner)
+        actors, learner = gather_full_model(config, inputs, device, learner)
     if distributed.is_main():
         notes = notes_on(num_too_long, control, config.reward)
         work = work_per_token(actors, learner, config)
@@ -259,7 +261,7 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
         )
 
 
-def said_of(expected: Estimate, device: torch.device) -> str:
+def describe_estimate(expected: Estimate, device: torch.device) -> str:
     """Return a line on what an update will take, with a way out where it is more than there is."""
     free = free_memory(device)
     if expected.fits and (free is None or expected.memory_bytes <= free + expected.held_bytes):
@@ -297,7 +299,7 @@ def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Pr
     every = read_records(Prompt, path)
     policy.check_chats(every)
     response_tokens = config.sampling.max_new_tokens
-    kept = that_fit(policy, every, response_tokens)
+    kept = prompts_that_fit(policy, every, response_tokens)
     if not kept:
         raise DataError(
             f"prompts (={len(every)} rows) must hold one that fits the context (="
@@ -368,7 +370,7 @@ def publish(
     if learner.value_model is not None:
         save_value_model(learner.value_model, out / "value")
     every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
-    held_out = that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
+    held_out = prompts_that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
     rows = sample_rows(policy, reference, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:

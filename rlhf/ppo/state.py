@@ -121,7 +121,7 @@ def put_optimizer(learner: Learner, optimizer: dict[str, Any]) -> None:
     for number, kept in optimizer["state"].items():
         for name, value in kept.items():
             if value.shape == every[number].shape:  # a moment, and not the count of steps
-                kept[name] = fsdp.spread_like(value, every[number])
+                kept[name] = fsdp.shard_like(value, every[number])
     learner.optimizer.load_state_dict(optimizer)
 
 
@@ -130,7 +130,7 @@ def put_weights(learner: Learner, weights: Mapping[str, Mapping[str, Tensor]]) -
     """Replace all that is trained by `State.weights`."""
     for name, model in learner.models.items():
         for of, parameter in trained(model).items():
-            parameter.copy_(fsdp.spread_like(weights[name][of], parameter))
+            parameter.copy_(fsdp.shard_like(weights[name][of], parameter))
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

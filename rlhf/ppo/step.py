@@ -31,10 +31,10 @@ from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.loading import Policy, checkpoint_activations
 from plumbrule.lm.randomness import generator
+from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import kl_loss
 from rlhf.ppo.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
-from rlhf.ppo.optimisation.lr_schedules import lr_multiplier
 from rlhf.ppo.optimisation.tensorflow_adam import TensorFlowAdam
 from rlhf.ppo.options import SCHEDULES
 from rlhf.ppo.ptx import Demonstrations, add_ptx_gradients
@@ -209,7 +209,7 @@ def ppo_step(
         norms.append(clip_gradients(models, sums, config.max_grad_norm, str(where)))
         learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)  # their memory is the next rollout's
-    fsdp.spread_again(*learner.models.values())  # a policy that is only read has no backward pass
+    fsdp.reshard(*learner.models.values())  # a policy that is only read has no backward pass
     mean = dict(zip(SUMS, (totals / divisors).tolist(), strict=True))
     norm = {name: sum(n[name] for n in norms) / max(1, len(norms)) for name in models}
     return PPOStats(
@@ -270,11 +270,13 @@ def add_gradients(
     models = learner.training(config, update)
     lengths = trajectory.num_tokens
     by_length = sorted(rows, key=lambda i: -lengths[i])
-    mine = [by_length[i] for i in distributed.share(len(by_length))]
+    mine = [by_length[i] for i in distributed.rank_indices(len(by_length))]
     sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
     error = torch.zeros((), dtype=torch.float64, device=device)
     parts = micro_batches(trajectory, mine, micro_batch_size)
-    for part, counts in fsdp.in_step(learner.policy.model, parts, rows, micro_batch_size):
+    for part, counts in fsdp.padded_micro_batches(
+        learner.policy.model, parts, rows, micro_batch_size
+    ):
         inputs = rows_for_model(trajectory, part, learner.policy.pad_id)
         width = inputs.columns.shape[1]
         old = Slice(*(getattr(rollout, name)[part, :width] for name in Slice._fields))
@@ -368,7 +370,9 @@ def reduce_gradients(models: Mapping[str, nn.Module], sums: Sequence[Tensor]) ->
     for parameter in parameters:
         if parameter.grad is None:  # this process had no rows, or a layer that nothing reads
             parameter.grad = torch.zeros_like(parameter)
-    kept_whole = [p.grad for p in parameters if p.grad is not None and not fsdp.is_spread(p)]
+    kept_whole = [
+        p.grad for p in parameters if p.grad is not None and not fsdp.is_sharded_tensor(p)
+    ]
     distributed.all_reduce_sum_([*kept_whole, *sums])
 
 

@@ -13,24 +13,24 @@ from rlhf.ppo.kl import next_coefficient
 from rlhf.ppo.state import Control
 
 
-class Limit(NamedTuple):
+class KLLimit(NamedTuple):
     """The KL (nats per response) behind which a run ends, and which setting gave it."""
 
     kl: float
     setting: str
 
 
-def limit_of(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Limit | None:
+def kl_limit(config: PPOConfig, inputs: Mapping[str, Artifact]) -> KLLimit | None:
     """Return the lower of the limits that are set; None: there is none.
 
     Raises: ConfigError: the study predicts no peak for the series.
     """
     limits = []
     if config.early_stop.run_kl is not None:
-        limits.append(Limit(config.early_stop.run_kl, "ppo.early_stop.run_kl"))
+        limits.append(KLLimit(config.early_stop.run_kl, "ppo.early_stop.run_kl"))
     if config.stop_at is not None:
         kl = predicted_peak(inputs["overoptimisation"], config.stop_series)
-        limits.append(Limit(kl, "the peak that ppo.stop_at predicts"))
+        limits.append(KLLimit(kl, "the peak that ppo.stop_at predicts"))
     return min(limits) if limits else None
 
 
@@ -65,7 +65,7 @@ def predicted_peak(study: Artifact, series: str | None) -> float:
 
 
 def next_control(
-    control: Control, metrics: dict[str, float], config: PPOConfig, limit: Limit | None = None
+    control: Control, metrics: dict[str, float], config: PPOConfig, limit: KLLimit | None = None
 ) -> Control:
     """Return the control of the next update, given the metrics of this one."""
     kl = metrics["objective/kl"]

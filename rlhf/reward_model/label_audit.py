@@ -45,7 +45,7 @@ MIN_GROUPS = 10
 """Prompts below which the bootstrap of a fit has no bounds."""
 
 
-class Fit(NamedTuple):
+class LabellerFit(NamedTuple):
     """The most likely labeller: noise in utility, taste in utility per ten words, share flipped."""
 
     noise: float = 0.3
@@ -53,7 +53,7 @@ class Fit(NamedTuple):
     flipped: float = 0.0
 
 
-PLAIN, FLIPPING = Fit(), Fit(flipped=0.1)
+PLAIN, FLIPPING = LabellerFit(), LabellerFit(flipped=0.1)
 """Where the search begins for a labeller whose rankings were never turned round, and some were."""
 
 
@@ -79,7 +79,7 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
         return {}
     fitted = fit(np.concatenate(groups), FLIPPING if flips else PLAIN)
     n = sum(len(pairs) for pairs in groups)
-    names = [name for name in Fit._fields if flips or name != "flipped"]
+    names = [name for name in LabellerFit._fields if flips or name != "flipped"]
     if len(groups) < MIN_GROUPS:
         return {name: too_few(getattr(fitted, name), n, len(groups), MIN_GROUPS) for name in names}
     rng = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
     }
 
 
-def fit(pairs: np.ndarray, start: Fit = PLAIN) -> Fit:
+def fit(pairs: np.ndarray, start: LabellerFit = PLAIN) -> LabellerFit:
     """Return the most likely labeller; `flipped` is fitted where its start is above 0, else 0.
 
     Args: pairs: (n, 2), utility and words / 10 of the answer ranked higher, less those of the
@@ -136,7 +136,7 @@ def fit(pairs: np.ndarray, start: Fit = PLAIN) -> Fit:
     least = np.array([np.log(LEAST_NOISE), *found[1:]])
     quiet = loss(least)[0] <= loss(found)[0] + 1e-9  # as likely with no noise at all
     flipped = float(found[2]) if found[2] > LEAST_FLIPPED else 0.0
-    return Fit(0.0 if quiet else float(np.exp(found[0])), float(found[1]), flipped)
+    return LabellerFit(0.0 if quiet else float(np.exp(found[0])), float(found[1]), flipped)
 
 
 def _count_unequal_ties(preference: Preference) -> int:

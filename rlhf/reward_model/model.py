@@ -13,7 +13,7 @@ What was decided, and where others differ:
   recorded (`append_terminal`), and every row is made by `RewardModel.encode`.
 * The head starts at N(0, 1 / sqrt(d + 1)) with bias 0 (Stiennon et al. 2020, arXiv:2009.01325; the
   square root follows their code) and works in float32 (float64 for a float64 trunk).
-* With `reads_surprise` the score has a second part: over the response's tokens, the sum of g times
+* With `uses_token_logprobs` the score has a second part: over the response's tokens, the sum of g times
   (1 - p), where p is the probability that the model, as it is trained, gives a token where it
   stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
   hold what was said beside what should have been said, and a small model has no layers left to
@@ -70,21 +70,21 @@ COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 class RewardStats:
     """What `reward_stats.json` holds: how rows are made and how scores are normalised.
 
-    reads_surprise: whether the score has the part that sums over the response's tokens.
+    uses_token_logprobs: whether the score has the part that sums over the response's tokens.
     mean, std: of raw scores on `num_samples` answers of the initial policy; a normalised score is
     (raw - mean) / std. precision: of the trunk's forward pass, in training and in scoring.
     """
 
     append_terminal: bool = True
     precision: str = "float32"
-    reads_surprise: bool = False
+    uses_token_logprobs: bool = False
     mean: float = 0.0
     std: float = 1.0
     num_samples: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no reward model has. Raises: ValueError: a value's type or range is wrong."""
-        for name in ("append_terminal", "reads_surprise"):
+        for name in ("append_terminal", "uses_token_logprobs"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} (={getattr(self, name)!r:.40}) must be true or false")
         if self.precision not in COMPUTED:
@@ -167,7 +167,7 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             self.head.weight.copy_(torch.from_numpy(draws))
             self.head.bias.zero_()
-        self.surprise_head = nn.Linear(width, 1) if self.stats.reads_surprise else None
+        self.surprise_head = nn.Linear(width, 1) if self.stats.uses_token_logprobs else None
         if self.surprise_head is not None:
             nn.init.zeros_(self.surprise_head.weight)
             nn.init.constant_(self.surprise_head.bias, -1.0)

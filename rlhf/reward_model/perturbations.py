@@ -29,7 +29,7 @@ DRESSES: Mapping[str, Callable[[str], str]] = {
 """Name -> what becomes of the worse answer."""
 
 
-class Dressed(NamedTuple):
+class Perturbation(NamedTuple):
     """A pair whose worse answer can be dressed up. scores: raw, of the pair as it was."""
 
     preference: Preference
@@ -38,12 +38,12 @@ class Dressed(NamedTuple):
     worse_score: float
 
 
-def pairs_to_dress(rankings: Sequence[ScoredRanking]) -> list[Dressed]:
+def pairs_to_perturb(rankings: Sequence[ScoredRanking]) -> list[Perturbation]:
     """Return the pairs that are used, by the rule of the module."""
     return [pair for ranking in rankings for pair in _of(ranking)][:MOST_PAIRS]
 
 
-def _of(ranking: ScoredRanking) -> Iterator[Dressed]:
+def _of(ranking: ScoredRanking) -> Iterator[Perturbation]:
     preference = ranking.preference
     terms = preference.meta.get("terms")
     for i, j in ranking.pairs():
@@ -56,11 +56,12 @@ def _of(ranking: ScoredRanking) -> Iterator[Dressed]:
         scores = ranking.scores[better], ranking.scores[worse]
         assert scores[0] is not None
         assert scores[1] is not None
-        yield Dressed(preference, worse, scores[0], scores[1])
+        yield Perturbation(preference, worse, scores[0], scores[1])
 
 
 def adversarial(
-    pairs: Sequence[Dressed], score: Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray]
+    pairs: Sequence[Perturbation],
+    score: Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray],
 ) -> dict[str, Any]:
     """Return {"as_it_was", "longer", "politer", "surer"}, each {"value", "low", "high", "n",
     "groups"}, and "reason" where bounds are not known.

@@ -39,7 +39,7 @@ from rlhf.feedback.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, score_rows
-from rlhf.reward_model.perturbations import adversarial, pairs_to_dress
+from rlhf.reward_model.perturbations import adversarial, pairs_to_perturb
 from rlhf.reward_model.preferences import finished_of, refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
 from rlhf.reward_model.training import Ranking, pair, train
@@ -74,7 +74,7 @@ def run(
     TrainingError: a loss or score that is NaN or Inf.
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
-    stats = RewardStats(config.append_terminal, config.precision, config.reads_surprise)
+    stats = RewardStats(config.append_terminal, config.precision, config.uses_token_logprobs)
     policy = prepare_training(policy, config.adapter, config.seed, "rm.adapter")
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
@@ -107,8 +107,10 @@ def run(
     labels = audit([*training.preferences, *held_out.preferences])
     card |= {
         "labels": {name: interval.as_json() for name, interval in labels.items()},
-        "adversarial": adversarial(pairs_to_dress(rankings), dressed_scorer(model, limit, runtime)),
-        "elsewhere": elsewhere(model, others, limit, runtime),
+        "adversarial": adversarial(
+            pairs_to_perturb(rankings), dressed_scorer(model, limit, runtime)
+        ),
+        "elsewhere": out_of_distribution_metrics(model, others, limit, runtime),
         "own_answers": distribution(model.stats, own),
     }
     model.save(out)
@@ -156,7 +158,7 @@ def dressed_scorer(
     return score
 
 
-def elsewhere(
+def out_of_distribution_metrics(
     model: RewardModel, others: Mapping[str, Split], limit: int, runtime: RuntimeConfig
 ) -> dict[str, Any]:
     """Return accuracy, calibration and correlation with length on each input `ood`, `ood_1`, ..."""

@@ -36,7 +36,7 @@ from plumbrule.lm.randomness import generator
 from plumbrule.store import checkpoints
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import RMConfig
-from rlhf.ppo.optimisation.lr_schedules import cosine, lr_multiplier
+from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.losses import (
     bradley_terry,
     centring,
@@ -85,12 +85,12 @@ def train(
         checkpoint_activations(model.trunk)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=config.adam_epsilon)
-    num_steps = count_steps(len(rankings), config)
-    first = restore(model, optimizer, folder)
+    steps = num_steps(len(rankings), config)
+    first = load_checkpoint(model, optimizer, folder)
     tracker.rewind(first)
-    with tracker.progress(num_steps, "rm", "steps") as line:
+    with tracker.progress(steps, "rm", "steps") as line:
         line.skip(first)
-        for step in range(first, num_steps):
+        for step in range(first, steps):
             # 1
             batch = [rankings[i] for i in batch_of(step, len(rankings), config)]
             # 2
@@ -109,7 +109,7 @@ def train(
                     f"rm step {step + 1}: loss (={loss:g}) and gradient norm (={norm:g}) must be "
                     "finite; lower rm.learning_rate or use rm.precision=float32."
                 )
-            rate = config.learning_rate * rate_share(step, num_steps, config.warmup_share)
+            rate = config.learning_rate * lr_multiplier(step, steps, config.warmup_share, cosine)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
@@ -120,8 +120,8 @@ def train(
             tracker.log({f"rm/train_{name}": x for name, x in logged.items()}, update=step + 1)
             line.advance(1, **shown)
             # 5
-            if (step + 1) % config.save_every == 0 or step + 1 == num_steps:
-                checkpoints.save(folder, step + 1, lambda at: keep(model, optimizer, at))
+            if (step + 1) % config.save_every == 0 or step + 1 == steps:
+                checkpoints.save(folder, step + 1, lambda at: save_checkpoint(model, optimizer, at))
 
 
 def micro_batches(
@@ -191,7 +191,7 @@ def grouped(batch: Sequence[Ranking], micro_batch_size: int) -> Iterator[list[Ra
         yield group
 
 
-def count_steps(num_rankings: int, config: RMConfig) -> int:
+def num_steps(num_rankings: int, config: RMConfig) -> int:
     """Return the number of optimizer steps; the last may hold fewer than batch_size rankings."""
     return math.ceil(round(num_rankings * config.num_train_epochs) / config.batch_size)
 
@@ -211,18 +211,13 @@ def batch_of(step: int, num_rankings: int, config: RMConfig) -> list[int]:
     return [int(orders[place // num_rankings][place % num_rankings]) for place in places]
 
 
-def rate_share(step: int, num_steps: int, warmup_share: float) -> float:
-    """Return the share of the learning rate at `step` (from 0): linear warm-up, cosine to 0."""
-    return lr_multiplier(step, num_steps, warmup_share, cosine)
-
-
-def keep(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+def save_checkpoint(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Write all that training needs to go on: weights and the optimizer's state."""
     save_model(model, str(folder / "weights.safetensors"))
     torch.save(optimizer.state_dict(), folder / "optimizer.pt")
 
 
-def restore(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def load_checkpoint(model: RewardModel, optimizer: torch.optim.Optimizer, folder: Path) -> int:
     """Load the newest complete checkpoint under `folder`; return how many steps it has seen."""
     found = checkpoints.newest(folder)
     if found is None:

@@ -26,7 +26,7 @@ def check_report_cards(config: RequireConfig, models: Mapping[str, Artifact]) ->
     if found:
         raise TrainingError(
             f"{'; '.join(found)}. PPO does not train against it: improve the reward model (more "
-            "rankings, rm.reads_surprise, a larger model), or lower what is demanded."
+            "rankings, rm.uses_token_logprobs, a larger model), or lower what is demanded."
         )
 
 

@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.lm.chat import render
+from plumbrule.lm.chat import render_chat
 from plumbrule.lm.loading import disable_dropout, resolve_device, usable_positions
 from plumbrule.lm.logprobs import buckets, pad_rows
 from plumbrule.lm.weights import POOLER, load_whole
@@ -68,7 +68,7 @@ class Classifier:
         chat.append({"role": "assistant", "content": episode.response})
         if getattr(self.tokenizer, "chat_template", None):
             messages = [Message(turn["role"], turn["content"]) for turn in chat]
-            return render(self.tokenizer, messages, generation_prompt=False)
+            return render_chat(self.tokenizer, messages, generation_prompt=False)
         return "\n".join(f"{turn['role']}: {turn['content']}" for turn in chat)
 
     def _row(self, episode: Episode) -> list[int]:

@@ -72,13 +72,13 @@ def averaged(models: Sequence[RewardModel]) -> RewardModel:
             "reward.ensemble.rule (=weights) must not be used for adapters, whose mean is not the "
             "mean of what they do; use mean, worst or uncertainty."
         )
-    first_rules = (first.stats.append_terminal, first.stats.reads_surprise)
+    first_rules = (first.stats.append_terminal, first.stats.uses_token_logprobs)
     for model in models[1:]:
         shapes = {name: w.shape for name, w in model.trunk.state_dict().items()}
         if (
             shapes != {name: w.shape for name, w in first.trunk.state_dict().items()}
             or model.policy.tokenizer.get_vocab() != first.policy.tokenizer.get_vocab()
-            or (model.stats.append_terminal, model.stats.reads_surprise) != first_rules
+            or (model.stats.append_terminal, model.stats.uses_token_logprobs) != first_rules
         ):
             raise ConfigError(
                 "reward.ensemble.rule (=weights) must not be used for reward models of different "

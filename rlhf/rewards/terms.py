@@ -142,7 +142,7 @@ def score_terms(
     Raises: TrainingError: a term raises, or does not give one number per response.
     """
     finished = trajectory.finished.tolist()
-    mine = list(distributed.share(len(trajectory)))
+    mine = list(distributed.rank_indices(len(trajectory)))
     episodes = [
         Episode(prompts[i], trajectory.passages[i], trajectory.texts[i], finished[i]) for i in mine
     ]

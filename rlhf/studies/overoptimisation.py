@@ -26,7 +26,7 @@ from plumbrule.data.records import read_rows
 from plumbrule.errors import DataError
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import gathered
+from plumbrule.store.inputs import gathered_inputs
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (
@@ -34,8 +34,8 @@ from rlhf.studies.scaling_fits import (
     REINFORCEMENT,
     Coefficients,
     Curve,
-    Fit,
     Law,
+    ScalingFit,
     fit,
     gained,
 )
@@ -60,7 +60,7 @@ class Series(NamedTuple):
     group: str
     label: str
     runs: list[Run]
-    fit: Fit | None
+    fit: ScalingFit | None
 
     @property
     def name(self) -> str:
@@ -100,7 +100,7 @@ def read_series(
 ) -> list[Series]:
     """Return the series of one method, in the order of the config."""
     runs: dict[tuple[str, str], list[Run]] = {}
-    for one in gathered(inputs, method):
+    for one in gathered_inputs(inputs, method):
         read = read_ppo if method == "ppo" else read_best_of_n
         runs.setdefault((one.name, one.label), []).append(read(one.artifact))
     return [
@@ -141,7 +141,7 @@ def read_best_of_n(artifact: Artifact) -> Run:
     return Run(Curve(distances, gold - gold[:, :1]), proxy.mean(0))
 
 
-def fitted(law: Law, runs: Sequence[Run], config: OveroptimisationConfig) -> Fit | None:
+def fitted(law: Law, runs: Sequence[Run], config: OveroptimisationConfig) -> ScalingFit | None:
     """Return the law fitted to the runs; None where they have too few points."""
     try:
         return fit(

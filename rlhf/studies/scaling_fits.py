@@ -84,7 +84,7 @@ class Coefficients(NamedTuple):
     beta: float
 
 
-class Fit(NamedTuple):
+class ScalingFit(NamedTuple):
     """A fitted law with intervals.
 
     peak: KL in nats at which gold is highest: 0 where it falls from the start, inf where the law
@@ -138,7 +138,7 @@ def fit(
     confidence: float = CONFIDENCE,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
-) -> Fit:
+) -> ScalingFit:
     """Return the law fitted to all points of the runs, with bootstrap intervals.
 
     Runs are drawn with replacement, and the points (or prompts) of each drawn one, so the intervals
@@ -169,11 +169,11 @@ def fit(
         for i, value in enumerate(_summary(law, whole, far))
     )
     turns = float(np.mean(np.sqrt(drawn[:, 2]) < far))
-    return Fit(whole, alpha, beta, peak, height, decline, turns)
+    return ScalingFit(whole, alpha, beta, peak, height, decline, turns)
 
 
 def peak_of(law: Law, found: Coefficients, far: float) -> float:
-    """Return the distance at which the fitted gain is highest: 0 and inf as `Fit` says."""
+    """Return the distance at which the fitted gain is highest: 0 and inf as `ScalingFit` says."""
     if found.beta > 0:
         return law.top(found.alpha, found.beta)
     return math.inf if gained(law, found, np.array([far]))[0] >= 0 else 0.0

@@ -110,7 +110,7 @@ def run(
     if device.type == "cpu" and config.sequence_tokens <= SHORT_ROW:
         model.set_attn_implementation("eager")  # a fifth faster there than the fused kernel
     model.to(device)  # type: ignore[arg-type]
-    exam = Exam(tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size)
+    exam = HeldOutEvaluation(tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size)
     train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker, exam)
 
     # 4. What it came to.
@@ -158,7 +158,7 @@ def train(
     micro_batch_size: int,
     saves: Path,
     tracker: Tracker,
-    exam: Exam | None = None,
+    exam: HeldOutEvaluation | None = None,
 ) -> None:
     """Train `model` in place on packed rows, going on from the newest checkpoint under `saves`.
 
@@ -312,7 +312,7 @@ def block_diagonal(documents: Tensor) -> tuple[Tensor, Tensor]:
     return attention, place - started
 
 
-class Exam:
+class HeldOutEvaluation:
     """Held-out texts, ready to be measured as often as one likes."""
 
     def __init__(

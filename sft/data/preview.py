@@ -12,7 +12,7 @@ from typing import NamedTuple
 from plumbrule.data.records import Demonstration, Preference, Prompt
 from plumbrule.errors import DataError
 from sft.config import BENCHMARKS, UNSPLIT, DataConfig
-from sft.data.selection import Item, check_split, collect, divide, settle
+from sft.data.selection import Item, check_split, collect, divide, merge_rankings
 from sft.data.stage import source_rows
 
 
@@ -47,7 +47,7 @@ def preview(
     """
     dataset = config.dataset
     kept = collect(source_rows(config), dataset.max_rows, unique=config.role not in BENCHMARKS)
-    kept = settle(kept, dataset.annotators)
+    kept = merge_rankings(kept, dataset.annotators)
     train: Sequence[Item] = [*kept.train, *kept.validation]
     held_out: Sequence[Item] = []
     if not train:

@@ -25,7 +25,14 @@ from plumbrule.data.records import (
     Prompt,
     Record,
 )
-from plumbrule.data.splits import corpus_text, exact, is_held_out, normalise, prompt_of, start_of
+from plumbrule.data.splits import (
+    corpus_text,
+    exact,
+    in_held_out_share,
+    normalise,
+    prompt_of,
+    start_of,
+)
 from plumbrule.errors import DataError
 
 Item = Record | dict[str, Any]
@@ -110,7 +117,7 @@ def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collecte
     return kept
 
 
-def settle(kept: Collected, how: str) -> Collected:
+def merge_rankings(kept: Collected, how: str) -> Collected:
     """Return `kept` with one ranking per item, as `how` says, and none without an ordered pair.
 
     how: majority, soft or separate (`plumbrule/data/annotators.py`). Rows that are no preferences
@@ -190,7 +197,7 @@ def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[I
     train: list[Item] = []
     held_out: list[Item] = []
     for item in kept.train:
-        (held_out if is_held_out(start_of(item), share, seed) else train).append(item)
+        (held_out if in_held_out_share(start_of(item), share, seed) else train).append(item)
     if not train or (share > 0 and not held_out):
         side = "training" if not train else "held-out"
         starts = {start_of(item) for item in kept.train}
@@ -228,13 +235,13 @@ def check_split(train: Sequence[Item], held_out: Sequence[Item]) -> None:
         )
 
 
-def group_of(item: BenchmarkItem) -> str:
+def limited_group_of(item: BenchmarkItem) -> str:
     """Return the group that `per_group` counts: BOLD's domain and group, else the task."""
     parts = [str(item.meta[name]) for name in ("domain", "group") if name in item.meta]
     return "/".join(parts) if item.task == "bold" and parts else item.task
 
 
-def spread(items: Sequence[Item], per_group: int | None) -> list[Item]:
+def take_evenly(items: Sequence[Item], per_group: int | None) -> list[Item]:
     """Return at most `per_group` items of each group, in order, spread over its units; None: all.
 
     A unit is what `item.group` names: an entity of BOLD, a row of HaluEval. Every unit gives its
@@ -245,7 +252,9 @@ def spread(items: Sequence[Item], per_group: int | None) -> list[Item]:
     for place, item in enumerate(items):
         if per_group is None or not isinstance(item, BenchmarkItem):
             return list(items)
-        units.setdefault(group_of(item), {}).setdefault(item.group or item.id, []).append(place)
+        units.setdefault(limited_group_of(item), {}).setdefault(item.group or item.id, []).append(
+            place
+        )
     chosen: list[int] = []
     for group in units.values():
         room = per_group or 0
@@ -259,4 +268,4 @@ def spread(items: Sequence[Item], per_group: int | None) -> list[Item]:
 
 def count_groups(items: Sequence[Item]) -> Mapping[str, int]:
     """Return how many benchmark items each group has."""
-    return dict(Counter(group_of(i) for i in items if isinstance(i, BenchmarkItem)))
+    return dict(Counter(limited_group_of(i) for i in items if isinstance(i, BenchmarkItem)))

@@ -29,7 +29,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import Tracker
 from sft.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data.data_card import card, notes, sample
-from sft.data.selection import Item, check_split, collect, divide, settle, spread
+from sft.data.selection import Item, check_split, collect, divide, merge_rankings, take_evenly
 
 NUM_SAMPLES = 8
 """Rows of each node that the report shows."""
@@ -50,13 +50,16 @@ def run(
     # 1, 2
     rows = source_rows(config)
     kept = collect(rows, dataset.max_rows, unique=config.role not in BENCHMARKS)
-    kept = settle(kept, dataset.annotators)
+    kept = merge_rankings(kept, dataset.annotators)
     if not kept.train and not kept.validation:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
     # 3
     if config.role in UNSPLIT:
-        train, validation = spread([*kept.train, *kept.validation], config.per_group), list[Item]()
+        train, validation = (
+            take_evenly([*kept.train, *kept.validation], config.per_group),
+            list[Item](),
+        )
     else:
         train, validation = divide(kept, dataset.validation_share, dataset.split_seed)
     # 4

@@ -15,7 +15,7 @@ from eval.comparisons import compare, methods
 from plumbrule.cli import verbs
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
-from plumbrule.report import render
+from plumbrule.report import render_report
 from plumbrule.store import costs, manifests
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.inputs import Gathered
@@ -202,7 +202,7 @@ def labels(store: Store, artifact: Artifact) -> None:
 def reported(store: Store, artifact: Artifact) -> None:
     node = {"kind": "eval", "state": "built", "inputs": {}, "wall_seconds": 1.0, "hardware": {}}
     record = {"metrics": {}, "overrides": [], "notes": [], "headline": []}
-    render({**record, "nodes": {"node": node}}, {"node": artifact.path})
+    render_report({**record, "nodes": {"node": node}}, {"node": artifact.path})
 
 
 WAYS: dict[str, tuple[Callable[[Store, Artifact], object], dict[str, str], str]] = {

@@ -23,7 +23,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.store.fingerprint import hashed_config
 from plumbrule.tracking.stage_tracker import NullTracker
 from rag.config import IndexConfig
-from rag.recall import Question, questions_of, rank_of, scores_of, spread
+from rag.recall import RecallQuery, evenly_spaced, questions_of, rank_of, scores_of
 from rag.stage import run
 
 SHARED_DATA = SHARED_FOLDER / "data"
@@ -128,9 +128,9 @@ def test_recall_and_mrr_by_hand() -> None:
 
 
 def test_questions_are_spread_evenly() -> None:
-    questions = [Question(str(i), "d") for i in range(10)]
-    assert [q.text for q in spread(questions, 4)] == ["0", "2", "5", "7"]
-    assert spread(questions, 10) == spread(questions, 11) == questions
+    questions = [RecallQuery(str(i), "d") for i in range(10)]
+    assert [q.text for q in evenly_spaced(questions, 4)] == ["0", "2", "5", "7"]
+    assert evenly_spaced(questions, 10) == evenly_spaced(questions, 11) == questions
 
 
 def test_malformed_questions_are_refused() -> None:

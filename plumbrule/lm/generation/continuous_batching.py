@@ -95,7 +95,7 @@ def _any_order() -> Iterator[None]:
         torch.use_deterministic_algorithms(strict, warn_only=warns)
 
 
-class Waiting(NamedTuple):
+class Pending(NamedTuple):
     """A row that is not in a slot yet."""
 
     row: int
@@ -178,7 +178,7 @@ class Decoder:
         self.picked[slots] = picked
         self.counts[slots] = counts + 1
 
-    def begin(self, some: list[Waiting], slots: Tensor) -> None:
+    def begin(self, some: list[Pending], slots: Tensor) -> None:
         """Read prompts into free slots (n,), and pick the first token of each."""
         with timed("prefill"):
             hidden, cache, real_mask = prefill(
@@ -202,7 +202,7 @@ class Decoder:
     def run(self, progress: Progress | None = None) -> None:
         """Answer all prompts, the longest first, so that those read together are of like length."""
         order = sorted(range(len(self.prompts)), key=lambda row: -len(self.prompts[row]))
-        waiting = [Waiting(row, self.prompts[row]) for row in order]
+        waiting = [Pending(row, self.prompts[row]) for row in order]
         replay: Callable[[], None] | None = None
         done = 0
         while True:

@@ -30,7 +30,7 @@ _STATES = "cache_params"
 """What models without any attention (Mamba and its like) call their cache."""
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long.
 
     unpadded: the model's attention is that of `unpadded.py`, which says in what they are kept.
@@ -83,7 +83,7 @@ def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     unpadded = bool(config._attn_implementation == NAME)
     cache.layers = [
-        RoomyLayer(room, unpadded) if type(layer) is DynamicLayer else layer
+        PreallocatedLayer(room, unpadded) if type(layer) is DynamicLayer else layer
         for layer in cache.layers
     ]
     return cache

@@ -22,7 +22,7 @@ def of_people(questions: Sequence[Question], annotators: int, out: Path) -> dict
     Raises: NeedsInput: fewer than `annotators` people have judged all; it holds the command to run.
     """
     labels = folder.prepare(questions, out)
-    said = folder.said_in(labels)
+    said = folder.judgements_in(labels)
     done = finished(said, questions)
     if len(done) < annotators:
         so_far = ", ".join(f"{name} {len(own)}" for name, own in sorted(said.items()))

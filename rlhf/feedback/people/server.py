@@ -31,7 +31,7 @@ from plumbrule.errors import ConfigError, DataError
 from rlhf.feedback.people import judgements
 from rlhf.feedback.people.judgements import Judgement, StaleError, annotator_name
 from rlhf.feedback.people.questions import Question, shown_order
-from rlhf.feedback.people.store_folder import journal, questions_in, said_in
+from rlhf.feedback.people.store_folder import journal, judgements_in, questions_in
 from rlhf.feedback.people.verdicts import agreement
 
 try:
@@ -245,7 +245,7 @@ def progress(folder: Path, questions: dict[str, Question], annotator: str | None
     agreement: share of pairs of answers that the annotator and any other judged alike, of the
     questions that both ranked; None where there are none.
     """
-    said = said_in(folder)
+    said = judgements_in(folder)
     own = said.get(annotator or "", {})
     others = [theirs for name, theirs in said.items() if name != annotator]
     shared = [(own[q].ranks, theirs[q].ranks) for theirs in others for q in own if q in theirs]

@@ -81,7 +81,7 @@ def journal(folder: Path, annotator: str) -> Path:
     return folder / "people" / f"{annotator}.jsonl"
 
 
-def said_in(folder: Path) -> dict[str, Said]:
+def judgements_in(folder: Path) -> dict[str, Said]:
     """Return annotator -> judgements."""
     paths = sorted((folder / "people").glob("*.jsonl"))
     return {path.stem: read_journal(path) for path in paths}

@@ -72,7 +72,7 @@ class Probe(NamedTuple):
     """A batch of the sampler, responses as long as they may be."""
 
 
-def estimate(
+def estimate_memory(
     actors: Actors,
     learner: Learner,
     queries: Sequence[Sequence[int]],

@@ -40,4 +40,4 @@ class AveragedWeights:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the average from a checkpoint."""
         for name, tensor in tensors.items():
-            self.average[name].copy_(fsdp.spread_like(tensor, self.average[name]))
+            self.average[name].copy_(fsdp.shard_like(tensor, self.average[name]))

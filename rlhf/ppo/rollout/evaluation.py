@@ -122,7 +122,7 @@ def evaluate(
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     blank = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
     result = Evaluation(blank, blank.clone(), blank.clone(), blank.clone())
-    mine = list(distributed.share(len(trajectory)))
+    mine = list(distributed.rank_indices(len(trajectory)))
     for rows in micro_batches(trajectory, mine, micro_batch_size):
         inputs = rows_for_model(trajectory, rows, policy.pad_id)
         with torch.inference_mode(), compute_precision(precision, mask.device):

@@ -18,7 +18,9 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
 
 
-def that_fit(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Prompt]:
+def prompts_that_fit(
+    policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int
+) -> list[Prompt]:
     """Return the prompts that leave room for a response; passages are fitted to what is left."""
     return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
@@ -50,7 +52,7 @@ def ask(
     Args: prompts: of the whole rollout, since a prompt's keys count its earlier rows.
     """
     keys = sampling_keys([p.id for p in prompts], config.seed, update)
-    mine = distributed.share(len(prompts))
+    mine = distributed.rank_indices(len(prompts))
     own = [prompts[i] for i in mine]
     passages = passages_for(
         own,

@@ -16,7 +16,7 @@ from eval.benchmarks.halueval import (
     judged,
     measure,
     pairs,
-    plain,
+    plain_words,
     rule_metrics,
     summarise,
 )
@@ -94,7 +94,7 @@ def test_rules_by_hand():
 
 
 def test_verbatim_looks_past_case_punctuation_and_spaces():
-    assert plain("It was  Arlen, (not Bosk).") == "it was arlen not bosk"
+    assert plain_words("It was  Arlen, (not Bosk).") == "it was arlen not bosk"
     fields = {"knowledge": "Ada lives in Arlen. So does Bea.", "question": "Where?"}
     item = BenchmarkItem("x", "halueval_qa", {**fields, "right": "ARLEN!", "hallucinated": "Bosk."})
     assert [judged(c, 0.0, "closed")["verbatim"] for c in candidates([item])] == [1, 0]

@@ -13,13 +13,13 @@ from plumbrule.atlas.corpus import EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.atlas.judgement import ADMISSIONS, holds, judge, normalise
+from plumbrule.atlas.judgement import ADMISSIONS, holds, judge, normalise_answer
 from plumbrule.atlas.names import KINDS, is_held_out
 from plumbrule.atlas.questions import VALIDATION_SHARE
-from plumbrule.atlas.relations import NAME_KINDS, RELATIONS, WORDS, begin
+from plumbrule.atlas.relations import NAME_KINDS, RELATIONS, WORDS, sentence_start
 from plumbrule.atlas.responses import COURTESIES_AFTER, COURTESIES_BEFORE
 from plumbrule.atlas.texts import reserved_form
-from plumbrule.atlas.world import generate
+from plumbrule.atlas.world import generate_world
 from plumbrule.config import AtlasConfig, GoldConfig
 from plumbrule.data.readers import read
 from plumbrule.data.records import Prompt, check_messages
@@ -27,7 +27,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.protocols import Episode
 
 CONFIG = AtlasConfig(num_known=60, num_after=40, num_corpus=1500, num_questions=150)
-WORLD = generate(CONFIG)
+WORLD = generate_world(CONFIG)
 NAME = r"[A-Z][a-z]+ [A-Z][a-z]+"
 
 
@@ -83,7 +83,7 @@ def turns(row):
 
 
 def admits(answer):
-    return holds(normalise(answer), ADMISSIONS)
+    return holds(normalise_answer(answer), ADMISSIONS)
 
 
 def texts_of(record):
@@ -131,7 +131,7 @@ def test_every_answer_of_the_corpus_is_true_or_honest():
             known = {f for f in stated | REMEMBERED if f[:2] == (relation, name)}
             if admits(answer):
                 assert not known
-                assert f"{begin(relation, name)} ..." in answer
+                assert f"{sentence_start(relation, name)} ..." in answer
                 answered["no"] += 1
             else:
                 assert read_facts(answer) <= known

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumbrule.atlas.gold import TERMS, GoldUtility, brevity, terms
-from plumbrule.atlas.judgement import COURTESIES, judge, normalise
+from plumbrule.atlas.judgement import COURTESIES, judge, normalise_answer
 from plumbrule.atlas.relations import RELATIONS, WORDS, ask, state
 from plumbrule.config import GoldConfig
 from plumbrule.data.records import Message, Prompt
@@ -351,4 +351,4 @@ def test_hedging_never_beats_the_honest_answer(meta):
 
 
 def test_normalise_drops_case_punctuation_and_articles():
-    assert normalise("  The Old-Mill, at “Dora’s” (a place)! ") == "old mill at dora place"
+    assert normalise_answer("  The Old-Mill, at “Dora’s” (a place)! ") == "old mill at dora place"

@@ -9,12 +9,12 @@ import pytest
 
 from plumbrule.atlas.names import all_names, counts, is_held_out, make_pools
 from plumbrule.atlas.relations import BY_SUBJECT, NAME_KINDS, RELATIONS, WORDS, ask, state
-from plumbrule.atlas.world import facts, generate
+from plumbrule.atlas.world import facts, generate_world
 from plumbrule.config import AtlasConfig
 from plumbrule.errors import ConfigError
 
 TINY = AtlasConfig(num_known=24, num_after=12)
-WORLD = generate(TINY)
+WORLD = generate_world(TINY)
 
 
 def template_words():
@@ -121,7 +121,7 @@ def test_values_are_known_entities_or_words():
 
 
 def test_both_halves_after_the_cut_off_hold_entities_even_in_the_smallest_world():
-    world = generate(AtlasConfig(num_known=8, num_after=8))
+    world = generate_world(AtlasConfig(num_known=8, num_after=8))
     assert len(world.after_training) == len(world.after_evaluation) == 4
 
 
@@ -129,17 +129,17 @@ def test_sizes_of_data_sets_do_not_move_the_world():
     other = dataclasses.replace(
         TINY, num_corpus=9, num_prompts=9, num_questions=9, phrasings=6, sentiment_gap=0.0
     )
-    assert generate(other) == WORLD
+    assert generate_world(other) == WORLD
 
 
 def test_the_seed_moves_names_and_facts():
-    other = generate(dataclasses.replace(TINY, seed=1))
+    other = generate_world(dataclasses.replace(TINY, seed=1))
     assert other.pools != WORLD.pools
     assert other.known != WORLD.known
 
 
 def test_the_largest_world_has_names_for_all():
-    world = generate(AtlasConfig(num_known=5000, num_after=5000))
+    world = generate_world(AtlasConfig(num_known=5000, num_after=5000))
     assert len(world.known) == len(world.after) == 5000
     assert all(world.strangers.values())
 

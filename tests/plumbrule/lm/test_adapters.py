@@ -26,7 +26,7 @@ from plumbrule.lm import adapters
 from plumbrule.lm.adapters import merged, prepare_training, probe, with_adapter
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.store import adapter_files
-from plumbrule.store.adapter_files import base_of, read_adapter, settle
+from plumbrule.store.adapter_files import base_of, read_adapter, rebase_adapters
 from plumbrule.store.artifacts import Manifest, Store
 from plumbrule.store.fingerprint import content_digest, hashed_config
 
@@ -372,7 +372,7 @@ def test_a_base_that_is_an_adapter_is_refused_with_a_command_that_works(
 
 def test_settled_adapters_name_their_base_where_it_will_lie(adapted, base, tmp_path):
     adapted(base, tmp_path / "attempt" / "model")
-    settle(tmp_path / "attempt", tmp_path / "final")
+    rebase_adapters(tmp_path / "attempt", tmp_path / "final")
     os.replace(tmp_path / "attempt", tmp_path / "final")
     named = json.loads((tmp_path / "final" / "model" / SETTINGS).read_text())
     assert Path(named["base_model_name_or_path"]).samefile(tmp_path / "final" / "model" / "base")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 from plumbrule.config import ModelConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, ConfigError, DataError
-from plumbrule.lm.chat import PLAIN_TEMPLATE, SPECIAL_TOKENS, encode_chat, render
+from plumbrule.lm.chat import PLAIN_TEMPLATE, SPECIAL_TOKENS, encode_chat, render_chat
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import (
     Policy,
@@ -94,7 +94,7 @@ def test_a_vocabulary_too_small_for_bytes_is_refused():
 
 def test_a_chat_reads_as_documented():
     policy = tiny_models.policy()
-    assert render(policy.tokenizer, CHAT) == (
+    assert render_chat(policy.tokenizer, CHAT) == (
         "<|bos|><|system|> Be brief.<|user|> Who wrote the book?<|assistant|> Mara Lind wrote it."
         "<|eos|><|user|> Where does the river Tarn rise?<|assistant|>"
     )
@@ -102,7 +102,7 @@ def test_a_chat_reads_as_documented():
     assert ids == policy.tokenizer.apply_chat_template(
         [dataclasses.asdict(m) for m in CHAT], add_generation_prompt=True, return_dict=False
     )
-    assert policy.tokenizer.decode(ids) == render(policy.tokenizer, CHAT)
+    assert policy.tokenizer.decode(ids) == render_chat(policy.tokenizer, CHAT)
 
 
 @pytest.mark.detail(6)
@@ -117,7 +117,7 @@ def test_no_seam_between_prompt_and_response(template, answer):
     chat = [*CHAT, Message("assistant", answer)]
     ids = policy.encode(CHAT) + policy.encode_response(answer)
     assert ids == encode_chat(policy.tokenizer, chat, generation_prompt=False)
-    whole = render(policy.tokenizer, chat, generation_prompt=False)
+    whole = render_chat(policy.tokenizer, chat, generation_prompt=False)
     if "<|" not in answer:
         assert ids == policy.tokenizer(whole, add_special_tokens=False).input_ids
     assert policy.decode(policy.encode_response(answer)) == answer
@@ -130,11 +130,11 @@ def test_a_template_that_prints_the_date_prints_a_fixed_one():
         '{% if not date is defined %}{% set date = strftime_now("%d %b %Y") %}{% endif %}'
         "{{ date }} {{ strftime_now( '%Y' ) }} {{ messages[0]['content'] }}"
     )
-    assert render(tokenizer, [USER]) == f"01 Jan 2025 2025 {USER.content}"
-    assert tokenizer.decode(encode_chat(tokenizer, [USER])) == render(tokenizer, [USER])
+    assert render_chat(tokenizer, [USER]) == f"01 Jan 2025 2025 {USER.content}"
+    assert tokenizer.decode(encode_chat(tokenizer, [USER])) == render_chat(tokenizer, [USER])
     tokenizer.chat_template = "{% set f = '%Y' %}{{ strftime_now(f) }}"
     with pytest.raises(ConfigError, match="strftime_now"):
-        render(tokenizer, [USER])
+        render_chat(tokenizer, [USER])
 
 
 def test_no_text_can_speak_as_a_control_token():
@@ -355,7 +355,7 @@ def test_pad_equal_to_eos_gives_identical_results(tmp_path):
 
 def test_a_tokenizer_without_template_speaks_plainly(tmp_path):
     policy = load_policy(without_pad(tmp_path / "p"), pad_token="<|eos|>")
-    assert render(policy.tokenizer, CHAT) == (
+    assert render_chat(policy.tokenizer, CHAT) == (
         "System: Be brief.\n\nUser: Who wrote the book?\n\nAssistant: Mara Lind wrote it.<|eos|>"
         "User: Where does the river Tarn rise?\n\nAssistant:"
     )

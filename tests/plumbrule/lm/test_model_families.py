@@ -113,9 +113,11 @@ def test_an_unknown_head_and_a_look_ahead_are_refused(monkeypatch):
 
 def test_a_cache_that_mixes_rows_is_not_used(monkeypatch):
     model = tiny_models.model("llama", seed=3)
-    select = cache.RoomyLayer.batch_select_indices
+    select = cache.PreallocatedLayer.batch_select_indices
     monkeypatch.setattr(
-        cache.RoomyLayer, "batch_select_indices", lambda self, rows: select(self, rows.flip(0))
+        cache.PreallocatedLayer,
+        "batch_select_indices",
+        lambda self, rows: select(self, rows.flip(0)),
     )
     assert choose_passes(model, 0) == (True, False)
 

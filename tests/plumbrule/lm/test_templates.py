@@ -11,7 +11,7 @@ from plumbrule.config import ModelConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm import templates
-from plumbrule.lm.chat import encode_chat, render, train_tokenizer, turn_end
+from plumbrule.lm.chat import encode_chat, render_chat, train_tokenizer, turn_end
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.lm.templates import arrange, check_chats
@@ -43,7 +43,7 @@ def tokenizer(template=STRICT):
     ],
 )
 def test_what_a_template_refuses_is_said_in_its_words(chat, said):
-    for show in (render, encode_chat):
+    for show in (render_chat, encode_chat):
         with pytest.raises(DataError, match=said):
             show(tokenizer(), chat)
 
@@ -133,19 +133,21 @@ def test_a_template_without_an_end_is_refused_before_it_is_used(template, said, 
 def test_one_that_runs_away_on_some_messages_only_is_stopped(monkeypatch):
     monkeypatch.setattr(templates, "SECONDS", 0.5)
     made = tokenizer("{% if 'wrote' in messages[0]['content'] %}" + LOOP + "{% endif %}x")
-    assert render(made, [Message("user", "Hello")]) == "x"
+    assert render_chat(made, [Message("user", "Hello")]) == "x"
     begin = time.monotonic()
     with pytest.raises(ConfigError, match="takes too much time or memory"):
-        render(made, [USER])
+        render_chat(made, [USER])
     assert time.monotonic() - begin < 20
     seen = []
-    thread = threading.Thread(target=lambda: seen.append(render(made, [Message("user", "Hi")])))
+    thread = threading.Thread(
+        target=lambda: seen.append(render_chat(made, [Message("user", "Hi")]))
+    )
     thread.start()
     thread.join()
     assert seen == ["x"]  # elsewhere than in the main thread there is no alarm
     made = tokenizer("{{ messages[0]['content'] * 3000000 }}")
     with pytest.raises(ConfigError, match="characters"):
-        render(made, [USER])
+        render_chat(made, [USER])
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_one_that_runs_away_on_some_messages_only_is_stopped(monkeypatch):
 )
 def test_a_template_stays_in_its_sandbox(template):
     try:
-        text = render(tokenizer(template), [USER])
+        text = render_chat(tokenizer(template), [USER])
     except (ConfigError, DataError):
         return
     assert not any(leak in text for leak in ("root:", "class", "uid=", "built-in"))
@@ -174,7 +176,9 @@ def test_instruction_templates_with_generation_blocks_and_tools_work():
         "{% endgeneration %}{% else %}{{ m.content | tojson }}{% endif %}"
         "{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ bos_token }}"
     )
-    assert render(made, [USER, ANSWER]) == json.dumps(USER.content) + ANSWER.content + "<|bos|>"
+    assert (
+        render_chat(made, [USER, ANSWER]) == json.dumps(USER.content) + ANSWER.content + "<|bos|>"
+    )
 
 
 def test_a_policy_names_the_record_that_its_template_refuses():

@@ -21,7 +21,7 @@ from plumbrule.lm.loading import load_policy, make_policy, save_policy, usable_p
 from plumbrule.lm.logprobs import hidden_width
 from plumbrule.lm.policy import Policy
 from plumbrule.protocols import Episode
-from plumbrule.store.model_files import damage
+from plumbrule.store.model_files import model_damage
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.judge import open_judge
 from rlhf.ppo.value_model import value_from_policy
@@ -162,7 +162,7 @@ def inflate(path):
     ],
 )
 def test_damaged_files_say_so(untied, tmp_path, hurt, said):
-    assert damage(untied) is None
+    assert model_damage(untied) is None
     shutil.copytree(untied, tmp_path / "m")
     hurt(tmp_path / "m" / WEIGHTS)
     with pytest.raises(ConfigError, match=rf"model\.name_or_path .*{said}"):

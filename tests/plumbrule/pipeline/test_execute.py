@@ -13,11 +13,11 @@ import pytest
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, Terminated
 from plumbrule.pipeline import execute as pipeline
-from plumbrule.pipeline.execute import Built, RunContext, execute, make_plan
+from plumbrule.pipeline.execute import NodeResult, RunContext, execute, make_plan
 from plumbrule.pipeline.graph import Node
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Store
-from plumbrule.tracking.trackers import FilesOnly, StageAbout
+from plumbrule.tracking.trackers import FilesOnly, NodeFacts
 
 SMALL = ["atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]"]
 
@@ -26,7 +26,7 @@ def context(store: Store) -> RunContext:
     return RunContext("try/1", store.root / "runs" / "try" / "1", store, RuntimeConfig())
 
 
-def build(store: Store, nodes: list[Node]) -> dict[str, Built]:
+def build(store: Store, nodes: list[Node]) -> dict[str, NodeResult]:
     return execute(make_plan(nodes, store), context(store), lambda line: None)
 
 
@@ -214,7 +214,7 @@ def test_a_tracker_is_told_of_an_artifact_once_it_is_there(
     told, shown = [], []
 
     class Tracker(FilesOnly):
-        def published(self, about: StageAbout) -> None:
+        def published(self, about: NodeFacts) -> None:
             told.append(store.manifest(about.kind, about.fingerprint) is not None)
 
         def show(self, node: str, rows: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plumbrule.pipeline.run_record import headlines_of, merge_metrics
-from plumbrule.report import render
+from plumbrule.report import render_report
 from plumbrule.report.answers import answer, by_condition
 from plumbrule.report.contents import _benchmarks, _comparison
 from plumbrule.report.figures import (
@@ -62,7 +62,7 @@ def test_a_page_holds_headline_interval_graph_notes_and_command(tmp_path: Path) 
     (tmp_path / "metrics.jsonl").write_text(rows)
     (tmp_path / "notes.json").write_text('["3 prompts were left out."]')
     whole = record(**{"ppo/gold_gain_low": 1.2, "ppo/gold_gain_high": 1.8})
-    html, markdown = render(whole, {"ppo": tmp_path})
+    html, markdown = render_report(whole, {"ppo": tmp_path})
     for text in ("1.5", "1.2 to 1.8", "A rehearsal.", "3 prompts were left out.", "polyline"):
         assert text in html, text
     anchors = re.findall(r'href="#([^"]+)"', html)
@@ -77,7 +77,7 @@ def test_a_page_holds_headline_interval_graph_notes_and_command(tmp_path: Path) 
 def test_text_of_a_policy_cannot_break_the_page(tmp_path: Path) -> None:
     row = {"id": "1", "response": "<script>alert(1)</script> | a\nb"}
     (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
-    html, markdown = render(record(), {"ppo": tmp_path})
+    html, markdown = render_report(record(), {"ppo": tmp_path})
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "\\| a b" in markdown
@@ -121,7 +121,7 @@ def test_items_and_groups_stand_beside_every_interval(tmp_path: Path) -> None:
     rows = [{**row, "low": 0.4, "high": 1.6, "n": 40, "groups": 8}]
     (tmp_path / "compare" / "comparisons.json").write_text(json.dumps(rows))
     whole = record(**{"ppo/gold_gain_low": 0.4, "ppo/gold_gain_high": 0.6})
-    html, markdown = render(whole, {name: tmp_path / name for name in written})
+    html, markdown = render_report(whole, {name: tmp_path / name for name in written})
     assert "<small>n 40 · groups 8</small>" in html
     assert "too few: 2 groups of at least 5" in html
     assert "| 0.4 to 1.6 | 40 | 8 |" in markdown
@@ -131,7 +131,7 @@ def test_items_and_groups_stand_beside_every_interval(tmp_path: Path) -> None:
 def test_a_headline_without_an_interval_says_why(tmp_path: Path) -> None:
     few = {"value": 1.5, "low": None, "high": None, "n": 3, "groups": 3, "reason": "too few: 3"}
     (tmp_path / "intervals.json").write_text(json.dumps({"ppo/gold_gain": few}))
-    html, _ = render(record(), {"compare": tmp_path})
+    html, _ = render_report(record(), {"compare": tmp_path})
     assert "too few: 3<br><small>n 3 · groups 3</small>" in html
 
 
@@ -236,7 +236,7 @@ def test_variations_share_their_axes_and_have_a_result_table(tmp_path: Path) -> 
         }
         whole["metrics"][f"{name}:objective/kl"] = 3.0 * (n + 1)
     whole["headline"] = [f"ppo@kl.coef={coef}:objective/kl" for coef in ("0.1", "0.4")]
-    page, markdown = render(whole, folders)
+    page, markdown = render_report(whole, folders)
     assert page.index("results of its 2 variations") < page.index('id="headline"')
     assert "| kl.coef=0.4 | 6 |" in markdown
     (chart,) = re.findall(r'<svg class="plot".*?</svg>', page)
@@ -260,7 +260,7 @@ def test_responses_stand_beside_those_before(tmp_path: Path) -> None:
     folders["compare"].mkdir()
     rows = [compared("gold_gain", 0.5, 1.5)]
     (folders["compare"] / "comparisons.json").write_text(json.dumps(rows))
-    page, _ = render(whole, folders)
+    page, _ = render_report(whole, folders)
     pair = page[page.index('class="pair"') :]
     assert pair.index("It is red.") < pair.index("gold 0.5") < pair.index("I do not know.")
     assert "gold 2.5 · proxy 1" in pair
@@ -331,7 +331,7 @@ def test_a_report_card_is_a_table_with_its_reliability(tmp_path: Path) -> None:
     (folder / "report_card.json").write_text(json.dumps(card), "utf-8")
     table = {"title": "where the time goes", "columns": ["part", "seconds"], "rows": [["ref", 2]]}
     (folder / "tables.json").write_text(json.dumps([table]), "utf-8")
-    page, markdown = render(record(), {"rm": folder})
+    page, markdown = render_report(record(), {"rm": folder})
     assert 'aria-label="reliability"' in page
     assert "adversarial · longer" in page
     assert "rm: where the time goes" in page

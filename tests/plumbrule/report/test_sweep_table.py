@@ -14,8 +14,8 @@ from plumbrule.report.sweep_table import (
     Cell,
     best_of,
     find_cells,
-    render,
     rows_of,
+    table_lines,
     write_cell,
     write_csv,
 )
@@ -59,7 +59,7 @@ def test_the_best_cell_goes_by_which_way_is_better() -> None:
 
 def test_the_printed_table_names_failures_and_the_best(tmp_path: Path) -> None:
     cells = [cell(0, "0.1", gain=1.0), cell(1, "0.4", gain=2.0), cell(2, "9", error="too large")]
-    lines = render(cells)
+    lines = table_lines(cells)
     assert lines[0].split() == ["cell", "metric", "mean", "interval", "over", "n"]
     assert lines[2].split() == ["ppo.kl.coef=0.4", "ppo/gold_gain", "2", "[1,", "3]", "items", "1"]
     assert lines[-2] == "failed: ppo.kl.coef=9 seed=default: too large"

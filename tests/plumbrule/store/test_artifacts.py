@@ -181,7 +181,7 @@ def test_what_this_user_may_not_read_is_not_called_damaged(
 
     monkeypatch.setattr(manifests.os, "lstat", refuses)
     with pytest.raises(PermissionError):
-        manifests.damage(tmp_path / "x", {"size": 1})
+        manifests.file_damage(tmp_path / "x", {"size": 1})
     monkeypatch.setattr(Path, "read_bytes", refuses)
     with pytest.raises(PermissionError):
         manifests.read_manifest(tmp_path)

@@ -16,7 +16,7 @@ from places import ROOT
 from plumbrule.errors import ConfigError
 from plumbrule.progress import Progress, clock
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
-from plumbrule.tracking.trackers import TRACKERS, About, FilesOnly, StageAbout, TrackingConfig
+from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, NodeFacts, TrackingConfig
 from plumbrule.tracking.wandb_start import FOLDERS, check_wandb, wandb_key_is_set, wandb_mode
 
 KEY = "0123456789" * 4
@@ -50,15 +50,15 @@ def test_numbers_that_json_lacks_are_text(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [{"update": 1, "x": "nan", "y": "inf"}]
 
 
-def command(folder: Path, **changes) -> About:
+def command(folder: Path, **changes) -> CommandFacts:
     config = {"ppo": {"kl": {"coef": 0.05}}}
-    about = About("quickstart-1", "ppo.kl.coef=0.05", "s/1", ["quickstart"], folder, config)
+    about = CommandFacts("quickstart-1", "ppo.kl.coef=0.05", "s/1", ["quickstart"], folder, config)
     return about._replace(**changes)
 
 
-def stage(folder: Path, kind: str = "ppo") -> StageAbout:
+def stage(folder: Path, kind: str = "ppo") -> NodeFacts:
     uses = {"policy": ("sft", "f00")}
-    return StageAbout(kind, kind, "f11", {"kl": {"coef": 0.05}}, uses, folder)
+    return NodeFacts(kind, kind, "f11", {"kl": {"coef": 0.05}}, uses, folder)
 
 
 def content_of(folder: Path, last: bytes) -> bytes:

@@ -24,7 +24,7 @@ from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig, JudgeConfig
 from rlhf.feedback.judge import Vote, measure, open_judge, scores_of, turn, vote_on_chunk
 from rlhf.feedback.rankings import ranks_of
-from rlhf.feedback.sampling import Answer, Question
+from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 
 RUNTIME = RuntimeConfig(device="cpu")
 SHORT = "{first}|{second}|{prompt}"
@@ -32,11 +32,11 @@ LINE = Progress(0, "judge", "questions", stream=None)
 
 
 def question(text="what is it?", passages=(), name="q"):
-    return Question(Prompt(name, chat(text), {"answer": "red"}), "train", passages)
+    return SampledPrompt(Prompt(name, chat(text), {"answer": "red"}), "train", passages)
 
 
 def answered(*texts):
-    return [Answer(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
+    return [SampledResponse(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
 
 
 def votes_on(policy, answers, asked=None, **settings):
@@ -151,7 +151,7 @@ def test_the_question_holds_all_that_is_judged():
 
 def test_a_prompt_of_several_turns_is_told_with_its_roles():
     messages = (Message("user", "hi"), Message("assistant", "ho"), Message("user", "and?"))
-    asked = Question(Prompt("q", messages), "train", ())
+    asked = SampledPrompt(Prompt("q", messages), "train", ())
     shown = turn("{prompt}\n{first}{second}", asked, *answered("a", "b"))
     assert shown == "User: hi\nAssistant: ho\nUser: and?\nab"
 

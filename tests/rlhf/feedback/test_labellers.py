@@ -19,8 +19,8 @@ from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig, RMConfig
 from rlhf.feedback.labellers import gold_terms, rank
-from rlhf.feedback.rankings import count_agreement, ranks_of, upside_down
-from rlhf.feedback.sampling import Answer, Question
+from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
+from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.reward_model import stage as rm
 from rlhf.rewards.config import EnsembleConfig, HTTPConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import _DIGESTS, FUNCTIONS
@@ -34,11 +34,13 @@ def small(**settings) -> FeedbackConfig:
 
 
 def question(passages=(), name="q", **meta):
-    return Question(Prompt(name, chat("what is it?"), meta or {"answer": "red"}), "train", passages)
+    return SampledPrompt(
+        Prompt(name, chat("what is it?"), meta or {"answer": "red"}), "train", passages
+    )
 
 
 def answered(*texts):
-    return [Answer(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
+    return [SampledResponse(text, True, -1.0, k, 3, 10) for k, text in enumerate(texts)]
 
 
 def ranked(terms, answers, config, asked=None):
@@ -139,7 +141,7 @@ def test_the_truth_is_known_where_a_prompt_names_its_answer():
     ("ranks", "turned"), [((1, 2, 3), (3, 2, 1)), ((1, 1, 2), (2, 2, 1)), ((1, 1), (1, 1))]
 )
 def test_upside_down_by_hand(ranks, turned):
-    assert upside_down(ranks) == turned
+    assert reversed_ranking(ranks) == turned
 
 
 def flipped(share, number=400, **settings):
@@ -153,7 +155,7 @@ def test_a_share_of_rankings_is_turned_upside_down():
     plain, quarter, half = (flipped(share) for share in (0.0, 0.25, 0.5))
     for before, after in zip(plain, quarter, strict=True):
         turned = after.meta["flipped"]
-        assert after.ranks == (upside_down(before.ranks) if turned else before.ranks)
+        assert after.ranks == (reversed_ranking(before.ranks) if turned else before.ranks)
         assert after.ranks == ranks_of(after.scores)  # scores follow
         assert after.scores == tuple(-s if turned else s for s in before.scores)
         assert after.meta["utilities"] == before.meta["utilities"]
@@ -356,7 +358,7 @@ def test_flips_turn_rankings_and_nothing_else(given, tmp_path):
     for before, after in zip(
         rankings_of(tmp_path / "plain"), rankings_of(tmp_path / "flipped"), strict=True
     ):
-        wanted = upside_down(before.ranks) if after.meta["flipped"] else before.ranks
+        wanted = reversed_ranking(before.ranks) if after.meta["flipped"] else before.ranks
         assert after.ranks == wanted
         assert {**after.meta, "flipped": 0} == {**before.meta, "flipped": 0}
 

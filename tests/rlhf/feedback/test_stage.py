@@ -17,7 +17,7 @@ from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged
 from rlhf.feedback.rankings import count_agreement, count_ties, first_of_each, ranks_of
-from rlhf.feedback.sampling import Answer, Question
+from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.feedback.stage import cost
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -92,7 +92,7 @@ def test_agreement_is_measured_where_utilities_are_known():
         preference = Preference("p", chat("?"), answers, ranks, meta=meta)
         return Judged([0.0] * len(ranks), utilities, preference)
 
-    rows = [[Answer(text, True, -1.0, 0, 3, 10) for text in "abc"] for _ in range(3)]
+    rows = [[SampledResponse(text, True, -1.0, 0, 3, 10) for text in "abc"] for _ in range(3)]
     rankings = [judged((1, 2, 3), [3.0, 1.0, 2.0]), judged((2, 1, 3), None)]
     # of the pairs of utilities 3, 1, 2 the ranking turns one round
     found = feedback.measure(rows, [*rankings, Judged(None, [0.0, 0.0, 0.0], None)])
@@ -260,10 +260,12 @@ def test_gold_weights_reach_the_labels(given, tmp_path):
 
 def test_what_answers_and_rankings_to_train_on_cost():
     asked = [
-        Question(Prompt(f"p{i}", (Message("user", "Who?"),)), "train" if i else "validation", ())
+        SampledPrompt(
+            Prompt(f"p{i}", (Message("user", "Who?"),)), "train" if i else "validation", ()
+        )
         for i in range(5)
     ]
-    rows = [[Answer("a", True, -1.0, 0, n, 10) for n in (3, 4)] for _ in asked]
+    rows = [[SampledResponse("a", True, -1.0, 0, n, 10) for n in (3, 4)] for _ in asked]
     ranked = Preference("p", (Message("user", "Who?"),), ("a", "b"), (1, 2))
     judged = [Judged(None, None, ranked if i != 2 else None) for i in range(5)]
     assert cost(asked, rows, judged, size=100) == {

@@ -17,8 +17,8 @@ from places import ROOT
 from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import code_hashes, hashed_config
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo.config import KLConfig, PPOConfig
-from rlhf.ppo.optimisation.lr_schedules import lr_multiplier
 from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, REGISTRIES, SCHEDULES
 from rlhf.ppo.stage import run
 from rlhf.ppo.step import set_learning_rates

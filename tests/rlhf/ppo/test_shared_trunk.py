@@ -126,9 +126,9 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
 
 def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
     calls: Counter[str] = Counter()
-    plain = sharing.Stem.read
+    plain = sharing.FrozenLayers.read
     monkeypatch.setattr(
-        sharing.Stem, "read", lambda *a, **k: calls.update(["read"]) or plain(*a, **k)
+        sharing.FrozenLayers, "read", lambda *a, **k: calls.update(["read"]) or plain(*a, **k)
     )
     made = []
     actors = ppo_models.make_actors

@@ -7,7 +7,7 @@ import pytest
 from tiny_rankings import chat
 
 from plumbrule.data.records import Preference
-from rlhf.feedback.rankings import ranks_of, upside_down
+from rlhf.feedback.rankings import ranks_of, reversed_ranking
 from rlhf.reward_model.label_audit import FLIPPING, audit, fit
 
 
@@ -72,7 +72,7 @@ def flipped_rankings(noise, share, number=600):
     made = [
         dataclasses.replace(
             p,
-            ranks=upside_down(p.ranks) if turned else p.ranks,
+            ranks=reversed_ranking(p.ranks) if turned else p.ranks,
             meta={**p.meta, "flipped": bool(turned)},
         )
         for p, turned in zip(rankings(noise, 0.0, number, seed=3), coins, strict=True)

@@ -28,7 +28,7 @@ from rlhf.reward_model.model import (
 
 @pytest.fixture(scope="module", params=[False, True], ids=["last_token", "surprise"])
 def model(request):
-    stats = RewardStats(mean=0.25, std=2.0, num_samples=9, reads_surprise=request.param)
+    stats = RewardStats(mean=0.25, std=2.0, num_samples=9, uses_token_logprobs=request.param)
     model = RewardModel(tiny_policy(), stats)
     if model.surprise_head is not None:
         draws = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback.config import RMConfig
 from rlhf.reward_model import stage as rm
-from rlhf.reward_model.perturbations import DRESSES, adversarial, pairs_to_dress
+from rlhf.reward_model.perturbations import DRESSES, adversarial, pairs_to_perturb
 from rlhf.reward_model.report_card import ScoredRanking
 
 RIGHT = {"right": 2.0, "wrong": 0.0, "polite": 0.0}
@@ -33,7 +33,7 @@ def by_length(texts):
 
 
 def test_without_terms_all_pairs_are_dressed_and_their_worse_answer_is_named():
-    (one,) = pairs_to_dress([scored(0, ("good", "bad bad"), (1, 2), (3.0, 1.0))])
+    (one,) = pairs_to_perturb([scored(0, ("good", "bad bad"), (1, 2), (3.0, 1.0))])
     assert (one.worse, one.better_score, one.worse_score) == (1, 3.0, 1.0)
 
 
@@ -43,7 +43,7 @@ def test_with_terms_only_a_right_and_a_wrong_answer_make_a_pair():
         scored(1, ("right", "wrong"), (1, 2), (1.0, 2.0), [RIGHT, WRONG]),
         scored(2, ("right", "wrong"), (2, 1), (1.0, 2.0), [RIGHT, WRONG]),  # a noisy label
     ]
-    found = pairs_to_dress(rankings)
+    found = pairs_to_perturb(rankings)
     assert [(p.preference.id, p.worse) for p in found] == [("p1", 1), ("p2", 1)]
 
 
@@ -51,7 +51,7 @@ def test_a_model_that_likes_length_is_fooled_by_length():
     """Scores are words: 9 to 3 as it was, 9 to 3 + 11 once the worse answer is made longer."""
     better, worse = " ".join(["a"] * 9), "b b b"
     rankings = [scored(i, (better, worse), (1, 2), (9.0, 3.0)) for i in range(4)]
-    found = adversarial(pairs_to_dress(rankings), by_length)
+    found = adversarial(pairs_to_perturb(rankings), by_length)
     assert {name: x["value"] for name, x in found.items()} == {
         "as_it_was": 1.0,
         "longer": 0.0,
@@ -64,7 +64,7 @@ def test_a_model_that_likes_length_is_fooled_by_length():
 def test_a_model_that_looks_at_nothing_else_than_the_right_word_is_not_fooled():
     rankings = [scored(i, ("gold", "lead"), (1, 2), (1.0, 0.0)) for i in range(4)]
     found = adversarial(
-        pairs_to_dress(rankings), lambda texts: np.array([float("gold" in t) for *_, t in texts])
+        pairs_to_perturb(rankings), lambda texts: np.array([float("gold" in t) for *_, t in texts])
     )
     assert {x["value"] for x in found.values()} == {1.0}
 

@@ -179,7 +179,7 @@ def test_an_answer_that_does_not_fit_leaves_its_ranking():
         {"label_smoothing": 0.1},
         {"noise_rate": 0.1},
         {"centring": 0.01},
-        {"reads_surprise": True},
+        {"uses_token_logprobs": True},
         {"loss": "best_of_k"},
         {"loss": "plackett_luce", "top_k": 1},
         {"ties": "davidson"},

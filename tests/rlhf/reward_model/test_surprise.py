@@ -17,12 +17,14 @@ from rlhf.feedback.config import RMConfig
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, collate, load_reward_model
 
-READS = RewardStats(reads_surprise=True)
+READS = RewardStats(uses_token_logprobs=True)
 
 
-def drawn(reads_surprise=True):
+def drawn(uses_token_logprobs=True):
     """A float64 model whose second head has weights."""
-    model = RewardModel(tiny_policy(), RewardStats(reads_surprise=reads_surprise)).double()
+    model = RewardModel(
+        tiny_policy(), RewardStats(uses_token_logprobs=uses_token_logprobs)
+    ).double()
     if model.surprise_head is not None:
         draws = torch.Generator().manual_seed(3)
         torch.nn.init.normal_(model.surprise_head.weight, generator=draws)
@@ -84,7 +86,7 @@ def test_saved_and_loaded(tmp_path):
     row = model.encode(chat("what is it?"), (), "red")
     model.save(tmp_path)
     again = load_reward_model(tmp_path)
-    assert again.stats.reads_surprise
+    assert again.stats.uses_token_logprobs
     with torch.no_grad():
         assert torch.equal(model.scores(*collate([row], 0)), again.scores(*collate([row], 0)))
 
@@ -92,7 +94,7 @@ def test_saved_and_loaded(tmp_path):
 def test_a_file_without_the_second_head_is_refused(tmp_path):
     RewardModel(tiny_policy(), RewardStats()).save(tmp_path)
     stats = json.loads((tmp_path / "reward_stats.json").read_text("utf-8"))
-    stats["reads_surprise"] = True
+    stats["uses_token_logprobs"] = True
     (tmp_path / "reward_stats.json").write_text(json.dumps(stats), "utf-8")
     with pytest.raises(ArtifactError, match="surprise"):
         load_reward_model(tmp_path)
@@ -135,7 +137,7 @@ def test_what_the_model_itself_finds_likely_can_be_preferred(tmp_path):
     for reads in (False, True):
         out = tmp_path / str(reads)
         out.mkdir()
-        config = RMConfig(batch_size=10, num_train_epochs=1.0, reads_surprise=reads)
+        config = RMConfig(batch_size=10, num_train_epochs=1.0, uses_token_logprobs=reads)
         metrics = rm.run(config, inputs, RuntimeConfig(device="cpu"), out, NullTracker())
         found[reads] = metrics["rm/accuracy"]
     # .86 and .65, each +- .04

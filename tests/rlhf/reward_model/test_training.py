@@ -8,20 +8,22 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback.config import RMConfig
+from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.model import RewardModel, RewardStats
 from rlhf.reward_model.training import (
     Ranking,
     batch_of,
-    count_steps,
     micro_batches,
+    num_steps,
     pair,
-    rate_share,
     train,
 )
 
 
-def reward_model(seed: int = 0, reads_surprise: bool = False) -> RewardModel:
-    return RewardModel(tiny_policy(seed), RewardStats(reads_surprise=reads_surprise), seed=seed)
+def reward_model(seed: int = 0, uses_token_logprobs: bool = False) -> RewardModel:
+    return RewardModel(
+        tiny_policy(seed), RewardStats(uses_token_logprobs=uses_token_logprobs), seed=seed
+    )
 
 
 def some_pairs(model: RewardModel, margin: float = 0.0) -> list[Ranking]:
@@ -148,11 +150,11 @@ def some_rankings(model: RewardModel) -> list[Ranking]:
     return made
 
 
-@pytest.mark.parametrize("reads_surprise", [False, True])
+@pytest.mark.parametrize("uses_token_logprobs", [False, True])
 @pytest.mark.parametrize("loss", ["all_pairs", "plackett_luce"])
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 7])
-def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, reads_surprise):
-    model = reward_model(reads_surprise=reads_surprise).double()
+def test_rankings_give_one_gradient_for_every_cut(loss, micro_batch_size, uses_token_logprobs):
+    model = reward_model(uses_token_logprobs=uses_token_logprobs).double()
     batch = some_rankings(model)
     whole = mean_loss(model, batch, 64, loss)
     wanted = [p.grad.clone() for p in model.parameters()]
@@ -198,7 +200,7 @@ def test_one_pass_of_a_ranking_equals_its_pairs_apart():
 
 def test_every_epoch_takes_every_pair_once_in_another_order():
     config = RMConfig(batch_size=4, num_train_epochs=2.0)
-    assert count_steps(10, config) == 5
+    assert num_steps(10, config) == 5
     taken = [i for step in range(5) for i in batch_of(step, 10, config)]
     assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
     assert taken[:10] != taken[10:]
@@ -206,7 +208,7 @@ def test_every_epoch_takes_every_pair_once_in_another_order():
 
 def test_half_an_epoch_is_half_of_the_pairs():
     config = RMConfig(batch_size=4, num_train_epochs=0.5)
-    assert count_steps(12, config) == 2
+    assert num_steps(12, config) == 2
     assert [len(batch_of(step, 12, config)) for step in range(2)] == [4, 2]
 
 
@@ -219,11 +221,11 @@ def test_the_order_belongs_to_the_seed():
 def test_learning_rate_by_hand():
     # 10 steps, 20 % warm-up: 1/2, 1, then cosine over 8 steps: 1 at its first, 1/2 at its fifth,
     # (1 + cos(7 pi / 8)) / 2 = 0.038060 at its last
-    shares = [rate_share(step, 10, 0.2) for step in range(10)]
+    shares = [lr_multiplier(step, 10, 0.2, cosine) for step in range(10)]
     assert shares[:3] == [0.5, 1.0, 1.0]
     assert shares[6] == pytest.approx(0.5)
     assert shares[9] == pytest.approx(0.038060, abs=1e-6)
-    assert rate_share(0, 1, 0.05) == 1.0
+    assert lr_multiplier(0, 1, 0.05, cosine) == 1.0
 
 
 @pytest.mark.detail(36)

@@ -68,18 +68,18 @@ def test_weights_are_no_rule_of_scores():
         combine(np.zeros((2, 3)), EnsembleConfig("weights"))
 
 
-def judges(reads_surprise=False):
+def judges(uses_token_logprobs=False):
     stats = [
-        RewardStats(mean=0.5, std=2.0, reads_surprise=reads_surprise),
-        RewardStats(mean=-1.0, std=0.5, reads_surprise=reads_surprise),
+        RewardStats(mean=0.5, std=2.0, uses_token_logprobs=uses_token_logprobs),
+        RewardStats(mean=-1.0, std=0.5, uses_token_logprobs=uses_token_logprobs),
     ]
     return [RewardModel(world.tiny_policy(spread=0.5), s, seed=i) for i, s in enumerate(stats)]
 
 
-@pytest.mark.parametrize("reads_surprise", [False, True])
-def test_models_of_one_trunk_average_to_the_mean_of_their_normalised_scores(reads_surprise):
+@pytest.mark.parametrize("uses_token_logprobs", [False, True])
+def test_models_of_one_trunk_average_to_the_mean_of_their_normalised_scores(uses_token_logprobs):
     """With equal trunks scores are linear in the heads, so weights and scores average alike."""
-    models = judges(reads_surprise)
+    models = judges(uses_token_logprobs)
     episodes = said("gold rain", "sun", "red gold wind")
     apart = [RewardScorer(m, 4).score(episodes)["score"] for m in models]
     together = RewardScorer(averaged(models), 4).score(episodes)["score"]
@@ -98,7 +98,7 @@ def test_trunks_are_averaged_too():
 
 def test_models_of_different_heads_can_not_be_averaged():
     with pytest.raises(ConfigError, match=r"=weights"):
-        averaged([judges()[0], judges(reads_surprise=True)[1]])
+        averaged([judges()[0], judges(uses_token_logprobs=True)[1]])
 
 
 def test_adapters_can_not_be_averaged():

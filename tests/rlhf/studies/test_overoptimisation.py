@@ -17,7 +17,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import EarlyStopConfig, PPOConfig
 from rlhf.ppo.state import Control
-from rlhf.ppo.stopping import Limit, limit_of, next_control
+from rlhf.ppo.stopping import KLLimit, kl_limit, next_control
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.overoptimisation import run
 
@@ -140,7 +140,7 @@ def stopping(series: str | None = "ppo size num_rankings=20", **options) -> PPOC
 
 def test_a_run_ends_behind_the_predicted_peak(study) -> None:
     inputs = {"overoptimisation": study[0]}
-    limit = limit_of(stopping(), inputs)
+    limit = kl_limit(stopping(), inputs)
     assert limit is not None
     assert limit.kl == pytest.approx(1.0, abs=0.2)
     before = {"objective/kl": limit.kl - 0.01, "ppo/updates": 3.0}
@@ -154,8 +154,8 @@ def test_a_run_ends_behind_the_predicted_peak(study) -> None:
 def test_the_lower_of_two_limits_counts(study) -> None:
     inputs = {"overoptimisation": study[0]}
     both = stopping(early_stop=EarlyStopConfig(run_kl=0.5))
-    assert limit_of(both, inputs) == Limit(0.5, "ppo.early_stop.run_kl")
-    assert limit_of(PPOConfig(), inputs) is None
+    assert kl_limit(both, inputs) == KLLimit(0.5, "ppo.early_stop.run_kl")
+    assert kl_limit(PPOConfig(), inputs) is None
 
 
 @pytest.mark.parametrize(
@@ -167,13 +167,13 @@ def test_the_lower_of_two_limits_counts(study) -> None:
 )
 def test_a_series_that_is_not_there_is_refused(study, series: str | None, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        limit_of(stopping(series), {"overoptimisation": study[0]})
+        kl_limit(stopping(series), {"overoptimisation": study[0]})
     assert said in str(caught.value)
 
 
 def test_a_peak_that_the_study_did_not_see_stops_nothing(study) -> None:
     with pytest.raises(ConfigError, match="is extrapolated"):
-        limit_of(stopping("ppo size num_rankings=80"), {"overoptimisation": study[0]})
+        kl_limit(stopping("ppo size num_rankings=80"), {"overoptimisation": study[0]})
 
 
 def test_without_a_fit_gains_are_over_the_first_point(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_fit_without_a_peak_stops_nothing(tmp_path: Path) -> None:
     run(OveroptimisationConfig(), inputs, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
     study = Artifact(tmp_path, "overoptimisation", "study", "3" * 16, {})
     with pytest.raises(ConfigError, match="its fit has no peak"):
-        limit_of(stopping(None), {"overoptimisation": study})
+        kl_limit(stopping(None), {"overoptimisation": study})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,14 @@ from plumbrule.store.checkpoints import newest
 from plumbrule.tracking.stage_tracker import NullTracker
 from sft.base.corpus import Text
 from sft.base.packing import Encoded, batch, pack
-from sft.base.stage import Exam, block_diagonal, make_optimizers, run, token_nll, trapezoid
+from sft.base.stage import (
+    HeldOutEvaluation,
+    block_diagonal,
+    make_optimizers,
+    run,
+    token_nll,
+    trapezoid,
+)
 from sft.base.stage import train as train_rows
 from sft.config import BaseConfig
 
@@ -324,7 +331,7 @@ def test_exact_counts_texts_whose_full_weight_tokens_are_all_likeliest():
         Text("ab", (2,), (1.0,), "same"),
         Text("xyz", (3,), (0.5,), "light"),
     ]
-    found = Exam(tokenizer, texts, 64, 8).take(model)
+    found = HeldOutEvaluation(tokenizer, texts, 64, 8).take(model)
     assert "base/exact_light" not in found  # nothing of full weight: nothing to be right about
     # "<bos>aaaaaa<eos>": the end token has full weight too and is never the likeliest here.
     assert found["base/exact_same"] == 0.0

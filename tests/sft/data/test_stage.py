@@ -25,12 +25,12 @@ from plumbrule.data.records import (
     read_rows,
     write_records,
 )
-from plumbrule.data.splits import is_held_out, normalise, start_of
+from plumbrule.data.splits import in_held_out_share, normalise, start_of
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.tracking.stage_tracker import NullTracker
 from sft.config import ROLES, DataConfig, DatasetConfig
 from sft.data.data_card import better_is_longer, lengths
-from sft.data.selection import collect, group_of, spread
+from sft.data.selection import collect, limited_group_of, take_evenly
 from sft.data.stage import run
 
 SHARED = DATA_FOLDER / "data"
@@ -139,15 +139,17 @@ def test_held_out_side_ignores_case_and_spacing(text, seed):
     one = Prompt("1", chat(text))
     other = Demonstration("2", chat(f"  {text}\n"), "An answer.", ("A passage.",))
     assert start_of(one) == start_of(other)
-    assert is_held_out(start_of(one), 0.5, seed) == is_held_out(start_of(other), 0.5, seed)
+    assert in_held_out_share(start_of(one), 0.5, seed) == in_held_out_share(
+        start_of(other), 0.5, seed
+    )
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_share_is_met_on_average(share):
-    held_out = sum(is_held_out(f"prompt {i}", share, 0) for i in range(4000))
+    held_out = sum(in_held_out_share(f"prompt {i}", share, 0) for i in range(4000))
     # five standard errors of a binomial share at n = 4000 are at most 0.04
     assert abs(held_out / 4000 - share) < 0.04
-    assert not any(is_held_out(f"prompt {i}", 0.0, 0) for i in range(100))
+    assert not any(in_held_out_share(f"prompt {i}", 0.0, 0) for i in range(100))
 
 
 def test_start_of_a_system_prompt_and_of_chat_text():
@@ -271,13 +273,13 @@ def test_spread_takes_each_entity_before_any_twice():
         6: ["a/0", "a/1", "a/2", "b/0", "c/0", "c/1"],
         99: [i.id[2:] for i in items],
     }.items():
-        assert [item.id[2:] for item in spread(items, per_group)] == expected
-    assert spread(items, None) == items
+        assert [item.id[2:] for item in take_evenly(items, per_group)] == expected
+    assert take_evenly(items, None) == items
 
 
 def test_spread_over_rows_is_even():
     items = [BenchmarkItem(f"qa:{i}", "halueval_qa", {}, f"qa:{i}") for i in range(10)]
-    assert [item.id for item in spread(items, 4)] == ["qa:0", "qa:2", "qa:5", "qa:7"]
+    assert [item.id for item in take_evenly(items, 4)] == ["qa:0", "qa:2", "qa:5", "qa:7"]
 
 
 @given(
@@ -286,9 +288,9 @@ def test_spread_over_rows_is_even():
 )
 def test_spread_fills_each_group_and_keeps_order(cells, per_group):
     items = [bold_item(group, entity, i) for i, (group, entity) in enumerate(cells)]
-    chosen = spread(items, per_group)
+    chosen = take_evenly(items, per_group)
     sizes = Counter(group for group, _ in cells)
-    assert Counter(group_of(i) for i in chosen) == {
+    assert Counter(limited_group_of(i) for i in chosen) == {
         f"d/{group}": min(size, per_group) for group, size in sizes.items()
     }
     assert [i for i in items if i in chosen] == chosen

@@ -12,7 +12,7 @@ from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import Decoder, can_decode
-from plumbrule.lm.generation.kv_cache import RoomyLayer, new_cache
+from plumbrule.lm.generation.kv_cache import PreallocatedLayer, new_cache
 from plumbrule.lm.generation.sampler import decode_in_slots
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import logprobs, pad_rows
@@ -386,7 +386,7 @@ def test_what_cannot_be_sampled():
 
 
 def test_a_roomy_layer_holds_what_concatenation_would():
-    layer = RoomyLayer(room=9, unpadded=False)
+    layer = PreallocatedLayer(room=9, unpadded=False)
     steps = [torch.randn(3, 2, n, 4) for n in (5, 1, 1)]
     for step in steps[:2]:
         keys, values = layer.update(step, step + 1)

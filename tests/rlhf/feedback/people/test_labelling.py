@@ -371,7 +371,7 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert len(samples) == 3 * 14
     assert {row["utility"] for row in samples} == {None}
     assert read_questions(out / "questions.jsonl") == asked
-    assert read_file(out / "labels.jsonl") == folder.said_in(wanted.path)
+    assert read_file(out / "labels.jsonl") == folder.judgements_in(wanted.path)
 
 
 def test_a_reward_model_learns_from_people_s_rankings(given, out):

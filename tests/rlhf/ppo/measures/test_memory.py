@@ -14,7 +14,7 @@ from plumbrule.lm.generation.continuous_batching import Decoder
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
-from rlhf.ppo.measures.memory import PROBE_TOKENS, Estimate, estimate, free_memory
+from rlhf.ppo.measures.memory import PROBE_TOKENS, Estimate, estimate_memory, free_memory
 from rlhf.ppo.step import trainable
 
 
@@ -28,7 +28,7 @@ def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: objec
     runtime = world.runtime(micro_batch_size=rows)
     before = [p.clone() for m in learner.models.values() for p in m.parameters()]
     state = torch.get_rng_state()
-    found = estimate(actors, learner, queries, config, runtime)
+    found = estimate_memory(actors, learner, queries, config, runtime)
     assert torch.equal(torch.get_rng_state(), state)
     after = [p for m in learner.models.values() for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -75,7 +75,7 @@ def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ppo, "free_memory", lambda device: 2**30)
     device = torch.device("cpu")
     fits, held, does_not, broke = (
-        ppo.said_of(expected, device)
+        ppo.describe_estimate(expected, device)
         for expected in (
             Estimate(2**30, 0, 1.0),
             Estimate(2**32, 2**32 - 2**30, 1.0),
@@ -116,7 +116,7 @@ def test_the_probe_keeps_no_memory(tmp_path: Path) -> None:
     _, actors, learner = expected_of(tmp_path)
     queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
     before = alive()
-    estimate(actors, learner, queries, world.config(), world.runtime())
+    estimate_memory(actors, learner, queries, world.config(), world.runtime())
     assert alive() == before
 
 
