@@ -13,8 +13,8 @@ What was decided, and where others differ:
   recorded (`append_terminal`), and every row is made by `RewardModel.encode`.
 * The head starts at N(0, 1 / sqrt(d + 1)) with bias 0 (Stiennon et al. 2020, arXiv:2009.01325; the
   square root follows their code) and works in float32 (float64 for a float64 trunk).
-* With `uses_token_logprobs` the score has a second part: over the response's tokens, the sum of g times
-  (1 - p), where p is the probability that the model, as it is trained, gives a token where it
+* With `uses_token_logprobs` the score has a second part: over the response's tokens, the sum of g
+  times (1 - p), where p is the probability that the model, as it is trained, gives a token where it
   stands, and g a linear function of the hidden state there, -1 at first. A last token's state must
   hold what was said beside what should have been said, and a small model has no layers left to
   compare the two; its own output layer does compare them. What such a head learns is where a
