@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 
 def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
