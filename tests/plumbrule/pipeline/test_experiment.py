@@ -72,44 +72,6 @@ def test_no_yaml_names_code() -> None:
         assert "_target_" not in path.read_text(encoding="utf-8"), path
 
 
-def test_every_field_is_read_somewhere() -> None:
-    """A setting that no code outside its own class reads would be a promise that nobody keeps."""
-    schemas = {*GROUPS.values(), RunSection}
-    for schema in list(schemas):
-        for field in dataclasses.fields(schema):
-            made = field.default_factory
-            if made is not dataclasses.MISSING and dataclasses.is_dataclass(made):
-                schemas.add(made)
-    read: set[str] = set()
-    for room in ("plumbrule", "sft", "rlhf", "rag", "eval"):
-        for path in (ROOT / room).rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            checks = {
-                inner
-                for node in ast.walk(tree)
-                if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
-                for inner in ast.walk(node)
-            }
-            read |= {
-                node.attr
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Attribute) and node not in checks
-            }
-            if path.name != "config.py":  # names that are read through getattr stand as text
-                read |= {
-                    node.value
-                    for node in ast.walk(tree)
-                    if isinstance(node, ast.Constant) and isinstance(node.value, str)
-                }
-    unread = {
-        f"{schema.__name__}.{field.name}"
-        for schema in schemas
-        for field in dataclasses.fields(schema)
-        if field.name not in read
-    }
-    assert unread == set()
-
-
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
