@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
 from safetensors.torch import load_file
+from worlds import ppo as world
 
 from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt, write_records
