@@ -22,10 +22,10 @@ from eval.benchmarks import held_out_rewards as rewards
 from eval.benchmarks.generate import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, resolve_device
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import inputs_of

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Document, read_records
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256, write_json
 from plumbrule.store.fingerprint import digest
 from plumbrule.tracking.stage_tracker import Tracker

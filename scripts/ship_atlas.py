@@ -15,7 +15,7 @@ import json
 import shutil
 from pathlib import Path
 
-from plumbrule.config import ATLAS_WORLD
+from plumbrule.atlas.config import ATLAS_WORLD
 from plumbrule.store.artifacts import Manifest, read_manifest
 from plumbrule.store.packaged_files import SHIPPED
 from plumbrule.tracking.stage_tracker import read_metrics

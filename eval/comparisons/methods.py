@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 
 from eval.comparisons.compare import same_terms
+from eval.comparisons.config import MethodsConfig
 from eval.comparisons.methods_page import as_row, curve_tables, figure, notes, table
 from eval.comparisons.trials import HALVES, Evaluated, Half, Trial, choose, over_seeds
-from eval.config import MethodsConfig
 from eval.intervals import publish
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import COSTS, input_of, lineage, total
 from plumbrule.store.inputs import Gathered, gathered_inputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.comparisons.config import MethodsConfig
 from eval.comparisons.trials import HALVES, Trial
-from eval.config import MethodsConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.costs import COSTS
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.config import BudgetConfig, MethodsConfig
+from eval.comparisons.config import BudgetConfig, MethodsConfig
 from plumbrule.statistics import Interval, mean_interval, seed_interval
 from plumbrule.store.costs import COSTS
 

@@ -25,12 +25,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli import help_page
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.experiment import RunConfig, store_root
 from plumbrule.pipeline.stages import POLICY, STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.store.claims import BUILD

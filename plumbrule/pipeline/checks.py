@@ -17,7 +17,7 @@ from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.manifests import read_manifest
 from plumbrule.store.packaged_files import shipped_world
 from rlhf.rewards.config import RequireConfig
-from sft.config import DatasetConfig
+from sft.data.config import DatasetConfig
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import RunConfig

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import (
     ArtifactError,
     ConfigError,
@@ -35,6 +34,7 @@ from plumbrule.pipeline.given_inputs import Given, copy_files, read_given, requi
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import run_in_processes
 from plumbrule.pipeline.stages import SECTION, STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Artifact, Manifest, Store
 from plumbrule.store.checkpoints import newest

@@ -18,17 +18,12 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
-from plumbrule.config import (
-    AtlasConfig,
-    GoldConfig,
-    ModelConfig,
-    RuntimeConfig,
-    require,
-    require_choice,
-    require_sound,
-)
+from eval.comparisons.config import CompareConfig, MethodsConfig, SummaryConfig
+from eval.config import EvalConfig
+from plumbrule.atlas.config import AtlasConfig, GoldConfig
+from plumbrule.config import require, require_choice, require_sound
 from plumbrule.errors import ConfigError, GraphError
+from plumbrule.lm.config import ModelConfig
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.checks import check
 from plumbrule.pipeline.data_sources import fit_to_data, refuse_missing, source_of
@@ -38,14 +33,19 @@ from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.pipeline.stages import SECTION, STAGES
 from plumbrule.pipeline.variations import vary
-from plumbrule.tracking.trackers import TrackingConfig
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.tracking.config import TrackingConfig
 from rag.config import IndexConfig
-from rlhf.dpo.config import BestOfNConfig, DPOConfig, RejectConfig
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.best_of_n.config import BestOfNConfig, RejectConfig
+from rlhf.dpo.config import DPOConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.ppo.config import PPOConfig
+from rlhf.reward_model.config import RMConfig
 from rlhf.rewards.config import RewardConfig
 from rlhf.studies.config import OveroptimisationConfig
-from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
+from sft.base.config import BaseConfig
+from sft.data.config import DataConfig, DatasetConfig
+from sft.fine_tune.config import SFTConfig
 
 LONGEST_NAME = 100
 """Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""

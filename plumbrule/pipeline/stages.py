@@ -10,14 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
+from eval.comparisons.config import CompareConfig, MethodsConfig, SummaryConfig
+from eval.config import EvalConfig
 from rag.config import IndexConfig
-from rlhf.dpo.config import BestOfNConfig, DPOConfig, RejectConfig
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.best_of_n.config import BestOfNConfig, RejectConfig
+from rlhf.dpo.config import DPOConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.ppo.config import PPOConfig
+from rlhf.reward_model.config import RMConfig
 from rlhf.rewards.config import RewardConfig
 from rlhf.studies.config import OveroptimisationConfig
-from sft.config import BaseConfig, DataConfig, SFTConfig
+from sft.base.config import BaseConfig
+from sft.data.config import DataConfig
+from sft.fine_tune.config import SFTConfig
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import (
     Policy,
@@ -41,6 +41,7 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json

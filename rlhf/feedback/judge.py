@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.answer_likelihood import log_odds, require_apart
 from plumbrule.lm.loading import Policy, load_policy, resolve_device
 from plumbrule.progress import Progress
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import Tracker

@@ -21,11 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import write_records
 from plumbrule.errors import DataError
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.lm.logprobs import trunk
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import READ, cost_metrics, num_weights
 from plumbrule.tracking.stage_tracker import Tracker

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import (
-    NOT_HASHED,
-    PRECISIONS,
-    AdapterConfig,
-    RetrievalConfig,
-    SamplingConfig,
-    require,
-    require_choice,
-    require_range,
-)
+from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
+from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
 from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, SCHEDULES
 from rlhf.rewards.config import RequireConfig, RewardConfig
 

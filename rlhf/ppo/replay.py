@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.lm.loading import resolve_device
 from plumbrule.rounding import is_rounding, precision_of
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import spearman
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking import stage_tracker as tracking

@@ -32,13 +32,13 @@ from pathlib import Path
 
 import torch
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import cost_metrics

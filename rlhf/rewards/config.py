@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
     NOT_HASHED,
-    GoldConfig,
     require,
     require_choice,
     require_range,

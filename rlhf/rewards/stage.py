@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
 from plumbrule.store.costs import inputs_of
 from plumbrule.tracking.stage_tracker import Tracker

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError, PlumbruleError, TrainingError
 from plumbrule.lm import distributed
 from plumbrule.lm.loading import resolve_device
 from plumbrule.protocols import Episode, Scorer
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.reward_model.model import RewardScorer, reward_model_of

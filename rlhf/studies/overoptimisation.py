@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.inputs import gathered_inputs

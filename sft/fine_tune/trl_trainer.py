@@ -42,7 +42,7 @@ from plumbrule.lm.logprobs import buckets, logprobs
 from plumbrule.lm.randomness import seed_everything
 from plumbrule.store import checkpoints
 from plumbrule.tracking.stage_tracker import Tracker
-from sft.config import SFTConfig
+from sft.fine_tune.config import SFTConfig
 from sft.fine_tune.demonstrations import Example
 
 IGNORED = -100

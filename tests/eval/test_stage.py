@@ -11,9 +11,9 @@ from small_evaluation import prompts, read_lines, small_config, small_inputs
 from eval.config import BoldConfig
 from eval.stage import run
 from plumbrule.cli.merge import merge
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 

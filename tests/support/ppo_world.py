@@ -30,11 +30,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, write_records
 from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.config import AdapterConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig

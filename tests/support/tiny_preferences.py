@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tiny_rankings import saved_policy, saved_rankings
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.machine import environment as machine
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.dpo import stage as dpo

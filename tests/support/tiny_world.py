@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.data.records import Demonstration, Message, write_records
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.machine import environment as machine
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 

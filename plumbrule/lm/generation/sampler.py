@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import continuous_batching as slots
 from plumbrule.lm.generation.kv_cache import read_rows
 from plumbrule.lm.generation.token_sampling import pick

@@ -9,9 +9,9 @@ import tiny_models
 import torch
 from tiny_families import FAMILIES
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm import model_probe
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation import kv_cache as cache
 from plumbrule.lm.generation.kv_cache import is_recomputed

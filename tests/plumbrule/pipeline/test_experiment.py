@@ -17,13 +17,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli.main import CONF, explain, unreadable_word
-from plumbrule.config import RuntimeConfig, require_sound
+from plumbrule.config import require_sound
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
 from plumbrule.machine import accelerators
 from plumbrule.machine.accelerators import require_device
 from plumbrule.pipeline.experiment import GROUPS, RunConfig, RunSection
 from plumbrule.pipeline.graph import NodeConfig, order
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.fingerprint import hashed_config
 
 ROOT = CONF.parent

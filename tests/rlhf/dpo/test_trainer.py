@@ -9,9 +9,9 @@ import torch
 from tiny_preferences import StoppingTracker, small
 from tiny_rankings import ranking, tiny_policy
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import TrainingError
 from plumbrule.lm.adapters import with_adapter
+from plumbrule.lm.config import AdapterConfig
 from rlhf.dpo import trainer as dpo_trainer
 from rlhf.dpo.pairs import answer_logprobs, encode_split, examples_of
 

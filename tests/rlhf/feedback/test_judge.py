@@ -11,11 +11,12 @@ from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, tiny_policy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from plumbrule.cli.merge import merge
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.progress import Progress
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import judge

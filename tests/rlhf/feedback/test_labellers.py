@@ -8,20 +8,23 @@ import pytest
 from test_http_scorer import lengths, served
 from tiny_rankings import chat, saved_policy, saved_prompts, saved_rankings
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import gold_terms, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.rewards.config import EnsembleConfig, HTTPConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import _DIGESTS, FUNCTIONS
 

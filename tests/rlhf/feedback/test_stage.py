@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 from tiny_rankings import QUESTIONS, WORDS, chat, saved_policy, saved_prompts, tiny_policy
 
-from plumbrule.config import GoldConfig, RetrievalConfig, RuntimeConfig, SamplingConfig
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics

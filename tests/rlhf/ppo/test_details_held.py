@@ -15,8 +15,8 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import SamplingConfig
 from plumbrule.data.records import Prompt, read_records
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.lm.randomness import row_key

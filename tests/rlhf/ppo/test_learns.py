@@ -11,7 +11,7 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import RetrievalConfig, SamplingConfig
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.store.artifacts import Artifact

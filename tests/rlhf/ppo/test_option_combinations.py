@@ -12,8 +12,8 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics

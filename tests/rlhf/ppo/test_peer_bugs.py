@@ -21,12 +21,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
 from rlhf.masked import masked_mean, masked_var, whiten

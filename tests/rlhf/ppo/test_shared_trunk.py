@@ -17,9 +17,9 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from plumbrule.cli import verbs
 from plumbrule.cli.merge import merge
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import probe, with_adapter
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, make_policy
 from plumbrule.lm.logprobs import trunk

@@ -16,11 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.protocols import Episode, Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten

@@ -8,18 +8,20 @@ import torch
 from safetensors.torch import load_file
 from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankings, tiny_policy
 
-from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm import adapters
+from plumbrule.lm.config import AdapterConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import num_weights
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, Row, load_reward_model, open_reward
 
 RUNTIME = RuntimeConfig(device="cpu")

@@ -7,9 +7,9 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.adapters import with_adapter
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.protocols import Episode
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
 from rlhf.ppo.stage import run

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from tiny_rankings import chat, saved_policy, saved_prompts
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError, NeedsInput
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import (
     Judgement,
@@ -43,6 +44,7 @@ from rlhf.feedback.people.questions import (
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import count_alike
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 
 RUNTIME = RuntimeConfig(device="cpu")
 

@@ -10,7 +10,7 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import AdapterConfig
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.store.costs import num_weights
 from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
