@@ -20,9 +20,8 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.retrieval_prompts import passages_for
-from plumbrule.protocols import Episode, Retriever, Scorer
+from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.tracking.stage_tracker import Tracker
 
 
 class Measured(NamedTuple):

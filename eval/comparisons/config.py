@@ -37,7 +37,7 @@ class SummaryConfig:
 
 @dataclass
 class BudgetConfig:
-    """What one method may cost; None: any amount. See `plumbrule/store/costs.py`."""
+    """What one method may cost; None: any amount. See `eval/comparisons/costs.py`."""
 
     generated_tokens: float | None = None
     training_flops: float | None = None

@@ -7,8 +7,8 @@ from typing import Any
 
 from eval.comparisons.config import MethodsConfig
 from eval.comparisons.trials import HALVES, Trial
+from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.statistics import Interval
-from plumbrule.store.costs import COSTS
 
 
 def as_row(trial: Trial, chosen: bool, config: MethodsConfig) -> dict[str, Any]:

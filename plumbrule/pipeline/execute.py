@@ -46,7 +46,8 @@ from plumbrule.store.fingerprint import (
     forget,
     hashed_config,
 )
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from plumbrule.tracking.trackers import FilesOnly, NodeFacts, RunTracker
 
 WAIT_SECONDS = 1.0

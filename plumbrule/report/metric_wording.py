@@ -1,7 +1,6 @@
 """What each metric means and its unit: one table for the report and for whoever reads a log.
 
-It stands apart from `tracking.py`, which every stage imports: so that a better wording rebuilds
-nothing.
+No stage imports it, so a better wording rebuilds nothing.
 """
 
 from __future__ import annotations

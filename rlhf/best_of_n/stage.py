@@ -28,11 +28,11 @@ import numpy as np
 
 from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import ConfigError
+from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.headline import publish
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.best_of_n.config import BestOfNConfig
 from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers

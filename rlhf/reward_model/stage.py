@@ -27,14 +27,14 @@ from torch import Tensor
 from plumbrule.data.records import Message, Preference, read_records, read_rows
 from plumbrule.errors import DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
+from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation

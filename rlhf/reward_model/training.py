@@ -32,9 +32,9 @@ from torch import Tensor
 from plumbrule.errors import TrainingError
 from plumbrule.lm.loading import checkpoint_activations
 from plumbrule.lm.randomness import generator
+from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.losses import (

@@ -50,10 +50,10 @@ from plumbrule.lm.loading import (
     train_tokenizer,
 )
 from plumbrule.lm.templates import settled_turns
+from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.tracking.stage_tracker import Tracker
 from sft.base.config import BaseConfig
 from sft.base.corpus import Text, encode, plain_parts, read_corpus
 from sft.base.induction import construct

@@ -32,7 +32,7 @@ from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import buckets, output_logits
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import uniforms
-from plumbrule.progress import Progress
+from plumbrule.protocols import ProgressLine
 from plumbrule.timing import timed
 
 _KEEP = 0.75
@@ -56,7 +56,7 @@ def generate(
     *,
     sampling: SamplingConfig,
     keys: Sequence[int],
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
 ) -> list[Sample]:
     """Return one sample per prompt, in the order of the prompts.
 
@@ -160,7 +160,7 @@ def decode_in_slots(
     prompts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
     keys: Sequence[int],
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
 ) -> list[Sample]:
     """Return what `generate` does, decoded in `sampling.batch_size` fixed slots (`slots.py`)."""
     given = np.array(keys, dtype=np.uint64)[:, None]

@@ -11,6 +11,7 @@ from places import ROOT
 
 from plumbrule.config import CONTENT, NOT_HASHED
 from plumbrule.store import fingerprint
+from plumbrule.store.computing_code import computing_code, registered_digest
 
 
 @dataclass
@@ -286,12 +287,12 @@ def test_a_term_of_ours_carries_the_digest_of_its_function() -> None:
     assert len(set(digests.values())) == 3
     assert all(len(d) == 16 for d in digests.values())
     assert RewardTermConfig("rm").source == ""
-    assert digests["length"] == fingerprint.registered_digest(FUNCTIONS["length"])
+    assert digests["length"] == registered_digest(FUNCTIONS["length"])
 
 
 def test_a_file_that_did_not_change_is_parsed_once():
     before = fingerprint.code_hashes(["rlhf.ppo.stage"])
-    parsed = fingerprint._parsed.cache_info().misses
+    parsed = computing_code.cache_info().misses
     fingerprint.forget()
     assert fingerprint.code_hashes(["rlhf.ppo.stage"]) == before
-    assert fingerprint._parsed.cache_info().misses == parsed
+    assert computing_code.cache_info().misses == parsed

@@ -14,9 +14,10 @@ import pytest
 from places import ROOT
 
 from plumbrule.errors import ConfigError
-from plumbrule.progress import Progress, clock
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.config import TrackingConfig
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
+from plumbrule.tracking.progress import Progress, clock
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, NodeFacts
 from plumbrule.tracking.wandb_start import FOLDERS, check_wandb, wandb_key_is_set, wandb_mode
 

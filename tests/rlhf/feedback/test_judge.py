@@ -15,9 +15,9 @@ from plumbrule.data.records import Message, Preference, Prompt, read_records, re
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
-from plumbrule.progress import Progress
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.progress import Progress
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import judge
 from rlhf.feedback import sampling as answering

@@ -29,7 +29,8 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean, masked_var, whiten
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.objective import shape

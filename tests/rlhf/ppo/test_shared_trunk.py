@@ -24,7 +24,8 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, make_policy
 from plumbrule.lm.logprobs import trunk
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import shared_trunk as sharing
 from rlhf.ppo import stage as ppo

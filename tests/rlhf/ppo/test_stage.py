@@ -23,7 +23,8 @@ from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
