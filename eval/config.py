@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import NOT_HASHED, require, require_choice, require_range
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind
 
 CONDITIONS = ("closed", "rag")
 
@@ -73,3 +74,31 @@ class EvalConfig:
         require_range("eval.num_samples", self.num_samples, 0, unit="responses")
         if self.max_prompts is not None:
             require_range("eval.max_prompts", self.max_prompts, 2, unit="prompts")
+
+
+STAGE = StageKind(
+    "eval",
+    EvalConfig,
+    "eval.stage:run",
+    {
+        "policy": Slot(POLICIES),
+        "prompts": Slot(("data",), required=False, held_out=True),
+        "questions": Slot(("data",), required=False),
+        "reading": Slot(("data",), required=False),
+        "halueval": Slot(("data",), required=False),
+        "bold": Slot(("data",), required=False),
+        "index": Slot(("index",), required=False),
+        "rm": Slot(("rm",), required=False),
+        "reward": Slot(("reward",), required=False),
+        "reference": Slot(POLICIES, required=False),
+    },
+    links={"seed": "${seed}", "gold": "${gold}"},
+    measured=True,
+    headline=(
+        "eval/known_accuracy_{policy}",
+        "eval/accuracy_{policy}_rag",
+        "eval/confident_wrong_{policy}_closed",
+        "eval/confident_wrong_{policy}_rag",
+    ),
+    needs_one_of=("prompts", "questions", "reading", "halueval", "bold"),
+)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"sft", "rlhf", "rag", "eval"}
-NAME_STAGES = {"checks.py", "experiment.py", "stages.py"}
+NAME_STAGES = {"checks.py", "compose.py", "experiment.py", "stages.py"}
 """Of plumbrule/pipeline: all that may name a stage."""
 SOURCES = sorted(p for room in ("plumbrule", *STAGES) for p in (ROOT / room).rglob("*.py"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_range
+from plumbrule.stage_kind import MEASURED, Slot, StageKind
 
 
 @dataclass
@@ -59,3 +60,36 @@ class MethodsConfig:
 
     def __post_init__(self) -> None:
         require_range("methods.confidence", self.confidence, 0.5, 0.9999)
+
+
+COMPARE = StageKind(
+    "compare",
+    CompareConfig,
+    "eval.comparisons.compare:run",
+    {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
+    measured=True,
+    headline=(
+        "{policy}/reward_gain",
+        "{policy}/gold_gain",
+        "{policy}/known_accuracy_change_closed",
+    ),
+)
+METHODS = StageKind(
+    "methods",
+    MethodsConfig,
+    "eval.comparisons.methods:run",
+    {
+        "policy": Slot(("eval",), gathers=True),
+        "baseline": Slot(("eval",), gathers=True),
+        "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+    },
+    compares_gold=True,
+    headline=("methods/gold_gain_*", "methods/kl_*"),
+)
+SUMMARY = StageKind(
+    "summary",
+    SummaryConfig,
+    "eval.comparisons.summary:run",
+    {"run": Slot(MEASURED, gathers=True)},
+    headline=("summary/*",),
+)

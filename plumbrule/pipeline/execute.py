@@ -33,7 +33,7 @@ from plumbrule.machine import precision
 from plumbrule.pipeline.given_inputs import Given, copy_files, read_given, require_whole
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import run_in_processes
-from plumbrule.pipeline.stages import SECTION, STAGES
+from plumbrule.pipeline.stages import STAGES, section_of
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Artifact, Manifest, Store
@@ -264,7 +264,7 @@ def _say_what_is_emulated(
             continue
         found = STAGES[planned.node.kind].precision(planned.node.config)
         if found is not None and found[1] == "bfloat16" and planned.state != "cached":
-            settings.append(f"{SECTION.get(planned.node.kind, planned.node.kind)}.{found[0]}")
+            settings.append(f"{section_of(planned.node.kind)}.{found[0]}")
     if settings and not precision.native(runtime.device).bfloat16:
         machine.prepare(runtime)
         rates = machine.hardware(runtime)

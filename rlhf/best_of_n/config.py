@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_choice, require_range
+from plumbrule.stage_kind import Slot, StageKind
 from rlhf.rewards.config import RewardConfig
 
 
@@ -37,3 +38,23 @@ class RejectConfig:
 
     def __post_init__(self) -> None:
         require_range("reject.keep", self.keep, 1, unit="answers")
+
+
+BEST_OF_N = StageKind(
+    "best_of_n",
+    BestOfNConfig,
+    "rlhf.best_of_n.stage:run",
+    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    links={"reward": "${reward}"},
+    measured=True,
+    headline=("best_of_n/utility_gain*",),
+    reward=lambda config: config.reward,
+)
+REJECT = StageKind(
+    "reject",
+    RejectConfig,
+    "rlhf.best_of_n.reject_stage:run",
+    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    links={"reward": "${reward}"},
+    reward=lambda config: config.reward,
+)

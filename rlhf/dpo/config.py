@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import AdapterConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
 
 PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo")
 PAIRS = ("best_worst", "all")
@@ -80,3 +81,16 @@ policy's context."""
         require_range("dpo.num_kl_prompts", self.num_kl_prompts, 0, unit="prompts")
         require_range("dpo.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
         require_range("dpo.save_every", self.save_every, 1, unit="steps")
+
+
+STAGE = StageKind(
+    "dpo",
+    DPOConfig,
+    "rlhf.dpo.stage:run",
+    {"policy": Slot(POLICIES), "preferences": Slot(("data", "feedback"), many=True)},
+    links={"seed": "${seed}"},
+    makes_policy=True,
+    measured=True,
+    headline=("dpo/accuracy", "dpo/rewards_chosen", "dpo/rewards_rejected", "dpo/kl"),
+    precision=own_precision,
+)

@@ -17,6 +17,7 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind
 from rlhf.rewards.config import RewardConfig
 
 LABELLERS = ("gold", "rm", "judge", "person", "file")
@@ -166,3 +167,32 @@ how far each agrees with themselves."""
         if self.noise is not None:
             return self.noise
         return GOLD_NOISE if self.labeller == "gold" else 0.0
+
+
+def _precision_of_judge(config: FeedbackConfig) -> tuple[str, str] | None:
+    return ("judge.precision", config.judge.precision) if config.labeller == "judge" else None
+
+
+STAGE = StageKind(
+    "feedback",
+    FeedbackConfig,
+    "rlhf.feedback.stage:run",
+    {
+        "policy": Slot(POLICIES),
+        "prompts": Slot(("data",)),
+        "index": Slot(
+            ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
+        ),
+        "rm": Slot(
+            ("rm",),
+            required=False,
+            many=True,
+            read_if=lambda config: config.labeller == "rm" and "rm" in config.reward.weights,
+        ),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.labeller == "judge"),
+    },
+    links={"seed": "${seed}", "gold": "${gold}", "reward.gold": "${gold}"},
+    measured=True,
+    reward=lambda config: config.reward if config.labeller == "rm" else None,
+    precision=_precision_of_judge,
+)

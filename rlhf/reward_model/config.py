@@ -15,6 +15,7 @@ from plumbrule.config import (
     require_range,
 )
 from plumbrule.lm.config import AdapterConfig, SamplingConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
 
 REWARD_LOSSES = ("all_pairs", "plackett_luce", "best_of_k", "pairs")
 TIE_RULES = ("ignore", "rao_kupper", "davidson")
@@ -139,3 +140,20 @@ policy of its own, down to the base model's seed."""
         require_range("rm.save_every", self.save_every, 1, unit="steps")
         if self.max_tokens is not None:
             require_range("rm.max_tokens", self.max_tokens, 8, unit="tokens")
+
+
+STAGE = StageKind(
+    "rm",
+    RMConfig,
+    "rlhf.reward_model.stage:run",
+    {
+        "policy": Slot(POLICIES),
+        "preferences": Slot(("data", "feedback"), many=True, held_out=True),
+        "ood": Slot(("data", "feedback"), required=False, many=True, held_out=True),
+    },
+    links={"seed": "${seed}"},
+    measured=True,
+    headline=("rm/accuracy", "rm/accuracy_noise_free"),
+    opener="rlhf.reward_model.model:open_reward",
+    precision=own_precision,
+)

@@ -14,6 +14,7 @@ from plumbrule.config import (
     require_range,
     require_source,
 )
+from plumbrule.stage_kind import Slot, StageKind
 from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
 
 ENSEMBLE_RULES = ("mean", "worst", "uncertainty", "weights")
@@ -191,3 +192,14 @@ class RequireConfig:
         for name in ("accuracy", "every_kind", "ece"):
             if getattr(self, name) is not None:
                 require_range(f"ppo.require_rm.{name}", getattr(self, name), 0.0, 1.0)
+
+
+STAGE = StageKind(
+    "reward",
+    RewardConfig,
+    "rlhf.rewards.stage:run",
+    {"rm": Slot(("rm",), required=False, many=True, read_if=lambda config: "rm" in config.weights)},
+    links={"gold": "${gold}"},
+    opener="rlhf.rewards.stage:open_configured",
+    reward=lambda config: config,
+)

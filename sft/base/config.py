@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import ModelConfig
+from plumbrule.stage_kind import Slot, StageKind, own_precision
 
 OPTIMIZERS = ("muon", "adamw")
 STARTS = ("random", "induction")
@@ -94,3 +95,24 @@ class BaseConfig:
             f"{shape.hidden_size} dimensions; the circuit needs two layers, and two heads of four",
             "change it or the model's shape",
         )
+
+
+def _from_scratch(config: BaseConfig) -> bool:
+    return config.model.name_or_path is None
+
+
+STAGE = StageKind(
+    "base",
+    BaseConfig,
+    "sft.base.stage:run",
+    {"corpus": Slot(("data",), read_if=_from_scratch)},
+    links={"model": "${model}"},  # its seed is its own: varying `seed` keeps the base model
+    makes_policy=True,
+    headline=(
+        "base/perplexity",
+        "base/read_accuracy",
+        "base/closed_book_accuracy",
+        "base/abstain_accuracy",
+    ),
+    precision=lambda config: own_precision(config) if _from_scratch(config) else None,
+)

@@ -8,6 +8,7 @@ from plumbrule.atlas.config import AtlasConfig
 from plumbrule.config import CONTENT, require, require_choice, require_range
 from plumbrule.data.annotators import MERGES
 from plumbrule.data.readers import READERS, source_digest
+from plumbrule.stage_kind import StageKind
 
 ROLES = (
     "corpus",
@@ -100,3 +101,12 @@ class DataConfig:
                 f"be None for role {self.role}",
                 "it thins benchmarks; use dataset.max_rows",
             )
+
+
+STAGE = StageKind(
+    "data",
+    DataConfig,
+    "sft.data.stage:run",
+    section=None,  # a node's config is made of `dataset`, `data.<role>` and `atlas`
+    preview="sft.data.preview:preview",
+)

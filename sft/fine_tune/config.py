@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import AdapterConfig, ModelConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
 
 
 @dataclass
@@ -54,3 +55,16 @@ class SFTConfig:
             "hold {passages} and {question}",
             "add what is missing",
         )
+
+
+STAGE = StageKind(
+    "sft",
+    SFTConfig,
+    "sft.fine_tune.stage:run",
+    {"base": Slot(POLICIES, required=False), "demonstrations": Slot(("data", "reject"))},
+    links={"seed": "${seed}", "model": "${model}"},
+    makes_policy=True,
+    measured=True,
+    headline=("sft/loss",),
+    precision=own_precision,
+)

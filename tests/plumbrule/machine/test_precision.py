@@ -17,8 +17,8 @@ from plumbrule.config import PRECISIONS
 from plumbrule.errors import ConfigError
 from plumbrule.machine import cpus, precision
 from plumbrule.machine import environment as machine
+from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.execute import RunContext, execute, make_plan
-from plumbrule.pipeline.experiment import Composed
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Store

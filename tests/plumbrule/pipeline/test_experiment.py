@@ -21,9 +21,9 @@ from plumbrule.config import require_sound
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
 from plumbrule.machine import accelerators
 from plumbrule.machine.accelerators import require_device
-from plumbrule.pipeline.experiment import GROUPS, RunConfig, RunSection
+from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, GROUPS, RunConfig, RunSection
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import STAGES
+from plumbrule.pipeline.stages import SECTIONS, STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.fingerprint import hashed_config
 
@@ -66,6 +66,22 @@ def test_an_experiment_says_its_command_hardware_minutes_and_memory(name: str) -
     header = (CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8").split("run:")[0]
     for word in ("Command:", "Hardware:", "Minutes:", "Memory:"):
         assert word in header
+
+
+@pytest.mark.parametrize("group", DEFAULT_IS_SCHEMA)
+def test_a_group_without_files_has_a_default_choice(composed: Callable, group: str) -> None:
+    config, _ = composed(f"{group}=default")
+    assert isinstance(getattr(config, group), GROUPS[group])
+
+
+def test_what_stages_declare_is_told_once() -> None:
+    assert set(SECTIONS) <= {f.name for f in dataclasses.fields(RunConfig)}
+    names = [stage.name for stage in STAGES.values()]
+    assert len(set(names)) == len(names) > 0
+    for stage in STAGES.values():
+        kinds = {kind for slot in stage.slots.values() for kind in slot.kinds}
+        assert kinds <= set(STAGES), stage.name
+        assert set(stage.needs_one_of) <= set(stage.slots), stage.name
 
 
 def test_no_yaml_names_code() -> None:
@@ -145,7 +161,7 @@ def test_every_field_is_read_somewhere() -> None:
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
         (
             ["nodes.eval.inputs.policy=prompts"],
-            "must be of kind base or sft or ppo or dpo, not data",
+            "must be of kind base or sft or dpo or ppo, not data",
         ),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),

@@ -99,6 +99,10 @@ def test_a_constant_of_a_config_rebuilds_its_own_stage(
         ("plumbrule/tracking/config.py", "", "\nADDED = 1\n"),
         ("plumbrule/pipeline/stages.py", "", "\nADDED = 1\n"),
         ("plumbrule/report/metric_wording.py", "", "\nADDED = 1\n"),
+        # where a stage stands in the graph
+        ("plumbrule/stage_kind.py", "", "\nADDED = 1\n"),
+        ("rlhf/dpo/config.py", '{"policy": Slot(POLICIES), ', '{"policy": Slot(("sft",)), '),
+        ("rlhf/ppo/config.py", "config.ptx.coef > 0", "config.ptx.coef > 1"),
         # what a stage may ask of its tracker; the tracker itself is the pipeline's
         ("plumbrule/protocols.py", "def say(self, text: str)", "def tell(self, text: str)"),
         # a check stops a stage or does nothing, so no number depends on it
