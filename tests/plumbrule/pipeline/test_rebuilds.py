@@ -99,6 +99,7 @@ def test_a_constant_of_a_config_rebuilds_its_own_stage(
         ("plumbrule/tracking/config.py", "", "\nADDED = 1\n"),
         ("plumbrule/pipeline/stages.py", "", "\nADDED = 1\n"),
         ("plumbrule/report/metric_wording.py", "", "\nADDED = 1\n"),
+        ("rlhf/ppo/metrics.toml", "", "\n"),
         # where a stage stands in the graph
         ("plumbrule/stage_kind.py", "", "\nADDED = 1\n"),
         ("rlhf/dpo/config.py", '{"policy": Slot(POLICIES), ', '{"policy": Slot(("sft",)), '),
