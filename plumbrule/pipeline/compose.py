@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.config import require_sound
+from plumbrule.config import refusing_together, require_sound
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.checks import check
@@ -144,7 +144,8 @@ def _known_settings(cfg: DictConfig) -> list[str]:
 def _typed(cfg: DictConfig) -> RunConfig:
     """Return the config as dataclasses. Raises: ConfigError."""
     try:
-        config = OmegaConf.to_object(cfg)
+        with refusing_together():
+            config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)
