@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from plumbrule.atlas.config import AtlasConfig, GoldConfig
 from plumbrule.config import require, require_choice
@@ -118,8 +118,13 @@ DEFAULT_IS_SCHEMA = ("atlas", "gold", *SECTIONS)
 
 
 def schemas() -> dict[str, DictConfig]:
-    """Return each group's schema with its links, and the whole config's under the empty name."""
+    """Return each group's schema with its links, and the whole config's under the empty name.
+
+    That has Hydra's `defaults` for the groups of `DEFAULT_IS_SCHEMA`.
+    """
     found = {"": OmegaConf.structured(RunConfig)}
+    with open_dict(found[""]):
+        found[""].defaults = ["_self_", *({group: "default"} for group in DEFAULT_IS_SCHEMA)]
     for group, schema in GROUPS.items():
         found[group] = OmegaConf.structured(schema)
         for name, link in LINKS.get(group, {}).items():
