@@ -50,8 +50,8 @@ def adapted() -> Callable[[Path, Path], Path]:
     def build(model: Path, folder: Path) -> Path:
         import torch
 
-        from plumbrule.config import AdapterConfig
         from plumbrule.lm.adapters import with_adapter
+        from plumbrule.lm.config import AdapterConfig
         from plumbrule.lm.loading import load_policy, save_policy
 
         policy = with_adapter(load_policy(model), AdapterConfig(rank=2), 0, "adapter")

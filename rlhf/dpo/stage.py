@@ -26,10 +26,11 @@ from typing import Any
 
 import torch
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import (
     Policy,
@@ -41,12 +42,12 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (

@@ -44,8 +44,8 @@ from plumbrule.lm.hf_trainer import (
     quiet,
 )
 from plumbrule.lm.policy import Policy
+from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import Example, response_logprobs

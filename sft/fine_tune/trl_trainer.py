@@ -40,9 +40,9 @@ from plumbrule.lm.hf_trainer import (
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import buckets, logprobs
 from plumbrule.lm.randomness import seed_everything
+from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
-from sft.config import SFTConfig
+from sft.fine_tune.config import SFTConfig
 from sft.fine_tune.demonstrations import Example
 
 IGNORED = -100

@@ -44,6 +44,7 @@ from rlhf.feedback.people.questions import (
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import count_alike
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 
 
 def questions(number: int, answers=("a", "b", "c")) -> list[Question]:
