@@ -41,6 +41,7 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
@@ -50,7 +51,6 @@ from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (
-    Answer,
     Place,
     Split,
     answer_logprobs,
@@ -146,9 +146,7 @@ def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]
     """Return the FLOPs of training and of reading the reference once, and the rankings."""
     paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
     once = training.paired().values()
-    trained, read = (
-        sum(len(a.prompt) + len(a.response) for a in every) for every in (paired, once)
-    )
+    trained, read = (sum(row.num_tokens for row in every) for every in (paired, once))
     each = ADAPTED if has_adapter(policy) else TRAINED
     flops = (each * trained * config.num_train_epochs + READ * read) * num_weights(
         trunk(policy.model)
@@ -246,7 +244,7 @@ def kl_to(
     """
     samples = answers_to(policy, asked, config, rows_per_pass, temperature=1.0)
     answers = [
-        Answer(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
+        TokenRow(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
         for p, sample in zip(asked, samples, strict=True)
     ]
     nats = answer_logprobs(start, answers, rows_per_pass)
