@@ -78,7 +78,7 @@ SHAPES = (
     _shape(
         "ranking",
         "messages responses ranks",
-        "passages scores margin annotator confidence",
+        "passages scores margin annotator confidence finished utilities terms flipped",
         _RANKED,
     ),
     _shape("pair", "chosen rejected", f"prompt {_OF_PAIRS}", _RANKED),

@@ -23,7 +23,6 @@ from plumbrule.lm.response_logprobs import (
     response_logprobs,
     token_row,
 )
-from rlhf.reward_model.preferences import finished_of
 
 Place = tuple[int, int]
 """A ranking's number in its split, and an answer's place in the ranking."""
@@ -122,7 +121,7 @@ def encode_answers(policy: Policy, preference: Preference) -> list[TokenRow]:
     """Return the token ids of each answer of a ranking."""
     return [
         token_row(policy, preference.messages, preference.passages, response, ended)
-        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
+        for response, ended in zip(preference.responses, preference.which_finished(), strict=True)
     ]
 
 

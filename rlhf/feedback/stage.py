@@ -143,13 +143,13 @@ def measure(
         "feedback/finished": sum(a.finished for a in flat) / len(flat),
         "feedback/with_passages": sum(bool(p.passages) for p in kept) / len(kept),
     }
-    if flips := [p.meta["flipped"] for p in kept if "flipped" in p.meta]:
+    if flips := [p.flipped for p in kept if p.flipped is not None]:
         metrics["feedback/flipped"] = sum(flips) / len(flips)
     utilities = [u for j in judged if j.utilities is not None for u in j.utilities]
     if not utilities:
         return metrics
     metrics["feedback/utility"] = sum(utilities) / len(utilities)
-    counts = [count_agreement(p.meta["utilities"], p.ranks) for p in kept if "utilities" in p.meta]
+    counts = [count_agreement(p.utilities, p.ranks) for p in kept if p.utilities is not None]
     same, compared = (sum(c) for c in zip((0, 0), *counts, strict=True))
     return metrics | ({"feedback/agreement": same / compared} if compared else {})
 

@@ -40,7 +40,7 @@ from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, score_rows
 from rlhf.reward_model.perturbations import adversarial, pairs_to_perturb
-from rlhf.reward_model.preferences import finished_of, refuse_leaks
+from rlhf.reward_model.preferences import refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
 from rlhf.reward_model.training import Ranking, pair, train
 
@@ -150,7 +150,7 @@ def dressed_scorer(
     def score(texts: Sequence[tuple[Preference, int, str]]) -> np.ndarray:
         rows = []
         for preference, place, text in texts:
-            finished = finished_of(preference)[place]
+            finished = preference.which_finished()[place]
             row = model.encode(preference.messages, preference.passages, text, finished)
             rows.append(Row(row.tokens[:limit], row.begin))
         return score_rows(model, rows, runtime.micro_batch_size).numpy().astype(np.float64)
@@ -225,7 +225,7 @@ def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
     """Return the row of each answer."""
     return [
         model.encode(preference.messages, preference.passages, response, ended)
-        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
+        for response, ended in zip(preference.responses, preference.which_finished(), strict=True)
     ]
 
 
