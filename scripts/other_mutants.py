@@ -367,7 +367,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "rows of two shapes are read as one",
-        "plumbrule/data/readers.py",
+        "plumbrule/data/readers/jsonl.py",
         "if shape is not first:",
         "if first is None:",
         ("plumbrule/data/test_readers.py::test_rows_of_two_shapes_are_refused",),
@@ -375,7 +375,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "an annotator may change their mind",
-        "plumbrule/data/readers.py",
+        "plumbrule/data/readers/jsonl.py",
         "if ranking != other:",
         "if not where:",
         ("plumbrule/data/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),

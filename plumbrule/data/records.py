@@ -2,7 +2,7 @@
 
 A record is a frozen dataclass; a file of records is JSON Lines, one record a row, written by
 `write_records` and read by `read_records`. Formats of other projects are turned into these records
-once, by `plumbrule/data/readers.py` in the data stage; no other stage knows them.
+once, by `plumbrule/data/readers/` in the data stage; no other stage knows them.
 
 A *prompt* is always a chat: a tuple of `Message`, last one from the user. `meta` carries what a
 benchmark or a reward needs to know of a prompt (its answer, its group) and is never shown to a

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.config import AtlasConfig, RuntimeConfig
-from plumbrule.data.readers import Row, read
+from plumbrule.data.readers import SourceRow, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
 from plumbrule.store.artifacts import Artifact
@@ -82,7 +82,7 @@ def run(
     return metrics
 
 
-def source_rows(config: DataConfig) -> Iterator[Row]:
+def source_rows(config: DataConfig) -> Iterator[SourceRow]:
     """Return the rows of a data node's source.
 
     Raises: DataError: see `plumbrule.data.readers.read`.
@@ -94,13 +94,13 @@ def source_rows(config: DataConfig) -> Iterator[Row]:
     return atlas_rows(config.role, config.atlas)
 
 
-def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[Row]:
+def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[SourceRow]:
     """Yield Atlas's rows for a role; it brings its own held-out ones."""
     from plumbrule.atlas.datasets import records
 
     split = records(role, atlas)
-    yield from (Row(record, held_out=False) for record in split.train)
-    yield from (Row(record, held_out=True) for record in split.validation)
+    yield from (SourceRow(record, held_out=False) for record in split.train)
+    yield from (SourceRow(record, held_out=True) for record in split.validation)
 
 
 def write(items: Iterable[Item], path: Path) -> None:
