@@ -15,7 +15,6 @@ Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -25,8 +24,9 @@ import numpy as np
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Document, read_records
-from plumbrule.store.artifacts import Artifact, sha256, write_json
+from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.json_files import write_json
 from plumbrule.tracking.stage_tracker import Tracker
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
@@ -95,7 +95,7 @@ def run(
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
     notes = notes_on(encoder, texts)
-    (out / "notes.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "notes.json", notes)
     # 6
     metrics = {
         "rag/documents": float(len(documents)),

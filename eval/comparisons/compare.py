@@ -11,7 +11,6 @@ refused. So are two evaluations by different gold utilities; other settings that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,8 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.statistics import Interval
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import read_json, write_json
 from plumbrule.tracking.stage_tracker import Tracker
 
 Settings = dict[str, Any]
@@ -102,10 +102,7 @@ def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
 
     Raises: ConfigError: the gold utilities or the rewards differ.
     """
-    about = [
-        json.loads(artifact.file("evaluated.json").read_text(encoding="utf-8"))
-        for artifact in (before, after)
-    ]
+    about = [read_json(artifact.file("evaluated.json")) for artifact in (before, after)]
     old, new = (flatten(one["settings"]) for one in about)
     differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     gold = [name for name in differ if name.startswith("gold.")]

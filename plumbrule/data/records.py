@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, listed
+from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.model_files import LFS_POINTER
 from plumbrule.store.source_files import require_readable
 
@@ -413,9 +414,4 @@ def read_records(kind: type[R], path: Path | str) -> list[R]:
 
 def write_records(records: Iterable[Record], path: Path | str) -> int:
     """Write records as JSON Lines and return how many there were."""
-    number = 0
-    with open(path, "w", encoding="utf-8") as out:
-        for record in records:
-            out.write(json.dumps(to_dict(record), ensure_ascii=False) + "\n")
-            number += 1
-    return number
+    return write_jsonl(Path(path), (to_dict(record) for record in records))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,7 +33,6 @@ from plumbrule.store.manifests import (
     is_inside,
     read_manifest,
     write_manifest,
-    write_text,
 )
 from plumbrule.store.model_files import PICKLES
 
@@ -278,11 +276,6 @@ def unlisted(folder: Path, files: Mapping[str, Any], below: str = "") -> list[st
         if name not in files and (path.is_symlink() or not path.is_dir()):
             found.append(name)
     return found
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, also after a crash."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -19,7 +19,6 @@ The annotator's confidence is not used: a ranking counts in full or is left out 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,10 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
@@ -290,8 +290,7 @@ def sample_rows(
 
 def write_samples(path: Path, rows: Sequence[Mapping[str, Any]], tracker: Tracker) -> None:
     """Write the rows of `sample_rows` as JSON Lines and show them as a table."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_jsonl(path, rows)
     columns = ["prompt", "response_before", "response", "best"]
     tracker.table("samples", columns, [[row[name] for name in columns] for row in rows])
 

@@ -25,6 +25,7 @@ from plumbrule.progress import Progress
 from plumbrule.protocols import Episode
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import read_json
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
@@ -106,7 +107,7 @@ def sample_all(
             else:
                 write = partial(_write_answers, answers=sample_chunk(policy, chunk, config, line))
                 checkpoints.save(folder, number, write, keep=len(starts))
-            rows = json.loads((saved / "answers.json").read_text(encoding="utf-8"))
+            rows = read_json(saved / "answers.json")
             answers += [[SampledResponse(*answer) for answer in row] for row in rows]
     _require_rankable(answers)
     return answers

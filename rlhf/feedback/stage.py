@@ -16,7 +16,6 @@ samples of the policy as they come, and other methods choose among them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from plumbrule.data.records import write_records
 from plumbrule.errors import DataError
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.lm.logprobs import trunk
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import READ, cost_metrics, num_weights
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
@@ -161,14 +161,16 @@ def write_samples(
     judged: Sequence[Judged],
 ) -> None:
     """Write one row per answer as it was sampled, repeats included; `sample` counts from 0."""
-    with open(path, "w", encoding="utf-8") as file:
-        for question, row, verdict in zip(questions, answers, judged, strict=True):
-            for k, answer in enumerate(row):
-                sample = _sample_row(question, k, answer) | {
-                    "score": None if verdict.scores is None else verdict.scores[k],
-                    "utility": None if verdict.utilities is None else verdict.utilities[k],
-                }
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    rows = (
+        _sample_row(question, k, answer)
+        | {
+            "score": None if verdict.scores is None else verdict.scores[k],
+            "utility": None if verdict.utilities is None else verdict.utilities[k],
+        }
+        for question, row, verdict in zip(questions, answers, judged, strict=True)
+        for k, answer in enumerate(row)
+    )
+    write_jsonl(path, rows)
 
 
 def notes(metrics: Mapping[str, float], num_too_long: int) -> list[str]:

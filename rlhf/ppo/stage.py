@@ -40,8 +40,9 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, resolve_device, save_policy
 from plumbrule.protocols import Retriever
 from plumbrule.store import checkpoints
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import cost_metrics
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.timing import Stopwatch
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.ppo.config import PPOConfig
@@ -70,7 +71,7 @@ from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
-from rlhf.ppo.rollout.samples import sample_rows, write_rows
+from rlhf.ppo.rollout.samples import sample_rows
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.shared_trunk import Reference
 from rlhf.ppo.state import Control, load_state, save_state, state_of
@@ -372,7 +373,7 @@ def publish(
     every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
     held_out = prompts_that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
     rows = sample_rows(policy, reference, held_out, retriever, config)
-    write_rows(rows, out / "samples.jsonl")
+    write_jsonl(out / "samples.jsonl", rows)
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
     write_json(out / "notes.json", notes)

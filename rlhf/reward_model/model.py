@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +58,8 @@ from plumbrule.lm.logprobs import (
 )
 from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import read_json, write_json
 
 MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
@@ -253,7 +253,7 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     """
     folder = Path(folder)
     try:
-        stats = RewardStats(**json.loads((folder / STATS).read_bytes().decode("utf-8")))
+        stats = RewardStats(**read_json(folder / STATS))
         heads = load_file(folder / HEAD)
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtifactError(

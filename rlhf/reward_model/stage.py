@@ -16,8 +16,7 @@ The annotator's confidence is not used: a ranking counts in full or is left out 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +30,10 @@ from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import RMConfig
 from rlhf.reward_model.label_audit import audit
@@ -116,7 +116,7 @@ def run(
     model.save(out)
     write_json(out / "report_card.json", card)
     write_json(out / "notes.json", notes(too_long, limit))
-    write_samples(out / "samples.jsonl", rankings[:NUM_SHOWN], model.stats)
+    write_jsonl(out / "samples.jsonl", sample_rows(rankings[:NUM_SHOWN], model.stats))
     metrics = {
         **publish({"rm/accuracy": card["accuracy"], **noise_free(card)}, out),
         "rm/ece": card["ece"]["value"],
@@ -344,19 +344,17 @@ def notes(num_too_long: int, limit: int) -> list[str]:
     return [f"{num_too_long} pairs were left out: a prompt with its answer exceeds {limit} tokens."]
 
 
-def write_samples(path: Path, rankings: Sequence[ScoredRanking], stats: RewardStats) -> None:
-    """Write one row per scored answer: its normalised score and the rank the annotator gave it."""
-    with open(path, "w", encoding="utf-8") as file:
-        for preference, scores in rankings:
-            answers = zip(preference.responses, preference.ranks, scores, strict=True)
-            for response, rank, score in answers:
-                if score is not None:
-                    row = {
-                        "id": preference.id,
-                        "prompt": preference.messages[-1].content,
-                        "passages": list(preference.passages),
-                        "response": response,
-                        "rank": rank,
-                        "score": (score - stats.mean) / stats.std,
-                    }
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def sample_rows(rankings: Sequence[ScoredRanking], stats: RewardStats) -> Iterator[dict[str, Any]]:
+    """Yield one row per scored answer: its normalised score and the rank the annotator gave it."""
+    for preference, scores in rankings:
+        answers = zip(preference.responses, preference.ranks, scores, strict=True)
+        for response, rank, score in answers:
+            if score is not None:
+                yield {
+                    "id": preference.id,
+                    "prompt": preference.messages[-1].content,
+                    "passages": list(preference.passages),
+                    "response": response,
+                    "rank": rank,
+                    "score": (score - stats.mean) / stats.std,
+                }

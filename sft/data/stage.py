@@ -16,8 +16,7 @@ writes the same bytes each time.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from plumbrule.data.readers import SourceRow, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from sft.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data.data_card import card, notes, sample
@@ -65,13 +65,13 @@ def run(
     # 4
     check_split(train, validation)
     # 5
-    write(train, out / "records.jsonl")
-    write(validation, out / "validation.jsonl")
+    write_jsonl(out / "records.jsonl", map(as_row, train))
+    write_jsonl(out / "validation.jsonl", map(as_row, validation))
     facts = card(config, kept, train, validation)
     facts["content_sha256"] = sha256_of(out / "records.jsonl", out / "validation.jsonl")
-    write_json(facts, out / "card.json")
-    write_json(notes(config, facts), out / "notes.json")
-    write([sample(item) for item in train[:NUM_SAMPLES]], out / "samples.jsonl")
+    write_json(out / "card.json", facts)
+    write_json(out / "notes.json", notes(config, facts))
+    write_jsonl(out / "samples.jsonl", map(sample, train[:NUM_SAMPLES]))
     metrics = {
         "data/rows": float(len(train)),
         "data/validation_rows": float(len(validation)),
@@ -103,17 +103,9 @@ def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[SourceRow]:
     yield from (SourceRow(record, held_out=True) for record in split.validation)
 
 
-def write(items: Iterable[Item], path: Path) -> None:
-    """Write records or rows as JSON Lines."""
-    with open(path, "w", encoding="utf-8") as lines:
-        for item in items:
-            row = item if isinstance(item, dict) else to_dict(item)
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write a JSON value, indented."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def as_row(item: Item) -> dict[str, Any]:
+    """Return a record or a row of corpus as JSON."""
+    return item if isinstance(item, dict) else to_dict(item)
 
 
 def sha256_of(*paths: Path) -> str:

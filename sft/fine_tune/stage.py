@@ -8,7 +8,6 @@ PPO's rewards meaningless (they are given at the end). TRL's SFTTrainer does the
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,8 +32,9 @@ from plumbrule.lm.policy import POLICY_FILE, PolicySpec
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow, mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, TRAINED, cost_metrics, num_weights
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.store.packaged_files import located
 from plumbrule.tracking.stage_tracker import Tracker
 from sft.config import SFTConfig
@@ -103,8 +103,7 @@ def run(
         loss = mean_nll(policy, held_out.rows, runtime.micro_batch_size)
         metrics |= {"sft/loss": loss, "sft/perplexity": math.exp(loss)}
     samples = sample_responses(policy, held_out, config, runtime.micro_batch_size)
-    with open(out / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    write_jsonl(out / "samples.jsonl", samples)
     tracker.table(
         "samples",
         ["prompt", "response", "reference"],

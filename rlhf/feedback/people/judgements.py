@@ -28,6 +28,7 @@ from plumbrule.data.records import read_rows
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError
 from plumbrule.store.checkpoints import fsync_folder
+from plumbrule.store.json_files import write_jsonl
 from rlhf.feedback.people.questions import Question
 
 FIELDS = ("question", "annotator", "ranks", "comment", "revision", "at")
@@ -230,9 +231,7 @@ def read_file(path: Path) -> dict[str, Said]:
 
 def write_file(judgements: Iterable[Judgement], path: Path) -> None:
     """Write judgements as `read_file` reads them."""
-    with open(path, "w", encoding="utf-8") as file:
-        for judgement in judgements:
-            file.write(json.dumps(to_row(judgement), ensure_ascii=False) + "\n")
+    write_jsonl(path, map(to_row, judgements))
 
 
 def check_file(path: Path, questions: Mapping[str, Question]) -> None:
