@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 def read_demonstrations(path: Path, policy: Policy) -> list[TokenRow]:
     """Return the demonstrations in `path` that fit the policy's context.
 
-    Raises: DataError: none does.
+    Raises: DataError: none does, or the chat template refuses one.
     """
-    found = encode_demonstrations(policy, read_records(Demonstration, path))
+    every = read_records(Demonstration, path)
+    policy.check_chats(every)
+    found = encode_demonstrations(policy, every)
     if not found.rows:
         raise DataError(
             f"demonstrations (={found.num_too_long} rows) must hold one that fits the context (="

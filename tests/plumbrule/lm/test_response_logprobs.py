@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_rankings import chat, tiny_policy
+from worlds.rankings import chat, tiny_policy
 
 from plumbrule.lm.response_logprobs import (
     TokenRow,
