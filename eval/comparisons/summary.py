@@ -18,9 +18,8 @@ from eval.intervals import publish
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.statistics import Interval, seed_interval
-from plumbrule.store.artifacts import Artifact
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.inputs import gathered_inputs
-from plumbrule.store.json_files import write_json
 from plumbrule.tracking.stage_tracker import Tracker
 
 

@@ -68,9 +68,8 @@ from plumbrule.report.sweep_table import (
     write_cell,
     write_csv,
 )
-from plumbrule.store.artifacts import Store
+from plumbrule.store.artifacts import Store, write_json
 from plumbrule.store.fingerprint import ROOT, digest
-from plumbrule.store.json_files import write_json
 from plumbrule.surroundings import prepare_streams
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb

@@ -16,8 +16,8 @@ import torch
 
 from plumbrule.machine import cpus
 from plumbrule.machine.matmul import measured_gflops
+from plumbrule.store.artifacts import write_json
 from plumbrule.store.fingerprint import digest
-from plumbrule.store.json_files import write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -21,8 +21,7 @@ from plumbrule.errors import TrainingError
 from plumbrule.machine.environment import num_threads
 from plumbrule.pipeline.graph import Node
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Artifact
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Artifact, write_json
 
 FIRST_PORT, PORTS = 20_000, 10_000
 """Where the processes of several machines meet, by the number of their Slurm job."""

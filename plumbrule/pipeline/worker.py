@@ -30,8 +30,7 @@ from plumbrule.pipeline.execute import stage_function
 from plumbrule.pipeline.experiment import as_json
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Artifact
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, Tracker
 
 WATCH_SECONDS = 1.0

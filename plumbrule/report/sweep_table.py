@@ -17,7 +17,7 @@ from pathlib import Path
 
 from plumbrule.report.metric_wording import direction
 from plumbrule.statistics import seed_interval
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import write_json
 
 CELL = "cell.json"
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import write_json
 from plumbrule.tracking.stage_tracker import Mirror
 from plumbrule.tracking.trackers import CommandFacts, NodeFacts, RunTracker, TrackingConfig
 from plumbrule.tracking.wandb_start import start_run

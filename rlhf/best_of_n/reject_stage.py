@@ -16,8 +16,7 @@ import numpy as np
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Demonstration, write_records
 from plumbrule.errors import DataError
-from plumbrule.store.artifacts import Artifact
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import RejectConfig
 from rlhf.rewards.http_scorer import note_on

@@ -45,6 +45,7 @@ from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
+from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
@@ -79,9 +80,9 @@ def run(
 
     # 1
     sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
-    paths = [source.file("records.jsonl") for source in sources]
+    paths = [source.file(RECORDS) for source in sources]
     learned = read_preferences(paths)
-    unseen = read_preferences([source.file("validation.jsonl") for source in sources])
+    unseen = read_preferences([source.file(VALIDATION) for source in sources])
     refuse_leaks(learned, unseen)
     refuse_ties_alone(learned, paths[0])
     device = resolve_device(runtime)
@@ -129,7 +130,7 @@ def run(
     numbers: dict[str, Mapping[str, Any]] = {}
     if held_out.pairs:
         card = report_card(scored(held_out, logratios, config.beta))
-        write_json(out / "report_card.json", card)
+        write_json(out / REPORT_CARD, card)
         numbers |= card_metrics(card)
         metrics |= held_out_metrics(held_out, logratios, config)
     if sampled := asked[: config.num_kl_prompts]:
@@ -137,8 +138,8 @@ def run(
         numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
     metrics |= publish(numbers, out)
     rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
-    write_samples(out / "samples.jsonl", rows, tracker)
-    write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
+    write_samples(out / SAMPLES, rows, tracker)
+    write_json(out / NOTES, notes(metrics, training.num_empty + held_out.num_empty, limit))
     return metrics
 
 

@@ -25,6 +25,7 @@ from plumbrule.progress import Progress
 from plumbrule.protocols import Episode
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import RECORDS, SPLITS
 from plumbrule.store.json_files import read_json
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
@@ -32,7 +33,6 @@ from rlhf.feedback.rankings import first_of_each
 
 CHUNK_PROMPTS = 128
 """Prompts whose answers are sampled and checkpointed together."""
-SPLITS = {"train": "records.jsonl", "validation": "validation.jsonl"}
 
 
 class SampledPrompt(NamedTuple):
@@ -163,7 +163,7 @@ def _read_prompts(
             f"at least one of {len(found)} prompts must leave room for "
             f"{config.sampling.max_new_tokens} new tokens in a context of {policy.spec.context}; "
             "lower feedback.sampling.max_new_tokens or give shorter prompts.",
-            artifact.file(SPLITS["train"]),
+            artifact.file(RECORDS),
         )
     return fitting, len(found) - len(fitting)
 

@@ -27,13 +27,13 @@ from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.lm.logprobs import trunk
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import READ, cost_metrics, num_weights
+from plumbrule.store.file_names import NOTES, SAMPLES, SPLITS
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
 from rlhf.feedback.rankings import count_agreement, count_ties
 from rlhf.feedback.sampling import (
-    SPLITS,
     SampledPrompt,
     SampledResponse,
     distinct,
@@ -66,8 +66,8 @@ def run(
         pairs = zip(questions, labels.judged, strict=True)
         kept = [j.preference for q, j in pairs if q.split == split and j.preference is not None]
         write_records(kept, out / name)
-    write_samples(out / "samples.jsonl", questions, answers, labels.judged)
-    write_json(out / "notes.json", notes(metrics, num_too_long) + labels.notes)
+    write_samples(out / SAMPLES, questions, answers, labels.judged)
+    write_json(out / NOTES, notes(metrics, num_too_long) + labels.notes)
     tracker.rewind(0)
     tracker.log(metrics, update=len(questions))
     return metrics

@@ -31,9 +31,8 @@ from torch import Tensor
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
-from plumbrule.store.artifacts import Artifact
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import inputs_of
-from plumbrule.store.json_files import write_json
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.state import Control, State, put_optimizer, put_weights, trained, weights_file
 from rlhf.ppo.step import Learner

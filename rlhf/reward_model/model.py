@@ -59,9 +59,10 @@ from plumbrule.lm.logprobs import (
 from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import REWARD_STATS
 from plumbrule.store.json_files import read_json, write_json
 
-MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
+MODEL, HEAD, STATS = "model", "head.safetensors", REWARD_STATS
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 """What a precision is once it is settled."""
 

@@ -32,6 +32,7 @@ from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
+from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
@@ -44,7 +45,6 @@ from rlhf.reward_model.preferences import refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
 from rlhf.reward_model.training import Ranking, pair, train
 
-SPLITS = ("records.jsonl", "validation.jsonl")
 NUM_SHOWN = 8
 """Held-out rankings whose scored answers are written to samples.jsonl."""
 
@@ -84,11 +84,11 @@ def run(
     # 1 rows and pairs
     training, held_out = (
         read_split(model, [source.file(name) for source in sources], limit, config, most)
-        for name, most in zip(SPLITS, (config.num_rankings, None), strict=True)
+        for name, most in zip(SPLITS.values(), (config.num_rankings, None), strict=True)
     )
     refuse_leaks(training.preferences, held_out.preferences)
     others = {
-        slot: read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
+        slot: read_split(model, [inputs[slot].file(VALIDATION)], limit, config)
         for slot in sorted(inputs)
         if slot.startswith("ood")
     }
@@ -114,9 +114,9 @@ def run(
         "own_answers": distribution(model.stats, own),
     }
     model.save(out)
-    write_json(out / "report_card.json", card)
-    write_json(out / "notes.json", notes(too_long, limit))
-    write_jsonl(out / "samples.jsonl", sample_rows(rankings[:NUM_SHOWN], model.stats))
+    write_json(out / REPORT_CARD, card)
+    write_json(out / NOTES, notes(too_long, limit))
+    write_jsonl(out / SAMPLES, sample_rows(rankings[:NUM_SHOWN], model.stats))
     metrics = {
         **publish({"rm/accuracy": card["accuracy"], **noise_free(card)}, out),
         "rm/ece": card["ece"]["value"],
@@ -290,7 +290,7 @@ def first_answers(
     """
     policy, most = model.policy, config.num_calibration_prompts
     if source.kind == "feedback":
-        samples = [row for _, row in read_rows(source.file("samples.jsonl")) if row["sample"] == 0]
+        samples = [row for _, row in read_rows(source.file(SAMPLES)) if row["sample"] == 0]
         samples.sort(key=lambda row: row["split"] != "validation")
         rows = [
             model.encode(

@@ -21,9 +21,8 @@ from omegaconf import OmegaConf
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer
-from plumbrule.store.artifacts import MANIFEST, Artifact
+from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
 from plumbrule.store.costs import inputs_of
-from plumbrule.store.json_files import write_json
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.functions import TOTAL

@@ -25,9 +25,8 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import DataError
 from plumbrule.statistics import Interval
-from plumbrule.store.artifacts import Artifact
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.inputs import gathered_inputs
-from plumbrule.store.json_files import write_json
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (

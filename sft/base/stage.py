@@ -51,8 +51,7 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.templates import settled_turns
 from plumbrule.store import checkpoints
-from plumbrule.store.artifacts import Artifact
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.tracking.stage_tracker import Tracker
 from sft.base.corpus import Text, encode, plain_parts, read_corpus
 from sft.base.induction import construct

@@ -25,6 +25,7 @@ from plumbrule.data.readers import SourceRow, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import CARD, NOTES, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.tracking.stage_tracker import Tracker
 from sft.config import BENCHMARKS, UNSPLIT, DataConfig
@@ -65,13 +66,13 @@ def run(
     # 4
     check_split(train, validation)
     # 5
-    write_jsonl(out / "records.jsonl", map(as_row, train))
-    write_jsonl(out / "validation.jsonl", map(as_row, validation))
+    write_jsonl(out / RECORDS, map(as_row, train))
+    write_jsonl(out / VALIDATION, map(as_row, validation))
     facts = card(config, kept, train, validation)
-    facts["content_sha256"] = sha256_of(out / "records.jsonl", out / "validation.jsonl")
-    write_json(out / "card.json", facts)
-    write_json(out / "notes.json", notes(config, facts))
-    write_jsonl(out / "samples.jsonl", map(sample, train[:NUM_SAMPLES]))
+    facts["content_sha256"] = sha256_of(out / RECORDS, out / VALIDATION)
+    write_json(out / CARD, facts)
+    write_json(out / NOTES, notes(config, facts))
+    write_jsonl(out / SAMPLES, map(sample, train[:NUM_SAMPLES]))
     metrics = {
         "data/rows": float(len(train)),
         "data/validation_rows": float(len(validation)),

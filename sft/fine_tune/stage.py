@@ -34,6 +34,7 @@ from plumbrule.lm.response_logprobs import TokenRow, mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import ADAPTED, TRAINED, cost_metrics, num_weights
+from plumbrule.store.file_names import NOTES, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.store.packaged_files import located
 from plumbrule.tracking.stage_tracker import Tracker
@@ -65,11 +66,11 @@ def run(
     policy.model.to(device)  # type: ignore[arg-type]
 
     # 2. The demonstrations that fit its context.
-    records = inputs["demonstrations"].file("records.jsonl")
+    records = inputs["demonstrations"].file(RECORDS)
     learned = encode_demonstrations(policy, read_records(Demonstration, records))
     held_out = encode_demonstrations(
         policy,
-        read_records(Demonstration, inputs["demonstrations"].file("validation.jsonl")),
+        read_records(Demonstration, inputs["demonstrations"].file(VALIDATION)),
     )
     if not learned.rows:
         raise DataError(
@@ -103,7 +104,7 @@ def run(
         loss = mean_nll(policy, held_out.rows, runtime.micro_batch_size)
         metrics |= {"sft/loss": loss, "sft/perplexity": math.exp(loss)}
     samples = sample_responses(policy, held_out, config, runtime.micro_batch_size)
-    write_jsonl(out / "samples.jsonl", samples)
+    write_jsonl(out / SAMPLES, samples)
     tracker.table(
         "samples",
         ["prompt", "response", "reference"],
@@ -111,7 +112,7 @@ def run(
     )
     too_long = (learned.num_too_long, held_out.num_too_long)
     said = notes(policy.spec.context, *too_long, bool(held_out.rows))
-    write_json(out / "notes.json", [*policy.notes, *said])
+    write_json(out / NOTES, [*policy.notes, *said])
     return metrics
 
 
@@ -126,7 +127,7 @@ def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifa
     system_turns = config.model.system_turns
     if saved.is_file():
         system_turns = settled_turns(system_turns, PolicySpec.read(saved).system_turns)
-    for name in ("records.jsonl", "validation.jsonl"):
+    for name in (RECORDS, VALIDATION):
         chats = ((d.id, d.messages) for d in read_records(Demonstration, given.file(name)))
         check_chats(tokenizer, chats, system_turns)
 

@@ -22,8 +22,7 @@ from plumbrule import surroundings
 from plumbrule.cli.main import explain_permission, new_run_id
 from plumbrule.progress import Progress
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Manifest, Store
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Manifest, Store, write_json
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAYS = """

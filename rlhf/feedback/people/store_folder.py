@@ -14,9 +14,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from plumbrule.store.artifacts import write_json
 from plumbrule.store.claims import published_path
 from plumbrule.store.fingerprint import digest
-from plumbrule.store.json_files import write_json
 from rlhf.feedback.people.judgements import Said, StaleError, append, read_journal
 from rlhf.feedback.people.questions import (
     FILE,

@@ -16,9 +16,8 @@ from eval.config import BudgetConfig, MethodsConfig
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, DataError
 from plumbrule.report import plots
-from plumbrule.store.artifacts import Artifact, Manifest
+from plumbrule.store.artifacts import Artifact, Manifest, write_json
 from plumbrule.store.costs import cost_metrics, lineage, total
-from plumbrule.store.json_files import write_json
 from plumbrule.tracking.stage_tracker import FileTracker
 
 IDS = [f"p{i}" for i in range(40)]

@@ -170,8 +170,7 @@ def test_a_node_takes_about_as_long_as_the_one_most_like_it(
     compose: Callable[..., Composed], tmp_path: Path
 ) -> None:
     from plumbrule.pipeline.execute import make_plan
-    from plumbrule.store.artifacts import Manifest, Store
-    from plumbrule.store.json_files import write_json
+    from plumbrule.store.artifacts import Manifest, Store, write_json
 
     store = Store(tmp_path)
     run = compose("run.only=sft")

@@ -10,8 +10,7 @@ import pytest
 
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.store import claims, manifests
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
 from plumbrule.store.manifests import signed
 
 

@@ -17,8 +17,7 @@ from worlds.trackers import Stopped, StopsAfter
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
 from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.kl import next_coefficient

@@ -11,8 +11,7 @@ from worlds import ppo as world
 
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.store.artifacts import Manifest, Store
-from plumbrule.store.json_files import write_json
+from plumbrule.store.artifacts import Manifest, Store, write_json
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.replay import replay
