@@ -11,8 +11,7 @@ uninterrupted run.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.fingerprint import hashed_config
+from plumbrule.store.json_files import read_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 
 
@@ -245,11 +245,7 @@ def write_checkpoint(folder: Path, done: Mapping[Work, Measured]) -> None:
 def read_checkpoint(folder: Path, work: Sequence[Work]) -> dict[Work, Measured]:
     """Return what a checkpoint holds of the work."""
     paths = {(name, condition): folder / f"{name}-{condition}.json" for name, condition in work}
-    return {
-        piece: Measured(**json.loads(path.read_text(encoding="utf-8")))
-        for piece, path in paths.items()
-        if path.is_file()
-    }
+    return {piece: Measured(**read_json(path)) for piece, path in paths.items() if path.is_file()}
 
 
 def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metrics]) -> None:
@@ -258,21 +254,15 @@ def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metri
     nested: dict[str, dict] = {}
     for name in dict.fromkeys(name for name, _ in done):
         rows = [row for piece, one in done.items() if piece[0] == name for row in one.items]
-        write_lines(out / "items" / f"{name}.jsonl", rows)
+        write_jsonl(out / "items" / f"{name}.jsonl", rows)
         nested[name] = {
             condition: {metric: interval.as_json() for metric, interval in found.items()}
             for (benchmark, condition), found in metrics.items()
             if benchmark == name
         }
     write_json(out / "metrics.json", nested)
-    write_lines(out / "samples.jsonl", (row for one in done.values() for row in one.samples))
+    write_jsonl(out / "samples.jsonl", (row for one in done.values() for row in one.samples))
     write_json(out / "notes.json", [note for measured in done.values() for note in measured.notes])
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON Lines."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def headlines(metrics: Mapping[Work, Metrics], kind: str) -> Metrics:

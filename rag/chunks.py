@@ -15,7 +15,6 @@ Titles are not part of the slice. They are put before it for encoding and keywor
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 from plumbrule.data.records import Document, read_rows
 from plumbrule.errors import DataError
+from plumbrule.store.json_files import write_jsonl
 
 WORD = re.compile(r"\S+")
 CLOSERS = "\"'”’)]}»"
@@ -122,9 +122,7 @@ def cut(documents: Iterable[Document], chunk_words: int, overlap_words: int) -> 
 
 def write_chunks(chunks: Iterable[Chunk], path: Path) -> None:
     """Write chunks as JSON Lines, one a row."""
-    with open(path, "w", encoding="utf-8") as out:
-        for chunk in chunks:
-            out.write(json.dumps(chunk._asdict(), ensure_ascii=False) + "\n")
+    write_jsonl(path, (chunk._asdict() for chunk in chunks))
 
 
 def read_chunks(path: Path) -> list[Chunk]:

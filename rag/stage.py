@@ -15,7 +15,6 @@ Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def run(
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
     notes = notes_on(encoder, texts)
-    (out / "notes.json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "notes.json", notes)
     # 6
     metrics = {
         "rag/documents": float(len(documents)),

@@ -245,17 +245,17 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "the query's tokens are in the KL",
-        "eval/benchmarks/divergence.py",
-        "target_mask[place, : len(answered[i].query)] = False",
-        "target_mask[place, :1] = False",
+        "plumbrule/lm/response_logprobs.py",
+        "response_mask = real_mask & (torch.arange(tokens.shape[1]) >= begins)",
+        "response_mask = real_mask & (torch.arange(tokens.shape[1]) >= 1)",
         ("eval/benchmarks/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
     ),
     OtherMutant(
         "eval",
         "the KL is taken at temperature 1",
         "eval/benchmarks/divergence.py",
-        "logprobs(one.model, *batch, temperature=temperature)",
-        "logprobs(one.model, *batch)",
+        "rows_per_pass, temperature=temperature, dtype",
+        "rows_per_pass, dtype",
         ("eval/benchmarks/test_divergence.py::test_it_is_the_sum_over_an_answers_tokens",),
     ),
     OtherMutant(
@@ -367,7 +367,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "rows of two shapes are read as one",
-        "plumbrule/data/readers.py",
+        "plumbrule/data/readers/jsonl.py",
         "if shape is not first:",
         "if first is None:",
         ("plumbrule/data/test_readers.py::test_rows_of_two_shapes_are_refused",),
@@ -375,7 +375,7 @@ MUTANTS = [
     OtherMutant(
         "data",
         "an annotator may change their mind",
-        "plumbrule/data/readers.py",
+        "plumbrule/data/readers/jsonl.py",
         "if ranking != other:",
         "if not where:",
         ("plumbrule/data/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from plumbrule.store.costs import COSTS
 from setting_reads import project_reads, reads_in, schemas_under, unread
-from sft.config import DataConfig
 
 from plumbrule.atlas.gold import TERMS
+from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.pipeline.experiment import GROUPS, RunConfig
 from rlhf.dpo.config import DPOConfig
+from sft.data.config import DataConfig
 
 SCHEMAS = schemas_under(RunConfig) | schemas_under(DataConfig)
 READ_BY_COMPUTED_NAME = {

@@ -16,10 +16,9 @@ import torch
 from eval.benchmarks.generate import Answered
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import Policy
-from plumbrule.lm.logprobs import buckets, logprobs, pad_rows
+from plumbrule.lm.response_logprobs import response_logprobs
 
 
-@torch.no_grad()
 def log_ratios(
     policy: Policy,
     reference: Policy,
@@ -35,19 +34,11 @@ def log_ratios(
         raise ConfigError(
             "inputs (=reference) must have the policy's tokenizer to measure a KL; leave it out."
         )
-    rows = [[*one.query, *one.tokens] for one in answered]
-    found = [0.0] * len(rows)
-    for chosen in buckets([len(row) for row in rows], rows_per_pass):
-        tokens, real_mask = pad_rows([rows[i] for i in chosen], policy.pad_id)
-        target_mask = real_mask.clone()
-        for place, i in enumerate(chosen):
-            target_mask[place, : len(answered[i].query)] = False
-        device = policy.model.device
-        batch = (tokens.to(device), real_mask.to(device), target_mask.to(device))
-        of_policy, of_reference = (
-            logprobs(one.model, *batch, temperature=temperature).logprobs.double().sum(1)
-            for one in (policy, reference)
-        )
-        for i, value in zip(chosen, (of_policy - of_reference).tolist(), strict=True):
-            found[i] = value
-    return found
+    rows = [one.row for one in answered]
+    of_policy, of_reference = (
+        response_logprobs(
+            one, rows, rows_per_pass, temperature=temperature, dtype=torch.float64
+        ).to("cpu")
+        for one in (policy, reference)
+    )
+    return (of_policy - of_reference).tolist()

@@ -19,6 +19,7 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
@@ -33,11 +34,10 @@ class Measured(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A sampled answer beside its tokens. query: the prompt's, passages included."""
+    """A sampled answer beside its token ids."""
 
     episode: Episode
-    query: list[int]
-    tokens: list[int]
+    row: TokenRow
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ def sample_all(
     answered = [
         Answered(
             Episode(prompts[i], given[i], policy.decode(answer.tokens), answer.finished),
-            encoded[i],
-            list(answer.tokens),
+            TokenRow(tuple(encoded[i]), tuple(answer.tokens)),
         )
         for i, answer in zip(kept, answers, strict=True)
     ]

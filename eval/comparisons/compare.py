@@ -11,7 +11,6 @@ refused. So are two evaluations by different gold utilities; other settings that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.json_files import read_json
 
 Settings = dict[str, Any]
 Pairs = list[tuple[Row, Row]]
@@ -102,10 +102,7 @@ def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
 
     Raises: ConfigError: the gold utilities or the rewards differ.
     """
-    about = [
-        json.loads(artifact.file("evaluated.json").read_text(encoding="utf-8"))
-        for artifact in (before, after)
-    ]
+    about = [read_json(artifact.file("evaluated.json")) for artifact in (before, after)]
     old, new = (flatten(one["settings"]) for one in about)
     differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     gold = [name for name in differ if name.startswith("gold.")]

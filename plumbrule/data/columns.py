@@ -1,4 +1,7 @@
-"""Rows of somebody's table as records, by the shape that their columns have (`row_schemas.py`).
+"""The second of two steps from a row of somebody's table to a record: its values are parsed.
+
+The first, which schema the row has, looks at the names of its columns alone (`row_schemas.py`).
+Here each schema has a function that makes a record of the values; `parse_row` chooses among them.
 
 TRL's *standard* rows hold text and its *conversational* ones lists of turns; a standard prompt
 becomes the user's turn and a completion the assistant's, since every prompt here is a chat. White

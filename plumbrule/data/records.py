@@ -2,7 +2,7 @@
 
 A record is a frozen dataclass; a file of records is JSON Lines, one record a row, written by
 `write_records` and read by `read_records`. Formats of other projects are turned into these records
-once, by `plumbrule/data/readers.py` in the data stage; no other stage knows them.
+once, by `plumbrule/data/readers/` in the data stage; no other stage knows them.
 
 A *prompt* is always a chat: a tuple of `Message`, last one from the user. `meta` carries what a
 benchmark or a reward needs to know of a prompt (its answer, its group) and is never shown to a
@@ -17,10 +17,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar
 
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, listed
+from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.model_files import LFS_POINTER
 from plumbrule.store.source_files import require_readable
 
@@ -78,6 +80,11 @@ class Preference:
 
     ranks: one per response, 1 = best, equal = tie, no holes. margin: how much better rank 1 is
     than rank 2, where the source says so. confidence: of the annotator, in (0, 1].
+
+    Where the source knows more of its answers, one value for each response: finished: whether it
+    ended by itself and was not cut at a limit; None: all did. utilities: without the annotator's
+    noise. terms: what each utility is the sum of, by name. flipped is of the whole ranking: whether
+    its order was reversed on purpose; None: no ranking of the source could be.
     """
 
     id: str
@@ -89,6 +96,10 @@ class Preference:
     margin: float | None = None
     annotator: str = ""
     confidence: float = 1.0
+    finished: tuple[bool, ...] | None = None
+    utilities: tuple[float, ...] | None = None
+    terms: Mapping[str, tuple[float, ...]] | None = None
+    flipped: bool | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,6 +118,22 @@ class Preference:
                     )
         if not 0.0 < self.confidence <= 1.0:
             raise DataError(f"confidence (={self.confidence}) must lie in (0, 1].")
+        number = len(self.responses)
+        if self.finished is not None:
+            check_answer_field("finished", self.finished, bool, number)
+        if self.utilities is not None:
+            check_answer_field("utilities", self.utilities, int | float, number)
+        if self.terms is not None:
+            if not isinstance(self.terms, Mapping):
+                raise DataError(f"terms (={self.terms!r:.80}) must be an object of lists.")
+            for name, values in self.terms.items():
+                check_answer_field(f"terms.{name}", values, int | float, number)
+        if self.flipped is not None and not isinstance(self.flipped, bool):
+            raise DataError(f"flipped (={self.flipped!r:.80}) must be true or false.")
+
+    def which_finished(self) -> tuple[bool, ...]:
+        """Return which responses ended by themselves: all, where the source does not say."""
+        return (True,) * len(self.responses) if self.finished is None else self.finished
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return all (better, worse) index pairs; ties give none."""
@@ -178,36 +205,17 @@ def check_ranking(responses: tuple[str, ...], ranks: tuple[int, ...]) -> None:
         )
 
 
-def check_answer_meta(meta: Mapping[str, Any], num_responses: int) -> None:
-    """Raise DataError if a key of a preference's `meta` that stages read has another form.
-
-    finished: which answers ended by themselves. utilities: of each answer, and terms: what they
-    are the sum of. flipped: the ranking was turned upside down on purpose.
-    """
-
-    def one_each(value: Any, kinds: tuple[type, ...]) -> bool:
-        right = isinstance(value, list | tuple) and len(value) == num_responses
-        return right and all(type(v) in kinds for v in value)
-
-    terms = meta.get("terms", {})
-    numbers = (int, float)
-    for name, holds, what in (
-        ("finished", one_each(meta.get("finished", [True] * num_responses), (bool,)), "of true"),
-        ("utilities", one_each(meta.get("utilities", [0] * num_responses), numbers), "of numbers"),
-        (
-            "terms",
-            isinstance(terms, Mapping) and all(one_each(t, numbers) for t in terms.values()),
-            "of numbers under each name",
-        ),
-    ):
-        if not holds:
-            raise DataError(
-                f"meta.{name} (={meta[name]!r:.80}) must be a list {what}"
-                f"{' or false' if name == 'finished' else ''}, one for each of the {num_responses} "
-                "responses; correct it or leave it out."
-            )
-    if not isinstance(meta.get("flipped", False), bool):
-        raise DataError(f"meta.flipped (={meta['flipped']!r:.80}) must be true or false.")
+def check_answer_field(name: str, values: Any, kinds: type | UnionType, num_responses: int) -> None:
+    """Raise DataError unless `values` is a tuple of `kinds`, one for each response."""
+    of_bool = kinds is bool  # True is an int to Python, and no utility
+    fits = isinstance(values, tuple) and len(values) == num_responses
+    if not fits or not all(isinstance(v, kinds) and isinstance(v, bool) is of_bool for v in values):
+        what = "true or false" if of_bool else "numbers"
+        shown = list(values) if isinstance(values, tuple) else values
+        raise DataError(
+            f"{name} (={shown!r:.80}) must be a list of {what}, one for each of the "
+            f"{num_responses} responses; correct it or leave it out."
+        )
 
 
 def to_dict(record: Record) -> dict[str, Any]:
@@ -226,10 +234,15 @@ def to_dict(record: Record) -> dict[str, Any]:
 def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
     """Return the record of type `kind` that `row` (as `to_dict` wrote it) holds.
 
+    A ranking's `finished`, `utilities`, `terms` and `flipped` are also found inside `meta`, where
+    earlier versions wrote them.
+
     Raises: DataError: an unknown or missing field, or a value that breaks the record's rules.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"a row must be a JSON object, not {type(row).__name__}.")
+    if kind is Preference:
+        row = _with_answer_fields(row)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = set(row) - set(fields)
     if unknown:
@@ -238,8 +251,6 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
             f"{', '.join(fields)}; take the others out, or rename them."
         )
     values = {name: _typed(name, value) for name, value in row.items()}
-    if kind is Preference and "meta" in row:
-        check_answer_meta(row["meta"], len(values.get("responses", ())))
     try:
         return kind(**values)
     except TypeError as error:
@@ -253,6 +264,22 @@ def from_dict(kind: type[R], row: Mapping[str, Any]) -> R:
         raise DataError(
             f"field(s) {', '.join(missing)} must be in a {kind.__name__}; add what is missing."
         ) from error
+
+
+_OF_ANSWERS = ("finished", "utilities", "terms", "flipped")
+
+
+def _with_answer_fields(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a ranking's row with what is known of its answers moved out of `meta`.
+
+    Earlier versions had no fields for it. A row with one of the fields is a newer one, whose `meta`
+    is its prompt's: a key of the same name there is something else and stays.
+    """
+    meta = row.get("meta")
+    if not isinstance(meta, Mapping) or any(name in row for name in _OF_ANSWERS):
+        return row
+    moved = {name: meta[name] for name in _OF_ANSWERS if name in meta}
+    return {**row, **moved, "meta": {n: v for n, v in meta.items() if n not in moved}}
 
 
 _TEXTS = ("id", "response", "text", "title", "task", "group", "annotator")
@@ -273,6 +300,10 @@ def _typed(name: str, value: Any) -> Any:
     """
     if name == "messages":
         return to_messages(value)
+    if name in ("finished", "utilities"):
+        return tuple(value) if isinstance(value, list) else value
+    if name == "terms" and isinstance(value, Mapping):
+        return {t: tuple(v) if isinstance(v, list) else v for t, v in value.items()}
     if name in _LISTS:
         fits = isinstance(value, list | tuple) and all(type(v) in _LISTS[name] for v in value)
         if not fits:
@@ -383,9 +414,4 @@ def read_records(kind: type[R], path: Path | str) -> list[R]:
 
 def write_records(records: Iterable[Record], path: Path | str) -> int:
     """Write records as JSON Lines and return how many there were."""
-    number = 0
-    with open(path, "w", encoding="utf-8") as out:
-        for record in records:
-            out.write(json.dumps(to_dict(record), ensure_ascii=False) + "\n")
-            number += 1
-    return number
+    return write_jsonl(Path(path), (to_dict(record) for record in records))

@@ -39,6 +39,11 @@ def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     return _json_rows(path)
 
 
+def stem_of(path: Path) -> str:
+    """Return a file's name up to its first dot."""
+    return path.name.split(".")[0]
+
+
 def form_of(path: Path) -> str:
     """Return the form of a table where it is not JSON Lines: a JSON list, CSV, Parquet; else ""."""
     if path.name.endswith(".parquet"):

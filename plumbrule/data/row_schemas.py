@@ -1,6 +1,8 @@
-"""What the columns of a row say that it is: ours, chats, TRL's formats, H4's, other rankings.
+"""The first of two steps from a row of somebody's table to a record: which schema its columns have.
 
-The columns alone decide; nothing is guessed from values, so a file means the same on every machine.
+The schemas are ours, chats, TRL's formats, H4's and other rankings; what is made of a row's values
+is in `columns.py`. The names of the columns alone decide; nothing is guessed from values, so a file
+means the same on every machine.
 A row that has columns of two shapes, or one that no shape knows, is refused with the list of what
 is accepted. Columns that a shape knows and does not read (`unread`) are counted on the data card.
 """
@@ -78,7 +80,7 @@ SHAPES = (
     _shape(
         "ranking",
         "messages responses ranks",
-        "passages scores margin annotator confidence",
+        "passages scores margin annotator confidence finished utilities terms flipped",
         _RANKED,
     ),
     _shape("pair", "chosen rejected", f"prompt {_OF_PAIRS}", _RANKED),

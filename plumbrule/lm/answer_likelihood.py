@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm.logprobs import buckets, hidden_states, logprobs, output_logits, pad_rows
+from plumbrule.lm.logprobs import buckets, hidden_states, output_logits, pad_rows
 from plumbrule.lm.policy import Policy
+from plumbrule.lm.response_logprobs import TokenRow, response_logprobs
 
 
 @torch.inference_mode()
@@ -77,13 +78,8 @@ def _whole_odds(
     policy: Policy, prompts: Sequence[Sequence[int]], one: Sequence[int], other: Sequence[int]
 ) -> Tensor:
     """Return the log-odds (b,) of any two words: the difference of their summed log-probs."""
-    summed = []
-    for word in (one, other):
-        tokens, real_mask = pad_rows([[*prompt, *word] for prompt in prompts], policy.pad_id)
-        starts = torch.tensor([[len(prompt)] for prompt in prompts])
-        target_mask = real_mask & (torch.arange(tokens.shape[1]) >= starts)
-        tokens, real_mask, target_mask = (
-            x.to(policy.model.device) for x in (tokens, real_mask, target_mask)
-        )
-        summed.append(logprobs(policy.model, tokens, real_mask, target_mask).logprobs.sum(1))
-    return summed[0] - summed[1]
+    one_nats, other_nats = (
+        response_logprobs(policy, [TokenRow(tuple(p), tuple(w)) for p in prompts], len(prompts))
+        for w in (one, other)
+    )
+    return one_nats - other_nats

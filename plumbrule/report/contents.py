@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import Any
 from plumbrule.report import figures, plots
 from plumbrule.report.answers import answer
 from plumbrule.report.metric_wording import METRICS, describe, direction
+from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
 from plumbrule.store.inputs import SIGN
@@ -206,8 +206,7 @@ def read_jsonl(artifact: Artifact, name: str) -> list[Any]:
     """Return the rows of an artifact's JSON Lines file, none where it has no such file."""
     if not artifact.has(name):
         return []
-    with open(artifact.file(name), encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return json_files.read_jsonl(artifact.file(name))
 
 
 def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -235,7 +234,7 @@ def read_json(artifact: Artifact, name: str) -> Any:
     """Return the value of an artifact's JSON file, or None where it has no such file."""
     if not artifact.has(name):
         return None
-    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+    return json_files.read_json(artifact.file(name))
 
 
 def _headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, Any]:

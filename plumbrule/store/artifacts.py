@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from plumbrule.store import attempts
 from plumbrule.store.adapter_files import rebase_adapters
 from plumbrule.store.attempts import is_working
 from plumbrule.store.checkpoints import mode_of_new_files, set_mode
+from plumbrule.store.json_files import write_json as write_json
 from plumbrule.store.manifests import (
     MANIFEST,
     SLOW,
@@ -34,7 +34,6 @@ from plumbrule.store.manifests import (
     is_inside,
     read_manifest,
     write_manifest,
-    write_text,
 )
 from plumbrule.store.model_files import PICKLES
 
@@ -278,11 +277,6 @@ def unlisted(folder: Path, files: Mapping[str, Any], below: str = "") -> list[st
         if name not in files and (path.is_symlink() or not path.is_dir()):
             found.append(name)
     return found
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, also after a crash."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.store.artifacts import write_json
+from plumbrule.store.json_files import write_json
 
 INTERVALS = "intervals.json"
 """Headline metric -> value, low, high, n, groups and perhaps reason, as `Interval.as_json` gives

@@ -18,7 +18,6 @@ lower.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,9 @@ from plumbrule.errors import ConfigError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.best_of_n.config import BestOfNConfig
 from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
@@ -157,25 +157,26 @@ def write_prompts(
     rewards: Sequence[np.ndarray],
 ) -> None:
     """Write each prompt's expected reward, and utility where known, of its best of n answers."""
-    with open(path, "w", encoding="utf-8") as file:
-        for prompt, scores in zip(prompts, rewards, strict=True):
-            columns = {"reward": scores}
-            if prompt.utilities is not None:
-                columns["utility"] = np.array(prompt.utilities)
-            curves = {k: [best_of(n, scores, v) for n in wanted] for k, v in columns.items()}
-            group = bootstrap_cluster(prompt.prompt.id, prompt.prompt.meta)
-            row = {"id": prompt.prompt.id, "group": group, "n": list(wanted), **curves}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = []
+    for prompt, scores in zip(prompts, rewards, strict=True):
+        columns = {"reward": scores}
+        if prompt.utilities is not None:
+            columns["utility"] = np.array(prompt.utilities)
+        curves = {k: [best_of(n, scores, v) for n in wanted] for k, v in columns.items()}
+        group = bootstrap_cluster(prompt.prompt.id, prompt.prompt.meta)
+        rows.append({"id": prompt.prompt.id, "group": group, "n": list(wanted), **curves})
+    write_jsonl(path, rows)
 
 
 def write_samples(
     path: Path, prompts: Sequence[AnsweredPrompt], rewards: Sequence[np.ndarray]
 ) -> None:
     """Write each prompt's best and worst answer."""
-    with open(path, "w", encoding="utf-8") as file:
-        for prompt, scores in zip(prompts, rewards, strict=True):
-            best, worst = int(np.argmax(scores)), int(np.argmin(scores))
-            row = {
+    rows = []
+    for prompt, scores in zip(prompts, rewards, strict=True):
+        best, worst = int(np.argmax(scores)), int(np.argmin(scores))
+        rows.append(
+            {
                 "prompt": prompt.prompt.messages[-1].content,
                 "passages": list(prompt.passages),
                 "best": prompt.responses[best],
@@ -183,4 +184,5 @@ def write_samples(
                 "worst": prompt.responses[worst],
                 "worst_reward": float(scores[worst]),
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        )
+    write_jsonl(path, rows)

@@ -13,27 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
 from plumbrule.data.records import Preference, read_records
 from plumbrule.errors import TrainingError
-from plumbrule.lm.logprobs import buckets, causal_lm, logprobs, pad_rows
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.varlen import is_set
-from rlhf.reward_model.preferences import finished_of
-
-ROWS_PER_PASS = 8
-"""Rows of like length that pass together through a model that pads: so that little is padding."""
-
-
-class Answer(NamedTuple):
-    """Token ids of a prompt and of one response to it."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-
+from plumbrule.lm.response_logprobs import (
+    TokenRow,
+    efficient_rows,
+    response_logprobs,
+    token_row,
+)
 
 Place = tuple[int, int]
 """A ranking's number in its split, and an answer's place in the ranking."""
@@ -60,7 +49,7 @@ class Split(NamedTuple):
     """The rankings of one split; answers[i][k]: answer k of ranking i."""
 
     preferences: Sequence[Preference]
-    answers: list[list[Answer]]
+    answers: list[list[TokenRow]]
     usable: list[list[bool]]
     """Whether an answer fits and has a token."""
     pairs: list[Pair]
@@ -70,7 +59,7 @@ class Split(NamedTuple):
     num_empty: int
     """Pairs of answers that fit, left out because one has no token."""
 
-    def used(self) -> dict[Place, Answer]:
+    def used(self) -> dict[Place, TokenRow]:
         """Return the usable answers."""
         return {
             (i, k): self.answers[i][k]
@@ -79,7 +68,7 @@ class Split(NamedTuple):
             if use
         }
 
-    def paired(self) -> dict[Place, Answer]:
+    def paired(self) -> dict[Place, TokenRow]:
         """Return the answers that stand in a pair."""
         places = sorted({place for pair in self.pairs for place in pair})
         return {(i, k): self.answers[i][k] for i, k in places}
@@ -102,7 +91,7 @@ def encode_split(
     """
     policy.check_chats(preferences)
     answers = [encode_answers(policy, p) for p in preferences]
-    fit = [[len(a.prompt) + len(a.response) <= limit_tokens for a in own] for own in answers]
+    fit = [[row.num_tokens <= limit_tokens for row in own] for own in answers]
     usable = [
         [fits and bool(a.response) for a, fits in zip(own, row, strict=True)]
         for own, row in zip(answers, fit, strict=True)
@@ -128,12 +117,11 @@ def examples_of(split: Split, reference: Mapping[Place, float]) -> list[Example]
     return found
 
 
-def encode_answers(policy: Policy, preference: Preference) -> list[Answer]:
+def encode_answers(policy: Policy, preference: Preference) -> list[TokenRow]:
     """Return the token ids of each answer of a ranking."""
-    prompt = tuple(policy.encode(preference.messages, preference.passages))
     return [
-        Answer(prompt, tuple(policy.encode_response(response, terminal=ended)))
-        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
+        token_row(policy, preference.messages, preference.passages, response, ended)
+        for response, ended in zip(preference.responses, preference.which_finished(), strict=True)
     ]
 
 
@@ -156,51 +144,15 @@ def pairs_of(preference: Preference, which: str, seed: int) -> list[tuple[int, i
     return [(min(ends[0], key=key), min(ends[1], key=key))]
 
 
-def response_logprobs(
-    model: nn.Module,
-    tokens: Tensor,
-    real_mask: Tensor,
-    response_mask: Tensor,
-    precision: str = "float32",
-) -> Tensor:
-    """Return log p(response | prompt) (b,) in nats, float32, differentiable.
-
-    Args: tokens: (b, l) int64. real_mask: (b, l) bool, True = a token of the row, padding on the
-        right. response_mask: (b, l) bool, True = a token of the response. precision: bfloat16
-        computes under autocast.
-    """
-    lengths = real_mask.sum(1).tolist()
-    found = []
-    order = buckets(lengths, len(lengths) if is_set(causal_lm(model)) else ROWS_PER_PASS)
-    for chosen in order:
-        rows, width = torch.tensor(chosen, device=tokens.device), lengths[chosen[0]]
-        cut = (rows, slice(width))
-        with torch.autocast(tokens.device.type, torch.bfloat16, precision == "bfloat16"):
-            scores = logprobs(model, tokens[cut], real_mask[cut], response_mask[cut])
-        found.append(scores.logprobs.sum(1))
-    places = torch.tensor([row for chosen in order for row in chosen], device=tokens.device)
-    return torch.cat(found)[places.argsort()]
-
-
-@torch.no_grad()
 def answer_logprobs(
-    policy: Policy, answers: Sequence[Answer], rows_per_pass: int, precision: str = "float32"
+    policy: Policy, answers: Sequence[TokenRow], rows_per_pass: int, precision: str = "float32"
 ) -> list[float]:
     """Return log p(response | prompt) of each answer, nats.
 
     Raises: TrainingError: one is NaN or Inf.
     """
-    device = policy.model.device
-    rows = [[*answer.prompt, *answer.response] for answer in answers]
-    found = [0.0] * len(rows)
-    for chosen in buckets([len(row) for row in rows], rows_per_pass):
-        tokens, real_mask = pad_rows([rows[i] for i in chosen], policy.pad_id)
-        begins = torch.tensor([len(answers[i].prompt) for i in chosen])
-        response_mask = real_mask & (torch.arange(tokens.shape[1]) >= begins[:, None])
-        batch = (tokens.to(device), real_mask.to(device), response_mask.to(device))
-        nats = response_logprobs(policy.model, *batch, precision).tolist()
-        for place, value in zip(chosen, nats, strict=True):
-            found[place] = value
+    size = efficient_rows(policy.model, rows_per_pass)
+    found = response_logprobs(policy, answers, size, precision=precision).tolist()
     bad = sum(not math.isfinite(value) for value in found)
     if bad:
         raise TrainingError(

@@ -19,7 +19,6 @@ The annotator's confidence is not used: a ranking counts in full or is left out 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +41,18 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_jsonl
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (
-    Answer,
     Place,
     Split,
     answer_logprobs,
@@ -80,9 +81,9 @@ def run(
 
     # 1
     sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
-    paths = [source.file("records.jsonl") for source in sources]
+    paths = [source.file(RECORDS) for source in sources]
     learned = read_preferences(paths)
-    unseen = read_preferences([source.file("validation.jsonl") for source in sources])
+    unseen = read_preferences([source.file(VALIDATION) for source in sources])
     refuse_leaks(learned, unseen)
     refuse_ties_alone(learned, paths[0])
     device = resolve_device(runtime)
@@ -130,7 +131,7 @@ def run(
     numbers: dict[str, Mapping[str, Any]] = {}
     if held_out.pairs:
         card = report_card(scored(held_out, logratios, config.beta))
-        write_json(out / "report_card.json", card)
+        write_json(out / REPORT_CARD, card)
         numbers |= card_metrics(card)
         metrics |= held_out_metrics(held_out, logratios, config)
     if sampled := asked[: config.num_kl_prompts]:
@@ -138,8 +139,8 @@ def run(
         numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
     metrics |= publish(numbers, out)
     rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
-    write_samples(out / "samples.jsonl", rows, tracker)
-    write_json(out / "notes.json", notes(metrics, training.num_empty + held_out.num_empty, limit))
+    write_samples(out / SAMPLES, rows, tracker)
+    write_json(out / NOTES, notes(metrics, training.num_empty + held_out.num_empty, limit))
     return metrics
 
 
@@ -147,9 +148,7 @@ def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]
     """Return the FLOPs of training and of reading the reference once, and the rankings."""
     paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
     once = training.paired().values()
-    trained, read = (
-        sum(len(a.prompt) + len(a.response) for a in every) for every in (paired, once)
-    )
+    trained, read = (sum(row.num_tokens for row in every) for every in (paired, once))
     each = ADAPTED if has_adapter(policy) else TRAINED
     flops = (each * trained * config.num_train_epochs + READ * read) * num_weights(
         trunk(policy.model)
@@ -247,7 +246,7 @@ def kl_to(
     """
     samples = answers_to(policy, asked, config, rows_per_pass, temperature=1.0)
     answers = [
-        Answer(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
+        TokenRow(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
         for p, sample in zip(asked, samples, strict=True)
     ]
     nats = answer_logprobs(start, answers, rows_per_pass)
@@ -293,8 +292,7 @@ def sample_rows(
 
 def write_samples(path: Path, rows: Sequence[Mapping[str, Any]], tracker: Tracker) -> None:
     """Write the rows of `sample_rows` as JSON Lines and show them as a table."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_jsonl(path, rows)
     columns = ["prompt", "response_before", "response", "best"]
     tracker.table("samples", columns, [[row[name] for name in columns] for row in rows])
 

@@ -44,11 +44,12 @@ from plumbrule.lm.hf_trainer import (
     quiet,
 )
 from plumbrule.lm.policy import Policy
+from plumbrule.lm.response_logprobs import PaddedRows, efficient_rows, score_passes, sum_rows
 from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
-from rlhf.dpo.pairs import Example, response_logprobs
+from rlhf.dpo.pairs import Example
 
 LOGGED = ("accuracy", "rewards_chosen", "rewards_rejected")
 """What is logged of each step beside loss, gradient norm and learning rate."""
@@ -184,17 +185,17 @@ class _Trainer(trl.DPOTrainer):
         """Return the summed loss of a micro-batch over the pairs of the whole optimizer step."""
         if num_items_in_batch is None or return_outputs:
             raise ValueError("this trainer trains; `rlhf.dpo.stage` measures.")
-        response_mask = inputs["completion_mask"].bool()
-        nats = response_logprobs(
-            model,
+        batch = PaddedRows(
             inputs["input_ids"],
             inputs["attention_mask"].bool(),
-            response_mask,
-            "bfloat16" if self.args.bf16 else "float32",
+            inputs["completion_mask"].bool(),
         )
+        rows = efficient_rows(model, len(batch.tokens))
+        precision = "bfloat16" if self.args.bf16 else "float32"
+        nats = sum_rows(score_passes(model, batch, rows, precision=precision))
         reference = torch.stack([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         logratios = nats.view(2, -1) - reference  # rows are the chosen, then the rejected
-        lengths = response_mask.sum(1).view(2, -1)
+        lengths = batch.response_mask.sum(1).view(2, -1)
         losses = preference_losses(
             logratios, lengths, self.loss_types[0], self.beta, self.label_smoothing
         )

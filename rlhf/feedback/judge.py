@@ -38,6 +38,7 @@ from plumbrule.protocols import ProgressLine, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import read_json, write_jsonl
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct
 
@@ -115,7 +116,7 @@ def vote_on_all(
             else:
                 made = vote_on_chunk(judge, questions[part], answers[part], config, line)
                 checkpoints.save(folder, number, partial(_write, votes=made), keep=len(starts))
-            rows = json.loads((saved / "votes.json").read_text(encoding="utf-8"))
+            rows = read_json(saved / "votes.json")
             votes += [None if row is None else [Vote(*vote) for vote in row] for row in rows]
     if not any(votes):
         raise DataError(
@@ -208,11 +209,10 @@ def write_votes(
     path: Path, questions: Sequence[SampledPrompt], votes: Sequence[Votes | None]
 ) -> None:
     """Write one row per vote: the prompt's id, the answers' places (`sample`) and `p_first`."""
-    with open(path, "w", encoding="utf-8") as file:
-        for question, own in zip(questions, votes, strict=True):
-            for vote in own or ():
-                row = {"id": question.prompt.id, **vote._asdict()}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    pairs = zip(questions, votes, strict=True)
+    write_jsonl(
+        path, ({"id": q.prompt.id, **vote._asdict()} for q, own in pairs for vote in own or ())
+    )
 
 
 def _ordered_pairs(answers: Sequence[SampledResponse]) -> list[tuple[int, int]]:

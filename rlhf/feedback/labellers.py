@@ -17,8 +17,8 @@ From the scores of the first three a ranking is made in the same way:
    more, the pairs of one prompt turn together. Scores change their sign, so that they follow the
    ranks.
 
-Whatever the labeller, the gold utility's terms without noise go along in `meta` (`utilities`,
-`terms`) where a prompt names its answer, for measurement only.
+Whatever the labeller, the gold utilities and their terms without noise go along in each ranking
+(`utilities`, `terms`) where a prompt names its answer, for measurement only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.data.records import Preference, Prompt
+from plumbrule.data.records import Preference
 from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
@@ -46,8 +46,6 @@ from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, score_answers
 from rlhf.rewards.terms import open_terms
 
-OF_ANSWERS = ("finished", "utilities", "terms", "flipped")
-"""What `meta` of a ranking says of its answers."""
 Terms = Mapping[str, Sequence[float]]
 """Of one question's K answers: "score" and the terms it is the sum of, (K,) each, without noise."""
 
@@ -224,15 +222,12 @@ def rank(
         noise = error * config.noise_deviation
         noisy.append(scores[k] + noise + config.length_taste * words / 10)
     ranks = ranks_of(noisy, config.tie_width)
-    meta = {**own_meta(question.prompt), "finished": [answers[k].finished for k in kept]}
-    if truth is not None:
-        meta["utilities"] = [truth["score"][k] for k in kept]
-        meta["terms"] = {t: [row[k] for k in kept] for t, row in truth.items() if t != "score"}
+    flipped = None
     if config.flipped:
         drawn = float(generator("flip", config.seed, question.prompt.id).random())
-        meta["flipped"] = drawn < config.flipped
-        if meta["flipped"]:
-            ranks, noisy = reversed_ranking(ranks), [-score for score in noisy]
+        flipped = drawn < config.flipped
+    if flipped:
+        ranks, noisy = reversed_ranking(ranks), [-score for score in noisy]
     preference = Preference(
         id=question.prompt.id,
         messages=question.prompt.messages,
@@ -241,14 +236,20 @@ def rank(
         passages=question.passages,
         scores=tuple(noisy),
         annotator=config.labeller,
-        meta=meta,
+        finished=tuple(answers[k].finished for k in kept),
+        utilities=None if truth is None else tuple(truth["score"][k] for k in kept),
+        terms=None if truth is None else terms_of(truth, kept),
+        flipped=flipped,
+        meta=question.prompt.meta,
     )
     return Judged(list(scores), utilities, preference)
 
 
-def own_meta(prompt: Prompt) -> dict[str, Any]:
-    """Return a prompt's `meta` without what belongs to the answers of a ranking it came from."""
-    return {name: value for name, value in prompt.meta.items() if name not in OF_ANSWERS}
+def terms_of(truth: Terms, kept: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """Return the terms of the utility, without the sum, of the answers at the places `kept`."""
+    return {
+        name: tuple(values[k] for k in kept) for name, values in truth.items() if name != "score"
+    }
 
 
 def by_people(
@@ -280,9 +281,12 @@ def by_people(
         ranking = None if one is None else made.rankings.get(one.id)
         unsaid += one is not None and ranking is None
         if ranking is not None:
-            meta = {"question_id": ranking.id, "finished": [row[k].finished for k in kept]}
-            meta = {**own_meta(question.prompt), **ranking.meta, **meta}
-            ranking = dataclasses.replace(ranking, id=question.prompt.id, meta=meta)
+            ranking = dataclasses.replace(
+                ranking,
+                id=question.prompt.id,
+                finished=tuple(row[k].finished for k in kept),
+                meta={**question.prompt.meta, **ranking.meta, "question_id": ranking.id},
+            )
         judged.append(Judged(None, None, ranking))
     write_questions(asked, out / "questions.jsonl")
     write_file([own[q.id] for own in said.values() for q in asked], out / "labels.jsonl")

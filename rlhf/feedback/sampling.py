@@ -24,12 +24,13 @@ from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Episode, ProgressLine, Tracker
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import RECORDS, SPLITS
+from plumbrule.store.json_files import read_json
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
 
 CHUNK_PROMPTS = 128
 """Prompts whose answers are sampled and checkpointed together."""
-SPLITS = {"train": "records.jsonl", "validation": "validation.jsonl"}
 
 
 class SampledPrompt(NamedTuple):
@@ -104,7 +105,7 @@ def sample_all(
             else:
                 write = partial(_write_answers, answers=sample_chunk(policy, chunk, config, line))
                 checkpoints.save(folder, number, write, keep=len(starts))
-            rows = json.loads((saved / "answers.json").read_text(encoding="utf-8"))
+            rows = read_json(saved / "answers.json")
             answers += [[SampledResponse(*answer) for answer in row] for row in rows]
     _require_rankable(answers)
     return answers
@@ -160,7 +161,7 @@ def _read_prompts(
             f"at least one of {len(found)} prompts must leave room for "
             f"{config.sampling.max_new_tokens} new tokens in a context of {policy.spec.context}; "
             "lower feedback.sampling.max_new_tokens or give shorter prompts.",
-            artifact.file(SPLITS["train"]),
+            artifact.file(RECORDS),
         )
     return fitting, len(found) - len(fitting)
 

@@ -16,7 +16,6 @@ samples of the policy as they come, and other methods choose among them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ from plumbrule.lm.logprobs import trunk
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import NOTES, SAMPLES, SPLITS
+from plumbrule.store.json_files import write_jsonl
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
 from rlhf.feedback.rankings import count_agreement, count_ties
 from rlhf.feedback.sampling import (
-    SPLITS,
     SampledPrompt,
     SampledResponse,
     distinct,
@@ -66,8 +66,8 @@ def run(
         pairs = zip(questions, labels.judged, strict=True)
         kept = [j.preference for q, j in pairs if q.split == split and j.preference is not None]
         write_records(kept, out / name)
-    write_samples(out / "samples.jsonl", questions, answers, labels.judged)
-    write_json(out / "notes.json", notes(metrics, num_too_long) + labels.notes)
+    write_samples(out / SAMPLES, questions, answers, labels.judged)
+    write_json(out / NOTES, notes(metrics, num_too_long) + labels.notes)
     tracker.rewind(0)
     tracker.log(metrics, update=len(questions))
     return metrics
@@ -143,13 +143,13 @@ def measure(
         "feedback/finished": sum(a.finished for a in flat) / len(flat),
         "feedback/with_passages": sum(bool(p.passages) for p in kept) / len(kept),
     }
-    if flips := [p.meta["flipped"] for p in kept if "flipped" in p.meta]:
+    if flips := [p.flipped for p in kept if p.flipped is not None]:
         metrics["feedback/flipped"] = sum(flips) / len(flips)
     utilities = [u for j in judged if j.utilities is not None for u in j.utilities]
     if not utilities:
         return metrics
     metrics["feedback/utility"] = sum(utilities) / len(utilities)
-    counts = [count_agreement(p.meta["utilities"], p.ranks) for p in kept if "utilities" in p.meta]
+    counts = [count_agreement(p.utilities, p.ranks) for p in kept if p.utilities is not None]
     same, compared = (sum(c) for c in zip((0, 0), *counts, strict=True))
     return metrics | ({"feedback/agreement": same / compared} if compared else {})
 
@@ -161,14 +161,16 @@ def write_samples(
     judged: Sequence[Judged],
 ) -> None:
     """Write one row per answer as it was sampled, repeats included; `sample` counts from 0."""
-    with open(path, "w", encoding="utf-8") as file:
-        for question, row, verdict in zip(questions, answers, judged, strict=True):
-            for k, answer in enumerate(row):
-                sample = _sample_row(question, k, answer) | {
-                    "score": None if verdict.scores is None else verdict.scores[k],
-                    "utility": None if verdict.utilities is None else verdict.utilities[k],
-                }
-                file.write(json.dumps(sample, ensure_ascii=False) + "\n")
+    rows = (
+        _sample_row(question, k, answer)
+        | {
+            "score": None if verdict.scores is None else verdict.scores[k],
+            "utility": None if verdict.utilities is None else verdict.utilities[k],
+        }
+        for question, row, verdict in zip(questions, answers, judged, strict=True)
+        for k, answer in enumerate(row)
+    )
+    write_jsonl(path, rows)
 
 
 def notes(metrics: Mapping[str, float], num_too_long: int) -> list[str]:

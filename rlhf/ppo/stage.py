@@ -42,6 +42,7 @@ from plumbrule.protocols import Retriever, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.config import PPOConfig
@@ -70,7 +71,7 @@ from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
-from rlhf.ppo.rollout.samples import sample_rows, write_rows
+from rlhf.ppo.rollout.samples import sample_rows
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.shared_trunk import Reference
 from rlhf.ppo.state import Control, load_state, save_state, state_of
@@ -379,7 +380,7 @@ def publish(
         : config.num_samples
     ]
     rows = sample_rows(policy, reference, held_out, retriever, config)
-    write_rows(rows, out / "samples.jsonl")
+    write_jsonl(out / "samples.jsonl", rows)
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
     write_json(out / "notes.json", notes)

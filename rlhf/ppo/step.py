@@ -31,13 +31,14 @@ from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.loading import Policy, checkpoint_activations
 from plumbrule.lm.randomness import generator
+from plumbrule.lm.response_logprobs import TokenRow
 from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import kl_loss
 from rlhf.ppo.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
 from rlhf.ppo.optimisation.tensorflow_adam import TensorFlowAdam
 from rlhf.ppo.options import SCHEDULES
-from rlhf.ppo.ptx import Demonstrations, add_ptx_gradients
+from rlhf.ppo.ptx import add_ptx_gradients
 from rlhf.ppo.rollout.evaluation import (
     action_logprobs,
     compute_precision,
@@ -176,7 +177,7 @@ def ppo_step(
     update: int,
     micro_batch_size: int,
     kl_coef: float = 0.0,
-    demonstrations: Demonstrations | None = None,
+    demonstrations: Sequence[TokenRow] | None = None,
 ) -> PPOStats:
     """Train on a rollout what `update` trains; return what happened.
 

@@ -6,8 +6,9 @@ measurement of the labeller. The model is Thurstone's (1927, case V): an answer 
     utility + length_taste * words / 10 + noise * z,   z standard normal, drawn per answer,
 
 so one answer is put above another with probability Phi(gap / (sqrt(2) * noise)), the gap being that
-of utility and taste. Where rankings were planted upside down (`meta["flipped"]`), noise alone would
-be blamed for labels that are wrong however wide the gap; then a pair is ordered so with probability
+of utility and taste. Where rankings were reversed on purpose (`Preference.flipped`), noise alone
+would be blamed for labels that are wrong however wide the gap; then a pair is ordered so with
+probability
 
     (1 - flipped) * Phi(gap / (sqrt(2) * noise)) + flipped * Phi(-gap / (sqrt(2) * noise))
 
@@ -59,9 +60,9 @@ PLAIN, FLIPPING = LabellerFit(), LabellerFit(flipped=0.1)
 
 def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
     """Return the labeller's `noise` and `length_taste`, both in utility, with intervals; and
-    `flipped`, the share of rankings upside down, where `meta["flipped"]` says that some may be.
+    `flipped`, the share of rankings upside down, where `Preference.flipped` says that some may be.
 
-    Preferences need `meta["utilities"]`, one per response; others are left out. Empty where none
+    Preferences need `utilities`; others are left out. Empty where none
     is left, and where many answers of different utility tie: what a labeller calls equal is then
     wider than a point, and leaving ties out would make the labels look surer than they are.
     """
@@ -73,7 +74,7 @@ def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
             by_prompt.setdefault(preference.messages, []).append(pairs)
             num_tied += _count_unequal_ties(preference)
             num_pairs += len(pairs)
-            flips = flips or "flipped" in preference.meta
+            flips = flips or preference.flipped is not None
     groups = [np.concatenate(several) for several in by_prompt.values()]
     if len(groups) < 2 or num_tied > MOST_TIED * num_pairs:
         return {}
@@ -141,7 +142,9 @@ def fit(pairs: np.ndarray, start: LabellerFit = PLAIN) -> LabellerFit:
 
 def _count_unequal_ties(preference: Preference) -> int:
     """Return how many pairs tie whose utilities differ."""
-    utilities, ranks = preference.meta["utilities"], preference.ranks
+    utilities, ranks = preference.utilities, preference.ranks
+    if utilities is None:
+        return 0
     numbers = range(len(ranks))
     return sum(
         ranks[i] == ranks[j] and utilities[i] != utilities[j]
@@ -153,7 +156,7 @@ def _count_unequal_ties(preference: Preference) -> int:
 
 def _pairs(preference: Preference) -> np.ndarray:
     """Return (n, 2): utility and words / 10, better less worse, of a ranking's ordered pairs."""
-    utilities = preference.meta.get("utilities")
+    utilities = preference.utilities
     if utilities is None:
         return np.zeros((0, 2))
     words = [len(text.split()) / 10 for text in preference.responses]

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,8 +60,10 @@ from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import REWARD_STATS
+from plumbrule.store.json_files import read_json
 
-MODEL, HEAD, STATS = "model", "head.safetensors", "reward_stats.json"
+MODEL, HEAD, STATS = "model", "head.safetensors", REWARD_STATS
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 """What a precision is once it is settled."""
 
@@ -254,7 +255,7 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     """
     folder = Path(folder)
     try:
-        stats = RewardStats(**json.loads((folder / STATS).read_bytes().decode("utf-8")))
+        stats = RewardStats(**read_json(folder / STATS))
         heads = load_file(folder / HEAD)
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtifactError(

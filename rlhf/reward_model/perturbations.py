@@ -45,7 +45,7 @@ def pairs_to_perturb(rankings: Sequence[ScoredRanking]) -> list[Perturbation]:
 
 def _of(ranking: ScoredRanking) -> Iterator[Perturbation]:
     preference = ranking.preference
-    terms = preference.meta.get("terms")
+    terms = preference.terms
     for i, j in ranking.pairs():
         better, worse = i, j
         if terms is not None:

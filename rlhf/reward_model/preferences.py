@@ -9,21 +9,6 @@ from plumbrule.data.splits import prompt_of
 from plumbrule.errors import DataError
 
 
-def finished_of(preference: Preference) -> Sequence[bool]:
-    """Return which answers ended by themselves: `meta["finished"]`; without it, all did.
-
-    Raises: DataError: it does not number as many as the answers.
-    """
-    number = len(preference.responses)
-    given: Sequence[bool] = preference.meta.get("finished", [True] * number)
-    if len(given) != number:
-        raise DataError(
-            f"{preference.id}: meta.finished (={len(given)} values) must number as many as "
-            f"responses (={number}); correct it or leave it out."
-        )
-    return given
-
-
 def refuse_leaks(training: Sequence[Preference], held_out: Sequence[Preference]) -> None:
     """Raise DataError if a held-out prompt is trained on, as another input's split may have it."""
     learned = {prompt_of(p) for p in training}

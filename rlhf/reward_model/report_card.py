@@ -147,8 +147,8 @@ def _given_utility(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     answers = [
         (score, utility, len(text.split()), r.preference.messages)
         for r in rankings
-        if (utilities := r.preference.meta.get("utilities")) is not None
-        for score, utility, text in zip(r.scores, utilities, r.preference.responses, strict=True)
+        if (known := r.preference.utilities) is not None
+        for score, utility, text in zip(r.scores, known, r.preference.responses, strict=True)
         if score is not None
     ]
     if len({group for *_, group in answers}) < 2:
@@ -176,11 +176,11 @@ def _feature_gaps(pairs: Sequence[tuple], feature: Callable[[str], float]) -> np
 
 
 def _noise_free(pairs: Sequence[tuple], gaps: np.ndarray) -> dict[str, Any]:
-    """Return accuracies against `meta["utilities"]`, over the pairs that these order strictly."""
+    """Return accuracies against the utilities, over the pairs that these order strictly."""
     known = [
         (r, i, j, gap) if u[i] > u[j] else (r, j, i, -gap)
         for (r, i, j), gap in zip(pairs, gaps, strict=True)
-        if (u := r.preference.meta.get("utilities")) is not None and u[i] != u[j]
+        if (u := r.preference.utilities) is not None and u[i] != u[j]
     ]
     if not known:
         return {}
@@ -215,7 +215,7 @@ def _noise_free(pairs: Sequence[tuple], gaps: np.ndarray) -> dict[str, Any]:
 
 def differences(ranking: ScoredRanking, i: int, j: int) -> list[str]:
     """Return the kinds of difference between answers i and j; none where no terms are known."""
-    terms = ranking.preference.meta.get("terms")
+    terms = ranking.preference.terms
     if terms is None:
         return []
     gaps = {name: values[i] - values[j] for name, values in terms.items()}
@@ -236,12 +236,14 @@ def _learned_taste(rankings: Sequence[ScoredRanking]) -> dict[str, Any]:
     rows, groups = [], []
     for ranking in rankings:
         preference = ranking.preference
-        utilities = preference.meta.get("utilities")
+        utilities = preference.utilities
         scored = [k for k, score in enumerate(ranking.scores) if score is not None]
         if utilities is None or len(scored) < 2:
             continue
         words = [len(preference.responses[k].split()) / 10 for k in scored]
-        values = [[ranking.scores[k], utilities[k], w] for k, w in zip(scored, words, strict=True)]
+        values: list[list[Any]] = [
+            [ranking.scores[k], utilities[k], w] for k, w in zip(scored, words, strict=True)
+        ]
         rows += list(np.array(values) - np.mean(values, axis=0))
         groups += [preference.messages] * len(scored)
     if len(set(groups)) < 2:

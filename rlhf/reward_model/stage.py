@@ -16,8 +16,7 @@ The annotator's confidence is not used: a ranking counts in full or is left out 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,17 +33,18 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, score_rows
 from rlhf.reward_model.perturbations import adversarial, pairs_to_perturb
-from rlhf.reward_model.preferences import finished_of, refuse_leaks
+from rlhf.reward_model.preferences import refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
 from rlhf.reward_model.training import Ranking, pair, train
 
-SPLITS = ("records.jsonl", "validation.jsonl")
 NUM_SHOWN = 8
 """Held-out rankings whose scored answers are written to samples.jsonl."""
 
@@ -84,11 +84,11 @@ def run(
     # 1 rows and pairs
     training, held_out = (
         read_split(model, [source.file(name) for source in sources], limit, config, most)
-        for name, most in zip(SPLITS, (config.num_rankings, None), strict=True)
+        for name, most in zip(SPLITS.values(), (config.num_rankings, None), strict=True)
     )
     refuse_leaks(training.preferences, held_out.preferences)
     others = {
-        slot: read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
+        slot: read_split(model, [inputs[slot].file(VALIDATION)], limit, config)
         for slot in sorted(inputs)
         if slot.startswith("ood")
     }
@@ -114,9 +114,9 @@ def run(
         "own_answers": distribution(model.stats, own),
     }
     model.save(out)
-    write_json(out / "report_card.json", card)
-    write_json(out / "notes.json", notes(too_long, limit))
-    write_samples(out / "samples.jsonl", rankings[:NUM_SHOWN], model.stats)
+    write_json(out / REPORT_CARD, card)
+    write_json(out / NOTES, notes(too_long, limit))
+    write_jsonl(out / SAMPLES, sample_rows(rankings[:NUM_SHOWN], model.stats))
     metrics = {
         **publish({"rm/accuracy": card["accuracy"], **noise_free(card)}, out),
         "rm/ece": card["ece"]["value"],
@@ -150,7 +150,7 @@ def dressed_scorer(
     def score(texts: Sequence[tuple[Preference, int, str]]) -> np.ndarray:
         rows = []
         for preference, place, text in texts:
-            finished = finished_of(preference)[place]
+            finished = preference.which_finished()[place]
             row = model.encode(preference.messages, preference.passages, text, finished)
             rows.append(Row(row.tokens[:limit], row.begin))
         return score_rows(model, rows, runtime.micro_batch_size).numpy().astype(np.float64)
@@ -225,7 +225,7 @@ def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
     """Return the row of each answer."""
     return [
         model.encode(preference.messages, preference.passages, response, ended)
-        for response, ended in zip(preference.responses, finished_of(preference), strict=True)
+        for response, ended in zip(preference.responses, preference.which_finished(), strict=True)
     ]
 
 
@@ -290,7 +290,7 @@ def first_answers(
     """
     policy, most = model.policy, config.num_calibration_prompts
     if source.kind == "feedback":
-        samples = [row for _, row in read_rows(source.file("samples.jsonl")) if row["sample"] == 0]
+        samples = [row for _, row in read_rows(source.file(SAMPLES)) if row["sample"] == 0]
         samples.sort(key=lambda row: row["split"] != "validation")
         rows = [
             model.encode(
@@ -344,19 +344,17 @@ def notes(num_too_long: int, limit: int) -> list[str]:
     return [f"{num_too_long} pairs were left out: a prompt with its answer exceeds {limit} tokens."]
 
 
-def write_samples(path: Path, rankings: Sequence[ScoredRanking], stats: RewardStats) -> None:
-    """Write one row per scored answer: its normalised score and the rank the annotator gave it."""
-    with open(path, "w", encoding="utf-8") as file:
-        for preference, scores in rankings:
-            answers = zip(preference.responses, preference.ranks, scores, strict=True)
-            for response, rank, score in answers:
-                if score is not None:
-                    row = {
-                        "id": preference.id,
-                        "prompt": preference.messages[-1].content,
-                        "passages": list(preference.passages),
-                        "response": response,
-                        "rank": rank,
-                        "score": (score - stats.mean) / stats.std,
-                    }
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def sample_rows(rankings: Sequence[ScoredRanking], stats: RewardStats) -> Iterator[dict[str, Any]]:
+    """Yield one row per scored answer: its normalised score and the rank the annotator gave it."""
+    for preference, scores in rankings:
+        answers = zip(preference.responses, preference.ranks, scores, strict=True)
+        for response, rank, score in answers:
+            if score is not None:
+                yield {
+                    "id": preference.id,
+                    "prompt": preference.messages[-1].content,
+                    "passages": list(preference.passages),
+                    "response": response,
+                    "rank": rank,
+                    "score": (score - stats.mean) / stats.std,
+                }

@@ -12,6 +12,7 @@ from typing import Any
 
 from plumbrule.errors import TrainingError
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import REPORT_CARD
 from rlhf.rewards.config import RequireConfig
 
 
@@ -21,7 +22,7 @@ def check_report_cards(config: RequireConfig, models: Mapping[str, Artifact]) ->
         return
     found = []
     for slot, artifact in models.items():
-        card = json.loads(artifact.file("report_card.json").read_text(encoding="utf-8"))
+        card = json.loads(artifact.file(REPORT_CARD).read_text(encoding="utf-8"))
         found += [f"{slot}: {short}" for short in shortcomings(config, card)]
     if found:
         raise TrainingError(

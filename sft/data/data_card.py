@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from plumbrule.data.readers import HALUEVAL_FIELDS
+from plumbrule.data.readers.halueval import HALUEVAL_FIELDS
 from plumbrule.data.records import BenchmarkItem, Demonstration, Document, Preference, Prompt
 from plumbrule.data.splits import corpus_text
 from sft.data.config import UNSPLIT, DataConfig

@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import Any
 
 from plumbrule.data.annotators import judged_by_several, krippendorff_alpha, merge
-from plumbrule.data.readers import Row
+from plumbrule.data.readers import SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -80,7 +80,7 @@ class Collected:
     look_alikes: LookAlikes = field(default_factory=LookAlikes)
 
 
-def collect(rows: Iterable[Row], max_rows: int | None, unique: bool) -> Collected:
+def collect(rows: Iterable[SourceRow], max_rows: int | None, unique: bool) -> Collected:
     """Return the rows to keep: the first `max_rows` good ones, without repeats if `unique`.
 
     Where the source brings its own split, the limit and the search for repeats hold for each side

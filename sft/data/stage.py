@@ -16,18 +16,19 @@ writes the same bytes each time.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from plumbrule.atlas.config import AtlasConfig
-from plumbrule.data.readers import Row, read
+from plumbrule.data.readers import SourceRow, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import CARD, NOTES, RECORDS, SAMPLES, VALIDATION
+from plumbrule.store.json_files import write_json, write_jsonl
 from sft.data.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data.data_card import card, notes, sample
 from sft.data.selection import Item, check_split, collect, divide, merge_rankings, take_evenly
@@ -66,13 +67,13 @@ def run(
     # 4
     check_split(train, validation)
     # 5
-    write(train, out / "records.jsonl")
-    write(validation, out / "validation.jsonl")
+    write_jsonl(out / RECORDS, map(as_row, train))
+    write_jsonl(out / VALIDATION, map(as_row, validation))
     facts = card(config, kept, train, validation)
-    facts["content_sha256"] = sha256_of(out / "records.jsonl", out / "validation.jsonl")
-    write_json(facts, out / "card.json")
-    write_json(notes(config, facts), out / "notes.json")
-    write([sample(item) for item in train[:NUM_SAMPLES]], out / "samples.jsonl")
+    facts["content_sha256"] = sha256_of(out / RECORDS, out / VALIDATION)
+    write_json(out / CARD, facts)
+    write_json(out / NOTES, notes(config, facts))
+    write_jsonl(out / SAMPLES, map(sample, train[:NUM_SAMPLES]))
     metrics = {
         "data/rows": float(len(train)),
         "data/validation_rows": float(len(validation)),
@@ -83,7 +84,7 @@ def run(
     return metrics
 
 
-def source_rows(config: DataConfig) -> Iterator[Row]:
+def source_rows(config: DataConfig) -> Iterator[SourceRow]:
     """Return the rows of a data node's source.
 
     Raises: DataError: see `plumbrule.data.readers.read`.
@@ -95,26 +96,18 @@ def source_rows(config: DataConfig) -> Iterator[Row]:
     return atlas_rows(config.role, config.atlas)
 
 
-def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[Row]:
+def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[SourceRow]:
     """Yield Atlas's rows for a role; it brings its own held-out ones."""
     from plumbrule.atlas.datasets import records
 
     split = records(role, atlas)
-    yield from (Row(record, held_out=False) for record in split.train)
-    yield from (Row(record, held_out=True) for record in split.validation)
+    yield from (SourceRow(record, held_out=False) for record in split.train)
+    yield from (SourceRow(record, held_out=True) for record in split.validation)
 
 
-def write(items: Iterable[Item], path: Path) -> None:
-    """Write records or rows as JSON Lines."""
-    with open(path, "w", encoding="utf-8") as lines:
-        for item in items:
-            row = item if isinstance(item, dict) else to_dict(item)
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Write a JSON value, indented."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def as_row(item: Item) -> dict[str, Any]:
+    """Return a record or a row of corpus as JSON."""
+    return item if isinstance(item, dict) else to_dict(item)
 
 
 def sha256_of(*paths: Path) -> str:

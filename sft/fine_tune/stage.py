@@ -8,7 +8,6 @@ PPO's rewards meaningless (they are given at the end). TRL's SFTTrainer does the
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.cost_metrics import ADAPTED, TRAINED, cost_metrics, num_weights
+from plumbrule.lm.demonstrations import EncodedDemonstrations, encode_demonstrations
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import (
     Policy,
@@ -31,13 +31,15 @@ from plumbrule.lm.loading import (
 from plumbrule.lm.logprobs import trunk
 from plumbrule.lm.policy import POLICY_FILE, PolicySpec
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow, mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import NOTES, RECORDS, SAMPLES, VALIDATION
+from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.packaged_files import located
 from sft.fine_tune.config import SFTConfig
-from sft.fine_tune.demonstrations import Example, encode, mean_nll
 
 
 def run(
@@ -65,13 +67,13 @@ def run(
     policy.model.to(device)  # type: ignore[arg-type]
 
     # 2. The demonstrations that fit its context.
-    records = inputs["demonstrations"].file("records.jsonl")
-    learned = encode(policy, read_records(Demonstration, records))
-    held_out = encode(
+    records = inputs["demonstrations"].file(RECORDS)
+    learned = encode_demonstrations(policy, read_records(Demonstration, records))
+    held_out = encode_demonstrations(
         policy,
-        read_records(Demonstration, inputs["demonstrations"].file("validation.jsonl")),
+        read_records(Demonstration, inputs["demonstrations"].file(VALIDATION)),
     )
-    if not learned.fitting:
+    if not learned.rows:
         raise DataError(
             f"none of {learned.num_too_long} demonstrations fits the context "
             f"(={policy.spec.context} tokens); raise model.context or give shorter ones.",
@@ -84,7 +86,7 @@ def run(
             checkpoint_activations(policy.model)
         train(
             policy,
-            learned.fitting,
+            learned.rows,
             config,
             micro_batch_size=runtime.micro_batch_size,
             device=device,
@@ -95,30 +97,23 @@ def run(
     # 4. What it came to.
     save_policy(policy, out / "model")
     metrics = {
-        "sft/rows": float(len(learned.fitting)),
+        "sft/rows": float(len(learned.rows)),
         "sft/rows_too_long": float(learned.num_too_long),
-        **training_cost(policy, learned.fitting, config),
+        **training_cost(policy, learned.rows, config),
     }
-    if held_out.fitting:
-        loss = mean_nll(policy, held_out.fitting, runtime.micro_batch_size)
+    if held_out.rows:
+        loss = mean_nll(policy, held_out.rows, runtime.micro_batch_size)
         metrics |= {"sft/loss": loss, "sft/perplexity": math.exp(loss)}
-    samples = sample_responses(policy, held_out.fitting, config, runtime.micro_batch_size)
-    with open(out / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    samples = sample_responses(policy, held_out, config, runtime.micro_batch_size)
+    write_jsonl(out / SAMPLES, samples)
     tracker.table(
         "samples",
         ["prompt", "response", "reference"],
         [[row["prompt"], row["response"], row["reference"]] for row in samples],
     )
-    write_json(
-        out / "notes.json",
-        [
-            *policy.notes,
-            *notes(
-                policy.spec.context, learned.num_too_long, held_out.num_too_long, bool(held_out[0])
-            ),
-        ],
-    )
+    too_long = (learned.num_too_long, held_out.num_too_long)
+    said = notes(policy.spec.context, *too_long, bool(held_out.rows))
+    write_json(out / NOTES, [*policy.notes, *said])
     return metrics
 
 
@@ -133,16 +128,14 @@ def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifa
     system_turns = config.model.system_turns
     if saved.is_file():
         system_turns = settled_turns(system_turns, PolicySpec.read(saved).system_turns)
-    for name in ("records.jsonl", "validation.jsonl"):
+    for name in (RECORDS, VALIDATION):
         chats = ((d.id, d.messages) for d in read_records(Demonstration, given.file(name)))
         check_chats(tokenizer, chats, system_turns)
 
 
-def training_cost(
-    policy: Policy, examples: Sequence[Example], config: SFTConfig
-) -> dict[str, float]:
+def training_cost(policy: Policy, rows: Sequence[TokenRow], config: SFTConfig) -> dict[str, float]:
     """Return the FLOPs of training as a headline metric."""
-    tokens = sum(len(example.prompt) + len(example.response) for example in examples)
+    tokens = sum(row.num_tokens for row in rows)
     each = ADAPTED if has_adapter(policy) else TRAINED
     flops = each * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
     return cost_metrics(training_flops=flops)
@@ -176,16 +169,17 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
 
 
 def sample_responses(
-    policy: Policy, examples: Sequence[Example], config: SFTConfig, rows_per_pass: int
+    policy: Policy, held_out: EncodedDemonstrations, config: SFTConfig, rows_per_pass: int
 ) -> list[dict[str, Any]]:
     """Return greedy responses to the first prompts that leave room for one, beside references."""
     room = policy.spec.context - config.max_new_tokens
-    shown = [e for e in examples if len(e.prompt) <= room][: config.num_samples]
+    pairs = zip(held_out.demonstrations, held_out.rows, strict=True)
+    shown = [(d, row.prompt) for d, row in pairs if len(row.prompt) <= room][: config.num_samples]
     sampling = SamplingConfig(
         temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=rows_per_pass
     )
-    keys = [row_key("sft sample", config.seed, e.demonstration.id) for e in shown]
-    samples = generate(policy, [e.prompt for e in shown], sampling=sampling, keys=keys)
+    keys = [row_key("sft sample", config.seed, d.id) for d, _ in shown]
+    samples = generate(policy, [prompt for _, prompt in shown], sampling=sampling, keys=keys)
     return [
         {
             "id": demonstration.id,
@@ -195,7 +189,7 @@ def sample_responses(
             "finished": sample.finished,
             "reference": demonstration.response,
         }
-        for (demonstration, _, _), sample in zip(shown, samples, strict=True)
+        for (demonstration, _), sample in zip(shown, samples, strict=True)
     ]
 
 

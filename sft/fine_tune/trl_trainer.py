@@ -38,22 +38,19 @@ from plumbrule.lm.hf_trainer import (
     quiet,
 )
 from plumbrule.lm.loading import Policy
-from plumbrule.lm.logprobs import buckets, logprobs
 from plumbrule.lm.randomness import seed_everything
+from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, TokenRow, score_passes
 from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
 from sft.fine_tune.config import SFTConfig
-from sft.fine_tune.demonstrations import Example
 
 IGNORED = -100
 """The label of a token that is not to be learned; transformers' and torch's convention."""
-ROWS_PER_PASS = 8
-"""Rows of like length that go through the model together: few, so that little is padding."""
 
 
 def train(
     policy: Policy,
-    examples: Sequence[Example],
+    examples: Sequence[TokenRow],
     config: SFTConfig,
     *,
     micro_batch_size: int,
@@ -92,7 +89,7 @@ def train(
     policy.model.eval()
 
 
-def dataset(examples: Sequence[Example], rows: Sequence[int]) -> datasets.Dataset:
+def dataset(examples: Sequence[TokenRow], rows: Sequence[int]) -> datasets.Dataset:
     """Return `input_ids` and `labels` of the examples, in the order `rows`."""
     columns = {
         "input_ids": [[*example.prompt, *example.response] for example in examples],
@@ -145,15 +142,13 @@ class _Trainer(trl.SFTTrainer):
         """Return the summed loss of a micro-batch over the tokens of the whole optimizer step."""
         if num_items_in_batch is None or return_outputs:
             raise ValueError(
-                "this trainer trains; `sft.fine_tune.demonstrations.mean_nll` measures."
+                "this trainer trains; `plumbrule.lm.response_logprobs.mean_nll` measures."
             )
-        tokens, target_mask = inputs["input_ids"], inputs["labels"] != IGNORED
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        nats = torch.zeros((), device=tokens.device)
-        for chosen in buckets(lengths, ROWS_PER_PASS):
-            rows, width = torch.tensor(chosen, device=tokens.device), lengths[chosen[0]]
-            real_mask = inputs["attention_mask"][rows, :width].bool()
-            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.args.bf16):
-                scores = logprobs(model, tokens[rows, :width], real_mask, target_mask[rows, :width])
-            nats = nats - scores.logprobs.sum()
+        batch = PaddedRows(
+            inputs["input_ids"], inputs["attention_mask"].bool(), inputs["labels"] != IGNORED
+        )
+        precision = "bfloat16" if self.args.bf16 else "float32"
+        nats = torch.zeros((), device=batch.tokens.device)
+        for _, found in score_passes(model, batch, PADDED_ROWS, precision=precision):
+            nats = nats - found.sum()
         return nats / num_items_in_batch

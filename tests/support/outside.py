@@ -47,6 +47,7 @@ COLUMNS = (
     *("annotator", "passages", "chosen", "rejected", "score_chosen", "score_rejected"),
     *("prompt_id", "query", "best", "sample0", "sample1", "instruction", "input", "output"),
     *("completions", "conversations", "task", "fields", "group", "source"),
+    *("finished", "utilities", "terms", "flipped"),
 )
 ANY_CELL = VALUES | TURNS | st.lists(TEXTS, max_size=3) | st.lists(NUMBERS, max_size=3)
 MEANT: dict[str, st.SearchStrategy[Any]] = {
@@ -60,6 +61,10 @@ MEANT: dict[str, st.SearchStrategy[Any]] = {
     "margin": NUMBERS,
     "confidence": NUMBERS,
     "best": st.integers(-1, 3),
+    "finished": st.lists(st.booleans(), max_size=4),
+    "utilities": st.lists(NUMBERS, max_size=4),
+    "terms": st.dictionaries(TEXTS, st.lists(NUMBERS, max_size=4), max_size=2),
+    "flipped": st.booleans(),
     "meta": st.dictionaries(
         st.sampled_from(["finished", "utilities", "terms", "flipped", "group", "domain", "entity"]),
         ANY_CELL,
@@ -113,7 +118,10 @@ GOOD: dict[str, dict[str, Any]] = {
         "margin": 1.5,
         "annotator": "x",
         "confidence": 0.5,
-        "meta": {"finished": [True, False], "utilities": [1.0, 2.0], "terms": {"t": [1, 2]}},
+        "finished": [True, False],
+        "utilities": [1.0, 2.0],
+        "terms": {"t": [1, 2]},
+        "flipped": False,
     },
     "pair": {"prompt": "Hi", "chosen": "a", "rejected": "b", "margin": 1, "id": 3},
     "H4 pair": {

@@ -31,6 +31,7 @@ from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError
 from plumbrule.store.checkpoints import fsync_folder
 from plumbrule.store.content_digests import OF_ROW, is_as_written, with_digest
+from plumbrule.store.json_files import write_jsonl
 from rlhf.feedback.people.questions import Question
 
 FIELDS = ("question", "annotator", "ranks", "comment", "revision", "at")
@@ -249,9 +250,7 @@ def read_file(path: Path) -> dict[str, Said]:
 
 def write_file(judgements: Iterable[Judgement], path: Path) -> None:
     """Write judgements as `read_file` reads them."""
-    with open(path, "w", encoding="utf-8") as file:
-        for judgement in judgements:
-            file.write(json.dumps(to_row(judgement), ensure_ascii=False) + "\n")
+    write_jsonl(path, map(to_row, judgements))
 
 
 def check_file(path: Path, questions: Mapping[str, Question]) -> None:

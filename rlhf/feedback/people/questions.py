@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.data.records import Message, read_rows, to_messages
 from plumbrule.errors import DataError
-from plumbrule.store.checkpoints import fsync_folder
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.json_files import write_jsonl
 
 FILE = "questions.jsonl"
 
@@ -66,14 +65,7 @@ def shown_order(question: Question, annotator: str) -> list[int]:
 
 def write_questions(questions: Sequence[Question], path: Path) -> None:
     """Write `questions.jsonl` whole, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        for question in questions:
-            file.write(json.dumps(to_row(question), ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    fsync_folder(path.parent)
+    write_jsonl(path, map(to_row, questions))
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -7,9 +7,7 @@ run writes the same file.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from plumbrule.data.records import Prompt
@@ -57,9 +55,3 @@ def sample_rows(
         }
         for prompt, given, new, old in zip(prompts, passages, after, before, strict=True)
     ]
-
-
-def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as JSON Lines."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    path.write_text("".join(lines), encoding="utf-8")

@@ -32,10 +32,10 @@ def answered(policy, number=4, tokens=6, temperature=1.0):
 
 def by_definition(policy, one, temperature):
     """Return the summed log-probs of an answer's tokens, one row alone, in float64."""
-    row = torch.tensor([[*one.query, *one.tokens]])
+    row = torch.tensor([[*one.row.prompt, *one.row.response]])
     with torch.no_grad():
         logits = policy.model(row).logits[0].double() / temperature
-    begin = len(one.query)
+    begin = len(one.row.prompt)
     spread = logits[begin - 1 : -1] - logits[begin - 1 : -1].logsumexp(-1, keepdim=True)
     return float(spread.gather(1, row[0, begin:, None]).sum())
 
@@ -71,7 +71,7 @@ def test_its_mean_is_the_kl():
     answers = sample(asked, "closed", subject, sampling, "prompts")[0]
     ratios = np.array(log_ratios(policy, reference, answers, 1.0, 500))
     with torch.no_grad():
-        row = torch.tensor([answers[0].query])
+        row = torch.tensor([answers[0].row.prompt])
         p, q = (m.model(row).logits[0, -1].double().softmax(-1) for m in (policy, reference))
     exact = float((p * (p / q).log()).sum())
     error = ratios.std() / len(ratios) ** 0.5

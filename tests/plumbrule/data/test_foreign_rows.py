@@ -405,7 +405,7 @@ def test_numbers_that_no_model_can_compute_with_are_refused(more, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "meta",
+    "known",
     [
         {"finished": 3},
         {"finished": [True]},
@@ -417,10 +417,11 @@ def test_numbers_that_no_model_can_compute_with_are_refused(more, tmp_path):
         {"flipped": "no"},
     ],
 )
-def test_meta_that_stages_read_is_checked(meta, tmp_path):
-    row = {"messages": [ASK], "responses": ["a", "b"], "ranks": [1, 2], "meta": meta}
-    with pytest.raises(DataError, match=f"meta.{next(iter(meta))}"):
-        one(tmp_path, "preferences", row)
+def test_what_stages_read_of_answers_is_checked_wherever_it_stands(known, tmp_path):
+    row = {"messages": [ASK], "responses": ["a", "b"], "ranks": [1, 2]}
+    for given in ({**row, **known}, {**row, "meta": known}):
+        with pytest.raises(DataError, match=next(iter(known))):
+            one(tmp_path, "preferences", given)
 
 
 OUTCOMES = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -12,15 +14,10 @@ from places import ROOT
 from places import SHARED as DATA_FOLDER
 
 from plumbrule.data.columns import parse_row
-from plumbrule.data.readers import (
-    READERS,
-    Row,
-    parse_pair,
-    read,
-    read_bold,
-    read_halueval,
-    register,
-)
+from plumbrule.data.readers import FORMATS, READERS, SourceRow, read, register
+from plumbrule.data.readers.bold import read_bold
+from plumbrule.data.readers.halueval import read_halueval
+from plumbrule.data.readers.hh_rlhf import parse_pair
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -405,9 +402,44 @@ def test_missing_path_and_missing_reader(tmp_path):
         read("hh_rlhf", "questions", tmp_path)
 
 
+RECORDS = {
+    "corpus": dict,
+    "demonstrations": Demonstration,
+    "preferences": Preference,
+    "prompts": Prompt,
+    "documents": Document,
+}
+"""Role -> what it is fed with; benchmarks' roles are fed with items."""
+
+
+@pytest.mark.parametrize(
+    ("format", "role"), [(f.name, role) for f in FORMATS.values() for role in f.readers]
+)
+def test_the_example_of_a_format_gives_records_for_each_of_its_roles(format, role, tmp_path):
+    files = FORMATS[format].examples[role]
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    rows = list(read(format, role, tmp_path))
+    assert len(rows) >= len(files)
+    assert [row.dropped for row in rows] == [""] * len(rows)
+    assert {type(row.record) for row in rows} == {RECORDS.get(role, BenchmarkItem)}
+
+
+def test_whoever_imports_the_folder_has_the_formats_of_all_its_modules():
+    code = "from plumbrule.data.readers import FORMATS; print(*sorted(FORMATS))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    folder = ROOT / "plumbrule" / "data" / "readers"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "registry"}
+    assert done.stdout.split() == sorted(modules)
+
+
 def test_a_plug_in_registers_a_reader(tmp_path, monkeypatch):
-    monkeypatch.setattr("plumbrule.data.readers.READERS", dict(READERS))
-    register("lines", "prompts", lambda path: iter([Row(Prompt("1", user(path.read_text())))]))
+    monkeypatch.setattr("plumbrule.data.readers.registry.READERS", dict(READERS))
+    register(
+        "lines", "prompts", lambda path: iter([SourceRow(Prompt("1", user(path.read_text())))])
+    )
     (tmp_path / "a.txt").write_text("Hi")
     assert next(read("lines", "prompts", tmp_path / "a.txt")).record.messages == user("Hi")
 

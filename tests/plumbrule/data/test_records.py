@@ -38,6 +38,10 @@ RECORDS = [
         margin=0.5,
         annotator="gold",
         confidence=0.75,
+        finished=(True, False, True),
+        utilities=(0.5, 1.5, -1.0),
+        terms={"right": (0.5, 1.0, -1.0), "brief": (0.0, 0.5, 0.0)},
+        flipped=False,
         meta={"round": 1},
     ),
     Document("doc", "Ada was born.\u2028A second line.", "Ada"),
@@ -62,6 +66,40 @@ def test_defaults_are_left_out():
         "responses",
         "ranks",
     }
+
+
+OF_ANSWERS = {
+    "finished": [True, False],
+    "utilities": [1, 0.5],
+    "terms": {"right": [1, 0.5]},
+    "flipped": True,
+}
+"""What is known of the answers of `GOOD`, as JSON."""
+
+
+def test_what_older_files_say_of_answers_inside_meta_is_read_into_the_fields():
+    old = from_dict(Preference, {**GOOD, "meta": {"round": 1, **OF_ANSWERS}})
+    new = from_dict(Preference, {**GOOD, **OF_ANSWERS, "meta": {"round": 1}})
+    assert old == new
+    assert new.finished == (True, False)
+    assert new.utilities == (1, 0.5)
+    assert new.terms == {"right": (1, 0.5)}
+    assert new.flipped is True
+    assert json.loads(json.dumps(to_dict(old))) == {**GOOD, **OF_ANSWERS, "meta": {"round": 1}}
+
+
+def test_meta_of_a_row_that_has_the_fields_is_left_alone():
+    """A prompt's own `terms` say nothing of the answers."""
+    row = {**GOOD, "finished": [True, True], "meta": {"terms": "of trade", "utilities": [1]}}
+    read = from_dict(Preference, row)
+    assert read.meta == {"terms": "of trade", "utilities": [1]}
+    assert (read.terms, read.utilities) == (None, None)
+
+
+def test_all_answers_ended_where_the_source_does_not_say():
+    assert from_dict(Preference, GOOD).which_finished() == (True, True)
+    cut = from_dict(Preference, {**GOOD, "finished": [True, False]})
+    assert cut.which_finished() == (True, False)
 
 
 def test_ties_give_no_pair():
@@ -105,6 +143,15 @@ BAD_ROWS = [
     (Preference, {**GOOD, "scores": [1.0]}, "number as many"),
     (Preference, {**GOOD, "confidence": 0}, r"lie in \(0, 1\]"),
     (Preference, {**GOOD, "margin": "big"}, "a number"),
+    (Preference, {**GOOD, "finished": [True]}, r"finished \(=\[True\]\) must be a list of true or"),
+    (Preference, {**GOOD, "finished": [1, 0]}, "list of true or false, one for each of the 2"),
+    (Preference, {**GOOD, "finished": True}, r"finished \(=True\) must be a list"),
+    (Preference, {**GOOD, "utilities": [1, 2, 3]}, r"utilities .* one for each of the 2"),
+    (Preference, {**GOOD, "utilities": [True, False]}, "list of numbers, one for each"),
+    (Preference, {**GOOD, "terms": [1, 2]}, "object of lists"),
+    (Preference, {**GOOD, "terms": {"t": [1]}}, r"terms.t \(=\[1\]\) must be a list of numbers"),
+    (Preference, {**GOOD, "flipped": [False, True]}, "true or false"),
+    (Preference, {**GOOD, "meta": {"utilities": [1]}}, r"utilities .* one for each of the 2"),
     (Document, {"id": "x", "text": "  "}, "no text"),
     (Document, {"id": "x", "text": None}, "must be text"),
     (BenchmarkItem, {"id": "x", "task": "bold"}, r"field\(s\) .*fields must be in a BenchmarkItem"),

@@ -229,7 +229,7 @@ def test_a_policy_of_this_run_ranks_by_its_votes(given, tmp_path):
         assert preference.scores == tuple(scores[texts.index(t)] for t in preference.responses)
         assert preference.ranks == ranks_of(preference.scores)
         assert preference.annotator == "judge"
-        assert len(preference.meta["utilities"]) == k
+        assert len(preference.utilities) == k
     assert 0.0 <= metrics["feedback/judge_position_bias"] <= 1.0
     assert metrics["feedback/judge_first"] == pytest.approx(
         sum(r["p_first"] for r in rows) / len(rows)

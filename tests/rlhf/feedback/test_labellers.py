@@ -1,5 +1,6 @@
 """Scores into rankings: noise, taste, flips; and a reward as the labeller, through the stage."""
 
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -13,8 +14,7 @@ from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig, SamplingConfig
-from plumbrule.data.records import Preference, Prompt, read_records, read_rows
+from plumbrule.data.records import Preference, Prompt, read_records, read_rows, write_records
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
@@ -22,7 +22,6 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import RMConfig
 from rlhf.feedback.labellers import gold_terms, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
@@ -56,10 +55,10 @@ def test_without_noise_the_ranking_is_that_of_the_scores():
     judged = ranked(terms, answered("a", "b", "c"), small(noise=0.0))
     assert judged.preference.ranks == (3, 1, 2)
     assert judged.preference.scores == (0.5, 2.0, 1.0)
-    assert judged.preference.meta["utilities"] == [0.5, 2.0, 1.0]
-    assert judged.preference.meta["terms"] == {"right": [0.0, 1.5, 1.0], "brief": [0.5, 0.5, 0.0]}
+    assert judged.preference.utilities == (0.5, 2.0, 1.0)
+    assert judged.preference.terms == {"right": (0.0, 1.5, 1.0), "brief": (0.5, 0.5, 0.0)}
     assert judged.preference.meta["answer"] == "red"
-    assert "flipped" not in judged.preference.meta
+    assert judged.preference.flipped is None
 
 
 def test_scores_rank_and_the_truth_goes_along():
@@ -71,7 +70,7 @@ def test_scores_rank_and_the_truth_goes_along():
     assert judged.preference.ranks == (2, 1)
     assert judged.preference.scores == (0.1, 0.2)
     assert judged.preference.annotator == "rm"
-    assert judged.preference.meta["utilities"] == [3.0, 2.0]
+    assert judged.preference.utilities == (3.0, 2.0)
 
 
 def test_equal_answers_are_merged_before_ranking():
@@ -93,7 +92,7 @@ def test_length_taste_is_per_ten_words():
     judged = ranked({"score": [0.0, 0.3]}, answered("one two three four five", "one"), config)
     assert judged.preference.scores == pytest.approx((0.4, 0.38))
     assert judged.preference.ranks == (1, 2)
-    assert judged.preference.meta["utilities"] == [0.0, 0.3]
+    assert judged.preference.utilities == (0.0, 0.3)
 
 
 def test_noise_has_the_stated_deviation_and_belongs_to_its_answer():
@@ -117,10 +116,15 @@ def test_only_the_gold_utility_has_noise_unless_told_so():
     assert small(labeller="rm", noise=0.5).noise_deviation == 0.5
 
 
-def test_a_ranking_s_meta_that_came_with_the_prompt_does_not_pass_for_its_own():
+def test_a_prompt_s_meta_does_not_pass_for_what_is_known_of_answers(tmp_path):
+    """Neither in the ranking nor once it is written and read again."""
     asked = question(finished=[True] * 7, utilities=[1.0] * 7, flipped=True, group="g")
-    meta = rank(asked, answered("a", "b"), [0.0, 1.0], None, small()).preference.meta
-    assert meta == {"group": "g", "finished": [True, True]}
+    made = rank(asked, answered("a", "b"), [0.0, 1.0], None, small()).preference
+    write_records([made], tmp_path / "rows.jsonl")
+    for ranking in (made, *read_records(Preference, tmp_path / "rows.jsonl")):
+        assert ranking.meta == asked.prompt.meta
+        assert ranking.finished == (True, True)
+        assert (ranking.utilities, ranking.terms, ranking.flipped) == (None, None, None)
 
 
 def test_the_truth_is_known_where_a_prompt_names_its_answer():
@@ -155,16 +159,16 @@ def flipped(share, number=400, **settings):
 def test_a_share_of_rankings_is_turned_upside_down():
     plain, quarter, half = (flipped(share) for share in (0.0, 0.25, 0.5))
     for before, after in zip(plain, quarter, strict=True):
-        turned = after.meta["flipped"]
+        turned = after.flipped
         assert after.ranks == (reversed_ranking(before.ranks) if turned else before.ranks)
         assert after.ranks == ranks_of(after.scores)  # scores follow
         assert after.scores == tuple(-s if turned else s for s in before.scores)
-        assert after.meta["utilities"] == before.meta["utilities"]
+        assert after.utilities == before.utilities
     # 400 coins: 100 +- 4 * sqrt(75)
-    assert sum(p.meta["flipped"] for p in quarter) == pytest.approx(100, abs=35)
-    assert all(h.meta["flipped"] for q, h in zip(quarter, half, strict=True) if q.meta["flipped"])
+    assert sum(p.flipped for p in quarter) == pytest.approx(100, abs=35)
+    assert all(h.flipped for q, h in zip(quarter, half, strict=True) if q.flipped)
     other = flipped(0.25, seed=1)
-    assert [p.meta["flipped"] for p in other] != [p.meta["flipped"] for p in quarter]
+    assert [p.flipped for p in other] != [p.flipped for p in quarter]
     assert flipped(0.25) == quarter
 
 
@@ -234,7 +238,7 @@ def scored(artifacts, preference) -> list[list[float]]:
     prompt = Prompt(preference.id, preference.messages)
     episodes = [
         Episode(prompt, preference.passages, text, ended)
-        for text, ended in zip(preference.responses, preference.meta["finished"], strict=True)
+        for text, ended in zip(preference.responses, preference.finished, strict=True)
     ]
     return [a.open(runtime=CPU).score(episodes)["score"].tolist() for a in artifacts]
 
@@ -251,9 +255,9 @@ def test_a_reward_model_ranks_and_the_truth_measures_it(given, tmp_path):
         assert preference.ranks == ranks_of(preference.scores)
         assert preference.annotator == "rm"
         assert preference.responses == by_gold.responses
-        assert preference.meta["utilities"] == by_gold.meta["utilities"]
-        assert preference.meta["terms"] == by_gold.meta["terms"]
-        found = count_agreement(by_gold.meta["utilities"], preference.ranks)
+        assert preference.utilities == by_gold.utilities
+        assert preference.terms == by_gold.terms
+        found = count_agreement(by_gold.utilities, preference.ranks)
         same, compared = same + found[0], compared + found[1]
     assert metrics.get("feedback/agreement", 0.0) == (same / compared if compared else 0.0)
     by_gold = samples_of(tmp_path / "gold")
@@ -302,7 +306,8 @@ def test_without_a_known_answer_there_is_no_truth(given, tmp_path):
     assert not {"feedback/utility", "feedback/agreement"} & set(metrics)
     assert "feedback/prompts_cant_say" not in metrics
     for preference in rankings_of(tmp_path / "out"):
-        assert set(preference.meta) == {"finished"}
+        assert preference.meta == {}
+        assert (preference.utilities, preference.terms) == (None, None)
     assert {row["utility"] for row in samples_of(tmp_path / "out")} == {None}
     assert None not in {row["score"] for row in samples_of(tmp_path / "out")}
 
@@ -346,14 +351,17 @@ def test_flips_turn_rankings_and_nothing_else(given, tmp_path):
     samples = "samples.jsonl"
     plain, turned = (tmp_path / name / samples for name in ("plain", "flipped"))
     assert plain.read_bytes() == turned.read_bytes()
-    flips = [p.meta["flipped"] for p in rankings_of(tmp_path / "flipped")]
+    flips = [p.flipped for p in rankings_of(tmp_path / "flipped")]
     assert metrics["feedback/flipped"] == sum(flips) / len(flips)
     for before, after in zip(
         rankings_of(tmp_path / "plain"), rankings_of(tmp_path / "flipped"), strict=True
     ):
-        wanted = reversed_ranking(before.ranks) if after.meta["flipped"] else before.ranks
+        wanted = reversed_ranking(before.ranks) if after.flipped else before.ranks
         assert after.ranks == wanted
-        assert {**after.meta, "flipped": 0} == {**before.meta, "flipped": 0}
+        assert (
+            dataclasses.replace(after, flipped=None, ranks=before.ranks, scores=before.scores)
+            == before
+        )
 
 
 def test_a_student_learns_from_a_reward_model_s_rankings(given, tmp_path):

@@ -8,7 +8,6 @@ from worlds.stages import run_stage
 from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
-from plumbrule.config import RetrievalConfig, SamplingConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
@@ -67,9 +66,9 @@ def test_ties_and_agreement_by_hand():
 
 def test_agreement_is_measured_where_utilities_are_known():
     def judged(ranks, utilities):
-        meta = {} if utilities is None else {"utilities": utilities}
         answers = tuple("abc"[: len(ranks)])
-        preference = Preference("p", chat("?"), answers, ranks, meta=meta)
+        known = None if utilities is None else tuple(utilities)
+        preference = Preference("p", chat("?"), answers, ranks, utilities=known)
         return Judged([0.0] * len(ranks), utilities, preference)
 
     rows = [[SampledResponse(text, True, -1.0, 0, 3, 10) for text in "abc"] for _ in range(3)]
@@ -95,10 +94,9 @@ def test_what_is_written(given, tmp_path):
     assert metrics["feedback/answers"] == 3 * 14 == len(samples(tmp_path))
     for preference in (*train, *held_out):
         assert preference.annotator == "gold"
-        meta = preference.meta
-        assert len(meta["finished"]) == len(meta["utilities"]) == len(preference.responses)
-        sums = [sum(values) for values in zip(*meta["terms"].values(), strict=True)]
-        assert sums == pytest.approx(meta["utilities"])
+        assert len(preference.finished) == len(preference.responses)
+        sums = [sum(values) for values in zip(*preference.terms.values(), strict=True)]
+        assert sums == pytest.approx(preference.utilities)
     row = samples(tmp_path)[0]
     assert row["id"] == "q0"
     assert row["split"] == "train"

@@ -20,12 +20,13 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.protocols import Episode
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.objective import shape
-from rlhf.ppo.ptx import Demonstrations, add_ptx_gradients
+from rlhf.ppo.ptx import add_ptx_gradients
 from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.trajectory import Trajectory
@@ -240,12 +241,12 @@ def test_the_gradient_of_demonstrations_is_the_coefficient_times_that_of_their_m
     """One demonstration, drawn eight times: coef * d/dw of -1/3 sum_j log p(token j)."""
     config = world.config(ptx=PTXConfig(coef=2.5, batch_size=8))
     policy = world.learner_of(config).policy
-    query, response = [2, 5, 3], [9, 6, 1]
-    sums = add_ptx_gradients(policy, Demonstrations([query], [response]), config, 3, Place(1, 1, 1))
+    row = TokenRow((2, 5, 3), (9, 6, 1))
+    sums = add_ptx_gradients(policy, [row], config, 3, Place(1, 1, 1))
     found = gradient(policy.model)
 
     policy.model.zero_grad()
-    logits = policy.model(torch.tensor([query + response])).logits[0].log_softmax(-1)
+    logits = policy.model(torch.tensor([[*row.prompt, *row.response]])).logits[0].log_softmax(-1)
     by_hand = -(logits[2, 9] + logits[3, 6] + logits[4, 1]) / 3
     (2.5 * by_hand).backward()
     assert torch.allclose(found, gradient(policy.model), rtol=1e-9, atol=1e-12)
@@ -257,7 +258,7 @@ def test_each_optimizer_step_draws_demonstrations_of_its_own() -> None:
     """Of which there are six, told apart by their lengths; the same step draws the same ones."""
     config = world.config(ptx=PTXConfig(coef=1.0, batch_size=2))
     policy = world.learner_of(config).policy
-    known = Demonstrations([[2, 5, 3]] * 6, [[6] * (i + 1) for i in range(6)])
+    known = [TokenRow((2, 5, 3), (6,) * (i + 1)) for i in range(6)]
     places = [Place(u, e, m) for u in (1, 2) for e in (1, 2) for m in (1, 2)]
 
     def tokens(place: Place) -> float:

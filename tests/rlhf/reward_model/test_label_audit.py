@@ -26,7 +26,7 @@ def rankings(noise, taste, number=600, seed=0):
                 chat(f"question {i}"),
                 responses,
                 ranks_of(list(perceived), 0.0),
-                meta={"utilities": list(utilities)},
+                utilities=tuple(utilities),
             )
         )
     return made
@@ -61,7 +61,7 @@ def test_fit_by_hand():
 def test_labels_with_wide_ties_are_not_audited():
     """Left out, they would make the labels look surer than they are."""
     made = [
-        dataclasses.replace(p, ranks=ranks_of(list(p.meta["utilities"]), 1.0))
+        dataclasses.replace(p, ranks=ranks_of(p.utilities, 1.0))
         for p in rankings(0.0, 0.0, number=50)
     ]
     assert audit(made) == {}
@@ -73,7 +73,7 @@ def flipped_rankings(noise, share, number=600):
         dataclasses.replace(
             p,
             ranks=reversed_ranking(p.ranks) if turned else p.ranks,
-            meta={**p.meta, "flipped": bool(turned)},
+            flipped=bool(turned),
         )
         for p, turned in zip(rankings(noise, 0.0, number, seed=3), coins, strict=True)
     ]
@@ -95,9 +95,9 @@ def test_planted_flips_are_told_from_noise(noise, share):
 def test_which_rankings_were_flipped_is_not_read_but_that_some_may_be():
     made, _ = flipped_rankings(0.1, 0.25, number=150)
     found = audit(made)
-    hidden = [dataclasses.replace(p, meta={**p.meta, "flipped": False}) for p in made]
+    hidden = [dataclasses.replace(p, flipped=False) for p in made]
     assert audit(hidden) == found
-    silent = [dataclasses.replace(p, meta={"utilities": p.meta["utilities"]}) for p in made]
+    silent = [dataclasses.replace(p, flipped=None) for p in made]
     without = audit(silent)
     assert set(without) == {"noise", "length_taste"}
     assert without["noise"].low > found["noise"].high  # all of it would pass for noise

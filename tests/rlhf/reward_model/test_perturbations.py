@@ -22,10 +22,8 @@ POLITE = {"right": 2.0, "wrong": 0.0, "polite": 0.5}
 
 
 def scored(i, responses, ranks, scores, terms=None):
-    meta = {}
-    if terms is not None:
-        meta["terms"] = {name: [t[name] for t in terms] for name in RIGHT}
-    preference = Preference(f"p{i}", chat(f"q {i}"), responses, ranks, meta=meta)
+    known = None if terms is None else {name: tuple(t[name] for t in terms) for name in RIGHT}
+    preference = Preference(f"p{i}", chat(f"q {i}"), responses, ranks, terms=known)
     return ScoredRanking(preference, scores)
 
 

@@ -84,9 +84,9 @@ def test_margin_bins_are_quarters_in_order():
 def test_noise_free_accuracy_uses_the_true_order():
     # The annotator ranked the second prompt the wrong way round; the model follows the truth.
     rankings = [
-        ranked(0, ["a", "b"], [1, 2], [1.0, 0.0], meta={"utilities": [2.0, 1.0]}),
-        ranked(1, ["a", "b"], [1, 2], [0.0, 1.0], meta={"utilities": [1.0, 2.0]}),
-        ranked(2, ["a", "b"], [1, 2], [0.0, 1.0], meta={"utilities": [1.0, 1.0]}),
+        ranked(0, ["a", "b"], [1, 2], [1.0, 0.0], utilities=(2.0, 1.0)),
+        ranked(1, ["a", "b"], [1, 2], [0.0, 1.0], utilities=(1.0, 2.0)),
+        ranked(2, ["a", "b"], [1, 2], [0.0, 1.0], utilities=(1.0, 1.0)),
     ]
     card = report_card(rankings)
     assert card["accuracy"]["value"] == pytest.approx(1 / 3)
@@ -152,7 +152,8 @@ def test_noise_free_accuracy_by_kind_of_difference_by_hand():
         ["Thank you for asking. Arlen.", "Arlen.", "In Bosk."],
         [2, 1, 3],
         [1.0, 2.0, 1.5],
-        meta={"terms": terms, "utilities": utilities},
+        terms={name: tuple(values) for name, values in terms.items()},
+        utilities=tuple(utilities),
     )
     found = report_card([ranking])["noise_free"]
     # By utility 0 > 1 > 2. Scores order 0-1 wrongly, 0-2 wrongly, 1-2 rightly.
@@ -167,9 +168,9 @@ def test_noise_free_accuracy_by_kind_of_difference_by_hand():
 
 
 def test_a_rule_turned_round_counts_as_a_rule():
-    meta = {"terms": {}, "utilities": [1.0, 0.0]}
+    known = {"terms": {}, "utilities": (1.0, 0.0)}
     rankings = [
-        ranked(i, ["short", "long and wordy"], [1, 2], [1.0, 0.0], meta=meta) for i in range(3)
+        ranked(i, ["short", "long and wordy"], [1, 2], [1.0, 0.0], **known) for i in range(3)
     ]
     best = report_card(rankings)["noise_free"]["best_rule"]
     assert (best["rule"], best["value"]) == ("not longer", 1.0)
@@ -184,7 +185,7 @@ def test_a_taste_for_length_that_the_model_learned_is_found():
         responses = [" ".join(["w"] * n) + f" {k}" for k, n in enumerate(words)]
         scores = 2 * utilities + 0.06 * (words + 1)
         ranks = list(np.argsort(np.argsort(-utilities)) + 1)
-        rankings.append(ranked(i, responses, ranks, scores, meta={"utilities": list(utilities)}))
+        rankings.append(ranked(i, responses, ranks, scores, utilities=tuple(utilities)))
     taste = report_card(rankings)["learned_length_taste"]
     assert taste["value"] == pytest.approx(0.3, abs=1e-9)
 
@@ -203,7 +204,7 @@ def test_reliability_by_hand():
 def of_length(i, words, utility, score):
     """Two answers, of which the second has the given words, utility and score."""
     texts = ["one", " ".join(["word"] * words)]
-    return ranked(i, texts, [1, 2], [0.0, score], meta={"utilities": [0.0, utility]})
+    return ranked(i, texts, [1, 2], [0.0, score], utilities=(0.0, utility))
 
 
 def test_length_given_utility_is_the_partial_correlation():

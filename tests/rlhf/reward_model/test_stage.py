@@ -229,7 +229,7 @@ def test_the_terminal_rule_is_recorded(given, tmp_path, append_terminal):
 def test_an_answer_cut_by_its_limit_has_no_terminal_token(tmp_path):
     folder = saved_rankings(tmp_path, 1, 0)
     (preference,) = read_records(rm.Preference, folder / "records.jsonl")
-    cut = rm.dataclasses.replace(preference, meta={"finished": [True, False, True]})
+    cut = rm.dataclasses.replace(preference, finished=(True, False, True))
     model = RewardModel(tiny_policy())
     ends = [row.tokens[-1] == model.policy.terminal_id for row in rm.encode_answers(model, cut)]
     assert ends == [True, False, True]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from places import SHARED as DATA_FOLDER
 
 from plumbrule.atlas.config import AtlasConfig
-from plumbrule.data.readers import READERS, Row
+from plumbrule.data.readers import READERS, SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -229,9 +229,9 @@ def test_duplicates_go_and_are_counted(tmp_path):
 
 def test_max_rows_counts_kept_rows_and_stops_reading(tmp_path):
     def rows():
-        yield Row(None, "bad")
+        yield SourceRow(None, "bad")
         for text in "aabcd":
-            yield Row(Prompt(text, chat(text)))
+            yield SourceRow(Prompt(text, chat(text)))
         raise AssertionError("read on after the limit")
 
     kept = collect(rows(), max_rows=3, unique=True)

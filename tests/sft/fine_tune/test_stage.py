@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load
-from sft.config import SFTConfig
 from worlds.stages import run_stage, weights
 from worlds.towns import MODEL, TOWNS, base, demonstration, demonstrations
 from worlds.trackers import Stopped, StoppingTracker
@@ -16,11 +15,12 @@ from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import hf_trainer
 from plumbrule.lm.config import AdapterConfig, ModelConfig
+from plumbrule.lm.demonstrations import encode_demonstrations
 from plumbrule.lm.loading import load_policy
+from plumbrule.lm.response_logprobs import mean_nll
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
-from sft.fine_tune import demonstrations as encoding
 from sft.fine_tune import trl_trainer
 from sft.fine_tune.config import SFTConfig
 from sft.fine_tune.stage import run
@@ -83,14 +83,14 @@ def test_the_loss_is_on_the_response_and_its_terminal_token(inputs):
     policy = load_policy(inputs["base"].file("model"))
     policy.tokenizer.pad_token = policy.tokenizer.eos_token  # as in GPT-2, Llama and others
     policy.pad_id = policy.terminal_id
-    examples = encoding.encode(policy, ROWS[:2]).fitting
+    examples = encode_demonstrations(policy, ROWS[:2]).rows
     rows = list(trl_trainer.dataset(examples, [1, 0]))
     batch = trl_trainer.DataCollatorForLanguageModeling(pad_token_id=policy.pad_id)(rows)
     for i, example in enumerate(reversed(examples)):
         labels = batch["labels"][i].tolist()
         end = len(example.prompt) + len(example.response)
         assert labels[: len(example.prompt)] == [-100] * len(example.prompt)
-        assert labels[len(example.prompt) : end] == example.response
+        assert labels[len(example.prompt) : end] == list(example.response)
         assert example.response[-1] == policy.terminal_id
         assert labels[end:] == [-100] * (len(labels) - end)
         assert batch["attention_mask"][i].sum() == end
@@ -103,7 +103,7 @@ def test_passages_enter_through_the_template(inputs, tmp_path):
     train(inputs, tmp_path / "out", config=config)
     policy = load_policy(tmp_path / "out" / "model")
     assert policy.spec.retrieval_template == config.retrieval_template
-    prompt = encoding.encode(policy, [ROWS[0]]).fitting[0].prompt
+    prompt = encode_demonstrations(policy, [ROWS[0]]).rows[0].prompt
     assert f"Read: {PASSAGE} Then: Which river" in policy.tokenizer.decode(prompt)
 
 
@@ -160,9 +160,9 @@ def test_measured_loss_is_the_mean_over_response_tokens(inputs, whole):
 
 def test_first_logged_loss_is_that_of_the_first_batch(inputs, whole):
     policy = load_policy(inputs["base"].file("model"))
-    examples = encoding.encode(policy, ROWS[:10]).fitting
+    examples = encode_demonstrations(policy, ROWS[:10]).rows
     first = [examples[i] for i in hf_trainer.order(10, 2.5, 0, "sft rows")[:4]]
-    loss = encoding.mean_nll(policy, first, 4)
+    loss = mean_nll(policy, first, 4)
     assert whole[2][1]["sft/train_loss"] == pytest.approx(loss, rel=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_loss_and_gradient_are_those_of_trl(inputs, tmp_path):
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.mul_(4.0)  # so that predictions differ
-    examples = encoding.encode(policy, ROWS).fitting
+    examples = encode_demonstrations(policy, ROWS).rows
     collate = trl_trainer.DataCollatorForLanguageModeling(pad_token_id=policy.pad_id)
     data = trl_trainer.dataset(examples, range(12))
     trainer = trl_trainer._Trainer(
@@ -265,7 +265,7 @@ def test_a_row_that_fits_to_the_token_is_kept(inputs):
     length += len(policy.encode_response(row.response))
     for context, kept in ((length, 1), (length - 1, 0)):
         policy.spec = dataclasses.replace(policy.spec, context=context)
-        assert len(encoding.encode(policy, [row]).fitting) == kept
+        assert len(encode_demonstrations(policy, [row]).rows) == kept
 
 
 def test_none_that_fits_is_refused(inputs, tmp_path):

@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, write_records
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.loading import Policy, make_policy, save_policy

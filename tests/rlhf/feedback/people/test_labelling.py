@@ -18,7 +18,6 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import RMConfig
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import (
     Judgement,
@@ -363,9 +362,9 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
         assert ranking.ranks == by_length(question)
         assert ranking.annotator == "anna"
         assert ranking.scores is None
-        assert len(ranking.meta["finished"]) == len(ranking.responses)
+        assert len(ranking.finished) == len(ranking.responses)
         assert ranking.meta["answer"] == "red"
-        assert "utilities" not in ranking.meta
+        assert ranking.utilities is None
     samples = [row for _, row in read_rows(out / "samples.jsonl")]
     assert len(samples) == 3 * 14
     assert {row["utility"] for row in samples} == {None}

@@ -1,0 +1,121 @@
+"""The table of data formats: who reads a source of (format, role), and what a reader yields.
+
+A reader takes a path and yields a `SourceRow` for each row of its source: the record it became, or
+why it became none. Nothing is dropped silently: the data stage counts reasons into the data card.
+How strict a reader is depends on whose file it is. The first bad row of a user's own file raises a
+`DataError` that names file and row. A published set has known bad rows that nobody here can mend,
+so its reader counts them; a row that is not of the format at all raises there too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plumbrule.data.records import Record
+from plumbrule.errors import ConfigError, DataError
+from plumbrule.store.fingerprint import plugin_digest
+from plumbrule.store.source_files import require_readable
+
+
+class SourceRow(NamedTuple):
+    """What became of one row of a source.
+
+    record: a record, or a corpus row; None where the row was left out. dropped: why. held_out:
+    whether the source itself holds the row out; None where it brings no split of its own. unread:
+    columns and fields of the row that hold something and of which nothing was read. conversions:
+    what was done to make a record of it, where that is a choice.
+    """
+
+    record: Record | dict[str, Any] | None
+    dropped: str = ""
+    held_out: bool | None = None
+    unread: tuple[str, ...] = ()
+    conversions: tuple[str, ...] = ()
+
+
+Reader = Callable[[Path], Iterator[SourceRow]]
+
+
+class Format(NamedTuple):
+    """A data format that Plumbrule brings: one module of this folder.
+
+    readers: role -> reader. columns: what a row holds, in words. examples: role -> file name ->
+    text, a small folder that tests read. own_split: whether the files of a path hold rows out, by
+    their names alone; None: only the rows say.
+    """
+
+    name: str
+    readers: Mapping[str, Reader]
+    columns: str
+    examples: Mapping[str, Mapping[str, str]]
+    own_split: Callable[[Path], bool] | None = None
+
+
+READERS: dict[tuple[str, str], Reader] = {}
+"""(format, role) -> reader."""
+FORMATS: dict[str, Format] = {}
+"""Name -> format, of those in this folder; a plug-in registers readers alone."""
+_DIGESTS: dict[tuple[str, str], str] = {}
+_FILES: dict[tuple[str, str], Path] = {}
+"""(format, role) -> the file that registered its reader."""
+
+
+def register(format: str, role: str, reader: Reader) -> None:
+    """Make `reader` the one that reads data of `format` for `role`.
+
+    Raises: ConfigError: another file registered one for them.
+    """
+    _register(format, role, reader, Path(sys._getframe(1).f_globals["__file__"]))
+
+
+def register_format(format: Format) -> None:
+    """Register a format of this folder, with all its readers."""
+    file = Path(sys._getframe(1).f_globals["__file__"])
+    FORMATS[format.name] = format
+    for role, reader in format.readers.items():
+        _register(format.name, role, reader, file)
+
+
+def _register(format: str, role: str, reader: Reader, file: Path) -> None:
+    known = _FILES.get((format, role), file)
+    if known != file:
+        holder = "Plumbrule" if known.parent == Path(__file__).parent else known.name
+        raise ConfigError(
+            f"dataset.format (={format}, for role {role}) must be registered once; {holder} "
+            f"and {file.name} both do. Rename one."
+        )
+    READERS[format, role], _FILES[format, role] = reader, file
+    _DIGESTS[format, role] = plugin_digest(str(file))
+
+
+def source_digest(format: str) -> str:
+    """Return a digest of the plug-ins that read a format, as they were loaded; "" for ours."""
+    return ":".join(sorted({d for (name, _), d in _DIGESTS.items() if name == format and d}))
+
+
+def read(format: str, role: str, path: Path | str) -> Iterator[SourceRow]:
+    """Return what the reader of (format, role) makes of `path`.
+
+    Raises: DataError: no such path, no such reader, or what that reader raises.
+    """
+    if (format, role) not in READERS:
+        roles = ", ".join(r for f, r in READERS if f == format) or "no role"
+        raise DataError(
+            f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
+        )
+    require_readable(Path(path))
+    return READERS[format, role](Path(path))
+
+
+def brings_own_split(format: str, path: Path | str) -> bool | None:
+    """Return whether a source holds rows out itself, by its files' names; None: not known.
+
+    Opens no file, so planning may ask.
+    Raises: DataError: the path or the folder can't be read.
+    """
+    require_readable(Path(path))
+    known = FORMATS.get(format)
+    return known.own_split(Path(path)) if known is not None and known.own_split else None

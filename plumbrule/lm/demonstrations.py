@@ -1,0 +1,37 @@
+"""Demonstrations as token rows, those that fit the policy's context.
+
+A demonstration becomes the prompt that the policy would be sampled from (`Policy.encode`, passages
+through its retrieval template) and the response that it should give (`Policy.encode_response`,
+terminal token last). One that does not fit the context is left out whole and counted: cut anywhere,
+it would teach either a prompt that is never seen or a response that never ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from plumbrule.data.records import Demonstration
+from plumbrule.lm.policy import Policy
+from plumbrule.lm.response_logprobs import TokenRow, token_row
+
+
+class EncodedDemonstrations(NamedTuple):
+    """The demonstrations that fit the context, the row of each, and how many did not fit."""
+
+    demonstrations: list[Demonstration]
+    rows: list[TokenRow]
+    num_too_long: int
+
+
+def encode_demonstrations(
+    policy: Policy, demonstrations: Sequence[Demonstration]
+) -> EncodedDemonstrations:
+    """Return the demonstrations as token ids, those that are longer than the context left out."""
+    rows = [token_row(policy, d.messages, d.passages, d.response) for d in demonstrations]
+    fits = [row.num_tokens <= policy.spec.context for row in rows]
+    return EncodedDemonstrations(
+        [d for d, fit in zip(demonstrations, fits, strict=True) if fit],
+        [row for row, fit in zip(rows, fits, strict=True) if fit],
+        fits.count(False),
+    )

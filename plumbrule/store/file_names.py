@@ -1,0 +1,37 @@
+"""The names of files inside artifacts that one stage writes and another, or the report, reads.
+
+A name that one module alone writes and reads stands in that module: every stage reaches this one,
+so a new name here rebuilds all artifacts.
+"""
+
+RECORDS = "records.jsonl"
+"""Records to learn from: of data, rankings of feedback, chosen answers of reject."""
+VALIDATION = "validation.jsonl"
+"""Held-out records."""
+SPLITS = {"train": RECORDS, "validation": VALIDATION}
+"""Split -> its file."""
+SAMPLES = "samples.jsonl"
+"""Rows that the report shows; of feedback, all sampled answers."""
+PROMPTS = "prompts.jsonl"
+"""What a method made of each prompt."""
+NOTES = "notes.json"
+"""Sentences that the report must show."""
+TABLES = "tables.json"
+FIGURES = "figures.json"
+CARD = "card.json"
+"""Data card of a data artifact."""
+REPORT_CARD = "report_card.json"
+"""What is known of a reward model, or of a policy's implicit rewards."""
+REWARD_STATS = "reward_stats.json"
+"""How a reward model's scores are normalised."""
+REWARD = "reward.json"
+"""The configured reward that an artifact of kind reward holds."""
+METRICS = "metrics.json"
+"""Metrics of an evaluation with their intervals."""
+METRIC_ROWS = "metrics.jsonl"
+"""Metrics that a stage logged, one row an update."""
+COMPARISONS = "comparisons.json"
+EVALUATED = "evaluated.json"
+"""Which policy an evaluation measured, and on what."""
+FITS = "fits.json"
+"""Fitted curves of an overoptimisation study."""

@@ -1,0 +1,54 @@
+"""JSON and JSON Lines files of our own: what stages write into artifacts, and how it is read back.
+
+Every file has one form: text is written as it is and not as escapes; a JSON file is indented by one
+space and ends with a line break; a row of JSON Lines is one line. Files that others made are read
+elsewhere, with errors that name their rows (`plumbrule/data/records.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbrule.store.manifests import write_text, write_texts
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, also after a crash."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file.
+
+    Raises: OSError: it can't be read. ValueError: it is no JSON.
+    """
+    return json.loads(path.read_bytes().decode("utf-8"))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one row a line, as safely as `write_json`, and return how many there were.
+
+    The rows are not held together.
+    """
+    number = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal number
+        for row in rows:
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+            number += 1
+
+    write_texts(path, lines())
+    return number
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Return the rows of a file that `write_jsonl` wrote.
+
+    Raises: OSError: it can't be read. ValueError: a row is no JSON.
+    """
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
