@@ -1,8 +1,8 @@
 """An opened index: queries in, passages out.
 
-`open_index` is what feedback, PPO and eval call, through `Artifact.open`. What it opens is frozen
-and complete: passages, both indexes and the encoder lie in the artifact. Whatever does not fit
-together is refused here, by name, and not by a wrong answer later.
+`open_index` is what feedback, PPO and eval call, through `Inputs.retriever`. What it opens is
+frozen and complete: passages, both indexes and the encoder lie in the artifact. Whatever does not
+fit together is refused here, by name, and not by a wrong answer later.
 
 The same query gives the same passages whether it is asked alone, in a batch or twice in a batch
 (a query that repeats is searched once).
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import require_choice, require_range
+from plumbrule.config import RuntimeConfig, require_choice, require_range
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Passage, Retriever
 from plumbrule.store.artifacts import Artifact, sha256
@@ -101,14 +101,33 @@ class IndexRetriever:
         return [list(found[query]) for query in queries]
 
 
-def open_index(artifact: Artifact, *, method: str, device: str = "auto") -> Retriever:
-    """Return the retriever of an index artifact.
+@dataclass(frozen=True)
+class OpenedIndex:
+    """An index artifact, of which a retriever reads what its method needs.
 
-    Args: method: bm25, dense or hybrid. device: of a neural encoder; auto is cuda if there is one.
-    Raises: ConfigError: an unknown method, or not exactly one FAISS. ArtifactError: files that are
-        missing, damaged or don't belong together.
+    device: of a neural encoder; auto is cuda if there is one.
     """
-    require_choice("retrieval.method", method, METHODS)
+
+    artifact: Artifact
+    device: str = "auto"
+
+    def retriever(self, method: str) -> Retriever:
+        """Return the retriever that ranks by `method`: bm25, dense or hybrid.
+
+        Raises: ConfigError: an unknown method, or not exactly one FAISS. ArtifactError: files that
+            are missing, damaged or don't belong together.
+        """
+        require_choice("retrieval.method", method, METHODS)
+        return open_retriever(self.artifact, method, self.device)
+
+
+def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
+    """Return an index artifact, opened for the runtime's device; nothing is read yet."""
+    return OpenedIndex(artifact, runtime.device)
+
+
+def open_retriever(artifact: Artifact, method: str, device: str) -> IndexRetriever:
+    """Return the retriever of an index artifact, as `OpenedIndex.retriever` says."""
     about = read_fingerprint(artifact.file(FINGERPRINT))
     path = artifact.file(PASSAGES)
     if sha256(path) != about["passages_sha256"]:

@@ -103,7 +103,7 @@ def run(
         "rag/build_seconds": build_seconds,
     }
     for method in METHODS if questions else ():
-        retriever = open_index(Artifact.of(out, "index"), method=method, device=runtime.device)
+        retriever = open_index(Artifact.of(out, "index"), runtime).retriever(method)
         suffix = "" if method == "hybrid" else f"_{method}"
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}

@@ -53,7 +53,6 @@ from plumbrule.pipeline.experiment import (
     as_json,
     compose_run,
     schemas,
-    store_root,
 )
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data
@@ -70,6 +69,7 @@ from plumbrule.report.sweep_table import (
 )
 from plumbrule.store.artifacts import Store, write_json
 from plumbrule.store.fingerprint import ROOT, digest
+from plumbrule.store.layout import RUNS, store_root
 from plumbrule.surroundings import prepare_streams
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb
@@ -263,7 +263,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     if config.run.dry:
         return None
     run_id = new_run_id()
-    folder = store.root / "runs" / config.run.name / run_id
+    folder = store.root / RUNS / config.run.name / run_id
     folder.mkdir(parents=True)
     write_json(
         folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}

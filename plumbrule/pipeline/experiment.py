@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.pipeline.stages import SECTION, STAGES
 from plumbrule.pipeline.variations import vary
+from plumbrule.store.layout import store_root
 from plumbrule.tracking.trackers import TrackingConfig
 from rag.config import IndexConfig
 from rlhf.dpo.config import BestOfNConfig, DPOConfig, RejectConfig
@@ -49,11 +49,6 @@ from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 LONGEST_NAME = 100
 """Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""
-
-
-def store_root(given: str | None) -> str:
-    """Return the folder of artifacts/ and runs/: run.store, $PLUMBRULE_STORE or the one here."""
-    return given or os.environ.get("PLUMBRULE_STORE") or str(Path.cwd())
 
 
 @dataclass

@@ -46,6 +46,7 @@ from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
+from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
@@ -78,7 +79,7 @@ def run(
     from rlhf.dpo.trainer import train  # TRL takes seconds to import
 
     # 1
-    sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
+    sources = list(Inputs(inputs).many("preferences").values())
     paths = [source.file("records.jsonl") for source in sources]
     learned = read_preferences(paths)
     unseen = read_preferences([source.file("validation.jsonl") for source in sources])

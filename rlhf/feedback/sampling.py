@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import DataError
 from plumbrule.lm.generation import generate
@@ -25,6 +26,7 @@ from plumbrule.progress import Progress
 from plumbrule.protocols import Episode
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
@@ -57,7 +59,10 @@ class SampledResponse(NamedTuple):
 
 
 def read_questions(
-    inputs: Mapping[str, Artifact], policy: Policy, config: FeedbackConfig
+    inputs: Mapping[str, Artifact],
+    policy: Policy,
+    config: FeedbackConfig,
+    runtime: RuntimeConfig,
 ) -> tuple[list[SampledPrompt], int]:
     """Return the prompts that leave room for a response, with the passages shown with each, and how
     many prompts do not.
@@ -67,11 +72,13 @@ def read_questions(
     Raises: DataError: no prompt fits. ConfigError: passages are wanted and there is no index.
     """
     prompts, num_too_long = _read_prompts(inputs["prompts"], policy, config)
-    index = inputs.get("index") if config.retrieval.share > 0 else None
+    retriever = None
+    if config.retrieval.share > 0:
+        retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)
     passages = passages_for(
         [prompt for _, prompt in prompts],
         policy,
-        index.open(method=config.retrieval.method) if index is not None else None,
+        retriever,
         config.retrieval,
         seed=config.seed,
         max_new_tokens=config.sampling.max_new_tokens,

@@ -13,6 +13,7 @@ from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.inputs import Inputs
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Trajectory
@@ -21,7 +22,6 @@ from rlhf.ppo.state import put_weights, weights_of
 from rlhf.ppo.step import Learner, make_learner
 from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
 from rlhf.reward_model.model import reward_model_of
-from rlhf.rewards.terms import reward_models
 
 
 def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device) -> Actors:
@@ -57,7 +57,7 @@ def make_value_model(
             start = load_policy(inputs["policy"].file("model"), device=policy.model.device)
             before = merged(start)
         return value_from_policy(before)
-    models = reward_models(inputs)
+    models = Inputs(inputs).many("rm")
     if not models:
         raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
     slot, artifact = next(iter(models.items()))

@@ -42,6 +42,7 @@ from plumbrule.protocols import Retriever
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import cost_metrics
+from plumbrule.store.inputs import Inputs
 from plumbrule.timing import Stopwatch
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.ppo.config import PPOConfig
@@ -80,7 +81,7 @@ from rlhf.ppo.value_model import save_value_model
 from rlhf.rewards.accuracy_gate import check_report_cards
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.http_scorer import note_on
-from rlhf.rewards.terms import open_terms, reward_models, score_terms
+from rlhf.rewards.terms import open_terms, score_terms
 
 HEADLINES = (
     "objective/kl",
@@ -108,11 +109,11 @@ def run(
     Raises: ConfigError: settings and inputs that do not go together. TrainingError: NaN or Inf in
     a score, a loss or a gradient; the rollout is kept beside the checkpoints.
     """
-    device = resolve_device(runtime)
+    given, device = Inputs(inputs), resolve_device(runtime)
     check_inputs(config, inputs)
     limit = kl_limit(config, inputs)
     if "rm" in config.reward.weights:
-        check_report_cards(config.require_rm, reward_models(inputs))
+        check_report_cards(config.require_rm, given.many("rm"))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
@@ -121,7 +122,9 @@ def run(
     learner = make_learner(policy, value_model, config, actors.reader)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()
-    retriever = open_retriever(config, inputs)
+    retriever = None
+    if config.retrieval.share > 0:
+        retriever = given.retriever("index", config.retrieval.method, runtime)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
     demonstrations = None
     if config.ptx.coef > 0:
@@ -282,13 +285,6 @@ def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     return notes
-
-
-def open_retriever(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Retriever | None:
-    """Return the index as a Retriever where some prompts are shown passages, else None."""
-    if config.retrieval.share > 0 and "index" in inputs:
-        return inputs["index"].open(method=config.retrieval.method)
-    return None
 
 
 def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:

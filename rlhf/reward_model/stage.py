@@ -34,6 +34,7 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
+from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import RMConfig
 from rlhf.reward_model.label_audit import audit
@@ -79,7 +80,7 @@ def run(
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
         model.trunk.requires_grad_(False)
-    sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
+    sources = list(Inputs(inputs).many("preferences").values())
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
     training, held_out = (
@@ -88,9 +89,8 @@ def run(
     )
     refuse_leaks(training.preferences, held_out.preferences)
     others = {
-        slot: read_split(model, [inputs[slot].file("validation.jsonl")], limit, config)
-        for slot in sorted(inputs)
-        if slot.startswith("ood")
+        slot: read_split(model, [source.file("validation.jsonl")], limit, config)
+        for slot, source in Inputs(inputs).many("ood").items()
     }
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is

@@ -23,6 +23,7 @@ from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
 from plumbrule.store.costs import inputs_of
+from plumbrule.store.layout import artifacts_of
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.functions import TOTAL
@@ -70,7 +71,7 @@ def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
     """Return the reward models that the artifact's manifest names, from beside it in the store."""
     found = {}
     for slot, fingerprint in inputs_of(artifact).items():
-        folder = artifact.path.parents[1] / "rm" / fingerprint
+        folder = artifacts_of(artifact.path) / "rm" / fingerprint
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(
                 f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store "

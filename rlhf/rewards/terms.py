@@ -32,6 +32,7 @@ from plumbrule.lm import distributed
 from plumbrule.lm.loading import resolve_device
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.inputs import Inputs
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.reward_model.model import RewardScorer, reward_model_of
 from rlhf.rewards.classifier import open_classifier
@@ -58,11 +59,6 @@ class Constant:
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         """Return ones (n,)."""
         return {"score": np.ones(len(episodes))}
-
-
-def reward_models(inputs: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """Return the inputs that are reward models, by slot name."""
-    return {slot: inputs[slot] for slot in sorted(inputs) if slot.startswith("rm")}
 
 
 def open_terms(
@@ -102,7 +98,7 @@ def open_reward_models(
 
     Raises: ConfigError: there is none, or one was trained without terminal tokens.
     """
-    models = reward_models(inputs)
+    models = Inputs(inputs).many("rm")
     if not models:
         raise ConfigError(
             "reward.terms (=rm) must not name rm without an rm input; give the node one."
@@ -113,7 +109,7 @@ def open_reward_models(
         device = resolve_device(runtime)
         loaded = [reward_model_of(artifact, device) for artifact in models.values()]
         return RewardScorer(averaged(loaded), runtime.micro_batch_size)
-    scorers = {slot: a.open(runtime=runtime) for slot, a in models.items()}
+    scorers = {slot: a.open(runtime) for slot, a in models.items()}
     return Ensemble(scorers, reward.ensemble)
 
 

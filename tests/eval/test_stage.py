@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from small_evaluation import prompts, read_lines, small_config, small_inputs
+from small_evaluation import FirstDocumentIndex, prompts, read_lines, small_config, small_inputs
 
 from eval.config import BoldConfig
 from eval.stage import run
@@ -45,6 +45,10 @@ def whole(tmp_path_factory):
     inputs, out = small_inputs(folder, *ALL), folder / "out"
     out.mkdir()
     return inputs, out, run(small_config(), inputs, RUNTIME, out, NullTracker())
+
+
+def test_the_index_is_opened_on_the_device_of_the_runtime(whole):
+    assert set(FirstDocumentIndex.devices) == {"cpu"}
 
 
 def test_files_hold_one_row_per_item_and_condition(whole):

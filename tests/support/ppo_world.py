@@ -109,7 +109,7 @@ class WordReward:
         return {"score": np.array([e.response.split().count(GOOD) / 5 for e in episodes])}
 
 
-def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordReward:
+def open_word_reward(artifact: Artifact, runtime: RuntimeConfig) -> WordReward:
     return WordReward()
 
 

@@ -223,6 +223,28 @@ def passages(share, prompts, **settings):
     return passages_for(prompts, tiny_policy(), Library(), retrieval, seed=0, max_new_tokens=4)
 
 
+class LibraryIndex:
+    def retriever(self, method):
+        assert method == "bm25"
+        return Library()
+
+
+DEVICES = []
+
+
+def open_library(artifact, runtime):
+    DEVICES.append(runtime.device)
+    return LibraryIndex()
+
+
+def test_the_index_is_opened_on_the_device_of_the_runtime(given, tmp_path: Path):
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_library")
+    retrieval = RetrievalConfig(share=1.0, num_passages=2, budget_tokens=12, method="bm25")
+    build(small(retrieval=retrieval), {**given, "index": index}, tmp_path / "out")
+    assert DEVICES == ["cpu"]
+    assert any(row["passages"] for row in samples(tmp_path / "out"))
+
+
 def test_passages_go_to_a_share_of_prompts_chosen_by_id():
     prompts = [Prompt(f"q{i}", chat("what is it?")) for i in range(200)]
     half = passages(0.5, prompts)

@@ -11,7 +11,7 @@ import ppo_world as world
 import pytest
 import torch
 
-from plumbrule.config import RetrievalConfig, SamplingConfig
+from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.store.artifacts import Artifact
@@ -137,8 +137,13 @@ class Lottery:
 PRIZES = world.WORDS[:4]
 
 
-def open_lottery(artifact: Artifact, *, method: str) -> Lottery:
-    return Lottery()
+class LotteryIndex:
+    def retriever(self, method: str) -> Lottery:
+        return Lottery()
+
+
+def open_lottery(artifact: Artifact, runtime: RuntimeConfig) -> LotteryIndex:
+    return LotteryIndex()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -161,7 +166,7 @@ def test_what_only_a_search_can_tell_is_read(
         learning_rate=1e-2,
         num_ppo_epochs=4,
     )
-    index = Artifact.of(tmp_path, "index", opener="test_ppo_learns:open_lottery")
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_lottery")
     rows = train(tmp_path, config, monkeypatch, score, spread=0.3, index=index)
     assert rows[0]["objective/scores_raw"] < 0.25
     assert sum(row["objective/scores_raw"] for row in rows[-3:]) / 3 >= 0.6

@@ -406,14 +406,22 @@ class Echo:
         return [[Passage(f"{i}", "rain snow", 1.0, "d", 0, 9) for i in range(k)] for _ in queries]
 
 
-def open_echo(artifact: Artifact, *, method: str) -> Echo:
-    assert method == "bm25"
-    return Echo()
+class EchoIndex:
+    """An index that must be opened on the run's device and searched by its method."""
+
+    def retriever(self, method: str) -> Echo:
+        assert method == "bm25"
+        return Echo()
+
+
+def open_echo(artifact: Artifact, runtime: RuntimeConfig) -> EchoIndex:
+    assert runtime.device == "cpu"
+    return EchoIndex()
 
 
 def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
-    inputs["index"] = Artifact.of(tmp_path, "index", opener="test_ppo:open_echo")
+    inputs["index"] = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_echo")
     retrieval = RetrievalConfig(share=0.5, num_passages=3, budget_tokens=5, method="bm25")
     finished = train(tmp_path, world.config(total_episodes=24, retrieval=retrieval), inputs)
     policy = policy_of(finished)
@@ -452,7 +460,7 @@ def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_terms_are_weighed_and_logged_before_and_after(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     inputs["rm_1"] = inputs.pop("rm")
-    inputs["rm_2"] = replace(inputs["rm_1"], opener="test_ppo:open_half")
+    inputs["rm_2"] = replace(inputs["rm_1"], opener=f"{__name__}:open_half")
     reward = RewardConfig([RewardTermConfig("rm", 2.0), RewardTermConfig("constant", 0.25)])
     config = world.config(total_episodes=16, reward=reward, missing_eos_penalty=0.0)
     finished = train(tmp_path, config, inputs)
@@ -474,7 +482,7 @@ class Half:
         return {"score": np.full(len(episodes), 0.5)}
 
 
-def open_half(artifact: Artifact, *, runtime: RuntimeConfig) -> Half:
+def open_half(artifact: Artifact, runtime: RuntimeConfig) -> Half:
     return Half()
 
 
@@ -483,13 +491,13 @@ class Broken(Half):
         return {"score": np.array([math.nan if i == 2 else 0.0 for i in range(len(episodes))])}
 
 
-def open_broken(artifact: Artifact, *, runtime: RuntimeConfig) -> Broken:
+def open_broken(artifact: Artifact, runtime: RuntimeConfig) -> Broken:
     return Broken()
 
 
 def test_a_score_that_is_no_number_ends_the_run_and_keeps_the_rollout(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
-    inputs["rm"] = replace(inputs["rm"], opener="test_ppo:open_broken")
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_broken")
     with pytest.raises(TrainingError, match=r"reward term rm of update 1 .* row 2") as error:
         train(tmp_path, world.config(), inputs)
     kept = tmp_path / "out" / "checkpoints" / "failed-update-00001.parquet"
