@@ -181,7 +181,7 @@ MUTANTS = [
     Mutant(
         13,
         "any reward model is taken",
-        "rlhf/rewards/terms.py",
+        "rlhf/rewards/ensemble.py",
         'if stats.get("append_terminal") is not True:',
         'if "append_terminal" not in stats:',
     ),

@@ -34,7 +34,6 @@ from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.headline import publish
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import BestOfNConfig
-from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms
 
@@ -64,7 +63,7 @@ def run(
     # 3 write
     write_prompts(out / "prompts.jsonl", wanted, prompts, rewards)
     write_json(out / "curve.json", curve)
-    write_json(out / "notes.json", note_on(config.reward))
+    write_json(out / "notes.json", config.reward.notes())
     write_json(out / "tables.json", [table(curve)])
     write_samples(out / "samples.jsonl", prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
     last = curve[-1]

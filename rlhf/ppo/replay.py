@@ -35,8 +35,9 @@ from rlhf.ppo.objective import kl_coef_in_loss, shape
 from rlhf.ppo.ptx import read_demonstrations
 from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import Evaluation, compute_precision
+from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.step import make_learner, ppo_step, set_learning_rates
-from rlhf.rewards.terms import open_terms, score_terms
+from rlhf.rewards.terms import open_terms
 
 
 def replay(

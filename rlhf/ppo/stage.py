@@ -72,6 +72,7 @@ from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
 from rlhf.ppo.rollout.samples import sample_rows, write_rows
+from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.shared_trunk import Reference
 from rlhf.ppo.state import Control, load_state, save_state, state_of
@@ -80,8 +81,7 @@ from rlhf.ppo.stopping import kl_limit, next_control
 from rlhf.ppo.value_model import save_value_model
 from rlhf.rewards.accuracy_gate import check_report_cards
 from rlhf.rewards.config import RewardConfig
-from rlhf.rewards.http_scorer import note_on
-from rlhf.rewards.terms import open_terms, score_terms
+from rlhf.rewards.terms import open_terms
 
 HEADLINES = (
     "objective/kl",
@@ -281,7 +281,7 @@ def describe_estimate(expected: Estimate, device: torch.device) -> str:
 def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[str]:
     """Return what a reader of the report should know first."""
     notes = [control.stopped] if control.stopped else []
-    notes += note_on(reward)
+    notes += reward.notes()
     if num_too_long:
         notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
     return notes

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import plugin_digest, registered_digest
+from rlhf.rewards.options import TERMS, TOTAL, own_code
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode
@@ -33,10 +34,6 @@ RewardFunction = Callable[["Sequence[Episode]"], Sequence[float]]
 FUNCTIONS: dict[str, RewardFunction] = {}
 _FILES: dict[str, Path] = {}
 _DIGESTS: dict[str, str] = {}
-TERMS = ("rm", "gold", "constant", "classifier", "http")
-"""Terms that are no functions: `reward_terms.py` opens them."""
-TOTAL = "score"
-"""What the sum of all terms is called beside them."""
 HASHED_BY_NAME = True
 """A registered function is hashed with the term that names it
 (`plumbrule/store/fingerprint.py`)."""
@@ -74,13 +71,13 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
 def source_digest(name: str) -> str:
     """Return 16 hex digits of the plug-in that registered a term, as it was then, or of our own
-    function; "" for a term that is no function.
+    function; "" for a term whose code is the stages' own.
 
     It is part of a term's config, so that an edit makes another artifact of those who use the term.
     The digest is in the config only of runs that choose the name.
     """
-    if name not in FUNCTIONS:
-        return ""
+    if name in TERMS:
+        return own_code(name)
     return _DIGESTS[name] or registered_digest(FUNCTIONS[name])
 
 

@@ -26,7 +26,7 @@ from plumbrule.store.costs import inputs_of
 from plumbrule.store.layout import artifacts_of
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.rewards.config import RewardConfig
-from rlhf.rewards.functions import TOTAL
+from rlhf.rewards.options import TOTAL
 
 REWARD_MODEL_OPENER = "rlhf.reward_model.model:open_reward"
 
