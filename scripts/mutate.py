@@ -252,8 +252,8 @@ MUTANTS = [
         19,
         "the coefficient is not saved",
         "rlhf/ppo/state.py",
-        "return Control(**state)",
-        'return Control(**{**state, "kl_coef": 0.02})',
+        "return LoopState(**state)",
+        'return LoopState(**{**state, "kl_coef": 0.02})',
     ),
     Mutant(
         20,
@@ -447,8 +447,8 @@ MUTANTS = [
         37,
         "the rate of the first group alone falls",
         "rlhf/ppo/step.py",
-        "zip(learner.optimizer.param_groups, rates, strict=False)",
-        "zip(learner.optimizer.param_groups[:1], rates, strict=False)",
+        "zip(optimizer.param_groups, rates, strict=False)",
+        "zip(optimizer.param_groups[:1], rates, strict=False)",
     ),
     Mutant(
         38,

@@ -152,7 +152,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "ppo/episodes": ("episodes", "responses sampled"),
     "ppo/episodes_per_second": ("episodes per second", "over the whole run"),
     "ppo/optimizer_steps": ("steps", "of one update"),
-    "time/generate_seconds": ("seconds", "of an update: retrieval, sampling, and the stem if any"),
+    "time/generate_seconds": (
+        "seconds",
+        "of an update: retrieval, sampling, any frozen layers",
+    ),
     "time/prefill_seconds": ("seconds", "of those, reading prompts"),
     "time/decode_seconds": ("seconds", "of those, token after token"),
     "time/score_seconds": ("seconds", "of an update, in reward terms"),

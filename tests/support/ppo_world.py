@@ -42,7 +42,14 @@ from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, slots
 from rlhf.ppo.state import state_of
-from rlhf.ppo.step import Learner, make_learner, ppo_step, set_learning_rates, trainable
+from rlhf.ppo.step import (
+    Learner,
+    learning_rates,
+    make_learner,
+    ppo_step,
+    set_learning_rates,
+    trainable,
+)
 from rlhf.ppo.value_model import value_from_policy
 from rlhf.rewards.config import RewardConfig
 
@@ -173,6 +180,23 @@ def runtime(**changes: object) -> RuntimeConfig:
     return RuntimeConfig(**{"device": "cpu", "micro_batch_size": 8, **changes})  # type: ignore[arg-type]
 
 
+class Stopped(Exception):
+    pass
+
+
+class StopsAt(FileTracker):
+    """Stops the run right after an update is logged, before its checkpoint."""
+
+    def __init__(self, out: Path, update: int):
+        super().__init__(out)
+        self.update = update
+
+    def log(self, metrics: Mapping[str, float], update: int) -> None:
+        super().log(metrics, update)
+        if update == self.update:
+            raise Stopped
+
+
 def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True) -> Rollout:
     """A rollout of random tokens with foreign segments, old log-probs near the policy's own, and
     random values, advantages and returns: everything that a ratio or a clip can meet.
@@ -280,7 +304,7 @@ def twenty_updates(folder: Path, sharded: bool = False) -> None:
         fsdp.shard_trunk(learner.value_model.trunk)
         learner = make_learner(learner.policy, learner.value_model, settings)
     for update in range(1, 21):
-        set_learning_rates(learner, settings, update)
+        set_learning_rates(learner.optimizer, learning_rates(settings, update))
         ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, rows)
     found = state_of(learner).weights
     if distributed.is_main():

@@ -43,7 +43,7 @@ def compute_precision(precision: str, device: torch.device) -> AbstractContextMa
 
 def last_hidden(model: nn.Module, rows: ModelRows) -> Tensor:
     """Return the policy's last hidden states (n, l, h)."""
-    return hidden_states(model, rows.tokens, rows.real_mask, rows.stem)
+    return hidden_states(model, rows.tokens, rows.real_mask, rows.frozen_states)
 
 
 def action_logprobs(
@@ -55,7 +55,7 @@ def action_logprobs(
 
     Args: hidden: `last_hidden`, where it is known already.
     """
-    if hidden is None and rows.stem is not None:
+    if hidden is None and rows.frozen_states is not None:
         hidden = last_hidden(model, rows)
     scores = logprobs(
         model, rows.tokens, rows.real_mask, rows.target_mask, temperature, hidden=hidden
@@ -72,7 +72,7 @@ def action_scores(
     model: nn.Module, rows: ModelRows, temperature: float, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return log-probs as `action_logprobs` and, beside them, the entropy at each action token."""
-    if hidden is None and rows.stem is not None:
+    if hidden is None and rows.frozen_states is not None:
         hidden = last_hidden(model, rows)
     scores = logprobs(
         model, rows.tokens, rows.real_mask, rows.target_mask, temperature, True, hidden
@@ -89,7 +89,7 @@ def state_values(model: ValueModel, rows: ModelRows, hidden: Tensor | None = Non
     Args: hidden: the policy's `last_hidden`, for a value model without a trunk.
     """
     before = (rows.columns - 1).clamp(min=0)
-    values = model(rows.tokens, rows.real_mask, rows.stem, hidden)
+    values = model(rows.tokens, rows.real_mask, rows.frozen_states, hidden)
     return fill(values.gather(1, before), rows.step_mask)
 
 

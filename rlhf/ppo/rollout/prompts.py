@@ -25,19 +25,21 @@ def prompts_that_fit(
     return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
 
-def batch_of(num_prompts: int, config: PPOConfig, update: int) -> list[int]:
+def batch_of(
+    num_prompts: int, update: int, *, batch_size: int, samples_per_prompt: int = 1, seed: int = 0
+) -> list[int]:
     """Return the prompt numbers of the rows of `update` (from 1), equal ones next to each other."""
-    number_asked = config.batch_size // config.samples_per_prompt
+    number_asked = batch_size // samples_per_prompt
     first = (update - 1) * number_asked
     epochs = range(first // num_prompts, (first + number_asked - 1) // num_prompts + 1)
     row = [
         int(number)
         for epoch in epochs
-        for number in generator("ppo prompts", config.seed, epoch).permutation(num_prompts)
+        for number in generator("ppo prompts", seed, epoch).permutation(num_prompts)
     ]
     begin = first - epochs.start * num_prompts
     chosen = row[begin : begin + number_asked]
-    return [number for number in chosen for _ in range(config.samples_per_prompt)]
+    return [number for number in chosen for _ in range(samples_per_prompt)]
 
 
 def ask(

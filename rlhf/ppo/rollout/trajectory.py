@@ -52,9 +52,9 @@ class Trajectory:
     """(b,) bool, True = ended with a stop token and not at the length limit."""
     rollout_logprobs: Tensor
     """(b, t) float32, as the sampler saw them, nats."""
-    stem: Sequence[Tensor] | None = None
-    """What frozen lower layers make of each row's tokens, (tokens, h) each; None: nothing is \
-frozen (`sharing.py`)."""
+    frozen_states: Sequence[Tensor] | None = None
+    """Hidden states of the frozen lower layers at each row's tokens, (tokens, h) each; None: \
+nothing is frozen (`shared_trunk.py`)."""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -95,8 +95,9 @@ class ModelRows(NamedTuple):
     """(n, t) bool."""
     step_mask: Tensor
     """(n, t) bool."""
-    stem: Tensor | None = None
-    """What frozen layers make of the rows' tokens, one behind the other; None: none are frozen."""
+    frozen_states: Tensor | None = None
+    """(tokens, h), hidden states of the frozen layers, the rows one behind the other; None: none \
+are frozen."""
 
 
 class Sampler(Protocol):
@@ -204,7 +205,7 @@ def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> 
     # Slots behind the end write False into column 0, which is the query's and never a target.
     inside = torch.where(slot < lengths, columns, 0)
     target_mask = torch.zeros_like(real_mask).scatter(1, inside, action_mask)
-    stem = None
-    if trajectory.stem is not None:
-        stem = torch.cat([trajectory.stem[i] for i in rows])
-    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, stem)
+    frozen_states = None
+    if trajectory.frozen_states is not None:
+        frozen_states = torch.cat([trajectory.frozen_states[i] for i in rows])
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, frozen_states)

@@ -13,6 +13,7 @@ import ppo_world as world
 import pytest
 import torch
 from places import ROOT
+from ppo_world import Stopped, StopsAt
 
 from plumbrule.errors import ConfigError
 from plumbrule.store import checkpoints
@@ -23,23 +24,6 @@ from rlhf.ppo.rollout import parquet as rollouts
 
 TIMED = ("metrics.jsonl", "tables.json")
 """Files that hold times."""
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopsAt(FileTracker):
-    """Stops the run right after an update is logged, before its checkpoint."""
-
-    def __init__(self, out: Path, update: int):
-        super().__init__(out)
-        self.update = update
-
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        super().log(metrics, update)
-        if update == self.update:
-            raise Stopped
 
 
 ALL_OPTIONS = world.config(

@@ -10,8 +10,8 @@ from pathlib import Path
 import ppo_world as world
 import pytest
 import torch
+from ppo_world import Stopped, StopsAt
 from safetensors.torch import load_file
-from test_ppo_resume import Stopped, StopsAt
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -124,7 +124,7 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
         assert torch.allclose(branch[name], whole[other], atol=2e-6), name
 
 
-def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
+def test_frozen_layers_are_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
     calls: Counter[str] = Counter()
     plain = sharing.FrozenLayers.read
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
         return resume(*arguments)
 
     monkeypatch.setattr(ppo, "resume", hook)
-    monkeypatch.setattr(ppo, "estimate", lambda *arguments: Estimate(0, 0, 0.0))
+    monkeypatch.setattr(ppo, "estimate_memory", lambda *arguments: Estimate(0, 0, 0.0))
     ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", NullTracker())
     assert calls["read"] == 1 + config.num_updates  # the first one is the check of the split
     tokens = sum(

@@ -368,11 +368,11 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
 
 
 def asked_of(size: int, seed: int = 3, samples: int = 1, episodes: int = 60) -> list[int]:
-    settings = world.config(
-        batch_size=size, seed=seed, samples_per_prompt=samples, num_mini_batches=1
-    )
-    updates = range(1, episodes // size + 1)
-    return [number for update in updates for number in batch_of(12, settings, update)]
+    return [
+        number
+        for update in range(1, episodes // size + 1)
+        for number in batch_of(12, update, batch_size=size, samples_per_prompt=samples, seed=seed)
+    ]
 
 
 @pytest.mark.detail(44)
