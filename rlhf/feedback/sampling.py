@@ -21,7 +21,7 @@ from plumbrule.errors import DataError
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.progress import Progress
 from plumbrule.protocols import Episode
 from plumbrule.store import checkpoints
@@ -42,6 +42,8 @@ class SampledPrompt(NamedTuple):
     prompt: Prompt
     split: str
     passages: tuple[str, ...]
+    tokens: Sequence[int] = ()
+    """Token ids, passages included, where the policy is to answer it."""
 
 
 class SampledResponse(NamedTuple):
@@ -75,17 +77,18 @@ def read_questions(
     retriever = None
     if config.retrieval.share > 0:
         retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)
-    passages = passages_for(
-        [prompt for _, prompt in prompts],
+    shown = shown_prompts(
+        [prompt for _, prompt, _ in prompts],
         policy,
         retriever,
         config.retrieval,
         seed=config.seed,
         max_new_tokens=config.sampling.max_new_tokens,
+        plain=[tokens for _, _, tokens in prompts],
     )
     questions = [
-        SampledPrompt(prompt, split, shown)
-        for (split, prompt), shown in zip(prompts, passages, strict=True)
+        SampledPrompt(prompt, split, *given)
+        for (split, prompt, _), given in zip(prompts, shown, strict=True)
     ]
     return questions, num_too_long
 
@@ -125,8 +128,7 @@ def sample_chunk(
     """Sample K answers to each question, each by its own key."""
     k = config.num_responses
     keys = [row_key("feedback", config.seed, q.prompt.id, i) for q in questions for i in range(k)]
-    encoded = [policy.encode(q.prompt.messages, q.passages) for q in questions]
-    rows = [tokens for tokens in encoded for _ in range(k)]
+    rows = [q.tokens for q in questions for _ in range(k)]
     samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
     answers = [
         SampledResponse(
@@ -154,16 +156,17 @@ def episodes_of(question: SampledPrompt, answers: Sequence[SampledResponse]) -> 
 
 def _read_prompts(
     artifact: Artifact, policy: Policy, config: FeedbackConfig
-) -> tuple[list[tuple[str, Prompt]], int]:
-    """Return (split, prompt) of the prompts that leave room for a response, and how many do not."""
+) -> tuple[list[tuple[str, Prompt, list[int]]], int]:
+    """Return (split, prompt, token ids) of those that fit with a response, and how many do not."""
     train, held_out = (read_records(Prompt, artifact.file(name)) for name in SPLITS.values())
     policy.check_chats([*train, *held_out])
     number = min(config.num_prompts or len(train), len(train))
     share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
     train, held_out = train[:number], held_out[: config.num_held_out or share]
-    room = policy.spec.context - config.sampling.max_new_tokens
+    free_tokens = policy.spec.context - config.sampling.max_new_tokens
     found = [("train", p) for p in train] + [("validation", p) for p in held_out]
-    fitting = [(split, p) for split, p in found if len(policy.encode(p.messages)) <= room]
+    encoded = [(split, p, policy.encode(p.messages)) for split, p in found]
+    fitting = [(split, p, tokens) for split, p, tokens in encoded if len(tokens) <= free_tokens]
     if not fitting:
         raise DataError(
             f"at least one of {len(found)} prompts must leave room for "

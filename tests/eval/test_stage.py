@@ -14,6 +14,7 @@ from plumbrule.cli.merge import merge
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 
@@ -45,6 +46,20 @@ def whole(tmp_path_factory):
     inputs, out = small_inputs(folder, *ALL), folder / "out"
     out.mkdir()
     return inputs, out, run(small_config(), inputs, RUNTIME, out, NullTracker())
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    inputs, out = small_inputs(tmp_path, *ALL), tmp_path / "out"
+    out.mkdir()
+    run(small_config(), inputs, RUNTIME, out, NullTracker())
+    assert len(calls) == len(set(calls)) > 12
 
 
 def test_the_index_is_opened_on_the_device_of_the_runtime(whole):

@@ -12,7 +12,7 @@ from plumbrule.data.records import Prompt
 from plumbrule.lm import distributed
 from plumbrule.lm.loading import Policy, fits
 from plumbrule.lm.randomness import generator
-from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
@@ -56,7 +56,7 @@ def ask(
     keys = sampling_keys([p.id for p in prompts], config.seed, update)
     mine = distributed.rank_indices(len(prompts))
     own = [prompts[i] for i in mine]
-    passages = passages_for(
+    shown = shown_prompts(
         own,
         policy,
         retriever,
@@ -65,6 +65,6 @@ def ask(
         max_new_tokens=config.sampling.max_new_tokens,
     )
     return [
-        Query(prompt.id, given, policy.encode(prompt.messages, given), keys[i])
-        for i, prompt, given in zip(mine, own, passages, strict=True)
+        Query(prompt.id, given.passages, given.tokens, keys[i])
+        for i, prompt, given in zip(mine, own, shown, strict=True)
     ]

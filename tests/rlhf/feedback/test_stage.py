@@ -7,6 +7,7 @@ from tiny_rankings import QUESTIONS, WORDS, chat, saved_policy, saved_prompts, t
 from plumbrule.config import GoldConfig, RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
 from plumbrule.store import checkpoints
@@ -243,6 +244,24 @@ def test_the_index_is_opened_on_the_device_of_the_runtime(given, tmp_path: Path)
     build(small(retrieval=retrieval), {**given, "index": index}, tmp_path / "out")
     assert DEVICES == ["cpu"]
     assert any(row["passages"] for row in samples(tmp_path / "out"))
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages_that_it_is_shown(
+    given, tmp_path: Path, monkeypatch
+):
+    calls = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    monkeypatch.setattr("plumbrule.lm.policy.MAX_KEPT_PROMPTS", 4)  # fewer than there are
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_library")
+    retrieval = RetrievalConfig(share=1.0, num_passages=2, budget_tokens=12, method="bm25")
+    build(small(retrieval=retrieval), {**given, "index": index}, tmp_path / "out")
+    assert len(calls) > 2 * (NUM_TRAIN + NUM_HELD_OUT)
+    assert len(calls) == len(set(calls))
 
 
 def test_passages_go_to_a_share_of_prompts_chosen_by_id():

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.store.artifacts import Artifact
@@ -435,6 +436,33 @@ def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
             messages = by_id[prompt_id].messages
             assert trajectory.queries[i] == policy.encode(messages, passages)
     assert 0 < sum(bool(p) for p in given.values()) < len(given)
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages_that_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In reading, the probe, a rollout and the samples before and after together."""
+    inputs = world.build(tmp_path)
+    inputs["index"] = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_echo")
+    retrieval = RetrievalConfig(share=1.0, num_passages=3, budget_tokens=5, method="bm25")
+    config = world.config(total_episodes=16, retrieval=retrieval, num_ppo_epochs=1, num_samples=2)
+    calls = encoded_chats(monkeypatch)
+    train(tmp_path, config, inputs)
+    with_passages = [chat for chat in calls if any("rain snow" in turn.content for turn in chat)]
+    assert len(with_passages) > 16
+    assert len(calls) == len(set(calls))
+
+
+def encoded_chats(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, ...]]:
+    """Return a list that every chat which a policy tokenises is put into."""
+    calls: list[tuple[Message, ...]] = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    return calls
 
 
 @pytest.mark.detail(5)
