@@ -64,8 +64,8 @@ class Registry(Collection[str], Generic[F]):
     ):
         self.setting, self.traits = setting, tuple(traits)
         self._options: dict[str, Option[F]] = {}
-        for name, (where, *said) in ours.items():
-            self._options[name] = Option(where, frozenset(said))
+        for name, (where, *own_traits) in ours.items():
+            self._options[name] = Option(where, frozenset(own_traits))
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such an entry."""

@@ -301,8 +301,8 @@ MUTANTS = [
         23,
         "the value does not carry over a gap",
         "rlhf/ppo/advantages.py",
-        "next_value = torch.where(acts, values[:, slot], next_value)",
-        "next_value = torch.where(acts, values[:, slot], 0.0)",
+        "next_value = torch.where(acts, values[:, position], next_value)",
+        "next_value = torch.where(acts, values[:, position], 0.0)",
     ),
     Mutant(
         23,

@@ -41,7 +41,7 @@ from rlhf.ppo.config import PPOConfig
 M = TypeVar("M", bound=nn.Module)
 LAYERS = "layers"
 NORMS = ("norm", "final_layer_norm", "final_layernorm")
-"""What families call the normalisation behind the last layer."""
+"""What families call the normalisation after the last layer."""
 PROBE_TOKENS = 8
 """Of the row on which a split model is compared with the whole one."""
 

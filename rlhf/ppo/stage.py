@@ -320,12 +320,14 @@ def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> lis
     notes = [control.stopped] if control.stopped else []
     notes += reward.notes()
     if num_too_long:
-        notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
+        notes.append(
+            f"{num_too_long} prompts were left out: with a response they do not fit the context."
+        )
     return notes
 
 
 def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:
-    """Return the prompts in `path` that leave room for a response, and how many do not.
+    """Return the prompts in `path` that fit the context with a response, and how many do not.
 
     Raises: DataError: none does, or the chat template refuses one.
     """

@@ -347,7 +347,7 @@ def divisors_of(trajectory: Trajectory, rows: Sequence[int]) -> Tensor:
 
 
 def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
-    """Return `POLICY_SUMS` of a micro-batch, float64; masked slots add nothing to any of them."""
+    """Return `POLICY_SUMS` of a micro-batch, float64; padding adds nothing to any of them."""
     columns = (
         policy.loss.detach(),
         kl.detach(),
@@ -361,7 +361,7 @@ def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
 
 
 def value_sums(value: ValueLoss) -> Tensor:
-    """Return `VALUE_SUMS` of a micro-batch, float64; masked slots add nothing to either."""
+    """Return `VALUE_SUMS` of a micro-batch, float64; padding adds nothing to either."""
     return torch.stack([value.loss.detach().double().sum(), value.clipped.double().sum()])
 
 

@@ -1,4 +1,4 @@
-"""Early stopping: the KL behind which a run ends, and why one did."""
+"""Early stopping: the KL above which a run ends, and why one did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf.ppo.config import PPOConfig
 
 
 class KLLimit(NamedTuple):
-    """The KL (nats per response) behind which a run ends, and which setting gave it."""
+    """The KL (nats per response) above which a run ends, and which setting gave it."""
 
     kl: float
     setting: str

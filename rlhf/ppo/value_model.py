@@ -1,10 +1,10 @@
 """The value model: a trunk of its own and one linear head in float32.
 
 A value belongs to a state, and the state in which the policy chooses token j is the text *before*
-token j. So values[i, j] is read from the hidden state of the token before slot j: for the first
-slot that is the query's last token, and after a foreign segment it is that segment's last token.
-The hidden state *of* token j already knows what was chosen, and a baseline that knows the action is
-biased.
+token j. So values[i, j] is read from the hidden state of the token before position j: for the first
+that is the query's last token, and after text that the policy did not sample (tool output) it is
+the last token of that text. The hidden state *of* token j already knows what was chosen, and a
+baseline that knows the action is biased.
 
 `value_init=policy`: a copy of the policy's trunk and a head of zeros, so that every value is 0 at
 first and the first advantages are the rewards' own. `value_init=rm`: the reward model's trunk and

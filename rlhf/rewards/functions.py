@@ -89,7 +89,7 @@ def length(episodes: Sequence[Episode]) -> list[float]:
 
 @register("repetition")
 def repetition(episodes: Sequence[Episode]) -> list[float]:
-    """Return the share, in [0, 1], of each response's runs of three words that it said before."""
+    """Return the share, in [0, 1], of each response's runs of three words that it holds already."""
     return [_repeated(_words(e.response)) for e in episodes]
 
 
@@ -107,10 +107,10 @@ def supported(episodes: Sequence[Episode]) -> list[float]:
     """
     shares = []
     for e in episodes:
-        said = _words(e.response)
+        words = _words(e.response)
         shown = set(_words(" ".join(e.passages)))
         asked = set(_words(" ".join(m.content for m in e.prompt.messages)))
-        held = [word in shown or word in asked for word in said]
+        held = [word in shown or word in asked for word in words]
         shares.append(sum(held) / len(held) if shown and held else float(not held))
     return shares
 

@@ -40,7 +40,7 @@ from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
-from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.ppo.state import state_of
 from rlhf.ppo.step import (
     Learner,
@@ -211,7 +211,7 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
         return scale * torch.randn(mask.shape, generator=draw, dtype=torch.float64)
 
     queries, responses = [ids(3, 9) for _ in range(rows)], [ids(4, 9) for _ in range(rows)]
-    mask = slots([[True] * len(r) for r in responses], torch.bool)
+    mask = padded([[True] * len(r) for r in responses], torch.bool)
     if gaps:  # two foreign segments: slot 1, and slots 3 and 4
         mask[:, [1, 3, 4]] = False
     trajectory = Trajectory(

@@ -1,7 +1,7 @@
 """Where questions and judgements lie: `labels/<digest of the questions>/` in the store.
 
     questions.jsonl            what is asked (`questions.py`)
-    people/<annotator>.jsonl   what each person said (`judgements.py`)
+    people/<annotator>.jsonl   each person's judgements (`judgements.py`)
 
 An artifact's folder says in `labelling.json` which of them it awaits, or was made from.
 """
@@ -32,7 +32,7 @@ POINTER = "labelling.json"
 def prepare(questions: Sequence[Question], out: Path) -> Path:
     """Make the folder of `questions` in the store of the artifact `out`; return it.
 
-    What people said of one of them in another folder is taken over where they said nothing here:
+    Judgements of one of them in another folder are taken over where there is none here:
     more prompts, or other repeats, make a new folder and cost no one their work.
     """
     labels = store_of(out) / LABELS

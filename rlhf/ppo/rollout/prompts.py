@@ -21,7 +21,7 @@ from rlhf.ppo.rollout.trajectory import Query, sampling_keys
 def prompts_that_fit(
     policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[Prompt]:
-    """Return the prompts that leave room for a response; passages are fitted to what is left."""
+    """Return the prompts that fit the context with a response but without passages."""
     return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
 

@@ -35,7 +35,7 @@ from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import evaluate, state_values
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import batch_of
-from rlhf.ppo.rollout.trajectory import Trajectory, rows_for_model, sampling_keys, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded, rows_for_model, sampling_keys
 from rlhf.ppo.stage import run
 from rlhf.ppo.value_model import value_from_policy, value_from_reward_model
 from rlhf.reward_model.model import RewardModel, RewardStats
@@ -625,7 +625,7 @@ def test_rows_are_padded_on_the_right_and_slots_find_their_columns() -> None:
         action_mask=torch.tensor([[True, False, False], [True, False, True]]),
         step_mask=torch.tensor([[True, False, False], [True, False, True]]),
         finished=torch.tensor([True, True]),
-        rollout_logprobs=slots([[0.0], [0.0, 0.0, 0.0]], torch.float32),
+        rollout_logprobs=padded([[0.0], [0.0, 0.0, 0.0]], torch.float32),
     )
     rows = rows_for_model(trajectory, [0, 1], 0)
     assert rows.tokens.tolist() == [[5, 6, 7, 9], [8, 10, 11, 12]]
