@@ -29,6 +29,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.fingerprint import hashed_config
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import read_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 
@@ -195,14 +196,14 @@ def open_subject(
     tracker: Tracker,
 ) -> Subject:
     """Return the policy with its retriever, reward, reward model and reference, as far as given."""
-    retriever = reward_model = None
-    if "index" in inputs and "rag" in config.conditions:
-        retriever = inputs["index"].open(method=config.retrieval.method)
-    if "rm" in inputs and "prompts" in inputs and not is_in_reward(inputs):
-        reward_model = inputs["rm"].open(runtime=runtime)
-    reward = None
-    if "reward" in inputs and "prompts" in inputs:
-        reward = inputs["reward"].open(runtime=runtime)
+    given = Inputs(inputs)
+    retriever = reward_model = reward = None
+    if "rag" in config.conditions:
+        retriever = given.retriever("index", config.retrieval.method, runtime)
+    if "prompts" in inputs:
+        reward = given.scorer("reward", runtime)
+        if not is_in_reward(inputs):
+            reward_model = given.scorer("rm", runtime)
     device = resolve_device(runtime)
     policy = load_policy(inputs["policy"].file("model"), device=device)
     reference = None
@@ -213,7 +214,7 @@ def open_subject(
 
 def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
     """Return whether the reward has this reward model, alone, so that it need not load twice."""
-    if "reward" not in inputs:
+    if "reward" not in inputs or "rm" not in inputs:
         return False
     return dict(inputs_of(inputs["reward"].path)) == {"rm": inputs["rm"].fingerprint}
 

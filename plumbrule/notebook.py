@@ -15,6 +15,7 @@ from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.layout import RUNS
 
 
 def compose_run(*overrides: str) -> tuple[RunConfig, list[Node]]:
@@ -35,7 +36,7 @@ def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, A
     """
     store.require_writable()
     name = f"{config.run.name}/notebook-{uuid.uuid4().hex[:6]}"
-    folder = store.root / "runs" / name
+    folder = store.root / RUNS / name
     context = pipeline.RunContext(name, folder, store, config.runtime)
     plan = pipeline.make_plan(list(nodes), store, strict=config.run.versions == "strict")
     built = pipeline.execute(plan, context, lambda line: print(line, file=sys.stderr))

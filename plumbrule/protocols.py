@@ -1,7 +1,7 @@
 """What stages hand each other besides artifacts: small data and protocols.
 
 Stages never import one another. Where PPO needs retrieval or eval needs a reward model, it gets one
-of these from `Artifact.open()`, and the pipeline knows which package made it.
+of these from its inputs (`plumbrule/store/inputs.py`); only the table of stages knows who made it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,13 @@ class Retriever(Protocol):
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return up to k passages per query, best first."""
+
+
+class PassageIndex(Protocol):
+    """What an index artifact is opened as."""
+
+    def retriever(self, method: str) -> Retriever:
+        """Return the retriever that ranks passages by `method`."""
 
 
 class Scorer(Protocol):

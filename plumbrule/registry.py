@@ -41,6 +41,8 @@ class Option(Generic[F]):
     """Of the plug-in; None: ours."""
     source: str = ""
     """Digest of the plug-in's file as it was then; "" for ours, which stages' code holds."""
+    settings: type | None = None
+    """Dataclass of a plug-in's own settings; None: it has none."""
 
     def load(self) -> F:
         """Return the function."""
@@ -62,8 +64,8 @@ class Registry(Collection[str], Generic[F]):
     ):
         self.setting, self.traits = setting, tuple(traits)
         self._options: dict[str, Option[F]] = {}
-        for name, (where, *said) in ours.items():
-            self._options[name] = Option(where, frozenset(said))
+        for name, (where, *own_traits) in ours.items():
+            self._options[name] = Option(where, frozenset(own_traits))
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such an entry."""
@@ -90,9 +92,10 @@ class Registry(Collection[str], Generic[F]):
         """Return the digest of the plug-in's file that holds a name; "" for one of ours."""
         return self.option(name).source
 
-    def register(self, name: str, *traits: str) -> Callable[[F], F]:
+    def register(self, name: str, *traits: str, settings: type | None = None) -> Callable[[F], F]:
         """Return a decorator that enters a plug-in's function.
 
+        Args: settings: dataclass of its own settings, where the table's setting takes such.
         Raises: ConfigError: the name is taken or can't stand in a config, or an unknown trait.
         """
         require(
@@ -115,7 +118,7 @@ class Registry(Collection[str], Generic[F]):
                     "both do. Rename one."
                 )
             digest = plugin_digest(str(file))
-            self._options[name] = Option(function, frozenset(traits), file, digest)
+            self._options[name] = Option(function, frozenset(traits), file, digest, settings)
             return function
 
         return enter

@@ -8,12 +8,12 @@ from plumbrule.config import (
     CONTENT_IF_LOCAL,
     NOT_HASHED,
     require,
+    require_choice,
     require_range,
     require_source,
 )
 from plumbrule.stage_kind import Slot, StageKind
-
-HASHING = "hashing"
+from rag.options import DENSE_INDEXES, ENCODERS
 
 
 @dataclass
@@ -24,16 +24,21 @@ class IndexConfig:
     """Words per chunk, cut at sentence ends where there are any."""
     overlap_words: int = 0
     """Words that a chunk repeats from the one before it."""
-    encoder: str = field(default=HASHING, metadata=CONTENT_IF_LOCAL)
-    """hashing (TF-IDF by hash, works offline) or a sentence-transformers folder or hub name."""
+    encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
+    """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
+folder or hub name."""
     encoder_revision: str | None = None
-    """40-hex commit of a hub encoder; None for a folder or `hashing`."""
+    """40-hex commit of a hub encoder; None for a folder and for those that are no model."""
     dimensions: int = 1024
-    """Of the hashing encoder's vectors."""
+    """Of the vectors of an encoder that is no model, such as hashing."""
+    dense_index: str = "flat"
+    """flat: exact search; or a type of FAISS index of a plug-in, which may be approximate."""
     batch_size: int = field(default=64, metadata=NOT_HASHED)
     """Chunks encoded together."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
+    source: str = ""
+    """Digests of the plug-ins that hold what is chosen by name; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
         require_range("rag.chunk_words", self.chunk_words, 4, unit="words")
@@ -48,17 +53,21 @@ class IndexConfig:
         require_range("rag.dimensions", self.dimensions, 16)
         require_range("rag.batch_size", self.batch_size, 1, unit="chunks")
         require_range("rag.num_queries", self.num_queries, 1, unit="questions")
+        require_choice("rag.dense_index", self.dense_index, DENSE_INDEXES)
+        sources = {"dense_index": DENSE_INDEXES.source(self.dense_index)}
         revision = self.encoder_revision
-        if self.encoder != HASHING:
+        if self.encoder in ENCODERS:
+            sources["encoder"] = ENCODERS.source(self.encoder)
+            require(
+                revision is None,
+                "rag.encoder_revision",
+                revision,
+                f"be null for rag.encoder (={self.encoder})",
+                "only a hub name has revisions",
+            )
+        else:
             require_source("rag.encoder", self.encoder, "rag.encoder_revision", revision)
-            return
-        require(
-            revision is None,
-            "rag.encoder_revision",
-            revision,
-            "be null for rag.encoder (=hashing)",
-            "only a hub name has revisions",
-        )
+        self.source = " ".join(f"{name}:{digest}" for name, digest in sources.items() if digest)
 
 
 STAGE = StageKind(

@@ -1,8 +1,8 @@
 """An opened index: queries in, passages out.
 
-`open_index` is what feedback, PPO and eval call, through `Artifact.open`. What it opens is frozen
-and complete: passages, both indexes and the encoder lie in the artifact. Whatever does not fit
-together is refused here, by name, and not by a wrong answer later.
+`open_index` is what feedback, PPO and eval call, through `Inputs.retriever`. What it opens is
+frozen and complete: passages, both indexes and the encoder lie in the artifact. Whatever does not
+fit together is refused here, by name, and not by a wrong answer later.
 
 The same query gives the same passages whether it is asked alone, in a batch or twice in a batch
 (a query that repeats is searched once).
@@ -16,15 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from plumbrule.config import require_choice, require_range
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Passage, Retriever
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
 from rag.chunks import Chunk, read_chunks
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
 from rag.index.encoders import Encoder, load_encoder
-from rag.index.ranking import DENSE_WEIGHT, POOL, Hits, fuse
+from rag.index.protocol import Hits, SearchIndex
+from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 
 VECTORS, PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
     "index.faiss",
@@ -39,39 +43,30 @@ BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class KeywordRanker:
-    """Ranks by BM25."""
+class DenseIndex:
+    """Ranks texts by the cosine of encoded query and passage."""
 
-    keywords: KeywordIndex
-
-    def rank(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return each query's best `depth` passages."""
-        return self.keywords.search(queries, depth)
-
-
-@dataclass(frozen=True)
-class DenseRanker:
-    """Ranks by the cosine of encoded query and passage."""
-
-    vectors: VectorIndex
+    vectors: SearchIndex[np.ndarray]
     encoder: Encoder
 
-    def rank(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return each query's best `depth` passages."""
+    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
+        """Return each query's best `depth` passages, as far as the index finds them."""
         return self.vectors.search(self.encoder.encode_queries(queries), depth)
 
 
 @dataclass(frozen=True)
-class HybridRanker:
-    """Ranks by the convex sum of both (`rag/index/ranking.py`)."""
+class HybridIndex:
+    """Ranks texts by the convex sum of both (`rag/index/ranking.py`)."""
 
-    dense: DenseRanker
-    keywords: KeywordRanker
+    dense: SearchIndex[Sequence[str]]
+    keywords: SearchIndex[Sequence[str]]
 
-    def rank(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return each query's best `depth` passages."""
+    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
+        """Return the best `depth` passages of each query's two pools."""
         pool = max(POOL, depth)
-        pairs = zip(self.dense.rank(queries, pool), self.keywords.rank(queries, pool), strict=True)
+        pairs = zip(
+            self.dense.search(queries, pool), self.keywords.search(queries, pool), strict=True
+        )
         return [fuse(dense, keyword, DENSE_WEIGHT, depth) for dense, keyword in pairs]
 
 
@@ -80,7 +75,7 @@ class IndexRetriever:
     """A Retriever over frozen passages."""
 
     chunks: Sequence[Chunk]
-    ranker: KeywordRanker | DenseRanker | HybridRanker
+    index: SearchIndex[Sequence[str]]
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return up to k passages per query, best first; ties by passage.
@@ -93,7 +88,7 @@ class IndexRetriever:
         found: dict[str, list[Passage]] = {}
         for start in range(0, len(distinct), BLOCK):
             block = distinct[start : start + BLOCK]
-            for query, hits in zip(block, self.ranker.rank(block, k), strict=True):
+            for query, hits in zip(block, self.index.search(block, k), strict=True):
                 found[query] = [
                     _passage(self.chunks[row], float(score))
                     for row, score in zip(hits.rows, hits.scores, strict=True)
@@ -101,14 +96,33 @@ class IndexRetriever:
         return [list(found[query]) for query in queries]
 
 
-def open_index(artifact: Artifact, *, method: str, device: str = "auto") -> Retriever:
-    """Return the retriever of an index artifact.
+@dataclass(frozen=True)
+class OpenedIndex:
+    """An index artifact, of which a retriever reads what its method needs.
 
-    Args: method: bm25, dense or hybrid. device: of a neural encoder; auto is cuda if there is one.
-    Raises: ConfigError: an unknown method, or not exactly one FAISS. ArtifactError: files that are
-        missing, damaged or don't belong together.
+    device: of a neural encoder; auto is cuda if there is one.
     """
-    require_choice("retrieval.method", method, METHODS)
+
+    artifact: Artifact
+    device: str = "auto"
+
+    def retriever(self, method: str) -> Retriever:
+        """Return the retriever that ranks by `method`: bm25, dense or hybrid.
+
+        Raises: ConfigError: an unknown method, or not exactly one FAISS. ArtifactError: files that
+            are missing, damaged or don't belong together.
+        """
+        require_choice("retrieval.method", method, METHODS)
+        return open_retriever(self.artifact, method, self.device)
+
+
+def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
+    """Return an index artifact, opened for the runtime's device; nothing is read yet."""
+    return OpenedIndex(artifact, runtime.device)
+
+
+def open_retriever(artifact: Artifact, method: str, device: str) -> IndexRetriever:
+    """Return the retriever of an index artifact, as `OpenedIndex.retriever` says."""
     about = read_fingerprint(artifact.file(FINGERPRINT))
     path = artifact.file(PASSAGES)
     if sha256(path) != about["passages_sha256"]:
@@ -121,7 +135,7 @@ def open_index(artifact: Artifact, *, method: str, device: str = "auto") -> Retr
     dense = _dense(artifact, chunks, about["encoder"], device)
     if method == "dense":
         return IndexRetriever(chunks, dense)
-    return IndexRetriever(chunks, HybridRanker(dense, _keywords(artifact, chunks)))
+    return IndexRetriever(chunks, HybridIndex(dense, _keywords(artifact, chunks)))
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -136,15 +150,15 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None
 
 
-def _keywords(artifact: Artifact, chunks: Sequence[Chunk]) -> KeywordRanker:
+def _keywords(artifact: Artifact, chunks: Sequence[Chunk]) -> KeywordIndex:
     keywords = KeywordIndex.load(artifact.file(KEYWORDS))
     _require_count(artifact.path / KEYWORDS, len(keywords), len(chunks))
-    return KeywordRanker(keywords)
+    return keywords
 
 
 def _dense(
     artifact: Artifact, chunks: Sequence[Chunk], about: dict[str, Any], device: str
-) -> DenseRanker:
+) -> DenseIndex:
     vectors = VectorIndex.load(artifact.file(VECTORS))
     _require_count(artifact.path / VECTORS, len(vectors), len(chunks))
     encoder = load_encoder(about["kind"], artifact.file(ENCODER), device)
@@ -154,7 +168,7 @@ def _dense(
             f"the encoder that made it; {about['name']} gives {encoder.dimensions} dimensions: "
             "build the index again."
         )
-    return DenseRanker(vectors, encoder)
+    return DenseIndex(vectors, encoder)
 
 
 def _require_count(path: Path, count: int, passages: int) -> None:

@@ -32,6 +32,7 @@ from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex
 from rag.index.dense import VectorIndex, import_faiss
 from rag.index.encoders import Encoder, make_encoder
+from rag.options import DENSE_INDEXES
 from rag.recall import evenly_spaced, measure, questions_of
 from rag.retriever import (
     ENCODER,
@@ -73,7 +74,7 @@ def run(
     # 4
     for folder in (KEYWORDS, ENCODER):
         shutil.rmtree(out / folder, ignore_errors=True)
-    VectorIndex.build(vectors).save(out / VECTORS)
+    VectorIndex.build(vectors, DENSE_INDEXES[config.dense_index]).save(out / VECTORS)
     KeywordIndex.build(texts).save(out / KEYWORDS)
     encoder.save(out / ENCODER)
     # 5
@@ -85,6 +86,7 @@ def run(
             "content": content_of(out / ENCODER),
             "dimensions": encoder.dimensions,
         },
+        "dense_index": config.dense_index,
         "keywords": SETTINGS,
         "chunking": {"chunk_words": config.chunk_words, "overlap_words": config.overlap_words},
         "documents": len(documents),
@@ -102,7 +104,7 @@ def run(
         "rag/build_seconds": build_seconds,
     }
     for method in METHODS if questions else ():
-        retriever = open_index(Artifact.of(out, "index"), method=method, device=runtime.device)
+        retriever = open_index(Artifact.of(out, "index"), runtime).retriever(method)
         suffix = "" if method == "hybrid" else f"_{method}"
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}

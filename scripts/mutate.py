@@ -181,7 +181,7 @@ MUTANTS = [
     Mutant(
         13,
         "any reward model is taken",
-        "rlhf/rewards/terms.py",
+        "rlhf/rewards/ensemble.py",
         'if stats.get("append_terminal") is not True:',
         'if "append_terminal" not in stats:',
     ),
@@ -252,8 +252,8 @@ MUTANTS = [
         19,
         "the coefficient is not saved",
         "rlhf/ppo/state.py",
-        "return Control(**state)",
-        'return Control(**{**state, "kl_coef": 0.02})',
+        "return LoopState(**state)",
+        'return LoopState(**{**state, "kl_coef": 0.02})',
     ),
     Mutant(
         20,
@@ -301,8 +301,8 @@ MUTANTS = [
         23,
         "the value does not carry over a gap",
         "rlhf/ppo/advantages.py",
-        "next_value = torch.where(acts, values[:, slot], next_value)",
-        "next_value = torch.where(acts, values[:, slot], 0.0)",
+        "next_value = torch.where(acts, values[:, position], next_value)",
+        "next_value = torch.where(acts, values[:, position], 0.0)",
     ),
     Mutant(
         23,
@@ -447,8 +447,8 @@ MUTANTS = [
         37,
         "the rate of the first group alone falls",
         "rlhf/ppo/step.py",
-        "zip(learner.optimizer.param_groups, rates, strict=False)",
-        "zip(learner.optimizer.param_groups[:1], rates, strict=False)",
+        "zip(optimizer.param_groups, rates, strict=False)",
+        "zip(optimizer.param_groups[:1], rates, strict=False)",
     ),
     Mutant(
         38,

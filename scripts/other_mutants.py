@@ -132,9 +132,9 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "what an approximate index does not find is its last passage",
-        "rag/index/dense.py",
-        "there = one_rows >= 0",
-        "there = one_rows >= -1",
+        "rag/index/ranking.py",
+        "found = (rows >= 0) & np.isfinite(scores)",
+        "found = (rows >= -1) & np.isfinite(scores)",
         ("rag/index/test_dense.py::test_what_an_approximate_index_does_not_find_is_no_passage",),
     ),
     OtherMutant(
@@ -429,8 +429,8 @@ MUTANTS = [
         "continuation",
         "the coefficient begins anew",
         "rlhf/ppo/continuation.py",
-        'control = Control(ended["kl_coef"] if steered else config.kl.coef)',
-        "control = Control(config.kl.coef)",
+        'control = LoopState(ended["kl_coef"] if steered else config.kl.coef)',
+        "control = LoopState(config.kl.coef)",
         (
             "rlhf/ppo/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
             "from_its_end",

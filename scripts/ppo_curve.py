@@ -16,6 +16,7 @@ from typing import Any
 
 from plumbrule.report.plots import plot
 from plumbrule.statistics import Interval, seed_interval
+from plumbrule.store.layout import store_of_run
 from plumbrule.store.metric_rows import read_metrics
 
 KL, REWARD = "objective/kl", "objective/scores"
@@ -52,7 +53,7 @@ def main() -> None:
 def curves(run: Path) -> list[list[dict[str, Any]]]:
     """Return the logged updates of each PPO of a run."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    store = run.resolve().parents[2]
+    store = store_of_run(run)
     nodes = record["nodes"].values()
     return [read_metrics(store / node["artifact"]) for node in nodes if node["kind"] == "ppo"]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from plumbrule.atlas.config import ATLAS_WORLD
 from plumbrule.store.artifacts import Manifest, read_manifest
+from plumbrule.store.layout import artifacts_of
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.store.packaged_files import SHIPPED
 
@@ -38,7 +39,7 @@ def main() -> None:
     base, exam = manifest_of(given.base), manifest_of(given.eval)
     if base.fingerprint not in exam.inputs.values():
         raise SystemExit(f"{given.eval} must be an evaluation of {given.base}; name that one.")
-    corpus = manifest_of(given.base.parents[1] / "data" / base.inputs["corpus"])
+    corpus = manifest_of(artifacts_of(given.base) / "data" / base.inputs["corpus"])
     manifest = {
         "world": {name: corpus.config["atlas"][name] for name in (*ATLAS_WORLD, "sentiment_gap")},
         "corpus": corpus.config,

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from plumbrule.errors import ArtifactError
 from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, read_manifest
+from plumbrule.store.inputs import is_of_slot
+from plumbrule.store.layout import artifacts_of, find_artifact
 
 
 def input_of(artifact: Artifact, slot: str) -> str | None:
@@ -24,7 +26,7 @@ def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
     Args: slot: of this input of the artifact instead, such as the policy of an evaluation.
     Raises: ArtifactError: one of them is no longer in the store.
     """
-    root = artifact.path.parents[1]
+    artifacts = artifacts_of(artifact.path)
     found: dict[str, Manifest] = {}
     todo = [artifact.path.name]
     if slot is not None:
@@ -33,13 +35,13 @@ def lineage(artifact: Artifact, slot: str | None = None) -> dict[str, Manifest]:
         fingerprint = todo.pop()
         if fingerprint in found:
             continue
-        paths = list(root.glob(f"*/{fingerprint}/{MANIFEST}"))
-        if not paths:
+        folder = find_artifact(artifacts, fingerprint)
+        if folder is None:
             raise ArtifactError(
                 f"{artifact.kind} artifact {artifact.path} was made from {fingerprint}, which the "
                 "store no longer holds; run the same command to build it again."
             )
-        found[fingerprint] = read_manifest(paths[0].parent)
+        found[fingerprint] = read_manifest(folder)
         todo += found[fingerprint].inputs.values()
     return found
 
@@ -70,7 +72,7 @@ def _labels(manifests: Sequence[Manifest], made_from: Mapping[str, Manifest]) ->
     used: dict[str, float] = {}
     for manifest in manifests:
         for slot, source in manifest.inputs.items():
-            if slot.startswith("preferences") and source in made_from:
+            if is_of_slot(slot, "preferences") and source in made_from:
                 metrics = made_from[source].metrics
                 there = metrics.get("cost/labels", metrics.get("data/rows", 0.0))
                 own = min(there, manifest.metrics.get("cost/labels", there))

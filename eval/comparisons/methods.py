@@ -37,7 +37,7 @@ from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Gathered, gathered_inputs
+from plumbrule.store.inputs import Gathered, Inputs
 
 Items = dict[tuple[str, str], Mapping[str, Any]]
 """(prompt id, condition) -> item row."""
@@ -55,11 +55,11 @@ def run(
     Raises: DataError: an evaluation without gold or KL, to another start or on other prompts than
     its baseline, or on too few. ConfigError: two gold utilities, two inputs of one trial and seed.
     """
-    baselines = gathered_inputs(inputs, "baseline")
+    baselines = Inputs(inputs).variations("baseline")
     by_trial: dict[tuple[str, str], list[Evaluated]] = {}
     said: list[str] = []
     asked: set[str] = set()
-    for one in gathered_inputs(inputs, "policy"):
+    for one in Inputs(inputs).variations("policy"):
         key = (one.name or one.artifact.kind, one.label.removeprefix(one.name).strip())
         runs = by_trial.setdefault(key, [])
         if any(run.seed == one.seed for run in runs):
@@ -70,7 +70,7 @@ def run(
         asked |= {prompt for prompt, _ in read_items(one.artifact)}
     trials = [Trial(method, setting, runs) for (method, setting), runs in by_trial.items()]
     chosen = choose(trials, config)
-    curve = best_of_n(gathered_inputs(inputs, "best_of_n"), asked, config)
+    curve = best_of_n(Inputs(inputs).variations("best_of_n"), asked, config)
     write_json(out / "methods.json", [as_row(t, t in chosen.values(), config) for t in trials])
     write_json(out / "best_of_n.json", curve)
     write_json(out / "tables.json", [table(trials, chosen, config), *curve_tables(curve)])

@@ -20,7 +20,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, seed_interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import gathered_inputs
+from plumbrule.store.inputs import Inputs
 
 
 class Line(NamedTuple):
@@ -46,7 +46,7 @@ def run(
     one label and seed, or no run has the baseline's label.
     """
     by_label: dict[str, dict[str, Artifact]] = {}
-    for one in gathered_inputs(inputs, "run"):
+    for one in Inputs(inputs).variations("run"):
         label = one.label or one.artifact.kind
         if one.seed in by_label.setdefault(label, {}):
             raise ConfigError(f"inputs of the summary must have one run of {label}; rename one.")

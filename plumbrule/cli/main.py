@@ -47,7 +47,7 @@ from plumbrule.pipeline import run_record as record
 from plumbrule.pipeline.compose import KEYS, Composed, compose_run
 from plumbrule.pipeline.data_sources import describe_sources, model_words
 from plumbrule.pipeline.execute import Planned, RunContext, execute, make_plan
-from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, RunConfig, as_json, schemas, store_root
+from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, RunConfig, as_json, schemas
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data
 from plumbrule.pipeline.setting_names import hint, settings_of
@@ -63,6 +63,7 @@ from plumbrule.report.sweep_table import (
 )
 from plumbrule.store.artifacts import Store, write_json
 from plumbrule.store.fingerprint import ROOT, digest
+from plumbrule.store.layout import RUNS, store_root
 from plumbrule.surroundings import prepare_streams
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb
@@ -272,7 +273,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     if config.run.dry:
         return None
     run_id = new_run_id()
-    folder = store.root / "runs" / config.run.name / run_id
+    folder = store.root / RUNS / config.run.name / run_id
     folder.mkdir(parents=True)
     write_json(
         folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}

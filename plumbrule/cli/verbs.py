@@ -28,12 +28,13 @@ from plumbrule.cli import help_page
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.machine.precision import resolved
-from plumbrule.pipeline.experiment import RunConfig, store_root
+from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.store.claims import BUILD
+from plumbrule.store.layout import ARTIFACTS, RUNS, VARIABLE, kind_folder, kind_of, store_root
 from plumbrule.store.manifests import is_inside
 
 LABELLING = "labelling.json"
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     for sub in (ls, show, again):
         sub.add_argument("--json", action="store_true", help="print JSON")
     for sub in (ls, show, again, label, merge):
-        sub.add_argument("--store", default=None, help="default: $PLUMBRULE_STORE, else here")
+        sub.add_argument("--store", default=None, help=f"default: ${VARIABLE}, else here")
     doc.add_argument("setting", nargs="?", default="", help="as ppo.kl or ppo.kl.coef")
     words, settings = apart(arguments) if arguments[0] == "replay" else (list(arguments), [])
     options, rest = parser.parse_known_args(words)
@@ -115,7 +116,7 @@ def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
     """Return (folder, record) of every run of the store, oldest first."""
     found = []
-    for path in store.root.glob("runs/*/*/run.json"):
+    for path in (store.root / RUNS).glob("*/*/run.json"):
         try:
             record = json.loads(path.read_bytes().decode("utf-8"))
             found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
@@ -192,8 +193,8 @@ def _find_artifact(store: Store, what: str) -> Manifest:
 
     Raises: ArtifactError: none does, or several do.
     """
-    found = [p.parent for p in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
-    found = [p for p in found if p.name.startswith(what) or f"{p.parent.name}/{p.name}" == what]
+    found = [p.parent for p in (store.root / ARTIFACTS).glob(f"*/*/{MANIFEST}")]
+    found = [p for p in found if p.name.startswith(what) or f"{kind_of(p)}/{p.name}" == what]
     if len(found) != 1:
         raise ArtifactError(
             f"{what!r} must name one run or artifact of {store.root}, not {len(found)}; see "
@@ -316,7 +317,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
 
 def _feedback(store: Store, name: str) -> list[Path]:
     """Return the folders of feedback, finished or not, whose fingerprint begins with `name`."""
-    kind = store.root / "artifacts" / "feedback"
+    kind = kind_folder(store.root, "feedback")
     unfinished = kind.glob(f"{name}*{BUILD}/*/")
     finished = [path for path in kind.glob(f"{name}*/") if not path.name.endswith(BUILD)]
     return [*finished, *(path for path in unfinished if not path.name.startswith("."))]
@@ -357,14 +358,14 @@ def inputs_of(store: Store, manifest: Manifest) -> dict[str, Artifact]:
     """
     inputs = {}
     for slot, fingerprint in manifest.inputs.items():
-        found = next(iter(store.root.glob(f"artifacts/*/{fingerprint}/{MANIFEST}")), None)
+        found = store.find(fingerprint)
         if found is None:
             raise ArtifactError(
                 f"{manifest.kind}/{manifest.fingerprint} needs its input {slot} ({fingerprint}), "
                 f"which is not in {store.root}; run the experiment again."
             )
-        opener = STAGES[found.parent.parent.name].opener
-        inputs[slot] = replace(Artifact.at(found.parent, opener), node=slot)
+        opener = STAGES[kind_of(found)].opener
+        inputs[slot] = replace(Artifact.at(found, opener), node=slot)
     return inputs
 
 

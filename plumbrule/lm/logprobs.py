@@ -130,7 +130,7 @@ def hidden_states(
     model: nn.Module,
     tokens: Tensor,
     real_mask: Tensor,
-    stem: Tensor | None = None,
+    frozen_states: Tensor | None = None,
     shared: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
@@ -138,14 +138,14 @@ def hidden_states(
     A model that runs unpadded (`unpadded.py`) computes the real tokens only.
 
     Args: model: a causal language model or a bare trunk, PEFT-wrapped or not. tokens: (b, l) int64.
-        real_mask: (b, l) bool. stem: (n, h), what lower layers, which `model` then lacks, made of
-        the n real tokens, row by row; for models that run unpadded. shared: (b,) int64, how many
-        first tokens a row has in common with the last row before it that shares none; a model that
-        runs unpadded computes them once.
+        real_mask: (b, l) bool. frozen_states: (n, h), hidden states at the n real tokens, row by
+        row, of frozen lower layers that `model` then lacks; for models that run unpadded. shared:
+        (b,) int64, how many first tokens a row has in common with the last row before it that
+        shares none; a model that runs unpadded computes them once.
     """
     if unpadded.is_set(causal_lm(model)):
-        return unpadded.hidden_states(trunk(model), tokens, real_mask, stem, shared)
-    assert stem is None
+        return unpadded.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared)
+    assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,9 @@ from plumbrule.lm.templates import arrange, check_chats
 
 POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
-MAX_KEPT_PROMPTS = 8192
-"""Encoded prompts that a policy remembers: those of an update, of a ranking, of a search."""
+MAX_KEPT_PROMPTS = 65_536
+"""Encoded prompts that a policy remembers: those of an update, of a ranking, of a search. 4 bytes a
+token, and the texts."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Policy:
     """Fills slots that no mask calls real; never compared with anything."""
     notes: tuple[str, ...] = ()
     """What whoever brings the model in should be told of it."""
-    _encoded: dict[Hashable, tuple[int, ...]] = field(
+    _encoded: dict[Hashable, array[int]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
 
@@ -111,7 +113,9 @@ class Policy:
         known = self._encoded.pop(key, None)
         if known is None:
             arranged = arrange(messages, self.spec.system_turns)
-            known = tuple(encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec)))
+            known = array(
+                "i", encode_chat(self.tokenizer, with_passages(arranged, passages, self.spec))
+            )
             if len(self._encoded) >= MAX_KEPT_PROMPTS:
                 del self._encoded[next(iter(self._encoded))]  # used longest ago
         self._encoded[key] = known
@@ -172,9 +176,24 @@ def select_passages(
     One that does not fit is left out, and a shorter one after it may still be shown. What the
     retrieval template adds counts too.
     """
-    plain = len(policy.encode(messages))
+    return show_passages(policy, messages, policy.encode(messages), passages, budget_tokens)[0]
+
+
+def show_passages(
+    policy: Policy,
+    messages: Sequence[Message],
+    plain: Sequence[int],
+    passages: Sequence[str],
+    budget_tokens: int,
+) -> tuple[tuple[str, ...], list[int]]:
+    """Return the passages of `select_passages`, and the token ids of the prompt that shows them.
+
+    Args: plain: token ids of the prompt without passages.
+    """
     shown: tuple[str, ...] = ()
+    tokens = list(plain)
     for passage in passages:
-        if len(policy.encode(messages, (*shown, passage))) - plain <= budget_tokens:
-            shown = (*shown, passage)
-    return shown
+        longer = policy.encode(messages, (*shown, passage))
+        if len(longer) - len(plain) <= budget_tokens:
+            shown, tokens = (*shown, passage), longer
+    return shown, tokens

@@ -229,17 +229,18 @@ def hidden_states(
     trunk: nn.Module,
     tokens: Tensor,
     real_mask: Tensor,
-    stem: Tensor | None = None,
+    frozen_states: Tensor | None = None,
     shared: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of a trunk; 0 at slots that are not real.
 
     Args: tokens: (b, l) int64. real_mask: (b, l) bool, one unbroken run per row; empty rows are 0.
-        stem: (n, h), read in place of embeddings: one for each of the n real tokens, row by row.
+        frozen_states: (n, h), read in place of embeddings, one for each of the n real tokens, row
+        by row.
         shared: (b,) int64, how many of its first real tokens a row has in common with the last row
         before it that shares none; those are computed once. None: no row shares any.
     """
-    if shared is not None and stem is None and bool(shared.any()):
+    if shared is not None and frozen_states is None and bool(shared.any()):
         return _hidden_of_runs(trunk, tokens, real_mask, shared)
     lengths = real_mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
@@ -247,11 +248,11 @@ def hidden_states(
     row = order[row]
     position = column - real_mask.to(torch.uint8).argmax(1)[row]
     layout = make_layout([n for n in lengths[order].tolist() if n], tokens.device)
-    if stem is None:
+    if frozen_states is None:
         hidden = run(trunk, layout, position, input_ids=tokens[row, column])
     else:
         number = real_mask.flatten().long().cumsum(0).view(real_mask.shape) - 1
-        hidden = run(trunk, layout, position, inputs_embeds=stem[number[row, column]])
+        hidden = run(trunk, layout, position, inputs_embeds=frozen_states[number[row, column]])
     padded = hidden.new_zeros(*tokens.shape, hidden.shape[-1])
     return padded.index_put((row, column), hidden)
 

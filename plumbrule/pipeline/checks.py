@@ -14,6 +14,7 @@ from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import SLURM
 from plumbrule.pipeline.stages import STAGES, answers_prompts, slot_of
+from plumbrule.store.inputs import is_of_slot
 from plumbrule.store.manifests import read_manifest
 from plumbrule.store.packaged_files import shipped_world
 from rlhf.rewards.config import RequireConfig, RewardConfig
@@ -147,7 +148,7 @@ def check_gathered(node: Node, nodes: list[Node]) -> None:
         given = by_name[source]
         if isinstance(given.config, Given):
             continue
-        if given.kind == "eval" and slot.startswith("policy"):
+        if given.kind == "eval" and is_of_slot(slot, "policy"):
             require(
                 "reference" in given.inputs and "prompts" in given.inputs,
                 f"nodes.{node.name}.inputs.{slot}",
@@ -227,7 +228,8 @@ def check_fit(node: Node, context: int) -> None:
 def check_reward(node: Node, own: RewardConfig) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
     reward = "feedback.reward" if node.kind == "feedback" else "reward"
-    models = [slot for slot in node.inputs if slot.startswith("rm")]
+    models = [slot for slot in node.inputs if is_of_slot(slot, "rm")]
+    own = node.config if node.kind == "reward" else node.config.reward
     wants = "rm" in own.weights
     rule = own.ensemble.rule
     require(
@@ -320,7 +322,7 @@ def check_averaged(node: Node, own: RewardConfig, nodes: list[Node]) -> None:
     if own.ensemble.rule != "weights":
         return
     by_name = {other.name: other for other in nodes}
-    models = [by_name[source] for slot, source in node.inputs.items() if slot[:2] == "rm"]
+    models = [by_name[source] for slot, source in node.inputs.items() if is_of_slot(slot, "rm")]
     starts = {_start(model, by_name) for model in models}
     planned = {start for start in starts if start in by_name}
     require(

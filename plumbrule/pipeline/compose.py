@@ -21,13 +21,14 @@ from plumbrule.errors import ConfigError, GraphError
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.checks import check
 from plumbrule.pipeline.data_sources import fit_to_data, refuse_missing, source_of
-from plumbrule.pipeline.experiment import GROUPS, RunConfig, store_root
+from plumbrule.pipeline.experiment import GROUPS, RunConfig
 from plumbrule.pipeline.given_inputs import take_given
 from plumbrule.pipeline.graph import Node, NodeConfig, nearest, order, read_nodes
 from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.pipeline.stages import STAGES, section_of
 from plumbrule.pipeline.variations import vary
+from plumbrule.store.layout import store_root
 from sft.data.config import DataConfig
 
 

@@ -23,6 +23,7 @@ from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
 from plumbrule.pipeline.stages import STAGES, section_of, slot_of
+from plumbrule.store.inputs import is_of_slot
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
@@ -146,7 +147,7 @@ def _drop_users(
         for slot in gone:
             taken = slot_of(about.kind, slot)
             others = [s for s, source in kept.items() if source and slot_of(about.kind, s) is taken]
-            rewarded = slot.startswith("rm") and _wants_reward_model(config, about)
+            rewarded = is_of_slot(slot, "rm") and _wants_reward_model(config, about)
             if taken is not None and (taken.required or rewarded) and not others:
                 wants.setdefault(name, []).append(str(about.inputs[slot]))
         one_of = STAGES[about.kind].needs_one_of

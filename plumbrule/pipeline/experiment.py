@@ -6,9 +6,7 @@ Sections of stages follow from the stages' declarations (`plumbrule/pipeline/sta
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -23,11 +21,6 @@ from sft.data.config import DatasetConfig
 
 LONGEST_NAME = 100
 """Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""
-
-
-def store_root(given: str | None) -> str:
-    """Return the folder of artifacts/ and runs/: run.store, $PLUMBRULE_STORE or the one here."""
-    return given or os.environ.get("PLUMBRULE_STORE") or str(Path.cwd())
 
 
 @dataclass

@@ -19,6 +19,7 @@ from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.attempts import OWNER
+from plumbrule.store.layout import kind_folder
 from plumbrule.store.manifests import MANIFEST, SLOW, Manifest, file_damage, read_manifest
 
 
@@ -56,7 +57,7 @@ def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
     path = Path(source).expanduser()
     kind, _, fingerprint = source.partition("/")
     if kind in STAGES and not path.is_dir():
-        found = sorted((root / "artifacts" / kind).glob(f"{fingerprint}*/{MANIFEST}"))
+        found = sorted(kind_folder(root, kind).glob(f"{fingerprint}*/{MANIFEST}"))
         if len(found) != 1 or not fingerprint:
             state = "several artifacts" if found else "no artifact"
             raise GraphError(

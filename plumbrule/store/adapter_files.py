@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.store.layout import is_artifact_folder
 from plumbrule.store.model_files import LFS_POINTER, PICKLES
 from plumbrule.store.packaged_files import located
 
@@ -304,10 +305,7 @@ def copy_base(source: Path, target: Path) -> None:
     """Put the model of the folder `source` into `target`: hard links to files that a published
     artifact holds, which nobody changes, copies of others.
     """
-    published = any(
-        (folder / "manifest.json").is_file() and folder.parent.parent.name == "artifacts"
-        for folder in (source.parent, source.parent.parent)
-    )
+    published = any(is_artifact_folder(folder) for folder in (source.parent, source.parent.parent))
     target.mkdir(parents=True, exist_ok=True)
     names = ("config.json", "generation_config.json", "model.safetensors.index.json")
     files = [p for p in sorted(source.iterdir()) if p.suffix == ".safetensors" or p.name in names]

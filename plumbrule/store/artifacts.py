@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store import attempts
@@ -24,6 +24,14 @@ from plumbrule.store.adapter_files import rebase_adapters
 from plumbrule.store.attempts import is_working
 from plumbrule.store.checkpoints import mode_of_new_files, set_mode
 from plumbrule.store.json_files import write_json as write_json
+from plumbrule.store.layout import (
+    ARTIFACTS,
+    RUNS,
+    VARIABLE,
+    artifact_folder,
+    find_artifact,
+    kind_of,
+)
 from plumbrule.store.manifests import (
     MANIFEST,
     SLOW,
@@ -37,12 +45,16 @@ from plumbrule.store.manifests import (
 )
 from plumbrule.store.model_files import PICKLES
 
+if TYPE_CHECKING:
+    from plumbrule.runtime_config import RuntimeConfig
+
 
 @dataclass(frozen=True)
 class Artifact:
     """A folder that a stage may read.
 
-    opener: `module:function` that turns it into the object other rooms use; the roof fills it in.
+    opener: `module:function` that turns it into the object that other stages use, given the
+    artifact and a RuntimeConfig; the table of stages fills it in.
     files: the manifest's list, which reading is checked against; None: a folder without a manifest.
     """
 
@@ -68,7 +80,7 @@ class Artifact:
         try:
             m = read_manifest(path)
         except FileNotFoundError:
-            return cls.of(path, path.parent.name, opener)
+            return cls.of(path, kind_of(path), opener)
         return cls(path, m.kind, m.node, m.fingerprint, m.metrics, opener, m.files)
 
     def has(self, name: str) -> bool:
@@ -122,15 +134,16 @@ class Artifact:
             if (self.path / part).is_symlink():
                 self._refuse(part, "is a link")
 
-    def open(self, **options: Any) -> Any:
-        """Return what this kind of artifact is used as: a Retriever for index, a Scorer for rm.
+    def open(self, runtime: RuntimeConfig) -> Any:
+        """Return what this kind of artifact is used as: a PassageIndex for index, a Scorer for rm.
 
+        Args: runtime: its device is where the object computes.
         Raises: ArtifactError: the kind has no such form.
         """
         if self.opener is None:
             raise ArtifactError(f"{self.kind} artifact {self.path} is read by its files only.")
         module, name = self.opener.split(":")
-        return getattr(importlib.import_module(module), name)(self, **options)
+        return getattr(importlib.import_module(module), name)(self, runtime)
 
 
 class Store:
@@ -141,7 +154,11 @@ class Store:
 
     def folder(self, kind: str, fingerprint: str) -> Path:
         """Return where the artifact of that kind and fingerprint lies or will lie."""
-        return self.root / "artifacts" / kind / fingerprint
+        return artifact_folder(self.root, kind, fingerprint)
+
+    def find(self, fingerprint: str) -> Path | None:
+        """Return the published folder of that fingerprint, whatever its kind, or None."""
+        return find_artifact(self.root / ARTIFACTS, fingerprint)
 
     def require_writable(self) -> None:
         """Create the store's folders.
@@ -149,15 +166,15 @@ class Store:
         Raises: ConfigError: it cannot be written.
         """
         try:
-            for name in ("artifacts", "runs"):
+            for name in (ARTIFACTS, RUNS):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-            probe = self.root / "runs" / f".writable-{os.getpid()}"
+            probe = self.root / RUNS / f".writable-{os.getpid()}"
             probe.touch()
             probe.unlink()
         except OSError as error:
             raise ConfigError(
                 f"run.store (={self.root}) must be a folder that can be written "
-                f"({error.strerror}); pass run.store=<folder> or set PLUMBRULE_STORE."
+                f"({error.strerror}); pass run.store=<folder> or set {VARIABLE}."
             ) from None
 
     def manifest(self, kind: str, fingerprint: str) -> Manifest | None:
@@ -198,7 +215,7 @@ class Store:
     def manifests(self) -> list[Manifest]:
         """Return the manifests of published artifacts, oldest first; unreadable ones left out."""
         found = []
-        for path in (self.root / "artifacts").glob(f"*/*/{MANIFEST}"):
+        for path in (self.root / ARTIFACTS).glob(f"*/*/{MANIFEST}"):
             with contextlib.suppress(ArtifactError, OSError):
                 found.append(read_manifest(path.parent))
         return sorted(found, key=lambda m: m.started)

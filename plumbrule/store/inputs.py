@@ -1,15 +1,24 @@
-"""How a stage that gathers reads its inputs: several variations of what the config names once.
+"""The inputs of a stage: artifacts by slot.
 
-The input `policy_rloo` of such a stage, where the node that it names stands for six, comes as
-`policy_rloo@seed=0@kl.coef=0.1` and so on.
+Three forms of a name, of a slot `rm`, stand in the mapping that a stage is given:
+
+    rm                         the slot's artifact
+    rm_1, rm_warm              further ones, of a slot that takes many
+    run_rloo@seed=0@kl.coef=2  a variation of a node, of a slot that gathers (`variations.py`)
+
+`Inputs` is the one reader of such names. It is a mapping itself, and made of any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from plumbrule.store.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from plumbrule.protocols import PassageIndex, Retriever, Scorer
+    from plumbrule.runtime_config import RuntimeConfig
 
 SIGN = "@"
 Variation = tuple[tuple[str, str], ...]
@@ -35,18 +44,59 @@ class Gathered(NamedTuple):
         return " ".join([self.name, *settings] if self.name else settings)
 
 
+class Inputs(Mapping[str, Artifact]):
+    """The artifacts that a stage is given, by the names of its inputs."""
+
+    def __init__(self, artifacts: Mapping[str, Artifact]):
+        self._artifacts = artifacts
+
+    def __getitem__(self, name: str) -> Artifact:
+        """Return the input of that name. Raises: KeyError: there is none."""
+        return self._artifacts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, as the config orders them."""
+        return iter(self._artifacts)
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+        return len(self._artifacts)
+
+    def many(self, slot: str) -> dict[str, Artifact]:
+        """Return the inputs of a slot that takes many (`rm`, `rm_1`, ...), sorted by name."""
+        return {name: self[name] for name in sorted(self) if is_of_slot(name, slot)}
+
+    def variations(self, slot: str) -> list[Gathered]:
+        """Return the inputs of a slot that gathers, as the config orders them."""
+        found = []
+        for given, artifact in self.items():
+            if is_of_slot(given, slot):
+                head, *settings = given.split(SIGN)
+                pairs = [(k, v) for k, _, v in (setting.partition("=") for setting in settings)]
+                name = head.removeprefix(slot).removeprefix("_")
+                found.append(Gathered(name, dict(pairs), artifact))
+        return found
+
+    def retriever(self, slot: str, method: str, runtime: RuntimeConfig) -> Retriever | None:
+        """Return the index of a slot, searched by `method`; None where the slot is empty.
+
+        Args: runtime: its device is where a neural encoder computes.
+        """
+        if slot not in self:
+            return None
+        return cast("PassageIndex", self[slot].open(runtime)).retriever(method)
+
+    def scorer(self, slot: str, runtime: RuntimeConfig) -> Scorer | None:
+        """Return the reward or reward model of a slot; None where the slot is empty."""
+        return cast("Scorer", self[slot].open(runtime)) if slot in self else None
+
+
+def is_of_slot(name: str, slot: str) -> bool:
+    """Return whether an input's name is one of a slot's, whatever its variation."""
+    head = name.partition(SIGN)[0]
+    return head == slot or head.startswith(f"{slot}_")
+
+
 def suffix_of(variation: Variation) -> str:
     """Return what a variation adds to a node's or an input's name."""
     return "".join(f"{SIGN}{setting}={value}" for setting, value in variation)
-
-
-def gathered_inputs(inputs: Mapping[str, Artifact], slot: str) -> list[Gathered]:
-    """Return the inputs of a slot, as the config orders them."""
-    found = []
-    for given, artifact in inputs.items():
-        head, *settings = given.split(SIGN)
-        if head == slot or head.startswith(f"{slot}_"):
-            pairs = [(k, v) for k, _, v in (setting.partition("=") for setting in settings)]
-            name = head.removeprefix(slot).removeprefix("_")
-            found.append(Gathered(name, dict(pairs), artifact))
-    return found

@@ -21,7 +21,8 @@ import numpy as np
 import Stemmer
 
 from plumbrule.errors import ArtifactError
-from rag.index.ranking import Hits, best
+from rag.index.protocol import Hits
+from rag.index.ranking import best
 
 K1, B = 1.5, 0.75
 SETTINGS = {"method": "lucene", "k1": K1, "b": B, "stop_words": "english", "stemmer": "snowball"}

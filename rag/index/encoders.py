@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.model_files import model_damage
-from rag.config import HASHING
 from rag.index.hash_encoder import HashingEncoder
+from rag.options import ENCODERS
 
 NEURAL = "sentence-transformers"
 NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.h5", "*.msgpack", "*.ot", "*.py"] + [
@@ -54,6 +54,22 @@ class Encoder(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write all that `load_encoder` needs."""
+
+
+class FittedEncoder(Encoder, Protocol):
+    """An encoder that is fitted on the passages: what an entry of `ENCODERS` makes."""
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], dimensions: int) -> FittedEncoder:
+        """Return the encoder for an index of `texts`, with vectors of that many dimensions."""
+
+    @classmethod
+    def load(cls, folder: Path) -> FittedEncoder:
+        """Return the encoder that `save` wrote. Raises: one of `READ_ERRORS`: it is damaged."""
+
+
+OURS: tuple[type[FittedEncoder], ...] = (HashingEncoder,)
+"""Those that `ENCODERS` names: what is imported here is part of the stage's code."""
 
 
 class NeuralEncoder:
@@ -99,12 +115,12 @@ class NeuralEncoder:
 def make_encoder(
     name: str, revision: str | None, dimensions: int, texts: Sequence[str], device: str
 ) -> tuple[str, Encoder]:
-    """Return (kind, encoder): `hashing` fitted on `texts`, or the neural encoder of that name.
+    """Return (kind, encoder): one of `ENCODERS` fitted on `texts`, or the neural one of that name.
 
     Raises: ConfigError: no such folder, hub name or revision, or it can't be read as described.
     """
-    if name == HASHING:
-        return HASHING, HashingEncoder.fit(texts, dimensions)
+    if name in ENCODERS:
+        return name, ENCODERS[name].fit(texts, dimensions)
     folder = Path(name) if Path(name).is_dir() else _download(name, revision)
     try:
         return NEURAL, _open(folder, device)
@@ -118,10 +134,10 @@ def make_encoder(
 def load_encoder(kind: str, folder: Path, device: str) -> Encoder:
     """Return the encoder that an index was built with.
 
-    Raises: ArtifactError: its files are damaged.
+    Raises: ArtifactError: its files are damaged. ConfigError: a plug-in's that is not loaded.
     """
     try:
-        return HashingEncoder.load(folder) if kind == HASHING else _open(folder, device)
+        return _open(folder, device) if kind == NEURAL else ENCODERS[kind].load(folder)
     except READ_ERRORS as error:
         raise ArtifactError(
             f"encoder {folder} can't be read ({_first_line(error)}); build the index again."
@@ -182,7 +198,8 @@ def _download(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"rag.encoder (={name}, revision {revision}) must be on the hub or in its cache "
-            f"({_first_line(error)}); check the name and the network, or use rag.encoder=hashing."
+            f"({_first_line(error)}); check the name and the network, or use one that needs none: "
+            f"{', '.join(ENCODERS)}."
         ) from error
 
 

@@ -17,11 +17,10 @@ the best passage is ahead of the next, which is much of what a score says.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from plumbrule.rounding import is_rounding, precision_of
+from rag.index.protocol import Hits
 
 DENSE_WEIGHT = 0.5
 """w above, in [0, 1]. Not tuned: either extreme is a method of its own."""
@@ -29,22 +28,15 @@ POOL = 100
 """Passages of each method that the hybrid considers, at least."""
 
 
-class Hits(NamedTuple):
-    """A pool, best first; equal scores in order of rows.
-
-    rows: (m,) int64. scores: (m,) float, falling. floor: what a passage outside cannot exceed.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    floor: float
-
-
 def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `depth` best rows and their scores, best first, ties by row.
 
+    A row below 0, or with a score that is not finite, is no passage and is left out.
+
     Args: rows: (n,) int64. scores: (n,). depth: at least 0.
     """
+    found = (rows >= 0) & np.isfinite(scores)
+    rows, scores = rows[found], scores[found]
     if len(scores) > depth > 0:
         place = len(scores) - depth
         lowest = np.partition(scores, place)[place]

@@ -19,7 +19,6 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
 from rlhf.best_of_n.config import RejectConfig
-from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms
 
@@ -68,7 +67,7 @@ def run(
                 "reject/prompts_left_out": float(sum(not places for places in kept)),
                 "reject/reward_gain": float(np.mean(gains)),
             }
-    write_json(out / "notes.json", note_on(config.reward))
+    write_json(out / "notes.json", config.reward.notes())
     return metrics
 
 

@@ -34,7 +34,6 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.best_of_n.config import BestOfNConfig
-from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms
 
@@ -64,7 +63,7 @@ def run(
     # 3 write
     write_prompts(out / "prompts.jsonl", wanted, prompts, rewards)
     write_json(out / "curve.json", curve)
-    write_json(out / "notes.json", note_on(config.reward))
+    write_json(out / "notes.json", config.reward.notes())
     write_json(out / "tables.json", [table(curve)])
     write_samples(out / "samples.jsonl", prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
     last = curve[-1]

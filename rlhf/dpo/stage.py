@@ -49,6 +49,7 @@ from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
 from plumbrule.store.headline import publish
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
@@ -80,7 +81,7 @@ def run(
     from rlhf.dpo.trainer import train  # TRL takes seconds to import
 
     # 1
-    sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
+    sources = list(Inputs(inputs).many("preferences").values())
     paths = [source.file(RECORDS) for source in sources]
     learned = read_preferences(paths)
     unseen = read_preferences([source.file(VALIDATION) for source in sources])

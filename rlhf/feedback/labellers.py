@@ -42,7 +42,6 @@ from rlhf.feedback.people.questions import in_asking_order, question_of, write_q
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct, episodes_of
-from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, score_answers
 from rlhf.rewards.terms import open_terms
 
@@ -112,7 +111,7 @@ def label(
         scores = [None if truth is None else truth["score"] for truth in truths]
     elif config.labeller == "rm":
         scores = by_reward(questions, answers, config, inputs, runtime, out, tracker)
-        notes = note_on(config.reward)
+        notes = config.reward.notes()
     else:
         scores, metrics, notes = by_judge(questions, answers, config, inputs, runtime, out, tracker)
     judged = [rank(*one, config) for one in zip(questions, answers, scores, truths, strict=True)]

@@ -20,11 +20,13 @@ from plumbrule.errors import DataError
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Episode, ProgressLine, Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import RECORDS, SPLITS
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import read_json
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
@@ -39,6 +41,8 @@ class SampledPrompt(NamedTuple):
     prompt: Prompt
     split: str
     passages: tuple[str, ...]
+    tokens: Sequence[int] = ()
+    """Token ids, passages included, where the policy is to answer it."""
 
 
 class SampledResponse(NamedTuple):
@@ -56,7 +60,10 @@ class SampledResponse(NamedTuple):
 
 
 def read_questions(
-    inputs: Mapping[str, Artifact], policy: Policy, config: FeedbackConfig
+    inputs: Mapping[str, Artifact],
+    policy: Policy,
+    config: FeedbackConfig,
+    runtime: RuntimeConfig,
 ) -> tuple[list[SampledPrompt], int]:
     """Return the prompts that leave room for a response, with the passages shown with each, and how
     many prompts do not.
@@ -66,18 +73,21 @@ def read_questions(
     Raises: DataError: no prompt fits. ConfigError: passages are wanted and there is no index.
     """
     prompts, num_too_long = _read_prompts(inputs["prompts"], policy, config)
-    index = inputs.get("index") if config.retrieval.share > 0 else None
-    passages = passages_for(
-        [prompt for _, prompt in prompts],
+    retriever = None
+    if config.retrieval.share > 0:
+        retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)
+    shown = shown_prompts(
+        [prompt for _, prompt, _ in prompts],
         policy,
-        index.open(method=config.retrieval.method) if index is not None else None,
+        retriever,
         config.retrieval,
         seed=config.seed,
         max_new_tokens=config.sampling.max_new_tokens,
+        plain=[tokens for _, _, tokens in prompts],
     )
     questions = [
-        SampledPrompt(prompt, split, shown)
-        for (split, prompt), shown in zip(prompts, passages, strict=True)
+        SampledPrompt(prompt, split, *given)
+        for (split, prompt, _), given in zip(prompts, shown, strict=True)
     ]
     return questions, num_too_long
 
@@ -117,8 +127,7 @@ def sample_chunk(
     """Sample K answers to each question, each by its own key."""
     k = config.num_responses
     keys = [row_key("feedback", config.seed, q.prompt.id, i) for q in questions for i in range(k)]
-    encoded = [policy.encode(q.prompt.messages, q.passages) for q in questions]
-    rows = [tokens for tokens in encoded for _ in range(k)]
+    rows = [q.tokens for q in questions for _ in range(k)]
     samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
     answers = [
         SampledResponse(
@@ -146,16 +155,17 @@ def episodes_of(question: SampledPrompt, answers: Sequence[SampledResponse]) -> 
 
 def _read_prompts(
     artifact: Artifact, policy: Policy, config: FeedbackConfig
-) -> tuple[list[tuple[str, Prompt]], int]:
-    """Return (split, prompt) of the prompts that leave room for a response, and how many do not."""
+) -> tuple[list[tuple[str, Prompt, list[int]]], int]:
+    """Return (split, prompt, token ids) of those that fit with a response, and how many do not."""
     train, held_out = (read_records(Prompt, artifact.file(name)) for name in SPLITS.values())
     policy.check_chats([*train, *held_out])
     number = min(config.num_prompts or len(train), len(train))
     share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
     train, held_out = train[:number], held_out[: config.num_held_out or share]
-    room = policy.spec.context - config.sampling.max_new_tokens
+    free_tokens = policy.spec.context - config.sampling.max_new_tokens
     found = [("train", p) for p in train] + [("validation", p) for p in held_out]
-    fitting = [(split, p) for split, p in found if len(policy.encode(p.messages)) <= room]
+    encoded = [(split, p, policy.encode(p.messages)) for split, p in found]
+    fitting = [(split, p, tokens) for split, p, tokens in encoded if len(tokens) <= free_tokens]
     if not fitting:
         raise DataError(
             f"at least one of {len(found)} prompts must leave room for "

@@ -86,7 +86,7 @@ def answered(
     The policy is gone afterwards: a labeller may need the memory.
     """
     policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
-    questions, num_too_long = read_questions(inputs, policy, config)
+    questions, num_too_long = read_questions(inputs, policy, config, runtime)
     answers = sample_all(policy, questions, config, out / "checkpoints", tracker)
     return questions, answers, num_too_long, num_weights(trunk(policy.model))
 

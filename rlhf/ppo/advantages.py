@@ -4,7 +4,7 @@
 same prompt, and gives every token of a response the same number.
 
 An episode is the sequence of a response's *action* tokens. Text that the policy did not write (a
-retrieved passage or a tool's output inside a response) takes no step of the process: its slots are
+retrieved passage or a tool's output inside a response) takes no step of the process: it is
 skipped, and the value and the advantage of the next action token carry over the gap, however long
 it is. A response that was cut by the length limit ends like any other, with value 0 after it.
 """
@@ -21,7 +21,7 @@ from rlhf.masked import fill, row_sums, whiten
 
 
 class AdvantageInputs(NamedTuple):
-    """What an advantage may be made of: b responses over t slots."""
+    """What an advantage may be made of: b responses over t positions."""
 
     rewards: Tensor
     """(b, t), of each step."""
@@ -38,7 +38,7 @@ class AdvantageInputs(NamedTuple):
 
 
 class Advantages(NamedTuple):
-    """Both (b, t), 0 at slots that the mask does not name."""
+    """Both (b, t), 0 at padding."""
 
     advantages: Tensor
     returns: Tensor
@@ -54,8 +54,8 @@ def gae(
     returns are made here so that whitening can't reach them.
 
     Args: rewards, values: (b, t); values[i, j] is that of the state before token j. action_mask:
-    (b, t) bool, the slots that are steps; others may hold anything. gamma: discount per step. lam:
-    lambda in [0, 1].
+    (b, t) bool, the positions that are steps; others may hold anything. gamma: discount per step.
+    lam: lambda in [0, 1].
     Raises: ValueError: shapes differ, or a row of `action_mask` holds no True.
     """
     if not rewards.shape == values.shape == action_mask.shape:
@@ -70,13 +70,13 @@ def gae(
     advantages = torch.zeros_like(values)
     next_value = torch.zeros_like(values[:, 0])
     next_advantage = torch.zeros_like(next_value)
-    for slot in reversed(range(values.shape[1])):
-        acts = action_mask[:, slot]
-        delta = rewards[:, slot] + gamma * next_value - values[:, slot]
+    for position in reversed(range(values.shape[1])):
+        acts = action_mask[:, position]
+        delta = rewards[:, position] + gamma * next_value - values[:, position]
         advantage = delta + gamma * lam * next_advantage
         next_advantage = torch.where(acts, advantage, next_advantage)
-        next_value = torch.where(acts, values[:, slot], next_value)
-        advantages[:, slot] = torch.where(acts, advantage, 0.0)
+        next_value = torch.where(acts, values[:, position], next_value)
+        advantages[:, position] = torch.where(acts, advantage, 0.0)
     return Advantages(advantages, torch.where(action_mask, advantages + values, 0.0))
 
 

@@ -136,11 +136,11 @@ the state behind it, whose value is then learnt as well."""
     value_init: str = "policy"
     """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
     value_trunk: str = "own"
-    """Of gae only. own: a whole model. branch: layers of its own on the stem of \
+    """Of gae only. own: a whole model. branch: layers of its own on the frozen ones of \
 ppo.unfrozen_layers. policy: a head on the policy's hidden states, which its gradient moves too."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     unfrozen_layers: int | None = None
-    """Top layers of the policy that are trained; those below, the stem, and the embeddings stay \
+    """Top layers of the policy that are trained; those below and the embeddings stay \
 as they are and are shared with reference and value branch. None: all are trained."""
     value_warmup_updates: int = 0
     """First updates that train the value model alone."""
@@ -284,7 +284,7 @@ Adam's moments and the trained weights, three times their size on disk."""
             self.value_trunk != "branch" or self.unfrozen_layers is not None,
             "ppo.value_trunk",
             self.value_trunk,
-            "be own or policy without ppo.unfrozen_layers, which names the stem of a branch",
+            "be own or policy without ppo.unfrozen_layers, which says what a branch stands on",
             "set both or neither",
         )
         require(

@@ -34,7 +34,7 @@ from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.manifests import inputs_of
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.state import Control, State, put_optimizer, put_weights, trained, weights_file
+from rlhf.ppo.state import LoopState, State, put_optimizer, put_weights, trained, weights_file
 from rlhf.ppo.step import Learner
 
 SLOT = "continues"
@@ -47,12 +47,12 @@ class Start(NamedTuple):
 
     updates: int
     """Done by the runs that it continues; its own first update has the next number."""
-    control: Control
+    control: LoopState
     average: dict[str, Tensor] | None = None
     """Of the weights, where one was kept."""
 
 
-def write_end(out: Path, updates: int, control: Control, state: State | None) -> None:
+def write_end(out: Path, updates: int, control: LoopState, state: State | None) -> None:
     """Write what a later run needs to go on from this one: `state/`.
 
     Args: updates: all that were done. state: None keeps the published weights alone.
@@ -79,7 +79,7 @@ def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner
     Raises: ConfigError: that run started from another policy, or trained other weights.
     """
     if SLOT not in inputs:
-        return Start(0, Control(config.kl.coef))
+        return Start(0, LoopState(config.kl.coef))
     before = inputs[SLOT]
     _check_reference(before, inputs["policy"])
     folder = before.file(FOLDER)
@@ -98,7 +98,7 @@ def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner
         if (folder / AVERAGE).is_file():
             average = load_file(folder / AVERAGE)
     steered = config.kl.target is not None
-    control = Control(ended["kl_coef"] if steered else config.kl.coef)
+    control = LoopState(ended["kl_coef"] if steered else config.kl.coef)
     return Start(ended["updates"], control, average)
 
 

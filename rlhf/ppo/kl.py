@@ -23,6 +23,8 @@ distribution that the policy acts with, and only then is the KL of a policy to i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ LARGEST_ERROR = 0.2
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor, action_mask: Tensor) -> Tensor:
-    """Return the k1 estimate of the KL at each action token, (b, t); 0 at other slots.
+    """Return the k1 estimate of the KL at each action token, (b, t); 0 elsewhere.
 
     Args: logprobs, ref_logprobs: (b, t) of the sampled tokens. action_mask: (b, t) bool.
     """
@@ -50,9 +52,9 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor, action_mask: Tensor) -> Tensor:
 
 
 def estimate(logprobs: Tensor, ref_logprobs: Tensor, action_mask: Tensor, estimator: str) -> Tensor:
-    """Return an estimate of the KL at each action token, (b, t) nats; 0 at other slots.
+    """Return an estimate of the KL at each action token, (b, t) nats; 0 elsewhere.
 
-    Args: estimator: a name in `ppo_options.KL_ESTIMATORS`.
+    Args: estimator: a name in `options.KL_ESTIMATORS`.
     Raises: ConfigError: no such name.
     """
     log_ratio = k1(logprobs, ref_logprobs, action_mask)
@@ -105,7 +107,21 @@ def kl_loss(
     return loss if ratio is None else ratio * loss
 
 
-def next_coefficient(
+class KLWeights(NamedTuple):
+    """Where the KL coefficient goes: to one of the two, and 0 to the other."""
+
+    in_reward: float
+    """Subtracted from each token's reward, per nat."""
+    in_loss: float
+    """Weight of `kl_loss` beside the policy loss."""
+
+
+def kl_weights(coef: float, where: str) -> KLWeights:
+    """Return the weights of the KL for `ppo.kl.where`: reward or loss."""
+    return KLWeights(coef, 0.0) if where == "reward" else KLWeights(0.0, coef)
+
+
+def next_kl_coefficient(
     coef: float, kl: float, target: float | None, horizon: int, num_episodes: int
 ) -> float:
     """Return the coefficient after an update whose mean KL per response was `kl`.

@@ -5,7 +5,7 @@ mean over one micro-batch, and the sum of such gradients depends on how rows wer
 micro-batches; the caller divides the sum by the action tokens of the whole mini-batch, over all
 processes, and so gets one gradient for every cut.
 
-Slots that are no action token may hold anything: they are replaced before any arithmetic, so
+Positions that are no action token may hold anything: they are replaced before any arithmetic, so
 neither a value nor a gradient there can leak (`rlhf/masked.py`).
 """
 
@@ -21,11 +21,11 @@ from rlhf.ppo.kl import LARGEST_LOG_RATIO
 from rlhf.ppo.options import POLICY_LOSSES
 
 INVALID_LOGPROB = 1.0
-"""Stands in both log-probs of a masked slot, so that its ratio is exp(0) = 1."""
+"""Stands in both log-probs of a masked position, so that its ratio is exp(0) = 1."""
 
 
 class PolicyLoss(NamedTuple):
-    """All (b, t). At other slots loss and log_ratio are 0, ratio is 1, clipped and cut False."""
+    """All (b, t). Elsewhere loss and log_ratio are 0, ratio is 1, clipped and cut are False."""
 
     loss: Tensor
     """Of each action token, with gradient."""
@@ -40,7 +40,7 @@ class PolicyLoss(NamedTuple):
 
 
 class PolicyLossInputs(NamedTuple):
-    """What a policy loss may be made of, all (b, t). Masked slots hold ratio 1 and advantage 0."""
+    """What a policy loss may be made of, all (b, t). At padding ratio is 1 and advantage 0."""
 
     logprobs: Tensor
     """With gradient."""
@@ -55,7 +55,7 @@ class PolicyLossInputs(NamedTuple):
 
 
 class ValueLoss(NamedTuple):
-    """Both (b, t). At other slots loss is 0 and clipped is False."""
+    """Both (b, t). Elsewhere loss is 0 and clipped is False."""
 
     loss: Tensor
     clipped: Tensor
@@ -109,7 +109,7 @@ def clipped_surrogate(given: PolicyLossInputs) -> tuple[Tensor, Tensor]:
 def importance_weights(
     logprobs: Tensor, rollout_logprobs: Tensor, action_mask: Tensor, cap: float
 ) -> Tensor:
-    """Return min(pi(a|s) / mu(a|s), cap) of each action token, (b, t); 1 at other slots.
+    """Return min(pi(a|s) / mu(a|s), cap) of each action token, (b, t); 1 elsewhere.
 
     mu is the sampler that gave the tokens, pi the policy that it stands for: a loss under mu's
     tokens, weighted so, is one under pi's, up to what the cap takes off (truncated importance

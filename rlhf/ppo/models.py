@@ -13,6 +13,7 @@ from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.inputs import Inputs
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Trajectory
@@ -21,11 +22,10 @@ from rlhf.ppo.state import put_weights, weights_of
 from rlhf.ppo.step import Learner, make_learner
 from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
 from rlhf.reward_model.model import reward_model_of
-from rlhf.rewards.terms import reward_models
 
 
 def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device) -> Actors:
-    """Return the policy that is trained, its reference, and the stem that they share, if any.
+    """Return the policy that is trained, its reference, and the frozen layers that both share.
 
     Raises: ConfigError: the model can't be shared as configured.
     """
@@ -48,7 +48,7 @@ def make_value_model(
         return None
     policy = actors.policy
     if config.value_trunk == "branch":
-        return value_on(branch_of(actors), policy, on_stem=True)
+        return value_on(branch_of(actors), policy, on_frozen_layers=True)
     if config.value_trunk == "policy":
         return value_on(None, policy)
     if config.value_init == "policy":
@@ -57,7 +57,7 @@ def make_value_model(
             start = load_policy(inputs["policy"].file("model"), device=policy.model.device)
             before = merged(start)
         return value_from_policy(before)
-    models = reward_models(inputs)
+    models = Inputs(inputs).many("rm")
     if not models:
         raise ConfigError("ppo.value_init (=rm) must be policy without an rm input; change it.")
     slot, artifact = next(iter(models.items()))
@@ -70,13 +70,15 @@ def make_value_model(
     return value_from_reward_model(reward_model)
 
 
-def on_stem(trajectory: Trajectory, stem: FrozenLayers | None, micro_batch_size: int) -> Trajectory:
-    """Return the trajectory with what a stem makes of its rows; as it is without a stem."""
-    if stem is None:
+def with_frozen_states(
+    trajectory: Trajectory, layers: FrozenLayers | None, micro_batch_size: int
+) -> Trajectory:
+    """Return the trajectory with the hidden states of the frozen layers, if there are any."""
+    if layers is None:
         return trajectory
     rows = [[*q, *r] for q, r in zip(trajectory.queries, trajectory.responses, strict=True)]
-    with timed("stem"):
-        return dataclasses.replace(trajectory, stem=stem.read(rows, micro_batch_size))
+    with timed("frozen_layers"):
+        return dataclasses.replace(trajectory, frozen_states=layers.read(rows, micro_batch_size))
 
 
 def shard_models(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:

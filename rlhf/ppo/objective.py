@@ -1,4 +1,4 @@
-"""Steps 3 and 4 of an update: from what was said, scored and read to what the losses need.
+"""Steps 3 and 4 of an update: from responses, scores and model outputs to loss inputs.
 
 A pure function of the rollout's raw columns and the settings, so that a rollout kept on disk can be
 shaped again under other settings (`replay.py`).
@@ -28,18 +28,18 @@ from rlhf.rewards.transforms import (
 
 def shape(
     trajectory: Trajectory,
-    seen: Evaluation,
+    outputs: Evaluation,
     terms: Mapping[str, Tensor],
     config: PPOConfig,
     kl_coef: float,
 ) -> Rollout:
     """Return the rollout with its scores, rewards, advantages and returns.
 
-    Args: seen: what the models say of the tokens. terms: each reward term, (b,). kl_coef: of the KL
-    penalty, wherever it goes.
+    Args: outputs: the models' log-probs, values and entropies. terms: each reward term, (b,).
+    kl_coef: of the KL penalty in the reward (`kl_weights`).
     """
     mask, steps = trajectory.action_mask, trajectory.step_mask
-    old = seen.logprobs
+    old = outputs.logprobs
     if config.old_logprobs == "rollout":
         old = trajectory.rollout_logprobs.to(old.dtype)
 
@@ -48,18 +48,27 @@ def shape(
     scores = penalise_unfinished(
         clip_scores(raw_scores, config.score_clip), trajectory.finished, config.missing_eos_penalty
     )
-    in_reward = kl_coef if config.kl.where == "reward" else 0.0
-    penalties = in_reward * estimate(old, seen.ref_logprobs, mask, config.kl.estimator)
+    penalties = kl_coef * estimate(old, outputs.ref_logprobs, mask, config.kl.estimator)
     rewards = shape_rewards(scores, penalties, mask, steps)
     if config.whiten_rewards:
         rewards = whiten(rewards, steps, shift_mean=False)
 
     # 4 Advantages. The returns are made before whitening and never see it.
-    advantages, returns = advantages_of(rewards, seen.values, trajectory, config)
+    advantages, returns = advantages_of(
+        rewards,
+        outputs.values,
+        mask,
+        steps,
+        advantage=config.advantage,
+        group_size=config.samples_per_prompt,
+        gamma=config.gamma,
+        lam=config.lam,
+        whiten_advantages=config.whiten_advantages,
+    )
     return Rollout(
         trajectory=trajectory,
-        **{**seen._asdict(), "logprobs": old},
-        kl=k1(old, seen.ref_logprobs, mask),
+        **{**outputs._asdict(), "logprobs": old},
+        kl=k1(old, outputs.ref_logprobs, mask),
         penalties=penalties,
         terms=terms,
         raw_scores=raw_scores,
@@ -70,22 +79,26 @@ def shape(
     )
 
 
-def kl_coef_in_loss(config: PPOConfig, kl_coef: float) -> float:
-    """Return the weight of the KL in the policy loss: all of it or nothing."""
-    return kl_coef if config.kl.where == "loss" else 0.0
-
-
 def advantages_of(
-    rewards: Tensor, values: Tensor, trajectory: Trajectory, config: PPOConfig
+    rewards: Tensor,
+    values: Tensor,
+    action_mask: Tensor,
+    step_mask: Tensor,
+    *,
+    advantage: str = "gae",
+    group_size: int = 1,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    whiten_advantages: bool = True,
 ) -> Advantages:
     """Return advantages at action tokens as they enter the loss, and returns at steps, (b, t).
 
-    Those of an advantage that reads values are whitened over the rollout (`whiten_advantages`).
+    Args: rewards, values, action_mask, step_mask, group_size: as in `AdvantageInputs`. advantage: a
+    name in `ADVANTAGES`. whiten_advantages: over the rollout, where the advantage reads values.
     """
-    mask, steps = trajectory.action_mask, trajectory.step_mask
-    group_size = config.samples_per_prompt
-    given = AdvantageInputs(rewards, values, mask, steps, group_size, config.gamma, config.lam)
-    advantages, returns = ADVANTAGES[config.advantage](given)
-    if config.has_value_model and config.whiten_advantages:
+    mask = action_mask
+    given = AdvantageInputs(rewards, values, mask, step_mask, group_size, gamma, lam)
+    advantages, returns = ADVANTAGES[advantage](given)
+    if whiten_advantages and "values" in ADVANTAGES.option(advantage).traits:
         advantages = whiten(advantages, mask)
     return Advantages(fill(advantages, mask), returns)

@@ -29,14 +29,16 @@ from plumbrule.statistics import spearman
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.kl import kl_weights
 from rlhf.ppo.measures.metrics import objective_metrics, update_metrics
-from rlhf.ppo.models import load_actors, make_value_model, on_stem
-from rlhf.ppo.objective import kl_coef_in_loss, shape
+from rlhf.ppo.models import load_actors, make_value_model, with_frozen_states
+from rlhf.ppo.objective import shape
 from rlhf.ppo.ptx import read_demonstrations
 from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import Evaluation, compute_precision
-from rlhf.ppo.step import make_learner, ppo_step, set_learning_rates
-from rlhf.rewards.terms import open_terms, score_terms
+from rlhf.ppo.rollout.score import score_terms
+from rlhf.ppo.step import learning_rates, make_learner, ppo_step, set_learning_rates
+from rlhf.rewards.terms import open_terms
 
 
 def replay(
@@ -80,9 +82,11 @@ def replay(
                 f"reward.terms (={missing}) must be among those of the run "
                 f"(={sorted(terms)}) unless they are scored again; pass --reward."
             )
-        seen = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
-        coef = logged[update]["objective/kl_coef"] if config.kl.target else config.kl.coef
-        shaped = shape(trajectory, seen, terms, config, coef)
+        outputs = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
+        steered = config.kl.target is not None  # else the coefficient is the config's throughout
+        coef = logged[update]["objective/kl_coef"] if steered else config.kl.coef
+        kl = kl_weights(coef, config.kl.where)
+        shaped = shape(trajectory, outputs, terms, config, kl.in_reward)
         now = objective_metrics(shaped, config.reward, config.kl.estimator)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
@@ -93,9 +97,11 @@ def replay(
             value_model = make_value_model(config, actors, inputs)
             learner = make_learner(actors.policy, value_model, config, actors.reader)
             with compute_precision(config.precision, device):
-                read = on_stem(shaped.trajectory, actors.stem, runtime.micro_batch_size)
+                read = with_frozen_states(
+                    shaped.trajectory, actors.frozen_layers, runtime.micro_batch_size
+                )
             shaped = shaped._replace(trajectory=read)
-            set_learning_rates(learner, config, update)
+            set_learning_rates(learner.optimizer, learning_rates(config, update))
             demonstrations = None
             if config.ptx.coef > 0:
                 path = inputs["demonstrations"].file("records.jsonl")
@@ -106,7 +112,7 @@ def replay(
                 config,
                 update,
                 runtime.micro_batch_size,
-                kl_coef_in_loss(config, coef),
+                kl.in_loss,
                 demonstrations,
             )
             now |= update_metrics(stats)

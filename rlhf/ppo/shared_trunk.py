@@ -41,7 +41,7 @@ from rlhf.ppo.config import PPOConfig
 M = TypeVar("M", bound=nn.Module)
 LAYERS = "layers"
 NORMS = ("norm", "final_layer_norm", "final_layernorm")
-"""What families call the normalisation behind the last layer."""
+"""What families call the normalisation after the last layer."""
 PROBE_TOKENS = 8
 """Of the row on which a split model is compared with the whole one."""
 
@@ -52,7 +52,7 @@ class Reference(NamedTuple):
     policy: Policy
     """Answers prompts, inside `context`."""
     reader: Policy
-    """Reads rollouts, inside `context`: the whole policy, or what stands on the stem."""
+    """Reads rollouts, inside `context`: the whole policy, or its layers above the frozen ones."""
     context: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -81,9 +81,9 @@ class Actors(NamedTuple):
 
     policy: Policy
     reader: Policy
-    """The policy as it reads rollouts: whole, or what stands on the stem."""
+    """The policy as it reads rollouts: whole, or its layers above the frozen ones."""
     reference: Reference
-    stem: FrozenLayers | None = None
+    frozen_layers: FrozenLayers | None = None
 
 
 def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -> Actors:
@@ -93,7 +93,7 @@ def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -
     Raises: ConfigError: the model can't be shared in that way.
     """
     if config.unfrozen_layers is not None:
-        return _on_a_stem(as_inherited(policy, config.adapter), config.unfrozen_layers)
+        return _on_frozen_layers(as_inherited(policy, config.adapter), config.unfrozen_layers)
     policy = prepare_training(policy, config.adapter, config.seed, "ppo.adapter")
     if config.adapter.rank:  # fresh: without them the policy is what it was
         off = Reference(policy, policy, lambda: _adapter_off(policy))
@@ -106,13 +106,13 @@ def _adapter_off(policy: Policy) -> AbstractContextManager[None]:
     return cast(AbstractContextManager[None], policy.model.disable_adapter())  # type: ignore[operator]
 
 
-def _on_a_stem(policy: Policy, top: int) -> Actors:
+def _on_frozen_layers(policy: Policy, top: int) -> Actors:
     """Return actors of which only `top` layers, the last normalisation and an untied head learn."""
     lm = policy.model
     whole = trunk(lm)
     norm_name, layers, norm = _parts(lm, whole, top, policy.source)
     lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
-    stem = FrozenLayers(
+    frozen_layers = FrozenLayers(
         clone_sharing_weights(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id
     )
 
@@ -139,8 +139,8 @@ def _on_a_stem(policy: Policy, top: int) -> Actors:
         policy,
         clone_sharing_weights(lm, **{prefix: clone_sharing_weights(whole, **{LAYERS: upper})}),
     )
-    _check_split(whole, stem, trunk(reader.model), policy.pad_id)
-    return Actors(policy, reader, reference, stem)
+    _check_split(whole, frozen_layers, trunk(reader.model), policy.pad_id)
+    return Actors(policy, reader, reference, frozen_layers)
 
 
 def _parts(
@@ -174,14 +174,16 @@ def _parts(
     return norms[0], layers, children[norms[0]]
 
 
-def _check_split(whole: nn.Module, stem: FrozenLayers, top: nn.Module, pad_id: int) -> None:
-    """Raise ConfigError unless stem and top together compute what the whole trunk does."""
+def _check_split(
+    whole: nn.Module, frozen_layers: FrozenLayers, top: nn.Module, pad_id: int
+) -> None:
+    """Raise ConfigError unless frozen layers and top together compute what the whole trunk does."""
     device = next(whole.parameters()).device
     tokens = torch.arange(PROBE_TOKENS, device=device)[None]
     real_mask = torch.ones_like(tokens, dtype=torch.bool)
     with torch.no_grad():
         expected = hidden_states(whole, tokens, real_mask)
-        [states] = stem.read(tokens.tolist(), 1)
+        [states] = frozen_layers.read(tokens.tolist(), 1)
         found = hidden_states(top, tokens, real_mask, states)
     if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
         raise ConfigError(
@@ -191,7 +193,7 @@ def _check_split(whole: nn.Module, stem: FrozenLayers, top: nn.Module, pad_id: i
 
 
 def branch_of(actors: Actors) -> nn.Module:
-    """Return a trainable copy of the policy's layers above the stem."""
+    """Return a trainable copy of the policy's layers above the frozen ones."""
     top = trunk(actors.reader.model)
     embeddings = cast(PreTrainedModel, top).get_input_embeddings()
     unused = {name: None for name, module in top.named_children() if module is embeddings}

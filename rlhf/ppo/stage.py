@@ -28,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,11 +43,13 @@ from plumbrule.protocols import Retriever, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.continuation import Start, start_of, write_end
+from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.measures.memory import Estimate, estimate_memory, free_memory
 from rlhf.ppo.measures.metrics import (
     consistency,
@@ -63,8 +66,14 @@ from rlhf.ppo.measures.throughput import (
     time_table,
     work_per_token,
 )
-from rlhf.ppo.models import gather_full_model, load_actors, make_value_model, on_stem, shard_models
-from rlhf.ppo.objective import kl_coef_in_loss, shape
+from rlhf.ppo.models import (
+    gather_full_model,
+    load_actors,
+    make_value_model,
+    shard_models,
+    with_frozen_states,
+)
+from rlhf.ppo.objective import shape
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.ptx import read_demonstrations
 from rlhf.ppo.rollout import parquet as rollouts
@@ -72,16 +81,16 @@ from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
 from rlhf.ppo.rollout.samples import sample_rows
+from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.shared_trunk import Reference
-from rlhf.ppo.state import Control, load_state, save_state, state_of
-from rlhf.ppo.step import Learner, make_learner, ppo_step, set_learning_rates
-from rlhf.ppo.stopping import kl_limit, next_control
+from rlhf.ppo.state import LoopState, load_state, save_state, state_of
+from rlhf.ppo.step import Learner, learning_rates, make_learner, ppo_step, set_learning_rates
+from rlhf.ppo.stopping import kl_limit, stop_reason
 from rlhf.ppo.value_model import save_value_model
 from rlhf.rewards.accuracy_gate import check_report_cards
 from rlhf.rewards.config import RewardConfig
-from rlhf.rewards.http_scorer import note_on
-from rlhf.rewards.terms import open_terms, reward_models, score_terms
+from rlhf.rewards.terms import open_terms
 
 HEADLINES = (
     "objective/kl",
@@ -109,11 +118,11 @@ def run(
     Raises: ConfigError: settings and inputs that do not go together. TrainingError: NaN or Inf in
     a score, a loss or a gradient; the rollout is kept beside the checkpoints.
     """
-    device = resolve_device(runtime)
+    given, device = Inputs(inputs), resolve_device(runtime)
     check_inputs(config, inputs)
     limit = kl_limit(config, inputs)
     if "rm" in config.reward.weights:
-        check_report_cards(config.require_rm, reward_models(inputs))
+        check_report_cards(config.require_rm, given.many("rm"))
     scorers = open_terms(config.reward, inputs, runtime, out / "replies")
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
@@ -122,7 +131,9 @@ def run(
     learner = make_learner(policy, value_model, config, actors.reader)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()
-    retriever = open_retriever(config, inputs)
+    retriever = None
+    if config.retrieval.share > 0:
+        retriever = given.retriever("index", config.retrieval.method, runtime)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     demonstrations = None
@@ -134,14 +145,29 @@ def run(
     if config.ema_decay is not None:
         average = AveragedWeights(policy.model, config.ema_decay)
         average.load(start.average or {})
+    rows_of = partial(
+        batch_of,
+        len(prompts),
+        batch_size=config.batch_size,
+        samples_per_prompt=config.samples_per_prompt,
+        seed=config.seed,
+    )
     begun, control = resume(out, learner, average, start, tracker)
 
     if begun < end and not sharded:  # the probe's passes are one process's own
-        first = [prompts[number] for number in batch_of(len(prompts), config, begun + 1)]
+        first = [prompts[number] for number in rows_of(begun + 1)]
         rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
-        tracker.say(
-            describe_estimate(estimate_memory(actors, learner, rows, config, runtime), device)
+        expected = estimate_memory(
+            actors,
+            learner,
+            rows,
+            config.sampling,
+            micro_batch_size=runtime.micro_batch_size,
+            num_ppo_epochs=config.num_ppo_epochs,
+            precision=config.precision,
+            averaged=config.ema_decay is not None,
         )
+        tracker.say(describe_estimate(expected, device))
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip((begun - start.updates) * config.batch_size)
@@ -149,23 +175,25 @@ def run(
             if control.stopped:
                 break
             watch = Stopwatch()
-            set_learning_rates(learner, config, update - start.updates)
+            set_learning_rates(learner.optimizer, learning_rates(config, update - start.updates))
 
             with fsdp.unsharded(*learner.models.values(), reference.policy.model):
                 # 1 Generate.
                 with watch("generate"), compute_precision(config.precision, device):
-                    asked = [prompts[number] for number in batch_of(len(prompts), config, update)]
+                    asked = [prompts[number] for number in rows_of(update)]
                     queries = ask(policy, asked, retriever, config, update)
                     trajectory = roll_out(
                         policy, queries, config.sampling, len(asked), config.score_at, sampler
                     )
-                    trajectory = on_stem(trajectory, actors.stem, runtime.micro_batch_size)
+                    trajectory = with_frozen_states(
+                        trajectory, actors.frozen_layers, runtime.micro_batch_size
+                    )
 
                 # 2 Score: the text, then the tokens.
                 with watch("score"):
                     terms = score_terms(scorers, trajectory, asked)
                 with watch("forward"):
-                    seen = evaluate(
+                    outputs = evaluate(
                         trajectory,
                         actors.reader,
                         reference.reader,
@@ -176,10 +204,11 @@ def run(
                         ref_context=reference.context,
                     )
 
-            gap = consistency(trajectory.rollout_logprobs, seen.logprobs, trajectory.action_mask)
+            gap = consistency(trajectory.rollout_logprobs, outputs.logprobs, trajectory.action_mask)
 
             # 3 Shape, and 4 Advantages.
-            rollout = shape(trajectory, seen, terms, config, control.kl_coef)
+            kl = kl_weights(control.kl_coef, config.kl.where)
+            rollout = shape(trajectory, outputs, terms, config, kl.in_reward)
 
             # 5 Learn.
             with watch("update"), kept_on_failure(rollout, out / "checkpoints", update):
@@ -190,7 +219,7 @@ def run(
                     config,
                     update,
                     runtime.micro_batch_size,
-                    kl_coef_in_loss(config, control.kl_coef),
+                    kl.in_loss,
                     demonstrations,
                 )
             if average is not None:
@@ -208,7 +237,18 @@ def run(
             }
 
             # 6 Control.
-            control = next_control(control, metrics, config, limit)
+            measured = metrics["objective/kl"]
+            control = LoopState(
+                next_kl_coefficient(
+                    control.kl_coef,
+                    measured,
+                    config.kl.target,
+                    config.kl.horizon,
+                    config.batch_size,
+                ),
+                stop_reason(measured, limit, update - start.updates, config.num_updates),
+                metrics,
+            )
 
             # 7 Keep.
             if distributed.is_main():
@@ -232,13 +272,13 @@ def run(
         actors, learner = gather_full_model(config, inputs, device, learner)
     if distributed.is_main():
         notes = notes_on(num_too_long, control, config.reward)
-        work = work_per_token(actors, learner, config)
+        work = work_per_token(actors, learner, config.num_ppo_epochs)
         rate = matmul_rate(device, config.precision)
         logged = read_metrics(out)
-        table = time_table(logged, work, config, rate, distributed.world_size())
+        table = time_table(logged, work, config.batch_size, rate, distributed.world_size())
         costs = cost_metrics(
-            generated_tokens=num_actions(logged, config),
-            training_flops=flops_of(logged, work, config),
+            generated_tokens=num_actions(logged, config.batch_size),
+            training_flops=flops_of(logged, work, config.batch_size, config.samples_per_prompt),
         )
         write_json(out / "tables.json", [table] if table else [])
         publish(out, learner, actors.reference, retriever, inputs, config, notes, tracker)
@@ -277,24 +317,19 @@ def describe_estimate(expected: Estimate, device: torch.device) -> str:
     )
 
 
-def notes_on(num_too_long: int, control: Control, reward: RewardConfig) -> list[str]:
+def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> list[str]:
     """Return what a reader of the report should know first."""
     notes = [control.stopped] if control.stopped else []
-    notes += note_on(reward)
+    notes += reward.notes()
     if num_too_long:
-        notes.append(f"{num_too_long} prompts were left out: they leave no room for a response.")
+        notes.append(
+            f"{num_too_long} prompts were left out: with a response they do not fit the context."
+        )
     return notes
 
 
-def open_retriever(config: PPOConfig, inputs: Mapping[str, Artifact]) -> Retriever | None:
-    """Return the index as a Retriever where some prompts are shown passages, else None."""
-    if config.retrieval.share > 0 and "index" in inputs:
-        return inputs["index"].open(method=config.retrieval.method)
-    return None
-
-
 def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:
-    """Return the prompts in `path` that leave room for a response, and how many do not.
+    """Return the prompts in `path` that fit the context with a response, and how many do not.
 
     Raises: DataError: none does, or the chat template refuses one.
     """
@@ -322,7 +357,7 @@ def resume(
     average: AveragedWeights | None,
     start: Start,
     tracker: Tracker,
-) -> tuple[int, Control]:
+) -> tuple[int, LoopState]:
     """Load the newest checkpoint and forget what came after it; return its update and control.
 
     Without one, those of the start.
@@ -339,7 +374,7 @@ def resume(
 
 
 def checkpoint(
-    out: Path, learner: Learner, average: AveragedWeights | None, control: Control, update: int
+    out: Path, learner: Learner, average: AveragedWeights | None, control: LoopState, update: int
 ) -> None:
     """Save everything as it is after `update`."""
     state = state_of(learner, average)

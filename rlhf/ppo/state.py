@@ -1,8 +1,8 @@
 """What a PPO checkpoint holds, so that a killed run ends with the very bytes of one that was not.
 
 Weights of policy and value model (those that are trained), their average if one is kept, Adam's
-moments, and the `Control` of the run: the KL coefficient, why it stopped if it did, and the metrics
-of the last update. There is no random state: every random number is keyed by (seed, update, prompt,
+moments, and the `LoopState`: the KL coefficient, why the run stopped if it did, and the last
+update's metrics. There is no random state: every random number is keyed by (seed, update, prompt,
 sample, token) or by (seed, update, epoch). There is no data cursor: it follows from the update.
 There is no learning rate: it is set anew for each update.
 
@@ -30,7 +30,7 @@ from rlhf.ppo.step import Learner
 
 
 @dataclass(frozen=True)
-class Control:
+class LoopState:
     """What one update hands to the next, besides the models."""
 
     kl_coef: float
@@ -78,7 +78,7 @@ def weights_of(learner: Learner) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def save_state(folder: Path, state: State, control: Control) -> None:
+def save_state(folder: Path, state: State, control: LoopState) -> None:
     """Write all of it into `folder`."""
     for name, weights in state.weights.items():
         save_file(weights, folder / weights_file(name))
@@ -89,7 +89,7 @@ def save_state(folder: Path, state: State, control: Control) -> None:
     (folder / "state.json").write_text(json.dumps(saved), encoding="utf-8")
 
 
-def load_state(folder: Path, learner: Learner, average: AveragedWeights | None = None) -> Control:
+def load_state(folder: Path, learner: Learner, average: AveragedWeights | None = None) -> LoopState:
     """Put what `save_state` wrote into `learner` and `average`; return the control.
 
     Raises: ConfigError: it was written under another topology.
@@ -107,7 +107,7 @@ def load_state(folder: Path, learner: Learner, average: AveragedWeights | None =
         average.load(load_file(folder / "average.safetensors"))
     path = folder / "optimizer.pt"
     put_optimizer(learner, torch.load(path, map_location="cpu", weights_only=True, mmap=True))
-    return Control(**state)
+    return LoopState(**state)
 
 
 def weights_file(model: str) -> str:

@@ -60,7 +60,7 @@ class Learner:
     value_model: ValueModel | None
     optimizer: torch.optim.Optimizer
     reader: Policy
-    """The policy as it reads rollouts: itself, or what stands on a stem (`sharing.py`)."""
+    """The policy as it reads rollouts: itself, or its layers above the frozen ones."""
 
     @property
     def models(self) -> dict[str, nn.Module]:
@@ -161,13 +161,17 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def set_learning_rates(learner: Learner, config: PPOConfig, update: int) -> None:
-    """Set every group's rate for `update` (from 1) of the run, by the configured schedule."""
+def learning_rates(config: PPOConfig, update: int) -> tuple[float, float]:
+    """Return the rates of policy and value model for `update` (from 1) of the run."""
     schedule = SCHEDULES[config.lr_scheduler_type]
     share = lr_multiplier(update - 1, config.num_updates, config.warmup_share, schedule)
-    rates = (config.learning_rate, config.value_learning_rate)
-    for group, rate in zip(learner.optimizer.param_groups, rates, strict=False):
-        group["lr"] = rate * share
+    return config.learning_rate * share, config.value_learning_rate * share
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """Set each group's rate: the policy's, and the value model's if there is one."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=False):
+        group["lr"] = rate
 
 
 def ppo_step(
@@ -344,7 +348,7 @@ def divisors_of(trajectory: Trajectory, rows: Sequence[int]) -> Tensor:
 
 
 def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
-    """Return `POLICY_SUMS` of a micro-batch, float64; masked slots add nothing to any of them."""
+    """Return `POLICY_SUMS` of a micro-batch, float64; padding adds nothing to any of them."""
     columns = (
         policy.loss.detach(),
         kl.detach(),
@@ -358,7 +362,7 @@ def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
 
 
 def value_sums(value: ValueLoss) -> Tensor:
-    """Return `VALUE_SUMS` of a micro-batch, float64; masked slots add nothing to either."""
+    """Return `VALUE_SUMS` of a micro-batch, float64; padding adds nothing to either."""
     return torch.stack([value.loss.detach().double().sum(), value.clipped.double().sum()])
 
 

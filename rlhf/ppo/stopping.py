@@ -1,4 +1,4 @@
-"""Step 6 of an update: the KL coefficient of the next one, and whether there is a next one."""
+"""Early stopping: the KL above which a run ends, and why one did."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from typing import NamedTuple
 from plumbrule.errors import ConfigError
 from plumbrule.store.artifacts import Artifact
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.kl import next_coefficient
-from rlhf.ppo.state import Control
 
 
 class KLLimit(NamedTuple):
-    """The KL (nats per response) behind which a run ends, and which setting gave it."""
+    """The KL (nats per response) above which a run ends, and which setting gave it."""
 
     kl: float
     setting: str
@@ -64,18 +62,14 @@ def predicted_peak(study: Artifact, series: str | None) -> float:
     return float(peak)
 
 
-def next_control(
-    control: Control, metrics: dict[str, float], config: PPOConfig, limit: KLLimit | None = None
-) -> Control:
-    """Return the control of the next update, given the metrics of this one."""
-    kl = metrics["objective/kl"]
-    coef = next_coefficient(
-        control.kl_coef, kl, config.kl.target, config.kl.horizon, config.batch_size
+def stop_reason(kl: float, limit: KLLimit | None, num_done: int, num_updates: int) -> str:
+    """Return why no update follows one whose KL was `kl` nats per response; "": one does.
+
+    Args: num_done, num_updates: updates done, and of the whole run, for the words.
+    """
+    if limit is None or kl <= limit.kl:
+        return ""
+    return (
+        f"The run ended after {num_done} of {num_updates} updates: its KL ({kl:.3g} nats per "
+        f"response) had passed {limit.setting} (={limit.kl:.3g})."
     )
-    stopped = ""
-    if limit is not None and kl > limit.kl:
-        stopped = (
-            f"The run ended after {metrics['ppo/updates']:.0f} of {config.num_updates} updates: "
-            f"its KL ({kl:.3g} nats per response) had passed {limit.setting} (={limit.kl:.3g})."
-        )
-    return Control(coef, stopped, metrics)

@@ -1,10 +1,10 @@
 """The value model: a trunk of its own and one linear head in float32.
 
 A value belongs to a state, and the state in which the policy chooses token j is the text *before*
-token j. So values[i, j] is read from the hidden state of the token before slot j: for the first
-slot that is the query's last token, and after a foreign segment it is that segment's last token.
-The hidden state *of* token j already knows what was chosen, and a baseline that knows the action is
-biased.
+token j. So values[i, j] is read from the hidden state of the token before position j: for the first
+that is the query's last token, and after text that the policy did not sample (tool output) it is
+the last token of that text. The hidden state *of* token j already knows what was chosen, and a
+baseline that knows the action is biased.
 
 `value_init=policy`: a copy of the policy's trunk and a head of zeros, so that every value is 0 at
 first and the first advantages are the rewards' own. `value_init=rm`: the reward model's trunk and
@@ -32,28 +32,31 @@ from rlhf.reward_model.model import RewardModel
 class ValueModel(nn.Module):
     """Values of states. `trunk` ends in hidden states (b, l, h); `head` is Linear(h, 1).
 
-    Without a trunk it reads the policy's hidden states. on_stem: the trunk is a branch, which reads
-    what the stem's layers made of the tokens.
+    Without a trunk it reads the policy's hidden states. on_frozen_layers: the trunk stands on the
+    policy's frozen layers and reads their hidden states (a hydra head, as trlX calls it).
     """
 
-    def __init__(self, trunk: nn.Module | None, head: nn.Linear, on_stem: bool = False):
+    def __init__(self, trunk: nn.Module | None, head: nn.Linear, on_frozen_layers: bool = False):
         super().__init__()
-        self.trunk, self.head, self.on_stem = trunk, head, on_stem
+        self.trunk, self.head, self.on_frozen_layers = trunk, head, on_frozen_layers
 
     def forward(
         self,
         tokens: Tensor,
         real_mask: Tensor,
-        stem: Tensor | None = None,
+        frozen_states: Tensor | None = None,
         hidden: Tensor | None = None,
     ) -> Tensor:
         """Return the value (b, l) of the state *after* each token, in the head's dtype.
 
-        Args: tokens: (b, l) int64. real_mask: (b, l) bool. stem: as in `scoring.hidden_states`.
-            hidden: (b, l, h), the policy's, for a value model without a trunk.
+        Args: tokens: (b, l) int64. real_mask: (b, l) bool. frozen_states: as in
+            `logprobs.hidden_states`. hidden: (b, l, h), the policy's, for a value model without a
+            trunk.
         """
         if self.trunk is not None:
-            hidden = hidden_states(self.trunk, tokens, real_mask, stem if self.on_stem else None)
+            hidden = hidden_states(
+                self.trunk, tokens, real_mask, frozen_states if self.on_frozen_layers else None
+            )
         assert hidden is not None
         with torch.autocast(tokens.device.type, enabled=False):
             return self.head(hidden.to(self.head.weight.dtype)).squeeze(-1)
@@ -64,7 +67,7 @@ def value_from_policy(policy: Policy) -> ValueModel:
     return value_on(copy.deepcopy(trunk(policy.model)).requires_grad_(True), policy)
 
 
-def value_on(own: nn.Module | None, policy: Policy, on_stem: bool = False) -> ValueModel:
+def value_on(own: nn.Module | None, policy: Policy, on_frozen_layers: bool = False) -> ValueModel:
     """Return a value model on a trunk, or None for the policy's; it is 0 everywhere."""
     model = policy.model
     head = nn.Linear(hidden_width(model), 1).to(
@@ -72,7 +75,7 @@ def value_on(own: nn.Module | None, policy: Policy, on_stem: bool = False) -> Va
     )
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return ValueModel(own, head, on_stem)
+    return ValueModel(own, head, on_frozen_layers)
 
 
 def value_from_reward_model(reward_model: RewardModel) -> ValueModel:

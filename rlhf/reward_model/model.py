@@ -283,7 +283,7 @@ def reward_model_of(artifact: Artifact, device: str | torch.device) -> RewardMod
     return load_reward_model(artifact.path, device=device)
 
 
-def open_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> RewardScorer:
+def open_reward(artifact: Artifact, runtime: RuntimeConfig) -> RewardScorer:
     """Return the Scorer of an rm artifact, ready on the runtime's device."""
     model = reward_model_of(artifact, resolve_device(runtime))
     return RewardScorer(model, runtime.micro_batch_size)

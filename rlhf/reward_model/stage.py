@@ -35,6 +35,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
 from plumbrule.store.headline import publish
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
@@ -79,7 +80,7 @@ def run(
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
         model.trunk.requires_grad_(False)
-    sources = [inputs[slot] for slot in sorted(inputs) if slot.startswith("preferences")]
+    sources = list(Inputs(inputs).many("preferences").values())
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
     training, held_out = (
@@ -88,9 +89,8 @@ def run(
     )
     refuse_leaks(training.preferences, held_out.preferences)
     others = {
-        slot: read_split(model, [inputs[slot].file(VALIDATION)], limit, config)
-        for slot in sorted(inputs)
-        if slot.startswith("ood")
+        slot: read_split(model, [source.file(VALIDATION)], limit, config)
+        for slot, source in Inputs(inputs).many("ood").items()
     }
     too_long = training.num_too_long + held_out.num_too_long
     # 2 answers of the policy as it is

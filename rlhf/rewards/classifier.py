@@ -31,6 +31,7 @@ from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.packaged_files import located
 from rlhf.rewards.config import ClassifierConfig
+from rlhf.rewards.options import TermInputs
 
 SPARE = rf"^lm_head\.|{POOLER}"
 """What a classifier's checkpoint may hold that its class does not read: the output layer of the
@@ -96,6 +97,11 @@ class Classifier:
         stated = self.tokenizer.model_max_length
         known = [x for x in (longest, stated) if x is not None and x < 10**9]
         return min(known, default=None)
+
+
+def open_term(given: TermInputs) -> Classifier:
+    """Return the classifier of `reward.classifier`, as `open_classifier` does."""
+    return open_classifier(given.settings, given.runtime)
 
 
 def open_classifier(config: ClassifierConfig, runtime: RuntimeConfig) -> Classifier:

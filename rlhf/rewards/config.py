@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 from urllib.parse import urlsplit
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import (
@@ -14,6 +18,7 @@ from plumbrule.config import (
     require_range,
     require_source,
 )
+from plumbrule.errors import ConfigError
 from plumbrule.stage_kind import Slot, StageKind
 from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
 
@@ -26,23 +31,59 @@ class RewardTermConfig:
 
     name: str = "rm"
     """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, or a function of \
-text: length, repetition, unfinished, supported, citation, or one of a plug-in."""
+text: length, repetition, unfinished, supported, citation; or a term or function of a plug-in."""
     weight: float = 1.0
     normalise: str = "none"
     """batch: less the mean of the update's responses, by their standard deviation. A reward model \
 is normalised already, on answers of the policy that PPO starts from."""
     clip: float | None = None
     """Then cut to [-clip, clip]; None: not at all."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of a plug-in's term that has settings; checked, and filled up with their defaults."""
     source: str = ""
     """Digest of the plug-in's file, or of our function's code; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
         require_choice("reward.terms.name", self.name, {*TERMS, *FUNCTIONS})
+        require(
+            not (self.name in TERMS and self.name in FUNCTIONS),
+            "reward.terms.name",
+            self.name,
+            "be registered once; it is a term and a function",
+            "rename one of them",
+        )
+        own = self.own_settings()
+        require(
+            own is not None or not self.settings,
+            f"reward.terms.{self.name}.settings",
+            self.settings,
+            "be left out: this term has none",
+            "ours have theirs in reward.<term>",
+        )
+        if own is not None:
+            self.settings = asdict(own)
         require_range(f"reward.terms.{self.name}.weight", self.weight, -1e6, 1e6)
         require_choice(f"reward.terms.{self.name}.normalise", self.normalise, ("none", "batch"))
         if self.clip is not None:
             require_range(f"reward.terms.{self.name}.clip", self.clip, 1e-9)
         self.source = source_digest(self.name)
+
+    def own_settings(self) -> Any:
+        """Return the settings as an instance of the class that the term registered, or None.
+
+        Raises: ConfigError: one that the class has not, of another type, or that it refuses.
+        """
+        kind = TERMS.option(self.name).settings if self.name in TERMS else None
+        if kind is None:
+            return None
+        try:
+            return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), self.settings))
+        except OmegaConfBaseException as error:
+            known = ", ".join(f.name for f in fields(kind))
+            raise ConfigError(
+                f"reward.terms.{self.name}.settings (={self.settings}) must be of {known}: "
+                f"{str(error).splitlines()[0]}; correct it."
+            ) from None
 
 
 @dataclass
@@ -168,6 +209,20 @@ class RewardConfig:
                 f"be given where a term is named {name}",
                 "give it, or leave the term out",
             )
+
+    def settings_of(self, name: str) -> Any:
+        """Return the settings of a term: its own, else the section of its name, else None."""
+        term = next(term for term in self.terms if term.name == name)
+        return term.own_settings() or getattr(self, name, None)
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the report must know of a reward that is behind a URL."""
+        if "http" not in self.weights:
+            return []
+        return [
+            f"The reward came from {self.http.url} (version {self.http.version}): this run is not "
+            "reproducible from its config. The replies are kept in the artifact."
+        ]
 
     @property
     def weights(self) -> dict[str, float]:

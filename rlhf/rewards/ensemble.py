@@ -17,6 +17,7 @@ kept for every response and logged.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,10 +25,14 @@ import torch
 from torch import nn
 
 from plumbrule.errors import ConfigError
+from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.protocols import Episode, Scorer
-from rlhf.reward_model.model import RewardModel
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.inputs import Inputs
+from rlhf.reward_model.model import RewardModel, RewardScorer, reward_model_of
 from rlhf.rewards.config import EnsembleConfig
+from rlhf.rewards.options import TermInputs
 
 
 class Ensemble:
@@ -43,6 +48,42 @@ class Ensemble:
         if len(parts) == 1:
             return {"score": together}
         return {"score": together, **parts, "std": np.std(list(parts.values()), axis=0)}
+
+
+def open_reward_models(given: TermInputs) -> Scorer:
+    """Return the node's reward models as one scorer.
+
+    Raises: ConfigError: there is none, or one was trained without terminal tokens.
+    """
+    models = Inputs(given.inputs).many("rm")
+    if not models:
+        raise ConfigError(
+            "reward.terms (=rm) must not name rm without an rm input; give the node one."
+        )
+    for slot, artifact in models.items():
+        check_terminal(slot, artifact)
+    config, runtime = given.reward.ensemble, given.runtime
+    if config.rule == "weights":
+        device = resolve_device(runtime)
+        loaded = [reward_model_of(artifact, device) for artifact in models.values()]
+        return RewardScorer(averaged(loaded), runtime.micro_batch_size)
+    scorers = {slot: a.open(runtime) for slot, a in models.items()}
+    return Ensemble(scorers, config)
+
+
+def check_terminal(slot: str, artifact: Artifact) -> None:
+    """Refuse a reward model that reads responses without the terminal token that PPO's have.
+
+    Its score would be read one token away from where it was trained.
+    Raises: ConfigError: `append_terminal` in reward_stats.json is not true.
+    """
+    stats = json.loads(artifact.file("reward_stats.json").read_text(encoding="utf-8"))
+    if stats.get("append_terminal") is not True:
+        raise ConfigError(
+            f"{slot}: append_terminal (={stats.get('append_terminal')}) must be true, since PPO's "
+            "responses keep their terminal token; train the reward model with "
+            "rm.append_terminal=true."
+        )
 
 
 def combine(scores: np.ndarray, config: EnsembleConfig) -> np.ndarray:

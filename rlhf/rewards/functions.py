@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from plumbrule.errors import ConfigError
 from plumbrule.store.computing_code import registered_digest
 from plumbrule.store.fingerprint import plugin_digest
+from rlhf.rewards.options import TERMS, TOTAL, own_code
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode
@@ -34,10 +35,6 @@ RewardFunction = Callable[["Sequence[Episode]"], Sequence[float]]
 FUNCTIONS: dict[str, RewardFunction] = {}
 _FILES: dict[str, Path] = {}
 _DIGESTS: dict[str, str] = {}
-TERMS = ("rm", "gold", "constant", "classifier", "http")
-"""Terms that are no functions: `reward_terms.py` opens them."""
-TOTAL = "score"
-"""What the sum of all terms is called beside them."""
 HASHED_BY_NAME = True
 """A registered function is hashed with the term that names it
 (`plumbrule/store/fingerprint.py`)."""
@@ -75,13 +72,13 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
 
 def source_digest(name: str) -> str:
     """Return 16 hex digits of the plug-in that registered a term, as it was then, or of our own
-    function; "" for a term that is no function.
+    function; "" for a term whose code is the stages' own.
 
     It is part of a term's config, so that an edit makes another artifact of those who use the term.
     The digest is in the config only of runs that choose the name.
     """
-    if name not in FUNCTIONS:
-        return ""
+    if name in TERMS:
+        return own_code(name)
     return _DIGESTS[name] or registered_digest(FUNCTIONS[name])
 
 
@@ -93,7 +90,7 @@ def length(episodes: Sequence[Episode]) -> list[float]:
 
 @register("repetition")
 def repetition(episodes: Sequence[Episode]) -> list[float]:
-    """Return the share, in [0, 1], of each response's runs of three words that it said before."""
+    """Return the share, in [0, 1], of each response's runs of three words that it holds already."""
     return [_repeated(_words(e.response)) for e in episodes]
 
 
@@ -111,10 +108,10 @@ def supported(episodes: Sequence[Episode]) -> list[float]:
     """
     shares = []
     for e in episodes:
-        said = _words(e.response)
+        words = _words(e.response)
         shown = set(_words(" ".join(e.passages)))
         asked = set(_words(" ".join(m.content for m in e.prompt.messages)))
-        held = [word in shown or word in asked for word in said]
+        held = [word in shown or word in asked for word in words]
         shares.append(sum(held) / len(held) if shown and held else float(not held))
     return shares
 

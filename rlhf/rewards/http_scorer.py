@@ -33,10 +33,12 @@ import numpy as np
 from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm import distributed
 from plumbrule.protocols import Episode
 from plumbrule.store.content_digests import is_as_written, with_digest
 from rlhf.rewards.bounded_post import CutOffError, post
-from rlhf.rewards.config import HTTPConfig, RewardConfig
+from rlhf.rewards.config import HTTPConfig
+from rlhf.rewards.options import TermInputs
 
 log = logging.getLogger(__name__)
 LONGEST_PAUSE = 15.0
@@ -45,6 +47,12 @@ SHOWN_CHARACTERS = 200
 """Of a reply that is refused."""
 MOST_BYTES, BYTES_PER_SCORE = 2**20, 256
 """Of a reply: a mebibyte, and more where many scores are asked for at once."""
+
+
+def open_term(given: TermInputs) -> HTTPScorer:
+    """Return the scorer of `reward.http`; each process keeps its replies in a file of its own."""
+    own = None if given.replies is None else given.replies / f"{distributed.rank()}.jsonl"
+    return HTTPScorer(given.settings, own)
 
 
 class HTTPScorer:
@@ -184,16 +192,6 @@ def _shown(reply: bytes) -> str:
 def _is_score(value: Any) -> bool:
     """Return whether a value is a number: neither true or false, nor a text that looks like one."""
     return type(value) in (int, float) and abs(value) <= LARGEST
-
-
-def note_on(reward: RewardConfig) -> list[str]:
-    """Return what a reader of the report must know of a reward that is behind a URL."""
-    if "http" not in reward.weights:
-        return []
-    return [
-        f"The reward came from {reward.http.url} (version {reward.http.version}): this run is not "
-        "reproducible from its config. The replies are kept in the artifact."
-    ]
 
 
 def as_json(episode: Episode) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
+from plumbrule.store.layout import artifacts_of
 from plumbrule.store.manifests import inputs_of
 from rlhf.rewards.config import RewardConfig
-from rlhf.rewards.functions import TOTAL
+from rlhf.rewards.options import TOTAL
 
 REWARD_MODEL_OPENER = "rlhf.reward_model.model:open_reward"
 
@@ -69,7 +70,7 @@ def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
     """Return the reward models that the artifact's manifest names, from beside it in the store."""
     found = {}
     for slot, fingerprint in inputs_of(artifact.path).items():
-        folder = artifact.path.parents[1] / "rm" / fingerprint
+        folder = artifacts_of(artifact.path) / "rm" / fingerprint
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(
                 f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store "

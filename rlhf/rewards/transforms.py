@@ -97,14 +97,14 @@ def penalise_unfinished(scores: Tensor, finished: Tensor, penalty: float) -> Ten
 
 
 def last_step(step_mask: Tensor) -> Tensor:
-    """Return the slot of the last step of each row, (b,) int64.
+    """Return the position of the last step of each row, (b,) int64.
 
     Raises: ValueError: a row of `step_mask` holds no True.
     """
     if not bool(step_mask.any(dim=1).all()):
         raise ValueError("step_mask must hold a step in every row; drop empty responses.")
-    slots = torch.arange(step_mask.shape[1], device=step_mask.device)
-    return torch.where(step_mask, slots, -1).max(dim=1).values
+    positions = torch.arange(step_mask.shape[1], device=step_mask.device)
+    return torch.where(step_mask, positions, -1).max(dim=1).values
 
 
 def shape_rewards(

@@ -27,7 +27,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import gathered_inputs
+from plumbrule.store.inputs import Inputs
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (
@@ -101,7 +101,7 @@ def read_series(
 ) -> list[Series]:
     """Return the series of one method, in the order of the config."""
     runs: dict[tuple[str, str], list[Run]] = {}
-    for one in gathered_inputs(inputs, method):
+    for one in Inputs(inputs).variations(method):
         read = read_ppo if method == "ppo" else read_best_of_n
         runs.setdefault((one.name, one.label), []).append(read(one.artifact))
     return [

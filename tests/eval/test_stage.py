@@ -6,7 +6,14 @@ import json
 import math
 
 import pytest
-from worlds.evaluation import prompts, read_lines, small_config, small_inputs, small_policy
+from worlds.evaluation import (
+    FirstDocumentIndex,
+    prompts,
+    read_lines,
+    small_config,
+    small_inputs,
+    small_policy,
+)
 from worlds.trackers import Stopped
 
 from eval.config import BoldConfig
@@ -14,6 +21,7 @@ from eval.stage import run
 from plumbrule.cli.merge import merge
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.loading import make_policy, save_policy
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -43,6 +51,24 @@ def whole(tmp_path_factory):
     inputs, out = small_inputs(folder, *ALL), folder / "out"
     out.mkdir()
     return inputs, out, run(small_config(), inputs, RUNTIME, out, NullTracker())
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    inputs, out = small_inputs(tmp_path, *ALL), tmp_path / "out"
+    out.mkdir()
+    run(small_config(), inputs, RUNTIME, out, NullTracker())
+    assert len(calls) == len(set(calls)) > 12
+
+
+def test_the_index_is_opened_on_the_device_of_the_runtime(whole):
+    assert set(FirstDocumentIndex.devices) == {"cpu"}
 
 
 def test_files_hold_one_row_per_item_and_condition(whole):

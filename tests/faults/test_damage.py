@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.comparisons import compare, methods
+from eval.comparisons import compare, costs, methods
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError
 from plumbrule.report import render_report
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store import costs, manifests
+from plumbrule.store import manifests
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.inputs import Gathered
 from plumbrule.store.manifests import MANIFEST, Manifest

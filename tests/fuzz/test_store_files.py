@@ -31,7 +31,7 @@ from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
 from rlhf.feedback.people.questions import to_row as question_row
 from rlhf.ppo.rollout import parquet as rollouts
-from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
 
 OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
@@ -156,8 +156,8 @@ def test_reward_stats(tmp_path: Path, examples: int) -> None:
 
 def small_rollout() -> rollouts.Rollout:
     """Two responses of a rollout."""
-    mask = slots([[1, 1], [1]], torch.bool)
-    numbers = slots([[0.5, -1.0], [0.25]], torch.float32)
+    mask = padded([[1, 1], [1]], torch.bool)
+    numbers = padded([[0.5, -1.0], [0.25]], torch.float32)
     trajectory = Trajectory(
         ["a", "b"], [(), ("p",)], [[1, 2], [3]], [[4, 5], [6]], ["x", "y"], mask, mask,
         torch.tensor([True, False]), numbers,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from plumbrule.rounding import ULPS, is_rounding, precision_of
-from rag.index.ranking import Hits, scaled
+from rag.index.protocol import Hits
+from rag.index.ranking import scaled
 from rlhf.masked import whiten
 from rlhf.ppo.advantages import group_advantages
 from rlhf.ppo.measures.metrics import explained_variance

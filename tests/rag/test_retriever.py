@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from worlds.articles import PEOPLE, TOWNS, TRADES, build, documents
+from worlds.articles import PEOPLE, TOWNS, TRADES, build, documents, opened
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Artifact
 from rag import retriever as module
 from rag.index.hash_encoder import HashingEncoder
-from rag.retriever import METHODS, open_index
+from rag.retriever import METHODS
 
 QUERIES = [
     *(f"Where was {name} born?" for name in PEOPLE),
@@ -32,7 +32,7 @@ def index(tmp_path_factory) -> Artifact:
 @pytest.mark.parametrize("method", METHODS)
 def test_finds_the_passage_and_says_where_it_stands(index: Artifact, method: str) -> None:
     by_id = {document.id: document for document in documents()}
-    found = index.open(method=method).search([f"Where was {name} born?" for name in PEOPLE], 2)
+    found = opened(index, method).search([f"Where was {name} born?" for name in PEOPLE], 2)
     for i, passages in enumerate(found):
         first = passages[0]
         assert first.document == f"doc-{i}"
@@ -43,40 +43,40 @@ def test_finds_the_passage_and_says_where_it_stands(index: Artifact, method: str
 
 @pytest.mark.parametrize("method", METHODS)
 def test_titles_help_passages_that_do_not_name_their_subject(index: Artifact, method: str) -> None:
-    (passages,) = index.open(method=method).search(["Profession chosen later by Di Thorne"], 1)
+    (passages,) = opened(index, method).search(["Profession chosen later by Di Thorne"], 1)
     assert "dentist" in passages[0].text
     assert "Thorne" not in passages[0].text
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_repeats_and_order_do_not_matter(monkeypatch, index: Artifact, method: str) -> None:
-    opened = index.open(method=method)
-    alone = {query: opened.search([query], 3)[0] for query in QUERIES}
+    found = opened(index, method)
+    alone = {query: found.search([query], 3)[0] for query in QUERIES}
     shuffled = [*QUERIES[::-1], *QUERIES, *QUERIES[:3]]
-    assert opened.search(shuffled, 3) == [alone[query] for query in shuffled]
+    assert found.search(shuffled, 3) == [alone[query] for query in shuffled]
     monkeypatch.setattr(module, "BLOCK", 4)
-    assert opened.search(shuffled, 3) == [alone[query] for query in shuffled]
+    assert found.search(shuffled, 3) == [alone[query] for query in shuffled]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_ties_stand_in_the_order_of_passages(tmp_path: Path, method: str) -> None:
     same = [Document(name, "The very same words.") for name in ("c", "a", "d", "b")]
-    opened = build(tmp_path, same).open(method=method)
-    (passages,) = opened.search(["same words"], 3)
+    found = opened(build(tmp_path, same), method)
+    (passages,) = found.search(["same words"], 3)
     assert [passage.id for passage in passages] == ["a#0", "b#0", "c#0"]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_query_that_shares_nothing_finds_nothing(index: Artifact, method: str) -> None:
-    assert index.open(method=method).search(["", "zzxqj"], 2) == [[], []]
-    assert index.open(method=method).search([], 2) == []
+    assert opened(index, method).search(["", "zzxqj"], 2) == [[], []]
+    assert opened(index, method).search([], 2) == []
 
 
 def test_hybrid_is_the_convex_sum_of_both(index: Artifact) -> None:
     """With pools larger than the corpus: min-max over all 12 chunks, half of each."""
     query, every = "Where was Bo Marsh born?", 100
     raw = {
-        method: {p.id: p.score for p in index.open(method=method).search([query], every)[0]}
+        method: {p.id: p.score for p in opened(index, method).search([query], every)[0]}
         for method in METHODS
     }
 
@@ -93,17 +93,17 @@ def test_hybrid_is_the_convex_sum_of_both(index: Artifact) -> None:
 
 def test_k_and_method_are_checked(index: Artifact) -> None:
     with pytest.raises(ConfigError, match=r"retrieval\.num_passages \(=0 passages\)"):
-        index.open(method="bm25").search(["x"], 0)
+        opened(index, "bm25").search(["x"], 0)
     with pytest.raises(ConfigError, match=r"retrieval\.method \(=best\)"):
-        open_index(index, method="best")
+        opened(index, "best")
 
 
 def test_another_encoder_is_refused_and_both_sizes_named(tmp_path: Path) -> None:
     index = build(tmp_path, dimensions=64)
     HashingEncoder.fit(["another"], 32).save(index.path / "encoder")
     with pytest.raises(ArtifactError, match=r"=64 dimensions.*hashing gives 32 dimensions"):
-        index.open(method="dense")
-    assert index.open(method="bm25").search(["Oslo"], 1)[0][0].document == "doc-3"
+        opened(index, "dense")
+    assert opened(index, "bm25").search(["Oslo"], 1)[0][0].document == "doc-3"
 
 
 def test_changed_passages_are_refused(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_changed_passages_are_refused(tmp_path: Path) -> None:
     path = index.path / "passages.jsonl"
     path.write_text(path.read_text().replace("Rome", "Bonn"))
     with pytest.raises(ArtifactError, match=r"passages\.jsonl is not what"):
-        index.open(method="bm25")
+        opened(index, "bm25")
 
 
 @pytest.mark.parametrize("name", ["index.faiss", "bm25", "encoder", "passages.jsonl"])
@@ -119,7 +119,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     index = build(tmp_path)
     (index.path / name).rename(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match=name):
-        index.open(method="hybrid")
+        opened(index, "hybrid")
 
 
 @pytest.mark.parametrize("name", ["index.faiss", "encoder/frequencies.safetensors"])
@@ -128,7 +128,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path, name: str) -> None:
     path = index.path / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ArtifactError, match="build the index again"):
-        index.open(method="dense")
+        opened(index, "dense")
 
 
 def test_an_index_of_other_passages_is_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_an_index_of_other_passages_is_refused(tmp_path: Path) -> None:
         (other.path / name).rename(index.path / name)
     for method in METHODS:
         with pytest.raises(ArtifactError, match=r"one per passage \(=12\)"):
-            index.open(method=method)
+            opened(index, method)
 
 
 def test_a_damaged_fingerprint_is_named(tmp_path: Path) -> None:
@@ -147,4 +147,4 @@ def test_a_damaged_fingerprint_is_named(tmp_path: Path) -> None:
     for text in ("{", "[]", json.dumps({"encoder": {}})):
         (index.path / "fingerprint.json").write_text(text)
         with pytest.raises(ArtifactError, match=r"fingerprint\.json is damaged"):
-            index.open(method="bm25")
+            opened(index, "bm25")

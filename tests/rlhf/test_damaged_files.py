@@ -13,7 +13,7 @@ import torch
 
 from plumbrule.errors import ArtifactError, DataError
 from rlhf.ppo.rollout import parquet as rollouts
-from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
 
 
@@ -80,9 +80,9 @@ def test_a_rollout_that_cannot_be_is_refused(tmp_path: Path, case: str) -> None:
 def test_a_rollout_is_read_as_it_was_written(tmp_path: Path, behind: int) -> None:
     """Also where the first response is empty, and with a step behind each response."""
     lengths = [0 + behind, 2 + behind]
-    mask = slots([[1] * n for n in lengths], torch.bool)
-    action = slots([[], [1, 1] + [0] * behind], torch.bool)
-    numbers = slots([[0.5] * n for n in lengths], torch.float64)
+    mask = padded([[1] * n for n in lengths], torch.bool)
+    action = padded([[], [1, 1] + [0] * behind], torch.bool)
+    numbers = padded([[0.5] * n for n in lengths], torch.float64)
     steps = mask if behind else action
     trajectory = Trajectory(
         ["a", "b"], [(), ()], [[1], [2]], [[], [3, 4]], ["", "y"], action, steps,

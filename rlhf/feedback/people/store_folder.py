@@ -1,7 +1,7 @@
 """Where questions and judgements lie: `labels/<digest of the questions>/` in the store.
 
     questions.jsonl            what is asked (`questions.py`)
-    people/<annotator>.jsonl   what each person said (`judgements.py`)
+    people/<annotator>.jsonl   each person's judgements (`judgements.py`)
 
 An artifact's folder says in `labelling.json` which of them it awaits, or was made from.
 """
@@ -9,7 +9,6 @@ An artifact's folder says in `labelling.json` which of them it awaits, or was ma
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from plumbrule.store.artifacts import write_json
 from plumbrule.store.claims import published_path
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.layout import LABELS, store_of, store_root
 from rlhf.feedback.people.judgements import Said, StaleError, append, read_journal
 from rlhf.feedback.people.questions import (
     FILE,
@@ -32,10 +32,10 @@ POINTER = "labelling.json"
 def prepare(questions: Sequence[Question], out: Path) -> Path:
     """Make the folder of `questions` in the store of the artifact `out`; return it.
 
-    What people said of one of them in another folder is taken over where they said nothing here:
+    Judgements of one of them in another folder are taken over where there is none here:
     more prompts, or other repeats, make a new folder and cost no one their work.
     """
-    labels = store_of(out) / "labels"
+    labels = store_of(out) / LABELS
     folder = labels / digest([q.id for q in questions])
     (folder / "people").mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
@@ -48,20 +48,15 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
             if judgement.question in asked - set(known):
                 with contextlib.suppress(StaleError):  # judged here this moment
                     append(mine, judgement, seen=0)
-    write_json(out / POINTER, {"labels": f"labels/{folder.name}"})
+    write_json(out / POINTER, {"labels": f"{LABELS}/{folder.name}"})
     return folder
-
-
-def store_of(out: Path) -> Path:
-    """Return the store in which a stage's folder lies: <store>/artifacts/<kind>/<name>."""
-    return published_path(out).parents[2]
 
 
 def command(out: Path) -> str:
     """Return the command that asks the questions of the artifact folder `out`."""
     store = store_of(out)
     words = ["plumbrule", "label", published_path(out).name]
-    if Path(os.environ.get("PLUMBRULE_STORE") or Path.cwd()).resolve() != store.resolve():
+    if Path(store_root()).resolve() != store.resolve():
         words += ["--store", str(store)]
     return shlex.join(words)
 

@@ -18,12 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import CHECK_EVERY
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
-from plumbrule.runtime_config import RuntimeConfig
-from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.shared_trunk import Actors
 from rlhf.ppo.step import Learner, trainable
@@ -76,21 +75,27 @@ def estimate_memory(
     actors: Actors,
     learner: Learner,
     queries: Sequence[Sequence[int]],
-    config: PPOConfig,
-    runtime: RuntimeConfig,
+    sampling: SamplingConfig,
+    *,
+    micro_batch_size: int,
+    num_ppo_epochs: int = 1,
+    precision: str = "float32",
+    averaged: bool = False,
 ) -> Estimate:
     """Return what an update on these queries (of this process, token ids) takes.
 
     Memory is that of the longest rows, time that of as many tokens as there are, with responses as
     long as they may be.
+
+    Args: averaged: whether an average of the policy's weights is kept.
     """
-    held, weights = _weights(actors, learner, config)
+    held, weights = _weights(actors, learner, averaged)
     if not queries:
         return Estimate(weights, held, 0.0)
-    limit = config.sampling.max_new_tokens
+    limit = sampling.max_new_tokens
     longest = sorted(queries, key=lambda query: -len(query))
     try:
-        probe = _measure(actors, learner, longest, config)
+        probe = _measure(actors, learner, longest, sampling, precision)
     except torch.cuda.OutOfMemoryError:
         for model in learner.models.values():
             model.zero_grad(set_to_none=True)
@@ -99,39 +104,47 @@ def estimate_memory(
 
     num_tokens = sum(map(len, queries)) + limit * len(queries)
     passes = 3 if learner.value_model is not None else 2  # of policy, reference and values
-    per_token = passes * probe.read_seconds + config.num_ppo_epochs * probe.learn_seconds
-    batches = -(-len(queries) // config.sampling.batch_size)
+    per_token = passes * probe.read_seconds + num_ppo_epochs * probe.learn_seconds
+    batches = -(-len(queries) // sampling.batch_size)
     seconds = batches * probe.sample_seconds + num_tokens * per_token
 
-    largest = longest[: runtime.micro_batch_size]
+    largest = longest[:micro_batch_size]
     kept = probe.kept_bytes * (sum(map(len, largest)) + limit * len(largest))
-    sampled = min(len(queries), config.sampling.batch_size) * (len(longest[0]) + limit)
+    sampled = min(len(queries), sampling.batch_size) * (len(longest[0]) + limit)
     cache = sampled * _cache_bytes(actors.policy)
     return Estimate(
-        round(weights + _stem_bytes(actors, num_tokens) + max(kept, cache)), held, seconds
+        round(weights + _frozen_states_bytes(actors, num_tokens) + max(kept, cache)), held, seconds
     )
 
 
 def _measure(
-    actors: Actors, learner: Learner, queries: Sequence[Sequence[int]], config: PPOConfig
+    actors: Actors,
+    learner: Learner,
+    queries: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    precision: str,
 ) -> Probe:
     """Run a few rows through all that is trained, sample a few tokens; longest queries first."""
     device = actors.policy.model.device
-    limit = config.sampling.max_new_tokens
+    limit = sampling.max_new_tokens
     rows = [[*query, *[query[0]] * limit] for query in queries[:PROBE_ROWS]]
     tokens, real_mask = (x.to(device) for x in pad_rows(rows, actors.policy.pad_id))
     target_mask = real_mask.clone()
     target_mask[:, 0] = False
     policy, value_model = learner.reader.model, learner.value_model
-    stem: Tensor | None = None
+    frozen_states: Tensor | None = None
 
     def scores() -> Tensor:
-        hidden = None if stem is None else hidden_states(policy, tokens, real_mask, stem)
+        hidden = (
+            None
+            if frozen_states is None
+            else hidden_states(policy, tokens, real_mask, frozen_states)
+        )
         return logprobs(policy, tokens, real_mask, target_mask, hidden=hidden).logprobs.sum()
 
-    with compute_precision(config.precision, device):
-        if actors.stem is not None:
-            stem = torch.cat(actors.stem.read(rows, len(rows)))
+    with compute_precision(precision, device):
+        if actors.frozen_layers is not None:
+            frozen_states = torch.cat(actors.frozen_layers.read(rows, len(rows)))
         with torch.no_grad():
             scores()  # warms up
             read = _seconds(scores)
@@ -141,13 +154,13 @@ def _measure(
 
             def values() -> Tensor:
                 assert value_model is not None  # checked above
-                return value_model(tokens, real_mask, stem).sum()
+                return value_model(tokens, real_mask, frozen_states).sum()
 
             kept.append(_kept(values, value_model))
             learn += _seconds(lambda: values().backward())
         for model in learner.models.values():
             model.zero_grad(set_to_none=True)
-        sample = _sample(actors.policy, queries[: config.sampling.batch_size], config)
+        sample = _sample(actors.policy, queries[: sampling.batch_size], sampling)
     number = sum(map(len, rows))
     return Probe(max(kept) / number, read / number, learn / number, sample)
 
@@ -175,16 +188,16 @@ def _kept(work: Callable[[], Tensor], model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in found.values())
 
 
-def _sample(policy: Policy, queries: Sequence[Sequence[int]], config: PPOConfig) -> float:
+def _sample(policy: Policy, queries: Sequence[Sequence[int]], sampling: SamplingConfig) -> float:
     """Return the seconds of a batch of the sampler, responses as long as they may be.
 
     Two lengths tell what a token takes from what prompts and preparations do.
     """
-    limit = config.sampling.max_new_tokens
+    limit = sampling.max_new_tokens
     keys = list(range(len(queries)))
 
     def sample(num_tokens: int) -> float:
-        few = dataclasses.replace(config.sampling, max_new_tokens=num_tokens)
+        few = dataclasses.replace(sampling, max_new_tokens=num_tokens)
         return _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
 
     short, long = (min(number, limit) for number in PROBE_TOKENS)
@@ -194,7 +207,7 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], config: PPOConfig)
     return longer + per_token * (limit - long)
 
 
-def _weights(actors: Actors, learner: Learner, config: PPOConfig) -> tuple[int, int]:
+def _weights(actors: Actors, learner: Learner, averaged: bool) -> tuple[int, int]:
     """Return the bytes of all weights, each once, and of these with what training keeps beside.
 
     That is gradients, moments, and the average if one is kept.
@@ -206,14 +219,14 @@ def _weights(actors: Actors, learner: Learner, config: PPOConfig) -> tuple[int, 
         name: sum(p.numel() * p.element_size() for p in trainable(model))
         for name, model in learner.models.items()
     }
-    average = trained["policy"] if config.ema_decay is not None else 0
+    average = trained["policy"] if averaged else 0
     return held, held + OPTIMIZER_COPIES * sum(trained.values()) + average
 
 
-def _stem_bytes(actors: Actors, num_tokens: int) -> int:
-    """Return the bytes of what a stem makes of a rollout."""
+def _frozen_states_bytes(actors: Actors, num_tokens: int) -> int:
+    """Return the bytes of the frozen layers' hidden states of a rollout."""
     width = int(actors.policy.model.config.get_text_config().hidden_size)
-    return num_tokens * width * FLOAT_BYTES if actors.stem is not None else 0
+    return num_tokens * width * FLOAT_BYTES if actors.frozen_layers is not None else 0
 
 
 def _cache_bytes(policy: Policy) -> int:

@@ -17,7 +17,6 @@ from plumbrule.lm.adapters import has_adapter
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.lm.logprobs import trunk
 from plumbrule.machine.matmul import measured_gflops
-from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.shared_trunk import Actors
 from rlhf.ppo.step import Learner
 
@@ -28,7 +27,7 @@ PARTS = {
     "policy": "log-probs of the policy",
     "ref": "log-probs of the reference",
     "value": "values",
-    "stem": "frozen layers, for all of these",
+    "frozen_layers": "frozen layers, for all of these",
     "update": "training",
 }
 """Part of an update -> what it is."""
@@ -43,15 +42,15 @@ class Work(NamedTuple):
     policy: float
     ref: float
     value: float
-    stem: float
+    frozen_layers: float
     update: float
 
 
-def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
+def work_per_token(actors: Actors, learner: Learner, num_ppo_epochs: int) -> Work:
     """Return what a token costs."""
     whole = num_weights(trunk(actors.policy.model))
     top = num_weights(trunk(actors.reader.model))
-    stem = num_weights(actors.stem.trunk) if actors.stem else 0
+    frozen_layers = num_weights(actors.frozen_layers.trunk) if actors.frozen_layers else 0
     value = value_trained = 0
     if learner.value_model is not None and learner.value_model.trunk is not None:
         value = num_weights(learner.value_model.trunk)
@@ -59,17 +58,19 @@ def work_per_token(actors: Actors, learner: Learner, config: PPOConfig) -> Work:
     # A backward pass costs one product for the activations and one for the weights; adapters are
     # next to nothing beside the weights that they leave alone.
     trained = ADAPTED if has_adapter(actors.policy) else TRAINED
-    update = (trained * top + TRAINED * value_trained) * config.num_ppo_epochs
+    update = (trained * top + TRAINED * value_trained) * num_ppo_epochs
     read = READ * whole
-    return Work(read, read, READ * top, READ * top, READ * value, READ * stem, update)
+    return Work(read, read, READ * top, READ * top, READ * value, READ * frozen_layers, update)
 
 
-def num_actions(rows: Sequence[Mapping[str, Any]], config: PPOConfig) -> float:
+def num_actions(rows: Sequence[Mapping[str, Any]], batch_size: int) -> float:
     """Return the tokens that were sampled in the updates in a run's log."""
-    return sum(float(row["val/response_length_tokens"]) for row in rows) * config.batch_size
+    return sum(float(row["val/response_length_tokens"]) for row in rows) * batch_size
 
 
-def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -> float:
+def flops_of(
+    rows: Sequence[Mapping[str, Any]], work: Work, batch_size: int, samples_per_prompt: int = 1
+) -> float:
     """Return the useful FLOPs of the updates in a run's log, of all processes.
 
     The sampler reads a prompt once for all its responses.
@@ -78,10 +79,10 @@ def flops_of(rows: Sequence[Mapping[str, Any]], work: Work, config: PPOConfig) -
     for row in rows:
         if "time/update_seconds" in row:
             prompt, response = (row[f"val/{x}_length_tokens"] for x in ("prompt", "response"))
-            whole = work.policy + work.ref + work.value + work.stem + work.update
-            prefill = work.prefill * prompt / config.samples_per_prompt
+            whole = work.policy + work.ref + work.value + work.frozen_layers + work.update
+            prefill = work.prefill * prompt / samples_per_prompt
             one = prefill + work.decode * response + whole * (prompt + response)
-            total += float(one) * config.batch_size
+            total += float(one) * batch_size
     return total
 
 
@@ -94,14 +95,14 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 def time_table(
     rows: Sequence[Mapping[str, Any]],
     work: Work,
-    config: PPOConfig,
+    batch_size: int,
     rate: float,
     processes: int = 1,
 ) -> dict[str, Any] | None:
     """Return a table for the report, over the updates in a run's log; None without any.
 
     Tokens are those of all processes, seconds those of one, and `rate` is one process's, of which
-    each reads the stem of all rows.
+    each runs the frozen layers over all rows.
     """
     rows = [row for row in rows if "time/update_seconds" in row]
     if not rows:
@@ -110,16 +111,18 @@ def time_table(
     def total(name: str) -> float:
         return sum(float(row.get(name, 0.0)) for row in rows)
 
-    prompt = total("val/prompt_length_tokens") * config.batch_size
-    response = total("val/response_length_tokens") * config.batch_size
+    prompt = total("val/prompt_length_tokens") * batch_size
+    response = total("val/response_length_tokens") * batch_size
     seconds = {part: total(f"time/{part}_seconds") for part in PARTS}
-    whole = sum(config.batch_size / float(row["time/episodes_per_second"]) for row in rows)
+    whole = sum(batch_size / float(row["time/episodes_per_second"]) for row in rows)
     tokens = dict.fromkeys(PARTS, prompt + response) | {"prefill": prompt, "decode": response}
     table, used = [], 0.0
     for part, meaning in PARTS.items():
         if not seconds[part]:
             continue
-        flops = getattr(work, part, 0.0) * tokens[part] / (1 if part == "stem" else processes)
+        flops = (
+            getattr(work, part, 0.0) * tokens[part] / (1 if part == "frozen_layers" else processes)
+        )
         used += flops
         share = f"{flops / seconds[part] / rate:.2f}" if flops else ""
         table.append(
@@ -140,5 +143,5 @@ def time_table(
             f"{used / whole / rate:.2f}",
         ]
     )
-    title = f"seconds of an update ({config.batch_size} episodes)"
+    title = f"seconds of an update ({batch_size} episodes)"
     return {"title": title, "columns": list(COLUMNS), "rows": table}

@@ -1,4 +1,4 @@
-"""What the models say about a trajectory's tokens: log-probs, entropies and values per slot.
+"""What the models say about a trajectory's tokens: log-probs, entropies and values per position.
 
 Training and scoring read them through the same two functions, so the first ratio of an update is 1
 up to the rounding of differently cut batches. Under `precision=bfloat16` the forward pass runs in
@@ -24,7 +24,7 @@ from rlhf.ppo.value_model import ValueModel
 
 
 class Evaluation(NamedTuple):
-    """All (b, t), 0 at slots that are no action token (values: no step)."""
+    """All (b, t), 0 where there is no action token (values: no step)."""
 
     logprobs: Tensor
     """Of the policy before the update, nats."""
@@ -43,7 +43,7 @@ def compute_precision(precision: str, device: torch.device) -> AbstractContextMa
 
 def last_hidden(model: nn.Module, rows: ModelRows) -> Tensor:
     """Return the policy's last hidden states (n, l, h)."""
-    return hidden_states(model, rows.tokens, rows.real_mask, rows.stem)
+    return hidden_states(model, rows.tokens, rows.real_mask, rows.frozen_states)
 
 
 def action_logprobs(
@@ -51,11 +51,11 @@ def action_logprobs(
 ) -> Tensor:
     """Return the log-prob of each action token at the temperature that sampled it, (n, t) nats.
 
-    Differentiable; 0 at other slots.
+    Differentiable; 0 elsewhere.
 
     Args: hidden: `last_hidden`, where it is known already.
     """
-    if hidden is None and rows.stem is not None:
+    if hidden is None and rows.frozen_states is not None:
         hidden = last_hidden(model, rows)
     scores = logprobs(
         model, rows.tokens, rows.real_mask, rows.target_mask, temperature, hidden=hidden
@@ -64,7 +64,7 @@ def action_logprobs(
 
 
 def inside(rows: ModelRows) -> Tensor:
-    """Return the columns (n, t) of action tokens, 0 for any other slot."""
+    """Return the columns (n, t) of action tokens, 0 for any other position."""
     return torch.where(rows.action_mask, rows.columns, 0)
 
 
@@ -72,7 +72,7 @@ def action_scores(
     model: nn.Module, rows: ModelRows, temperature: float, hidden: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return log-probs as `action_logprobs` and, beside them, the entropy at each action token."""
-    if hidden is None and rows.stem is not None:
+    if hidden is None and rows.frozen_states is not None:
         hidden = last_hidden(model, rows)
     scores = logprobs(
         model, rows.tokens, rows.real_mask, rows.target_mask, temperature, True, hidden
@@ -84,12 +84,12 @@ def action_scores(
 
 
 def state_values(model: ValueModel, rows: ModelRows, hidden: Tensor | None = None) -> Tensor:
-    """Return the value of the state before each step, (n, t); 0 at other slots.
+    """Return the value of the state before each step, (n, t); 0 elsewhere.
 
     Args: hidden: the policy's `last_hidden`, for a value model without a trunk.
     """
     before = (rows.columns - 1).clamp(min=0)
-    values = model(rows.tokens, rows.real_mask, rows.stem, hidden)
+    values = model(rows.tokens, rows.real_mask, rows.frozen_states, hidden)
     return fill(values.gather(1, before), rows.step_mask)
 
 

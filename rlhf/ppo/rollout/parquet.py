@@ -4,7 +4,7 @@
 and reference, values, rewards, advantages and returns, exactly the numbers that the update was
 computed from. So every loss of a run can be computed again, and a strange curve can be read token
 by token years later. Columns of tokens are lists as long as the response (with `score_at=after` one
-longer); foreign slots in them are kept, and `action_mask` says which they are.
+longer); tokens in them that the policy did not sample are kept, and `action_mask` is False there.
 
 A file is written beside its final name and renamed, so one that is there is whole.
 """
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from plumbrule.errors import DataError
-from rlhf.ppo.rollout.trajectory import Trajectory, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded
 
 
 class Rollout(NamedTuple):
@@ -67,7 +67,7 @@ TOKEN_COLUMNS = (
     "advantages",
     "returns",
 )
-"""Columns that are lists over response slots; `action_mask` and `rollout_logprobs` are too."""
+"""Columns that are lists over response positions; `action_mask` and `rollout_logprobs` are too."""
 _Fits = Callable[[pa.DataType], bool]
 _NUMBERS: tuple[int, _Fits, str] = (0, pa.types.is_floating, "numbers")
 COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
@@ -100,7 +100,7 @@ def write(rollout: Rollout, path: Path) -> None:
     """Write a rollout as one Parquet file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectory = rollout.trajectory
-    lengths = [len(response) + trajectory.slots_behind for response in trajectory.responses]
+    lengths = [len(response) + trajectory.steps_after_end for response in trajectory.responses]
 
     def ragged(x: Tensor) -> list[list[Any]]:
         return [row[:length] for row, length in zip(x.tolist(), lengths, strict=True)]
@@ -150,7 +150,7 @@ def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True)
 
     def tensor(name: str) -> Tensor:
         wide = table.schema.field(name).type.value_type == pa.float64()
-        return slots(rows[name], torch.float64 if wide else torch.float32).to(device)
+        return padded(rows[name], torch.float64 if wide else torch.float32).to(device)
 
     def per_row(name: str) -> Tensor:
         return torch.tensor(rows[name], dtype=torch.float64, device=device)
@@ -161,8 +161,8 @@ def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True)
         queries=rows["query"],
         responses=rows["response"],
         texts=rows["text"],
-        action_mask=slots(rows["action_mask"], torch.bool).to(device),
-        step_mask=slots(rows["step_mask"], torch.bool).to(device),
+        action_mask=padded(rows["action_mask"], torch.bool).to(device),
+        step_mask=padded(rows["step_mask"], torch.bool).to(device),
         finished=torch.tensor(rows["finished"], device=device),
         rollout_logprobs=tensor("rollout_logprobs"),
     )
@@ -205,14 +205,14 @@ def _require_values(rows: Mapping[str, list[Any]], path: Path, finite: bool) -> 
             for number, value in enumerate(values, 1):
                 if finite and not math.isfinite(value):
                     raise DataError(f"{name} (={value}) must be finite; {REDO}", path, number)
-    behind = {len(m) - len(r) for m, r in zip(rows["step_mask"], rows["response"], strict=True)}
-    if behind not in ({0}, {1}):
+    extra = {len(m) - len(r) for m, r in zip(rows["step_mask"], rows["response"], strict=True)}
+    if extra not in ({0}, {1}):
         raise DataError(f"step_mask must be as long as the responses, or one longer; {REDO}", path)
     for number, response in enumerate(rows["response"], 1):
         for name in ("query", "response"):
             if any(id_ < 0 for id_ in rows[name][number - 1]):
                 raise DataError(f"{name} must hold token ids from 0 on; {REDO}", path, number)
-        length = len(response) + max(behind)
+        length = len(response) + max(extra)
         for name in ("action_mask", "rollout_logprobs", *TOKEN_COLUMNS):
             values = rows[name][number - 1]
             if len(values) != length:

@@ -12,7 +12,7 @@ from plumbrule.data.records import Prompt
 from plumbrule.lm import distributed
 from plumbrule.lm.loading import Policy, fits
 from plumbrule.lm.randomness import generator
-from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
@@ -21,23 +21,25 @@ from rlhf.ppo.rollout.trajectory import Query, sampling_keys
 def prompts_that_fit(
     policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int
 ) -> list[Prompt]:
-    """Return the prompts that leave room for a response; passages are fitted to what is left."""
+    """Return the prompts that fit the context with a response but without passages."""
     return [p for p in prompts if fits(policy, p.messages, (), max_new_tokens)]
 
 
-def batch_of(num_prompts: int, config: PPOConfig, update: int) -> list[int]:
+def batch_of(
+    num_prompts: int, update: int, *, batch_size: int, samples_per_prompt: int = 1, seed: int = 0
+) -> list[int]:
     """Return the prompt numbers of the rows of `update` (from 1), equal ones next to each other."""
-    number_asked = config.batch_size // config.samples_per_prompt
+    number_asked = batch_size // samples_per_prompt
     first = (update - 1) * number_asked
     epochs = range(first // num_prompts, (first + number_asked - 1) // num_prompts + 1)
     row = [
         int(number)
         for epoch in epochs
-        for number in generator("ppo prompts", config.seed, epoch).permutation(num_prompts)
+        for number in generator("ppo prompts", seed, epoch).permutation(num_prompts)
     ]
     begin = first - epochs.start * num_prompts
     chosen = row[begin : begin + number_asked]
-    return [number for number in chosen for _ in range(config.samples_per_prompt)]
+    return [number for number in chosen for _ in range(samples_per_prompt)]
 
 
 def ask(
@@ -54,7 +56,7 @@ def ask(
     keys = sampling_keys([p.id for p in prompts], config.seed, update)
     mine = distributed.rank_indices(len(prompts))
     own = [prompts[i] for i in mine]
-    passages = passages_for(
+    shown = shown_prompts(
         own,
         policy,
         retriever,
@@ -63,6 +65,6 @@ def ask(
         max_new_tokens=config.sampling.max_new_tokens,
     )
     return [
-        Query(prompt.id, given, policy.encode(prompt.messages, given), keys[i])
-        for i, prompt, given in zip(mine, own, passages, strict=True)
+        Query(prompt.id, given.passages, given.tokens, keys[i])
+        for i, prompt, given in zip(mine, own, shown, strict=True)
     ]

@@ -13,7 +13,7 @@ from typing import Any
 from plumbrule.data.records import Prompt
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
-from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.evaluation import compute_precision
@@ -29,7 +29,7 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
     """Return one row per prompt with both policies' greedy responses."""
     greedy = dataclasses.replace(config.sampling, temperature=0.0)
-    passages = passages_for(
+    shown = shown_prompts(
         prompts,
         policy,
         retriever,
@@ -37,7 +37,7 @@ def sample_rows(
         seed=config.seed,
         max_new_tokens=greedy.max_new_tokens,
     )
-    queries = [policy.encode(p.messages, given) for p, given in zip(prompts, passages, strict=True)]
+    queries = [given.tokens for given in shown]
     unused_keys = [0] * len(queries)
     with compute_precision(config.precision, policy.model.device):
         with reference.context():
@@ -47,11 +47,11 @@ def sample_rows(
         {
             "id": prompt.id,
             "prompt": prompt.messages[-1].content,
-            "passages": list(given),
+            "passages": list(given.passages),
             "response": policy.decode(new.tokens),
             "finished": new.finished,
             "response_before": policy.decode(old.tokens),
             "finished_before": old.finished,
         }
-        for prompt, given, new, old in zip(prompts, passages, after, before, strict=True)
+        for prompt, given, new, old in zip(prompts, shown, after, before, strict=True)
     ]

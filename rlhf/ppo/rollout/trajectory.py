@@ -1,13 +1,13 @@
 """What the policy did: one row per response, and the mask of the tokens that it chose itself.
 
-A row is a query and a response. Over the slots of the response stand tensors (b, t), where t is
-the longest response of the rollout. `action_mask` is True at a slot whose token was sampled by the
-policy. It is written here, as the sampler's tokens are put down, and from then on it is data:
-nobody makes it again from ids or lengths. Slots behind the response's end are False, and so is text
-inside a response that the policy did not write. All that PPO counts or averages uses it.
+A row is a query and a response. Over the positions of the response stand tensors (b, t), where t is
+the longest response of the rollout. `action_mask` is True where the policy sampled the token. It is
+written here, as the sampler's tokens are put down, and from then on it is data: nobody makes it
+again from ids or lengths. Padding is False, and so are tokens in a response that the policy did not
+sample (tool output). All that PPO counts or averages uses it.
 
 `step_mask` is True where the process takes a step, and so where a value is learnt: at the action
-tokens and, where the score is to come *after* the last one, at one more slot behind the response.
+tokens and, where the score is to come *after* the last one, at the position after the response.
 Everywhere else the two are the same.
 
 Ids stay lists, as ragged as they are; they are padded only when a few rows of like length go
@@ -47,21 +47,21 @@ class Trajectory:
     action_mask: Tensor
     """(b, t) bool, True = the policy sampled this token."""
     step_mask: Tensor
-    """(b, t) bool, True = a step: an action token or, with `score_at=after`, the slot behind it."""
+    """(b, t) bool, True = a step: an action token or, with `score_at=after`, the next position."""
     finished: Tensor
     """(b,) bool, True = ended with a stop token and not at the length limit."""
     rollout_logprobs: Tensor
     """(b, t) float32, as the sampler saw them, nats."""
-    stem: Sequence[Tensor] | None = None
-    """What frozen lower layers make of each row's tokens, (tokens, h) each; None: nothing is \
-frozen (`sharing.py`)."""
+    frozen_states: Sequence[Tensor] | None = None
+    """Hidden states of the frozen lower layers at each row's tokens, (tokens, h) each; None: \
+nothing is frozen (`shared_trunk.py`)."""
 
     def __len__(self) -> int:
         return len(self.queries)
 
     @property
-    def slots_behind(self) -> int:
-        """Slots behind each response that are steps: 1 with `score_at=after`, else 0."""
+    def steps_after_end(self) -> int:
+        """Positions after each response that are steps: 1 with `score_at=after`, else 0."""
         return int((self.step_mask & ~self.action_mask).any())
 
     @property
@@ -80,7 +80,7 @@ class Query(NamedTuple):
 
 
 class ModelRows(NamedTuple):
-    """A few rows of a trajectory, padded, on a device. n rows of l tokens with t response slots."""
+    """A few rows of a trajectory, padded, on a device. n rows of l tokens, t of responses."""
 
     tokens: Tensor
     """(n, l) int64."""
@@ -89,14 +89,15 @@ class ModelRows(NamedTuple):
     target_mask: Tensor
     """(n, l) bool, True = an action token."""
     columns: Tensor
-    """(n, t) int64: the column in which each response slot stands (0 where there is none); that of
-    a step behind the response is the one after its last token, which may lie outside the row."""
+    """(n, t) int64: the column of each response position (0 at padding); that of a step after the
+    response is the one after its last token, which may lie outside the row."""
     action_mask: Tensor
     """(n, t) bool."""
     step_mask: Tensor
     """(n, t) bool."""
-    stem: Tensor | None = None
-    """What frozen layers make of the rows' tokens, one behind the other; None: none are frozen."""
+    frozen_states: Tensor | None = None
+    """(tokens, h), hidden states of the frozen layers, the rows one behind the other; None: none \
+are frozen."""
 
 
 class Sampler(Protocol):
@@ -160,24 +161,24 @@ def assemble(
 ) -> Trajectory:
     """Return the trajectory of samples and their texts; the policy chose each of their tokens."""
     queries, samples, texts = zip(*rows, strict=True)
-    behind = score_at == "after"
-    chosen = [[True] * len(s.tokens) + [False] * behind for s in samples]
-    steps = [[True] * (len(s.tokens) + behind) for s in samples]
-    logprobs = [[*s.logprobs, *[0.0] * behind] for s in samples]
+    extra = score_at == "after"
+    chosen = [[True] * len(s.tokens) + [False] * extra for s in samples]
+    steps = [[True] * (len(s.tokens) + extra) for s in samples]
+    logprobs = [[*s.logprobs, *[0.0] * extra] for s in samples]
     return Trajectory(
         prompt_ids=[q.prompt_id for q in queries],
         passages=[q.passages for q in queries],
         queries=[q.tokens for q in queries],
         responses=[s.tokens for s in samples],
         texts=texts,
-        action_mask=slots(chosen, torch.bool).to(device),
-        step_mask=slots(steps, torch.bool).to(device),
+        action_mask=padded(chosen, torch.bool).to(device),
+        step_mask=padded(steps, torch.bool).to(device),
         finished=torch.tensor([s.finished for s in samples], device=device),
-        rollout_logprobs=slots(logprobs, torch.float32).to(device),
+        rollout_logprobs=padded(logprobs, torch.float32).to(device),
     )
 
 
-def slots(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+def padded(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     """Return ragged rows as one (b, t) tensor, 0 (False) behind each row's end."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype)
@@ -186,7 +187,7 @@ def slots(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
 def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> ModelRows:
     """Return the named rows as padded model input on the trajectory's device.
 
-    They are trimmed to the longest of themselves, in tokens and in response slots alike.
+    They are trimmed to the longest of themselves, in tokens and in response positions alike.
     """
     device = trajectory.action_mask.device
     queries = [trajectory.queries[i] for i in rows]
@@ -195,16 +196,17 @@ def rows_for_model(trajectory: Trajectory, rows: Sequence[int], pad_id: int) -> 
     tokens, real_mask = (x.to(device) for x in pad_rows(joined, pad_id))
     begins = torch.tensor([len(q) for q in queries], device=device)[:, None]
     lengths = torch.tensor([len(r) for r in responses], device=device)[:, None]
-    behind = trajectory.slots_behind
-    slot = torch.arange(max(len(r) for r in responses) + behind, device=device)[None, :]
-    columns = torch.where(slot < lengths + behind, begins + slot, 0)
+    extra = trajectory.steps_after_end
+    position = torch.arange(max(len(r) for r in responses) + extra, device=device)[None, :]
+    columns = torch.where(position < lengths + extra, begins + position, 0)
     action_mask, step_mask = (
-        mask[list(rows), : slot.shape[1]] for mask in (trajectory.action_mask, trajectory.step_mask)
+        mask[list(rows), : position.shape[1]]
+        for mask in (trajectory.action_mask, trajectory.step_mask)
     )
-    # Slots behind the end write False into column 0, which is the query's and never a target.
-    inside = torch.where(slot < lengths, columns, 0)
+    # Positions after the end write False into column 0, which is the query's and never a target.
+    inside = torch.where(position < lengths, columns, 0)
     target_mask = torch.zeros_like(real_mask).scatter(1, inside, action_mask)
-    stem = None
-    if trajectory.stem is not None:
-        stem = torch.cat([trajectory.stem[i] for i in rows])
-    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, stem)
+    frozen_states = None
+    if trajectory.frozen_states is not None:
+        frozen_states = torch.cat([trajectory.frozen_states[i] for i in rows])
+    return ModelRows(tokens, real_mask, target_mask, columns, action_mask, step_mask, frozen_states)

@@ -10,7 +10,7 @@ import pytest
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import gathered_inputs
+from plumbrule.store.inputs import Inputs
 
 STUDY = "+nodes.study={kind: overoptimisation, inputs: {ppo_kl: ppo, ppo_other: other}}"
 OTHER = "+nodes.other={kind: ppo, inputs: {policy: sft, rm: rm, prompts: prompts, index: index}}"
@@ -129,10 +129,10 @@ def test_a_stage_reads_what_was_gathered(tmp_path: Path) -> None:
         "best_of_n@x=a=b": artifact,
         "ppology": artifact,
     }
-    one, bare = gathered_inputs(inputs, "ppo")
+    one, bare = Inputs(inputs).variations("ppo")
     assert (one.name, one.seed, one.label) == ("kl", "0", "kl kl.coef=0.1")
     assert (bare.name, bare.seed, bare.label) == ("", "", "")
-    assert gathered_inputs(inputs, "best_of_n")[0].variation == {"x": "a=b"}
+    assert Inputs(inputs).variations("best_of_n")[0].variation == {"x": "a=b"}
 
 
 def test_members_of_an_ensemble_vary_with_it(composed: Callable) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims, manifests
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
 from plumbrule.store.manifests import signed
@@ -91,7 +92,7 @@ def test_an_artifact_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"has no model"):
         Artifact.of(tmp_path, "sft").file("model")
     with pytest.raises(ArtifactError, match="read by its files only"):
-        Artifact.of(tmp_path, "sft").open()
+        Artifact.of(tmp_path, "sft").open(RuntimeConfig())
 
 
 def test_files_of_a_moment_are_not_published(tmp_path: Path) -> None:

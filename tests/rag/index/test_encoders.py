@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizerFast
-from worlds.articles import build
+from worlds.articles import build, opened
 
 from plumbrule.errors import ArtifactError, ConfigError
 from rag.index.encoders import NEURAL, load_encoder, make_encoder
@@ -77,7 +77,7 @@ def test_the_index_keeps_its_encoder_and_no_path(folder: Path, tmp_path: Path) -
     assert (about["kind"], about["name"], about["dimensions"]) == (NEURAL, "passing", 16)
     texts = [p for p in index.path.rglob("*") if p.suffix in (".json", ".jsonl", ".txt", ".md")]
     assert not [path for path in texts if str(tmp_path) in path.read_text()]
-    assert len(index.open(method="hybrid").search(["where was ada quill born"], 2)[0]) == 2
+    assert len(opened(index, "hybrid").search(["where was ada quill born"], 2)[0]) == 2
     assert load_encoder(NEURAL, index.file("encoder"), "cpu").dimensions == 16
 
 
@@ -174,7 +174,7 @@ def test_minilm_finds_by_meaning(tmp_path: Path) -> None:
     folder = Path(package.origin).parent / "model"
     index = build(tmp_path, encoder=str(folder), chunk_words=60)
     # No word of the queries but stop words stands in the article; hashing could not know.
-    (passages,) = index.open(method="dense").search(["Who looks after people's teeth?"], 1)
+    (passages,) = opened(index, "dense").search(["Who looks after people's teeth?"], 1)
     assert passages[0].document == "doc-3"
-    (passages,) = index.open(method="dense").search(["who catches salmon for a living"], 1)
+    (passages,) = opened(index, "dense").search(["who catches salmon for a living"], 1)
     assert passages[0].document == "doc-4"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.index.ranking import Hits, best, fuse, scaled
+from rag.index.protocol import Hits
+from rag.index.ranking import best, fuse, scaled
 
 
 def hits(pairs: list[tuple[int, float]], floor: float) -> Hits:
@@ -78,3 +79,10 @@ def test_pools_of_the_whole_corpus_give_exact_min_max_scaling_over_it(seed) -> N
     expected = 0.5 * whole(dense) + 0.5 * whole(keyword)
     order = sorted(range(n), key=lambda row: (-expected[row], row))
     assert np.allclose(fused.scores, expected[order], atol=1e-12)
+
+
+def test_a_row_that_is_not_there_and_a_score_that_is_no_number_are_no_passages() -> None:
+    rows = np.array([4, -1, 2, 3, 1])
+    scores = np.array([0.5, 9.0, np.nan, np.inf, 0.25])
+    kept, top = best(rows, scores, 5)
+    assert (kept.tolist(), top.tolist()) == ([4, 1], [0.5, 0.25])

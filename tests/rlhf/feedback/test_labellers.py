@@ -240,7 +240,7 @@ def scored(artifacts, preference) -> list[list[float]]:
         Episode(prompt, preference.passages, text, ended)
         for text, ended in zip(preference.responses, preference.finished, strict=True)
     ]
-    return [a.open(runtime=CPU).score(episodes)["score"].tolist() for a in artifacts]
+    return [a.open(CPU).score(episodes)["score"].tolist() for a in artifacts]
 
 
 def test_a_reward_model_ranks_and_the_truth_measures_it(given, tmp_path):

@@ -10,6 +10,7 @@ from worlds.stages import small_feedback as small
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
@@ -199,6 +200,46 @@ class Library:
 def passages(share, prompts, **settings):
     retrieval = RetrievalConfig(share=share, num_passages=2, **settings)
     return passages_for(prompts, tiny_policy(), Library(), retrieval, seed=0, max_new_tokens=4)
+
+
+class LibraryIndex:
+    def retriever(self, method):
+        assert method == "bm25"
+        return Library()
+
+
+DEVICES = []
+
+
+def open_library(artifact, runtime):
+    DEVICES.append(runtime.device)
+    return LibraryIndex()
+
+
+def test_the_index_is_opened_on_the_device_of_the_runtime(given, tmp_path: Path):
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_library")
+    retrieval = RetrievalConfig(share=1.0, num_passages=2, budget_tokens=12, method="bm25")
+    build(small(retrieval=retrieval), {**given, "index": index}, tmp_path / "out")
+    assert DEVICES == ["cpu"]
+    assert any(row["passages"] for row in samples(tmp_path / "out"))
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages_that_it_is_shown(
+    given, tmp_path: Path, monkeypatch
+):
+    calls = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    monkeypatch.setattr("plumbrule.lm.policy.MAX_KEPT_PROMPTS", 4)  # fewer than there are
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_library")
+    retrieval = RetrievalConfig(share=1.0, num_passages=2, budget_tokens=12, method="bm25")
+    build(small(retrieval=retrieval), {**given, "index": index}, tmp_path / "out")
+    assert len(calls) > 2 * (NUM_TRAIN + NUM_HELD_OUT)
+    assert len(calls) == len(set(calls))
 
 
 def test_passages_go_to_a_share_of_prompts_chosen_by_id():

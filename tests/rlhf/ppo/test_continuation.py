@@ -21,7 +21,7 @@ from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig
-from rlhf.ppo.kl import next_coefficient
+from rlhf.ppo.kl import next_kl_coefficient
 from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.stage import run
@@ -100,7 +100,7 @@ def test_the_reference_stays_the_first_one_and_the_kl_goes_on_from_its_end(tmp_p
     before, after = read_metrics(first)[-1], read_metrics(more)[0]
     assert after["objective/kl"] > 0.5 * before["objective/kl"] > 0  # and not 0 again
     coef, kl = before["objective/kl_coef"], before["objective/kl"]
-    assert after["objective/kl_coef"] == next_coefficient(coef, kl, 0.05, 64, 16) != 0.02
+    assert after["objective/kl_coef"] == next_kl_coefficient(coef, kl, 0.05, 64, 16) != 0.02
 
 
 def test_an_adapter_goes_on_learning_and_its_reference_is_the_plain_policy(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import torch
 from worlds import ppo as world
 
 from rlhf.ppo.config import KLConfig, PPOConfig
-from rlhf.ppo.objective import kl_coef_in_loss, shape
+from rlhf.ppo.kl import kl_weights
+from rlhf.ppo.objective import shape
 from rlhf.ppo.rollout.evaluation import Evaluation, action_logprobs, evaluate, state_values
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import rows_for_model
@@ -111,16 +112,18 @@ def now(trajectory: Any, learner: Learner) -> Evaluation:
 def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
     config = world.config(batch_size=ROWS, **case)
     learner = world.learner_of(config)
-    rollout, seen = raw(config, learner)
+    rollout, outputs = raw(config, learner)
     trajectory = rollout.trajectory
     mask, steps = trajectory.action_mask.tolist(), trajectory.step_mask.tolist()
     terms = {"rm": torch.linspace(-1.5, 1.5, ROWS, dtype=torch.float64)[torch.randperm(ROWS)]}
-    shaped = shape(trajectory, seen, terms, config, COEF)
-    old, ref = seen.logprobs.tolist(), seen.ref_logprobs.tolist()
-    values = seen.values.tolist()
+    in_reward, in_loss = (COEF, 0.0) if config.kl.where == "reward" else (0.0, COEF)
+    assert kl_weights(COEF, config.kl.where) == (in_reward, in_loss)
+    shaped = shape(trajectory, outputs, terms, config, in_reward)
+    old, ref = outputs.logprobs.tolist(), outputs.ref_logprobs.tolist()
+    values = outputs.values.tolist()
 
     # Rewards
-    kl, in_loss = config.kl, kl_coef_in_loss(config, COEF)
+    kl = config.kl
     rewards = []
     for i in range(ROWS):
         score = float(terms["rm"][i])
@@ -128,7 +131,7 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
             score = max(-config.score_clip, min(config.score_clip, score))
         score -= 0.0 if bool(trajectory.finished[i]) else config.missing_eos_penalty
         row = [
-            -(COEF - in_loss) * reference.kl_estimate(o, r, kl.estimator) if acts else 0.0
+            -in_reward * reference.kl_estimate(o, r, kl.estimator) if acts else 0.0
             for o, r, acts in zip(old[i], ref[i], mask[i], strict=True)
         ]
         row[max(j for j, step in enumerate(steps[i]) if step)] += score

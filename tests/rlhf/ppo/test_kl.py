@@ -10,7 +10,7 @@ import torch
 from plumbrule.errors import ConfigError
 from rlhf.masked import masked_mean
 from rlhf.ppo.config import KLConfig, PPOConfig
-from rlhf.ppo.kl import estimate, k1, kl_loss, next_coefficient, num_cut
+from rlhf.ppo.kl import estimate, k1, kl_loss, next_kl_coefficient, num_cut
 
 
 @pytest.mark.detail(15)
@@ -172,14 +172,14 @@ def test_once_the_policy_has_moved_off_the_samples_the_gradient_is_still_the_kls
 @pytest.mark.parametrize("horizon", [1, 100, 3200])
 def test_a_horizon_below_a_fifth_of_the_batch_is_refused(horizon: int) -> None:
     """A KL of 0 would multiply the coefficient by 1 - 0.2 * 16000 / horizon, which is below 0."""
-    assert next_coefficient(1.0, 0.0, 1.0, horizon, 16_000) <= 0
+    assert next_kl_coefficient(1.0, 0.0, 1.0, horizon, 16_000) <= 0
     with pytest.raises(
         ConfigError, match=r"ppo.kl.horizon \(=\d+ episodes\) must be above a fifth"
     ):
         PPOConfig(batch_size=16_000, kl=KLConfig(target=1.0, horizon=horizon))
     PPOConfig(batch_size=16_000, kl=KLConfig(horizon=horizon))  # without a target nobody reads it
     PPOConfig(batch_size=16_000, kl=KLConfig(target=1.0, horizon=3201))
-    assert next_coefficient(1.0, 0.0, 1.0, 3201, 16_000) > 0
+    assert next_kl_coefficient(1.0, 0.0, 1.0, 3201, 16_000) > 0
 
 
 @pytest.mark.detail(19)
@@ -188,7 +188,7 @@ def test_the_adaptive_coefficient_by_hand() -> None:
     # KL 6.6: error 0.1 -> 1.0256.  KL 60: error cut to 0.2 -> 1.0512.  KL 0: cut to -0.2 -> 0.9488.
     coef, found = 1.0, []
     for kl in (6.6, 60.0, 0.0):
-        coef = next_coefficient(coef, kl, 6.0, 1_000, 256)
+        coef = next_kl_coefficient(coef, kl, 6.0, 1_000, 256)
         found.append(coef)
     assert found == pytest.approx([1.0256, 1.0256 * 1.0512, 1.0256 * 1.0512 * 0.9488])
-    assert next_coefficient(0.3, 60.0, None, 1_000, 256) == 0.3
+    assert next_kl_coefficient(0.3, 60.0, None, 1_000, 256) == 0.3

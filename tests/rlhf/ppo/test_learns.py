@@ -14,6 +14,7 @@ from worlds import ppo as world
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode, Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
@@ -138,8 +139,13 @@ class Lottery:
 PRIZES = world.WORDS[:4]
 
 
-def open_lottery(artifact: Artifact, *, method: str) -> Lottery:
-    return Lottery()
+class LotteryIndex:
+    def retriever(self, method: str) -> Lottery:
+        return Lottery()
+
+
+def open_lottery(artifact: Artifact, runtime: RuntimeConfig) -> LotteryIndex:
+    return LotteryIndex()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -34,21 +34,21 @@ from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean, masked_var, whiten
 from rlhf.ppo.config import KLConfig, PPOConfig
+from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.objective import shape
 from rlhf.ppo.rollout.evaluation import Evaluation, action_logprobs
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import rows_for_model
 from rlhf.ppo.stage import run
-from rlhf.ppo.state import Control
 from rlhf.ppo.step import ppo_step, trainable
-from rlhf.ppo.stopping import next_control
 from rlhf.reward_model.losses import bradley_terry
 
 
 def shaped(rollout: Rollout, config: PPOConfig) -> Rollout:
     """Steps 3 and 4 on a recorded rollout's raw columns."""
-    seen = Evaluation(rollout.logprobs, rollout.ref_logprobs, rollout.values, rollout.entropy)
-    return shape(rollout.trajectory, seen, rollout.terms, config, config.kl.coef)
+    outputs = Evaluation(rollout.logprobs, rollout.ref_logprobs, rollout.values, rollout.entropy)
+    kl = kl_weights(config.kl.coef, config.kl.where)
+    return shape(rollout.trajectory, outputs, rollout.terms, config, kl.in_reward)
 
 
 def recorded(config: PPOConfig) -> Rollout:
@@ -215,8 +215,8 @@ def test_openrlhf_adaptive_kl_excludes_other_options(estimator: str, where: str)
     kl = KLConfig(coef=0.2, estimator=estimator, where=where, target=6.0, horizon=160)
     for advantage in ("gae", "rloo"):
         config = world.config(kl=kl, advantage=advantage, samples_per_prompt=2)
-        metrics = {"objective/kl": 6.6, "ppo/updates": 1.0}
-        assert next_control(Control(0.2), metrics, config).kl_coef == pytest.approx(0.202)
+        coef = next_kl_coefficient(0.2, 6.6, config.kl.target, config.kl.horizon, config.batch_size)
+        assert coef == pytest.approx(0.202)
 
 
 def test_openrlhf_a_loss_of_pairs_ignores_the_margin() -> None:
@@ -299,7 +299,7 @@ class Fails:
         return {"score": np.full(len(episodes), math.nan if self.calls == 2 else 0.5)}
 
 
-def open_fails(artifact: Artifact, *, runtime: RuntimeConfig) -> Fails:
+def open_fails(artifact: Artifact, runtime: RuntimeConfig) -> Fails:
     return Fails()
 
 

@@ -125,7 +125,7 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
         assert torch.allclose(branch[name], whole[other], atol=2e-6), name
 
 
-def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
+def test_frozen_layers_are_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
     calls: Counter[str] = Counter()
     plain = sharing.FrozenLayers.read
     monkeypatch.setattr(
@@ -151,7 +151,7 @@ def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
         return resume(*arguments)
 
     monkeypatch.setattr(ppo, "resume", hook)
-    monkeypatch.setattr(ppo, "estimate_memory", lambda *arguments: Estimate(0, 0, 0.0))
+    monkeypatch.setattr(ppo, "estimate_memory", lambda *_, **__: Estimate(0, 0, 0.0))
     ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", NullTracker())
     assert calls["read"] == 1 + config.num_updates  # the first one is the check of the split
     tokens = sum(

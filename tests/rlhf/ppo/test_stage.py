@@ -18,6 +18,7 @@ from worlds import ppo as world
 
 from plumbrule.data.records import Demonstration, Message, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode, Passage
@@ -36,7 +37,7 @@ from rlhf.ppo.rollout import parquet as rollouts
 from rlhf.ppo.rollout.evaluation import evaluate, state_values
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import batch_of
-from rlhf.ppo.rollout.trajectory import Trajectory, rows_for_model, sampling_keys, slots
+from rlhf.ppo.rollout.trajectory import Trajectory, padded, rows_for_model, sampling_keys
 from rlhf.ppo.stage import run
 from rlhf.ppo.value_model import value_from_policy, value_from_reward_model
 from rlhf.reward_model.model import RewardModel, RewardStats
@@ -399,11 +400,11 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
 
 
 def asked_of(size: int, seed: int = 3, samples: int = 1, episodes: int = 60) -> list[int]:
-    settings = world.config(
-        batch_size=size, seed=seed, samples_per_prompt=samples, num_mini_batches=1
-    )
-    updates = range(1, episodes // size + 1)
-    return [number for update in updates for number in batch_of(12, settings, update)]
+    return [
+        number
+        for update in range(1, episodes // size + 1)
+        for number in batch_of(12, update, batch_size=size, samples_per_prompt=samples, seed=seed)
+    ]
 
 
 @pytest.mark.detail(44)
@@ -437,9 +438,17 @@ class Echo:
         return [[Passage(f"{i}", "rain snow", 1.0, "d", 0, 9) for i in range(k)] for _ in queries]
 
 
-def open_echo(artifact: Artifact, *, method: str) -> Echo:
-    assert method == "bm25"
-    return Echo()
+class EchoIndex:
+    """An index that must be opened on the run's device and searched by its method."""
+
+    def retriever(self, method: str) -> Echo:
+        assert method == "bm25"
+        return Echo()
+
+
+def open_echo(artifact: Artifact, runtime: RuntimeConfig) -> EchoIndex:
+    assert runtime.device == "cpu"
+    return EchoIndex()
 
 
 def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
@@ -458,6 +467,33 @@ def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
             messages = by_id[prompt_id].messages
             assert trajectory.queries[i] == policy.encode(messages, passages)
     assert 0 < sum(bool(p) for p in given.values()) < len(given)
+
+
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages_that_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In reading, the probe, a rollout and the samples before and after together."""
+    inputs = world.build(tmp_path)
+    inputs["index"] = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_echo")
+    retrieval = RetrievalConfig(share=1.0, num_passages=3, budget_tokens=5, method="bm25")
+    config = world.config(total_episodes=16, retrieval=retrieval, num_ppo_epochs=1, num_samples=2)
+    calls = encoded_chats(monkeypatch)
+    train(tmp_path, config, inputs)
+    with_passages = [chat for chat in calls if any("rain snow" in turn.content for turn in chat)]
+    assert len(with_passages) > 16
+    assert len(calls) == len(set(calls))
+
+
+def encoded_chats(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, ...]]:
+    """Return a list that every chat which a policy tokenises is put into."""
+    calls: list[tuple[Message, ...]] = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        calls.append(tuple(messages))
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
+    return calls
 
 
 @pytest.mark.detail(5)
@@ -505,7 +541,7 @@ class Half:
         return {"score": np.full(len(episodes), 0.5)}
 
 
-def open_half(artifact: Artifact, *, runtime: RuntimeConfig) -> Half:
+def open_half(artifact: Artifact, runtime: RuntimeConfig) -> Half:
     return Half()
 
 
@@ -514,7 +550,7 @@ class Broken(Half):
         return {"score": np.array([math.nan if i == 2 else 0.0 for i in range(len(episodes))])}
 
 
-def open_broken(artifact: Artifact, *, runtime: RuntimeConfig) -> Broken:
+def open_broken(artifact: Artifact, runtime: RuntimeConfig) -> Broken:
     return Broken()
 
 
@@ -620,7 +656,7 @@ def test_rows_are_padded_on_the_right_and_slots_find_their_columns() -> None:
         action_mask=torch.tensor([[True, False, False], [True, False, True]]),
         step_mask=torch.tensor([[True, False, False], [True, False, True]]),
         finished=torch.tensor([True, True]),
-        rollout_logprobs=slots([[0.0], [0.0, 0.0, 0.0]], torch.float32),
+        rollout_logprobs=padded([[0.0], [0.0, 0.0, 0.0]], torch.float32),
     )
     rows = rows_for_model(trajectory, [0, 1], 0)
     assert rows.tokens.tolist() == [[5, 6, 7, 9], [8, 10, 11, 12]]

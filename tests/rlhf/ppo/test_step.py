@@ -22,6 +22,7 @@ from rlhf.ppo.step import (
     SUMS,
     add_gradients,
     clip_gradients,
+    learning_rates,
     make_learner,
     ppo_step,
     set_learning_rates,
@@ -305,7 +306,7 @@ def test_learning_rates_fall_linearly_in_every_group() -> None:
     learner = world.learner_of(config)
     # 10 updates: 1 -> 10/10 of the rate, 6 -> 5/10, 10 -> 1/10
     for update, share in ((1, 1.0), (6, 0.5), (10, 0.1)):
-        set_learning_rates(learner, config, update)
+        set_learning_rates(learner.optimizer, learning_rates(config, update))
         rates = [group["lr"] for group in learner.optimizer.param_groups]
         assert rates == pytest.approx([0.5 * share, 2.0 * share])
 

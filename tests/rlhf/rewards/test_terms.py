@@ -208,9 +208,9 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_its_rollout(tmp_p
     assert list((tmp_path / "out" / "checkpoints").glob("failed-*.parquet"))
 
 
-def open_half(artifact, *, runtime):
+def open_half(artifact, runtime):
     return Function(lambda episodes: [0.5 for _ in episodes])
 
 
-def open_broken(artifact, *, runtime):
+def open_broken(artifact, runtime):
     return Function(lambda episodes: [float("nan") for _ in episodes])

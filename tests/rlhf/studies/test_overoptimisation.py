@@ -16,8 +16,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import EarlyStopConfig, PPOConfig
-from rlhf.ppo.state import Control
-from rlhf.ppo.stopping import KLLimit, kl_limit, next_control
+from rlhf.ppo.stopping import KLLimit, kl_limit, stop_reason
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.overoptimisation import run
 
@@ -143,12 +142,11 @@ def test_a_run_ends_behind_the_predicted_peak(study) -> None:
     limit = kl_limit(stopping(), inputs)
     assert limit is not None
     assert limit.kl == pytest.approx(1.0, abs=0.2)
-    before = {"objective/kl": limit.kl - 0.01, "ppo/updates": 3.0}
-    behind = {"objective/kl": limit.kl + 0.01, "ppo/updates": 4.0}
-    assert not next_control(Control(0.1), before, stopping(), limit).stopped
-    said = next_control(Control(0.1), behind, stopping(), limit).stopped
-    assert "ended after 4 of 16 updates" in said
-    assert "the peak that ppo.stop_at predicts" in said
+    assert stop_reason(limit.kl - 0.01, limit, 3, 16) == ""
+    reason = stop_reason(limit.kl + 0.01, limit, 4, 16)
+    assert "ended after 4 of 16 updates" in reason
+    assert "the peak that ppo.stop_at predicts" in reason
+    assert stop_reason(1e9, None, 4, 16) == ""
 
 
 def test_the_lower_of_two_limits_counts(study) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.data.records import Document, write_records
+from plumbrule.protocols import Retriever
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
@@ -31,6 +32,14 @@ def documents() -> list[Document]:
     ]
 
 
+CPU = RuntimeConfig(device="cpu")
+
+
+def opened(index: Artifact, method: str) -> Retriever:
+    """Return the retriever of an index, on the CPU."""
+    return index.open(CPU).retriever(method)
+
+
 def build(folder: Path, records: Sequence[Document] | None = None, **config: Any) -> Artifact:
     """Return the index of `records` (the small world by default), built under `folder`."""
     return build_measured(folder, records, **config)[0]
@@ -46,5 +55,5 @@ def build_measured(
     write_records(documents() if records is None else records, folder / "data" / "records.jsonl")
     inputs = {"documents": Artifact.of(folder / "data", "data")}
     settings = IndexConfig(**{"dimensions": 256, "chunk_words": 8, **config})
-    metrics = run(settings, inputs, RuntimeConfig(device="cpu"), out, NullTracker())
+    metrics = run(settings, inputs, CPU, out, NullTracker())
     return Artifact.of(out, "index", opener="rag.retriever:open_index"), dict(metrics)

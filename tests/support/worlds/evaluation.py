@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from plumbrule.data.records import BenchmarkItem, Message, Prompt, write_records
 from plumbrule.lm.config import ModelConfig, RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.protocols import Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 
 CITIES = ("Arlen", "Bosk", "Corvane", "Dunmere")
@@ -124,11 +125,21 @@ class WordReward:
         return {"score": np.array([float(len(e.response.split())) for e in episodes])}
 
 
-def open_index(artifact: Artifact, *, method: str) -> FirstDocument:
-    return FirstDocument()
+class FirstDocumentIndex:
+    """An index that finds the same whatever the method; it keeps the devices that it was given."""
+
+    devices: ClassVar[list[str]] = []
+
+    def retriever(self, method: str) -> FirstDocument:
+        return FirstDocument()
 
 
-def open_reward(artifact: Artifact, *, runtime: Any) -> WordReward:
+def open_index(artifact: Artifact, runtime: RuntimeConfig) -> FirstDocumentIndex:
+    FirstDocumentIndex.devices.append(runtime.device)
+    return FirstDocumentIndex()
+
+
+def open_reward(artifact: Artifact, runtime: RuntimeConfig) -> WordReward:
     return WordReward()
 
 

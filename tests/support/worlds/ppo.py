@@ -29,8 +29,12 @@ from plumbrule.store.artifacts import Artifact
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
-from rlhf.ppo.rollout.trajectory import Trajectory, slots
-from rlhf.ppo.step import Learner, make_learner, trainable
+from rlhf.ppo.rollout.trajectory import Trajectory, padded
+from rlhf.ppo.step import (
+    Learner,
+    make_learner,
+    trainable,
+)
 from rlhf.ppo.value_model import value_from_policy
 from rlhf.rewards.config import RewardConfig
 
@@ -97,7 +101,7 @@ class WordReward:
         return {"score": np.array([e.response.split().count(GOOD) / 5 for e in episodes])}
 
 
-def open_word_reward(artifact: Artifact, *, runtime: RuntimeConfig) -> WordReward:
+def open_word_reward(artifact: Artifact, runtime: RuntimeConfig) -> WordReward:
     return WordReward()
 
 
@@ -175,7 +179,7 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
         return scale * torch.randn(mask.shape, generator=draw, dtype=torch.float64)
 
     queries, responses = [ids(3, 9) for _ in range(rows)], [ids(4, 9) for _ in range(rows)]
-    mask = slots([[True] * len(r) for r in responses], torch.bool)
+    mask = padded([[True] * len(r) for r in responses], torch.bool)
     if gaps:  # two foreign segments: slot 1, and slots 3 and 4
         mask[:, [1, 3, 4]] = False
     trajectory = Trajectory(

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from plumbrule.config import AdapterConfig
 from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo.config import PTXConfig
 from rlhf.ppo.stage import run
 from rlhf.ppo.state import state_of
-from rlhf.ppo.step import make_learner, ppo_step, set_learning_rates
+from rlhf.ppo.step import learning_rates, make_learner, ppo_step, set_learning_rates
 from worlds.ppo import OPTIONS, config, inputs_in, learner_of, recorded, runtime
 from worlds.trackers import Pausing
 
@@ -41,7 +41,7 @@ def twenty_updates(folder: Path, sharded: bool = False) -> None:
         fsdp.shard_trunk(learner.value_model.trunk)
         learner = make_learner(learner.policy, learner.value_model, settings)
     for update in range(1, 21):
-        set_learning_rates(learner, settings, update)
+        set_learning_rates(learner.optimizer, learning_rates(settings, update))
         ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, rows)
     found = state_of(learner).weights
     if distributed.is_main():

@@ -25,10 +25,18 @@ def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: objec
     value_model = ppo_models.make_value_model(config, actors, inputs)
     learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
     queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
-    runtime = world.runtime(micro_batch_size=rows)
     before = [p.clone() for m in learner.models.values() for p in m.parameters()]
     state = torch.get_rng_state()
-    found = estimate_memory(actors, learner, queries, config, runtime)
+    found = estimate_memory(
+        actors,
+        learner,
+        queries,
+        config.sampling,
+        micro_batch_size=rows,
+        num_ppo_epochs=config.num_ppo_epochs,
+        precision=config.precision,
+        averaged=config.ema_decay is not None,
+    )
     assert torch.equal(torch.get_rng_state(), state)
     after = [p for m in learner.models.values() for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
@@ -52,11 +60,11 @@ def test_nothing_is_changed_and_every_weight_is_counted_once(tmp_path: Path) -> 
 
 def test_what_is_shared_or_frozen_takes_less(tmp_path: Path) -> None:
     plain = expected_of(tmp_path / "a")[0].memory_bytes
-    stem = expected_of(tmp_path / "b", unfrozen_layers=1, value_trunk="branch")[0].memory_bytes
+    shared = expected_of(tmp_path / "b", unfrozen_layers=1, value_trunk="branch")[0].memory_bytes
     adapter = AdapterConfig(rank=1)
     lora = expected_of(tmp_path / "c", adapter=adapter, value_trunk="policy")[0].memory_bytes
     rows = expected_of(tmp_path / "d", rows=2)[0].memory_bytes
-    assert stem < 0.6 * plain
+    assert shared < 0.6 * plain
     assert lora < 0.6 * plain
     assert rows < plain
 
@@ -116,7 +124,7 @@ def test_the_probe_keeps_no_memory(tmp_path: Path) -> None:
     _, actors, learner = expected_of(tmp_path)
     queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
     before = alive()
-    estimate_memory(actors, learner, queries, world.config(), world.runtime())
+    estimate_memory(actors, learner, queries, world.config().sampling, micro_batch_size=8)
     assert alive() == before
 
 

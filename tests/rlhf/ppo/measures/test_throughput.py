@@ -71,7 +71,8 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
     value_model = ppo_models.make_value_model(config, actors, inputs)
     learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
     layer = 4 * 16 * 16 + 3 * 16 * 32
-    assert work_per_token(actors, learner, config) == tuple(layer * n for n in expected)
+    found = work_per_token(actors, learner, config.num_ppo_epochs)
+    assert found == tuple(layer * n for n in expected)
 
 
 def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
     learner = ppo.make_learner(actors.policy, None, config, actors.reader)
     adapted = 3 * (4 * 16 * 16 + 3 * 16 * 32 + (4 * (16 + 16) + 3 * (16 + 32)))
-    assert work_per_token(actors, learner, config).update == 4 * adapted * 2
+    assert work_per_token(actors, learner, config.num_ppo_epochs).update == 4 * adapted * 2
 
 
 def test_the_table_by_hand() -> None:
@@ -93,8 +94,8 @@ def test_the_table_by_hand() -> None:
         "time/update_seconds": 4.0,
         "time/episodes_per_second": 16 / 10.0,
     }
-    work = Work(prefill=2, decode=2, policy=2, ref=2, value=2, stem=0, update=24)
-    table = time_table([row, row], work, world.config(), rate=1000.0)
+    work = Work(prefill=2, decode=2, policy=2, ref=2, value=2, frozen_layers=0, update=24)
+    table = time_table([row, row], work, 16, rate=1000.0)
     assert table is not None
     assert [cells[0].split(":")[0] for cells in table["rows"]] == [
         "prefill",
@@ -117,13 +118,11 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
         "val/response_length_tokens": 5.0,
         "time/update_seconds": 4.0,
     }
-    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, stem=1, update=24)
-    config = world.config()
+    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
     one = 2 * 10 + 3 * 5 + (2 + 2 + 2 + 1 + 24) * 15
-    assert flops_of([row, row], work, config) == 2 * config.batch_size * one
-    twice = world.config(samples_per_prompt=2)
-    assert flops_of([row], work, twice) == config.batch_size * (one - 2 * 10 / 2)
-    assert num_actions([row, row], config) == 2 * config.batch_size * 5
+    assert flops_of([row, row], work, 16) == 2 * 16 * one
+    assert flops_of([row], work, 16, samples_per_prompt=2) == 16 * (one - 2 * 10 / 2)
+    assert num_actions([row, row], 16) == 2 * 16 * 5
 
 
 def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
@@ -141,5 +140,5 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
         inner = sum(row[f"time/{part}_seconds"] for part in ("policy", "ref", "value"))
         assert 0 < inner <= row["time/forward_seconds"]
         assert row["val/prompt_length_tokens"] > 0
-    assert metrics["cost/generated_tokens"] == num_actions(read_metrics(out), config)
+    assert metrics["cost/generated_tokens"] == num_actions(read_metrics(out), config.batch_size)
     assert metrics["cost/training_flops"] > 0

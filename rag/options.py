@@ -1,0 +1,30 @@
+"""What an index chooses by name: the type of its dense index, and its encoder. No faiss, no torch.
+
+Each table is what the setting's check and its error message read, and where plug-ins enter their
+own (`plumbrule/registry.py`).
+
+    table          setting          what it maps to
+    DENSE_INDEXES  rag.dense_index  passages' vectors (n, d) -> an empty, trained FAISS index
+    ENCODERS       rag.encoder      a class of encoders (`FittedEncoder`); any other name is that of
+                                    a sentence-transformers model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from plumbrule.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rag.index.encoders import FittedEncoder
+
+DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
+    "rag.dense_index", {"flat": ("rag.index.dense:flat",)}
+)
+ENCODERS: Registry[type[FittedEncoder]] = Registry(
+    "rag.encoder", {"hashing": ("rag.index.hash_encoder:HashingEncoder",)}
+)
+REGISTRIES = (DENSE_INDEXES, ENCODERS)
