@@ -513,6 +513,23 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
+def test_all_that_is_refused_is_said_at_once(composed: Callable) -> None:
+    names = ("ppo.gamma", "ppo.kl.coef", "gold.right", "ppo.cliprange", "model.hidden_size")
+    with pytest.raises(ConfigError) as refused:
+        composed(*(f"{name}=-{1e9 if name == 'gold.right' else 1}" for name in names))
+    said = str(refused.value)
+    assert re.match(r"\d settings must change: \(1\) ", said)
+    for name in names:
+        assert f") {name} (=" in said
+
+
+@pytest.mark.parametrize("setting", ["ppo.gamma=7", "model.num_heads=0"])
+def test_what_is_refused_alone_is_said_alone(composed: Callable, setting: str) -> None:
+    name = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{re.escape(name)} \(=[^;]*; change it\.$"):
+        composed(setting)  # a later check divides by the number of heads
+
+
 @pytest.mark.parametrize("goal", ["rm", "eval_sft"])
 def test_a_stage_that_measures_needs_rows_that_are_held_out(
     composed: Callable, pairs: Path, goal: str

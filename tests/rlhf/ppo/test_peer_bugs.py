@@ -304,7 +304,7 @@ def open_fails(artifact: Artifact, *, runtime: RuntimeConfig) -> Fails:
 def test_deepspeed_chat_replaces_a_failed_batch_by_the_one_before(tmp_path: Path) -> None:
     """The run ends with an error that names the update, and that update is not trained on."""
     inputs = world.build(tmp_path)
-    inputs["rm"] = replace(inputs["rm"], opener="test_peer_bugs:open_fails")
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_fails")
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(TrainingError, match="of update 2 must be finite"):

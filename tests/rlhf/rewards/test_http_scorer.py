@@ -245,6 +245,18 @@ def test_a_token_of_two_lines_is_refused_and_not_shown(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+def test_a_kept_reply_that_changed_is_asked_for_again(tmp_path):
+    kept = tmp_path / "0.jsonl"
+    with served(lengths) as (url, seen):
+        HTTPScorer(config(url), kept).score(said("a", "bb"))
+        text = kept.read_text()
+        assert '"score": 2.0' in text
+        kept.write_text(text.replace('"score": 2.0', '"score": 3.0'))
+        found = HTTPScorer(config(url), kept).score(said("a", "bb"))["score"]
+    assert found.tolist() == [1.0, 2.0]
+    assert [[e["response"] for e in body["episodes"]] for body, _ in seen] == [["a", "bb"], ["bb"]]
+
+
 def test_kept_replies_of_another_form_are_asked_for_again(tmp_path):
     lines = [
         '{"key": "a", "score": 1}',

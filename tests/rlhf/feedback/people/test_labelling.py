@@ -116,6 +116,26 @@ def test_a_changed_mind_is_a_new_row_and_the_last_one_counts(tmp_path):
     assert now["r"] == Judgement("r", "anna", None, "odd", revision=1)
 
 
+def test_a_bit_that_flips_in_a_journal_is_found(tmp_path):
+    path = tmp_path / "anna.jsonl"
+    append(path, Judgement("q", "anna", (1, 2), "grün", at="M-"), seen=0)
+    append(path, Judgement("r", "anna", (2, 1), "odd"), seen=0)
+    whole, first = path.read_bytes(), path.read_bytes().index(b"\n") + 1
+    for place in range(0, len(whole) * 8 - 8, 3):  # bits, but for the last line's end
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"anna.jsonl.*row {1 if place // 8 < first else 2}"):
+            read_journal(path)
+    edited = json.loads(whole.splitlines()[0]) | {"ranks": [2, 1]}
+    path.write_text(json.dumps(edited) + "\n")
+    with pytest.raises(DataError, match="take digest out to keep it as it stands"):
+        read_journal(path)
+    del edited["digest"]
+    path.write_text(json.dumps(edited) + "\n")
+    assert read_journal(path)["q"].ranks == (2, 1)
+
+
 def test_a_stale_judgement_is_refused_and_leaves_the_file_alone(tmp_path):
     path = tmp_path / "anna.jsonl"
     append(path, Judgement("q", "anna", (1, 2)), seen=0)
