@@ -208,7 +208,7 @@ def test_a_chat_that_the_template_refuses_is_named_before_any_work(tmp_path, slo
     more = [Prompt("p9", two)] if extra else []
     write_records([*prompts(), *more], tmp_path / "prompts" / "validation.jsonl")
     inputs = {name: Artifact.of(one.path, one.kind) for name, one in inputs.items()}
-    tracker = StoppingTracker()
+    tracker = StopsAtBenchmark()
     with pytest.raises(DataError, match=rf"first is {refused}.*one question at a time"):
         run(small_config(), inputs, RUNTIME, tmp_path, tracker)
     assert tracker.begun == []
