@@ -5,7 +5,7 @@
 #
 #   scripts/check_versions.sh                           # lowest, then newest
 #   scripts/check_versions.sh newest                    # one set: lowest, pinned or newest
-#   TESTS="tests/cli tests/sft" scripts/check_versions.sh lowest     # some tests
+#   TESTS="tests/plumbrule/cli tests/sft" scripts/check_versions.sh lowest     # some tests
 #   PYTHON_NEWEST=python3.13 TORCH_INDEX=<index of CPU builds> scripts/check_versions.sh
 #
 # lowest: the lower bound of each dependency, its newest patch release. pinned: constraints.txt.

@@ -123,6 +123,20 @@ def test_a_circle_is_found_where_modules_lead_to_each_other() -> None:
     assert set(imported_by(ast.parse(code), known, in_functions=False)) == {"x.y", "x.z"}
 
 
+def test_what_tests_and_scripts_import_is_there_also_in_code_that_they_start() -> None:
+    """An editable install may find a module that was moved away in another checkout."""
+    made_up = {
+        ROOT / "tests" / "plumbrule" / "store" / "test_fingerprint.py"
+    }  # projects in tmp_path
+    line = re.compile(rf"from ((?:plumbrule|{'|'.join(STAGES)})[\w.]*) import (\w+)")
+    for folder in ("tests", "scripts"):
+        for path in sorted({*(ROOT / folder).rglob("*.py")} - made_up):
+            for module, name in line.findall(path.read_text(encoding="utf-8")):
+                assert module in MODULES, f"{path}: {module}"
+                known = f"{module}.{name}" in MODULES
+                assert known or name in MODULES[module].read_text(encoding="utf-8"), (path, name)
+
+
 def test_a_folder_holds_no_more_modules_than_one_can_look_through() -> None:
     sizes = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
     assert {folder: n for folder, n in sizes.items() if n > MOST_MODULES} == {}

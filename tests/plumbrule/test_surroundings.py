@@ -27,8 +27,8 @@ from plumbrule.tracking.progress import Progress
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAYS = """
 import sys
-from plumbrule.surroundings import settle
-settle()
+from plumbrule.surroundings import prepare_streams
+prepare_streams()
 print(sys.getfilesystemencoding(), sys.argv[1])
 open(sys.argv[1], "w").write("\\N{LATIN SMALL LETTER E WITH ACUTE}")  # no encoding: a library's
 print(open(sys.argv[1], encoding="utf-8").read())
@@ -74,7 +74,10 @@ def test_a_command_under_the_c_locale_keeps_its_words(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_lacks_a_character_escapes_it(tmp_path: Path) -> None:
-    code = "from plumbrule.surroundings import settle; settle(); print('caf\\u00e9 \\u2192')"
+    code = (
+        "from plumbrule.surroundings import prepare_streams; prepare_streams(); "
+        "print('caf\\u00e9 \\u2192')"
+    )
     assert python(code, cwd=tmp_path, PYTHONIOENCODING="ascii").strip() == "caf\\xe9 \\u2192"
 
 
@@ -82,8 +85,8 @@ def test_closed_streams_do_not_lend_their_number_to_a_file(tmp_path: Path) -> No
     """Else what a library writes to standard error would go into the manifest."""
     code = (
         "import os, sys\n"
-        "from plumbrule.surroundings import settle\n"
-        "settle()\n"
+        "from plumbrule.surroundings import prepare_streams\n"
+        "prepare_streams()\n"
         "with open('manifest.json', 'w', encoding='utf-8') as file:\n"
         "    os.write(2, b'noise'); print('more noise', file=sys.stderr)\n"
         "    file.write(str(file.fileno()))\n"

@@ -135,7 +135,7 @@ def test_auto_takes_the_gpu_that_torch_can_use(
 
 def test_planning_auto_imports_no_torch() -> None:
     code = (
-        "import sys; from plumbrule import precision; "
+        "import sys; from plumbrule.machine import precision; "
         "precision.native('auto'); precision.native('cuda'); print('torch' in sys.modules)"
     )
     done = subprocess.run(

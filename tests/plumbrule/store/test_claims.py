@@ -19,7 +19,7 @@ from plumbrule.store.artifacts import Manifest, Store
 HOLDER = """
 import sys, time
 from pathlib import Path
-from plumbrule import claims
+from plumbrule.store import claims
 claim = claims.acquire(Path(sys.argv[1]), "other")
 with claim:
     print("held", flush=True)
@@ -127,8 +127,10 @@ def test_a_claim_of_a_later_version_lives_as_long_as_it_beats(
     tmp_path: Path, age: float, taken: bool
 ) -> None:
     """Whether its process lives can't be told from fields that may mean something else there."""
-    later = {"run": "new", "host": claims._host(), "pid": 1, "born": "1", "token": "t", "uid": 7}
     path = tmp_path / claims.NAME
+    with claims.acquire(tmp_path / "another", "me") as other:
+        host = json.loads(other.path.read_text())["host"]
+    later = {"run": "new", "host": host, "pid": 1, "born": "1", "token": "t", "uid": 7}
     path.write_text(json.dumps(later))
     os.utime(path, (time.time() - age, time.time() - age))
     found = claims.acquire(tmp_path, "me")

@@ -7,14 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
 from places import process_environment
 from torch.optim import AdamW
 from worlds.rankings import WORDS, chat, rankings_of, saved_rankings
-from worlds.stages import CPU, run_stage, weights
+from worlds.stages import run_stage, weights
 from worlds.stages import small_dpo as small
 from worlds.trackers import Stopped, StoppingTracker
 
@@ -31,7 +30,11 @@ from plumbrule.store.checkpoints import newest
 from rlhf.dpo import stage as dpo
 from rlhf.dpo.pairs import encode_split
 
-build = partial(run_stage, dpo.run)
+CPU = RuntimeConfig(device="cpu", micro_batch_size=8)
+
+
+def build(config, given, out, runtime=CPU, tracker=None):
+    return run_stage(dpo.run, config, given, out, runtime, tracker)
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +236,7 @@ from pathlib import Path
 from worlds.stages import run_stage, small_dpo as small
 from worlds.trackers import StoppingTracker
 from rlhf.dpo.stage import run
+from plumbrule.config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 
 class Killed(StoppingTracker):
@@ -242,7 +246,8 @@ class Killed(StoppingTracker):
 
 given = {{"policy": Artifact.of({policy!r}, "sft"),
           "preferences": Artifact.of({preferences!r}, "data")}}
-run_stage(run, small(), given, Path({out!r}), tracker=Killed())
+runtime = RuntimeConfig(device="cpu", micro_batch_size=8)
+run_stage(run, small(), given, Path({out!r}), runtime, Killed())
 """
 
 
