@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-import tiny_models
+from worlds import tiny_models
 
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, DataError

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_rankings import chat, saved_policy, saved_rankings
+from worlds.rankings import chat, saved_policy, saved_rankings
 
 from plumbrule.data.records import Preference
 from plumbrule.lm.config import SamplingConfig

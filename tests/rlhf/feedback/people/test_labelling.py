@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny_rankings import chat, saved_policy, saved_prompts
+from worlds.rankings import chat
+from worlds.stages import CPU, run_stage, small_feedback
 
 from plumbrule.data.records import Preference, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError, NeedsInput
-from plumbrule.lm.config import SamplingConfig
-from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import (
     Judgement,
@@ -45,8 +44,6 @@ from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import count_alike
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.config import RMConfig
-
-RUNTIME = RuntimeConfig(device="cpu")
 
 
 def questions(number: int, answers=("a", "b", "c")) -> list[Question]:
@@ -313,29 +310,8 @@ def test_who_has_finished():
 # The stage
 
 
-def small(**settings) -> FeedbackConfig:
-    given = {
-        "labeller": "person",
-        "num_responses": 3,
-        "repeats": 0.2,
-        "sampling": SamplingConfig(max_new_tokens=4, batch_size=8),
-        **settings,
-    }
-    return FeedbackConfig(**given)
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    inputs = tmp_path_factory.mktemp("labelling-inputs")
-    return {
-        "policy": Artifact.of(saved_policy(inputs / "policy"), "sft"),
-        "prompts": Artifact.of(saved_prompts(inputs / "prompts", 10, 4), "data"),
-    }
-
-
-def build(config, given, out: Path):
-    out.mkdir(parents=True, exist_ok=True)
-    return feedback.run(config, given, RUNTIME, out, NullTracker())
+small = partial(small_feedback, labeller="person", repeats=0.2)
+build = partial(run_stage, feedback.run)
 
 
 def wait(config, given, out: Path) -> NeedsInput:
@@ -407,7 +383,7 @@ def test_a_reward_model_learns_from_people_s_rankings(given, out):
     trained.mkdir()
     settings = RMConfig(num_train_epochs=1.0, batch_size=5, num_calibration_prompts=8)
     inputs = {"policy": given["policy"], "preferences": source}
-    metrics = rm.run(settings, inputs, RUNTIME, trained, NullTracker())
+    metrics = rm.run(settings, inputs, CPU, trained, NullTracker())
     rankings = read_records(Preference, out / "records.jsonl")
     assert metrics["rm/pairs"] == sum(len(p.pairs()) for p in rankings)
     card = json.loads((trained / "report_card.json").read_text())

@@ -6,9 +6,9 @@ import json
 import time
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.cost_metrics import num_weights
