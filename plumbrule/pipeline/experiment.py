@@ -19,6 +19,13 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.config import TrackingConfig
 from sft.data.config import DatasetConfig
 
+if TYPE_CHECKING:
+    from eval.config import EvalConfig
+    from rlhf.feedback.config import FeedbackConfig
+    from rlhf.reward_model.config import RMConfig
+    from sft.base.config import BaseConfig
+    from sft.fine_tune.config import SFTConfig
+
 LONGEST_NAME = 100
 """Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""
 
@@ -90,10 +97,12 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, section: str) -> Any:
-            """Return the section of a stage."""
+    if TYPE_CHECKING:  # what the pipeline itself reads of stages, for whoever checks types
+        base: BaseConfig = field(default_factory=BaseConfig)
+        sft: SFTConfig = field(default_factory=SFTConfig)
+        feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
+        rm: RMConfig = field(default_factory=RMConfig)
+        eval: EvalConfig = field(default_factory=EvalConfig)
 
 
 GROUPS: dict[str, type] = {

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +20,8 @@ from plumbrule.pipeline.graph import Node
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Manifest, Store
+from rlhf.ppo.config import PPOConfig
+from rlhf.rewards.config import EnsembleConfig, RewardConfig
 
 PRINT = "0123456789abcdef"
 
@@ -120,7 +121,7 @@ def test_what_is_not_there_is_said(composed: Callable, mine: Store, source: str,
 def test_an_artifact_of_the_wrong_kind_is_refused(
     composed: Callable, other: Store, mine: Store
 ) -> None:
-    with pytest.raises(GraphError, match="must be of kind base or sft or ppo or dpo, not rm"):
+    with pytest.raises(GraphError, match="must be of kind base or sft or dpo or ppo, not rm"):
         composed(f"nodes.ppo.inputs.policy={other.folder('rm', PRINT)}", "run.only=ppo")
 
 
@@ -161,12 +162,12 @@ def test_given_reward_models_start_where_their_manifests_say(
 ) -> None:
     one = publish(mine, "rm", {}, {"policy": "p"})
     two = publish(Store(tmp_path / "third"), "rm", {}, {"policy": other_start})
-    reward = SimpleNamespace(ensemble=SimpleNamespace(rule="weights"))
-    node = Node("ppo", "ppo", {"rm": "a", "rm2": "b"}, SimpleNamespace(reward=reward))
+    reward = RewardConfig(ensemble=EnsembleConfig(rule="weights"))
+    node = Node("ppo", "ppo", {"rm": "a", "rm2": "b"}, PPOConfig(reward=reward))
     nodes = [Node("a", "rm", {}, one), Node("b", "rm", {}, two), node]
     same = other_start == "p"
     with nullcontext() if same else pytest.raises(ConfigError, match="start from several"):
-        checks.check_averaged(node, nodes)
+        checks.check_averaged(node, reward, nodes)
 
 
 def test_given_artifacts_are_held_to_the_versions(
