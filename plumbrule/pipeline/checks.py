@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbrule.config import require
-from plumbrule.data.readers import brings_own_split
+from plumbrule.data.readers import READERS, brings_own_split
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def check(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError for settings that are fine alone and can't run together."""
     context = config.model.context
+    check_datasets(config)
     check_world(config, nodes)
     check_processes(config, nodes)
     check_held_out(config, nodes)
@@ -77,6 +78,39 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 None,
                 "name a model where sft has no base input",
                 "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
+            )
+
+
+UNREAD = {
+    "atlas": ("path", "validation_share", "split_seed", "annotators"),
+    "hh_rlhf": ("annotators",),
+    "halueval": ("validation_share", "split_seed", "annotators"),
+    "bold": ("validation_share", "split_seed", "annotators"),
+}
+"""Format -> settings of a data set that it does not read."""
+
+
+def check_datasets(config: RunConfig) -> None:
+    """Raise ConfigError for a setting of a data set that its format does not read.
+
+    What is left at its default does not count as set.
+    """
+    own = {f"data.{role}": dataset for role, dataset in config.data.items()}
+    formats = dict.fromkeys(["jsonl", *(format for format, _ in READERS)])
+    for name, dataset in ({"dataset": config.dataset} | own).items():
+        group = name if name == "dataset" else f"dataset@{name}"
+        for setting in UNREAD.get(dataset.format, ()):
+            readers = [f for f in formats if setting not in UNREAD.get(f, ())]
+            add = f"add {group}={readers[0]}"
+            if name == "dataset" and setting == "path":
+                add += ", or experiment=own"
+            require(
+                getattr(dataset, setting) == getattr(DatasetConfig(), setting),
+                f"{name}.{setting}",
+                getattr(dataset, setting),
+                f"be left out with {group}={dataset.format}, which does not read it; it is read by "
+                f"{group}={' or '.join(readers)}",
+                add,
             )
 
 
