@@ -46,6 +46,7 @@ from plumbrule.pipeline import plugins
 from plumbrule.pipeline import run_record as record
 from plumbrule.pipeline.data_sources import describe_sources, model_words
 from plumbrule.pipeline.execute import Planned, RunContext, execute, make_plan
+from plumbrule.pipeline.expected_time import duration, expected_seconds
 from plumbrule.pipeline.experiment import (
     KEYS,
     Composed,
@@ -56,7 +57,7 @@ from plumbrule.pipeline.experiment import (
     store_root,
 )
 from plumbrule.pipeline.given_inputs import Given
-from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data
+from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.pipeline.setting_names import hint, settings_of
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.report.sweep_table import (
@@ -443,7 +444,8 @@ def print_plan(
         unknown = len(seconds) - len(known)
         line = f"to build: {len(seconds)} of {len(plan)} nodes"
         line += f", about {duration(sum(known))}" if known else ""
-        line += f" and {unknown} of unknown length" if known and unknown else ""
+        if unknown:
+            line += f"{' and' if known else ','} {unknown} of unknown length"
         out.append(line)
     for told in (
         _precision_line(composed.config, plan),
