@@ -17,7 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule.cli.main import CONF, register
+from plumbrule.cli.composition import CONF, register
 from plumbrule.pipeline.experiment import RunConfig, from_hydra
 from plumbrule.pipeline.graph import Node
 

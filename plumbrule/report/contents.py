@@ -45,7 +45,7 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         "record": record,
         "answers": [one for one in answers if one is not None],
         "grids": grids(record, comparisons),
-        "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
+        "command": command_of(record["overrides"]),
         "notes": list(record["notes"]),
         "node_notes": [
             (name, note)
@@ -93,6 +93,11 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
     }
+
+
+def command_of(overrides: Iterable[str]) -> str:
+    """Return a command as it can be pasted into a shell."""
+    return " ".join(["plumbrule", *(shlex.quote(override) for override in overrides)])
 
 
 def first_of_each(names: Iterable[str]) -> list[str]:

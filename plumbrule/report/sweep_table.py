@@ -20,6 +20,8 @@ from plumbrule.statistics import seed_interval
 from plumbrule.store.artifacts import write_json
 
 CELL = "cell.json"
+STOPPED = "stopped by "
+"""How the error of a run or a cell begins that a person or a system stopped."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
 """Ends of the headline metrics that the printed table has; the CSV has all."""
 
@@ -161,7 +163,8 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
         for line in table
     ]
     lines += [
-        f"failed: {name} seed={cell.seed or 'default'}: {cell.error}"
+        f"{'stopped' if cell.error.startswith(STOPPED) else 'failed'}: {name} "
+        f"seed={cell.seed or 'default'}: {cell.error}"
         for name, cell in zip(names_of(cells), cells, strict=True)
         if cell.error
     ]

@@ -36,7 +36,8 @@ is normalised already, on answers of the policy that PPO starts from."""
     """Digest of the plug-in's file, or of our function's code; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
-        require_choice("reward.terms.name", self.name, {*TERMS, *FUNCTIONS})
+        known, otherwise = {*TERMS, *FUNCTIONS}, "load the file that registers it: --plugin <file>"
+        require_choice("reward.terms.name", self.name, known, otherwise)
         require_range(f"reward.terms.{self.name}.weight", self.weight, -1e6, 1e6)
         require_choice(f"reward.terms.{self.name}.normalise", self.normalise, ("none", "batch"))
         if self.clip is not None:

@@ -18,7 +18,8 @@ from places import ROOT
 from safetensors.torch import save_file
 
 from plumbrule import surroundings
-from plumbrule.cli.main import explain_permission, new_run_id
+from plumbrule.cli.main import new_run_id
+from plumbrule.cli.messages import explain_permission
 from plumbrule.progress import Progress
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Manifest, Store, write_json

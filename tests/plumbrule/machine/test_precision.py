@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from plumbrule.cli.main import CONF, print_plan
+from plumbrule.cli.composition import CONF
+from plumbrule.cli.plan_page import print_plan
 from plumbrule.config import PRECISIONS, RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.machine import cpus, precision
