@@ -66,6 +66,9 @@ from plumbrule.surroundings import prepare_streams
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb
 
+TRACEBACK = "failure.txt"
+"""In the folder of a run that an error ended which is more than its one line."""
+
 
 def main() -> None:
     """Run the command line and exit."""
@@ -244,6 +247,11 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
         write_json(folder / "run.json", whole)
     except BaseException as error:
         opening = record.opening(config, overrides, run_id)
+        if error.__cause__ is not None or not isinstance(
+            error, PlumbruleError | KeyboardInterrupt | NeedsInput
+        ):
+            (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+            say(f"traceback: {folder / TRACEBACK}")
         try:
             write_json(folder / "run.json", {**opening, **describe_end(error, store)})
         finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plumbrule.config import require
 from plumbrule.data.readers import READERS, brings_own_split
+from plumbrule.data.row_files import TABLE_ENDINGS
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
@@ -112,6 +113,42 @@ def check_datasets(config: RunConfig) -> None:
                 f"{group}={' or '.join(readers)}",
                 add,
             )
+        check_path(f"{name}.path", dataset)
+
+
+NO_TABLES = (".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".zip", ".tar.gz", ".pkl")
+"""Endings of files that people give and no reader of ours reads."""
+
+
+def check_path(setting: str, dataset: DatasetConfig) -> None:
+    """Raise ConfigError for a path that is a URL, a name on the hub or a file of another form."""
+    path = dataset.path
+    if path is None or (dataset.format, "prompts") not in READERS or dataset.source:
+        return
+    require(
+        "://" not in path,
+        setting,
+        path,
+        "be a file or folder of this machine, not a URL",
+        "download it and name the file",
+    )
+    owner, slash, name = path.partition("/")
+    hub = bool(slash and owner and name) and "/" not in name and owner[0] not in ".~"
+    require(
+        not hub or "." in name or Path(path).exists() or Path(owner).exists(),
+        setting,
+        path,
+        "be a file or folder, and there is none of that name here",
+        "check the path; a data set of Hugging Face's hub is fetched with `hf download --repo-type "
+        f"dataset {path} --local-dir {name}`, then {setting}={name}",
+    )
+    require(
+        dataset.format != "jsonl" or not path.lower().endswith(NO_TABLES),
+        setting,
+        path,
+        f"end in one of {', '.join(TABLE_ENDINGS)}",
+        "write a .tsv as CSV, with commas, or any table as JSON Lines (docs/data.md)",
+    )
 
 
 def check_processes(config: RunConfig, nodes: list[Node]) -> None:

@@ -113,7 +113,7 @@ def _is_on(variable: str) -> bool:
 
 
 def problems(folder: Path, model: Named) -> list[str]:
-    """Return what is known to be wrong with a model's folder, as clauses without their full stop."""
+    """Return what is known to be wrong with a model's folder, as clauses without a full stop."""
     head = f"{model.setting} (={model.name})"
     if not (folder / "config.json").is_file():
         holds = "is empty" if not any(folder.iterdir()) else "has no config.json"

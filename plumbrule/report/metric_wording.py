@@ -6,6 +6,8 @@ nothing.
 
 from __future__ import annotations
 
+import math
+
 METRICS: dict[str, tuple[str, str]] = {
     "data/rows": ("rows", "kept to train on, or to measure with"),
     "data/validation_rows": ("rows", "held out"),
@@ -182,6 +184,19 @@ METRICS: dict[str, tuple[str, str]] = {
     "eval/abstain": ("share of questions", "after the cut-off, answered with not knowing"),
     "eval/confident_wrong": ("share of questions", "after the cut-off, answered wrongly"),
     "eval/known_accuracy": ("share of questions", "before the cut-off, answered rightly"),
+    "eval/known_abstain": ("share of questions", "before the cut-off, answered with not knowing"),
+    "eval/known_confident_wrong": ("share of questions", "before the cut-off, answered wrongly"),
+    "eval/abstain_unanswerable": (
+        "share of questions",
+        "that nothing answers, answered with not knowing",
+    ),
+    "eval/confident_wrong_unanswerable": (
+        "share of questions",
+        "that nothing answers, answered all the same",
+    ),
+    "eval/answer_shown": ("share of questions", "whose answer stands in a passage that was shown"),
+    "eval/words": ("words per response", "of sampled responses"),
+    "eval/finished": ("share of responses", "that ended with their terminal token"),
     "eval/gold": ("utility per response", "gold utility of sampled responses"),
     "eval/kl": ("nats per response", "of sampled responses to the node's reference, k1 estimate"),
     "ppo/reward_gain": ("reward per response", "paired difference to the baseline, the reward"),
@@ -205,9 +220,35 @@ def describe(name: str) -> tuple[str, str]:
     """
     name = name.rpartition(":")[2]
     name = name.removeprefix("summary/")
+    whole, _, part = name.rpartition("/")[2].partition("_change")
+    if part != name.rpartition("/")[2] and "_change" in name:
+        unit, meaning = describe(f"eval/{whole}")
+        return (unit, f"paired difference to the baseline: {meaning}") if meaning else ("", "")
     while name not in METRICS and "_" in name:
         name = name.rpartition("_")[0]
     return METRICS.get(name, ("", ""))
+
+
+DIFFERENCES = ("change", "gain", "gap", "decline", "difference", "bias")
+"""Words in the names of metrics that may be below 0 whatever their unit."""
+SIGNED_UNITS = ("reward", "utility", "nats")
+"""How the units of those begin; a loss in nats is none."""
+
+
+def within(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Return the bounds of a metric's interval, none of them where the metric can't lie.
+
+    Student's interval knows nothing of that: of two shares it may reach from -5 to 7.
+    """
+    unit = describe(name)[0] or describe(f"eval/{name}")[0]
+    signed = unit.startswith(SIGNED_UNITS) and "loss" not in name
+    if not unit or signed or any(word in name for word in DIFFERENCES):
+        return low, high
+    most = 1.0 if unit.startswith("share of") else math.inf
+    return (
+        None if low is None else min(max(low, 0.0), most),
+        None if high is None else min(max(high, 0.0), most),
+    )
 
 
 RISES = (

@@ -17,6 +17,7 @@ reward model and their spread) under `<term>/<part>`. What is done then, in whic
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def score_terms(
     return terms
 
 
+def _place(scorer: Scorer, error: Exception) -> str:
+    """Return the file and the line at which a scorer failed; of a function, in its own file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    function = getattr(scorer, "function", None)
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frame = ([one for one in frames if one.filename == file] or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
+
+
 def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
     """Return a term's score and parts, (n,) float64 each, asking once for equal episodes.
 
@@ -176,8 +186,8 @@ def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> di
         raise
     except Exception as error:
         raise TrainingError(
-            f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses: "
-            f"{error}; mend it and run again."
+            f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses "
+            f"({_place(scorer, error)}): {error}; mend it and run again."
         ) from error
     for part, values in found.items():
         if values.shape != (len(distinct),):

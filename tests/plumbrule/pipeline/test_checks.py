@@ -43,3 +43,18 @@ def test_a_setting_that_the_format_reads_is_taken(composed: Callable, tmp_path: 
     path.write_text("".join(f'{{"prompt": "Say {i}."}}\n' for i in range(20)), encoding="utf-8")
     role = ["dataset@data.prompts=jsonl", f"data.prompts.path={path}"]
     composed("run.only=prompts", *role, "data.prompts.validation_share=0.3")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("https://x.org/a.jsonl", r"not a URL; download it"),
+        ("anthropic/hh-rlhf", r"hf download --repo-type dataset anthropic/hh-rlhf"),
+        ("rows.tsv", r"must end in one of \.jsonl.*write a \.tsv as CSV"),
+    ],
+)
+def test_a_path_that_is_no_table_here_says_what_to_do(
+    composed: Callable, path: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"dataset\.path \(={path}\) .*{says}"):
+        composed("dataset=jsonl", f"dataset.path={path}", "run.only=sft")
