@@ -168,11 +168,11 @@ def _nearest(columns: set[str], role: str) -> str:
 
     def lacking(shape: RowSchema) -> set[str]:
         needed = shape.needs | ({f"{shape.numbered}0"} if shape.numbered else set())
-        return needed - columns
+        return {c for c in needed if c not in columns}
 
     def surplus(shape: RowSchema) -> set[str]:
         held = {c for c in columns if not shape.numbered or not c.startswith(shape.numbered)}
-        return held - shape.needs - shape.may
+        return {c for c in held if c not in shape.needs | shape.may}
 
     known = [shape for shape in SHAPES if role in shape.roles]
     shape = min(known, key=lambda s: (2 * len(lacking(s)) + len(surplus(s)), len(s.needs)))
