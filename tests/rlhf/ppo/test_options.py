@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import detail_page
-import ppo_world as world
 import pytest
 from places import ROOT
+from worlds import ppo as world
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import code_hashes, hashed_config
@@ -143,7 +143,7 @@ def test_what_can_not_be_registered_is_refused(load: Callable[[str], str]) -> No
     with pytest.raises(ConfigError, match=r"trait of mine .* must be one of groups, values"):
         ADVANTAGES.register("mine", "value")
     load(PLUGIN)
-    with pytest.raises(ConfigError, match=r"own_ppo.py and test_ppo_registries.py both do"):
+    with pytest.raises(ConfigError, match=r"own_ppo.py and test_options.py both do"):
         SCHEDULES.register("half")(lambda done: 1.0)
 
 
