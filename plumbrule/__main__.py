@@ -1,6 +1,6 @@
-"""`python -m plumbrule` is the command `plumbrule`. Part of the roof."""
+"""`python -m plumbrule` is the command `plumbrule`."""
 
-from plumbrule.cli.main import main
+from plumbrule.cli.entry import main
 
 if __name__ == "__main__":
     main()

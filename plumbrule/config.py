@@ -13,6 +13,7 @@ it names, and a `NOT_HASHED` field changes no number of its stage beyond roundin
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,9 +74,16 @@ def refusing_together() -> Iterator[None]:
         raise ConfigError(every[0])
 
 
-def require_choice(name: str, value: str, choices: Collection[str]) -> None:
-    """Raise ConfigError unless `value` is one of `choices`."""
-    require(value in choices, name, value, f"be one of {', '.join(sorted(choices))}", "choose one")
+def require_choice(
+    name: str, value: str, choices: Collection[str], otherwise: str = "choose one"
+) -> None:
+    """Raise ConfigError, with the nearest name, unless `value` is one of `choices`.
+
+    Args: otherwise: the fix where no choice is near.
+    """
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    fix = f"the nearest is {close[0]}" if close else otherwise
+    require(value in choices, name, value, f"be one of {', '.join(sorted(choices))}", fix)
 
 
 def require_range(

@@ -6,10 +6,12 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.cli.main import CONF, register
+from plumbrule.cli.composition import composed_config
+from plumbrule.cli.explain import explain
+from plumbrule.errors import ConfigError
 from plumbrule.pipeline import execute as pipeline
 from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.experiment import RunConfig
@@ -21,12 +23,12 @@ from plumbrule.store.layout import RUNS
 def compose_run(*overrides: str) -> tuple[RunConfig, list[Node]]:
     """Return the typed config and the nodes of what `plumbrule <overrides>` would run.
 
-    Raises: ConfigError, GraphError, HydraException: as the command line says it.
+    Raises: ConfigError, GraphError: as the command line says it.
     """
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return from_hydra(compose("config", overrides=list(overrides)))
+    try:
+        return from_hydra(composed_config(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides)) from None
 
 
 def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, Artifact]:

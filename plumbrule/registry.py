@@ -85,7 +85,8 @@ class Registry(Collection[str], Generic[F]):
 
     def option(self, name: str) -> Option[F]:
         """Return the entry of a name. Raises: ConfigError: there is none."""
-        require_choice(self.setting, name, self)
+        otherwise = "choose one, or load the file that registers it: --plugin <file>"
+        require_choice(self.setting, name, self, otherwise)
         return self._options[name]
 
     def source(self, name: str) -> str:

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule.cli.main import CONF, register
+from plumbrule.cli.composition import composed_config
 from plumbrule.pipeline.compose import Composed, compose_run
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
@@ -30,10 +28,7 @@ def compose_whole() -> Callable[..., Composed]:
     """Compose overrides as the command line does: config, nodes, goals and what is left out."""
 
     def build(*overrides: str) -> Composed:
-        register()
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose_run(compose("config", overrides=list(overrides)))
+        return compose_run(composed_config(overrides))
 
     return build
 

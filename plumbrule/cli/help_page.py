@@ -7,13 +7,14 @@ the files of conf/ and the schemas, settings from the dataclasses and the text u
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA
@@ -77,8 +78,15 @@ def version() -> str:
         return "plumbrule (not installed: run from its sources)"
 
 
-def describe(name: str, schema: type) -> str:
-    """Return what a setting or a group of settings is: default, type and the text under it.
+class Composed(NamedTuple):
+    """What a command composes to. words: what it says, as experiment=quickstart. config: nested."""
+
+    words: str
+    config: Mapping[str, Any]
+
+
+def describe(name: str, schema: type, composed: Composed) -> str:
+    """Return what a setting or a group of settings is: value, default, type, the text under it.
 
     Args: name: dotted, such as ppo.kl or ppo.kl.coef. schema: of the whole config.
     Raises: ConfigError: there is none of that name.
@@ -96,19 +104,19 @@ def describe(name: str, schema: type) -> str:
         if field is None:
             raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
     if field is None:
-        return _group("", schema)
+        return _group("", schema, composed)
     group = _group_of(owner, field)
     text = _texts(owner).get(field.name, "")
     if group is not None:
-        return _group(name, group) + (f"\n\n{text}" if text else "")
-    return _setting(name, owner, field)
+        return _group(name, group, composed) + (f"\n\n{text}" if text else "")
+    return _setting(name, owner, field, composed)
 
 
 def _unknown(name: str, known: str) -> ConfigError:
     return ConfigError(f"{name} must be a known key; {known}")
 
 
-def _group(name: str, schema: type) -> str:
+def _group(name: str, schema: type, composed: Composed) -> str:
     """Return the title of a group and a paragraph for each of its settings."""
     title = inspect.getdoc(schema) or ""
     prefix = f"{name}." if name else ""
@@ -116,22 +124,35 @@ def _group(name: str, schema: type) -> str:
     for field in dataclasses.fields(schema):
         inner = _group_of(schema, field)
         if inner is None:
-            parts.append(_setting(prefix + field.name, schema, field))
+            parts.append(_setting(prefix + field.name, schema, field, composed))
         else:
             first = (inspect.getdoc(inner) or "").splitlines()[0]
             parts.append(f"{prefix}{field.name}: {first} (plumbrule doc {prefix}{field.name})")
     return "\n\n".join(parts)
 
 
-def _setting(name: str, owner: type, field: dataclasses.Field[Any]) -> str:
+def _setting(name: str, owner: type, field: dataclasses.Field[Any], composed: Composed) -> str:
     default = field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     kind = str(field.type).replace("typing.", "")
-    shown = repr(default) if not dataclasses.is_dataclass(default) else "a group"
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    shown = _shown(default)
+    with contextlib.suppress(KeyError, TypeError):
+        value: Any = composed.config
+        for part in name.split("."):
+            value = value[part]
+        if _shown(value) != shown:
+            shown = f"{_shown(value)} in {composed.words}; {shown} by itself"
     text = _texts(owner).get(field.name, "")
     return f"{name}: {kind} = {shown}" + (f"\n    {text}" if text else "")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it is told: repr, shortened; of a dataclass that of its fields."""
+    if isinstance(value, list):
+        value = [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]  # type: ignore[arg-type]
+    shown = "a group" if dataclasses.is_dataclass(value) else repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _group_of(owner: type, field: dataclasses.Field[Any]) -> type | None:

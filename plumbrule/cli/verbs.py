@@ -15,16 +15,21 @@ import importlib
 import itertools
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli import help_page
+from plumbrule.cli.composition import composed_config
+from plumbrule.cli.explain import explain
+from plumbrule.cli.listing import list_artifacts, list_runs
+from plumbrule.cli.show import show_what
+from plumbrule.cli.store_names import find_artifact, find_run, runs
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.machine.precision import resolved
@@ -32,9 +37,9 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import is_adapter_folder
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
+from plumbrule.store.artifacts import Artifact, Manifest, Store
 from plumbrule.store.claims import BUILD
-from plumbrule.store.layout import ARTIFACTS, RUNS, VARIABLE, kind_folder, kind_of, store_root
+from plumbrule.store.layout import VARIABLE, kind_folder, kind_of, store_root
 from plumbrule.store.manifests import is_inside
 
 LABELLING = "labelling.json"
@@ -57,8 +62,11 @@ def main(arguments: Sequence[str]) -> int:
     ls, show, again, label, merge, doc = (
         verbs.add_parser(name, help=VERBS[name]) for name in VERBS
     )
+    ls.add_argument("text", nargs="*", help="only lines that hold each of these")
     ls.add_argument("--artifacts", action="store_true")
-    show.add_argument("what", help="a run folder or its id, or an artifact's fingerprint")
+    ls.add_argument("--kind", help="only artifacts of this kind, such as ppo")
+    show.add_argument("what", help="a run's folder or id, or the beginning of a fingerprint")
+    show.add_argument("--full", action="store_true", help="the whole report, or all code hashes")
     show.add_argument("--verify", action="store_true", help="check every file's sha256")
     again.add_argument("what", help="a run with a node ppo, or a ppo artifact's fingerprint")
     again.epilog = "setting=value ... may stand anywhere behind it, as ppo.cliprange=0.1"
@@ -76,13 +84,14 @@ def main(arguments: Sequence[str]) -> int:
     for sub in (ls, show, again, label, merge):
         sub.add_argument("--store", default=None, help=f"default: ${VARIABLE}, else here")
     doc.add_argument("setting", nargs="?", default="", help="as ppo.kl or ppo.kl.coef")
+    doc.add_argument("overrides", nargs="*", help="as experiment=own; default: the quickstart")
     words, settings = apart(arguments) if arguments[0] == "replay" else (list(arguments), [])
     options, rest = parser.parse_known_args(words)
     options.settings = settings
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule --help")
     if options.verb == "doc":
-        print(help_page.describe(options.setting, RunConfig))
+        print(help_page.describe(options.setting, RunConfig, _composed(options.overrides)))
         return 0
     store = Store(store_root(options.store))
     if options.verb == "replay":
@@ -95,12 +104,22 @@ def main(arguments: Sequence[str]) -> int:
         )
         print(options.to)
     elif options.verb == "show":
-        _show(store, options.what, options.json, options.verify)
-    elif options.artifacts:
-        _list_artifacts(store, options.json)
+        show_what(store, options.what, options.json, options.verify, options.full)
+    elif options.artifacts or options.kind:
+        list_artifacts(store, options.json, options.kind, options.text)
     else:
-        _list_runs(store, options.json)
+        list_runs(store, options.json, options.text)
     return 0
+
+
+def _composed(overrides: Sequence[str]) -> help_page.Composed:
+    """Return what a command composes to. Raises: ConfigError."""
+    try:
+        cfg = composed_config(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, overrides)) from None
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return help_page.Composed(" ".join(overrides) or "experiment=quickstart", config)
 
 
 def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -113,102 +132,12 @@ def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, settings
 
 
-def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
-    """Return (folder, record) of every run of the store, oldest first."""
-    found = []
-    for path in (store.root / RUNS).glob("*/*/run.json"):
-        try:
-            record = json.loads(path.read_bytes().decode("utf-8"))
-            found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
-        except (OSError, ValueError, TypeError, RecursionError):  # damaged
-            continue
-    return sorted(found, key=lambda item: item[0].name)
-
-
-def _list_runs(store: Store, as_json: bool) -> None:
-    found = runs(store)
-    if as_json:
-        print(json.dumps([{**r, "folder": str(f.relative_to(store.root))} for f, r in found]))
-        return
-    for folder, record in found:
-        seconds = record.get("metrics", {}).get("time/total_seconds")
-        took = "" if seconds is None else f"{seconds:8.1f} s"
-        overrides = " ".join(record["overrides"])
-        print(f"{folder.relative_to(store.root)}  {record['state']:<8}{took:>10}  {overrides}")
-    if not found:
-        print(f"no runs under {store.root / 'runs'}")
-
-
-def _list_artifacts(store: Store, as_json: bool) -> None:
-    manifests = store.manifests()
-    if as_json:
-        rows = [{"kind": m.kind, "node": m.node, "fingerprint": m.fingerprint} for m in manifests]
-        print(json.dumps(rows))
-        return
-    for m in manifests:
-        size = sum(int(about["size"]) for about in m.files.values())
-        print(
-            f"{m.kind}/{m.fingerprint}  {m.node:<16} {size / 1e6:9.2f} MB {m.wall_seconds:8.1f} s"
-        )
-
-
-def _show_run(folder: Path, record: dict[str, Any], as_json: bool) -> None:
-    """Print a run's report, or what is known of one that did not finish."""
-    report = folder / "report.md"
-    if report.is_file() and not as_json:
-        print(report.read_text(encoding="utf-8"))
-        return
-    if not as_json:
-        print(f"{record['state']}: {record.get('error', 'no report yet')}", file=sys.stderr)
-    print(json.dumps(record, indent=1))
-
-
-def _show(store: Store, what: str, as_json: bool, verify: bool) -> None:
-    """Print the run or artifact that `what` names.
-
-    Raises: ArtifactError: none does, or several do, or (verify) its content has changed.
-    """
-    run = _find_run(store, what)
-    if run is not None:
-        _show_run(*run, as_json)
-        return
-    manifest = _find_artifact(store, what)
-    if verify:
-        store.verify(manifest.kind, manifest.fingerprint)
-        print(f"{len(manifest.files)} files have the sha256 of the manifest", file=sys.stderr)
-    print(json.dumps(manifest.__dict__, indent=1))
-
-
-def _find_run(store: Store, what: str) -> tuple[Path, dict[str, Any]] | None:
-    """Return the folder and the record of the run that `what` names, if one does."""
-    for folder, record in runs(store):
-        names = (folder.name, str(folder.relative_to(store.root)))
-        if what in names or Path(what).resolve() == folder:
-            return folder, record
-    return None
-
-
-def _find_artifact(store: Store, what: str) -> Manifest:
-    """Return the manifest of the artifact that `what` names.
-
-    Raises: ArtifactError: none does, or several do.
-    """
-    found = [p.parent for p in (store.root / ARTIFACTS).glob(f"*/*/{MANIFEST}")]
-    found = [p for p in found if p.name.startswith(what) or f"{kind_of(p)}/{p.name}" == what]
-    if len(found) != 1:
-        raise ArtifactError(
-            f"{what!r} must name one run or artifact of {store.root}, not {len(found)}; see "
-            "plumbrule ls."
-        )
-    return read_manifest(found[0])
-
-
 def _replay(store: Store, options: argparse.Namespace) -> None:
     """Print, for each update, what the run logged beside what its rollouts give now.
 
     Raises: ArtifactError: `what` is no PPO, or an input of it is gone. ConfigError: a setting.
     """
-    run = _find_run(store, options.what)
+    run = find_run(store, options.what)
     what = options.what
     if run is not None:
         node = run[1].get("nodes", {}).get("ppo")  # a run that has not ended names no nodes
@@ -218,7 +147,7 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
                 "ppo artifact itself (plumbrule ls --artifacts)."
             )
         what = node["artifact"].removeprefix("artifacts/")
-    manifest = _find_artifact(store, what)
+    manifest = find_artifact(store, what)
     if manifest.kind != "ppo":
         raise ArtifactError(f"{what!r} (={manifest.kind}) must be a ppo artifact; name one.")
     inputs = inputs_of(store, manifest)
@@ -254,9 +183,9 @@ def labels_of(store: Store, what: str) -> Path:
 
     Raises: ArtifactError: `what` is neither, or asks no one, or asks several folders.
     """
-    run = _find_run(store, what)
+    run = find_run(store, what)
     if run is None:
-        name = what.removeprefix("feedback/")
+        name = what.removeprefix("artifacts/").removeprefix("feedback/")
         folders = _feedback(store, name) if name else []
     else:
         nodes = run[1].get("nodes", {}).values()
@@ -280,7 +209,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
         changed since it was published.
     """
     given, published = Path(what), False
-    run = _find_run(store, what)
+    run = find_run(store, what)
     if run is not None:
         nodes = run[1].get("nodes", {})
         folders = {
@@ -299,7 +228,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
     elif given.is_dir():
         folder = given if is_adapter_folder(given) else given / "model"
     else:
-        manifest = _find_artifact(store, what)
+        manifest = find_artifact(store, what)
         if manifest.kind not in POLICY_KINDS:
             raise ArtifactError(
                 f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY_KINDS)}); "

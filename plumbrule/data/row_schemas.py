@@ -155,20 +155,34 @@ def shape_of(row: Mapping[str, Any], role: str) -> RowSchema:
     for shape in SHAPES:
         if shape.fits(columns) and role in shape.roles:
             return shape
-    accepted = "; ".join(str(shape) for shape in SHAPES if role in shape.roles)
     raise DataError(
-        f"columns ({listed(sorted(columns))}) must be one of the sets that role {role} "
-        f"accepts{_nearest(columns, role)}: {accepted}."
+        f"columns ({listed(sorted(columns), MOST_COLUMNS)}) must be a set that role {role} "
+        f"accepts; {_nearest(columns, role)}; docs/data.md lists all sets."
     )
 
 
+MOST_COLUMNS = 6
+"""Of a row, that an error shows."""
+
+
 def _nearest(columns: set[str], role: str) -> str:
-    """Return which columns to take out so that a shape fits, or "" where more is amiss."""
-    known = [(s, left) for s in SHAPES if role in s.roles and (left := s.surplus(columns))]
-    if not known:
-        return ""
-    shape, surplus = min(known, key=lambda found: len(found[1]))
-    return f" (nearest: {shape.name}, if {listed(sorted(surplus))} is taken out)"
+    """Return the set of columns that is nearest to those of a row, and what is to be changed."""
+
+    def lacking(shape: RowSchema) -> set[str]:
+        needed = shape.needs | ({f"{shape.numbered}0"} if shape.numbered else set())
+        return {c for c in needed if c not in columns}
+
+    def surplus(shape: RowSchema) -> set[str]:
+        held = {c for c in columns if not shape.numbered or not c.startswith(shape.numbered)}
+        return {c for c in held if c not in shape.needs | shape.may}
+
+    known = [shape for shape in SHAPES if role in shape.roles]
+    shape = min(known, key=lambda s: (2 * len(lacking(s)) + len(surplus(s)), len(s.needs)))
+    add, out = sorted(lacking(shape)), sorted(surplus(shape))
+    changes = [f"add {listed(add)}"] if add else []
+    changes += [f"take out {listed(out, MOST_COLUMNS)}"] if out else []
+    needs = " + ".join([*sorted(shape.needs), *([f"{shape.numbered}0 ..."] * bool(shape.numbered))])
+    return f"the nearest is {shape.name} ({needs}): {' and '.join(changes)}"
 
 
 def unread(row: Mapping[str, Any], shape: RowSchema) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plumbrule.config import require
-from plumbrule.data.readers import brings_own_split
+from plumbrule.data.readers import READERS, brings_own_split
+from plumbrule.data.row_files import TABLE_ENDINGS
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 def check(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError for settings that are fine alone and can't run together."""
     context = config.model.context
+    check_datasets(config)
     check_world(config, nodes)
     check_processes(config, nodes)
     check_held_out(config, nodes)
@@ -80,6 +82,75 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 "name a model where sft has no base input",
                 "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
             )
+
+
+UNREAD = {
+    "atlas": ("path", "validation_share", "split_seed", "annotators"),
+    "hh_rlhf": ("annotators",),
+    "halueval": ("validation_share", "split_seed", "annotators"),
+    "bold": ("validation_share", "split_seed", "annotators"),
+}
+"""Format -> settings of a data set that it does not read."""
+
+
+def check_datasets(config: RunConfig) -> None:
+    """Raise ConfigError for a setting of a data set that its format does not read.
+
+    What is left at its default does not count as set.
+    """
+    own = {f"data.{role}": dataset for role, dataset in config.data.items()}
+    formats = dict.fromkeys(["jsonl", *(format for format, _ in READERS)])
+    for name, dataset in ({"dataset": config.dataset} | own).items():
+        group = name if name == "dataset" else f"dataset@{name}"
+        for setting in UNREAD.get(dataset.format, ()):
+            readers = [f for f in formats if setting not in UNREAD.get(f, ())]
+            add = f"add {group}={readers[0]}"
+            if name == "dataset" and setting == "path":
+                add += ", or experiment=own"
+            require(
+                getattr(dataset, setting) == getattr(DatasetConfig(), setting),
+                f"{name}.{setting}",
+                getattr(dataset, setting),
+                f"be left out with {group}={dataset.format}, which does not read it; it is read by "
+                f"{group}={' or '.join(readers)}",
+                add,
+            )
+        check_path(f"{name}.path", dataset)
+
+
+NO_TABLES = (".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".zip", ".tar.gz", ".pkl")
+"""Endings of files that people give and no reader of ours reads."""
+
+
+def check_path(setting: str, dataset: DatasetConfig) -> None:
+    """Raise ConfigError for a path that is a URL, a name on the hub or a file of another form."""
+    path = dataset.path
+    if path is None or (dataset.format, "prompts") not in READERS or dataset.source:
+        return
+    require(
+        "://" not in path,
+        setting,
+        path,
+        "be a file or folder of this machine, not a URL",
+        "download it and name the file",
+    )
+    owner, slash, name = path.partition("/")
+    hub = bool(slash and owner and name) and "/" not in name and owner[0] not in ".~"
+    require(
+        not hub or "." in name or Path(path).exists() or Path(owner).exists(),
+        setting,
+        path,
+        "be a file or folder, and there is none of that name here",
+        "check the path; a data set of Hugging Face's hub is fetched with `hf download --repo-type "
+        f"dataset {path} --local-dir {name}`, then {setting}={name}",
+    )
+    require(
+        dataset.format != "jsonl" or not path.lower().endswith(NO_TABLES),
+        setting,
+        path,
+        f"end in one of {', '.join(TABLE_ENDINGS)}",
+        "write a .tsv as CSV, with commas, or any table as JSON Lines (docs/data.md)",
+    )
 
 
 def check_processes(config: RunConfig, nodes: list[Node]) -> None:

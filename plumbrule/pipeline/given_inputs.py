@@ -55,14 +55,14 @@ def take_given(nodes: Mapping[str, NodeConfig], root: Path) -> dict[str, NodeCon
 def _node_of(setting: str, source: str, root: Path) -> tuple[str, NodeConfig]:
     """Return the name and the node of what `source` names."""
     path = Path(source).expanduser()
-    kind, _, fingerprint = source.partition("/")
+    kind, _, fingerprint = source.removeprefix("artifacts/").partition("/")
     if kind in STAGES and not path.is_dir():
         found = sorted(kind_folder(root, kind).glob(f"{fingerprint}*/{MANIFEST}"))
         if len(found) != 1 or not fingerprint:
-            state = "several artifacts" if found else "no artifact"
+            which = f"{len(found)} begin so" if found and fingerprint else "none begins so"
             raise GraphError(
-                f"{setting} (={source}) must name one artifact of the store; {state} there begins "
-                "so; see plumbrule ls --artifacts."
+                f"{setting} (={source}) must name one artifact of the store, and there {which}; "
+                f"plumbrule ls --artifacts --kind {kind} lists them."
             )
         path = found[0].parent
     if (path / MANIFEST).is_file():

@@ -1,4 +1,4 @@
-"""What a plan tells beside its nodes: rows of the data that it reads, and how long nodes may take.
+"""What a plan tells beside its nodes: rows of the data that it reads.
 
 Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty
 split or prompts that are all too long stop the command before anything is trained. Of a plan that
@@ -11,18 +11,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.stages import STAGES, answers_prompts
-from plumbrule.store.artifacts import Manifest, Store
 from plumbrule.store.packaged_files import located
-
-LIKE = 5
-"""Manifests of a kind from which a node's time is guessed."""
 
 
 def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
@@ -77,40 +72,3 @@ def token_counter(name: str | None) -> Callable[[str], int] | None:
             f"({str(error)[:80]}); download it again."
         ) from None
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-
-def expected_seconds(plan: list[Planned], store: Store) -> dict[str, float | None]:
-    """Return how long each node that is to be built may take; None where nothing is known.
-
-    Of the artifacts of its kind in the store: the median of those of the same node with the most
-    alike config, else none.
-    """
-    todo = [p for p in plan if p.state in ("build", "resume")]
-    if not todo:
-        return {}
-    manifests = [m for m in store.manifests() if m.wall_seconds > 0]
-    return {p.node.name: _seconds_like(p, manifests) for p in todo}
-
-
-def _seconds_like(planned: Planned, manifests: list[Manifest]) -> float | None:
-    from plumbrule.store.fingerprint import differences
-
-    alike = [
-        (len(differences(dict(m.config), dict(planned.config))), -age, m.wall_seconds)
-        for age, m in enumerate(manifests)
-        if m.kind == planned.node.kind and m.node.split("@")[0] == planned.node.name.split("@")[0]
-    ]
-    if not alike:
-        return None
-    nearest = min(number for number, _, _ in alike)
-    seconds = [s for number, _, s in sorted(alike) if number == nearest][:LIKE]
-    return float(median(seconds))
-
-
-def duration(seconds: float) -> str:
-    """Return a time as it is said: 12 s, 4 min, 1.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -122,6 +123,8 @@ def settings_of(schema: type, prefix: str = "") -> tuple[str, ...]:
     found: list[str] = []
     for field in dataclasses.fields(schema):
         found.append(prefix + field.name)
+        if get_origin(hints[field.name]) is dict:
+            continue  # its keys are names of a user's, as in nodes.<name> and data.<role>
         for kind in (hints[field.name], *getattr(hints[field.name], "__args__", ())):
             if dataclasses.is_dataclass(kind):
                 found += settings_of(kind, f"{prefix}{field.name}.")  # type: ignore[arg-type]
@@ -158,10 +161,10 @@ def meant(given: str, known: Iterable[str]) -> list[str]:
     What the field calls a setting goes before what is spelt alike; names of the same section go
     before those of others.
     """
-    names = list(known)
+    names = [name for name in known if name != given]
     section, _, last = given.lower().rpartition(".")
     owners = [section.rsplit(".", n)[0] for n in range(section.count(".") + 1)] if section else []
-    found = []
+    found = [] if section else [name for name in names if name.endswith(f".{last}")]
     for tail in SYNONYMS.get(last, ()):
         found += [n for n in (*(f"{owner}.{tail}" for owner in owners), tail) if n in names]
         if not section:
@@ -193,6 +196,11 @@ def hint(given: str, known: Iterable[str], otherwise: str) -> str:
     """Return `did you mean a?`, with more names where one word stands for several settings, or
     `otherwise` where nothing is near.
     """
+    if role := re.fullmatch(r"data\.([a-z]+)\.(\w+)", given):
+        return (
+            f"add dataset@data.{role[1]}=jsonl (or another of conf/dataset), which gives role "
+            f"{role[1]} a data set with settings of its own."
+        )
     found = meant(given, known)
     several = given.rpartition(".")[2].lower() in SYNONYMS or "." not in given
     found = found[: 3 if several else 1]

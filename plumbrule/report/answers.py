@@ -67,14 +67,16 @@ def describe_change(row: Row) -> str:
 def _sentence(main: Row, policy: str, baseline: str, metrics: Mapping[str, float]) -> str:
     better = direction(str(main["what"])) or 1
     if main["low"] is None or main["high"] is None:
-        found = f"differs by {_signed(main['difference'])} (too few prompts for an interval)"
+        reason = main.get("reason") or "too few prompts for an interval"
+        found = f"differs by {_signed(main['difference'])} ({reason})"
     else:
-        moved = {"good": "raises", "bad": "lowers"}.get(
-            verdict(main["low"], main["high"], better), "does not measurably change"
-        )
-        found = f"{moved} it by {_with_interval(main)}"
-        if moved.startswith("does not"):
-            found = f"does not measurably change it: {_with_interval(main)}"
+        found = f"does not measurably change it: {_with_interval(main)}"
+        if verdict(main["low"], main["high"], better) in ("good", "bad"):
+            ends = sorted((abs(main["low"]), abs(main["high"])))  # both on one side of 0
+            found = (
+                f"{'raises' if main['low'] > 0 else 'lowers'} it by "
+                f"{_short(abs(main['difference']))} [{_short(ends[0])}, {_short(ends[1])}]"
+            )
     kl = next((metrics[name] for name in KL if name in metrics), None)
     distance = "" if kl is None else f", at a KL of {_short(kl)} nats per response"
     return (

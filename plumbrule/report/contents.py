@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.report import figures, plots
-from plumbrule.report.answers import answer
-from plumbrule.report.metric_wording import METRICS, describe, direction
+from plumbrule.report.answers import MAIN, answer
+from plumbrule.report.metric_wording import METRICS, describe, direction, within
 from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
 from plumbrule.store.inputs import SIGN
 from plumbrule.store.metric_rows import read_metrics
 
+MAX_ANSWERS = 12
 MAX_CURVES = 12
 MAX_SAMPLES = 6
 
@@ -40,20 +41,24 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         for name, folder in folders.items()
         if (rows := read_json(folder, "comparisons.json"))
     }
-    answers = [answer(name, rows, nodes) for name, rows in comparisons.items() if name in shown]
+    answered = [name for name in comparisons if name in shown or not _is_further_seed(name, shown)]
+    answers = [answer(name, comparisons[name], nodes) for name in answered[:MAX_ANSWERS]]
+    goals = goals_of(record)
+    main_card = _main_card(record, goals)
     return {
         "record": record,
         "answers": [one for one in answers if one is not None],
         "grids": grids(record, comparisons),
-        "command": " ".join(["plumbrule", *(shlex.quote(o) for o in record["overrides"])]),
+        "command": command_of(record["overrides"]),
         "notes": list(record["notes"]),
         "node_notes": [
-            (name, note)
+            (name, note.removeprefix(f"{name}: "))
             for name, folder in shown.items()
             for note in read_json(folder, "notes.json") or []
         ],
         "headline": [
-            _headline(name, metrics, intervals.get(name, {})) for name in record["headline"]
+            {**_headline(name, metrics, intervals.get(name, {})), "is_main": name == main_card}
+            for name in by_goal(record, goals, main_card)
         ],
         "graph": figures.graph(collapsed(nodes)),
         "nodes": nodes,
@@ -93,6 +98,44 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
     }
+
+
+def command_of(overrides: Iterable[str]) -> str:
+    """Return a command as it can be pasted into a shell."""
+    return " ".join(["plumbrule", *(shlex.quote(override) for override in overrides)])
+
+
+def goals_of(record: Mapping[str, Any]) -> list[str]:
+    """Return the nodes that a run was asked for, the first the one that it is about."""
+    section = record.get("config", {}).get("run", {})
+    return [section["only"]] if section.get("only") else list(section.get("goals", []))
+
+
+def by_goal(record: Mapping[str, Any], goals: Sequence[str], main: str | None) -> list[str]:
+    """Return the headline metrics: the main one, then those of each goal, then the others."""
+    owners = record.get("headline_nodes", {})
+
+    def place(name: str) -> int:
+        node = owners.get(name, "").split(SIGN)[0]
+        return -1 if name == main else goals.index(node) if node in goals else len(goals)
+
+    return sorted(record["headline"], key=place)
+
+
+def _main_card(record: Mapping[str, Any], goals: Sequence[str]) -> str | None:
+    """Return the headline metric that a run's first goal is about; None where none is."""
+    owners = record.get("headline_nodes", {})
+    own = [n for n in record["headline"] if owners.get(n, "").split(SIGN)[0] in goals[:1]]
+    ends = [n for what in MAIN for n in own if n.endswith(what)]
+    return next(iter([*ends, *own]), None)
+
+
+def _is_further_seed(name: str, shown: Iterable[str]) -> bool:
+    """Return whether a comparison is one of another seed than the first of its variation."""
+    axes = name.split(SIGN)
+    first = next((other for other in shown if other.split(SIGN)[0] == axes[0]), name)
+    seeds = [part for part in axes[1:] if part.startswith("seed=")]
+    return bool(seeds) and seeds[0] not in first.split(SIGN)
 
 
 def first_of_each(names: Iterable[str]) -> list[str]:
@@ -147,6 +190,7 @@ def _with_bounds(name: str, metrics: Mapping[str, float]) -> dict[str, str]:
     if name not in metrics:
         return {"value": "", "bounds": ""}
     low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    low, high = within(name, low, high)
     bounds = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
     return {"value": _shown(metrics[name]), "bounds": bounds}
 
@@ -244,7 +288,7 @@ def _headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any])
     return {
         "name": name,
         "value": figures.number(metrics[name]),
-        "interval": _interval({"low": low, "high": high, "reason": found.get("reason")}),
+        "interval": _interval({"low": low, "high": high, "reason": found.get("reason")}, name),
         "size": _size(found),
         "unit": unit,
         "meaning": meaning,
@@ -303,7 +347,7 @@ def _benchmarks(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
             "name": benchmark,
             "columns": list(found),
             "rows": [
-                (metric, [_cell(metrics.get(metric)) for metrics in found.values()])
+                (metric, [_cell(metrics.get(metric), metric) for metrics in found.values()])
                 for metric in dict.fromkeys(m for metrics in found.values() for m in metrics)
             ],
         }
@@ -311,11 +355,11 @@ def _benchmarks(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
     ]
 
 
-def _cell(number: Mapping[str, Any] | None) -> dict[str, str]:
+def _cell(number: Mapping[str, Any] | None, name: str) -> dict[str, str]:
     """Return value, interval and n of one measured number, as text."""
     if number is None:
         return {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
-    interval = _interval(number)
+    interval = _interval(number, name)
     return {
         "value": _shown(number["value"]),
         "interval": interval,
@@ -325,9 +369,11 @@ def _cell(number: Mapping[str, Any] | None) -> dict[str, str]:
     }
 
 
-def _interval(number: Mapping[str, Any]) -> str:
-    """Return the bounds of a number as text, or why it has none."""
+def _interval(number: Mapping[str, Any], metric: str = "") -> str:
+    """Return the bounds of a number as text, or why it has none. metric: "": a difference."""
     low, high = number.get("low"), number.get("high")
+    if metric:
+        low, high = within(metric, low, high)
     if low is None or high is None:
         return str(number.get("reason") or "")
     return f"{_shown(low)} to {_shown(high)}"
@@ -346,7 +392,7 @@ def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
     for key, value in found.items():
         name = f"{path} · {key}" if path else str(key)
         if isinstance(value, Mapping) and "value" in value:
-            rows.append({"name": name, **_cell(value)})
+            rows.append({"name": name, **_cell(value, f"rm/{key}")})
         elif isinstance(value, Mapping):
             rows += _flatten(value, name)
         elif isinstance(value, int | float | str):
@@ -421,7 +467,7 @@ def _samples(artifact: Artifact) -> list[list[tuple[str, str]]]:
 
 def _fields(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in row.items():
-        if key in ("id", "keys", "meta") or value in (None, [], {}, ""):
+        if key in ("id", "key", "keys", "meta") or value in (None, [], {}, ""):
             continue
         yield key, _text(value)
 

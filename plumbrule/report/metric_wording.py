@@ -6,6 +6,7 @@ reads these files, and no stage imports it, so a better wording rebuilds nothing
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,12 @@ def describe(name: str) -> Wording:
     """
     name = name.rpartition(":")[2]
     name = name.removeprefix("summary/")
+    last = name.rpartition("/")[2]
+    whole, changed, _ = last.partition("_change")
+    if changed:
+        found = describe(f"eval/{whole}")
+        meaning = f"paired difference to the baseline: {found.meaning}" if found.meaning else ""
+        return Wording(found.unit if meaning else "", meaning)
     while True:
         for known in (name, f"*/{name.partition('/')[2]}"):
             if known in METRICS:
@@ -52,6 +59,28 @@ def describe(name: str) -> Wording:
         if "_" not in name:
             return Wording("", "")
         name = name.rpartition("_")[0]
+
+
+DIFFERENCES = ("change", "gain", "gap", "decline", "difference", "bias")
+"""Words in the names of metrics that may be below 0 whatever their unit."""
+SIGNED_UNITS = ("reward", "utility", "nats")
+"""How the units of those begin; a loss in nats is none."""
+
+
+def within(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Return the bounds of a metric's interval, none of them where the metric can't lie.
+
+    Student's interval knows nothing of that: of two shares it may reach from -5 to 7.
+    """
+    unit = describe(name).unit or describe(f"eval/{name}").unit
+    signed = unit.startswith(SIGNED_UNITS) and "loss" not in name
+    if not unit or signed or any(word in name for word in DIFFERENCES):
+        return low, high
+    most = 1.0 if unit.startswith("share of") else math.inf
+    return (
+        None if low is None else min(max(low, 0.0), most),
+        None if high is None else min(max(high, 0.0), most),
+    )
 
 
 RISES = (

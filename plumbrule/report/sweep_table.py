@@ -3,7 +3,8 @@
 Each cell leaves `cell.json` in its own folder of the sweep, also where a launcher runs cells in
 other processes, and the command that started the sweep reads them when all are done. Cells that
 differ only by `seed` are one row: the mean over seeds with Student's interval. A cell with one
-seed keeps the interval of its own items, and says so: it tells nothing about other seeds.
+seed keeps the interval of its own items, and says so: it tells nothing about other seeds. No bound
+lies where its metric can't.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from plumbrule.report.metric_wording import direction
+from plumbrule.report.metric_wording import direction, within
 from plumbrule.statistics import seed_interval
 from plumbrule.store.artifacts import write_json
 
 CELL = "cell.json"
+STOPPED = "stopped by "
+"""How the error of a run or a cell begins that a person or a system stopped."""
+FEWEST_SEEDS = 3
+"""From which an interval over seeds is told: Student's quantile of two is 12.7 deviations."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
 """Ends of the headline metrics that the printed table has; the CSV has all."""
 
@@ -117,10 +122,23 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
 def _row(cell: str, metric: str, runs: Sequence[Mapping[str, float]]) -> Row:
     if len(runs) == 1:
         low, high = (runs[0].get(f"{metric}_{end}") for end in ("low", "high"))
-        return Row(cell, metric, runs[0][metric], low, high, "items", 1)
+        return Row(cell, metric, runs[0][metric], *within(metric, low, high), "items", 1)
     found = seed_interval([run[metric] for run in runs])
-    low, high = (found.low, found.high) if found.low == found.low else (None, None)
+    known = len(runs) >= FEWEST_SEEDS and found.low == found.low
+    low, high = within(metric, found.low, found.high) if known else (None, None)
     return Row(cell, metric, found.value, low, high, "seeds", len(runs))
+
+
+def interval_text(row: Row) -> str:
+    """Return a row's interval as the table has it, or why it has none."""
+    if row.low is not None and row.high is not None:
+        return f"[{row.low:.4g}, {row.high:.4g}]"
+    return "too few seeds" if row.over == "seeds" and row.n < FEWEST_SEEDS else ""
+
+
+def over_text(row: Row) -> str:
+    """Return what a row's interval is over: seeds, or the items of the only run."""
+    return f"{row.n} seeds" if row.over == "seeds" else "items of 1 run"
 
 
 def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | None:
@@ -142,15 +160,14 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
     objective = next((cell.objective for cell in cells), None)
     metrics = dict.fromkeys(r.metric for r in rows)
     shown = [m for m in metrics if m == objective or m.endswith(SHOWN)] or list(metrics)[:3]
-    table = [("cell", "metric", "mean", "interval", "over", "n")]
+    table = [("cell", "metric", "mean", "interval", "over")]
     table += [
         (
             row.cell,
             row.metric,
             f"{row.mean:.4g}",
-            "" if row.low is None or row.high is None else f"[{row.low:.4g}, {row.high:.4g}]",
-            row.over,
-            str(row.n),
+            interval_text(row),
+            over_text(row),
         )
         for row in rows
         if row.metric in shown
@@ -161,7 +178,8 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
         for line in table
     ]
     lines += [
-        f"failed: {name} seed={cell.seed or 'default'}: {cell.error}"
+        f"{'stopped' if cell.error.startswith(STOPPED) else 'failed'}: {name} "
+        f"seed={cell.seed or 'default'}: {cell.error}"
         for name, cell in zip(names_of(cells), cells, strict=True)
         if cell.error
     ]
@@ -173,8 +191,24 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
     best = best_of(rows, objective)
     if best is not None:
         row, end = best
-        lines.append(f"best by {row.metric} ({end}): {row.cell}")
+        told = undecided(row, [other for other in rows if other.metric == row.metric], end)
+        lines.append(f"best by {row.metric} ({end}): {row.cell}{told}")
     return lines
+
+
+def undecided(best: Row, rows: Sequence[Row], end: str) -> str:
+    """Return what is to be said where the best row is not told from the second; "" where it is.
+
+    Args: rows: of the metric, the best among them. end: highest or lowest is best.
+    """
+    sign = 1 if end == "highest" else -1
+    second = max((row for row in rows if row is not best), key=lambda r: sign * r.mean)
+    ends = (best.low, best.high, second.low, second.high)
+    if None in ends:
+        return f"; whether it differs from {second.cell} is not known: too few seeds"
+    apart = best.low > second.high if sign > 0 else best.high < second.low  # type: ignore[operator]
+    told = "" if apart else f"; no more than the intervals allow from the second, {second.cell}"
+    return told + ("; one seed each" if best.over == "items" else "")
 
 
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:

@@ -44,7 +44,8 @@ is normalised already, on answers of the policy that PPO starts from."""
     """Digest of the plug-in's file, or of our function's code; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
-        require_choice("reward.terms.name", self.name, {*TERMS, *FUNCTIONS})
+        known, otherwise = {*TERMS, *FUNCTIONS}, "load the file that registers it: --plugin <file>"
+        require_choice("reward.terms.name", self.name, known, otherwise)
         require(
             not (self.name in TERMS and self.name in FUNCTIONS),
             "reward.terms.name",

@@ -10,6 +10,7 @@ model and their spread) under `<term>/<part>`. What is done then, in which order
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,15 @@ class Constant:
         return {"score": np.ones(len(episodes))}
 
 
+def _place(scorer: Scorer, error: Exception) -> str:
+    """Return the file and the line at which a scorer failed; of a function, in its own file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    function = getattr(scorer, "function", None)
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    frame = ([one for one in frames if one.filename == file] or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
+
+
 def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
     """Return a term's score and parts, (n,) float64 each, asking once for equal episodes.
 
@@ -104,8 +114,8 @@ def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> di
         raise
     except Exception as error:
         raise TrainingError(
-            f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses: "
-            f"{error}; mend it and run again."
+            f"reward term {name} raised {type(error).__name__} on {len(distinct)} responses "
+            f"({_place(scorer, error)}): {error}; mend it and run again."
         ) from error
     for part, values in found.items():
         if values.shape != (len(distinct),):

@@ -254,6 +254,6 @@ def sample(item: Item) -> dict[str, Any]:
         case Document():
             return {"id": item.id, "prompt": item.title, "response": item.text}
         case BenchmarkItem():
-            return {"id": item.id, "prompt": "\n".join(f"{k}: {v}" for k, v in item.fields.items())}
+            return {"id": item.id} | {k: v for k, v in item.fields.items() if k != "id"}
         case _:
             return {"id": "", "prompt": "", "response": corpus_text(item)}

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
+from plumbrule.errors import ConfigError
+from plumbrule.notebook import compose_run
+
 PAGE = ROOT / "docs" / "notebook.md"
 
 
@@ -24,3 +27,10 @@ def test_the_page_on_notebooks_runs(
     said = capsys.readouterr().out
     assert "documents build new" in said
     assert said.rstrip().endswith("[[1.0, 1.0, 1.0]]")
+
+
+@pytest.mark.parametrize("override", ["ppo.kl.coeff=1", "experiment=quickstat", "ppo.kl.coef=much"])
+def test_a_slip_in_a_notebook_is_one_line_of_ours(override: str) -> None:
+    with pytest.raises(ConfigError, match="must be") as caught:
+        compose_run(override)
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from places import ROOT
 
-from plumbrule.cli.main import CONF, register
+from plumbrule.cli.composition import CONF, register
 from plumbrule.cli.verbs import VERBS
 from plumbrule.overrides import as_override, unreadable
 from plumbrule.pipeline.experiment import RunConfig

@@ -66,7 +66,7 @@ def test_the_report_stands_alone(store: Path) -> None:
     page = next((store / "runs").glob("*/*/report.html")).read_text()
     assert "<svg" in page
     assert not re.findall(r"(?:src|href)=[\"']?http", page)
-    assert "ppo/gold_gain" in page
+    assert "ppo/gold_gain" in page.replace("<wbr>", "")
     assert "quickstart" in page
     markdown = next((store / "runs").glob("*/*/report.md")).read_text()
     assert "| ppo | ppo |" in markdown
@@ -161,12 +161,33 @@ def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
     assert done.stderr == ""
 
 
+def test_ctrl_c_while_the_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import builtins
+
+    from plumbrule.cli import entry
+
+    real = builtins.__import__
+
+    def stopped(name: str, *rest: object, **named: object) -> object:
+        if name == "plumbrule.cli.main":
+            raise KeyboardInterrupt
+        return real(name, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", stopped)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["ppo.kl.coeff=1"], 2, "did you mean ppo.kl.coef?"),
         (["ppo.kl.coef=-1"], 2, "must be at least 0"),
-        (["show", "nothing"], 2, "must name one run or artifact"),
+        (["show", "nothing"], 2, "nothing is called 'nothing'"),
         (["experiment=null"], 2, "experiment (=null) must name a file"),
     ],
 )
@@ -180,25 +201,39 @@ def test_errors_are_one_line_and_exit_with_2(
     assert "Traceback" not in done.stderr
 
 
-def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(tmp_path: Path) -> None:
-    arguments = ["run.only=prompts", "-m", "atlas.num_prompts=-1,20", "tracking=jsonl"]
-    done = plumbrule(tmp_path, *arguments)
+@pytest.mark.parametrize("dry", ["false", "true"])
+def test_a_sweep_with_a_bad_cell_starts_none(tmp_path: Path, dry: str) -> None:
+    arguments = ["run.only=prompts", "-m", "atlas.num_prompts=-1,20,many", "tracking=jsonl"]
+    done = plumbrule(tmp_path, *arguments, f"run.dry={dry}")
+    assert done.returncode == 2
+    assert "2 of 3 cells can't run, so none was started" in done.stderr
+    assert "(atlas.num_prompts=-1) atlas.num_prompts (=-1 rows) must lie in" in done.stderr
+    assert "atlas.num_prompts (=many) must be a whole number" in done.stderr
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_that_fails_leaves_its_failure_and_the_others_go_on(tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": 3}\n')
+    rows = "".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(20))
+    (tmp_path / "good.jsonl").write_text(rows)
+    files = ",".join(str(tmp_path / name) for name in ("bad.jsonl", "good.jsonl"))
+    arguments = ["run.only=prompts", "dataset=jsonl", "-m", f"dataset.path={files}"]
+    done = plumbrule(tmp_path, *arguments, "tracking=jsonl")
     assert done.returncode == 1
     assert "1 cell(s) failed" in done.stderr
     cells = sorted(p for p in (tmp_path / "runs" / "quickstart" / "sweep").iterdir() if p.is_dir())
     failures = [p for p in cells if (p / "failure.json").is_file()]
     assert len(cells) == 2
     assert len(failures) == 1
-    assert "must lie in" in json.loads((failures[0] / "failure.json").read_text())["error"]
+    assert "bad.jsonl, row 1" in json.loads((failures[0] / "failure.json").read_text())["error"]
 
 
 def test_a_dry_sweep_plans_every_cell_and_leaves_nothing(store: Path, tmp_path: Path) -> None:
-    arguments = ["debug=fast", "run.dry=true", "-m", "ppo.kl.coef=-1,0.3", f"run.store={store}"]
+    arguments = ["debug=fast", "run.dry=true", "-m", "ppo.kl.coef=0.2,0.3", f"run.store={store}"]
     before = sorted(store.rglob("*"))
     done = plumbrule(tmp_path, *arguments)
-    assert done.returncode == 1
-    assert "must be at least 0" in done.stderr
-    assert "1 cell(s) failed" in done.stderr
+    assert done.returncode == 0, done.stderr
     assert "all metrics of the sweep" not in done.stderr
     assert re.search(r"ppo +build .*changed: kl\.coef", done.stdout)
     assert sorted(store.rglob("*")) == before
@@ -225,13 +260,34 @@ def test_ls_and_show(store: Path) -> None:
     listed = plumbrule(store, "ls", "--json")
     runs = json.loads(listed.stdout)
     assert runs[0]["state"] == "done"
-    shown = plumbrule(store, "show", runs[0]["id"])
-    assert shown.stdout.startswith("# quickstart")
+    assert "config" not in runs[0]  # run.json holds it
+    shown = plumbrule(store, "show", runs[0]["id"]).stdout
+    for line in ("state    done, ", "command  plumbrule debug=fast", "goals    compare, eval_base"):
+        assert line in shown
+    assert re.search(r"ppo/gold_gain +\S+", shown)
+    assert str(store / runs[0]["folder"] / "report.html") in shown
+    assert len(shown.splitlines()) < 60
+    whole = plumbrule(store, "show", runs[0]["id"], "--full", "--verify")
+    assert whole.stdout.startswith("# quickstart")
+    assert re.search(r"verified: \d+ files of the run's 18 artifacts", whole.stderr)
+
+
+def test_artifacts_are_told_apart_and_found_by_the_beginning_of_their_name(store: Path) -> None:
+    lines = plumbrule(store, "ls", "--artifacts", "--kind", "ppo").stdout.splitlines()
+    assert re.match(r"artifact +node +built \(UTC\) +size +time +what tells it apart", lines[0])
+    assert len(lines) > 1
+    assert all(line.startswith("ppo/") for line in lines[1:])
     artifacts = json.loads(plumbrule(store, "ls", "--artifacts", "--json").stdout)
-    ppo = next(a for a in artifacts if a["kind"] == "ppo")
-    whole = json.loads(plumbrule(store, "show", ppo["fingerprint"], "--verify").stdout)
-    assert whole["node"] == "ppo"
-    assert "objective/kl" in whole["metrics"]
+    ppo = next(a for a in artifacts if a["node"] == "ppo")
+    begins = ppo["fingerprint"][:10]
+    for what in (begins, f"ppo/{begins}", f"artifacts/ppo/{begins}"):
+        whole = json.loads(plumbrule(store, "show", what).stdout)
+        assert whole["node"] == "ppo"
+        assert "objective/kl" in whole["metrics"]
+        assert whole["code"].endswith("--full lists them")
+    full = plumbrule(store, "show", ppo["fingerprint"], "--verify", "--full")
+    assert "rlhf.ppo.stage" in full.stdout or "rlhf/ppo/stage.py" in full.stdout
+    assert "verified: " in full.stderr
 
 
 def test_a_damaged_artifact_is_named(store: Path) -> None:
@@ -271,6 +327,11 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
         (["shw"], 2, "did you mean show?"),
         (["dataset.path=~/x"], 2, "must be quoted twice"),
         (["ls", "--jsn"], 2, "unknown arguments: --jsn"),
+        (["doc", "ppo.kl.coef"], 0, "= 0.2 in experiment=quickstart; 0.05 by itself"),
+        (["doc", "ppo.kl.coef", "ppo.kl.coef=0.7"], 0, "= 0.7 in ppo.kl.coef=0.7; 0.05 by itself"),
+        (["--dry-run"], 2, "write run.dry=true"),
+        (["--ppo.kl.coef=1"], 2, "write ppo.kl.coef=1"),
+        (["ppo.kl.coef=0.02,0.1"], 2, "add -m for a sweep"),
     ],
 )
 def test_what_is_asked_of_the_command_itself(
@@ -446,7 +507,7 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     assert finished == ([] if fails == "start_tracker" else [(None, True, "failed")])
 
 
-def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
+def test_only_what_is_built_needs_a_device_and_every_run_is_tracked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from types import SimpleNamespace
@@ -457,15 +518,36 @@ def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
     monkeypatch.setattr(run, "require_device", lambda runtime: asked.append("device"))
     monkeypatch.setattr(run, "check_wandb", lambda tracking: asked.append("wandb"))
     config = SimpleNamespace(runtime=None, tracking=None)
-    for state, in_sweep, wanted in (
-        ("build", False, ["device", "wandb"]),
-        ("copy", False, []),
-        ("cached", False, []),
-        ("cached", True, ["wandb"]),
+    for state, wanted in (
+        ("build", ["device", "wandb"]),
+        ("copy", ["wandb"]),
+        ("cached", ["wandb"]),
     ):
         asked.clear()
-        run.require_ready(config, [SimpleNamespace(state=state)], in_sweep)
+        run.require_ready(config, [SimpleNamespace(state=state)])
         assert asked == wanted, state
+
+
+def test_a_run_that_is_all_cached_is_a_wandb_run_with_metrics_and_report(tmp_path: Path) -> None:
+    words = ["run.only=prompts", "atlas.num_prompts=20"]
+    for name in ("built", "cached"):
+        done = plumbrule(tmp_path, *words, f"run.name={name}", WANDB_MODE="offline")
+        assert done.returncode == 0, done.stderr
+        assert "tracking: one W&B run, offline" in done.stdout
+        assert "[INFO]" not in done.stdout
+        (folder,) = tmp_path.glob(f"runs/{name}/*/wandb/offline-run-*")
+        written = b"".join(path.read_bytes() for path in folder.glob("run-*.wandb"))
+        assert b"data/rows" in written, name
+        assert list(folder.glob("files/media/html/report*")), name
+
+
+def test_the_plan_says_what_turned_wandb_off(composed) -> None:
+    from plumbrule.cli.plan_page import tracking_line
+
+    config, _ = composed("debug=fast")
+    line = "tracking: files only, no W&B run"
+    assert tracking_line(config, ["debug=fast"]) == f"{line}: debug=fast sets tracking=jsonl"
+    assert tracking_line(config, ["debug=fast", "tracking=jsonl"]) == line
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
@@ -475,6 +557,10 @@ def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
         ("exp", ["experiment="], ["ppo."]),
         ("-m experiment=q", ["experiment=quickstart"], ["experiment=own"]),
         ("debug=fast ppo.kl.c", ["ppo.kl.coef="], ["ppo.kl.where="]),
+        ("sh", ["show"], ["seed="]),
+        ("--pl", ["--plugin"], ["--cfg"]),
+        ("--plugin x.py debug=f", ["debug=fast"], ["debug=overfit"]),
+        ("model=", ["model=gpt2"], ["model=schema"]),
         ("label x", [], ["experiment="]),  # a verb's words are not Hydra's
         ("experiment=none ppo.k", [], ["ppo.kl."]),
     ],

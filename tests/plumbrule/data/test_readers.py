@@ -254,7 +254,7 @@ BAD_RANKINGS = [
     (best_of(0, "a", "b", "a "), "must differ: equal answers"),
     (best_of(0, "a", [17, 4]), r"sample1 \(=\[17, 4\]\) must be text"),
     ({**best_of(0, "a", "b"), "sample3": "d"}, "without a hole; sample2 is missing"),
-    ({"query": "Hi", "best": 0}, r"best \+ query \+ sample0 \+ sample1 \+ ..."),
+    ({"query": "Hi", "best": 0}, r"best of \(best \+ query \+ sample0 \.\.\.\): add sample0"),
     # ranking
     (ranked([1, 3], "a", "b"), r"ranks \(=\[1, 3\]\) must be 1..n with no hole"),
     (ranked([1, 1, 3], "a", "b", "c"), "no hole"),
@@ -266,7 +266,7 @@ BAD_RANKINGS = [
     (ranked("ab", "a", "b"), "must be a list of whole numbers"),
     (ranked([1, 2], "a", ["b"]), "must be a list of texts"),
     (ranked([1, 2], "a", " "), "must be text"),
-    (ranked([1, 2], "a", "b", ranks=[1, 2]), "must be one of the sets"),
+    (ranked([1, 2], "a", "b", ranks=[1, 2]), "must be a set that role"),
     # ratings
     (rated(5, "8"), r"overall_score \(='8'\) of completion 1 must be a finite number"),
     (rated(5, True), "must be a finite number"),
@@ -285,8 +285,12 @@ BAD_RANKINGS = [
 
 BAD_ROWS = [
     *(("preferences", row, says) for row, says in BAD_RANKINGS),
-    ("prompts", {"question": "Who?"}, "columns.*question.*must be one of.*messages.*prompt"),
-    ("prompts", {"prompt": "Hi", "messages": [ASK]}, "must be one of the sets"),
+    (
+        "prompts",
+        {"question": "Who?"},
+        "nearest is prompt .*: add prompt and take out question; docs",
+    ),
+    ("prompts", {"prompt": "Hi", "messages": [ASK]}, "must be a set that role"),
     ("preferences", {"prompt": "Hi", "completion": "a"}, "role preferences accepts"),
     ("preferences", {"prompt": "Hi", "completion": "a", "label": True}, "role preferences"),
     ("demonstrations", {"prompt": [ASK]}, "role demonstrations accepts"),
@@ -727,3 +731,10 @@ def test_passages_of_a_row_without_an_answer_are_refused() -> None:
     row = {"id": "a", "messages": [{"role": "user", "content": "Hi"}], "passages": ["p"]}
     with pytest.raises(DataError, match="passages must stand beside an answer"):
         parse_row(row, shape_of(row, "prompts"), "a", "prompts")
+
+
+def test_what_is_said_of_unknown_columns_is_short():
+    row = {f"a_column_{i}": i for i in range(40)} | {"chosen": "x"}
+    with pytest.raises(DataError, match=r"the nearest is pair \(chosen \+ rejected\)") as caught:
+        shape_of(row, "preferences")
+    assert len(str(caught.value)) < 400

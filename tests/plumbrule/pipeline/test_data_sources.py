@@ -11,7 +11,7 @@ import pytest
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.data_sources import describe_sources, model_words
-from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data, token_counter
+from plumbrule.pipeline.plan_facts import preview_data, token_counter
 
 
 @pytest.fixture
@@ -164,24 +164,3 @@ def test_prompts_that_are_too_long_are_counted_by_the_tokenizer_alone(
     assert count is not None
     assert count("and so on") == 3
     assert token_counter(None) is None
-
-
-def test_a_node_takes_about_as_long_as_the_one_most_like_it(
-    compose: Callable[..., Composed], tmp_path: Path
-) -> None:
-    from plumbrule.pipeline.execute import make_plan
-    from plumbrule.store.artifacts import Manifest, Store, write_json
-
-    store = Store(tmp_path)
-    run = compose("run.only=sft")
-    plan = make_plan(run.nodes, store)
-    assert expected_seconds(plan, store) == {"base": None, "demonstrations": None, "sft": None}
-    sft = next(p for p in plan if p.node.name == "sft")
-    for i, (changed, seconds) in enumerate([({}, 10.0), ({"seed": 1}, 20.0), ({"seed": 2}, 30.0)]):
-        config = {**sft.config, **changed, "batch_size": 1 if i == 0 else sft.config["batch_size"]}
-        folder = store.folder("sft", f"{i:016d}")
-        folder.mkdir(parents=True)
-        manifest = Manifest("sft", "sft", f"{i:016d}", config, {}, wall_seconds=seconds)
-        write_json(folder / "manifest.json", manifest.__dict__)
-    assert expected_seconds(plan, store)["sft"] == 20.0  # all three differ by one setting
-    assert [duration(s) for s in (4.2, 130, 7200)] == ["4 s", "2 min", "2.0 h"]

@@ -18,7 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.cli.main import CONF, explain, unreadable_word
+from plumbrule.cli.explain import unreadable_word
+from plumbrule.cli.main import CONF, explain
 from plumbrule.config import require_sound
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
 from plumbrule.machine import accelerators
@@ -137,7 +138,9 @@ def test_no_yaml_names_code() -> None:
         (["+nodes.sft.inptus.x=y"], "did you mean inputs"),
         (["nodes.ppo.inputs.rm=null"], "not hold rm where node ppo has no rm input"),
         (["nodes.ppo.inputs.index=null", "ppo.retrieval.share=0.5"], "must be 0 without an index"),
-        (["reward.terms=[{name: rmm}]"], "must be one of citation, classifier, constant"),
+        (["reward.terms=[{name: rmm}]"], "must be one of citation.*; the nearest is rm"),
+        (["reward.terms=[{name: mine}]"], "load the file that registers it: --plugin <file>"),
+        (["run.goals=[comparee]"], "did you mean compare?"),
         (["run.name=a/b"], "plain folder name"),
         (["gold.brief_words=0"], "at least 1"),
         (["atlas.num_known=2"], "must lie in"),
@@ -158,7 +161,17 @@ def test_bad_settings_stop_before_a_model_loads(
         ("learning_rate=1", "learning_rate must be a known key; did you mean"),
         ("ppo.kl.coef=much", "ppo.kl.coef (=much) must be a number"),
         ("seed=1.5", "seed (=1.5) must be a whole number"),
-        ("model=giant", "Could not find 'model/giant'"),
+        ("model=giant", "model (=giant) must be one of atlas, atlas_scratch"),
+        ("experiment=quickstat", "did you mean experiment=quickstart?"),
+        ("debug=fats", "did you mean debug=fast?"),
+        ("tracking=wandbb", "did you mean tracking=wandb?"),
+        ("dataset@data.prompts=jsnl", "did you mean dataset@data.prompts=jsonl?"),
+        ("dataset=/a/b.jsonl", "a file is dataset=jsonl dataset.path=/a/b.jsonl"),
+        ("experimnt=own", "did you mean experiment?"),
+        ("run.seeds=3", "run.seeds (=3) must be a list; write 'run.seeds=[3]'"),
+        ("data.path=x", "did you mean dataset.path?"),
+        ("data.preferences.path=x", "add dataset@data.preferences=jsonl"),
+        ("beta=1", "did you mean dpo.beta or ppo.kl.coef?"),
     ],
 )
 def test_bad_overrides_are_explained_in_one_line(
@@ -464,7 +477,7 @@ def test_every_infinite_setting_is_refused_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/tmp/a=b", "~/a", "/tmp/#a", "/tmp/ü", "/tmp/a[1]", "a,b", "/tmp/(a", '/t/"a"=']
+    "path", ["/tmp/a=b", "~/a", "/tmp/#a", "/tmp/ü", "/tmp/a[1]", "/tmp/(a", '/t/"a"=']
 )
 def test_a_path_that_hydra_reads_as_grammar_says_how_to_write_it(path: str) -> None:
     line = explain(HydraException("..."), ["run.dry=true", f"dataset.path={path}"])
@@ -473,6 +486,20 @@ def test_a_path_that_hydra_reads_as_grammar_says_how_to_write_it(path: str) -> N
     parsed = OverridesParser.create().parse_override(word)
     assert not parsed.is_sweep_override()
     assert parsed.value() == str(Path(path).expanduser())
+
+
+@pytest.mark.parametrize("value", ["0.02,0.1", "choice(1,2)", "range(1,3)"])
+def test_several_values_without_m_say_how_to_sweep(value: str) -> None:
+    line = explain(HydraException("..."), [f"ppo.kl.coef={value}"])
+    assert "add -m for a sweep: plumbrule -m " in line
+    assert shlex.split(line)[-1] == f"ppo.kl.coef={value}"
+
+
+def test_a_path_with_a_comma_is_a_sweep_or_one_text() -> None:
+    line = explain(HydraException("..."), ["dataset.path=a,b"])
+    assert "add -m for a sweep" in line
+    (word,) = shlex.split(line.split("write ")[1])
+    assert OverridesParser.create().parse_override(word).value() == "a,b"
 
 
 def test_a_path_with_blanks_needs_no_more_than_the_shells_quotes() -> None:

@@ -109,7 +109,8 @@ def test_a_models_folder_is_a_policy_by_its_content(
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("rm/ffff", "must name one artifact of the store; no artifact there begins so"),
+        ("rm/ffff", "must name one artifact of the store, and there none begins so"),
+        ("artifacts/rm/ffff", "plumbrule ls --artifacts --kind rm lists them"),
         ("/nowhere/at/all", "must be an artifact .* or a model's folder"),
     ],
 )

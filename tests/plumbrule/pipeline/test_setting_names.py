@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule.cli.main import CONF, register
+from plumbrule.cli.composition import CONF, register
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.experiment import RunConfig

@@ -24,7 +24,7 @@ from plumbrule.report.figures import (
     reliability,
     ticks,
 )
-from plumbrule.report.metric_wording import METRICS, describe, read_wording, wording_files
+from plumbrule.report.metric_wording import METRICS, describe, read_wording, within, wording_files
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def test_a_report_begins_with_the_answer() -> None:
     found = answer("compare", rows, evaluated_nodes())
     assert found["title"] == "ppo against sft"
     assert found["sentence"] == (
-        "Gold utility of a response, ppo against sft: ppo raises it by +1 [0.5, 1.5], at a KL of "
+        "Gold utility of a response, ppo against sft: ppo raises it by 1 [0.5, 1.5], at a KL of "
         "1.84 nats per response (n = 90)."
     )
     assert found["worse"] == ["accuracy, rag: -0.2 [-0.3, -0.1]"]
@@ -216,7 +216,92 @@ def test_an_interval_around_zero_is_no_gain() -> None:
     assert "does not measurably change it: +0.5 [-0.5, 1.5]" in found["sentence"]
     few = {**compared("gold_gain", 0.5, 1.5), "low": None, "high": None}
     assert "too few prompts" in answer("compare", [few], evaluated_nodes())["sentence"]
+    few["reason"] = "too few: 3 groups of at least 5"  # as the table says it
+    assert f"({few['reason']})" in answer("compare", [few], evaluated_nodes())["sentence"]
     assert answer("compare", [compared("words_change", 1, 2)], evaluated_nodes()) is None
+
+
+def test_a_fall_is_told_without_a_minus() -> None:
+    found = answer("compare", [compared("gold_gain", -1.1, -0.5)], evaluated_nodes())
+    assert "ppo lowers it by 0.8 [0.5, 1.1]" in found["sentence"]
+
+
+def test_each_value_of_a_varied_setting_has_its_answer_and_further_seeds_none(
+    tmp_path: Path,
+) -> None:
+    whole, folders = record(), {}
+    for place, coef in enumerate(("0.1", "0.4")):
+        for seed in ("0", "1"):
+            end = f"@seed={seed}@kl.coef={coef}"
+            for name, inputs in (
+                (f"eval{end}", {"policy": f"ppo{end}"}),
+                (f"compare{end}", {"baseline": "eval_sft", "policy": f"eval{end}"}),
+            ):
+                whole["nodes"][name] = {**whole["nodes"]["ppo"], "inputs": inputs}
+            folders[f"compare{end}"] = tmp_path / end
+            folders[f"compare{end}"].mkdir()
+            rows = [compared("gold_gain", place + 0.5, place + 1.5)]
+            (tmp_path / end / "comparisons.json").write_text(json.dumps(rows))
+    whole["nodes"]["eval_sft"] = {**whole["nodes"]["ppo"], "inputs": {"policy": "sft"}}
+    page, _ = render_report(whole, folders)
+    for coef, gain in (("0.1", "1"), ("0.4", "2")):
+        policy = f"ppo@seed=0@kl.coef={coef}"
+        assert f"{policy} raises it by {gain} [" in page
+    assert page.count('class="lead"') == 2
+
+
+def test_the_goals_card_stands_first_and_is_larger() -> None:
+    whole = record(**{"rm/accuracy": 0.7, "ppo/reward_gain": 1.0})
+    whole["headline"] = ["rm/accuracy", "ppo/reward_gain", "ppo/gold_gain"]
+    whole["headline_nodes"] = {
+        "rm/accuracy": "rm",
+        "ppo/reward_gain": "compare",
+        "ppo/gold_gain": "compare",
+    }
+    whole["config"] = {"run": {"only": None, "goals": ["compare", "rm"]}}
+    page, _ = render_report(whole, {})
+    cards = re.findall(r'<article class="(card[^"]*)">\s*<h2>(.*?)</h2>', page)
+    shown = [(kind, name.replace("<wbr>", "")) for kind, name in cards]
+    assert shown == [
+        ("card main", "ppo/gold_gain"),
+        ("card", "ppo/reward_gain"),
+        ("card", "rm/accuracy"),
+    ]
+
+
+def test_notes_and_samples_say_nothing_twice_and_no_keys(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text(json.dumps(["ppo: 3 rows left out."]))
+    row = {"prompt": "Hi", "passages": ["News: a.", "Entry: b."], "key": 16810209329975523137}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    page, markdown = render_report(record(), {"ppo": tmp_path})
+    assert "> **ppo**: 3 rows left out." in markdown
+    assert "16810209329975523137" not in page + markdown
+    assert "- News: a.\n- Entry: b." in page
+
+
+def test_every_headline_metric_has_a_unit_and_a_meaning() -> None:
+    for name in HEADLINE:
+        unit, meaning = describe(name)
+        assert meaning, name
+        assert unit or "perplexity" in name, name
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "shown"),
+    [
+        ("rm/accuracy", (-5.853, 6.853), (0.0, 1.0)),
+        ("eval/words_ppo_closed", (-3.13, 20.0), (0.0, 20.0)),
+        ("words", (-3.13, 20.0), (0.0, 20.0)),
+        ("rm/loss", (-0.2, 1.5), (0.0, 1.5)),
+        ("ppo/gold_gain", (-0.5, 1.5), (-0.5, 1.5)),
+        ("ppo/known_accuracy_change_closed", (-0.5, 0.5), (-0.5, 0.5)),
+        ("objective/kl", (-0.01, 0.2), (-0.01, 0.2)),  # an estimate that may be negative
+        ("mine/unknown", (-2.0, 2.0), (-2.0, 2.0)),
+    ],
+)
+def test_no_bound_lies_where_its_metric_can_not(name, bounds, shown) -> None:
+    assert within(name, *bounds) == shown
+    assert within(name, None, None) == (None, None)
 
 
 @pytest.mark.parametrize("values", [(-0.0834, 0.021), (1e-5, 3e-5), (-1234.5, 99.0), (2.0, 2.0)])

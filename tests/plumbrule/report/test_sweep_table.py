@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from plumbrule.cli import main as run
+from plumbrule.cli import sweep as run
 from plumbrule.errors import NeedsInput, TrainingError
 from plumbrule.report.sweep_table import (
     Cell,
@@ -60,14 +61,42 @@ def test_the_best_cell_goes_by_which_way_is_better() -> None:
 def test_the_printed_table_names_failures_and_the_best(tmp_path: Path) -> None:
     cells = [cell(0, "0.1", gain=1.0), cell(1, "0.4", gain=2.0), cell(2, "9", error="too large")]
     lines = table_lines(cells)
-    assert lines[0].split() == ["cell", "metric", "mean", "interval", "over", "n"]
-    assert lines[2].split() == ["ppo.kl.coef=0.4", "ppo/gold_gain", "2", "[1,", "3]", "items", "1"]
+    assert lines[0].split() == ["cell", "metric", "mean", "interval", "over"]
+    assert lines[2].endswith("ppo/gold_gain  2     [1, 3]    items of 1 run")
     assert lines[-2] == "failed: ppo.kl.coef=9 seed=default: too large"
-    assert lines[-1] == "best by ppo/gold_gain (highest): ppo.kl.coef=0.4"
+    assert lines[-1] == (
+        "best by ppo/gold_gain (highest): ppo.kl.coef=0.4; no more than the intervals allow from "
+        "the second, ppo.kl.coef=0.1; one seed each"
+    )
     write_csv(tmp_path / "s.csv", cells)
     with open(tmp_path / "s.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["mean"] for row in rows] == ["1.0", "2.0"]
+
+
+def test_two_seeds_are_too_few_for_an_interval_and_shares_stay_shares() -> None:
+    def of(number: int, coef: str, seed: int, share: float) -> Cell:
+        about = {"headline": ["rm/accuracy"], "metrics": {"rm/accuracy": share}}
+        return Cell("s", number, [f"ppo.kl.coef={coef}", f"seed={seed}"], "rm/accuracy", **about)
+
+    two = [of(i, "0.1", i, share) for i, share in enumerate((0.0, 1.0))]
+    three = [of(i + 2, "0.4", i, share) for i, share in enumerate((0.0, 0.9, 0.9))]
+    lines = table_lines([*two, *three])
+    assert re.search(r"ppo\.kl\.coef=0\.1 .* 0\.5 +too few seeds +2 seeds$", lines[1])
+    assert re.search(r"ppo\.kl\.coef=0\.4 .* 0\.6 +\[0, 1\] +3 seeds$", lines[2])
+    assert lines[-1].endswith(
+        "ppo.kl.coef=0.4; whether it differs from ppo.kl.coef=0.1 is not known: too few seeds"
+    )
+
+
+def test_a_best_that_is_told_from_the_second_is_named_alone() -> None:
+    cells = [cell(0, "0.1", gain=1.0), cell(1, "0.4", gain=9.0)]
+    assert table_lines(cells)[-1].endswith("ppo.kl.coef=0.4; one seed each")
+
+
+def test_what_was_stopped_has_not_failed() -> None:
+    (line,) = [t for t in table_lines([cell(0, "1", error="stopped by Ctrl-C")]) if "Ctrl-C" in t]
+    assert line.startswith("stopped: ")
 
 
 def test_cells_are_found_by_their_sweep_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Terms as PPO opens them: ensembles, transforms before the sum, repeats, what goes wrong."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -214,3 +215,14 @@ def open_half(artifact, runtime):
 
 def open_broken(artifact, runtime):
     return Function(lambda episodes: [float("nan") for _ in episodes])
+
+
+def test_a_function_that_raises_is_named_with_file_and_line(tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("def mine(episodes):\n    return [e.nothing for e in episodes]\n")
+    names: dict = {}
+    exec(compile(plugin.read_text(), str(plugin), "exec"), names)
+    says = rf"term mine raised AttributeError on 1 responses \({re.escape(str(plugin))}, line 2\)"
+    with pytest.raises(TrainingError, match=says) as caught:
+        score_distinct("mine", Function(names["mine"]), said("a"))
+    assert isinstance(caught.value.__cause__, AttributeError)

@@ -1,0 +1,145 @@
+"""`plumbrule ls`: runs, newest last, and artifacts with what tells them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from plumbrule.cli.store_names import pasted, runs
+from plumbrule.errors import ConfigError
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.fingerprint import differences, hashed_config
+
+MOST_CHANGES = 4
+"""Settings that are shown of an artifact."""
+DIGITS = 8
+"""Of an input's fingerprint."""
+
+
+def list_runs(store: Store, as_json: bool, texts: Sequence[str] = ()) -> None:
+    """Print a line for each run whose line holds each of `texts`."""
+    rows, records = [], []
+    for folder, record in runs(store):
+        name = str(folder.relative_to(store.root))
+        seconds = record.get("metrics", {}).get("time/total_seconds")
+        took = "" if seconds is None else f"{seconds:.1f} s"
+        row = (name, record["state"], took, pasted(record))
+        if all(text in "  ".join(row) for text in texts):
+            rows.append(row)
+            records.append(_brief(name, record))
+    if as_json:
+        print(json.dumps(records))
+    elif rows:
+        print("\n".join(_table([("run", "state", "time", "command"), *rows], right=(2,))))
+    else:
+        which = f" with {' and '.join(texts)}" if texts else ""
+        print(f"no runs under {store.root / 'runs'}{which}")
+
+
+def _brief(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a run's record what a list needs; run.json holds the rest."""
+    metrics = record.get("metrics", {})
+    return {
+        **{key: record[key] for key in ("name", "id", "state", "overrides") if key in record},
+        "folder": folder,
+        "seconds": metrics.get("time/total_seconds"),
+        **{key: record[key] for key in ("error", "awaits") if key in record},
+        "headline": {name: metrics[name] for name in record.get("headline", ()) if name in metrics},
+    }
+
+
+def list_artifacts(
+    store: Store, as_json: bool, kind: str | None = None, texts: Sequence[str] = ()
+) -> None:
+    """Print a line for each artifact of a kind whose line holds each of `texts`, oldest first."""
+    manifests = [m for m in store.manifests() if kind in (None, m.kind)]
+    manifests.sort(key=lambda m: (m.kind, m.node, m.started))
+    rows, found = [], []
+    for m in manifests:
+        size = sum(int(about["size"]) for about in m.files.values())
+        apart = changes_of(m, [o for o in manifests if (o.kind, o.node) == (m.kind, m.node)])
+        row = (
+            f"{m.kind}/{m.fingerprint}",
+            m.node,
+            m.started[:16].replace("T", " "),
+            f"{size / 1e6:.2f} MB",
+            f"{m.wall_seconds:.1f} s",
+            apart,
+        )
+        if all(text in "  ".join(row) for text in texts):
+            rows.append(row)
+            found.append(
+                {
+                    "kind": m.kind,
+                    "node": m.node,
+                    "fingerprint": m.fingerprint,
+                    "started": m.started,
+                    "bytes": size,
+                    "seconds": m.wall_seconds,
+                    "differs": apart,
+                }
+            )
+    if as_json:
+        print(json.dumps(found))
+    elif rows:
+        header = ("artifact", "node", "built (UTC)", "size", "time", "what tells it apart")
+        print("\n".join(_table([header, *rows], right=(3, 4))))
+    else:
+        print(f"no such artifacts under {store.root / 'artifacts'}")
+
+
+def changes_of(manifest: Manifest, alike: Sequence[Manifest]) -> str:
+    """Return the settings and inputs in which artifacts of one node differ, with this one's values.
+
+    "other code" where only the code does. Of a node's only artifact: how its settings differ from
+    those that its kind has by itself.
+    """
+    if len(alike) == 1:
+        keys = differences(_defaults(manifest.kind), dict(manifest.config))
+        return _shortened([f"{key}={_value(manifest.config, key)}" for key in keys])
+    changed: dict[str, None] = {}
+    slots: dict[str, None] = {}
+    for other in alike:
+        changed |= dict.fromkeys(differences(dict(other.config), dict(manifest.config)))
+        slots |= dict.fromkeys(differences(dict(other.inputs), dict(manifest.inputs)))
+    told = [f"{key}={_value(manifest.config, key)}" for key in changed]
+    told += [f"{slot}={manifest.inputs.get(slot, 'none')[:DIGITS]}" for slot in slots]
+    if not told and any(other.code != manifest.code for other in alike):
+        told = ["other code"]
+    return _shortened(told)
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    """Return the settings of a kind of stage by itself, as a manifest shows them; {} of none."""
+    try:
+        return dict(json.loads(json.dumps(hashed_config(STAGES[kind].config()))))
+    except (KeyError, ConfigError):  # an unknown kind, or one without defaults: data
+        return {}
+
+
+def _shortened(told: Sequence[str]) -> str:
+    more = f" and {len(told) - MOST_CHANGES} more" if len(told) > MOST_CHANGES else ""
+    return " ".join(told[:MOST_CHANGES]) + more
+
+
+def _value(config: Mapping[str, Any], key: str) -> str:
+    """Return the value of a dotted key as text, shortened; "none" where there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Return rows as lines of aligned columns; the last column is as wide as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if place in right else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,64 @@
+"""What a person may call a run or an artifact of a store, and which one that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from plumbrule.errors import ArtifactError, listed
+from plumbrule.report.contents import command_of
+from plumbrule.store.artifacts import MANIFEST, Manifest, Store, read_manifest
+
+
+def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+    """Return (folder, record) of every run of the store, oldest first."""
+    found = []
+    for path in store.root.glob("runs/*/*/run.json"):
+        try:
+            record = json.loads(path.read_bytes().decode("utf-8"))
+            found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
+        except (OSError, ValueError, TypeError, RecursionError):  # damaged
+            continue
+    return sorted(found, key=lambda item: item[0].name)
+
+
+def find_run(store: Store, what: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder and the record of the run that `what` names, if one does."""
+    for folder, record in runs(store):
+        names = (folder.name, str(folder.relative_to(store.root)))
+        if what in names or Path(what).resolve() == folder:
+            return folder, record
+    return None
+
+
+def find_artifact(store: Store, what: str) -> Manifest:
+    """Return the manifest of the artifact that `what` names.
+
+    Args: what: the beginning of a fingerprint, by itself, behind `<kind>/` or behind
+    `artifacts/<kind>/`; or the artifact's folder.
+    Raises: ArtifactError: nothing is called so, or several are.
+    """
+    kind, _, begins = what.rstrip("/").removeprefix("artifacts/").rpartition("/")
+    folders = [path.parent for path in store.root.glob(f"artifacts/*/*/{MANIFEST}")]
+    found = [
+        folder
+        for folder in folders
+        if (begins and folder.name.startswith(begins) and kind in ("", folder.parent.name))
+        or Path(what).resolve() == folder
+    ]
+    if not found:
+        raise ArtifactError(
+            f"nothing is called {what!r} in {store.root}; plumbrule ls lists runs, plumbrule ls "
+            "--artifacts lists artifacts."
+        )
+    if len(found) > 1:
+        names = listed(sorted(f"{f.parent.name}/{f.name}" for f in found), 6)
+        raise ArtifactError(f"{what!r} must name one artifact, not {len(found)} ({names}).")
+    return read_manifest(found[0])
+
+
+def pasted(record: Mapping[str, Any]) -> str:
+    """Return the command of a run as it can be pasted."""
+    return command_of(record["overrides"])
