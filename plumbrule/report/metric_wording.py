@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 METRICS: dict[str, tuple[str, str]] = {
     "data/rows": ("rows", "kept to train on, or to measure with"),
@@ -249,6 +250,12 @@ def within(name: str, low: float | None, high: float | None) -> tuple[float | No
         None if low is None else min(max(low, 0.0), most),
         None if high is None else min(max(high, 0.0), most),
     )
+
+
+def bounds_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Return the interval of a metric as `  [low, high]`; "" where it has none."""
+    low, high = within(name, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+    return "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
 
 
 RISES = (
