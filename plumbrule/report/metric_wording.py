@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,12 @@ def within(name: str, low: float | None, high: float | None) -> tuple[float | No
         None if low is None else min(max(low, 0.0), most),
         None if high is None else min(max(high, 0.0), most),
     )
+
+
+def bounds_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Return the interval of a metric as `  [low, high]`; "" where it has none."""
+    low, high = within(name, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+    return "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
 
 
 RISES = (
