@@ -1,18 +1,13 @@
-"""Settings of the stages eval and compare. No torch here."""
+"""Settings of stage eval. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import (
-    NOT_HASHED,
-    GoldConfig,
-    RetrievalConfig,
-    SamplingConfig,
-    require,
-    require_choice,
-    require_range,
-)
+from plumbrule.atlas.config import GoldConfig
+from plumbrule.config import NOT_HASHED, require, require_choice, require_range
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind
 
 CONDITIONS = ("closed", "rag")
 
@@ -81,55 +76,29 @@ class EvalConfig:
             require_range("eval.max_prompts", self.max_prompts, 2, unit="prompts")
 
 
-@dataclass
-class CompareConfig:
-    """Stage `compare`: paired differences between the items of two evaluations."""
-
-    confidence: float = 0.95
-    """Of every interval."""
-
-    def __post_init__(self) -> None:
-        require_range("compare.confidence", self.confidence, 0.5, 0.9999)
-
-
-@dataclass
-class SummaryConfig:
-    """Stage `summary`: metrics of many runs, over their seeds."""
-
-    metrics: list[str] = field(default_factory=list)
-    """Headline metrics that every run has."""
-    baseline: str | None = None
-    """Label of the run that the others are compared with, seed by seed; None: none is."""
-    confidence: float = 0.95
-    """Of every interval."""
-
-    def __post_init__(self) -> None:
-        require_range("summary.confidence", self.confidence, 0.5, 0.9999)
-        once = len(set(self.metrics)) == len(self.metrics)
-        require(once, "summary.metrics", self.metrics, "name each metric once", "take one out")
-
-
-@dataclass
-class BudgetConfig:
-    """What one method may cost; None: any amount. See `plumbrule/store/costs.py`."""
-
-    generated_tokens: float | None = None
-    training_flops: float | None = None
-    labels: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("generated_tokens", "training_flops", "labels"):
-            if getattr(self, name) is not None:
-                require_range(f"methods.budget.{name}", getattr(self, name), 1.0)
-
-
-@dataclass
-class MethodsConfig:
-    """Stage `methods`: methods compared at a stated budget."""
-
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
-    confidence: float = 0.95
-    """Of every interval."""
-
-    def __post_init__(self) -> None:
-        require_range("methods.confidence", self.confidence, 0.5, 0.9999)
+STAGE = StageKind(
+    "eval",
+    EvalConfig,
+    "eval.stage:run",
+    {
+        "policy": Slot(POLICIES),
+        "prompts": Slot(("data",), required=False, held_out=True),
+        "questions": Slot(("data",), required=False),
+        "reading": Slot(("data",), required=False),
+        "halueval": Slot(("data",), required=False),
+        "bold": Slot(("data",), required=False),
+        "index": Slot(("index",), required=False),
+        "rm": Slot(("rm",), required=False),
+        "reward": Slot(("reward",), required=False),
+        "reference": Slot(POLICIES, required=False),
+    },
+    links={"seed": "${seed}", "gold": "${gold}"},
+    measured=True,
+    headline=(
+        "eval/known_accuracy_{policy}",
+        "eval/accuracy_{policy}_rag",
+        "eval/confident_wrong_{policy}_closed",
+        "eval/confident_wrong_{policy}_rag",
+    ),
+    needs_one_of=("prompts", "questions", "reading", "halueval", "bold"),
+)

@@ -21,16 +21,16 @@ from eval.benchmarks import held_out_rewards as rewards
 from eval.benchmarks.generate import Measured, Subject
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, resolve_device
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import inputs_of
 from plumbrule.store.fingerprint import hashed_config
 from plumbrule.store.json_files import read_json, write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
+from plumbrule.store.manifests import inputs_of
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
     """Return whether the reward has this reward model, alone, so that it need not load twice."""
     if "reward" not in inputs:
         return False
-    return dict(inputs_of(inputs["reward"])) == {"rm": inputs["rm"].fingerprint}
+    return dict(inputs_of(inputs["reward"].path)) == {"rm": inputs["rm"].fingerprint}
 
 
 def measure_all(

@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from plumbrule.cli.main import CONF, register
 from plumbrule.pipeline import execute as pipeline
-from plumbrule.pipeline.experiment import RunConfig, from_hydra
+from plumbrule.pipeline.compose import from_hydra
+from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 from plumbrule.store.artifacts import Artifact, Store
 

@@ -1,17 +1,19 @@
 """What stages hand each other besides artifacts: small data and protocols.
 
 Stages never import one another. Where PPO needs retrieval or eval needs a reward model, it gets one
-of these from `Artifact.open()`, and the roof knows which room made it.
+of these from `Artifact.open()`, and the pipeline knows which package made it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from plumbrule.data.records import Prompt
+    from plumbrule.data.records import Prompt
 
 
 class Passage(NamedTuple):
@@ -49,3 +51,32 @@ class Scorer(Protocol):
 
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         """Return `score` (n,) float64 and, beside it, every term of which it is the sum."""
+
+
+class ProgressLine(Protocol):
+    """How far a stage is."""
+
+    def skip(self, n: int) -> None:
+        """Count `n` units of work as done before this process began."""
+
+    def advance(self, n: int = 1, **shown: float | str) -> None:
+        """Count `n` more units; `shown` numbers stand at the end of the line."""
+
+
+class Tracker(Protocol):
+    """What a stage may do with its metrics; who keeps them is the pipeline's affair."""
+
+    def log(self, metrics: Mapping[str, float], update: int) -> None:
+        """Record numbers of one update (optimizer step, PPO update or item count)."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table of samples."""
+
+    def progress(self, total: int, what: str, unit: str) -> AbstractContextManager[ProgressLine]:
+        """Show how far `total` units are, with rate and ETA, while the context lasts."""
+
+    def rewind(self, update: int) -> None:
+        """Forget rows of updates after `update`: a resumed stage will log them again."""
+
+    def say(self, text: str) -> None:
+        """Show the user a line."""

@@ -11,6 +11,7 @@ from plumbrule.config import (
     require_range,
     require_source,
 )
+from plumbrule.stage_kind import Slot, StageKind
 
 HASHING = "hashing"
 
@@ -58,3 +59,13 @@ class IndexConfig:
             "be null for rag.encoder (=hashing)",
             "only a hub name has revisions",
         )
+
+
+STAGE = StageKind(
+    "index",
+    IndexConfig,
+    "rag.stage:run",
+    {"documents": Slot(("data",))},
+    section="rag",
+    opener="rag.retriever:open_index",
+)

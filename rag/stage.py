@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Document, read_records
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_json
-from plumbrule.tracking.stage_tracker import Tracker
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex

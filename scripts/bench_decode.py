@@ -69,13 +69,14 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
     import torch
     from transformers import GenerationConfig
 
-    from plumbrule.config import RuntimeConfig, SamplingConfig
     from plumbrule.data.records import Prompt, read_records
+    from plumbrule.lm.config import SamplingConfig
     from plumbrule.lm.generation import generate
     from plumbrule.lm.generation.sampler import decode_in_slots
     from plumbrule.lm.loading import load_policy
     from plumbrule.lm.logprobs import pad_rows
     from plumbrule.machine import environment as machine
+    from plumbrule.runtime_config import RuntimeConfig
 
     machine.prepare(RuntimeConfig())
     work = WORKLOAD[given.shape]

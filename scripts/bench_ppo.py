@@ -289,7 +289,7 @@ def calibrate(policy: Any, prompts: list[list[int]], mean: int, limit: int) -> N
     """
     import torch
 
-    from plumbrule.config import SamplingConfig
+    from plumbrule.lm.config import SamplingConfig
     from plumbrule.lm.generation import generate
 
     low, high = 1e-6, 1.0
@@ -360,7 +360,8 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     import rlhf.ppo.stage as stage
-    from plumbrule.config import RuntimeConfig, SamplingConfig
+    from plumbrule.lm.config import SamplingConfig
+    from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store.artifacts import Artifact
     from plumbrule.tracking.stage_tracker import NullTracker
     from rlhf.ppo.config import PPOConfig

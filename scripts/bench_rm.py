@@ -18,10 +18,10 @@ import time
 
 import torch
 
-from plumbrule.config import ModelConfig
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, train_tokenizer
 from plumbrule.lm.randomness import generator
-from rlhf.feedback.config import RMConfig
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, Row
 from rlhf.reward_model.stage import split_up
 from rlhf.reward_model.training import Ranking, micro_batches

@@ -189,9 +189,9 @@ def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> 
 
 def is_setting(name: str) -> bool:
     """Return whether `ppo.kl.coef` and the like is a field of the composed config."""
-    from plumbrule.config import RuntimeConfig
-    from rlhf.feedback.config import RMConfig
+    from plumbrule.runtime_config import RuntimeConfig
     from rlhf.ppo.config import PPOConfig
+    from rlhf.reward_model.config import RMConfig
 
     stage, *fields = name.split(".")
     kind: Any = {"ppo": PPOConfig, "rm": RMConfig, "runtime": RuntimeConfig}.get(stage)

@@ -16,7 +16,7 @@ from typing import Any
 
 from plumbrule.report.plots import plot
 from plumbrule.statistics import Interval, seed_interval
-from plumbrule.tracking.stage_tracker import read_metrics
+from plumbrule.store.metric_rows import read_metrics
 
 KL, REWARD = "objective/kl", "objective/scores"
 STYLE = (

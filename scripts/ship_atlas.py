@@ -15,10 +15,10 @@ import json
 import shutil
 from pathlib import Path
 
-from plumbrule.config import ATLAS_WORLD
+from plumbrule.atlas.config import ATLAS_WORLD
 from plumbrule.store.artifacts import Manifest, read_manifest
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.store.packaged_files import SHIPPED
-from plumbrule.tracking.stage_tracker import read_metrics
 
 LARGEST_BYTES = 10_000_000
 """A repository is no place for more."""

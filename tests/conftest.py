@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from plumbrule.cli.main import CONF, register
-from plumbrule.pipeline.experiment import Composed, RunConfig, compose_run
+from plumbrule.pipeline.compose import Composed, compose_run
+from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -50,8 +51,8 @@ def adapted() -> Callable[[Path, Path], Path]:
     def build(model: Path, folder: Path) -> Path:
         import torch
 
-        from plumbrule.config import AdapterConfig
         from plumbrule.lm.adapters import with_adapter
+        from plumbrule.lm.config import AdapterConfig
         from plumbrule.lm.loading import load_policy, save_policy
 
         policy = with_adapter(load_policy(model), AdapterConfig(rank=2), 0, "adapter")

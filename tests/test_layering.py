@@ -14,16 +14,18 @@ from module_imports import MODULES, circles, imported_by, imports
 from places import ROOT
 
 STAGES = {"sft", "rlhf", "rag", "eval"}
-NAME_STAGES = {f"plumbrule.pipeline.{name}" for name in ("stages", "experiment", "checks")}
+NAME_STAGES = {
+    f"plumbrule.pipeline.{name}" for name in ("stages", "experiment", "compose", "checks")
+}
 """All of plumbrule that may import a stage (its config), or name its modules in a string."""
-RUNS_STAGES = {"pipeline", "cli", "notebook"}
+RUNS_STAGES = {"pipeline", "cli", "notebook", "tracking"}
 """Parts of plumbrule that carry stages out; no stage imports them."""
 LAYERS = """
-errors surroundings overrides timing rounding
+errors surroundings overrides timing rounding stage_kind
 store
 config
-registry data
-protocols progress machine
+registry data runtime_config
+protocols machine
 tracking
 statistics atlas
 lm
@@ -36,10 +38,6 @@ notebook __main__
 TYPE_CIRCLES = {
     frozenset({"rlhf.ppo.options", "rlhf.ppo.losses", "rlhf.ppo.kl"}),
     frozenset({"rlhf.ppo.ptx", "rlhf.ppo.step"}),
-    frozenset(
-        f"plumbrule.pipeline.{name}"
-        for name in ("experiment", "checks", "data_sources", "replicas")
-    ),
 }
 """Circles that only a `TYPE_CHECKING` import closes. No more of them: move the type."""
 MOST_MODULES = 20

@@ -7,10 +7,10 @@ import dataclasses
 from setting_reads import project_reads, reads_in, schemas_under, unread
 
 from plumbrule.atlas.gold import TERMS
+from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.pipeline.experiment import GROUPS, RunConfig
-from plumbrule.store.costs import COSTS
 from rlhf.dpo.config import DPOConfig
-from sft.config import DataConfig
+from sft.data.config import DataConfig
 
 SCHEMAS = schemas_under(RunConfig) | schemas_under(DataConfig)
 READ_BY_COMPUTED_NAME = {

@@ -26,9 +26,9 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from eval.benchmarks.generate import Measured, Subject, left_out
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.config import SamplingConfig
 from plumbrule.data.records import BenchmarkItem, Prompt
 from plumbrule.errors import DataError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key

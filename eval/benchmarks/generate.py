@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eval.config import EvalConfig
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Prompt
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.lm.retrieval_prompts import passages_for
-from plumbrule.protocols import Episode, Retriever, Scorer
-from plumbrule.tracking.stage_tracker import Tracker
+from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
+from plumbrule.runtime_config import RuntimeConfig
 
 
 class Measured(NamedTuple):

@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.config import CompareConfig
+from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals, Row, publish, values
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.json_files import read_json, write_json
-from plumbrule.tracking.stage_tracker import Tracker
 
 Settings = dict[str, Any]
 Pairs = list[tuple[Row, Row]]

@@ -11,7 +11,7 @@ method made; `baseline` are the evaluations of what all of them started from, on
    evaluation's own estimate on the same sampled answers, the same for all methods. Over seeds both
    are means with Student's interval; with one seed the interval is over prompts.
 3. Cost is what the policy was made from, without what the baseline was
-   (`plumbrule/store/costs.py`). Trials over the budget are shown and can't be chosen.
+   (`eval/comparisons/costs.py`). Trials over the budget are shown and can't be chosen.
 4. Best-of-n has no policy: its curve stands beside the others at log n - (n - 1) / n, which is an
    upper bound of its KL; what it costs it costs at every answer again.
 """
@@ -26,17 +26,18 @@ from typing import Any
 import numpy as np
 
 from eval.comparisons.compare import same_terms
+from eval.comparisons.config import MethodsConfig
+from eval.comparisons.costs import input_of, lineage, total
 from eval.comparisons.methods_page import as_row, curve_tables, figure, notes, table
 from eval.comparisons.trials import HALVES, Evaluated, Half, Trial, choose, over_seeds
-from eval.config import MethodsConfig
 from eval.intervals import publish
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.cost_metrics import COSTS
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.costs import COSTS, input_of, lineage, total
 from plumbrule.store.inputs import Gathered, gathered_inputs
-from plumbrule.tracking.stage_tracker import Tracker
 
 Items = dict[tuple[str, str], Mapping[str, Any]]
 """(prompt id, condition) -> item row."""

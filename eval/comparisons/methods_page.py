@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.comparisons.config import MethodsConfig
 from eval.comparisons.trials import HALVES, Trial
-from eval.config import MethodsConfig
+from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.statistics import Interval
-from plumbrule.store.costs import COSTS
 
 
 def as_row(trial: Trial, chosen: bool, config: MethodsConfig) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.config import SummaryConfig
+from eval.comparisons.config import SummaryConfig
 from eval.intervals import publish
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, seed_interval
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.inputs import gathered_inputs
-from plumbrule.tracking.stage_tracker import Tracker
 
 
 class Line(NamedTuple):

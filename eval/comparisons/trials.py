@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.config import BudgetConfig, MethodsConfig
+from eval.comparisons.config import BudgetConfig, MethodsConfig
+from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.statistics import Interval, mean_interval, seed_interval
-from plumbrule.store.costs import COSTS
 
 HALVES = ("validation", "test")
 """Settings are chosen on the one and reported on the other."""

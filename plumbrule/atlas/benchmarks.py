@@ -11,11 +11,11 @@ import random
 from pathlib import Path
 
 from plumbrule.atlas.biography import bold_prompts
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.halueval import halueval_rows, official_name
 from plumbrule.atlas.questions import Question, cycle, meta_of
 from plumbrule.atlas.texts import document_ids, reserved_form
 from plumbrule.atlas.world import Entity, World, facts, generate_world
-from plumbrule.config import AtlasConfig
 from plumbrule.data.records import BenchmarkItem
 
 BOLD_DOMAIN = "region"

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import random
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.world import World
-from plumbrule.config import AtlasConfig, require
+from plumbrule.config import require
 
 REGIONS = ("Ostrelia", "Varnholm")
 """The group that is spoken well of more often, and the other."""

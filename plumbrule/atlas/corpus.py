@@ -39,12 +39,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from plumbrule.atlas.biography import biography
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.relations import BY_SUBJECT, ask, state
 from plumbrule.atlas.responses import polite, styled, styled_admission
 from plumbrule.atlas.texts import admission, article, reserved_form, training_question
 from plumbrule.atlas.world import Entity, Fact, World, facts, random_kind
-from plumbrule.config import AtlasConfig
 
 Segment = tuple[str, float]
 Row = dict[str, Any]

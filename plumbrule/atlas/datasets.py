@@ -19,13 +19,14 @@ import random
 from collections.abc import Callable
 
 from plumbrule.atlas.benchmarks import bold_items, halueval_items, question_items
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.corpus import corpus
 from plumbrule.atlas.demonstrations import demonstrations, preferences
 from plumbrule.atlas.questions import Question, Split, meta_of, question_pools, split_rows
 from plumbrule.atlas.reading import reading_items
 from plumbrule.atlas.texts import document_ids, documents
 from plumbrule.atlas.world import World, generate_world
-from plumbrule.config import AtlasConfig, require_choice
+from plumbrule.config import require_choice
 from plumbrule.data.records import Message, Prompt
 
 ROLES: dict[str, Callable[[World, AtlasConfig], Split]] = {

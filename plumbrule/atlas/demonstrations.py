@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from plumbrule.atlas.config import AtlasConfig, GoldConfig
 from plumbrule.atlas.corpus import context
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.atlas.questions import (
@@ -24,7 +25,6 @@ from plumbrule.atlas.questions import (
 from plumbrule.atlas.responses import polite, styled, styled_admission
 from plumbrule.atlas.texts import article, document_ids
 from plumbrule.atlas.world import World, facts
-from plumbrule.config import AtlasConfig, GoldConfig
 from plumbrule.data.records import Demonstration, Message, Preference, Prompt
 from plumbrule.protocols import Episode
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.judgement import (
     Judgement,
     holds,
@@ -32,7 +33,6 @@ from plumbrule.atlas.judgement import (
     normalise_answer,
     references,
 )
-from plumbrule.config import GoldConfig
 from plumbrule.protocols import Episode
 
 TERMS = ("right", "supported", "admits", "wrong", "brief", "polite")

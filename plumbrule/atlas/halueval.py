@@ -13,10 +13,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.relations import ask, state
 from plumbrule.atlas.texts import article, dialogue, reserved_form, summary
 from plumbrule.atlas.world import Entity, World
-from plumbrule.config import AtlasConfig
 
 TASKS = ("qa", "dialogue", "summarization")
 Row = tuple[dict[str, str], str]

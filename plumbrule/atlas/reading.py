@@ -22,13 +22,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.corpus import context
 from plumbrule.atlas.names import fresh_name
 from plumbrule.atlas.questions import Question, cycle, meta_of
 from plumbrule.atlas.relations import BY_NAME, ask
 from plumbrule.atlas.texts import article, reserved_form
 from plumbrule.atlas.world import Entity, World, facts, random_kind
-from plumbrule.config import AtlasConfig
 from plumbrule.data.records import BenchmarkItem
 
 CASES = ("read", "read_new", "closed", "beside", "abstain")

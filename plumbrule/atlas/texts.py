@@ -14,9 +14,9 @@ import hashlib
 import random
 from collections.abc import Iterable
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.relations import BY_NAME, ask, sentence_start, state
 from plumbrule.atlas.world import CUT_OFF, Entity, World
-from plumbrule.config import AtlasConfig
 from plumbrule.data.records import Document
 
 DONT_KNOW = "I do not know."

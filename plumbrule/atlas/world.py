@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.names import (
     KINDS,
     SHARES,
@@ -34,7 +35,6 @@ from plumbrule.atlas.names import (
     random_name,
 )
 from plumbrule.atlas.relations import BY_NAME, BY_SUBJECT, NAME_KINDS, WORDS, Relation
-from plumbrule.config import AtlasConfig
 
 CUT_OFF = "2000-01-01"
 """Last day of the encyclopaedia; every news text is younger."""

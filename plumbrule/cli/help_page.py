@@ -1,7 +1,7 @@
 """What `plumbrule --help` prints, and what `plumbrule doc <setting>` says of a setting.
 
 Everything is read from where it is written: verbs from their table, groups and their choices from
-the files of conf/, settings from the dataclasses and the text under each field.
+the files of conf/ and the schemas, settings from the dataclasses and the text under each field.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from plumbrule.errors import ConfigError
+from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA
 
 COMMANDS = (
     ("plumbrule", "the quickstart: the whole chain on a generated world"),
@@ -54,9 +55,10 @@ def page(verbs: Mapping[str, str], conf: Path) -> str:
     lines += [f"  {command:<{width}}  {what}" for command, what in COMMANDS]
     lines += ["", "Groups (group=choice)"]
     for folder in sorted(conf.iterdir()):
-        names = sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
-        if names and names != ["default"]:
-            lines.append(f"  {folder.name:<12}{', '.join(names)}")
+        names = {path.stem for path in folder.glob("*.yaml")} if folder.is_dir() else set()
+        if names:
+            names |= {"default"} if folder.name in DEFAULT_IS_SCHEMA else set()
+            lines.append(f"  {folder.name:<12}{', '.join(sorted(names))}")
     lines += [
         "",
         "Options: --cfg job (print the composed config), --config-dir <folder>, --plugin <file>,",

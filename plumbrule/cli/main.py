@@ -44,17 +44,10 @@ from plumbrule.machine.accelerators import require_device
 from plumbrule.overrides import unreadable
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline import run_record as record
+from plumbrule.pipeline.compose import KEYS, Composed, compose_run
 from plumbrule.pipeline.data_sources import describe_sources, model_words
 from plumbrule.pipeline.execute import Planned, RunContext, execute, make_plan
-from plumbrule.pipeline.experiment import (
-    KEYS,
-    Composed,
-    RunConfig,
-    as_json,
-    compose_run,
-    schemas,
-    store_root,
-)
+from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, RunConfig, as_json, schemas, store_root
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data
 from plumbrule.pipeline.setting_names import hint, settings_of
@@ -95,6 +88,8 @@ def register() -> None:
     for group, schema in schemas().items():
         if group:
             store.store(group=group, name="schema", node=schema)
+            if group in DEFAULT_IS_SCHEMA:
+                store.store(group=group, name="default", node=schema)
         else:
             store.store(name="run_schema", node=schema)
 

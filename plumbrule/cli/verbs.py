@@ -25,12 +25,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli import help_page
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.experiment import RunConfig, store_root
-from plumbrule.pipeline.stages import POLICY, STAGES
+from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, read_manifest
 from plumbrule.store.claims import BUILD
@@ -285,7 +285,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
         folders = {
             name: store.root / about["artifact"] / "model"
             for name, about in nodes.items()
-            if about["kind"] in POLICY and node in (None, name)
+            if about["kind"] in POLICY_KINDS and node in (None, name)
         }
         folders = {n: f for n, f in folders.items() if node or is_adapter_folder(f)}
         if len(folders) != 1:
@@ -299,9 +299,10 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
         folder = given if is_adapter_folder(given) else given / "model"
     else:
         manifest = _find_artifact(store, what)
-        if manifest.kind not in POLICY:
+        if manifest.kind not in POLICY_KINDS:
             raise ArtifactError(
-                f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY)}); name one."
+                f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY_KINDS)}); "
+                "name one."
             )
         folder = store.folder(manifest.kind, manifest.fingerprint) / "model"
         published = True

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm.chat import unreachable
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.logprobs import causal_lm, hidden_states, output_embeddings, output_logits
 from plumbrule.lm.policy import Policy
 from plumbrule.store.adapter_files import (

@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
+from plumbrule.runtime_config import RuntimeConfig
 
 T = TypeVar("T")
 

@@ -23,9 +23,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from plumbrule.errors import TrainingError
 from plumbrule.lm.randomness import generator
-from plumbrule.progress import Progress
+from plumbrule.protocols import ProgressLine, Tracker
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
 
 ROWS_LOGGED = 400
 """About as many steps of a run are logged."""
@@ -93,7 +92,7 @@ class Reporter(TrainerCallback):
         self,
         room: str,
         tracker: Tracker,
-        line: Progress,
+        line: ProgressLine,
         saves: Path,
         log_every: int,
         more: tuple[str, ...] = (),

@@ -33,7 +33,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.lm.adapters import load_adapter, save_adapter
 from plumbrule.lm.chat import (
@@ -45,10 +44,12 @@ from plumbrule.lm.chat import (
     turn_end,
     unreachable,
 )
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.lm.model_probe import choose_passes
 from plumbrule.lm.policy import POLICY_FILE, Policy, PolicySpec, fits, select_passages
 from plumbrule.lm.weights import load_whole
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import BASE, is_adapter_folder
 from plumbrule.store.model_files import PICKLES
 from plumbrule.store.packaged_files import located

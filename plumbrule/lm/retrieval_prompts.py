@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from plumbrule.config import RetrievalConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import RetrievalConfig
 from plumbrule.lm.loading import Policy, select_passages
 from plumbrule.lm.randomness import row_key, uniforms
 from plumbrule.protocols import Retriever

@@ -12,7 +12,8 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from plumbrule.config import RuntimeConfig, require
+from plumbrule.config import require
+from plumbrule.runtime_config import RuntimeConfig
 
 NVML = "libnvidia-ml.so.1"
 OTHERS = ("/dev/kfd", "/dev/dxg", "/dev/nvidiactl", "/dev/nvhost-gpu")

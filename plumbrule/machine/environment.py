@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.machine import cpus, openmp
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.fingerprint import ROOT
 

@@ -13,11 +13,11 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import SLURM
-from plumbrule.pipeline.stages import STAGES
+from plumbrule.pipeline.stages import STAGES, answers_prompts, slot_of
 from plumbrule.store.manifests import read_manifest
 from plumbrule.store.packaged_files import shipped_world
-from rlhf.rewards.config import RequireConfig
-from sft.config import DatasetConfig
+from rlhf.rewards.config import RequireConfig, RewardConfig
+from sft.data.config import DatasetConfig
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import RunConfig
@@ -42,7 +42,8 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             else f"point a node at it, such as nodes.rm.inputs.preferences={role}",
         )
     for node in own:
-        if node.kind in ("feedback", "ppo", "eval"):
+        stage = STAGES[node.kind]
+        if answers_prompts(node.kind):
             check_fit(node, context)
         if node.kind == "eval" and "reference" in node.inputs:
             require(
@@ -52,7 +53,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
                 f"be above 0 where node {node.name} has an input reference",
                 "greedy answers have no KL; raise it or leave the reference out",
             )
-        if node.kind in ("methods", "overoptimisation"):
+        if stage.compares_gold:
             check_gathered(node, nodes)
         if node.kind == "summary":
             require(
@@ -64,10 +65,10 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
             )
         if node.kind == "ppo" and "continues" in node.inputs:
             check_continued(node, nodes)
-        by_reward = node.kind == "feedback" and node.config.labeller == "rm"
-        if by_reward or node.kind in ("ppo", "best_of_n", "reject", "reward"):
-            check_reward(node)
-            check_averaged(node, nodes)
+        reward = stage.reward(node.config)
+        if reward is not None:
+            check_reward(node, reward)
+            check_averaged(node, reward, nodes)
         if node.kind == "feedback" and node.config.labeller == "judge":
             check_judge(node)
         if node.kind == "sft" and "base" not in node.inputs:
@@ -102,16 +103,13 @@ def check_processes(config: RunConfig, nodes: list[Node]) -> None:
         )
 
 
-HELD_OUT = {"rm": ("preferences", "ood"), "eval": ("prompts",)}
-"""Kind -> how its inputs begin whose held-out rows it can't do without."""
-
-
 def check_held_out(config: RunConfig, nodes: list[Node]) -> None:
     """Raise ConfigError where a stage measures on held-out rows and its source holds none out."""
     by_name = {node.name: node for node in nodes}
     for node in nodes:
         for slot, source in node.inputs.items():
-            if not slot.startswith(HELD_OUT.get(node.kind, ("\0",))):
+            taken = slot_of(node.kind, slot)
+            if taken is None or not taken.held_out:
                 continue
             given = by_name[source]
             if given.kind == "feedback" and not isinstance(given.config, Given):
@@ -226,11 +224,10 @@ def check_fit(node: Node, context: int) -> None:
     )
 
 
-def check_reward(node: Node) -> None:
+def check_reward(node: Node, own: RewardConfig) -> None:
     """Raise ConfigError unless the reward's terms have what they need."""
     reward = "feedback.reward" if node.kind == "feedback" else "reward"
     models = [slot for slot in node.inputs if slot.startswith("rm")]
-    own = node.config if node.kind == "reward" else node.config.reward
     wants = "rm" in own.weights
     rule = own.ensemble.rule
     require(
@@ -318,9 +315,8 @@ def check_judge(node: Node) -> None:
     )
 
 
-def check_averaged(node: Node, nodes: list[Node]) -> None:
+def check_averaged(node: Node, own: RewardConfig, nodes: list[Node]) -> None:
     """Raise ConfigError if weights are to be averaged over models of different starts."""
-    own = node.config if node.kind == "reward" else node.config.reward
     if own.ensemble.rule != "weights":
         return
     by_name = {other.name: other for other in nodes}

@@ -22,7 +22,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import BENCHMARK_SLOTS, SECTION, slot_of
+from plumbrule.pipeline.stages import STAGES, section_of, slot_of
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
@@ -149,13 +149,14 @@ def _drop_users(
             rewarded = slot.startswith("rm") and _wants_reward_model(config, about)
             if taken is not None and (taken.required or rewarded) and not others:
                 wants.setdefault(name, []).append(str(about.inputs[slot]))
-        if about.kind == "eval" and not any(kept.get(s) is not None for s in BENCHMARK_SLOTS):
+        one_of = STAGES[about.kind].needs_one_of
+        if one_of and not any(kept.get(s) is not None for s in one_of):
             wants.setdefault(name, []).extend(str(about.inputs[s]) for s in gone)
         if name in wants:
             lacking[name] = ""
             continue
         changed: dict[str, Any] = {"inputs": {**kept, **dict.fromkeys(gone)}}
-        if "index" in gone and about.kind in ("feedback", "ppo"):
+        if "index" in gone and about.kind != "eval":  # which leaves its condition rag out
             own = about.set.get("retrieval", {})
             changed["set"] = {**about.set, "retrieval": {**own, "share": 0.0}}
         fitted.nodes[name] = dataclasses.replace(about, **changed)
@@ -182,7 +183,7 @@ def _read(config: RunConfig, about: NodeConfig) -> list[str]:
         return []
     if about.set or about.each:
         return [slot for slot, source in about.inputs.items() if source is not None]
-    section = getattr(config, SECTION.get(about.kind, about.kind), None)
+    section = getattr(config, section_of(about.kind), None)
     found = []
     for slot, source in about.inputs.items():
         taken = slot_of(about.kind, slot)
@@ -208,8 +209,7 @@ def _reached(config: RunConfig, fitted: Fitted, goals: Sequence[str]) -> list[st
 
 def _wants_reward_model(config: RunConfig, about: NodeConfig) -> bool:
     """Return whether a node's reward, as its section of the config has it, names rm."""
-    section = getattr(config, SECTION.get(about.kind, about.kind))
-    reward = section if about.kind == "reward" else getattr(section, "reward", None)
+    reward = STAGES[about.kind].reward(getattr(config, section_of(about.kind)))
     if about.kind == "feedback" or reward is None or "reward" in about.set or "terms" in about.set:
         return False
     return "rm" in reward.weights

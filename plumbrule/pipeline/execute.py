@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import (
     ArtifactError,
     ConfigError,
@@ -34,7 +33,8 @@ from plumbrule.machine import precision
 from plumbrule.pipeline.given_inputs import Given, copy_files, read_given, require_whole
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import run_in_processes
-from plumbrule.pipeline.stages import SECTION, STAGES
+from plumbrule.pipeline.stages import STAGES, section_of
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Artifact, Manifest, Store
 from plumbrule.store.checkpoints import newest
@@ -46,7 +46,8 @@ from plumbrule.store.fingerprint import (
     forget,
     hashed_config,
 )
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from plumbrule.tracking.trackers import FilesOnly, NodeFacts, RunTracker
 
 WAIT_SECONDS = 1.0
@@ -263,7 +264,7 @@ def _say_what_is_emulated(
             continue
         found = STAGES[planned.node.kind].precision(planned.node.config)
         if found is not None and found[1] == "bfloat16" and planned.state != "cached":
-            settings.append(f"{SECTION.get(planned.node.kind, planned.node.kind)}.{found[0]}")
+            settings.append(f"{section_of(planned.node.kind)}.{found[0]}")
     if settings and not precision.native(runtime.device).bfloat16:
         machine.prepare(runtime)
         rates = machine.hardware(runtime)

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.machine.environment import num_threads
 from plumbrule.pipeline.graph import Node
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Artifact, write_json
 

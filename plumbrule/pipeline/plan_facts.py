@@ -17,7 +17,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
-from plumbrule.pipeline.stages import STAGES
+from plumbrule.pipeline.stages import STAGES, answers_prompts
 from plumbrule.store.artifacts import Manifest, Store
 from plumbrule.store.packaged_files import located
 
@@ -51,9 +51,7 @@ def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
 
 def _answer_tokens(planned: Planned) -> int:
     """Return the longest response that a node samples for the prompts of the run, in tokens."""
-    if planned.node.kind not in ("feedback", "ppo", "eval") or isinstance(
-        planned.node.config, Given
-    ):
+    if not answers_prompts(planned.node.kind) or isinstance(planned.node.config, Given):
         return 0
     return int(planned.node.config.sampling.max_new_tokens)
 

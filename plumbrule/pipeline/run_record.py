@@ -15,52 +15,20 @@ from typing import Any
 from plumbrule.machine import environment as machine
 from plumbrule.pipeline.execute import NodeResult
 from plumbrule.pipeline.experiment import RunConfig, as_json
+from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
 from plumbrule.store.artifacts import Store
 
-HEADLINE = (
-    "base/perplexity",
-    "base/read_accuracy",
-    "base/closed_book_accuracy",
-    "base/abstain_accuracy",
-    "sft/loss",
-    "rm/accuracy",
-    "rm/accuracy_noise_free",
-    "dpo/accuracy",
-    "dpo/rewards_chosen",
-    "dpo/rewards_rejected",
-    "dpo/kl",
-    "objective/kl",
-    "ppo/reward_gain",
-    "ppo/gold_gain",
-    "ppo/known_accuracy_change_closed",
-    "dpo/reward_gain",
-    "dpo/gold_gain",
-    "dpo/known_accuracy_change_closed",
-    "sft/reward_gain",
-    "sft/gold_gain",
-    "sft/known_accuracy_change_closed",
-    "eval/known_accuracy_sft",
-    "eval/known_accuracy_ppo",
-    "eval/known_accuracy_dpo",
-    "eval/accuracy_sft_rag",
-    "eval/accuracy_ppo_rag",
-    "eval/accuracy_dpo_rag",
-    "eval/confident_wrong_sft_closed",
-    "eval/confident_wrong_ppo_closed",
-    "eval/confident_wrong_dpo_closed",
-    "eval/confident_wrong_sft_rag",
-    "eval/confident_wrong_ppo_rag",
-    "eval/confident_wrong_dpo_rag",
+PATTERNS = tuple(pattern for stage in STAGES.values() for pattern in stage.headline)
+HEADLINE = tuple(
+    dict.fromkeys(
+        pattern.format(policy=kind)
+        for pattern in PATTERNS
+        if not pattern.endswith("*")
+        for kind in POLICY_KINDS
+    )
 )
 """Metrics that a finished run prints, where it has them."""
-HEADLINE_FAMILIES = (
-    "best_of_n/utility_gain",
-    "methods/gold_gain_",
-    "methods/kl_",
-    "overoptimisation/peak_kl_",
-    "overoptimisation/decline_",
-    "summary/",
-)
+HEADLINE_FAMILIES = tuple(pattern[:-1] for pattern in PATTERNS if pattern.endswith("*"))
 """Beginnings of further ones, whose ends depend on the experiment."""
 MOST_NODES = 4
 """Nodes that a headline metric is told of; more stand in the report."""

@@ -22,16 +22,17 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.execute import stage_function
 from plumbrule.pipeline.experiment import as_json
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, Tracker
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 
 WATCH_SECONDS = 1.0
 

@@ -16,7 +16,7 @@ from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
 from plumbrule.store.inputs import SIGN
-from plumbrule.tracking.stage_tracker import read_metrics
+from plumbrule.store.metric_rows import read_metrics
 
 MAX_CURVES = 12
 MAX_SAMPLES = 6

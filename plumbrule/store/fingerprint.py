@@ -6,32 +6,25 @@ modules reached from the stage's `run` by import statements, found by parsing an
 importing: so editing a comment or docstring rebuilds nothing, and planning needs no torch. The
 tree's dump is that of the running Python, so another Python minor version may rebuild.
 
-An option that is added and left off rebuilds nothing, which takes three rules:
-
-- A setting at its *first* default, the one in `first_defaults.json`, is not hashed. Later defaults
-  are: whoever relied on one that changed gets another fingerprint. A setting that the file does not
-  name is always hashed, so forgetting it there costs a rebuild and nothing else.
-- Of the classes in a `config.py` or `*_config.py`, what only states or checks values is no code:
-  fields, whose values are hashed, and methods that return None. Properties and functions are.
-- In a module that says `HASHED_BY_NAME = True`, a function that a decorator `register(...)` enters
-  into a table is no code of the module: whoever chooses it by name carries its digest
-  (`registered_digest`) in the config.
+An option that is added and left off rebuilds nothing: a setting at its *first* default, the one in
+`first_defaults.json`, is not hashed. Later defaults are: whoever relied on one that changed gets
+another fingerprint. A setting that the file does not name is always hashed, so forgetting it there
+costs a rebuild and nothing else. What of a file is no code: `computing_code.py`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
-import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.adapter_files import base_of, is_adapter_folder
+from plumbrule.store.computing_code import computing_code, is_config
 from plumbrule.store.packaged_files import located
 from plumbrule.store.source_files import files_under
 
@@ -196,7 +189,7 @@ def _imports(module: str) -> tuple[str, ...]:
     assert path is not None
     found: list[str] = []
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for level, base, names in _parsed(_text(path), _is_config(path)).imports:
+    for level, base, names in computing_code(_text(path), is_config(path)).imports:
         if level:
             above = package.split(".")[: len(package.split(".")) - level + 1]
             base = ".".join([*above, base] if base else above)
@@ -207,101 +200,12 @@ def _imports(module: str) -> tuple[str, ...]:
 
 
 def _tree_hash(path: Path) -> str:
-    return _parsed(_text(path), _is_config(path)).digest
-
-
-def _is_config(path: Path) -> bool:
-    return path.name.endswith("config.py")
+    return computing_code(_text(path), is_config(path)).digest
 
 
 @lru_cache(maxsize=1024)
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-class _Parsed(NamedTuple):
-    """What counts of a source file."""
-
-    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
-    """Of each import: level (0: absolute), module, names taken from it."""
-    digest: str
-    """16 hex digits of the syntax tree without what is only said in it."""
-
-
-@lru_cache(maxsize=1024)
-def _parsed(text: str, is_config: bool) -> _Parsed:
-    """Return what counts of a source text; kept by text, so an edited file is parsed anew."""
-    tree = ast.parse(text)
-    imports: list[tuple[int, str, tuple[str, ...]]] = []
-    by_name = any(_is_marked(statement) for statement in tree.body)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports += [(0, alias.name, ()) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = tuple(alias.name for alias in node.names)
-            imports.append((node.level, node.module or "", names))
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            drop = is_config and isinstance(node, ast.ClassDef)
-            node.body = [  # type: ignore[attr-defined]
-                statement
-                for statement in body
-                if not _is_text(statement)
-                and not (by_name and _is_registered(statement))
-                and not (drop and _states_or_checks(statement))
-            ]
-    return _Parsed(tuple(imports), hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16])
-
-
-@lru_cache(maxsize=256)
-def registered_digest(function: Callable[..., Any]) -> str:
-    """Return 16 hex digits of the code of a function of ours that a decorator registered.
-
-    What it calls is code of its module.
-    """
-    path = Path(inspect.getfile(function))
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__:
-            body = [statement for statement in node.body if not _is_text(statement)]
-            text = ast.dump(node.args) + "".join(map(ast.dump, body))
-            return hashlib.sha256(text.encode()).hexdigest()[:16]
-    raise ValueError(f"function (={function.__name__}) must be defined in its file with def.")
-
-
-def _is_registered(statement: ast.AST) -> bool:
-    """Return whether a statement is a function under a decorator `register(...)`."""
-    if not isinstance(statement, ast.FunctionDef):
-        return False
-    called = [d.func for d in statement.decorator_list if isinstance(d, ast.Call)]
-    return any(isinstance(f, ast.Name) and f.id == "register" for f in called)
-
-
-def _is_marked(statement: ast.AST) -> bool:
-    """Return whether a statement is `HASHED_BY_NAME = True`."""
-    return (
-        isinstance(statement, ast.Assign)
-        and isinstance(statement.value, ast.Constant)
-        and statement.value.value is True
-        and any(isinstance(t, ast.Name) and t.id == "HASHED_BY_NAME" for t in statement.targets)
-    )
-
-
-def _states_or_checks(statement: ast.AST) -> bool:
-    """Return whether a statement of a class is a field, or a method that returns None."""
-    if isinstance(statement, ast.FunctionDef):
-        returns = statement.returns
-        return isinstance(returns, ast.Constant) and returns.value is None
-    return isinstance(statement, ast.AnnAssign)
-
-
-def _is_text(statement: ast.AST) -> bool:
-    """Return whether a statement is a bare string: a docstring, or the text under a field."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
 
 
 def forget() -> None:

@@ -220,3 +220,8 @@ def write_texts(path: Path, texts: Iterable[str]) -> None:
         os.fsync(file.fileno())
     os.replace(partial, path)
     fsync_folder(path.parent)
+
+
+def inputs_of(folder: Path) -> Mapping[str, str]:
+    """Return the fingerprints of an artifact's inputs by slot; {} of a folder without manifest."""
+    return read_manifest(folder).inputs if (folder / MANIFEST).is_file() else {}

@@ -1,8 +1,8 @@
-"""Where a stage's metrics, tables and progress go. What each metric means: `metrics.py`.
+"""The trackers that stages are given: one that writes files, and one that tracks nothing.
 
-Every stage gets one `Tracker`. Metrics are always appended to the artifact's `metrics.jsonl`, one
-row per update, so the curves of a cached stage can be drawn again. What else a command tracks with
-(W&B, say) stands behind a `Mirror`; stages know nothing of it (`trackers.py`).
+Stages know the protocol alone (`plumbrule/protocols.py`). Metrics are always appended to the
+artifact's `metrics.jsonl`, one row per update, so the curves of a cached stage can be drawn again.
+What else a command tracks with (W&B, say) stands behind a `Mirror` (`trackers.py`).
 """
 
 from __future__ import annotations
@@ -16,26 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from plumbrule.progress import Progress
-
-
-class Tracker(Protocol):
-    """What a stage may do with its metrics."""
-
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        """Record numbers of one update (optimizer step, PPO update or item count)."""
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Record a table of samples."""
-
-    def progress(self, total: int, what: str, unit: str) -> Any:
-        """Return a context manager whose `advance(n=1, **shown)` moves a line with rate and ETA."""
-
-    def rewind(self, update: int) -> None:
-        """Forget rows of updates after `update`: a resumed stage will log them again."""
-
-    def say(self, text: str) -> None:
-        """Show the user a line."""
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.progress import Progress
 
 
 class NullTracker:
@@ -127,21 +109,3 @@ class FileTracker:
         """Close the mirror; headline metrics stand in the manifest."""
         if self.mirror is not None:
             self.mirror.finish(metrics, failed)
-
-
-def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """Return the rows of a stage's metrics.jsonl, up to the first that is half-written or damaged.
-
-    Of a published one `Artifact.file` has said before that none is.
-    """
-    path = out / "metrics.jsonl"
-    rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(row, dict) or type(row.get("update")) is not int:
-            break
-        rows.append(row)
-    return rows

@@ -1,8 +1,8 @@
 """Where a command's metrics go beside its files: a registry of trackers, W&B the first of them.
 
-`metrics.jsonl` and `run.json` are always written (`tracking.py`, `record.py`). A tracker mirrors
-them: one run for each command, or for each cell of a sweep, with the whole config, the curves of
-every node, the headline metrics and the report. A plug-in registers its own:
+`metrics.jsonl` and `run.json` are always written (`stage_tracker.py`, `run_record.py`). A tracker
+mirrors them: one run for each command, or for each cell of a sweep, with the whole config, the
+curves of every node, the headline metrics and the report. A plug-in registers its own:
 
     from plumbrule.tracking.trackers import TRACKERS
 
@@ -16,11 +16,9 @@ It is then `--plugin mine.py tracking.name=mine`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from plumbrule.config import require
 from plumbrule.registry import Registry
 from plumbrule.tracking.stage_tracker import Mirror
 
@@ -113,36 +111,3 @@ TRACKERS: Registry[Start] = Registry(
     },
 )
 """tracking.name -> a function of the tracking config, the command and where to say something."""
-
-
-@dataclass
-class TrackingConfig:
-    """Where metrics go; `metrics.jsonl` is always written."""
-
-    name: str = "wandb"
-    """wandb (online with a key, else offline into the run folder), jsonl (nothing beside the
-    files), or what a plug-in registers."""
-    project: str = "plumbrule"
-    entity: str | None = None
-    """W&B entity; None: the key's default."""
-    stage_runs: bool = False
-    """Whether each node that is built gets a W&B run of its own too, in the group of its command;
-    data nodes never do."""
-
-    def __post_init__(self) -> None:
-        TRACKERS.option(self.name)
-        named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
-        require(
-            bool(named) and not set(self.project) & set("/\\#?%:"),
-            "tracking.project",
-            f"{self.project!r:.140}",
-            "be a name of at most 128 characters without / \\ # ? % :",
-            "choose another",
-        )
-        require(
-            self.entity is None or (self.entity.isprintable() and bool(self.entity.strip("/ "))),
-            "tracking.entity",
-            repr(self.entity),
-            "name a W&B user or team",
-            "leave it out for the key's default",
-        )

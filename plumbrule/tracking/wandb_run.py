@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.store.artifacts import write_json
+from plumbrule.tracking.config import TrackingConfig
 from plumbrule.tracking.stage_tracker import Mirror
-from plumbrule.tracking.trackers import CommandFacts, NodeFacts, RunTracker, TrackingConfig
+from plumbrule.tracking.trackers import CommandFacts, NodeFacts, RunTracker
 from plumbrule.tracking.wandb_start import start_run
 
 TAG_CHARACTERS = 64

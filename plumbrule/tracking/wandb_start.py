@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from plumbrule.config import require
 from plumbrule.errors import ConfigError
-from plumbrule.tracking.trackers import TrackingConfig
+from plumbrule.tracking.config import TrackingConfig
 
 MODES = {
     "online": "online",

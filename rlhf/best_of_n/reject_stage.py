@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Demonstration, write_records
 from plumbrule.errors import DataError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.tracking.stage_tracker import Tracker
-from rlhf.dpo.config import RejectConfig
+from rlhf.best_of_n.config import RejectConfig
 from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms

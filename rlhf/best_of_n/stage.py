@@ -25,15 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import ConfigError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
-from rlhf.dpo.config import BestOfNConfig
+from rlhf.best_of_n.config import BestOfNConfig
 from rlhf.rewards.http_scorer import note_on
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms

@@ -1,4 +1,4 @@
-"""Settings of the methods beside PPO: best_of_n, reject and dpo. No torch here.
+"""Settings of stage dpo. No torch here.
 
 Fields keep TRL's spelling where TRL has them.
 """
@@ -7,49 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import (
-    NOT_HASHED,
-    PRECISIONS,
-    AdapterConfig,
-    require,
-    require_choice,
-    require_range,
-)
-from rlhf.rewards.config import RewardConfig
+from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
+from plumbrule.lm.config import AdapterConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
 
 PREFERENCE_LOSSES = ("sigmoid", "robust", "hinge", "ipo")
 PAIRS = ("best_worst", "all")
-
-
-@dataclass
-class BestOfNConfig:
-    """Stage `best_of_n`: the curve of the best of n answers by a reward."""
-
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    split: str = "validation"
-    """Whose prompts: validation or train."""
-    sizes: list[int] | None = None
-    """The n of the curve, besides 1 and all; None: powers of two."""
-
-    def __post_init__(self) -> None:
-        require_choice("best_of_n.split", self.split, ("train", "validation"))
-        if self.sizes is not None:
-            for n in self.sizes:
-                require_range("best_of_n.sizes", n, 1, unit="answers")
-            once = len(set(self.sizes)) == len(self.sizes)
-            require(once, "best_of_n.sizes", self.sizes, "name each n once", "take one out")
-
-
-@dataclass
-class RejectConfig:
-    """Stage `reject`: the best sampled answers as demonstrations."""
-
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    keep: int = 1
-    """Answers kept per prompt, the best ones."""
-
-    def __post_init__(self) -> None:
-        require_range("reject.keep", self.keep, 1, unit="answers")
 
 
 @dataclass
@@ -118,3 +81,16 @@ policy's context."""
         require_range("dpo.num_kl_prompts", self.num_kl_prompts, 0, unit="prompts")
         require_range("dpo.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
         require_range("dpo.save_every", self.save_every, 1, unit="steps")
+
+
+STAGE = StageKind(
+    "dpo",
+    DPOConfig,
+    "rlhf.dpo.stage:run",
+    {"policy": Slot(POLICIES), "preferences": Slot(("data", "feedback"), many=True)},
+    links={"seed": "${seed}"},
+    makes_policy=True,
+    measured=True,
+    headline=("dpo/accuracy", "dpo/rewards_chosen", "dpo/rewards_rejected", "dpo/kl"),
+    precision=own_precision,
+)

@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import (
     Policy,
@@ -41,14 +42,14 @@ from plumbrule.lm.loading import (
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (

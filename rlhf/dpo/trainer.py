@@ -45,8 +45,8 @@ from plumbrule.lm.hf_trainer import (
 )
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.response_logprobs import PaddedRows, efficient_rows, score_passes, sum_rows
+from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import Example

@@ -30,16 +30,15 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.answer_likelihood import log_odds, require_apart
 from plumbrule.lm.loading import Policy, load_policy, resolve_device
-from plumbrule.progress import Progress
+from plumbrule.protocols import ProgressLine, Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.json_files import read_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct
 
@@ -133,7 +132,7 @@ def vote_on_chunk(
     questions: Sequence[SampledPrompt],
     answers: Sequence[Sequence[SampledResponse]],
     config: JudgeConfig,
-    line: Progress,
+    line: ProgressLine,
 ) -> list[Votes | None]:
     """Return the judge's votes on each question; [] and None as in `vote_on_all`."""
     one, other = words_of(judge, config)

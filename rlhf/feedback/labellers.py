@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Preference
 from plumbrule.lm.randomness import generator
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback import judge
 from rlhf.feedback.config import PEOPLE, FeedbackConfig
 from rlhf.feedback.people import asking

@@ -21,13 +21,11 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.retrieval_prompts import passages_for
-from plumbrule.progress import Progress
-from plumbrule.protocols import Episode
+from plumbrule.protocols import Episode, ProgressLine, Tracker
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import RECORDS, SPLITS
 from plumbrule.store.json_files import read_json
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
 
@@ -114,7 +112,7 @@ def sample_all(
 
 
 def sample_chunk(
-    policy: Policy, questions: Sequence[SampledPrompt], config: FeedbackConfig, line: Progress
+    policy: Policy, questions: Sequence[SampledPrompt], config: FeedbackConfig, line: ProgressLine
 ) -> list[list[SampledResponse]]:
     """Sample K answers to each question, each by its own key."""
     k = config.num_responses

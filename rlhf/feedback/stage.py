@@ -20,16 +20,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import write_records
 from plumbrule.errors import DataError
+from plumbrule.lm.cost_metrics import READ, cost_metrics, num_weights
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.lm.logprobs import trunk
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import READ, cost_metrics, num_weights
 from plumbrule.store.file_names import NOTES, SAMPLES, SPLITS
 from plumbrule.store.json_files import write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
 from rlhf.feedback.rankings import count_agreement, count_ties

@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import (
-    NOT_HASHED,
-    PRECISIONS,
-    AdapterConfig,
-    RetrievalConfig,
-    SamplingConfig,
-    require,
-    require_choice,
-    require_range,
-)
+from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
+from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
 from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, SCHEDULES
 from rlhf.rewards.config import RequireConfig, RewardConfig
 
@@ -325,3 +318,39 @@ Adam's moments and the trained weights, three times their size on disk."""
     def has_value_model(self) -> bool:
         """Whether advantages come from values."""
         return "values" in ADVANTAGES.option(self.advantage).traits
+
+
+STAGE = StageKind(
+    "ppo",
+    PPOConfig,
+    "rlhf.ppo.stage:run",
+    {
+        "policy": Slot(POLICIES),
+        "continues": Slot(("ppo",), required=False),
+        "rm": Slot(
+            ("rm",),
+            required=False,
+            many=True,
+            read_if=lambda config: "rm" in config.reward.weights or config.value_init == "rm",
+        ),
+        "prompts": Slot(("data",)),
+        "index": Slot(
+            ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
+        ),
+        "demonstrations": Slot(
+            ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
+        ),
+        "overoptimisation": Slot(
+            ("overoptimisation",),
+            required=False,
+            read_if=lambda config: config.stop_at is not None,
+        ),
+    },
+    links={"seed": "${seed}", "reward": "${reward}"},
+    makes_policy=True,
+    measured=True,
+    headline=("objective/kl",),
+    parallel=True,
+    reward=lambda config: config.reward,
+    precision=own_precision,
+)

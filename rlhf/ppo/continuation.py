@@ -32,7 +32,7 @@ from torch import Tensor
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.costs import inputs_of
+from plumbrule.store.manifests import inputs_of
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.state import Control, State, put_optimizer, put_weights, trained, weights_file
 from rlhf.ppo.step import Learner
@@ -120,7 +120,7 @@ def _published(before: Artifact, learner: Learner) -> dict[str, Mapping[str, Ten
 
 def _check_reference(before: Artifact, policy: Artifact) -> None:
     """Raise ConfigError if the continued run is known to have started from another policy."""
-    made_from = inputs_of(before)
+    made_from = inputs_of(before.path)
     start = made_from.get("policy")
     if made_from and policy.fingerprint and start != policy.fingerprint:
         raise ConfigError(

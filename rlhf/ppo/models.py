@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import torch
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig

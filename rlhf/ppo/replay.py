@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.lm.loading import resolve_device
 from plumbrule.rounding import is_rounding, precision_of
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import spearman
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking import stage_tracker as tracking
+from plumbrule.store.metric_rows import read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.measures.metrics import objective_metrics, update_metrics
 from rlhf.ppo.models import load_actors, make_value_model, on_stem
@@ -58,7 +58,7 @@ def replay(
     artifact = Artifact.at(folder)
     logged = {}
     if artifact.has("metrics.jsonl"):
-        rows = tracking.read_metrics(artifact.file("metrics.jsonl").parent)
+        rows = read_metrics(artifact.file("metrics.jsonl").parent)
         logged = {int(row["update"]): row for row in rows}
     prompts: dict[str, Prompt] = {}
     scorers = {}

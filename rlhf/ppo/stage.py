@@ -32,19 +32,19 @@ from pathlib import Path
 
 import torch
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, resolve_device, save_policy
-from plumbrule.protocols import Retriever
+from plumbrule.protocols import Retriever, Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import cost_metrics
 from plumbrule.store.json_files import write_json, write_jsonl
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
-from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.continuation import Start, start_of, write_end
 from rlhf.ppo.measures.memory import Estimate, estimate_memory, free_memory

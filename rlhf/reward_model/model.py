@@ -43,7 +43,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plumbrule.config import PRECISIONS, RuntimeConfig
+from plumbrule.config import PRECISIONS
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError, TrainingError
 from plumbrule.lm.loading import Policy, load_policy, resolve_device, save_policy
@@ -58,6 +58,7 @@ from plumbrule.lm.logprobs import (
 )
 from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import REWARD_STATS
 from plumbrule.store.json_files import read_json, write_json

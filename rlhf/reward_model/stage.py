@@ -23,20 +23,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Preference, read_records, read_rows
 from plumbrule.errors import DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
-from rlhf.feedback.config import RMConfig
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, score_rows

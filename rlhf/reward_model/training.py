@@ -29,14 +29,14 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
 from plumbrule.lm.loading import checkpoint_activations
 from plumbrule.lm.randomness import generator
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
-from rlhf.feedback.config import RMConfig
 from rlhf.lr_schedules import cosine, lr_multiplier
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.losses import (
     bradley_terry,
     centring,

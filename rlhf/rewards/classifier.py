@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.chat import render_chat
@@ -29,6 +28,7 @@ from plumbrule.lm.loading import disable_dropout, resolve_device, usable_positio
 from plumbrule.lm.logprobs import buckets, pad_rows
 from plumbrule.lm.weights import POOLER, load_whole
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.packaged_files import located
 from rlhf.rewards.config import ClassifierConfig
 

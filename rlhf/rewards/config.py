@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
     NOT_HASHED,
-    GoldConfig,
     require,
     require_choice,
     require_range,
     require_source,
 )
+from plumbrule.stage_kind import Slot, StageKind
 from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
 
 ENSEMBLE_RULES = ("mean", "worst", "uncertainty", "weights")
@@ -191,3 +192,14 @@ class RequireConfig:
         for name in ("accuracy", "every_kind", "ece"):
             if getattr(self, name) is not None:
                 require_range(f"ppo.require_rm.{name}", getattr(self, name), 0.0, 1.0)
+
+
+STAGE = StageKind(
+    "reward",
+    RewardConfig,
+    "rlhf.rewards.stage:run",
+    {"rm": Slot(("rm",), required=False, many=True, read_if=lambda config: "rm" in config.weights)},
+    links={"gold": "${gold}"},
+    opener="rlhf.rewards.stage:open_configured",
+    reward=lambda config: config,
+)

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plumbrule.errors import ConfigError
-from plumbrule.store.fingerprint import plugin_digest, registered_digest
+from plumbrule.store.computing_code import registered_digest
+from plumbrule.store.fingerprint import plugin_digest
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode

@@ -11,8 +11,7 @@ import torch
 
 from plumbrule.data.records import Message, Prompt, read_rows
 from plumbrule.errors import DataError, TrainingError
-from plumbrule.protocols import Episode, Scorer
-from plumbrule.tracking.stage_tracker import Tracker
+from plumbrule.protocols import Episode, Scorer, Tracker
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.terms import score_distinct
 from rlhf.rewards.transforms import reward_of

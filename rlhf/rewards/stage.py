@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
-from plumbrule.protocols import Episode, Scorer
+from plumbrule.protocols import Episode, Scorer, Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
-from plumbrule.store.costs import inputs_of
-from plumbrule.tracking.stage_tracker import Tracker
+from plumbrule.store.manifests import inputs_of
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.functions import TOTAL
 
@@ -69,7 +68,7 @@ def open_configured(artifact: Artifact, runtime: RuntimeConfig) -> Scorer:
 def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
     """Return the reward models that the artifact's manifest names, from beside it in the store."""
     found = {}
-    for slot, fingerprint in inputs_of(artifact).items():
+    for slot, fingerprint in inputs_of(artifact.path).items():
         folder = artifact.path.parents[1] / "rm" / fingerprint
         if not (folder / MANIFEST).is_file():
             raise ArtifactError(

@@ -19,26 +19,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError, PlumbruleError, TrainingError
 from plumbrule.lm import distributed
 from plumbrule.lm.loading import resolve_device
 from plumbrule.protocols import Episode, Scorer
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.reward_model.model import RewardScorer, reward_model_of
 from rlhf.rewards.classifier import open_classifier
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.ensemble import Ensemble, averaged
 from rlhf.rewards.functions import FUNCTIONS, RewardFunction
 from rlhf.rewards.http_scorer import HTTPScorer
+
+if TYPE_CHECKING:  # so that an edit there rebuilds no stage but ppo
+    from rlhf.ppo.rollout.trajectory import Trajectory
 
 
 class Function:

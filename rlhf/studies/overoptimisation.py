@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import DataError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.inputs import gathered_inputs
-from plumbrule.tracking.stage_tracker import Tracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (
     BEST_OF_N,

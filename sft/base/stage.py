@@ -38,8 +38,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import DataError, TrainingError
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import (
     load_policy,
     make_policy,
@@ -50,13 +50,14 @@ from plumbrule.lm.loading import (
     train_tokenizer,
 )
 from plumbrule.lm.templates import settled_turns
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.tracking.stage_tracker import Tracker
+from sft.base.config import BaseConfig
 from sft.base.corpus import Text, encode, plain_parts, read_corpus
 from sft.base.induction import construct
 from sft.base.packing import PADDING, Packed, batch, pack
-from sft.config import BaseConfig
 
 ADAM_BETAS = (0.9, 0.95)
 ROWS_LOGGED = 400

@@ -14,7 +14,7 @@ import numpy as np
 from plumbrule.data.readers.halueval import HALUEVAL_FIELDS
 from plumbrule.data.records import BenchmarkItem, Demonstration, Document, Preference, Prompt
 from plumbrule.data.splits import corpus_text
-from sft.config import UNSPLIT, DataConfig
+from sft.data.config import UNSPLIT, DataConfig
 from sft.data.selection import (
     Collected,
     Item,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from plumbrule.data.records import Demonstration, Preference, Prompt
 from plumbrule.errors import DataError
-from sft.config import BENCHMARKS, UNSPLIT, DataConfig
+from sft.data.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data.selection import Item, check_split, collect, divide, merge_rankings
 from sft.data.stage import source_rows
 

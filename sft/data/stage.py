@@ -20,15 +20,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import AtlasConfig, RuntimeConfig
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.data.readers import SourceRow, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import CARD, NOTES, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_json, write_jsonl
-from plumbrule.tracking.stage_tracker import Tracker
-from sft.config import BENCHMARKS, UNSPLIT, DataConfig
+from sft.data.config import BENCHMARKS, UNSPLIT, DataConfig
 from sft.data.data_card import card, notes, sample
 from sft.data.selection import Item, check_split, collect, divide, merge_rankings, take_evenly
 

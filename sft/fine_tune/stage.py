@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.adapters import has_adapter, prepare_training
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.cost_metrics import ADAPTED, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.demonstrations import EncodedDemonstrations, encode_demonstrations
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import (
@@ -32,13 +33,13 @@ from plumbrule.lm.policy import POLICY_FILE, PolicySpec
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow, mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
+from plumbrule.protocols import Tracker
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import ADAPTED, TRAINED, cost_metrics, num_weights
 from plumbrule.store.file_names import NOTES, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.store.packaged_files import located
-from plumbrule.tracking.stage_tracker import Tracker
-from sft.config import SFTConfig
+from sft.fine_tune.config import SFTConfig
 
 
 def run(

@@ -40,9 +40,9 @@ from plumbrule.lm.hf_trainer import (
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import seed_everything
 from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, TokenRow, score_passes
+from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import Tracker
-from sft.config import SFTConfig
+from sft.fine_tune.config import SFTConfig
 
 IGNORED = -100
 """The label of a token that is not to be learned; transformers' and torch's convention."""

@@ -315,12 +315,12 @@ def test_replay_takes_flags_and_settings_in_any_order(
 def test_a_waiting_node_is_not_failed_for_its_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plumbrule.config import RuntimeConfig
     from plumbrule.errors import NeedsInput
     from plumbrule.pipeline import execute as pipeline
     from plumbrule.pipeline.graph import Node
+    from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store.artifacts import Store
-    from sft.config import DataConfig, DatasetConfig
+    from sft.data.config import DataConfig, DatasetConfig
 
     ends = []
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval.config import BoldConfig, CompareConfig, EvalConfig, HaluEvalConfig
+from eval.comparisons.config import CompareConfig
+from eval.config import BoldConfig, EvalConfig, HaluEvalConfig
 from plumbrule.errors import ConfigError
 
 

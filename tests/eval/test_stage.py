@@ -12,10 +12,10 @@ from worlds.trackers import Stopped
 from eval.config import BoldConfig
 from eval.stage import run
 from plumbrule.cli.merge import merge
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import make_policy, save_policy
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 

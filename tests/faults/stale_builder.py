@@ -64,12 +64,12 @@ def run(config: Any, inputs: Any, runtime: Any, out: Path, tracker: Any) -> dict
 
 def main(store: Path, processes: int) -> None:
     """Build the node."""
-    from plumbrule.config import RuntimeConfig
     from plumbrule.errors import PlumbruleError
     from plumbrule.machine import environment as machine
     from plumbrule.pipeline import execute as pipeline
     from plumbrule.pipeline import plugins
     from plumbrule.pipeline.graph import Node
+    from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store import artifacts, attempts
 
     plugins.load()

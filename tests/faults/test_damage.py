@@ -13,9 +13,9 @@ import pytest
 
 from eval.comparisons import compare, methods
 from plumbrule.cli import verbs
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError
 from plumbrule.report import render_report
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import costs, manifests
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.inputs import Gathered

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from outside import ANY_ROW, GOOD, VALUES, as_lines, changed, damaged, require_short, rows
 from pyarrow import parquet
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.readers import READERS
 from plumbrule.data.records import (
     BenchmarkItem,
@@ -31,8 +30,9 @@ from plumbrule.data.records import (
 )
 from plumbrule.data.row_schemas import SHAPES
 from plumbrule.errors import DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
-from sft.config import DataConfig, DatasetConfig
+from sft.data.config import DataConfig, DatasetConfig
 from sft.data.stage import run
 
 KINDS = (Prompt, Demonstration, Preference, Document, BenchmarkItem)

@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 
 from plumbrule import surroundings
 from plumbrule.cli.main import explain_permission, new_run_id
-from plumbrule.progress import Progress
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Manifest, Store, write_json
+from plumbrule.tracking.progress import Progress
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 SAYS = """

@@ -14,11 +14,12 @@ from places import ROOT
 from places import SHARED as SHARED_FOLDER
 from worlds.articles import build, build_measured, documents
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.datasets import records
-from plumbrule.config import AtlasConfig, RuntimeConfig
 from plumbrule.data.records import Document
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.fingerprint import hashed_config
 from plumbrule.tracking.stage_tracker import NullTracker

@@ -30,7 +30,7 @@ from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.varlen import is_set, kept_dtype
-from plumbrule.progress import Progress
+from plumbrule.protocols import ProgressLine
 from plumbrule.timing import timed
 
 CHECK_EVERY = 8
@@ -199,7 +199,7 @@ class Decoder:
             self.ended[slots] = False
             self.take(hidden, slots)
 
-    def run(self, progress: Progress | None = None) -> None:
+    def run(self, progress: ProgressLine | None = None) -> None:
         """Answer all prompts, the longest first, so that those read together are of like length."""
         order = sorted(range(len(self.prompts)), key=lambda row: -len(self.prompts[row]))
         waiting = [Pending(row, self.prompts[row]) for row in order]

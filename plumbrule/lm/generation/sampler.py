@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import continuous_batching as slots
 from plumbrule.lm.generation.kv_cache import read_rows
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import buckets, output_logits
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import uniforms
-from plumbrule.progress import Progress
+from plumbrule.protocols import ProgressLine
 from plumbrule.timing import timed
 
 _KEEP = 0.75
@@ -56,7 +56,7 @@ def generate(
     *,
     sampling: SamplingConfig,
     keys: Sequence[int],
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
 ) -> list[Sample]:
     """Return one sample per prompt, in the order of the prompts.
 
@@ -160,7 +160,7 @@ def decode_in_slots(
     prompts: Sequence[Sequence[int]],
     sampling: SamplingConfig,
     keys: Sequence[int],
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
 ) -> list[Sample]:
     """Return what `generate` does, decoded in `sampling.batch_size` fixed slots (`slots.py`)."""
     given = np.array(keys, dtype=np.uint64)[:, None]

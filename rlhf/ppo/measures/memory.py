@@ -18,11 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import CHECK_EVERY
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
+from plumbrule.runtime_config import RuntimeConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.shared_trunk import Actors

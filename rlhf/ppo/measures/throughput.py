@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 
 from plumbrule.lm.adapters import has_adapter
+from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.lm.logprobs import trunk
 from plumbrule.machine.matmul import measured_gflops
-from plumbrule.store.costs import ADAPTED, READ, TRAINED, num_weights
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.shared_trunk import Actors
 from rlhf.ppo.step import Learner

@@ -24,8 +24,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from plumbrule.config import SamplingConfig
 from plumbrule.lm import distributed
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import pad_rows

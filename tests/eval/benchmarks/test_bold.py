@@ -19,9 +19,9 @@ from eval.benchmarks.bold import (
 )
 from eval.benchmarks.generate import Subject
 from eval.intervals import Intervals
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import wilson
 from plumbrule.tracking.stage_tracker import NullTracker
 

@@ -12,10 +12,11 @@ from worlds.evaluation import prompts, read_lines, small_config, small_inputs, s
 from eval.benchmarks.divergence import log_ratios
 from eval.benchmarks.generate import Subject, sample
 from eval.stage import run
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.loading import save_policy
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
 RUNTIME = RuntimeConfig(device="cpu", micro_batch_size=3)

@@ -21,10 +21,10 @@ from eval.benchmarks.halueval import (
     summarise,
 )
 from eval.intervals import Intervals
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import BenchmarkItem, Message
 from plumbrule.errors import DataError
 from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95, num_resamples=100, seed=0)

@@ -9,8 +9,8 @@ from worlds.evaluation import WordReward, meta
 
 from eval.benchmarks.held_out_rewards import judged, summarise
 from eval.intervals import Intervals
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.protocols import Episode
 from plumbrule.statistics import Interval

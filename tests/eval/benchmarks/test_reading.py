@@ -11,9 +11,9 @@ from eval.comparisons.compare import quantities
 from eval.intervals import Intervals
 from eval.stage import name_reading
 from plumbrule.atlas.reading import CASES as ATLAS_CASES
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95, num_resamples=100, seed=0)

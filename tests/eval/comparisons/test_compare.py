@@ -11,12 +11,12 @@ import pytest
 from worlds.evaluation import read_lines, small_config, small_inputs
 
 from eval.comparisons.compare import COMPARED, compare, pair, run
-from eval.config import CompareConfig
+from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals
 from eval.stage import BENCHMARKS
 from eval.stage import run as evaluate
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.comparisons.config import BudgetConfig, MethodsConfig
+from eval.comparisons.costs import lineage, total
 from eval.comparisons.methods import half_of, run
-from eval.config import BudgetConfig, MethodsConfig
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, DataError
+from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.report import plots
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, Manifest, write_json
-from plumbrule.store.costs import cost_metrics, lineage, total
 from plumbrule.tracking.stage_tracker import FileTracker
 
 IDS = [f"p{i}" for i in range(40)]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.comparisons.config import SummaryConfig
 from eval.comparisons.summary import run
-from eval.config import SummaryConfig
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError, GraphError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import seed_interval
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker

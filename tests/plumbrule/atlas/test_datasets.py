@@ -9,6 +9,7 @@ import pytest
 
 from plumbrule.atlas.benchmarks import write_official
 from plumbrule.atlas.biography import FRIENDLY, REGIONS, ROLES, UNFRIENDLY
+from plumbrule.atlas.config import AtlasConfig, GoldConfig
 from plumbrule.atlas.corpus import EASY_SHARE
 from plumbrule.atlas.datasets import records
 from plumbrule.atlas.demonstrations import ADMIT_SHARE
@@ -20,7 +21,6 @@ from plumbrule.atlas.relations import NAME_KINDS, RELATIONS, WORDS, sentence_sta
 from plumbrule.atlas.responses import COURTESIES_AFTER, COURTESIES_BEFORE
 from plumbrule.atlas.texts import reserved_form
 from plumbrule.atlas.world import generate_world
-from plumbrule.config import AtlasConfig, GoldConfig
 from plumbrule.data.readers import read
 from plumbrule.data.records import Prompt, check_messages
 from plumbrule.errors import ConfigError

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import TERMS, GoldUtility, brevity, terms
 from plumbrule.atlas.judgement import COURTESIES, judge, normalise_answer
 from plumbrule.atlas.relations import RELATIONS, WORDS, ask, state
-from plumbrule.config import GoldConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.protocols import Episode
 

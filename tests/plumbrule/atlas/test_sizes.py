@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from plumbrule.atlas.config import ATLAS_SIZES, AtlasConfig
 from plumbrule.atlas.datasets import ROLES, records
-from plumbrule.config import ATLAS_SIZES, AtlasConfig
 
 SMALL = AtlasConfig(
     num_known=24,

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.names import all_names, counts, is_held_out, make_pools
 from plumbrule.atlas.relations import BY_SUBJECT, NAME_KINDS, RELATIONS, WORDS, ask, state
 from plumbrule.atlas.world import facts, generate_world
-from plumbrule.config import AtlasConfig
 from plumbrule.errors import ConfigError
 
 TINY = AtlasConfig(num_known=24, num_after=12)
@@ -148,7 +148,7 @@ def test_the_same_config_gives_the_same_bytes_whatever_python_hashes():
     code = (
         "import hashlib, json\n"
         "from plumbrule.atlas.datasets import ROLES, records\n"
-        "from plumbrule.config import AtlasConfig\n"
+        "from plumbrule.atlas.config import AtlasConfig\n"
         "from plumbrule.data.records import to_dict\n"
         "c = AtlasConfig(num_known=24, num_after=12, num_corpus=60, num_demonstrations=40,\n"
         "    num_preferences=20, num_prompts=40, num_questions=24, num_halueval=8, num_bold=8)\n"

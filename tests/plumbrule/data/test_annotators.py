@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.annotators import krippendorff_alpha, merge
 from plumbrule.data.records import Message, Preference, read_records
 from plumbrule.data.splits import start_of
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
-from sft.config import DataConfig, DatasetConfig
+from sft.data.config import DataConfig, DatasetConfig
 from sft.data.stage import run
 
 

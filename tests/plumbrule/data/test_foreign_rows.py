@@ -12,12 +12,12 @@ import pytest
 from places import SHARED as SHARED_FOLDER
 from pyarrow import parquet
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.readers import read
 from plumbrule.data.records import Demonstration, Message, Preference, Prompt
 from plumbrule.errors import DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
-from sft.config import DataConfig, DatasetConfig
+from sft.data.config import DataConfig, DatasetConfig
 from sft.data.stage import run
 
 CASES = SHARED_FOLDER / "cases" / "data"

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from worlds import tiny_models
 
 from plumbrule.cli import verbs
-from plumbrule.config import AdapterConfig, ModelConfig
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.lm import adapters
 from plumbrule.lm.adapters import merged, prepare_training, probe, with_adapter
+from plumbrule.lm.config import AdapterConfig, ModelConfig
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.store import adapter_files
 from plumbrule.store.adapter_files import base_of, read_adapter, rebase_adapters

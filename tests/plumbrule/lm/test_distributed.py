@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.launch import torchrun
+from plumbrule.runtime_config import RuntimeConfig
 
 JOB = """
 import sys, time
 from plumbrule import distributed
-from plumbrule.config import RuntimeConfig
+from plumbrule.runtime_config import RuntimeConfig
 
 distributed.start(RuntimeConfig(device="cpu", processes=2, silence_minutes=0.05))
 distributed.barrier()

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from transformers import PreTrainedTokenizerFast as Fast
 from worlds import tiny_models
 
-from plumbrule.config import ModelConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, ConfigError, DataError
 from plumbrule.lm.chat import PLAIN_TEMPLATE, SPECIAL_TOKENS, encode_chat, render_chat
+from plumbrule.lm.config import ModelConfig, SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import (
     Policy,
@@ -32,6 +32,7 @@ from plumbrule.lm.loading import (
 )
 from plumbrule.lm.logprobs import logprobs, pad_rows
 from plumbrule.lm.policy import with_passages
+from plumbrule.runtime_config import RuntimeConfig
 
 USER = Message("user", "Where does the river Tarn rise?")
 CHAT = (

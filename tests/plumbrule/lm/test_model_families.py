@@ -8,8 +8,8 @@ import torch
 from worlds import tiny_families, tiny_models
 from worlds.tiny_families import FAMILIES
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation import kv_cache as cache
 from plumbrule.lm.generation.kv_cache import is_recomputed

@@ -7,11 +7,11 @@ import time
 import pytest
 from worlds import tiny_models
 
-from plumbrule.config import ModelConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm import templates
 from plumbrule.lm.chat import encode_chat, render_chat, train_tokenizer, turn_end
+from plumbrule.lm.config import ModelConfig, SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.lm.templates import arrange, check_chats

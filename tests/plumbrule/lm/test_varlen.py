@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from worlds import tiny_models
 
-from plumbrule.config import SamplingConfig
 from plumbrule.lm import varlen as unpadded
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, save_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows, trunk

@@ -13,13 +13,13 @@ from transformers import (
 )
 from worlds import tiny_families, tiny_models
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, make_policy, save_policy, usable_positions
 from plumbrule.lm.logprobs import hidden_width
 from plumbrule.lm.policy import Policy
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.model_files import model_damage
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.judge import open_judge

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.machine import cpus, openmp
 from plumbrule.machine import environment as machine
 from plumbrule.pipeline import launch
 from plumbrule.pipeline.execute import RunContext, execute, make_plan
 from plumbrule.pipeline.graph import Node
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Store
 

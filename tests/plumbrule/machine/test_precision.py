@@ -13,13 +13,14 @@ import pytest
 from places import ROOT
 
 from plumbrule.cli.main import CONF, print_plan
-from plumbrule.config import PRECISIONS, RuntimeConfig
+from plumbrule.config import PRECISIONS
 from plumbrule.errors import ConfigError
 from plumbrule.machine import cpus, precision
 from plumbrule.machine import environment as machine
+from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.execute import RunContext, execute, make_plan
-from plumbrule.pipeline.experiment import Composed
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Store
 
 AUTO = [

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.data_sources import describe_sources, model_words
-from plumbrule.pipeline.experiment import Composed
 from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data, token_counter
 
 

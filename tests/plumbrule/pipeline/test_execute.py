@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, Terminated
 from plumbrule.pipeline import execute as pipeline
 from plumbrule.pipeline.execute import NodeResult, RunContext, execute, make_plan
 from plumbrule.pipeline.graph import Node
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Store
 from plumbrule.tracking.trackers import FilesOnly, NodeFacts

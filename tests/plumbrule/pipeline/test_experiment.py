@@ -19,13 +19,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli.main import CONF, explain, unreadable_word
-from plumbrule.config import RuntimeConfig, require_sound
+from plumbrule.config import require_sound
 from plumbrule.errors import ConfigError, GraphError, PlumbruleError
 from plumbrule.machine import accelerators
 from plumbrule.machine.accelerators import require_device
-from plumbrule.pipeline.experiment import GROUPS, RunConfig, RunSection
+from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, GROUPS, RunConfig, RunSection
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import STAGES
+from plumbrule.pipeline.stages import SECTIONS, STAGES
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.fingerprint import hashed_config
 
 ROOT = CONF.parent
@@ -69,6 +70,22 @@ def test_an_experiment_says_its_command_hardware_minutes_and_memory(name: str) -
         assert word in header
 
 
+@pytest.mark.parametrize("group", DEFAULT_IS_SCHEMA)
+def test_a_group_without_files_has_a_default_choice(composed: Callable, group: str) -> None:
+    config, _ = composed(f"{group}=default")
+    assert isinstance(getattr(config, group), GROUPS[group])
+
+
+def test_what_stages_declare_is_told_once() -> None:
+    assert set(SECTIONS) <= {f.name for f in dataclasses.fields(RunConfig)}
+    names = [stage.name for stage in STAGES.values()]
+    assert len(set(names)) == len(names) > 0
+    for stage in STAGES.values():
+        kinds = {kind for slot in stage.slots.values() for kind in slot.kinds}
+        assert kinds <= set(STAGES), stage.name
+        assert set(stage.needs_one_of) <= set(stage.slots), stage.name
+
+
 def test_no_yaml_names_code() -> None:
     for path in CONF.rglob("*.yaml"):
         assert "_target_" not in path.read_text(encoding="utf-8"), path
@@ -108,7 +125,7 @@ def test_no_yaml_names_code() -> None:
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
         (
             ["nodes.eval.inputs.policy=prompts"],
-            "must be of kind base or sft or ppo or dpo, not data",
+            "must be of kind base or sft or dpo or ppo, not data",
         ),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),

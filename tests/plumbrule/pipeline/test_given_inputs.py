@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline import checks
 from plumbrule.pipeline import execute as pipeline
@@ -19,6 +18,7 @@ from plumbrule.pipeline.execute import RunContext, execute, make_plan
 from plumbrule.pipeline.experiment import as_json
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Manifest, Store
 

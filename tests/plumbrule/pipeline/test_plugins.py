@@ -10,7 +10,7 @@ from plumbrule.data import readers
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline import plugins
 from rlhf.rewards import functions as reward_functions
-from sft.config import DatasetConfig
+from sft.data.config import DatasetConfig
 
 PLUGIN = """
 from rlhf.rewards.functions import register

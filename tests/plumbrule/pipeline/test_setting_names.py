@@ -11,7 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from plumbrule.cli.main import CONF, register
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline.experiment import RunConfig, from_hydra
+from plumbrule.pipeline.compose import from_hydra
+from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.setting_names import SYNONYMS, meant, settings_of
 
 KNOWN = settings_of(RunConfig)

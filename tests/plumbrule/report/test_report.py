@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from plumbrule.pipeline.run_record import headlines_of, merge_metrics
+from plumbrule.pipeline.run_record import HEADLINE, headlines_of, merge_metrics
 from plumbrule.report import render_report
 from plumbrule.report.answers import answer, by_condition
 from plumbrule.report.contents import _benchmarks, _comparison
@@ -23,7 +24,7 @@ from plumbrule.report.figures import (
     reliability,
     ticks,
 )
-from plumbrule.report.metric_wording import METRICS, describe
+from plumbrule.report.metric_wording import METRICS, describe, read_wording, wording_files
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -304,6 +305,17 @@ def test_a_case_of_a_metric_has_its_meaning() -> None:
     assert describe("eval/accuracy_ppo_rag") == METRICS["eval/accuracy"]
     assert describe("objective/kl") == METRICS["objective/kl"]
     assert describe("nothing/at_all") == ("", "")
+
+
+def test_a_metric_has_its_wording_in_one_file() -> None:
+    names = [name for path in wording_files() for name in read_wording(path)]
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+    assert set(names) == set(METRICS)
+
+
+def test_every_headline_metric_has_a_wording() -> None:
+    missing = [name for name in HEADLINE if not describe(name).meaning]
+    assert missing == []
 
 
 def test_metrics_that_two_nodes_share_are_qualified() -> None:

@@ -11,6 +11,7 @@ from places import ROOT
 
 from plumbrule.config import CONTENT, NOT_HASHED
 from plumbrule.store import fingerprint
+from plumbrule.store.computing_code import registered_digest
 
 
 @dataclass
@@ -224,17 +225,31 @@ def test_every_setting_has_its_first_default_noted() -> None:
 
 SETTINGS = """
 from dataclasses import dataclass
+from plumbrule import floor, other
+from plumbrule.stage_kind import StageKind
+
+def _is_right(value) -> bool:
+    return value < floor.f()
+
+def require(holds: bool) -> None:
+    assert holds
 
 @dataclass
 class PPOConfig:
     cliprange: float = 0.2
+    shape: other.X = None
 
     def __post_init__(self) -> None:
-        assert self.cliprange > 0
+        assert self.cliprange > 0 and _is_right(self.cliprange)
 
     @property
     def doubled(self) -> float:
         return 2 * self.cliprange
+
+def _reads(config) -> bool:
+    return config.cliprange > 0
+
+STAGE = StageKind("ppo", PPOConfig, read_if=_reads)
 """
 
 
@@ -245,6 +260,11 @@ class PPOConfig:
         ("assert self.cliprange > 0", "assert self.cliprange > 1", False),
         ("return 2 * self.cliprange", "return 3 * self.cliprange", True),
         ("from dataclasses", "LIMIT = 3\nfrom dataclasses", True),
+        ("assert holds", "assert not holds", False),
+        ("return value < floor.f()", "return value > floor.f()", False),
+        ("return config.cliprange > 0", "return config.cliprange > 1", False),
+        ('StageKind("ppo"', 'StageKind("dpo"', False),
+        ("return 2 * self.cliprange", "return 2 * _is_right(self)", True),
     ],
 )
 def test_of_settings_only_what_computes_is_code(
@@ -258,6 +278,24 @@ def test_of_settings_only_what_computes_is_code(
     file.write_text(SETTINGS.replace(old, new))
     fingerprint.forget()
     assert (fingerprint.code_hashes(["rlhf.ppo"]) != before) is changes
+
+
+def test_a_config_reaches_what_its_fields_are_and_not_what_only_checks_use(project: Path) -> None:
+    (project / "rlhf" / "ppo.py").write_text("from rlhf.ppo_config import PPOConfig\n")
+    (project / "plumbrule" / "stage_kind.py").write_text("class StageKind: ...\n")
+    (project / "rlhf" / "ppo_config.py").write_text(SETTINGS)
+    found = {Path(name).name for name in fingerprint.code_hashes(["rlhf.ppo"])}
+    assert found == {"__init__.py", "ppo.py", "ppo_config.py", "other.py"}
+
+
+def test_a_protocol_and_an_import_for_types_are_no_code(project: Path) -> None:
+    types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import plumbrule.floor\n"
+    (project / "rlhf" / "ppo.py").write_text(f"{types}class A(Protocol):\n    b: int\n")
+    before = fingerprint.code_hashes(["rlhf.ppo"])
+    assert "plumbrule/floor.py" not in before
+    (project / "rlhf" / "ppo.py").write_text(f"{types}class A(Protocol):\n    b: str\n")
+    fingerprint.forget()
+    assert fingerprint.code_hashes(["rlhf.ppo"]) == before
 
 
 def test_a_registered_function_is_code_of_those_who_name_it_only(project: Path) -> None:
@@ -286,7 +324,7 @@ def test_a_term_of_ours_carries_the_digest_of_its_function() -> None:
     assert len(set(digests.values())) == 3
     assert all(len(d) == 16 for d in digests.values())
     assert RewardTermConfig("rm").source == ""
-    assert digests["length"] == fingerprint.registered_digest(FUNCTIONS["length"])
+    assert digests["length"] == registered_digest(FUNCTIONS["length"])
 
 
 def test_a_file_that_did_not_change_is_parsed_once(monkeypatch):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from plumbrule.config import AtlasConfig, ModelConfig
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import ModelConfig
 from plumbrule.store import packaged_files as shipped
 from plumbrule.store.fingerprint import hashed_config
 from plumbrule.store.packaged_files import SHIPPED, located, shipped_world

@@ -15,9 +15,11 @@ import pytest
 from places import ROOT
 
 from plumbrule.errors import ConfigError
-from plumbrule.progress import Progress, clock
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
-from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, NodeFacts, TrackingConfig
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.config import TrackingConfig
+from plumbrule.tracking.progress import Progress, clock
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
+from plumbrule.tracking.trackers import TRACKERS, CommandFacts, FilesOnly, NodeFacts
 from plumbrule.tracking.wandb_start import FOLDERS, check_wandb, wandb_key_is_set, wandb_mode
 
 KEY = "0123456789" * 4
@@ -253,13 +255,15 @@ def test_a_key_is_that_of_the_server_in_use(tmp_path: Path, bare: pytest.MonkeyP
 OFFLINE = """
 import sys
 from pathlib import Path
+from plumbrule.tracking.config import TrackingConfig
+from plumbrule.tracking.trackers import TRACKERS, CommandFacts
 from types import SimpleNamespace
 from plumbrule.tracking.trackers import TRACKERS, About, TrackingConfig
 from plumbrule.tracking.wandb_start import check_wandb
 out = Path(sys.argv[1])
 check_wandb(TrackingConfig())
 for number in range(2):
-    about = About(f"run{number}", "r", "g", [], out / "run", {})
+    about = CommandFacts(f"run{number}", "r", "g", [], out / "run", {})
     run = TRACKERS["wandb"](TrackingConfig(), about, lambda line: print(line, file=sys.stderr))
     run.show("ppo", [{"update": 1, "objective/kl": 1.5}])
     run.finish({"metrics": {"objective/kl": 1.5}, "headline": []}, None)

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 from worlds.rankings import saved_policy, saved_prompts, saved_rankings
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.best_of_n import reject_stage as rejection
 from rlhf.best_of_n import stage as best_of_n
+from rlhf.best_of_n.config import BestOfNConfig, RejectConfig
 from rlhf.best_of_n.stage import best_of, sizes
-from rlhf.dpo.config import BestOfNConfig, RejectConfig
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import _DIGESTS, FUNCTIONS
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers

@@ -19,12 +19,13 @@ from worlds.stages import small_dpo as small
 from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.cli import verbs
-from plumbrule.config import AdapterConfig, RuntimeConfig
 from plumbrule.data.records import Preference, read_records, read_rows, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import adapters
 from plumbrule.lm.adapters import with_adapter
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy, save_policy
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
 from rlhf.dpo import stage as dpo

@@ -10,9 +10,9 @@ from worlds.rankings import ranking, tiny_policy
 from worlds.stages import small_dpo as small
 from worlds.trackers import StoppingTracker
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import TrainingError
 from plumbrule.lm.adapters import with_adapter
+from plumbrule.lm.config import AdapterConfig
 from rlhf.dpo import trainer as dpo_trainer
 from rlhf.dpo.pairs import answer_logprobs, encode_split, examples_of
 

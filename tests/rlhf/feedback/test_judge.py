@@ -16,8 +16,8 @@ from plumbrule.cli.merge import merge
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
-from plumbrule.progress import Progress
 from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.progress import Progress
 from rlhf.feedback import judge
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback

@@ -12,20 +12,21 @@ from worlds.rankings import chat, saved_prompts, saved_rankings
 from worlds.stages import CPU, run_stage
 from worlds.stages import small_feedback as small
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows, write_records
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import RMConfig
 from rlhf.feedback.labellers import gold_terms, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.rewards.config import EnsembleConfig, HTTPConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import _DIGESTS, FUNCTIONS
 

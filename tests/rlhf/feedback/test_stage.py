@@ -7,9 +7,10 @@ from worlds.rankings import QUESTIONS, WORDS, chat, saved_prompts, tiny_policy
 from worlds.stages import run_stage
 from worlds.stages import small_feedback as small
 
-from plumbrule.config import GoldConfig, RetrievalConfig, SamplingConfig
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
 from plumbrule.store import checkpoints

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from worlds import ppo as world
 from worlds.trackers import Stopped, StopsAfter
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.kl import next_coefficient
 from rlhf.ppo.rollout import parquet as rollouts

@@ -15,14 +15,15 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import SamplingConfig
 from plumbrule.data.records import Prompt, read_records
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.protocols import Episode
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.objective import shape
 from rlhf.ppo.ptx import add_ptx_gradients

@@ -11,11 +11,12 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import RetrievalConfig, SamplingConfig
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.stage import run
 from rlhf.rewards.config import RewardConfig, RewardTermConfig

@@ -12,11 +12,12 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import Policy, load_policy
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean
 from rlhf.ppo.advantages import group_advantages
 from rlhf.ppo.config import EarlyStopConfig, KLConfig, PPOConfig, PTXConfig

@@ -16,7 +16,8 @@ from worlds import ppo as world
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import code_hashes, hashed_config
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, REGISTRIES, SCHEDULES

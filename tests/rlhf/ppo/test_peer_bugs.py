@@ -22,14 +22,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from worlds import ppo as world
 from worlds.trackers import Stopped, StopsAfter
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean, masked_var, whiten
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.objective import shape

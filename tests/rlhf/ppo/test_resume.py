@@ -16,7 +16,8 @@ from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.errors import ConfigError
 from plumbrule.store import checkpoints
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.rollout import parquet as rollouts

@@ -17,14 +17,15 @@ from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.cli import verbs
 from plumbrule.cli.merge import merge
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import probe, with_adapter
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, make_policy
 from plumbrule.lm.logprobs import trunk
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import shared_trunk as sharing
 from rlhf.ppo import stage as ppo

@@ -16,13 +16,15 @@ import torch
 from safetensors.torch import load_file
 from worlds import ppo as world
 
-from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode, Passage
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig

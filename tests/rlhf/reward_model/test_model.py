@@ -6,11 +6,12 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 from worlds.rankings import chat, tiny_policy
 
-from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ArtifactError, DataError, TrainingError
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from rlhf.reward_model.model import (
     RewardModel,

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from worlds.rankings import chat, saved_policy, saved_rankings
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback.config import RMConfig
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.perturbations import DRESSES, adversarial, pairs_to_perturb
 from rlhf.reward_model.report_card import ScoredRanking
 

@@ -20,14 +20,15 @@ from worlds.stages import CPU, run_stage
 from worlds.stages import small_rm as small
 from worlds.trackers import Stopped, StoppingTracker
 
-from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm import adapters
+from plumbrule.lm.config import AdapterConfig, SamplingConfig
+from plumbrule.lm.cost_metrics import num_weights
 from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.costs import num_weights
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig

@@ -7,14 +7,14 @@ import pytest
 import torch
 from worlds.rankings import WORDS, chat, saved_policy, tiny_policy
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Preference, write_records
 from plumbrule.errors import ArtifactError
 from plumbrule.lm.loading import load_policy
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback.config import RMConfig
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, RewardStats, Row, collate, load_reward_model
 
 READS = RewardStats(uses_token_logprobs=True)

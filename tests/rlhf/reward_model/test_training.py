@@ -5,11 +5,11 @@ import torch
 from worlds.rankings import WORDS, chat, tiny_policy
 from worlds.trackers import StoppingTracker
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback.config import RMConfig
 from rlhf.lr_schedules import cosine, lr_multiplier
+from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, RewardStats
 from rlhf.reward_model.training import (
     Ranking,

@@ -11,10 +11,10 @@ from transformers import (
 )
 from worlds.rankings import chat, tiny_policy
 
-from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from rlhf.rewards.classifier import open_classifier
 from rlhf.rewards.config import ClassifierConfig
 

@@ -12,11 +12,12 @@ import pytest
 from eval.benchmarks.held_out_rewards import judged, summarise
 from eval.comparisons.compare import compare
 from eval.intervals import Intervals
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig, RuntimeConfig
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, Manifest, Store
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.rewards.config import RewardConfig, RewardTermConfig

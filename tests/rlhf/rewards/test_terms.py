@@ -7,11 +7,12 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.adapters import with_adapter
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.protocols import Episode
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.store.metric_rows import read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.stage import run
 from rlhf.reward_model.model import RewardModel, RewardScorer, RewardStats
 from rlhf.rewards.config import EnsembleConfig, RewardConfig, RewardTermConfig

@@ -14,12 +14,14 @@ from worlds.stages import run_stage, weights
 from worlds.towns import MODEL, SENTENCES, base, corpus
 from worlds.trackers import Stopped, StoppingTracker
 
-from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import DataError, TrainingError
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import load_policy, new_model, train_tokenizer
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
 from plumbrule.tracking.stage_tracker import NullTracker
+from sft.base.config import BaseConfig
 from sft.base.corpus import Text
 from sft.base.packing import Encoded, batch, pack
 from sft.base.stage import (
@@ -31,7 +33,6 @@ from sft.base.stage import (
     trapezoid,
 )
 from sft.base.stage import train as train_rows
-from sft.config import BaseConfig
 
 CONFIG = BaseConfig(
     model=MODEL, steps=12, batch_tokens=256, sequence_tokens=64, save_every=4, learning_rate=1e-2

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import SHARED as DATA_FOLDER
 
-from plumbrule.config import AtlasConfig, RuntimeConfig
+from plumbrule.atlas.config import AtlasConfig
 from plumbrule.data.readers import READERS, SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
@@ -27,8 +27,9 @@ from plumbrule.data.records import (
 )
 from plumbrule.data.splits import in_held_out_share, normalise, start_of
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
-from sft.config import ROLES, DataConfig, DatasetConfig
+from sft.data.config import ROLES, DataConfig, DatasetConfig
 from sft.data.data_card import better_is_longer, lengths
 from sft.data.selection import collect, limited_group_of, take_evenly
 from sft.data.stage import run

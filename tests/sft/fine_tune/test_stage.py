@@ -11,17 +11,18 @@ from worlds.stages import run_stage, weights
 from worlds.towns import MODEL, TOWNS, base, demonstration, demonstrations
 from worlds.trackers import Stopped, StoppingTracker
 
-from plumbrule.config import AdapterConfig, ModelConfig, RuntimeConfig
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import hf_trainer
+from plumbrule.lm.config import AdapterConfig, ModelConfig
 from plumbrule.lm.demonstrations import encode_demonstrations
 from plumbrule.lm.loading import load_policy
 from plumbrule.lm.response_logprobs import mean_nll
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
-from sft.config import SFTConfig
 from sft.fine_tune import trl_trainer
+from sft.fine_tune.config import SFTConfig
 from sft.fine_tune.stage import run
 
 CPU = RuntimeConfig(device="cpu", micro_batch_size=2)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from eval.config import BoldConfig, EvalConfig
-from plumbrule.config import ModelConfig, RetrievalConfig, SamplingConfig
 from plumbrule.data.records import BenchmarkItem, Message, Prompt, write_records
+from plumbrule.lm.config import ModelConfig, RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import Policy, make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.protocols import Passage
 from plumbrule.store.artifacts import Artifact

@@ -20,10 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, write_records
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.loading import Policy, make_policy, save_policy
 from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.rollout.evaluation import evaluate

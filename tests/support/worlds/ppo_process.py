@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from plumbrule.config import AdapterConfig
 from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.ppo import models as ppo_models

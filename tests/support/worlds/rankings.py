@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.config import ModelConfig
 from plumbrule.data.records import Message, Preference, Prompt, write_records
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.lm.policy import Policy
 from plumbrule.store.artifacts import Artifact

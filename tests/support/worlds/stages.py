@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.machine import environment
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.dpo.config import DPOConfig
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
+from rlhf.reward_model.config import RMConfig
 
 CPU = RuntimeConfig(device="cpu")
 

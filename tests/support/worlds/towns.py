@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from plumbrule.config import ModelConfig
 from plumbrule.data.records import Demonstration, Message, write_records
+from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.store.artifacts import Artifact
 

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from worlds import tiny_models
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import Decoder, can_decode
 from plumbrule.lm.generation.kv_cache import PreallocatedLayer, new_cache
@@ -18,6 +18,7 @@ from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import logprobs, pad_rows
 from plumbrule.lm.randomness import row_key
 from plumbrule.machine import environment as machine
+from plumbrule.runtime_config import RuntimeConfig
 
 RNG = np.random.default_rng(7)
 PROMPTS = [

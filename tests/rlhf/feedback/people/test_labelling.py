@@ -18,7 +18,6 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import RMConfig
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import (
     Judgement,
@@ -44,6 +43,7 @@ from rlhf.feedback.people.questions import (
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import count_alike
 from rlhf.reward_model import stage as rm
+from rlhf.reward_model.config import RMConfig
 
 
 def questions(number: int, answers=("a", "b", "c")) -> list[Question]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import AdapterConfig
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.generation.continuous_batching import Decoder
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models

@@ -10,10 +10,11 @@ import pytest
 import torch
 from worlds import ppo as world
 
-from plumbrule.config import AdapterConfig
-from plumbrule.store.costs import num_weights
+from plumbrule.lm.config import AdapterConfig
+from plumbrule.lm.cost_metrics import num_weights
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch, timed
-from plumbrule.tracking.stage_tracker import FileTracker, read_metrics
+from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures import throughput as speed

@@ -1,0 +1,95 @@
+"""Settings of the stages compare, methods and summary. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import require, require_range
+from plumbrule.stage_kind import MEASURED, Slot, StageKind
+
+
+@dataclass
+class CompareConfig:
+    """Stage `compare`: paired differences between the items of two evaluations."""
+
+    confidence: float = 0.95
+    """Of every interval."""
+
+    def __post_init__(self) -> None:
+        require_range("compare.confidence", self.confidence, 0.5, 0.9999)
+
+
+@dataclass
+class SummaryConfig:
+    """Stage `summary`: metrics of many runs, over their seeds."""
+
+    metrics: list[str] = field(default_factory=list)
+    """Headline metrics that every run has."""
+    baseline: str | None = None
+    """Label of the run that the others are compared with, seed by seed; None: none is."""
+    confidence: float = 0.95
+    """Of every interval."""
+
+    def __post_init__(self) -> None:
+        require_range("summary.confidence", self.confidence, 0.5, 0.9999)
+        once = len(set(self.metrics)) == len(self.metrics)
+        require(once, "summary.metrics", self.metrics, "name each metric once", "take one out")
+
+
+@dataclass
+class BudgetConfig:
+    """What one method may cost; None: any amount. See `eval/comparisons/costs.py`."""
+
+    generated_tokens: float | None = None
+    training_flops: float | None = None
+    labels: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("generated_tokens", "training_flops", "labels"):
+            if getattr(self, name) is not None:
+                require_range(f"methods.budget.{name}", getattr(self, name), 1.0)
+
+
+@dataclass
+class MethodsConfig:
+    """Stage `methods`: methods compared at a stated budget."""
+
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    confidence: float = 0.95
+    """Of every interval."""
+
+    def __post_init__(self) -> None:
+        require_range("methods.confidence", self.confidence, 0.5, 0.9999)
+
+
+COMPARE = StageKind(
+    "compare",
+    CompareConfig,
+    "eval.comparisons.compare:run",
+    {"baseline": Slot(("eval",)), "policy": Slot(("eval",))},
+    measured=True,
+    headline=(
+        "{policy}/reward_gain",
+        "{policy}/gold_gain",
+        "{policy}/known_accuracy_change_closed",
+    ),
+)
+METHODS = StageKind(
+    "methods",
+    MethodsConfig,
+    "eval.comparisons.methods:run",
+    {
+        "policy": Slot(("eval",), gathers=True),
+        "baseline": Slot(("eval",), gathers=True),
+        "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+    },
+    compares_gold=True,
+    headline=("methods/gold_gain_*", "methods/kl_*"),
+)
+SUMMARY = StageKind(
+    "summary",
+    SummaryConfig,
+    "eval.comparisons.summary:run",
+    {"run": Slot(MEASURED, gathers=True)},
+    headline=("summary/*",),
+)

@@ -1,0 +1,122 @@
+"""Settings of models, adapters, sampling and retrieval, which several stages share. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import (
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    require,
+    require_choice,
+    require_range,
+    require_source,
+)
+
+SYSTEM_TURNS = ("keep", "fold", "refuse")
+
+
+@dataclass
+class ModelConfig:
+    """A causal language model: one to load, or the shape of one to make from scratch."""
+
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder, hub name, or plumbrule/atlas-base, which is shipped; None: a Llama of the shape
+    below, made by the base stage."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    context: int = 512
+    """Longest prompt and response together, tokens."""
+    vocab_size: int = 2048
+    """Tokens of the byte-level BPE that is trained with a model from scratch."""
+    hidden_size: int = 128
+    num_layers: int = 3
+    num_heads: int = 4
+    intermediate_size: int = 352
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    system_turns: str = "keep"
+    """keep: as the data has them; fold: put before the next user turn, for chat templates that
+    refuse system turns; refuse: an error."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):
+            require_range(f"model.{name}", getattr(self, name), 1)
+        require_range("model.context", self.context, 8, unit="tokens")
+        require_choice("model.system_turns", self.system_turns, SYSTEM_TURNS)
+        require(
+            self.hidden_size % (2 * self.num_heads) == 0,
+            "model.hidden_size",
+            self.hidden_size,
+            f"divide by 2 * model.num_heads (={2 * self.num_heads})",
+            "rotary position codes need an even size per head",
+        )
+        if self.name_or_path is not None:
+            require_source("model.name_or_path", self.name_or_path, "model.revision", self.revision)
+
+
+INHERITED = ("continue", "merge")
+
+
+@dataclass
+class AdapterConfig:
+    """Low-rank adapters that are trained in place of a model's own weights."""
+
+    rank: int = 0
+    """Of the update to each weight; 0: no adapters, the weights themselves are trained."""
+    alpha: int = 16
+    """The update is scaled by alpha / rank."""
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the layers that get one; all-linear: every linear layer but the head."""
+    inherited: str = "continue"
+    """What becomes of the adapter of a policy that has one. continue: it is trained on; merge: it \
+becomes part of the weights first, which are then trained, or frozen under an adapter of `rank`."""
+
+    def __post_init__(self) -> None:
+        require_choice("adapter.inherited", self.inherited, INHERITED)
+        require_range("adapter.rank", self.rank, 0)
+        require_range("adapter.alpha", self.alpha, 1)
+        require(
+            bool(self.targets),
+            "adapter.targets",
+            self.targets,
+            "name layers",
+            "use [all-linear]",
+        )
+
+
+@dataclass
+class SamplingConfig:
+    """How responses are sampled. top_k and top_p are off: a truncated distribution has no KL."""
+
+    temperature: float = 1.0
+    """Divides logits in sampling and in every log-prob; 0 is greedy (not for PPO)."""
+    max_new_tokens: int = 32
+    """Longest response, tokens, its terminal token counted."""
+    batch_size: int = field(default=64, metadata=NOT_HASHED)
+    """Responses decoded together; changes numbers by rounding only."""
+
+    def __post_init__(self) -> None:
+        require_range("sampling.temperature", self.temperature, 0.0, 10.0)
+        require_range("sampling.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
+        require_range("sampling.batch_size", self.batch_size, 1, unit="rows")
+
+
+@dataclass
+class RetrievalConfig:
+    """Which passages a policy is shown, and how many tokens they may take."""
+
+    share: float = 0.0
+    """Share of prompts that are given passages, in [0, 1]; needs an `index` input above 0."""
+    num_passages: int = 3
+    """Passages asked for per prompt."""
+    budget_tokens: int = 160
+    """Most tokens that passages may add to a prompt; passages that don't fit are left out whole."""
+    method: str = "hybrid"
+    """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
+
+    def __post_init__(self) -> None:
+        require_range("retrieval.share", self.share, 0.0, 1.0)
+        require_range("retrieval.num_passages", self.num_passages, 1)
+        require_range("retrieval.budget_tokens", self.budget_tokens, 1, unit="tokens")
+        require_choice("retrieval.method", self.method, ("bm25", "dense", "hybrid"))

@@ -1,0 +1,25 @@
+"""The rows of a stage's `metrics.jsonl`: its metrics, one row per update."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(out: Path) -> list[dict[str, Any]]:
+    """Return the rows of a stage's metrics.jsonl, up to the first that is half-written or damaged.
+
+    Of a published one `Artifact.file` has said before that none is.
+    """
+    path = out / "metrics.jsonl"
+    rows: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(row, dict) or type(row.get("update")) is not int:
+            break
+        rows.append(row)
+    return rows

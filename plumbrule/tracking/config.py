@@ -1,0 +1,41 @@
+"""Settings of tracking: where a command's metrics go beside its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plumbrule.config import require
+from plumbrule.tracking.trackers import TRACKERS
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go; `metrics.jsonl` is always written."""
+
+    name: str = "wandb"
+    """wandb (online with a key, else offline into the run folder), jsonl (nothing beside the
+    files), or what a plug-in registers."""
+    project: str = "plumbrule"
+    entity: str | None = None
+    """W&B entity; None: the key's default."""
+    stage_runs: bool = False
+    """Whether each node that is built gets a W&B run of its own too, in the group of its command;
+    data nodes never do."""
+
+    def __post_init__(self) -> None:
+        TRACKERS.option(self.name)
+        named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
+        require(
+            bool(named) and not set(self.project) & set("/\\#?%:"),
+            "tracking.project",
+            f"{self.project!r:.140}",
+            "be a name of at most 128 characters without / \\ # ? % :",
+            "choose another",
+        )
+        require(
+            self.entity is None or (self.entity.isprintable() and bool(self.entity.strip("/ "))),
+            "tracking.entity",
+            repr(self.entity),
+            "name a W&B user or team",
+            "leave it out for the key's default",
+        )

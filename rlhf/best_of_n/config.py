@@ -1,0 +1,60 @@
+"""Settings of the stages best_of_n and reject. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import require, require_choice, require_range
+from plumbrule.stage_kind import Slot, StageKind
+from rlhf.rewards.config import RewardConfig
+
+
+@dataclass
+class BestOfNConfig:
+    """Stage `best_of_n`: the curve of the best of n answers by a reward."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    split: str = "validation"
+    """Whose prompts: validation or train."""
+    sizes: list[int] | None = None
+    """The n of the curve, besides 1 and all; None: powers of two."""
+
+    def __post_init__(self) -> None:
+        require_choice("best_of_n.split", self.split, ("train", "validation"))
+        if self.sizes is not None:
+            for n in self.sizes:
+                require_range("best_of_n.sizes", n, 1, unit="answers")
+            once = len(set(self.sizes)) == len(self.sizes)
+            require(once, "best_of_n.sizes", self.sizes, "name each n once", "take one out")
+
+
+@dataclass
+class RejectConfig:
+    """Stage `reject`: the best sampled answers as demonstrations."""
+
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    keep: int = 1
+    """Answers kept per prompt, the best ones."""
+
+    def __post_init__(self) -> None:
+        require_range("reject.keep", self.keep, 1, unit="answers")
+
+
+BEST_OF_N = StageKind(
+    "best_of_n",
+    BestOfNConfig,
+    "rlhf.best_of_n.stage:run",
+    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    links={"reward": "${reward}"},
+    measured=True,
+    headline=("best_of_n/utility_gain*",),
+    reward=lambda config: config.reward,
+)
+REJECT = StageKind(
+    "reject",
+    RejectConfig,
+    "rlhf.best_of_n.reject_stage:run",
+    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    links={"reward": "${reward}"},
+    reward=lambda config: config.reward,
+)

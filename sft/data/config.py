@@ -1,0 +1,112 @@
+"""Settings of stage data. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.atlas.config import AtlasConfig
+from plumbrule.config import CONTENT, require, require_choice, require_range
+from plumbrule.data.annotators import MERGES
+from plumbrule.data.readers import READERS, source_digest
+from plumbrule.stage_kind import StageKind
+
+ROLES = (
+    "corpus",
+    "demonstrations",
+    "preferences",
+    "prompts",
+    "documents",
+    "questions",
+    "reading",
+    "halueval",
+    "bold",
+)
+BENCHMARKS = ("questions", "reading", "halueval", "bold")
+UNSPLIT = ("documents", *BENCHMARKS)
+"""Roles whose rows are all used; the others hold out a share."""
+
+
+@dataclass
+class DatasetConfig:
+    """One source of records."""
+
+    format: str = "atlas"
+    """atlas (generated), hh_rlhf, jsonl (ours, chat, TRL's and others, told apart by their \
+columns), halueval or bold."""
+    path: str | None = field(default=None, metadata=CONTENT)
+    """File or folder; None only for atlas. Hashed by the content of the files, not by name."""
+    validation_share: float = 0.1
+    """Share of conversations held out, by a hash of their first user turn; 0: none. A source with \
+its own held-out rows keeps them."""
+    split_seed: int = 0
+    """Enters that hash."""
+    max_rows: int | None = None
+    """Keep the first rows only, of each side where the source brings its own split; None: all. \
+Rankings of several annotators count one by one."""
+    annotators: str = "majority"
+    """Preferences that several named annotators judged: majority (one ranking, by Borda's count), \
+soft (the same, with the mean utility of each answer as its score) or separate (a row for each)."""
+    source: str = ""
+    """Digest of the plug-in's file that reads the format; filled in, whatever is given."""
+
+    def __post_init__(self) -> None:
+        require_choice("dataset.format", self.format, {"atlas", *(name for name, _ in READERS)})
+        require_choice("dataset.annotators", self.annotators, MERGES)
+        self.source = source_digest(self.format)
+        require_range("dataset.validation_share", self.validation_share, 0.0, 0.9)
+        if self.max_rows is not None:
+            require_range("dataset.max_rows", self.max_rows, 2, unit="rows")
+
+
+@dataclass
+class DataConfig:
+    """Stage `data`: one node per role, each a cleaned, split set of records and a data card."""
+
+    role: str = "demonstrations"
+    """What the records are for; it fixes their type."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    atlas: AtlasConfig | None = None
+    """The world, for format atlas; None for any other, so that they never depend on it."""
+    per_group: int | None = None
+    """Benchmarks: rows kept per group (BOLD) or per task (HaluEval), spread evenly; None: all."""
+
+    def __post_init__(self) -> None:
+        require_choice("data.role", self.role, ROLES)
+        if self.dataset.format == "atlas":
+            require(
+                self.atlas is not None, "data.atlas", None, "be given for format atlas", "set it"
+            )
+        else:
+            require(
+                self.dataset.path is not None,
+                f"{self.role}: dataset.path",
+                None,
+                f"name a file or folder of format {self.dataset.format}",
+                "pass dataset.path=<folder>",
+            )
+            require(
+                (self.dataset.format, self.role) in READERS,
+                f"{self.role}: dataset.format",
+                self.dataset.format,
+                f"be one that feeds role {self.role} "
+                f"({', '.join(f for f, role in READERS if role == self.role)})",
+                f"give that role a data set of its own with dataset@data.{self.role}=<name>",
+            )
+        if self.per_group is not None:
+            require_range("data.per_group", self.per_group, 1, unit="rows")
+            require(
+                self.role in BENCHMARKS,
+                "data.per_group",
+                self.per_group,
+                f"be None for role {self.role}",
+                "it thins benchmarks; use dataset.max_rows",
+            )
+
+
+STAGE = StageKind(
+    "data",
+    DataConfig,
+    "sft.data.stage:run",
+    section=None,  # a node's config is made of `dataset`, `data.<role>` and `atlas`
+    preview="sft.data.preview:preview",
+)

@@ -1,0 +1,70 @@
+"""Settings of stage sft. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
+from plumbrule.lm.config import AdapterConfig, ModelConfig
+from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
+
+
+@dataclass
+class SFTConfig:
+    """Stage `sft`: supervised fine-tuning on demonstrations, loss on the responses only."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """What to start from where the node has no `base` input; its context limits either way."""
+    seed: int = 0
+    num_train_epochs: float = 2.0
+    batch_size: int = 32
+    """Demonstrations per optimizer step."""
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.05
+    """Then a cosine to 0."""
+    adam_epsilon: float = 1e-5
+    max_grad_norm: float = 1.0
+    precision: str = "float32"
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """Low-rank adapters that learn in place of the weights."""
+    save_every: int = field(default=50, metadata=NOT_HASHED)
+    """Steps between checkpoints."""
+    retrieval_template: str = "{passages}\n{question}"
+    """How passages enter the last user turn; stored in policy.json and used ever after."""
+    num_samples: int = 16
+    """Validation prompts whose greedy responses are shown."""
+    max_new_tokens: int = 32
+    """Longest shown response, tokens."""
+
+    def __post_init__(self) -> None:
+        require_range("sft.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
+        require_range("sft.batch_size", self.batch_size, 1, unit="rows")
+        require_range("sft.learning_rate", self.learning_rate, 0.0, 10.0)
+        require_range("sft.warmup_share", self.warmup_share, 0.0, 1.0)
+        require_range("sft.adam_epsilon", self.adam_epsilon, 0.0, 1.0)
+        require_range("sft.max_grad_norm", self.max_grad_norm, 1e-9)
+        require_choice("sft.precision", self.precision, PRECISIONS)
+        require_range("sft.save_every", self.save_every, 1, unit="steps")
+        require_range("sft.num_samples", self.num_samples, 0, unit="prompts")
+        require_range("sft.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
+        holds = "{passages}" in self.retrieval_template and "{question}" in self.retrieval_template
+        require(
+            holds,
+            "sft.retrieval_template",
+            repr(self.retrieval_template),
+            "hold {passages} and {question}",
+            "add what is missing",
+        )
+
+
+STAGE = StageKind(
+    "sft",
+    SFTConfig,
+    "sft.fine_tune.stage:run",
+    {"base": Slot(POLICIES, required=False), "demonstrations": Slot(("data", "reject"))},
+    links={"seed": "${seed}", "model": "${model}"},
+    makes_policy=True,
+    measured=True,
+    headline=("sft/loss",),
+    precision=own_precision,
+)
