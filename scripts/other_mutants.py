@@ -76,7 +76,7 @@ MUTANTS = [
         "chosen[:, :, :length] = buffer[indices, :, :length]",
         "chosen[:, :, :length] = buffer[: len(indices), :, :length]",
         (
-            f"{GENERATION}::test_a_roomy_layer_holds_what_concatenation_would",
+            f"{GENERATION}::test_a_preallocated_layer_holds_what_concatenation_would",
             f"{GENERATION}::test_greedy_equals_transformers_one_prompt_at_a_time",
         ),
     ),

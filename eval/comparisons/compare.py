@@ -23,6 +23,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import COMPARISONS, EVALUATED, NOTES
 from plumbrule.store.json_files import read_json
 
 Settings = dict[str, Any]
@@ -92,8 +93,8 @@ def run(
             "the two evaluations have no benchmark in common; give both the same inputs.",
             after.path,
         )
-    write_json(out / "comparisons.json", [as_row(difference) for difference in differences])
-    write_json(out / "notes.json", notes)
+    write_json(out / COMPARISONS, [as_row(difference) for difference in differences])
+    write_json(out / NOTES, notes)
     return publish({f"{kind}/{metric_name(one)}": one.change for one in differences}, out)
 
 
@@ -102,7 +103,7 @@ def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
 
     Raises: ConfigError: the gold utilities or the rewards differ.
     """
-    about = [read_json(artifact.file("evaluated.json")) for artifact in (before, after)]
+    about = [read_json(artifact.file(EVALUATED)) for artifact in (before, after)]
     old, new = (flatten(one["settings"]) for one in about)
     differ = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     gold = [name for name in differ if name.startswith("gold.")]

@@ -38,6 +38,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Artifact, Manifest, Store
 from plumbrule.store.checkpoints import newest
+from plumbrule.store.file_names import METRIC_ROWS
 from plumbrule.store.fingerprint import (
     changed_settings,
     code_hashes,
@@ -249,8 +250,8 @@ def execute(
 def _show_curves(built: NodeResult, tracker: RunTracker) -> None:
     """Tell the command's tracker what a node logged that was not built here."""
     artifact = artifact_of(built)
-    if not isinstance(tracker, FilesOnly) and artifact.has("metrics.jsonl"):
-        rows = read_metrics(artifact.file("metrics.jsonl").parent)
+    if not isinstance(tracker, FilesOnly) and artifact.has(METRIC_ROWS):
+        rows = read_metrics(artifact.file(METRIC_ROWS).parent)
         tracker.show(built.planned.node.name, rows)
 
 
@@ -446,6 +447,6 @@ def artifact_of(built: NodeResult) -> Artifact:
 def _tracker(about: NodeFacts, context: RunContext) -> FileTracker:
     """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
     if newest(about.folder / "checkpoints") is None:
-        for name in ("metrics.jsonl", "checkpoints/wandb.json"):
+        for name in (METRIC_ROWS, "checkpoints/wandb.json"):
             (about.folder / name).unlink(missing_ok=True)
     return FileTracker(about.folder, context.tracker.stage(about))

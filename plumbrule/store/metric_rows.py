@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plumbrule.store.file_names import METRIC_ROWS
+
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
     """Return the rows of a stage's metrics.jsonl, up to the first that is half-written or damaged.
 
     Of a published one `Artifact.file` has said before that none is.
     """
-    path = out / "metrics.jsonl"
+    path = out / METRIC_ROWS
     rows: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:

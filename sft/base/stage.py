@@ -53,7 +53,9 @@ from plumbrule.lm.templates import settled_turns
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import NOTES, RECORDS, VALIDATION
+from plumbrule.store.json_files import write_json
 from sft.base.config import BaseConfig
 from sft.base.corpus import Text, encode, plain_parts, read_corpus
 from sft.base.induction import construct
@@ -85,8 +87,8 @@ def run(
     if config.model.name_or_path is not None:
         return take_over(config.model, out)
     # 1. The corpus, and the tokenizer that is trained on it.
-    texts = read_corpus(inputs["corpus"].file("records.jsonl"))
-    held_out = read_corpus(inputs["corpus"].file("validation.jsonl"))
+    texts = read_corpus(inputs["corpus"].file(RECORDS))
+    held_out = read_corpus(inputs["corpus"].file(VALIDATION))
     tokenizer = train_tokenizer(plain_parts(texts), config.model.vocab_size)
 
     # 2. Rows of tokens.
@@ -100,7 +102,7 @@ def run(
     if not rows.weights.any():
         raise DataError(
             "the corpus holds no token with a weight above 0; give it more text.",
-            inputs["corpus"].file("records.jsonl"),
+            inputs["corpus"].file(RECORDS),
         )
 
     # 3. A model, trained to the end.
@@ -131,7 +133,7 @@ def run(
     metrics |= exam.take(model)
     if not held_out:
         notes.append("The corpus has no held-out texts, so the base model's loss is not known.")
-    write_json(out / "notes.json", notes)
+    write_json(out / NOTES, notes)
     return metrics
 
 
@@ -148,7 +150,7 @@ def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
     policy.spec = dataclasses.replace(policy.spec, system_turns=turns)
     save_policy(policy, out / "model")
     if policy.notes:
-        write_json(out / "notes.json", list(policy.notes))
+        write_json(out / NOTES, list(policy.notes))
     return {"base/parameters": float(num_parameters(policy.model))}
 
 

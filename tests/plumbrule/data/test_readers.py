@@ -31,6 +31,7 @@ from plumbrule.data.roles import chat_as_text
 from plumbrule.data.row_schemas import shape_of
 from plumbrule.data.splits import start_of
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.store.fingerprint import code_hashes
 
 SHARED = DATA_FOLDER / "data"
 
@@ -437,6 +438,14 @@ def test_whoever_imports_the_folder_has_the_formats_of_all_its_modules():
     folder = ROOT / "plumbrule" / "data" / "readers"
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "registry"}
     assert done.stdout.split() == sorted(modules)
+
+
+def test_readers_are_code_of_the_data_stage_alone():
+    reached = {
+        stage: any("data/readers" in file for file in code_hashes([stage]))
+        for stage in ("sft.data.stage", "sft.base.stage", "sft.fine_tune.stage", "rlhf.dpo.stage")
+    }
+    assert [stage for stage, reaches in reached.items() if reaches] == ["sft.data.stage"]
 
 
 def test_a_plug_in_registers_a_reader(tmp_path, monkeypatch):

@@ -386,7 +386,7 @@ def test_what_cannot_be_sampled():
             generate(policy, PROMPTS, sampling=sampling(temperature=temperature), keys=KEYS)
 
 
-def test_a_roomy_layer_holds_what_concatenation_would():
+def test_a_preallocated_layer_holds_what_concatenation_would():
     layer = PreallocatedLayer(room=9, unpadded=False)
     steps = [torch.randn(3, 2, n, 4) for n in (5, 1, 1)]
     for step in steps[:2]:
@@ -400,4 +400,4 @@ def test_a_roomy_layer_holds_what_concatenation_would():
     kinds = [
         type(layer).__name__ for layer in new_cache(tiny_models.model("gemma2").config, 9).layers
     ]
-    assert kinds == ["DynamicSlidingWindowLayer", "RoomyLayer"]
+    assert kinds == ["DynamicSlidingWindowLayer", "PreallocatedLayer"]
