@@ -33,9 +33,9 @@ from eval.intervals import publish
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Gathered, Inputs
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import COSTS, input_of, lineage, total
-from plumbrule.store.inputs import Gathered, Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 
 Items = dict[tuple[str, str], Mapping[str, Any]]

@@ -17,9 +17,9 @@ from eval.config import SummaryConfig
 from eval.intervals import publish
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.statistics import Interval, seed_interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 
 

@@ -15,7 +15,7 @@ from plumbrule.report.answers import answer
 from plumbrule.report.metric_wording import METRICS, describe, direction
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
-from plumbrule.store.inputs import SIGN
+from plumbrule.store.input_names import SIGN
 from plumbrule.tracking.stage_tracker import read_metrics
 
 MAX_CURVES = 12

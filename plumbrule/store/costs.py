@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from plumbrule.errors import ArtifactError
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, read_manifest
-from plumbrule.store.inputs import is_of_slot
+from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.layout import artifacts_of, find_artifact
 
 if TYPE_CHECKING:

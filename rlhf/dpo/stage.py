@@ -29,6 +29,7 @@ import torch
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import (
@@ -46,7 +47,6 @@ from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
-from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
@@ -26,7 +27,6 @@ from plumbrule.progress import Progress
 from plumbrule.protocols import Episode
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each

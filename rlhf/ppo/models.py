@@ -9,11 +9,11 @@ import torch
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError
+from plumbrule.inputs import Inputs
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Trajectory

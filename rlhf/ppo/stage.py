@@ -36,6 +36,7 @@ import torch
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.inputs import Inputs
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, resolve_device, save_policy
@@ -43,7 +44,6 @@ from plumbrule.protocols import Retriever
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import cost_metrics
-from plumbrule.store.inputs import Inputs
 from plumbrule.timing import Stopwatch
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.ppo.config import PPOConfig
@@ -134,6 +134,7 @@ def run(
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
+    policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     demonstrations = None
     if config.ptx.coef > 0:
         demonstrations = read_demonstrations(inputs["demonstrations"].file("records.jsonl"), policy)
@@ -344,6 +345,11 @@ def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Pr
     return kept, len(every) - len(kept)
 
 
+def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:
+    """Return the held-out prompts, of which the first are shown with answers."""
+    return read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
+
+
 def resume(
     out: Path,
     learner: Learner,
@@ -404,8 +410,9 @@ def publish(
     save_policy(policy, out / "model")
     if learner.value_model is not None:
         save_value_model(learner.value_model, out / "value")
-    every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
-    held_out = prompts_that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
+    held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
+        : config.num_samples
+    ]
     rows = sample_rows(policy, reference, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:

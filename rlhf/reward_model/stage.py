@@ -27,6 +27,7 @@ from torch import Tensor
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Preference, read_records, read_rows
 from plumbrule.errors import DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
@@ -34,7 +35,6 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.costs import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.store.headline import publish
-from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker
 from rlhf.feedback.config import RMConfig
 from rlhf.reward_model.label_audit import audit

@@ -24,9 +24,9 @@ import numpy as np
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import read_rows
 from plumbrule.errors import DataError
+from plumbrule.inputs import Inputs
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Inputs
 from plumbrule.tracking.stage_tracker import Tracker, read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import ROOT
-from tiny_index import build, documents, opened
+from worlds.articles import build, documents, opened
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ConfigError

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_evaluation import read_lines, small_config, small_inputs
+from worlds.evaluation import read_lines, small_config, small_inputs
 
 from eval.comparisons.compare import COMPARED, compare, pair, run
 from eval.config import CompareConfig
@@ -236,5 +236,5 @@ def test_settings_that_differ_are_noted(tmp_path):
 
 
 def test_comparing_needs_no_torch():
-    code = "import sys, eval.compare; sys.exit('torch' in sys.modules)"
+    code = "import sys, eval.comparisons.compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

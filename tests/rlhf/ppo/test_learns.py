@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy

@@ -7,10 +7,10 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 from omegaconf import OmegaConf
 from places import ROOT
+from worlds import ppo as world
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError

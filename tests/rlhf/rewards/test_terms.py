@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError, TrainingError

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_index import build
+from worlds.articles import build
 
 from plumbrule.config import RuntimeConfig
+from plumbrule.inputs import Inputs
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs, is_of_slot
+from plumbrule.store.input_names import is_of_slot
 from rag import retriever
 
 
