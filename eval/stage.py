@@ -23,13 +23,13 @@ from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, publish
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.fingerprint import hashed_config
-from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import read_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 

@@ -1,7 +1,7 @@
 """What stages hand each other besides artifacts: small data and protocols.
 
 Stages never import one another. Where PPO needs retrieval or eval needs a reward model, it gets one
-of these from its inputs (`plumbrule/store/inputs.py`); only the table of stages knows who made it.
+of these from its inputs (`plumbrule/inputs.py`); only the table of stages knows who made it.
 """
 
 from __future__ import annotations

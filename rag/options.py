@@ -5,7 +5,7 @@ own (`plumbrule/registry.py`).
 
     table          setting          what it maps to
     DENSE_INDEXES  rag.dense_index  passages' vectors (n, d) -> an empty, trained FAISS index
-    ENCODERS       rag.encoder      a class of encoders (`FittedEncoder`); any other name is that of
+    ENCODERS       rag.encoder      a class like `encoders.FittedEncoder`; any other name is that of
                                     a sentence-transformers model
 """
 
@@ -19,12 +19,10 @@ from plumbrule.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
 
-    from rag.index.encoders import FittedEncoder
-
 DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
     "rag.dense_index", {"flat": ("rag.index.dense:flat",)}
 )
-ENCODERS: Registry[type[FittedEncoder]] = Registry(
+ENCODERS: Registry[Any] = Registry(
     "rag.encoder", {"hashing": ("rag.index.hash_encoder:HashingEncoder",)}
 )
 REGISTRIES = (DENSE_INDEXES, ENCODERS)

@@ -26,7 +26,7 @@ store
 config
 registry data runtime_config
 protocols machine
-tracking
+tracking inputs
 statistics atlas
 lm
 report

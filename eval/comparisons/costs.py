@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from plumbrule.errors import ArtifactError
 from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, read_manifest
-from plumbrule.store.inputs import is_of_slot
+from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.layout import artifacts_of, find_artifact
 
 

@@ -33,11 +33,11 @@ from eval.comparisons.trials import HALVES, Evaluated, Half, Trial, choose, over
 from eval.intervals import publish
 from plumbrule.data.records import read_rows
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Gathered, Inputs
 from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Gathered, Inputs
 
 Items = dict[tuple[str, str], Mapping[str, Any]]
 """(prompt id, condition) -> item row."""

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from eval.comparisons.config import SummaryConfig
 from eval.intervals import publish
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, seed_interval
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Inputs
 
 
 class Line(NamedTuple):

@@ -15,7 +15,7 @@ from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import SLURM
 from plumbrule.pipeline.stages import STAGES, answers_prompts, slot_of
-from plumbrule.store.inputs import is_of_slot
+from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.manifests import read_manifest
 from plumbrule.store.packaged_files import shipped_world
 from rlhf.rewards.config import RequireConfig, RewardConfig

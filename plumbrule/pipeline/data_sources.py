@@ -23,7 +23,7 @@ from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
 from plumbrule.pipeline.stages import STAGES, section_of, slot_of
-from plumbrule.store.inputs import is_of_slot
+from plumbrule.store.input_names import is_of_slot
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import DatasetConfig, RunConfig

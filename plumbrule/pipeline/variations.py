@@ -9,7 +9,7 @@ together. Where several nodes vary a setting of one name, names say whose: `of@p
 would compose it. A node that no seed reaches, like the data, stays one.
 
 A stage that gathers (`Slot.gathers`) ends an axis: it is one node that gets all of them, under the
-slot's name with the variation behind it. `plumbrule/store/inputs.py` reads those names.
+slot's name with the variation behind it. `plumbrule/inputs.py` reads those names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from plumbrule.errors import GraphError
 from plumbrule.pipeline.graph import Node, NodeConfig
 from plumbrule.pipeline.stages import slot_of
-from plumbrule.store.inputs import SIGN, Variation, suffix_of
+from plumbrule.store.input_names import SIGN, Variation, suffix_of
 
 Graph = Mapping[str, NodeConfig]
 

@@ -15,7 +15,7 @@ from plumbrule.report.metric_wording import METRICS, describe, direction, within
 from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
-from plumbrule.store.inputs import SIGN
+from plumbrule.store.input_names import SIGN
 from plumbrule.store.metric_rows import read_metrics
 
 MAX_ANSWERS = 12

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store import attempts
@@ -44,9 +44,6 @@ from plumbrule.store.manifests import (
     write_manifest,
 )
 from plumbrule.store.model_files import PICKLES
-
-if TYPE_CHECKING:
-    from plumbrule.runtime_config import RuntimeConfig
 
 
 @dataclass(frozen=True)
@@ -134,10 +131,10 @@ class Artifact:
             if (self.path / part).is_symlink():
                 self._refuse(part, "is a link")
 
-    def open(self, runtime: RuntimeConfig) -> Any:
+    def open(self, runtime: Any) -> Any:
         """Return what this kind of artifact is used as: a PassageIndex for index, a Scorer for rm.
 
-        Args: runtime: its device is where the object computes.
+        Args: runtime: a RuntimeConfig; its device is where the object computes.
         Raises: ArtifactError: the kind has no such form.
         """
         if self.opener is None:

@@ -27,6 +27,7 @@ import torch
 
 from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
@@ -49,7 +50,6 @@ from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
 from plumbrule.store.headline import publish
-from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses

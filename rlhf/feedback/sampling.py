@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
@@ -26,7 +27,6 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import RECORDS, SPLITS
-from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import read_json
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import torch
 
 from plumbrule.errors import ConfigError
+from plumbrule.inputs import Inputs
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.trajectory import Trajectory

@@ -35,6 +35,7 @@ import torch
 
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.inputs import Inputs
 from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.lm.generation import generate
@@ -43,7 +44,6 @@ from plumbrule.protocols import Retriever, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from plumbrule.data.records import Message, Preference, read_records, read_rows
 from plumbrule.errors import DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import generate
@@ -35,7 +36,6 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
 from plumbrule.store.headline import publish
-from plumbrule.store.inputs import Inputs
 from plumbrule.store.json_files import write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit

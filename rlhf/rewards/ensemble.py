@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 from plumbrule.errors import ConfigError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs
 from rlhf.reward_model.model import RewardModel, RewardScorer, reward_model_of
 from rlhf.rewards.config import EnsembleConfig
 from rlhf.rewards.options import TermInputs

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from plumbrule.protocols import Scorer
     from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store.artifacts import Artifact
-    from rlhf.rewards.config import RewardConfig
 
 
 class TermInputs(NamedTuple):
@@ -54,7 +53,8 @@ class TermInputs(NamedTuple):
     """Of the term."""
     settings: Any
     """Of the class that the entry names; for ours, the section of the term's name; else None."""
-    reward: RewardConfig
+    reward: Any
+    """The `RewardConfig` that the term is one of."""
     inputs: Mapping[str, Artifact]
     """Of the node."""
     runtime: RuntimeConfig

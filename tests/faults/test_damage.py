@@ -14,11 +14,11 @@ import pytest
 from eval.comparisons import compare, costs, methods
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError
+from plumbrule.inputs import Gathered
 from plumbrule.report import render_report
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import manifests
 from plumbrule.store.artifacts import Artifact, Store
-from plumbrule.store.inputs import Gathered
 from plumbrule.store.manifests import MANIFEST, Manifest
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.reward_model.model import reward_model_of

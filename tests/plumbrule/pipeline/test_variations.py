@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from plumbrule.errors import ConfigError, GraphError
+from plumbrule.inputs import Inputs
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs
 
 STUDY = "+nodes.study={kind: overoptimisation, inputs: {ppo_kl: ppo, ppo_other: other}}"
 OTHER = "+nodes.other={kind: ppo, inputs: {policy: sft, rm: rm, prompts: prompts, index: index}}"

@@ -30,11 +30,7 @@ from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.ppo.step import (
-    Learner,
-    make_learner,
-    trainable,
-)
+from rlhf.ppo.step import Learner, make_learner, trainable
 from rlhf.ppo.value_model import value_from_policy
 from rlhf.rewards.config import RewardConfig
 

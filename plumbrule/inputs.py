@@ -1,28 +1,18 @@
 """The inputs of a stage: artifacts by slot.
 
-Three forms of a name, of a slot `rm`, stand in the mapping that a stage is given:
-
-    rm                         the slot's artifact
-    rm_1, rm_warm              further ones, of a slot that takes many
-    run_rloo@seed=0@kl.coef=2  a variation of a node, of a slot that gathers (`variations.py`)
-
-`Inputs` is the one reader of such names. It is a mapping itself, and made of any.
+`Inputs` is a mapping, and made of any. It reads the families of names (`store/input_names.py`) and
+opens artifacts on the runtime's device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
+from plumbrule.protocols import PassageIndex, Retriever, Scorer
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from plumbrule.protocols import PassageIndex, Retriever, Scorer
-    from plumbrule.runtime_config import RuntimeConfig
-
-SIGN = "@"
-Variation = tuple[tuple[str, str], ...]
-"""(setting, value as text) pairs."""
+from plumbrule.store.input_names import SIGN, is_of_slot
 
 
 class Gathered(NamedTuple):
@@ -84,19 +74,8 @@ class Inputs(Mapping[str, Artifact]):
         """
         if slot not in self:
             return None
-        return cast("PassageIndex", self[slot].open(runtime)).retriever(method)
+        return cast(PassageIndex, self[slot].open(runtime)).retriever(method)
 
     def scorer(self, slot: str, runtime: RuntimeConfig) -> Scorer | None:
         """Return the reward or reward model of a slot; None where the slot is empty."""
-        return cast("Scorer", self[slot].open(runtime)) if slot in self else None
-
-
-def is_of_slot(name: str, slot: str) -> bool:
-    """Return whether an input's name is one of a slot's, whatever its variation."""
-    head = name.partition(SIGN)[0]
-    return head == slot or head.startswith(f"{slot}_")
-
-
-def suffix_of(variation: Variation) -> str:
-    """Return what a variation adds to a node's or an input's name."""
-    return "".join(f"{SIGN}{setting}={value}" for setting, value in variation)
+        return cast(Scorer, self[slot].open(runtime)) if slot in self else None

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from worlds.articles import build
 
+from plumbrule.inputs import Inputs
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.inputs import Inputs, is_of_slot
+from plumbrule.store.input_names import is_of_slot
 from rag import retriever
 
 
