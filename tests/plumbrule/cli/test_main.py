@@ -508,6 +508,9 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     with pytest.raises(OSError, match="no"):
         run.run(cfg, overrides)
     assert state() == "failed"
+    (trace,) = tmp_path.glob("runs/*/*/failure.txt")
+    assert "Traceback" in trace.read_text()
+    assert "OSError: no" in trace.read_text()
     assert finished == ([] if fails == "start_tracker" else [(None, True, "failed")])
 
 
