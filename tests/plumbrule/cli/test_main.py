@@ -66,11 +66,7 @@ def test_the_report_stands_alone(store: Path) -> None:
     page = next((store / "runs").glob("*/*/report.html")).read_text()
     assert "<svg" in page
     assert not re.findall(r"(?:src|href)=[\"']?http", page)
-<<<<<<< HEAD:tests/plumbrule/cli/test_main.py
-    assert "ppo/gold_gain" in page.replace("<wbr>", "")
-=======
     assert "ppo/gold_gain" in page.replace("<wbr>", "")  # where a long name may break
->>>>>>> refs/heads/configs:tests/cli/test_cli.py
     assert "quickstart" in page
     markdown = next((store / "runs").glob("*/*/report.md")).read_text()
     assert "| ppo | ppo |" in markdown
