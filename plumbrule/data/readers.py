@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.data.annotators import item_of
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.columns import parse_row
 from plumbrule.data.records import (
     BenchmarkItem,
@@ -85,18 +86,45 @@ def source_digest(format: str) -> str:
     return ":".join(sorted({d for (name, _), d in _DIGESTS.items() if name == format and d}))
 
 
-def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
+def has_reader(format: str, role: str, items: ItemFormat | None = None) -> bool:
+    """Return whether a format feeds a role. items: of a benchmark's role; None: no benchmark."""
+    return (format, role) in READERS or (items is not None and (format, BENCHMARK) in READERS)
+
+
+def read(
+    format: str, role: str, path: Path | str, items: ItemFormat | None = None
+) -> Iterator[Row]:
     """Return what the reader of (format, role) makes of `path`.
 
-    Raises: DataError: no such path, no such reader, or what that reader raises.
+    A benchmark has `items` and is read by the reader of its own role, or of any benchmark.
+
+    Raises: DataError: no such path, no such reader, what that reader raises, or an item that is not
+    of the format `items`.
     """
-    if (format, role) not in READERS:
+    if not has_reader(format, role, items):
         roles = ", ".join(r for f, r in READERS if f == format) or "no role"
         raise DataError(
             f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
         )
     require_readable(Path(path))
-    return READERS[format, role](Path(path))
+    if (format, role) in READERS:
+        rows = READERS[format, role](Path(path))
+        return rows if items is None else checked(rows, items)
+    assert items is not None  # has_reader has checked it
+    if format == "jsonl":  # whose errors name file and row
+        return read_jsonl(Path(path), BENCHMARK, items)
+    return checked(READERS[format, BENCHMARK](Path(path)), items)
+
+
+def checked(rows: Iterable[Row], items: ItemFormat) -> Iterator[Row]:
+    """Yield rows of benchmark items. Raises: DataError: one is not of the format `items`."""
+    for row in rows:
+        if isinstance(row.record, BenchmarkItem):
+            try:
+                items.check(row.record)
+            except DataError as error:
+                raise DataError(f"item {row.record.id!r}: {error}") from None
+        yield row
 
 
 # --- jsonl -------------------------------------------------------------------------------------
@@ -104,14 +132,14 @@ def read(format: str, role: str, path: Path | str) -> Iterator[Row]:
 _SIDE = re.compile(r"(train|records|validation|valid|dev|test)(?![a-z])")
 
 
-def read_jsonl(path: Path, role: str) -> Iterator[Row]:
+def read_jsonl(path: Path, role: str, items: ItemFormat | None = None) -> Iterator[Row]:
     """Yield the rows of a table (JSON Lines, a JSON list, CSV, Parquet), or of a folder's training
     and validation tables.
 
     All files must have rows of one shape (`plumbrule/data/columns.py`). Rankings of one item by
     several annotators stay rows of their own. Raises: DataError: a row that is malformed, of
-    another shape, breaks its record's rules, or is an annotator's second, other ranking of an item;
-    with file and row.
+    another shape, breaks its record's rules, is an annotator's second, other ranking of an item, or
+    a benchmark's item that is not of the format `items`; with file and row.
     """
     first: RowSchema | None = None
     labels: dict[Hashable, tuple[str, Hashable]] = {}
@@ -127,6 +155,8 @@ def read_jsonl(path: Path, role: str) -> Iterator[Row]:
                 record = parse_row(row, shape, f"{_stem(file)}:{number}", role)
                 if isinstance(record, Preference) and record.annotator:
                     _check_label(record, f"{file.name}, row {number}", labels)
+                if items is not None and isinstance(record, BenchmarkItem):
+                    items.check(record)
             except DataError as error:
                 text = json.dumps(raw, ensure_ascii=False)
                 raise DataError(str(error), file, number, text) from None
@@ -198,10 +228,7 @@ def _stem(file: Path) -> str:
     return file.name.split(".")[0]
 
 
-for _role in (
-    *("corpus", "demonstrations", "preferences", "prompts", "documents"),
-    *("questions", "reading", "halueval", "bold"),
-):
+for _role in ("corpus", "demonstrations", "preferences", "prompts", "documents", BENCHMARK):
     register("jsonl", _role, partial(read_jsonl, role=_role))
 
 

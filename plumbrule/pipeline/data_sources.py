@@ -17,12 +17,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbrule.data.readers import READERS, read
+from plumbrule.config import ATLAS_SIZES
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
+from plumbrule.data.readers import READERS, has_reader, read
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import BENCHMARK_SLOTS, SECTION, slot_of
+from plumbrule.pipeline.stages import BENCHMARKS, SECTION, slot_of
 
 if TYPE_CHECKING:
     from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
@@ -48,11 +50,10 @@ class Fitted:
 
 def source_of(config: RunConfig, role: str) -> DatasetConfig:
     """Return where a role's records come from: a benchmark's folder, `data.<role>` or `dataset`."""
-    paths = {"halueval": config.eval.halueval.path, "bold": config.eval.bold.path}
-    if paths.get(role) is not None:
+    folder = BENCHMARKS[role].folder(config.eval) if role in BENCHMARKS else None
+    if folder is not None:
         return dataclasses.replace(
-            type(config.dataset)(format=role, path=paths[role]),
-            split_seed=config.dataset.split_seed,
+            type(config.dataset)(format=role, path=folder), split_seed=config.dataset.split_seed
         )
     return config.data.get(role, config.dataset)
 
@@ -74,7 +75,7 @@ def fit_to_data(config: RunConfig, nodes: Mapping[str, NodeConfig], goals: list[
             f"{', '.join(sorted(unplaced))}; pass dataset.path=<file or folder>"
         )
         return fitted
-    if all(source.format == ATLAS for source in sources.values()):
+    if all(s.format == ATLAS and can_fill(s, roles[name]) for name, s in sources.items()):
         return fitted
     lacking = {name: "" for name in roles if not can_fill(sources[name], roles[name])}
     _take_own_preferences(config, fitted, needed, sources, lacking)
@@ -149,7 +150,7 @@ def _drop_users(
             rewarded = slot.startswith("rm") and _wants_reward_model(config, about)
             if taken is not None and (taken.required or rewarded) and not others:
                 wants.setdefault(name, []).append(str(about.inputs[slot]))
-        if about.kind == "eval" and not any(kept.get(s) is not None for s in BENCHMARK_SLOTS):
+        if about.kind == "eval" and not any(kept.get(s) is not None for s in BENCHMARKS):
             wants.setdefault(name, []).extend(str(about.inputs[s]) for s in gone)
         if name in wants:
             lacking[name] = ""
@@ -262,21 +263,30 @@ def can_fill(source: DatasetConfig, role: str) -> bool:
 
     A source that can't be read for any role is not judged here: reading it says what is wrong.
     """
-    if source.format == ATLAS or source.path is None or not Path(source.path).exists():
+    if source.format == ATLAS:
+        return role not in BENCHMARKS or role in ATLAS_SIZES
+    if source.path is None or not Path(source.path).exists():
         return True
-    if (source.format, role) not in READERS:
+    if not has_reader(source.format, role, items_of(role)):
         return False
     if _reads(source.format, source.path, role):
         return True
     others = [r for f, r in READERS if f == source.format and r != role]
+    if BENCHMARK in others:
+        others += [name for name in BENCHMARKS if name not in (role, *others)]
     return not any(_reads(source.format, source.path, other) for other in others)
+
+
+def items_of(role: str) -> ItemFormat | None:
+    """Return what the rows of a benchmark's role hold; None for any other role."""
+    return BENCHMARKS[role].items if role in BENCHMARKS else None
 
 
 @lru_cache(maxsize=256)
 def _reads(format: str, path: str, role: str) -> bool:
     """Return whether one of the first rows gives a record."""
     try:
-        rows = itertools.islice(read(format, role, path), FIRST_ROWS)
+        rows = itertools.islice(read(format, role, path, items_of(role)), FIRST_ROWS)
         return any(row.record is not None for row in rows)
     except DataError:
         return False

@@ -31,12 +31,12 @@ from plumbrule.config import (
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.checks import check
-from plumbrule.pipeline.data_sources import fit_to_data, refuse_missing, source_of
+from plumbrule.pipeline.data_sources import fit_to_data, items_of, refuse_missing, source_of
 from plumbrule.pipeline.given_inputs import take_given
 from plumbrule.pipeline.graph import Node, NodeConfig, nearest, order, read_nodes
 from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
-from plumbrule.pipeline.stages import SECTION, STAGES
+from plumbrule.pipeline.stages import BENCHMARKS, SECTION, STAGES
 from plumbrule.pipeline.variations import vary
 from plumbrule.tracking.trackers import TrackingConfig
 from rag.config import IndexConfig
@@ -45,7 +45,7 @@ from rlhf.feedback.config import FeedbackConfig, RMConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.rewards.config import RewardConfig
 from rlhf.studies.config import OveroptimisationConfig
-from sft.config import BaseConfig, DataConfig, DatasetConfig, SFTConfig
+from sft.config import ROLES, BaseConfig, DataConfig, DatasetConfig, SFTConfig
 
 LONGEST_NAME = 100
 """Of a run, bytes: a folder's name, and with the run's id the name of a group in W&B."""
@@ -361,13 +361,12 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
     if unknown or "role" not in delta:
         raise ConfigError(f"nodes.{name}.set (={dict(delta)}) must give a role and nothing else.")
     role = str(delta["role"])
-    dataset, per_group = source_of(config, role), None
-    if role in ("halueval", "bold"):
-        per_group = (
-            config.eval.halueval.per_task if role == "halueval" else config.eval.bold.per_group
-        )
+    known = [*ROLES, *(name for name in BENCHMARKS if name not in ROLES)]
+    require_choice(f"nodes.{name}.set.role", role, known)
+    dataset, items = source_of(config, role), items_of(role)
+    per_group = BENCHMARKS[role].per_group(config.eval) if items is not None else None
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
-    return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
+    return DataConfig(role, dataset, atlas, items, per_group)
 
 
 def _one_line(error: Exception) -> str:

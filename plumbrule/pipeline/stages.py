@@ -6,10 +6,11 @@ and of what opens its artifact, which are imported only when a stage is built, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval.benchmarks.registry import BENCHMARKS
 from eval.config import CompareConfig, EvalConfig, MethodsConfig, SummaryConfig
 from rag.config import IndexConfig
 from rlhf.dpo.config import BestOfNConfig, DPOConfig, RejectConfig
@@ -53,6 +54,25 @@ class StageKind:
     precision: Callable[[Any], tuple[str, str] | None] = lambda config: None
     """Of a config: the setting that says in which precision the stage computes, and its value;
     None: it has none, or does not use it."""
+
+
+class WithBenchmarks(Mapping[str, Slot]):
+    """Slots of eval: its own, and the records of each benchmark, which plug-ins may add to."""
+
+    def __init__(self, own: Mapping[str, Slot]):
+        self.own, self.records = own, Slot(("data",), required=False)
+
+    def __getitem__(self, name: str) -> Slot:
+        """Return the slot of a name."""
+        return self.records if name in BENCHMARKS else self.own[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        yield from (*self.own, *BENCHMARKS)
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.own) + len(BENCHMARKS)
 
 
 def _retrieves(config: Any) -> bool:
@@ -173,18 +193,15 @@ STAGES: dict[str, StageKind] = {
     "eval": StageKind(
         EvalConfig,
         "eval.stage:run",
-        {
-            "policy": Slot(POLICY),
-            "prompts": Slot(("data",), required=False),
-            "questions": Slot(("data",), required=False),
-            "reading": Slot(("data",), required=False),
-            "halueval": Slot(("data",), required=False),
-            "bold": Slot(("data",), required=False),
-            "index": Slot(("index",), required=False),
-            "rm": Slot(("rm",), required=False),
-            "reward": Slot(("reward",), required=False),
-            "reference": Slot(POLICY, required=False),
-        },
+        WithBenchmarks(
+            {
+                "policy": Slot(POLICY),
+                "index": Slot(("index",), required=False),
+                "rm": Slot(("rm",), required=False),
+                "reward": Slot(("reward",), required=False),
+                "reference": Slot(POLICY, required=False),
+            }
+        ),
     ),
     "reward": StageKind(
         RewardConfig,
@@ -215,8 +232,6 @@ MEASURED = ("sft", "feedback", "rm", "ppo", "dpo", "best_of_n", "eval", "compare
 STAGES["summary"] = StageKind(
     SummaryConfig, "eval.comparisons.summary:run", {"run": Slot(MEASURED, gathers=True)}
 )
-BENCHMARK_SLOTS = ("prompts", "questions", "reading", "halueval", "bold")
-"""Inputs of eval that it measures; it needs one of them."""
 SECTION = {"index": "rag"}
 """Stage kind -> its section of the config, where the names differ."""
 

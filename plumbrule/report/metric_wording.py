@@ -6,6 +6,9 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 METRICS: dict[str, tuple[str, str]] = {
     "data/rows": ("rows", "kept to train on, or to measure with"),
     "data/validation_rows": ("rows", "held out"),
@@ -249,3 +252,10 @@ def direction(name: str) -> int:
     if last.startswith(FALLS):
         return -1
     return 1 if last.startswith(RISES) else 0
+
+
+def better_when(row: Mapping[str, Any]) -> int:
+    """Return the same of a row of comparisons.json, as the benchmark said; an older row is judged
+    by its name.
+    """
+    return int(row["better"]) if "better" in row else direction(str(row["what"]))
