@@ -31,7 +31,6 @@ from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Prompt
-from plumbrule.protocols import Episode
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -46,14 +45,6 @@ class Measured(NamedTuple):
     items: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     notes: list[str]
-
-
-class Answered(NamedTuple):
-    """A sampled answer beside its tokens. query: the prompt's, passages included."""
-
-    episode: Episode
-    query: list[int]
-    tokens: list[int]
 
 
 def no_setting(config: EvalConfig) -> None:
@@ -105,26 +96,3 @@ class Benchmark:
         """Return what a metric measures; None where it is not declared."""
         fits = (text for name, text in self.metrics.items() if fnmatchcase(metric, name))
         return next(fits, None)
-
-
-def left_out(what: str, num_left_out: int, num_items: int, most_tokens: int) -> list[str]:
-    """Return the note on items that did not fit, or none."""
-    if num_left_out == 0:
-        return []
-    return [
-        f"{what}: {num_left_out} of {num_items} items are longer than {most_tokens} tokens, all "
-        "that the policy's context leaves for them; they are left out whole."
-    ]
-
-
-def sample_row(benchmark: str, condition: str, episode: Episode, **shown: Any) -> dict[str, Any]:
-    """Return the row of `samples.jsonl` that shows an episode."""
-    return {
-        "id": episode.prompt.id,
-        "benchmark": benchmark,
-        "condition": condition,
-        "prompt": episode.prompt.messages[-1].content,
-        "passages": list(episode.passages),
-        "response": episode.response,
-        **shown,
-    }

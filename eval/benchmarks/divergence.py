@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from eval.benchmarks.benchmark import Answered
+from eval.benchmarks.answers import Answered
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import buckets, logprobs, pad_rows

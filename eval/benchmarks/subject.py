@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from eval.benchmarks.benchmark import Answered, left_out
+from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
 from eval.config import EvalConfig
 from plumbrule.config import RuntimeConfig, SamplingConfig
@@ -91,7 +91,9 @@ class Subject:
         )
         encoded = [plain_tokens(self.policy, text) for text in texts]
         keys = [row_key(benchmark, config.seed, id) for id in ids]
-        answers, notes = self._generate(encoded, keys, sampling, benchmark, "continuations")
+        answers, notes = self._generate(
+            encoded, keys, sampling, f"{benchmark} closed", "continuations"
+        )
         whole = {i: [*encoded[i], *tokens] for i, (tokens, _) in answers.items()}
         return {i: self.policy.decode(tokens) for i, tokens in whole.items()}, notes
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_evaluation import read_lines, small_config, small_inputs
+from worlds.evaluation import read_lines, small_config, small_inputs
 
 from eval.benchmarks.quantity import ABOUT, with_conditions
 from eval.benchmarks.registry import BENCHMARKS
