@@ -271,9 +271,10 @@ def can_fill(source: DatasetConfig, role: str) -> bool:
         return False
     if _reads(source.format, source.path, role):
         return True
-    others = [r for f, r in READERS if f == source.format and r != role]
+    others = {r for f, r in READERS if f == source.format}
     if BENCHMARK in others:
-        others += [name for name in BENCHMARKS if name not in (role, *others)]
+        others |= set(BENCHMARKS)
+    others -= {role, BENCHMARK}
     return not any(_reads(source.format, source.path, other) for other in others)
 
 

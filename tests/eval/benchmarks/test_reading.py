@@ -1,4 +1,4 @@
-"""The reading exam: which share is which, its breakdowns, and items that break its format."""
+"""Reading comprehension: which share is which, its breakdowns, and items that break its format."""
 
 from __future__ import annotations
 

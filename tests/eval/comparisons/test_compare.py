@@ -21,6 +21,7 @@ from plumbrule.config import RuntimeConfig
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.report.metric_wording import direction
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.fingerprint import code_hashes
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95)
@@ -277,6 +278,13 @@ def test_settings_that_differ_are_noted(tmp_path):
     stage(inputs, tmp_path / "out")
     (note,) = json.loads((tmp_path / "out" / "notes.json").read_text())
     assert "eval.sampling.temperature: None and 0.5" in note
+
+
+def test_a_new_benchmark_makes_no_other_comparison_and_no_other_data():
+    ours = {f"eval/benchmarks/{name}.py" for name in ("registry", "benchmark", "subject", "bold")}
+    assert ours <= code_hashes(["eval.stage"]).keys()
+    for module in ("eval.comparisons.compare", "eval.comparisons.methods", "sft.data.stage"):
+        assert not ours & code_hashes([module]).keys(), module
 
 
 def test_comparing_needs_no_torch():
