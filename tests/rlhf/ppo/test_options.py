@@ -143,7 +143,7 @@ def test_what_can_not_be_registered_is_refused(load: Callable[[str], str]) -> No
     with pytest.raises(ConfigError, match=r"trait of mine .* must be one of groups, values"):
         ADVANTAGES.register("mine", "value")
     load(PLUGIN)
-    with pytest.raises(ConfigError, match=r"own_ppo.py and test_ppo_registries.py both do"):
+    with pytest.raises(ConfigError, match=r"own_ppo.py and test_options.py both do"):
         SCHEDULES.register("half")(lambda done: 1.0)
 
 

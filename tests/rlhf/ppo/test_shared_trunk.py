@@ -150,7 +150,7 @@ def test_the_stem_is_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
         return resume(*arguments)
 
     monkeypatch.setattr(ppo, "resume", hook)
-    monkeypatch.setattr(ppo, "estimate", lambda *arguments: Estimate(0, 0, 0.0))
+    monkeypatch.setattr(ppo, "estimate_memory", lambda *arguments: Estimate(0, 0, 0.0))
     ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", NullTracker())
     assert calls["read"] == 1 + config.num_updates  # the first one is the check of the split
     tokens = sum(
