@@ -21,7 +21,7 @@ BENCHMARK = "benchmark"
 class ItemFormat:
     """The format of a benchmark's items."""
 
-    tasks: dict[str, list[str]]
+    tasks: dict[str, list[str]] = field(default_factory=dict)
     """Task -> the fields that each of its items must have; an item may have others."""
     meta: list[str] = field(default_factory=list)
     """Entries of `meta` that each item must have."""
