@@ -52,6 +52,7 @@ def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
         for path in source.rglob("*.py")
     ]
     pip = [sys.executable, "-m", "pip"]
+    wording = {str(path.relative_to(source)) for path in source.rglob("metrics.toml")}
     build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), "."]
     subprocess.run(build, check=True, cwd=source)
     (wheel,) = wheels.glob("plumbrule-*.whl")
@@ -60,6 +61,8 @@ def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
     install = [*pip, "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, str(wheel)], check=True)
     shutil.rmtree(source)
+    assert wording
+    assert [file for file in sorted(wording) if not (site / file).is_file()] == []
     assert not (site / "conf").exists()  # beside the code that reads it, not in everyone's way
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -50,6 +50,7 @@ from plumbrule.pipeline.expected_time import expected_seconds
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.model_checks import check_models
 from plumbrule.pipeline.plan_facts import preview_data
+from plumbrule.report.metric_wording import bounds_text
 from plumbrule.report.sweep_table import (
     CELL,
     STOPPED,
@@ -327,11 +328,8 @@ def finish(whole: Mapping[str, Any], folder: Path) -> None:
     owners = whole["headline_nodes"]
     width = max((len(owner) for owner in owners.values()), default=0)
     for name in whole["headline"]:
-        interval = ""
-        if f"{name}_low" in metrics:
-            interval = f"  [{metrics[f'{name}_low']:.4g}, {metrics[f'{name}_high']:.4g}]"
         own = name.removeprefix(f"{owners[name]}:")
-        say(f"  {owners[name]:<{width}}  {own:<40} {metrics[name]:.4g}{interval}")
+        say(f"  {owners[name]:<{width}}  {own:<40} {metrics[name]:.4g}{bounds_text(name, metrics)}")
     for note in whole["notes"]:
         say(f"  note: {note}")
     built = sum(node["state"] in ("built", "resumed") for node in whole["nodes"].values())

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from plumbrule.errors import ConfigError
 from plumbrule.machine import environment as machine
 from plumbrule.machine import precision
-from plumbrule.pipeline.compose import Composed, RunConfig, as_json
+from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.data_sources import describe_sources
 from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.expected_time import duration
+from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.tracking.wandb_start import wandb_mode

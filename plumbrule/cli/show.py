@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.cli.store_names import find_artifact, find_run, pasted
-from plumbrule.report.metric_wording import describe
+from plumbrule.report.metric_wording import bounds_text, describe
 from plumbrule.store.artifacts import Store
 
 
@@ -91,8 +91,7 @@ def summary(folder: Path, record: Mapping[str, Any]) -> list[str]:
     headline = [name for name in record.get("headline", []) if name in metrics]
     width = max(map(len, headline), default=0)
     for name in headline:
-        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-        interval = "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
+        interval = bounds_text(name, metrics)
         unit = describe(name)[0]
         lines.append(
             f"  {name:<{width}}  {metrics[name]:.4g}{interval}" + (f"  {unit}" if unit else "")

@@ -3,7 +3,7 @@
 A node of the same name, on the same model, took so long for so much work, which its settings and
 inputs say: optimizer steps, episodes, rows times epochs, items. The time is scaled by the ratio.
 Nothing is said where that is a guess: the model or the work is not known, the known run had less
-than a tenth of the work, so that starting up was most of its time, or it was a debug run.
+than a tenth of the work, so that starting up was most of its time, or was a debug run with less.
 """
 
 from __future__ import annotations
@@ -51,13 +51,17 @@ def expected_seconds(plan: list[Planned], store: Store) -> dict[str, float | Non
         links = {slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()}
         every.setdefault(planned.fingerprint, Work(planned.node.kind, planned.config, links))
     debug = _debug_runs(store, manifests)
-    real = [m for m in manifests if _run_of(m) not in debug]
-    return {p.node.name: _seconds_like(p, real, every) for p in todo}
+    least = {m.fingerprint: 1.0 if _run_of(m) in debug else LEAST_SHARE for m in manifests}
+    return {p.node.name: _seconds_like(p, manifests, every, least) for p in todo}
 
 
 def _seconds_like(
-    planned: Planned, manifests: Iterable[Manifest], every: Mapping[str, Work]
+    planned: Planned,
+    manifests: Iterable[Manifest],
+    every: Mapping[str, Work],
+    least: Mapping[str, float],
 ) -> float | None:
+    """Return the seconds of one node. least: of an artifact -> share of the work it must have."""
     wanted = work_of(planned.fingerprint, every)
     models = models_of(planned.fingerprint, every)
     name = planned.node.name.split("@")[0]
@@ -66,7 +70,7 @@ def _seconds_like(
         if m.kind != planned.node.kind or m.node.split("@")[0] != name:
             continue
         done = work_of(m.fingerprint, every)
-        if not wanted or not done or done < LEAST_SHARE * wanted:
+        if not wanted or not done or done < least[m.fingerprint] * wanted:
             continue
         if models == models_of(m.fingerprint, every):
             changes = len(differences(dict(m.config), dict(planned.config)))

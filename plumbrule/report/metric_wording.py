@@ -84,6 +84,12 @@ def within(name: str, low: float | None, high: float | None) -> tuple[float | No
     )
 
 
+def bounds_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Return the interval of a metric as `  [low, high]`; "" where it has none."""
+    low, high = within(name, metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
+    return "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
+
+
 RISES = (
     "gold_gain",
     "gold",

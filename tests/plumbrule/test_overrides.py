@@ -22,6 +22,7 @@ from plumbrule.cli.verbs import VERBS
 from plumbrule.overrides import as_override, unreadable
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.setting_names import settings_of
+from sft.data.config import DatasetConfig
 
 PARSER = OverridesParser.create()
 TEXTS = ["<|endoftext|>", "a b", "a=b", "~/x", "x#y", "a'b", 'a"b', "a\\", "1", "1e5", "null"]
@@ -116,7 +117,7 @@ def check_override(word: str, default: DictConfig) -> None:
         return
     names = plain.split(".")
     if names[0] == "data":  # a role's own data set, there once it is chosen
-        assert f"data.{names[-1]}" in settings_of(RunConfig), word
+        assert names[-1] in settings_of(DatasetConfig), word
         return
     there: Any = default
     for name in names:

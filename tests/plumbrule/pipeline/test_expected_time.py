@@ -69,15 +69,21 @@ def test_the_time_is_scaled_by_the_work_and_unknown_where_much_less_was_done(
     assert expected_seconds(plan, store)["sft"] == pytest.approx(1.5)
 
 
-def test_a_debug_run_and_another_model_say_nothing(planned: tuple[Store, list[Planned]]) -> None:
+def test_a_debug_run_with_less_work_and_another_model_say_nothing(
+    planned: tuple[Store, list[Planned]],
+) -> None:
     store, plan = planned
     for run, overrides in (("q/1", ["debug=fast"]), ("q/2", ["seed=1"])):
         (store.root / "runs" / run).mkdir(parents=True)
         write_json(store.root / "runs" / run / "run.json", {"overrides": overrides})
-    publish(store, node(plan, "rm"), 1, 5.0, run="q/1")
+    rm = node(plan, "rm")
+    half = {"num_train_epochs": rm.config["num_train_epochs"] / 2}
+    publish(store, rm, 1, 5.0, run="q/1", **half)
     assert expected_seconds(plan, store)["rm"] is None
-    publish(store, node(plan, "rm"), 2, 7.0, run="q/2")
-    assert expected_seconds(plan, store)["rm"] == 7.0
+    publish(store, rm, 2, 7.0, run="q/2", **half)
+    assert expected_seconds(plan, store)["rm"] == 14.0
+    publish(store, rm, 5, 9.0, run="q/1")  # as much work, as where debug=fast is planned again
+    assert expected_seconds(plan, store)["rm"] == 9.0
     sft = node(plan, "sft")
     publish(store, node(plan, "base"), 3, 1.0, model={"name_or_path": "another"})
     other = Manifest("sft", "sft", f"{4:016d}", sft.config, {"base": f"{3:016d}"}, wall_seconds=9.0)

@@ -24,7 +24,14 @@ from plumbrule.report.figures import (
     reliability,
     ticks,
 )
-from plumbrule.report.metric_wording import METRICS, describe, read_wording, within, wording_files
+from plumbrule.report.metric_wording import (
+    METRICS,
+    bounds_text,
+    describe,
+    read_wording,
+    within,
+    wording_files,
+)
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -302,6 +309,8 @@ def test_every_headline_metric_has_a_unit_and_a_meaning() -> None:
 def test_no_bound_lies_where_its_metric_can_not(name, bounds, shown) -> None:
     assert within(name, *bounds) == shown
     assert within(name, None, None) == (None, None)
+    metrics = {f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+    assert bounds_text(name, metrics) == f"  [{shown[0]:.4g}, {shown[1]:.4g}]"
 
 
 @pytest.mark.parametrize("values", [(-0.0834, 0.021), (1e-5, 3e-5), (-1234.5, 99.0), (2.0, 2.0)])
