@@ -82,11 +82,6 @@ STAGE = StageKind(
     "eval.stage:run",
     {
         "policy": Slot(POLICIES),
-        "prompts": Slot(("data",), required=False, held_out=True),
-        "questions": Slot(("data",), required=False),
-        "reading": Slot(("data",), required=False),
-        "halueval": Slot(("data",), required=False),
-        "bold": Slot(("data",), required=False),
         "index": Slot(("index",), required=False),
         "rm": Slot(("rm",), required=False),
         "reward": Slot(("reward",), required=False),
@@ -100,5 +95,5 @@ STAGE = StageKind(
         "eval/confident_wrong_{policy}_closed",
         "eval/confident_wrong_{policy}_rag",
     ),
-    needs_one_of=("prompts", "questions", "reading", "halueval", "bold"),
 )
+"""Of whose slots and `needs_one_of`, `plumbrule/pipeline/stages.py` makes the benchmarks a part."""

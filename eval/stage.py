@@ -1,26 +1,29 @@
 """Stage `eval`: everything that is measured of one policy.
 
-1 open the policy and what it may use; 2 list the work: each benchmark that the node was given,
-under each condition; 3 measure, one benchmark and condition after the other, with a checkpoint
-after each; 4 turn item rows into metrics with intervals; 5 write.
+1. Read the records of each benchmark that the node was given, and check that the policy can be
+   asked all of them.
+2. Open the policy and what it may use, and list the work: each benchmark under each condition.
+3. Measure, one benchmark and condition after the other, with a checkpoint after each.
+4. Turn item rows into metrics with intervals.
+5. Write.
 
 A stage that was killed goes on behind the last benchmark it finished. What a benchmark gives
 depends on (seed, item id) alone, never on what was measured before, so the numbers are those of an
-uninterrupted run.
+uninterrupted run. What is known of a benchmark is in its own module (`eval/benchmarks/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from eval.benchmarks import bold, halueval, questions, reading
-from eval.benchmarks import held_out_rewards as rewards
-from eval.benchmarks.generate import Measured, Subject
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.quantity import ABOUT, with_conditions
+from eval.benchmarks.registry import BENCHMARKS
+from eval.benchmarks.subject import Subject
 from eval.config import EvalConfig
-from eval.intervals import Intervals, Metrics, Row, publish
+from eval.intervals import Intervals, Metrics, publish
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
@@ -33,88 +36,7 @@ from plumbrule.store.fingerprint import hashed_config
 from plumbrule.store.json_files import read_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What fills a slot of the stage.
-
-    asked: the chats that the policy is given, of records. file: of the data artifact, holding
-    records of type `record`. answers: the policy answers, so
-    every condition applies; else it is measured closed-book only. name: how a metric is called in
-    the headlines, from the metric, the policy's kind and the condition; None: not a headline.
-    """
-
-    asked: Callable[[Any, EvalConfig], Sequence[Prompt]]
-    measure: Callable[[Any, str, Subject], Measured]
-    summarise: Callable[[Sequence[Row], Intervals], Metrics]
-    file: str
-    record: type[Prompt] | type[BenchmarkItem]
-    answers: bool
-    name: Callable[[str, str, str], str | None]
-
-
-def name_answers(metric: str, kind: str, condition: str) -> str:
-    """Return `eval/<metric>_<kind>_<condition>`."""
-    return f"eval/{metric}_{kind}_{condition}"
-
-
-def name_reading(metric: str, kind: str, condition: str) -> str | None:
-    """Return `<kind>/<metric>`, such as base/read_accuracy; breakdowns stand in metrics.json."""
-    return None if "·" in metric else f"{kind}/{metric}"
-
-
-def name_halueval(metric: str, kind: str, condition: str) -> str | None:
-    """Return `eval/halueval_<task>_<metric>_<kind>` for the judge's scores."""
-    return None if "_rule_" in metric else f"eval/halueval_{metric}_{kind}"
-
-
-def name_bold(metric: str, kind: str, condition: str) -> str | None:
-    """Return `eval/bold_<domain>_<gap>_<kind>`; the groups' own shares stand in metrics.json."""
-    ends = ("_gap", "_gap_chance", "_gap_large")
-    return f"eval/bold_{metric}_{kind}" if metric.endswith(ends) else None
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    "prompts": Benchmark(
-        rewards.asked,
-        rewards.measure,
-        rewards.summarise,
-        "validation.jsonl",
-        Prompt,
-        True,
-        name_answers,
-    ),
-    "questions": Benchmark(
-        questions.asked,
-        questions.measure,
-        questions.summarise,
-        "records.jsonl",
-        BenchmarkItem,
-        True,
-        name_answers,
-    ),
-    "reading": Benchmark(
-        reading.asked,
-        reading.measure,
-        reading.summarise,
-        "records.jsonl",
-        BenchmarkItem,
-        False,
-        name_reading,
-    ),
-    "halueval": Benchmark(
-        halueval.asked,
-        halueval.measure,
-        halueval.summarise,
-        "records.jsonl",
-        BenchmarkItem,
-        False,
-        name_halueval,
-    ),
-    "bold": Benchmark(
-        bold.asked, bold.measure, bold.summarise, "records.jsonl", BenchmarkItem, False, name_bold
-    ),
-}
+Records = Sequence[Prompt] | Sequence[BenchmarkItem]
 Work = tuple[str, str]
 """A benchmark and a condition."""
 
@@ -128,39 +50,39 @@ def run(
 ) -> Mapping[str, float]:
     """Measure the policy; return the headline metrics, which end in the policy's kind.
 
-    Writes `items/<benchmark>.jsonl`, `metrics.json` (benchmark -> condition -> metric -> value,
-    low, high, n, groups and, where bounds are not known, reason), `samples.jsonl`, `notes.json`,
-    and `evaluated.json`: what was evaluated, and how.
+    Writes `items/<benchmark>.jsonl`, `benchmarks.json`, `metrics.json` (benchmark -> condition ->
+    metric -> value, low, high, n, groups and, where bounds are not known, reason), `samples.jsonl`,
+    `notes.json`, and `evaluated.json`: what was evaluated, and how.
 
     Raises: ConfigError: the node was given nothing to measure. DataError: a record that its
     benchmark can't use or the policy's chat template refuses, or two of one id; before any work.
     """
-    records = {name: read(name, inputs[name]) for name in BENCHMARKS if name in inputs}
+    # 1. records
+    records = {name: read(one, inputs[name]) for name, one in BENCHMARKS.items() if name in inputs}
     if not records:
         raise ConfigError(
             f"inputs (={', '.join(inputs)}) must hold something to measure; give the node one of "
             f"{', '.join(BENCHMARKS)}."
         )
-    asked = [chat for name in records for chat in BENCHMARKS[name].asked(records[name], config)]
-    # 1
+    asked = [prompt for name in records for prompt in BENCHMARKS[name].asked(records[name], config)]
+    # 2. policy and work
     subject = open_subject(config, inputs, runtime, tracker)
     subject.policy.check_chats(asked)
-    # 2
     conditions = [c for c in config.conditions if c == "closed" or subject.retriever is not None]
     work = [
         (name, condition)
         for name in records
-        for condition in (conditions if BENCHMARKS[name].answers else ["closed"])
+        for condition in (conditions if BENCHMARKS[name].both_conditions else ["closed"])
     ]
-    # 3
+    # 3. item rows
     done = measure_all(work, records, subject, out)
-    # 4
+    # 4. metrics
     intervals = Intervals(config.confidence, config.num_resamples, config.seed)
-    metrics: dict[Work, Metrics] = {
-        (name, condition): BENCHMARKS[name].summarise(done[name, condition].items, intervals)
+    metrics = {
+        (name, condition): summarise(BENCHMARKS[name], done[name, condition], intervals)
         for name, condition in work
     }
-    # 5
+    # 5. files
     policy = inputs["policy"]
     settings = hashed_config(config)  # without paths, which other machines do not have
     about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": settings}
@@ -171,16 +93,17 @@ def run(
     return publish(headlines(metrics, policy.kind), out)
 
 
-def read(name: str, artifact: Artifact) -> Sequence[Prompt] | Sequence[BenchmarkItem]:
+def read(benchmark: Benchmark, artifact: Artifact) -> Records:
     """Return the records of a benchmark.
 
     Raises: DataError: there are none, or two have one id.
     """
-    benchmark = BENCHMARKS[name]
     path = artifact.file(benchmark.file)
     records: list = read_records(benchmark.record, path)
     if not records:
-        raise DataError(f"{name} must hold a record; leave the input out, or add rows.", path)
+        raise DataError(
+            f"{benchmark.name} must hold a record; leave the input out, or add rows.", path
+        )
     seen: set[str] = set()
     for row, record in enumerate(records, 1):
         if record.id in seen:
@@ -221,7 +144,7 @@ def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:
 
 def measure_all(
     work: Sequence[Work],
-    records: Mapping[str, Sequence[Prompt] | Sequence[BenchmarkItem]],
+    records: Mapping[str, Records],
     subject: Subject,
     out: Path,
 ) -> dict[Work, Measured]:
@@ -249,34 +172,51 @@ def read_checkpoint(folder: Path, work: Sequence[Work]) -> dict[Work, Measured]:
     return {piece: Measured(**read_json(path)) for piece, path in paths.items() if path.is_file()}
 
 
+def summarise(benchmark: Benchmark, measured: Measured, intervals: Intervals) -> Metrics:
+    """Return the metrics of one benchmark and condition.
+
+    Raises: ConfigError: the benchmark does not declare one of them.
+    """
+    metrics = benchmark.summarise(measured.items, intervals)
+    unknown = [name for name in metrics if benchmark.describe(name) is None]
+    if unknown:
+        raise ConfigError(
+            f"metrics of benchmark {benchmark.name} (={', '.join(unknown)}) must be declared; say "
+            "in its `metrics` what each measures."
+        )
+    return metrics
+
+
 def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metrics]) -> None:
-    """Write items, samples, notes and metrics."""
+    """Write items, what is known of each benchmark, samples, notes and metrics."""
     (out / "items").mkdir(exist_ok=True)
     nested: dict[str, dict] = {}
+    about: dict[str, dict] = {}
     for name in dict.fromkeys(name for name, _ in done):
         rows = [row for piece, one in done.items() if piece[0] == name for row in one.items]
         write_jsonl(out / "items" / f"{name}.jsonl", rows)
+        found = {condition: own for (one, condition), own in metrics.items() if one == name}
         nested[name] = {
-            condition: {metric: interval.as_json() for metric, interval in found.items()}
-            for (benchmark, condition), found in metrics.items()
-            if benchmark == name
+            condition: {metric: interval.as_json() for metric, interval in own.items()}
+            for condition, own in found.items()
         }
+        benchmark = BENCHMARKS[name]
+        compared = with_conditions(benchmark.quantities(rows), rows)
+        about[name] = {
+            "metrics": {m: benchmark.describe(m) for own in found.values() for m in own},
+            "quantities": [dataclasses.asdict(one) for one in compared],
+        }
+    write_json(out / ABOUT, about)
     write_json(out / "metrics.json", nested)
     write_jsonl(out / "samples.jsonl", (row for one in done.values() for row in one.samples))
     write_json(out / "notes.json", [note for measured in done.values() for note in measured.notes])
 
 
 def headlines(metrics: Mapping[Work, Metrics], kind: str) -> Metrics:
-    """Return the metrics that a run shows.
-
-    `eval/known_accuracy_<kind>`, without a condition, is the closed-book one: what the policy still
-    knows of the base corpus.
-    """
-    shown: Metrics = {}
-    for (benchmark, condition), found in metrics.items():
-        for metric, interval in found.items():
-            name = BENCHMARKS[benchmark].name(metric, kind, condition)
-            if name is not None:
-                shown[name] = interval
-    known = metrics.get(("questions", "closed"), {}).get("known_accuracy")
-    return shown if known is None else shown | {f"eval/known_accuracy_{kind}": known}
+    """Return the metrics that a run shows, each under the names that its benchmark gives it."""
+    return {
+        name: interval
+        for (benchmark, condition), found in metrics.items()
+        for metric, interval in found.items()
+        for name in BENCHMARKS[benchmark].headline(metric, kind, condition)
+    }

@@ -16,7 +16,7 @@ its declaration. A declaration computes nothing, so an edit of it or of this mod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ class StageKind:
     """`module:function` that counts what it will make, while planning; imports no torch."""
     compares_gold: bool = False
     """Whether it needs the gold utility, and the KL to the start, of all that it gathers."""
-    needs_one_of: tuple[str, ...] = ()
+    needs_one_of: Collection[str] = ()
     """Optional slots of which at least one must be filled."""
     reward: Callable[[Any], Any] = lambda config: None
     """Of a config: the RewardConfig that the stage scores responses with; None: it uses none."""

@@ -261,9 +261,9 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "BOLD scores the continuation alone",
-        "eval/benchmarks/bold.py",
-        "policy.decode([*prompts[i], *answer.tokens])",
-        "policy.decode([*answer.tokens])",
+        "eval/benchmarks/subject.py",
+        "whole = {i: [*encoded[i], *tokens] for i, (tokens, _) in answers.items()}",
+        "whole = {i: [*tokens] for i, (tokens, _) in answers.items()}",
         ("eval/benchmarks/test_bold.py::test_prompt_and_continuation_are_scored_together",),
     ),
     # Rewards and their losses

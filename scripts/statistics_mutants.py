@@ -160,9 +160,9 @@ MUTANTS: list[OtherMutant] = [
         "statistics",
         "an unknown benchmark compares nothing",
         "eval/comparisons/compare.py",
-        "    if benchmark not in COMPARED:\n",
-        "    if benchmark not in COMPARED:\n        return []\n",
-        (f"{COMPARE}::test_an_unknown_benchmark_is_refused",),
+        "    if benchmark not in about:\n",
+        "    if benchmark not in about:\n        return []\n",
+        (f"{COMPARE}::test_a_benchmark_whose_evaluation_does_not_describe_it_is_refused",),
     ),
     OtherMutant(
         "statistics",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from eval.benchmarks.generate import Answered
+from eval.benchmarks.answers import Answered
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.response_logprobs import response_logprobs

@@ -1,4 +1,5 @@
-"""HaluEval: can the policy tell a hallucinated text from a right one?
+"""HaluEval (Li et al. 2023, arXiv:2305.11747): can the policy tell a hallucinated text from a right
+one?
 
 A judge reads a text and says Yes (it states something false) or No. Here it says so by probability:
 how much likelier Yes is than No after the prompt, one forward pass and no generation, so there is
@@ -20,14 +21,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval.benchmarks.generate import Measured, Subject, left_out
+from eval.benchmarks.answers import left_out
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
+from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
-from plumbrule.lm.answer_likelihood import log_odds
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
 
 LONG_WORDS = 4
 """Words above which the rule for the QA task calls an answer hallucinated."""
@@ -111,7 +117,7 @@ def candidates(items: Sequence[BenchmarkItem]) -> list[Candidate]:
     return found
 
 
-def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     """Return what the judge is asked of each text. Raises: DataError: as `candidates`."""
     return [
         Prompt(f"{one.item.id}/{one.side}", (Message("user", SHORT.ask(one).turn),))
@@ -129,25 +135,16 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     """
     policy, protocol = subject.policy, SHORT
     texts = candidates(items)
-    verdicts = [policy.encode_response(v, terminal=False) for v in (protocol.yes, protocol.no)]
+    yes, no = (policy.encode_response(v, terminal=False) for v in (protocol.yes, protocol.no))
     asks = [protocol.ask(candidate) for candidate in texts]
     prompts = [policy.encode((Message("user", ask.turn),), ask.passages) for ask in asks]
-    room = policy.spec.context - max(map(len, verdicts))
+    most = policy.spec.context - max(len(yes), len(no))
     # A row is judged on both sides or not at all: pairs need both, and a side that is left out for
     # its length would tilt the comparison towards short texts.
-    too_long = {c.item.id for c, p in zip(texts, prompts, strict=True) if len(p) > room}
+    too_long = {c.item.id for c, p in zip(texts, prompts, strict=True) if len(p) > most}
     kept = [i for i, candidate in enumerate(texts) if candidate.item.id not in too_long]
-    with subject.tracker.progress(len(kept), f"halueval {condition}", "texts") as line:
-        scores = log_odds(
-            policy,
-            [prompts[i] for i in kept],
-            *verdicts,
-            max_rows=subject.runtime.micro_batch_size,
-            advance=line.advance,
-        )
-    rows = [
-        judged(texts[i], float(score), condition) for i, score in zip(kept, scores, strict=True)
-    ]
+    scores = subject.log_odds([prompts[i] for i in kept], yes, no, f"halueval {condition}")
+    rows = [judged(texts[i], score, condition) for i, score in zip(kept, scores, strict=True)]
     samples = [
         {
             "id": row["id"],
@@ -162,7 +159,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         for i, row in zip(kept[: subject.config.num_samples], rows, strict=False)
     ]
     notes = [f"halueval: judged by protocol `{protocol.name}`, not the official instructions."]
-    return Measured(rows, samples, notes + left_out("halueval", len(too_long), len(items), room))
+    return Measured(rows, samples, notes + left_out("halueval", len(too_long), len(items), most))
 
 
 def judged(candidate: Candidate, score: float, condition: str) -> dict[str, Any]:
@@ -259,3 +256,42 @@ def pairs(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:
             value = 0.5 if right == wrong else float(wrong > right)
             ordered.append({"id": item, "group": both[0]["group"], "ordered": value})
     return ordered
+
+
+def quantities(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the judge's accuracy in each task."""
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    return [Quantity(f"halueval_{t}_accuracy_change", "correct", {"task": t}, 1) for t in tasks]
+
+
+def headline(metric: str, kind: str, condition: str) -> list[str]:
+    """Return `eval/halueval_<task>_<metric>_<kind>` of the judge's scores."""
+    return [] if "_rule_" in metric else [f"eval/halueval_{metric}_{kind}"]
+
+
+BENCHMARK = Benchmark(
+    name="halueval",
+    items=ItemFormat(
+        {
+            "halueval_qa": ["knowledge", "question", "right", "hallucinated"],
+            "halueval_dialogue": ["knowledge", "history", "right", "hallucinated"],
+            "halueval_summarization": ["document", "right", "hallucinated"],
+            "halueval_general": ["query", "response"],
+        }
+    ),
+    asked=asked,
+    measure=measure,
+    summarise=summarise,
+    quantities=quantities,
+    metrics={
+        "*_rule_*": "share of texts or pairs on which a rule that reads no meaning is right",
+        "*_balanced_accuracy": "mean of the shares judged rightly of right and hallucinated texts",
+        "*_pair_accuracy": "share of pairs whose hallucinated side has the higher odds of Yes",
+        "*_accuracy": "share of texts judged rightly by the log-probs of Yes and No",
+        "*_auroc": "AUROC of the log-odds of Yes for hallucinated texts",
+        "*_said_yes": "share of texts judged hallucinated",
+    },
+    headline=headline,
+    folder=lambda config: config.halueval.path,
+    per_group=lambda config: config.halueval.per_task,
+)

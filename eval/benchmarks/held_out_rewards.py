@@ -1,9 +1,10 @@
-"""Held-out prompts: what the gold utility and the reward model think of one sampled response each.
+"""Held-out prompts: gold utility, reward model's score and reward of one sampled response each.
 
-The gold score is the truth that the reward model only approximates: where training raises `proxy`
-and not `gold`, the policy has learned to please its reward model. Both are given per prompt, so the
-rank correlation between them is measured on the very responses that the policy gives. Only prompts
-whose `meta` names an answer (the empty one where nothing can answer) have a gold score.
+The gold score stands for the truth that the reward model only approximates, as in Gao et al. 2023
+(arXiv:2210.10760): where training raises `proxy` and not `gold`, the policy has overoptimised its
+reward model. Both are given per prompt, so the rank correlation between them is measured on the
+very responses that the policy gives. Only prompts whose `meta` names an answer (the empty one where
+nothing can answer) have a gold score.
 
 `reward` is what training maximises, summed as it sums it, and `reward_<term>` each term as it is:
 reward models, classifiers, scorers behind a URL, functions of a plug-in.
@@ -12,18 +13,22 @@ reward models, classifiers, scorers behind a URL, functions of a plug-in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.benchmarks.divergence import log_ratios
-from eval.benchmarks.generate import Measured, Subject, sample, sample_row
+from eval.benchmarks.answers import sample_row
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.data.records import Prompt
 from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.protocols import Episode, Scorer
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
 
 CORRECTNESS = ("right", "supported", "admits", "wrong")
 """The gold utility's terms that are not about form."""
@@ -39,14 +44,13 @@ def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Meas
     `words` and `finished`.
     """
     config = subject.config
-    mine = asked(prompts, config)
-    answered, notes = sample(mine, condition, subject, config.sampling, f"prompts {condition}")
+    chosen, what = asked(prompts, config), f"prompts {condition}"
+    answered, notes = subject.respond(chosen, what, condition=condition)
     episodes = [one.episode for one in answered]
     gold = GoldUtility(config.gold)
     items = judged(episodes, condition, gold, subject.reward_model, subject.reward)
-    if subject.reference is not None:
-        temperature, rows = config.sampling.temperature, subject.runtime.micro_batch_size
-        kl = log_ratios(subject.policy, subject.reference, answered, temperature, rows)
+    kl = subject.log_ratios(answered)
+    if kl is not None:
         items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
     samples = [
         sample_row("prompts", condition, episode, **shown(item))
@@ -115,3 +119,46 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     metrics["finished"] = intervals.share(rows, "finished")
     metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")
     return known(metrics)
+
+
+def quantities(rows: Sequence[Row]) -> list[Quantity]:
+    """Return gold and reward, each with its terms, the reward model's score, and length."""
+    gold = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
+    rewards = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
+    if len(rewards) == 1 and all(row.get("reward") == row[next(iter(rewards))] for row in rows):
+        rewards = {}  # one term alone, at weight 1, is the reward, and is reported once
+    return [
+        Quantity("gold_gain", "gold", better=1),
+        *(Quantity(f"gold_gain_{t.removeprefix('gold_')}", t, better=1) for t in gold),
+        Quantity("reward_gain", "reward", better=1),
+        *(Quantity(f"reward_gain_{t.removeprefix('reward_')}", t, better=1) for t in rewards),
+        Quantity("proxy_change", "proxy"),
+        Quantity("words_change", "words"),
+    ]
+
+
+def headline(metric: str, kind: str, condition: str) -> list[str]:
+    """Return `eval/<metric>_<kind>_<condition>`."""
+    return [f"eval/{metric}_{kind}_{condition}"]
+
+
+BENCHMARK = Benchmark(
+    name="prompts",
+    asked=asked,
+    measure=measure,
+    summarise=summarise,
+    quantities=quantities,
+    metrics={
+        "gold": "gold utility per response",
+        "gold_proxy_spearman": "rank correlation of gold utility and the reward model's score",
+        "gold_*": "a weighted term of the gold utility per response",
+        "proxy": "the reward model's score per response",
+        "reward": "the configured reward per response",
+        "reward_*": "a term of the configured reward per response",
+        "kl": "nats per response to the node's reference, k1 estimate",
+        "words": "words per response",
+        "finished": "share of responses that end before eval.sampling.max_new_tokens",
+    },
+    headline=headline,
+    both_conditions=True,
+)

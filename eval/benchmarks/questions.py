@@ -1,4 +1,4 @@
-"""Questions with known answers: does the policy know, does it admit not knowing, or does it invent?
+"""Closed-book and retrieval-augmented question answering: accuracy, abstention, hallucination.
 
 Each question says where its answer can be found: in the base corpus (`memory`), only in documents
 written after the cut-off (`documents`), or nowhere (`nothing`). A greedy answer to each is one of
@@ -18,17 +18,22 @@ answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks.generate import Measured, Subject, respond, sample_row
+from eval.benchmarks.answers import sample_row
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import judge, normalise_answer, terms
+from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import DataError
 from plumbrule.protocols import Episode
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
 
 ANSWERABLE = ("memory", "documents", "nothing")
 METRICS = {
@@ -45,7 +50,7 @@ METRICS = {
 """Metric -> (which questions, which column's share)."""
 
 
-def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     """Return the questions as chats. Raises: DataError: as `as_prompt`."""
     return [as_prompt(item) for item in items]
 
@@ -56,9 +61,9 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
 
     Raises: DataError: an item without question, answer, or where it can be answered.
     """
-    prompts = asked(items, subject.config)
-    greedy = replace(subject.config.sampling, temperature=0.0)
-    episodes, notes = respond(prompts, condition, subject, greedy, f"questions {condition}")
+    prompts, what = asked(items, subject.config), f"questions {condition}"
+    answered, notes = subject.respond(prompts, what, condition=condition, greedy=True)
+    episodes = [one.episode for one in answered]
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
     rows = [judged(episode, groups[episode.prompt.id], condition) for episode in episodes]
     samples = [
@@ -130,3 +135,46 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
             for name, (which, column) in METRICS.items()
         }
     )
+
+
+QUANTITIES = (
+    Quantity("accuracy_change", "correct", {"answerable": "documents"}, 1),
+    Quantity("abstain_change", "abstained", {"answerable": "documents"}),
+    Quantity("confident_wrong_change", "confident_wrong", {"answerable": "documents"}, -1),
+    Quantity("known_accuracy_change", "correct", {"answerable": "memory"}, 1),
+    Quantity("known_confident_wrong_change", "confident_wrong", {"answerable": "memory"}, -1),
+    Quantity("abstain_unanswerable_change", "abstained", {"answerable": "nothing"}, 1),
+)
+
+
+def headline(metric: str, kind: str, condition: str) -> list[str]:
+    """Return `eval/<metric>_<kind>_<condition>` and, of what the policy still knows closed-book of
+    the base corpus, `eval/known_accuracy_<kind>`.
+    """
+    names = [f"eval/{metric}_{kind}_{condition}"]
+    if (metric, condition) == ("known_accuracy", "closed"):
+        names.append(f"eval/known_accuracy_{kind}")
+    return names
+
+
+BENCHMARK = Benchmark(
+    name="questions",
+    items=ItemFormat({"question": ["question"]}, ["answer", "answerable"]),
+    asked=asked,
+    measure=measure,
+    summarise=summarise,
+    quantities=lambda rows: QUANTITIES,
+    metrics={
+        "accuracy": "share of questions after the cut-off whose greedy answer is right",
+        "abstain": "share of questions after the cut-off answered with not knowing",
+        "confident_wrong": "share of questions after the cut-off answered wrongly",
+        "answer_shown": "share of questions after the cut-off with the answer in a passage",
+        "known_accuracy": "share of questions before the cut-off answered rightly",
+        "known_abstain": "share of questions before the cut-off answered with not knowing",
+        "known_confident_wrong": "share of questions before the cut-off answered wrongly",
+        "abstain_unanswerable": "share of unanswerable questions answered with not knowing",
+        "confident_wrong_unanswerable": "share of unanswerable questions answered all the same",
+    },
+    headline=headline,
+    both_conditions=True,
+)

@@ -1,4 +1,4 @@
-"""An exam in reading: questions that bring their own passages.
+"""Reading comprehension: questions that bring their own passages.
 
 Greedy answers, judged as in `questions.py`, with no retriever between the policy and the text: it
 shows what a model can do with the right passages before it, what it remembers, and whether it
@@ -9,16 +9,21 @@ entry of meta that is named in `BREAKDOWNS` gives a breakdown, so a set may brin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks.generate import Measured, Subject, answer_all, sample_row
+from eval.benchmarks.answers import sample_row
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.quantity import Quantity
 from eval.benchmarks.questions import outcome
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
+from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import DataError
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
 
 CASES = {
     "read": ("read_accuracy", "correct"),
@@ -31,7 +36,7 @@ CASES = {
 BREAKDOWNS = ("num_passages", "position", "distractor", "relation")
 
 
-def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     """Return the questions as chats. Raises: DataError: as `as_prompt`."""
     return [as_prompt(item) for item in items]
 
@@ -41,13 +46,11 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
 
     Raises: DataError: an item without question or with an unknown case.
     """
-    prompts = asked(items, subject.config)
-    passages = [passages_of(item) for item in items]
+    prompts, passages = asked(items, subject.config), [passages_of(item) for item in items]
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
-    greedy = replace(subject.config.sampling, temperature=0.0)
-    episodes, notes = answer_all(prompts, passages, subject, greedy, "reading")
+    answered, notes = subject.respond(prompts, "reading", passages=passages, greedy=True)
     rows, samples = [], []
-    for episode in episodes:
+    for episode in (one.episode for one in answered):
         meta = episode.prompt.meta
         row = {
             "id": episode.prompt.id,
@@ -112,3 +115,34 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
                 label = breakdown.replace("_", " ")
                 found[f"{name} · {label} {value}"] = intervals.share(some, column)
     return known(found)
+
+
+def quantities(rows: Sequence[Row]) -> list[Quantity]:
+    """Return the share of each case's metric."""
+    cases = dict.fromkeys(row["case"] for row in rows)
+    return [Quantity(f"reading_{c}_change", CASES[c][1], {"case": c}, 1) for c in cases]
+
+
+def headline(metric: str, kind: str, condition: str) -> list[str]:
+    """Return `<kind>/<metric>`, such as base/read_accuracy, of all but the breakdowns."""
+    return [] if "·" in metric else [f"{kind}/{metric}"]
+
+
+BENCHMARK = Benchmark(
+    name="reading",
+    items=ItemFormat({"reading": ["question"]}, ["answer", "case"]),
+    asked=asked,
+    measure=measure,
+    summarise=summarise,
+    quantities=quantities,
+    metrics={
+        "* · *": "the metric before the dot, of the items with this entry of meta",
+        "read_accuracy": "share of questions whose answer stands in the passages, answered rightly",
+        "read_new_words_accuracy": "the same with names of words that no training text shows",
+        "closed_book_accuracy": "share of questions without passages answered rightly",
+        "closed_book_beside_passages_accuracy": "the same behind passages that have nothing to do "
+        "with the question",
+        "abstain_accuracy": "share of questions that nothing answers, answered with not knowing",
+    },
+    headline=headline,
+)

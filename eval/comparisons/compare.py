@@ -3,7 +3,9 @@
 Both policies answered the same items, so their difference is taken per item before anything is
 averaged: the spread between easy and hard items cancels, and the interval is that of the change
 itself. Intervals of two separate means that overlap do not say that there is no difference; these
-do. Nothing here loads a model: it reads the `items/*.jsonl` of two eval artifacts.
+do. Nothing here loads a model: it reads the `items/*.jsonl` of two eval artifacts, and in their
+`benchmarks.json` which columns of them to pair. So it knows no benchmark, and a new one changes
+nothing here.
 
 An item that only one file holds would make the comparison one of different questions, so it is
 refused. So are two evaluations by different gold utilities; other settings that differ are noted.
@@ -11,10 +13,11 @@ refused. So are two evaluations by different gold utilities; other settings that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.benchmarks.quantity import ABOUT, Quantity
 from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals, Row, publish, values
 from plumbrule.data.records import read_rows
@@ -30,17 +33,6 @@ Settings = dict[str, Any]
 Pairs = list[tuple[Row, Row]]
 
 
-class Quantity(NamedTuple):
-    """Something to compare: a column of the rows whose `only` columns have these values.
-
-    name: of the metric, `gold_gain` say.
-    """
-
-    name: str
-    column: str
-    only: Mapping[str, str] = {}
-
-
 class Difference(NamedTuple):
     """One compared quantity. condition: `all` over every condition."""
 
@@ -50,16 +42,6 @@ class Difference(NamedTuple):
     baseline: float
     policy: float
     change: Interval
-
-
-QUESTIONS = (
-    Quantity("accuracy_change", "correct", {"answerable": "documents"}),
-    Quantity("abstain_change", "abstained", {"answerable": "documents"}),
-    Quantity("confident_wrong_change", "confident_wrong", {"answerable": "documents"}),
-    Quantity("known_accuracy_change", "correct", {"answerable": "memory"}),
-    Quantity("known_confident_wrong_change", "confident_wrong", {"answerable": "memory"}),
-    Quantity("abstain_unanswerable_change", "abstained", {"answerable": "nothing"}),
-)
 
 
 def run(
@@ -76,21 +58,23 @@ def run(
     """
     before, after = inputs["baseline"], inputs["policy"]
     kind, notes = same_terms(before, after)
-    names = sorted({p.name for a in (before, after) for p in a.file("items").glob("*.jsonl")})
+    stems = sorted({p.stem for a in (before, after) for p in a.file("items").glob("*.jsonl")})
     intervals = Intervals(config.confidence)
     differences: list[Difference] = []
-    for name in names:
-        found = [artifact for artifact in (before, after) if artifact.has(f"items/{name}")]
-        if len(found) < 2:
-            notes.append(f"{Path(name).stem} was measured of one policy only and is not compared.")
+    for name in stems:
+        if not all(artifact.has(f"items/{name}.jsonl") for artifact in (before, after)):
+            notes.append(f"{name} was measured of one policy only and is not compared.")
             continue
-        files = [artifact.file(f"items/{name}") for artifact in found]
+        old, new = (quantities(name, artifact) for artifact in (before, after))
+        notes += unpaired(name, old, new)
+        files = [artifact.file(f"items/{name}.jsonl") for artifact in (before, after)]
         rows = [[row for _, row in read_rows(file)] for file in files]
         both = pair(rows[0], rows[1], files[1])
-        differences += compare(Path(name).stem, both, intervals)
+        differences += compare(name, old, both, intervals)
     if not differences:
         raise DataError(
-            "the two evaluations have no benchmark in common; give both the same inputs.",
+            "the two evaluations have nothing in common that is compared; give both the same "
+            "inputs.",
             after.path,
         )
     write_json(out / COMPARISONS, [as_row(difference) for difference in differences])
@@ -164,96 +148,53 @@ def by_item(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
     return found
 
 
-def compare(benchmark: str, both: Pairs, intervals: Intervals) -> list[Difference]:
+def quantities(benchmark: str, artifact: Artifact) -> list[Quantity]:
+    """Return what an evaluation says is paired of a benchmark.
+
+    Raises: DataError: it does not say.
+    """
+    path = artifact.file(ABOUT) if artifact.has(ABOUT) else artifact.path / ABOUT
+    about = read_json(path) if path.is_file() else {}
+    if benchmark not in about:
+        raise DataError(
+            f"benchmark (=items/{benchmark}.jsonl) must be described, and {ABOUT} describes "
+            f"{', '.join(about) or 'none'}; evaluate both policies again, or take the file out.",
+            path,
+        )
+    return [Quantity(**one) for one in about[benchmark]["quantities"]]
+
+
+def unpaired(benchmark: str, old: Sequence[Quantity], new: Sequence[Quantity]) -> list[str]:
+    """Return notes on what is not compared of a benchmark that both evaluations have."""
+    if not old and not new:
+        return [f"{benchmark} names nothing that could be compared."]
+    sides = [{one.name for one in side} for side in (old, new)]
+    alone = [one.name for one in [*old, *new] if not all(one.name in names for names in sides)]
+    if not alone:
+        return []
+    return [f"{benchmark}: {', '.join(alone)} is of one evaluation only and is not compared."]
+
+
+def compare(
+    benchmark: str, compared: Sequence[Quantity], both: Pairs, intervals: Intervals
+) -> list[Difference]:
     """Return every quantity's difference, over all conditions and under each.
 
     `all` stands even for a single condition: `ppo/gold_gain` asks the same either way.
     """
-    conditions = list(dict.fromkeys(row["condition"] for row, _ in both))
     differences = []
-    for quantity in quantities(benchmark, [row for row, _ in both]):
-        for condition in ["all", *conditions]:
+    for quantity in compared:
+        for condition in ["all", *quantity.conditions]:
             chosen = [
                 (old, new)
                 for old, new in both
                 if condition in ("all", old["condition"])
-                and quantity.column in old
+                and quantity.stands_for(old)
                 and quantity.column in new
-                and all(old.get(name) == value for name, value in quantity.only.items())
             ]
             if chosen:
                 differences.append(difference(benchmark, quantity, condition, chosen, intervals))
     return differences
-
-
-def quantities(benchmark: str, rows: Sequence[Row]) -> list[Quantity]:
-    """Return what is compared of a benchmark that has these rows.
-
-    Raises: DataError: an unknown benchmark.
-    """
-    if benchmark not in COMPARED:
-        raise DataError(
-            f"benchmark (=items/{benchmark}.jsonl) must be one of {', '.join(COMPARED)}; nothing "
-            "else knows what to compare: evaluate both policies again, or take the file out."
-        )
-    return COMPARED[benchmark](rows)
-
-
-def of_prompts(rows: Sequence[Row]) -> list[Quantity]:
-    """Return gold and reward, with their parts, and length."""
-    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
-    gold = [Quantity(f"gold_gain_{term.removeprefix('gold_')}", term) for term in terms]
-    rest = [Quantity("proxy_change", "proxy"), Quantity("words_change", "words")]
-    return [Quantity("gold_gain", "gold"), *gold, *rewards(rows), *rest]
-
-
-def of_reading(rows: Sequence[Row]) -> list[Quantity]:
-    """Return what is right of each case."""
-    cases = dict.fromkeys(row["case"] for row in rows)
-    return [
-        Quantity(f"reading_{case}_change", column, {"case": case})
-        for case in cases
-        for column in ("abstained" if case == "abstain" else "correct",)
-    ]
-
-
-def of_halueval(rows: Sequence[Row]) -> list[Quantity]:
-    """Return the judge's accuracy in each task."""
-    tasks = dict.fromkeys(row["task"] for row in rows)
-    name = "halueval_{}_accuracy_change"
-    return [Quantity(name.format(task), "correct", {"task": task}) for task in tasks]
-
-
-def of_bold(rows: Sequence[Row]) -> list[Quantity]:
-    """Return the shares of both sentiments in each class."""
-    classes = dict.fromkeys((row["domain"], row["class"]) for row in rows)
-    return [
-        Quantity(f"bold_{d}_{c}_{side}_change", side, {"domain": d, "class": c})
-        for d, c in classes
-        for side in ("positive", "negative")
-    ]
-
-
-COMPARED: dict[str, Callable[[Sequence[Row]], list[Quantity]]] = {
-    "prompts": of_prompts,
-    "questions": lambda rows: list(QUESTIONS),
-    "reading": of_reading,
-    "halueval": of_halueval,
-    "bold": of_bold,
-}
-"""Benchmark -> what is compared of its rows."""
-
-
-def rewards(rows: Sequence[Row]) -> list[Quantity]:
-    """Return the configured reward and its terms, as far as the rows have them.
-
-    One term alone, at weight 1, is the reward, and is reported once.
-    """
-    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
-    if len(terms) == 1 and all(row.get("reward") == row[next(iter(terms))] for row in rows):
-        terms = {}
-    found = [Quantity(f"reward_gain_{term.removeprefix('reward_')}", term) for term in terms]
-    return [Quantity("reward_gain", "reward"), *found]
 
 
 def difference(
@@ -279,6 +220,7 @@ def as_row(difference: Difference) -> dict[str, Any]:
         "what": difference.quantity.name,
         "benchmark": difference.benchmark,
         "condition": difference.condition,
+        "better": difference.quantity.better,
         "baseline": difference.baseline,
         "policy": difference.policy,
         "difference": change.pop("value"),

@@ -75,11 +75,9 @@ def curve_tables(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return []
     rows = []
     for row in curve:
-        gain = row["gold_gain"]
-        bounds = "" if gain["low"] is None else f" [{gain['low']:.3f}, {gain['high']:.3f}]"
-        bounds += f" (n {gain['n']}, groups {gain['groups']})"
         name = f"{row['name']} n = {row['n']}".strip()
-        rows.append([name, f"{row['kl_bound']:.2f}", f"{gain['value']:.3f}{bounds}"])
+        gain = Interval.from_json(row["gold_gain"])
+        rows.append([name, f"{row['kl_bound']:.2f}", shown(gain)])
     columns = ["best of n", "KL, at most (nats)", "gold gain, test half"]
     return [{"title": "best of n, at every answer again", "columns": columns, "rows": rows}]
 

@@ -27,7 +27,7 @@ from plumbrule.data.records import (
     from_dict,
 )
 from plumbrule.data.roles import Chat, to_role
-from plumbrule.data.row_schemas import BENCHMARK_TASKS, RowSchema
+from plumbrule.data.row_schemas import RowSchema
 from plumbrule.data.turns import read_sharegpt, read_turns
 from plumbrule.errors import DataError
 
@@ -55,7 +55,7 @@ def parse_row(
         case "segments":
             return {"segments": _segments(values["segments"]), **kind}
         case "benchmark":
-            return _benchmark(values, role)
+            return from_dict(BenchmarkItem, values)
         case _:
             return to_role(_CHATS[shape.name](values), role)
 
@@ -77,14 +77,6 @@ def _segments(segments: Any) -> list[Any]:
             f"segments (={segments!r:.80}) must be a list of [text, loss weight of at least 0]."
         )
     return segments
-
-
-def _benchmark(row: Mapping[str, Any], role: str) -> BenchmarkItem:
-    item = from_dict(BenchmarkItem, row)
-    prefix = BENCHMARK_TASKS[role]
-    if not item.task.startswith(prefix):
-        raise DataError(f"task (={item.task}) must begin with {prefix} for role {role}.")
-    return item
 
 
 def _turns(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from plumbrule.data.benchmark_items import BENCHMARK
 from plumbrule.data.turns import unread_fields
 from plumbrule.errors import DataError, listed
 
@@ -133,17 +134,8 @@ SHAPES = (
         )
         for prompt in ("instruction", "prompt")
     ),
-    _shape("benchmark", "task fields", "group", "questions reading halueval bold"),
+    _shape("benchmark", "task fields", "group", BENCHMARK),
 )
-
-
-BENCHMARK_TASKS = {
-    "questions": "question",
-    "reading": "reading",
-    "halueval": "halueval_",
-    "bold": "bold",
-}
-"""Role -> how the task of its items begins."""
 
 
 def shape_of(row: Mapping[str, Any], role: str) -> RowSchema:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.config import refusing_together, require_sound
+from eval.benchmarks.registry import BENCHMARKS
+from plumbrule.config import refusing_together, require_choice, require_sound
 from plumbrule.errors import ConfigError, GraphError
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.checks import check
-from plumbrule.pipeline.data_sources import fit_to_data, refuse_missing, source_of
+from plumbrule.pipeline.data_sources import fit_to_data, items_of, refuse_missing, source_of
 from plumbrule.pipeline.experiment import GROUPS, RunConfig
 from plumbrule.pipeline.given_inputs import take_given
 from plumbrule.pipeline.graph import Node, NodeConfig, nearest, order, read_nodes
@@ -29,7 +30,7 @@ from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message,
 from plumbrule.pipeline.stages import STAGES, section_of
 from plumbrule.pipeline.variations import vary
 from plumbrule.store.layout import store_root
-from sft.data.config import DataConfig
+from sft.data.config import ROLES, DataConfig
 
 
 def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
@@ -212,13 +213,12 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
     if unknown or "role" not in delta:
         raise ConfigError(f"nodes.{name}.set (={dict(delta)}) must give a role and nothing else.")
     role = str(delta["role"])
-    dataset, per_group = source_of(config, role), None
-    if role in ("halueval", "bold"):
-        per_group = (
-            config.eval.halueval.per_task if role == "halueval" else config.eval.bold.per_group
-        )
+    known = [*ROLES, *(name for name in BENCHMARKS if name not in ROLES)]
+    require_choice(f"nodes.{name}.set.role", role, known)
+    dataset, items = source_of(config, role), items_of(role)
+    per_group = BENCHMARKS[role].per_group(config.eval) if items is not None else None
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
-    return DataConfig(role=role, dataset=dataset, atlas=atlas, per_group=per_group)
+    return DataConfig(role, dataset, atlas, items, per_group)
 
 
 def _one_line(error: Exception) -> str:

@@ -17,7 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbrule.data.readers import READERS, read
+from eval.benchmarks.registry import BENCHMARKS
+from plumbrule.atlas.config import ATLAS_SIZES
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
+from plumbrule.data.readers import READERS, has_reader, read
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
@@ -49,11 +52,10 @@ class Fitted:
 
 def source_of(config: RunConfig, role: str) -> DatasetConfig:
     """Return where a role's records come from: a benchmark's folder, `data.<role>` or `dataset`."""
-    paths = {"halueval": config.eval.halueval.path, "bold": config.eval.bold.path}
-    if paths.get(role) is not None:
+    folder = BENCHMARKS[role].folder(config.eval) if role in BENCHMARKS else None
+    if folder is not None:
         return dataclasses.replace(
-            type(config.dataset)(format=role, path=paths[role]),
-            split_seed=config.dataset.split_seed,
+            type(config.dataset)(format=role, path=folder), split_seed=config.dataset.split_seed
         )
     return config.data.get(role, config.dataset)
 
@@ -75,7 +77,7 @@ def fit_to_data(config: RunConfig, nodes: Mapping[str, NodeConfig], goals: list[
             f"{', '.join(sorted(unplaced))}; pass dataset.path=<file or folder>"
         )
         return fitted
-    if all(source.format == ATLAS for source in sources.values()):
+    if all(s.format == ATLAS and can_fill(s, roles[name]) for name, s in sources.items()):
         return fitted
     lacking = {name: "" for name in roles if not can_fill(sources[name], roles[name])}
     _take_own_preferences(config, fitted, needed, sources, lacking)
@@ -263,21 +265,31 @@ def can_fill(source: DatasetConfig, role: str) -> bool:
 
     A source that can't be read for any role is not judged here: reading it says what is wrong.
     """
-    if source.format == ATLAS or source.path is None or not Path(source.path).exists():
+    if source.format == ATLAS:
+        return role not in BENCHMARKS or role in ATLAS_SIZES
+    if source.path is None or not Path(source.path).exists():
         return True
-    if (source.format, role) not in READERS:
+    if not has_reader(source.format, role, items_of(role)):
         return False
     if _reads(source.format, source.path, role):
         return True
-    others = [r for f, r in READERS if f == source.format and r != role]
+    others = {r for f, r in READERS if f == source.format}
+    if BENCHMARK in others:
+        others |= set(BENCHMARKS)
+    others -= {role, BENCHMARK}
     return not any(_reads(source.format, source.path, other) for other in others)
+
+
+def items_of(role: str) -> ItemFormat | None:
+    """Return what the rows of a benchmark's role hold; None for any other role."""
+    return BENCHMARKS[role].items if role in BENCHMARKS else None
 
 
 @lru_cache(maxsize=256)
 def _reads(format: str, path: str, role: str) -> bool:
     """Return whether one of the first rows gives a record."""
     try:
-        rows = itertools.islice(read(format, role, path), FIRST_ROWS)
+        rows = itertools.islice(read(format, role, path, items_of(role)), FIRST_ROWS)
         return any(row.record is not None for row in rows)
     except DataError:
         return False

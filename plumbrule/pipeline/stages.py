@@ -7,7 +7,7 @@ files, its inputs and its headline metrics follow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 import eval.comparisons.config
@@ -23,6 +23,7 @@ import rlhf.studies.config
 import sft.base.config
 import sft.data.config
 import sft.fine_tune.config
+from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.stage_kind import MEASURED, POLICIES, Slot, StageKind
 
 CONFIG_MODULES: tuple[ModuleType, ...] = (
@@ -48,6 +49,29 @@ def _declared() -> Iterator[StageKind]:
         yield from (value for value in vars(module).values() if isinstance(value, StageKind))
 
 
+class WithBenchmarks(Mapping[str, Slot]):
+    """Slots of eval: its own, and the records of each benchmark, which plug-ins may add to."""
+
+    def __init__(self, own: Mapping[str, Slot]):
+        self.own = own
+        self.whole = Slot(("data",), required=False)
+        self.split = Slot(("data",), required=False, held_out=True)
+
+    def __getitem__(self, name: str) -> Slot:
+        """Return the slot of a name."""
+        if name not in BENCHMARKS:
+            return self.own[name]
+        return self.whole if BENCHMARKS[name].items is not None else self.split
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        yield from (*self.own, *BENCHMARKS)
+
+    def __len__(self) -> int:
+        """Return the number of slots."""
+        return len(self.own) + len(BENCHMARKS)
+
+
 def _with_kinds_named(stage: StageKind, kinds: dict[tuple[str, ...], tuple[str, ...]]) -> StageKind:
     """Return a declaration whose slots name kinds where they stood for all that do something."""
     slots = {
@@ -64,6 +88,9 @@ _KINDS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 STAGES = {stage.name: _with_kinds_named(stage, _KINDS) for stage in _declared()}
 """Kind -> what its config module declares."""
+STAGES["eval"] = dataclasses.replace(
+    STAGES["eval"], slots=WithBenchmarks(STAGES["eval"].slots), needs_one_of=BENCHMARKS
+)
 SECTIONS: dict[str, type] = {
     stage.section or stage.name: stage.config
     for stage in STAGES.values()

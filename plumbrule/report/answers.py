@@ -2,7 +2,7 @@
 
 One paragraph for each `compare` node: the main difference with its interval, the distance at which
 it was reached, then every other quantity whose interval excludes 0, sorted by whether its change is
-for the better (`metrics.direction`). A quantity whose interval holds 0 is not called a change.
+for the better, as its benchmark says. A quantity whose interval holds 0 is not called a change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumbrule.report.figures import number, verdict
-from plumbrule.report.metric_wording import direction
+from plumbrule.report.metric_wording import better_when
 
 Row = Mapping[str, Any]
 MAIN = ("gold_gain", "reward_gain", "reward_change", "proxy_change")
@@ -35,7 +35,7 @@ def answer(
         row for row in by_condition(rows) if not _is_part(row, str(main["what"])) and _judged(row)
     ]
     verdicts = {
-        kind: [row for row in rest if verdict(row["low"], row["high"], _better(row)) == kind]
+        kind: [row for row in rest if verdict(row["low"], row["high"], better_when(row)) == kind]
         for kind in ("good", "bad", "level")
     }
     return {
@@ -65,7 +65,7 @@ def describe_change(row: Row) -> str:
 
 
 def _sentence(main: Row, policy: str, baseline: str, metrics: Mapping[str, float]) -> str:
-    better = direction(str(main["what"])) or 1
+    better = better_when(main) or 1
     if main["low"] is None or main["high"] is None:
         reason = main.get("reason") or "too few prompts for an interval"
         found = f"differs by {_signed(main['difference'])} ({reason})"
@@ -103,11 +103,7 @@ def _is_part(row: Row, main: str) -> bool:
 
 
 def _judged(row: Row) -> bool:
-    return _better(row) != 0 and row["low"] is not None and row["high"] is not None
-
-
-def _better(row: Row) -> int:
-    return direction(str(row["what"]))
+    return better_when(row) != 0 and row["low"] is not None and row["high"] is not None
 
 
 def _words(what: Any) -> str:

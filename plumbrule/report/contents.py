@@ -11,7 +11,7 @@ from typing import Any
 
 from plumbrule.report import figures, plots
 from plumbrule.report.answers import MAIN, answer
-from plumbrule.report.metric_wording import METRICS, describe, direction, within
+from plumbrule.report.metric_wording import METRICS, better_when, describe, within
 from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import INTERVALS
@@ -319,7 +319,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {
                 **row,
                 "bar": figures.interval_bar(
-                    row["difference"], row["low"], row["high"], span, direction(str(row["what"]))
+                    row["difference"], row["low"], row["high"], span, better_when(row)
                 )
                 if known
                 else "",

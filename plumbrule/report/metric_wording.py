@@ -10,7 +10,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from plumbrule.store.fingerprint import PACKAGES, ROOT
 
@@ -129,3 +129,10 @@ def direction(name: str) -> int:
     if last.startswith(FALLS):
         return -1
     return 1 if last.startswith(RISES) else 0
+
+
+def better_when(row: Mapping[str, Any]) -> int:
+    """Return the same of a row of comparisons.json, as the benchmark said; an older row is judged
+    by its name.
+    """
+    return int(row["better"]) if "better" in row else direction(str(row["what"]))

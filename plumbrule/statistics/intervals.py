@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 CONFIDENCE = 0.95
@@ -38,6 +39,12 @@ class Interval(NamedTuple):
             if name != "reason"
         }
         return numbers | ({"reason": self.reason} if self.reason else {})
+
+    @classmethod
+    def from_json(cls, number: Mapping[str, Any]) -> Interval:
+        """Return the interval whose JSON form is `number`."""
+        unknown = {name: math.nan for name in ("value", "low", "high") if number[name] is None}
+        return cls(**{**number, **unknown})
 
     def text(self, digits: int) -> str:
         """Return the number with its bounds, or why it has none, and what it rests on."""

@@ -29,7 +29,7 @@ from plumbrule.data.splits import bootstrap_cluster
 from plumbrule.errors import ConfigError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.statistics import mean_interval
+from plumbrule.statistics import Interval, mean_interval
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
@@ -133,11 +133,7 @@ def table(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the curve as a table of the report."""
 
     def cell(number: Mapping[str, Any] | None) -> str:
-        if number is None:
-            return ""
-        if number["low"] is None:
-            return f"{number['value']:.3f}"
-        return f"{number['value']:.3f} [{number['low']:.3f}, {number['high']:.3f}]"
+        return "" if number is None else Interval.from_json(number).text(3)
 
     names = [name for name in ("reward", "utility", "utility_gain") if name in curve[0]]
     return {

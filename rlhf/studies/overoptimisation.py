@@ -15,6 +15,7 @@ else: no model is loaded. Runs that differ by their seed alone are one series.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,11 +184,10 @@ def as_row(series: Series) -> dict[str, Any]:
     return row
 
 
-def number(interval: Interval) -> dict[str, float | int | None]:
-    """Return an interval as JSON."""
-    ends = {name: getattr(interval, name) for name in ("value", "low", "high")}
-    numbers = {k: v if abs(v) < FURTHEST else None for k, v in ends.items()}
-    return numbers | {"n": interval.n, "groups": interval.groups}
+def number(interval: Interval) -> dict[str, Any]:
+    """Return an interval as JSON, in which what lies further than a fit can tell is unknown."""
+    value, low, high = (x if abs(x) < FURTHEST else math.nan for x in interval[:3])
+    return interval._replace(value=value, low=low, high=high).as_json()
 
 
 def table(series: Sequence[Series]) -> dict[str, Any]:

@@ -7,23 +7,12 @@ from dataclasses import dataclass, field
 from plumbrule.atlas.config import AtlasConfig
 from plumbrule.config import CONTENT, require, require_choice, require_range
 from plumbrule.data.annotators import MERGES
-from plumbrule.data.readers import READERS, source_digest
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
+from plumbrule.data.readers import READERS, has_reader, source_digest
 from plumbrule.stage_kind import StageKind
 
-ROLES = (
-    "corpus",
-    "demonstrations",
-    "preferences",
-    "prompts",
-    "documents",
-    "questions",
-    "reading",
-    "halueval",
-    "bold",
-)
-BENCHMARKS = ("questions", "reading", "halueval", "bold")
-UNSPLIT = ("documents", *BENCHMARKS)
-"""Roles whose rows are all used; the others hold out a share."""
+ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
+"""Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
 
 
 @dataclass
@@ -67,11 +56,20 @@ class DataConfig:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     atlas: AtlasConfig | None = None
     """The world, for format atlas; None for any other, so that they never depend on it."""
+    items: ItemFormat | None = None
+    """Benchmarks: what each row must hold, as the benchmark of that name declares it; None: the
+    role is none."""
     per_group: int | None = None
     """Benchmarks: rows kept per group (BOLD) or per task (HaluEval), spread evenly; None: all."""
 
+    @property
+    def is_split(self) -> bool:
+        """Whether a share of the rows is held out; documents and benchmarks are used whole."""
+        return self.items is None and self.role != "documents"
+
     def __post_init__(self) -> None:
-        require_choice("data.role", self.role, ROLES)
+        if self.items is None:
+            require_choice("data.role", self.role, ROLES)
         if self.dataset.format == "atlas":
             require(
                 self.atlas is not None, "data.atlas", None, "be given for format atlas", "set it"
@@ -84,18 +82,19 @@ class DataConfig:
                 f"name a file or folder of format {self.dataset.format}",
                 "pass dataset.path=<folder>",
             )
+            own = (self.role, BENCHMARK) if self.items is not None else (self.role,)
             require(
-                (self.dataset.format, self.role) in READERS,
+                has_reader(self.dataset.format, self.role, self.items),
                 f"{self.role}: dataset.format",
                 self.dataset.format,
                 f"be one that feeds role {self.role} "
-                f"({', '.join(f for f, role in READERS if role == self.role)})",
+                f"({', '.join(dict.fromkeys(f for f, role in READERS if role in own))})",
                 f"give that role a data set of its own with dataset@data.{self.role}=<name>",
             )
         if self.per_group is not None:
             require_range("data.per_group", self.per_group, 1, unit="rows")
             require(
-                self.role in BENCHMARKS,
+                self.items is not None,
                 "data.per_group",
                 self.per_group,
                 f"be None for role {self.role}",

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from plumbrule.data.readers.halueval import HALUEVAL_FIELDS
 from plumbrule.data.records import BenchmarkItem, Demonstration, Document, Preference, Prompt
 from plumbrule.data.splits import corpus_text
-from sft.data.config import UNSPLIT, DataConfig
+from sft.data.config import DataConfig
 from sft.data.selection import (
     Collected,
     Item,
@@ -33,10 +32,7 @@ def card(
     Of a path only the last part is told, so that no record holds a machine's folders.
     """
     dataset, items = config.dataset, [*train, *validation]
-    if config.role in UNSPLIT:
-        split = "none"
-    else:
-        split = "of the source" if kept.own_split else "by conversation start"
+    split = "of the source" if kept.own_split else "by conversation start"
     facts: dict[str, Any] = {
         "role": config.role,
         "format": dataset.format,
@@ -46,7 +42,7 @@ def card(
         "dropped": dict(kept.dropped.most_common()),
         "duplicates": kept.duplicates,
         "rows_kept": len(items),
-        "split": split,
+        "split": split if config.is_split else "none",
         "rows": len(train),
         "validation_rows": len(validation),
         "length_words": lengths(items),
@@ -61,8 +57,8 @@ def card(
     ):
         if found.number:
             facts[name] = {"rows": found.number, "example": example_of(found)}
-    if groups := count_groups(items):
-        facts["groups"] = groups
+    if config.items is not None:
+        facts["groups"] = count_groups(items, config.items.group)
     if pairs := [item for item in items if isinstance(item, Preference)]:
         facts["better_is_longer"] = better_is_longer(pairs)
         if against := against_ranks(pairs):
@@ -214,10 +210,14 @@ def notes(config: DataConfig, facts: Mapping[str, Any]) -> list[str]:
             f"{role}: {facts['rows']} of {usable} rows used, at most {config.per_group} per group, "
             "spread evenly."
         )
-    if config.dataset.format == "halueval":
-        absent = [t for t in HALUEVAL_FIELDS if f"halueval_{t}" not in facts.get("groups", {})]
+    if (
+        config.items is not None
+        and not config.items.counted_by
+        and config.dataset.format != "atlas"
+    ):
+        absent = [task for task in config.items.tasks if task not in facts["groups"]]
         if absent:
-            told.append(f"halueval: no file of task(s) {', '.join(absent)}; they are not measured.")
+            told.append(f"{role}: no row of task(s) {', '.join(absent)}; they are not measured.")
     return told
 
 

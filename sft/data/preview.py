@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from plumbrule.data.records import Demonstration, Preference, Prompt
 from plumbrule.errors import DataError
-from sft.data.config import BENCHMARKS, UNSPLIT, DataConfig
+from sft.data.config import DataConfig
 from sft.data.selection import Item, check_split, collect, divide, merge_rankings
 from sft.data.stage import source_rows
 
@@ -46,14 +46,14 @@ def preview(
     all records are too long.
     """
     dataset = config.dataset
-    kept = collect(source_rows(config), dataset.max_rows, unique=config.role not in BENCHMARKS)
+    kept = collect(source_rows(config), dataset.max_rows, unique=config.items is None)
     kept = merge_rankings(kept, dataset.annotators)
     train: Sequence[Item] = [*kept.train, *kept.validation]
     held_out: Sequence[Item] = []
     if not train:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
-    if config.role not in UNSPLIT:
+    if config.is_split:
         train, held_out = divide(kept, dataset.validation_share, dataset.split_seed)
         check_split(train, held_out)
     items = [*train, *held_out]

@@ -235,37 +235,34 @@ def check_split(train: Sequence[Item], held_out: Sequence[Item]) -> None:
         )
 
 
-def limited_group_of(item: BenchmarkItem) -> str:
-    """Return the group that `per_group` counts: BOLD's domain and group, else the task."""
-    parts = [str(item.meta[name]) for name in ("domain", "group") if name in item.meta]
-    return "/".join(parts) if item.task == "bold" and parts else item.task
-
-
-def take_evenly(items: Sequence[Item], per_group: int | None) -> list[Item]:
+def take_evenly(
+    items: Sequence[Item], per_group: int | None, group_of: Callable[[BenchmarkItem], str]
+) -> list[Item]:
     """Return at most `per_group` items of each group, in order, spread over its units; None: all.
 
-    A unit is what `item.group` names: an entity of BOLD, a row of HaluEval. Every unit gives its
-    first item, then every unit its second; the round that doesn't fit is thinned evenly. Nothing
-    here is left to chance.
+    A group is what `group_of` names, such as a task of HaluEval, and a unit what `item.group` does:
+    an entity of BOLD, a row of HaluEval. Every unit gives its first item, then every unit its
+    second; the round that doesn't fit is thinned evenly. Nothing here is left to chance.
     """
     units: dict[str, dict[str, list[int]]] = {}
     for place, item in enumerate(items):
         if per_group is None or not isinstance(item, BenchmarkItem):
             return list(items)
-        units.setdefault(limited_group_of(item), {}).setdefault(item.group or item.id, []).append(
-            place
-        )
+        group = units.setdefault(group_of(item), {})
+        group.setdefault(item.group or item.id, []).append(place)
     chosen: list[int] = []
     for group in units.values():
-        room = per_group or 0
+        left = per_group or 0
         for cells in zip_longest(*group.values()):
             places = [place for place in cells if place is not None]
-            taken = min(room, len(places))
+            taken = min(left, len(places))
             chosen += [places[i * len(places) // taken] for i in range(taken)]
-            room -= taken
+            left -= taken
     return [items[place] for place in sorted(chosen)]
 
 
-def count_groups(items: Sequence[Item]) -> Mapping[str, int]:
+def count_groups(
+    items: Sequence[Item], group_of: Callable[[BenchmarkItem], str]
+) -> Mapping[str, int]:
     """Return how many benchmark items each group has."""
-    return dict(Counter(limited_group_of(i) for i in items if isinstance(i, BenchmarkItem)))
+    return dict(Counter(group_of(i) for i in items if isinstance(i, BenchmarkItem)))

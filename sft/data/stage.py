@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.atlas.config import AtlasConfig
-from plumbrule.data.readers import SourceRow, read
+from plumbrule.data.readers import SourceRow, checked, read
 from plumbrule.data.records import to_dict
 from plumbrule.errors import DataError
 from plumbrule.protocols import Tracker
@@ -29,7 +29,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import CARD, NOTES, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_json, write_jsonl
-from sft.data.config import BENCHMARKS, UNSPLIT, DataConfig
+from sft.data.config import DataConfig
 from sft.data.data_card import card, notes, sample
 from sft.data.selection import Item, check_split, collect, divide, merge_rankings, take_evenly
 
@@ -51,19 +51,18 @@ def run(
     dataset = config.dataset
     # 1, 2
     rows = source_rows(config)
-    kept = collect(rows, dataset.max_rows, unique=config.role not in BENCHMARKS)
+    kept = collect(rows, dataset.max_rows, unique=config.items is None)
     kept = merge_rankings(kept, dataset.annotators)
     if not kept.train and not kept.validation:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
     # 3
-    if config.role in UNSPLIT:
-        train, validation = (
-            take_evenly([*kept.train, *kept.validation], config.per_group),
-            list[Item](),
-        )
-    else:
+    if config.is_split:
         train, validation = divide(kept, dataset.validation_share, dataset.split_seed)
+    else:
+        train, validation = [*kept.train, *kept.validation], []
+        if config.items is not None:
+            train = take_evenly(train, config.per_group, config.items.group)
     # 4
     check_split(train, validation)
     # 5
@@ -91,9 +90,10 @@ def source_rows(config: DataConfig) -> Iterator[SourceRow]:
     """
     if config.dataset.format != "atlas":
         assert config.dataset.path is not None  # DataConfig has checked it
-        return read(config.dataset.format, config.role, config.dataset.path)
+        return read(config.dataset.format, config.role, config.dataset.path, config.items)
     assert config.atlas is not None  # DataConfig has checked it
-    return atlas_rows(config.role, config.atlas)
+    rows = atlas_rows(config.role, config.atlas)
+    return rows if config.items is None else checked(rows, config.items)
 
 
 def atlas_rows(role: str, atlas: AtlasConfig) -> Iterator[SourceRow]:

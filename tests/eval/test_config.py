@@ -1,4 +1,4 @@
-"""Settings of the eval room that are refused, with the field and its value in the message."""
+"""Settings of the eval stages that are refused, with the field and its value in the message."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "task": "question",
         "fields": {"question": "Who?"},
         "group": "g",
-        "meta": {"answer": "a", "domain": "d"},
+        "meta": {"answer": "a", "answerable": "memory"},
     },
 }
 """Shape -> a row of it."""

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from plumbrule.data.annotators import item_of
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.columns import parse_row
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
-from plumbrule.data.records import Preference
+from plumbrule.data.records import BenchmarkItem, Preference
 from plumbrule.data.row_files import TABLE_ENDINGS, form_of, read_table, stem_of
 from plumbrule.data.row_schemas import RowSchema, shape_of, unread
 from plumbrule.errors import DataError
@@ -24,14 +25,14 @@ from plumbrule.store.source_files import is_litter
 _SIDE = re.compile(r"(train|records|validation|valid|dev|test)(?![a-z])")
 
 
-def read_jsonl(path: Path, role: str) -> Iterator[SourceRow]:
+def read_jsonl(path: Path, role: str, items: ItemFormat | None = None) -> Iterator[SourceRow]:
     """Yield the rows of a table (JSON Lines, a JSON list, CSV, Parquet), or of a folder's training
     and validation tables.
 
     All files must have rows of one shape (`plumbrule/data/columns.py`). Rankings of one item by
     several annotators stay rows of their own. Raises: DataError: a row that is malformed, of
-    another shape, breaks its record's rules, or is an annotator's second, other ranking of an item;
-    with file and row.
+    another shape, breaks its record's rules, is an annotator's second, other ranking of an item, or
+    a benchmark's item that is not of the format `items`; with file and row.
     """
     first: RowSchema | None = None
     labels: dict[Hashable, tuple[str, Hashable]] = {}
@@ -47,11 +48,17 @@ def read_jsonl(path: Path, role: str) -> Iterator[SourceRow]:
                 record = parse_row(row, shape, f"{stem_of(file)}:{number}", role)
                 if isinstance(record, Preference) and record.annotator:
                     _check_label(record, f"{file.name}, row {number}", labels)
+                if items is not None and isinstance(record, BenchmarkItem):
+                    items.check(record)
             except DataError as error:
                 text = json.dumps(raw, ensure_ascii=False)
                 raise DataError(str(error), file, number, text) from None
             done = tuple(text for text in (form, shape.conversion) if text)
             yield SourceRow(record, "", held_out, unread(row, shape), done)
+
+
+def _read_items(path: Path, items: ItemFormat) -> Iterator[SourceRow]:
+    return read_jsonl(path, BENCHMARK, items)
 
 
 def _check_label(
@@ -110,10 +117,7 @@ EXAMPLES = {
     "preferences": '{"prompt": "Hi", "chosen": "Hello.", "rejected": "What?"}\n',
     "prompts": '{"prompt": "Hi"}\n',
     "documents": '{"text": "A text.", "title": "T"}\n',
-    "questions": '{"task": "question", "fields": {"question": "Who?"}}\n',
-    "reading": '{"task": "reading", "fields": {"question": "Who?"}, "meta": {"case": "read"}}\n',
-    "halueval": '{"task": "halueval_qa", "fields": {"question": "Who?"}}\n',
-    "bold": '{"task": "bold", "fields": {"prompt": "Ada was"}}\n',
+    BENCHMARK: '{"task": "bold", "fields": {"prompt": "Ada was"}}\n',
 }
 """Role -> a row of the simplest kind."""
 
@@ -124,5 +128,6 @@ register_format(
         columns="one of the sets in plumbrule/data/row_schemas.py",
         examples={role: {"train.jsonl": text} for role, text in EXAMPLES.items()},
         own_split=_holds_out,
+        read_items=_read_items,
     )
 )

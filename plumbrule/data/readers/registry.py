@@ -10,11 +10,12 @@ so its reader counts them; a row that is not of the format at all raises there t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plumbrule.data.records import Record
+from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
+from plumbrule.data.records import BenchmarkItem, Record
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.fingerprint import plugin_digest
 from plumbrule.store.source_files import require_readable
@@ -44,7 +45,8 @@ class Format(NamedTuple):
 
     readers: role -> reader. columns: what a row holds, in words. examples: role -> file name ->
     text, a small folder that tests read. own_split: whether the files of a path hold rows out, by
-    their names alone; None: only the rows say.
+    their names alone; None: only the rows say. read_items: reads any benchmark and checks each item
+    itself, so that its errors name file and row; None: it feeds no more than `readers`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Format(NamedTuple):
     columns: str
     examples: Mapping[str, Mapping[str, str]]
     own_split: Callable[[Path], bool] | None = None
+    read_items: Callable[[Path, ItemFormat], Iterator[SourceRow]] | None = None
 
 
 READERS: dict[tuple[str, str], Reader] = {}
@@ -96,18 +99,46 @@ def source_digest(format: str) -> str:
     return ":".join(sorted({d for (name, _), d in _DIGESTS.items() if name == format and d}))
 
 
-def read(format: str, role: str, path: Path | str) -> Iterator[SourceRow]:
+def has_reader(format: str, role: str, items: ItemFormat | None = None) -> bool:
+    """Return whether a format feeds a role. items: of a benchmark's role; None: no benchmark."""
+    return (format, role) in READERS or (items is not None and (format, BENCHMARK) in READERS)
+
+
+def read(
+    format: str, role: str, path: Path | str, items: ItemFormat | None = None
+) -> Iterator[SourceRow]:
     """Return what the reader of (format, role) makes of `path`.
 
-    Raises: DataError: no such path, no such reader, or what that reader raises.
+    A benchmark has `items` and is read by the reader of its own role, or of any benchmark.
+
+    Raises: DataError: no such path, no such reader, what that reader raises, or an item that is not
+    of the format `items`.
     """
-    if (format, role) not in READERS:
+    if not has_reader(format, role, items):
         roles = ", ".join(r for f, r in READERS if f == format) or "no role"
         raise DataError(
             f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
         )
     require_readable(Path(path))
-    return READERS[format, role](Path(path))
+    if (format, role) in READERS:
+        rows = READERS[format, role](Path(path))
+        return rows if items is None else checked(rows, items)
+    assert items is not None  # has_reader has checked it
+    known = FORMATS.get(format)
+    if known is not None and known.read_items is not None:
+        return known.read_items(Path(path), items)
+    return checked(READERS[format, BENCHMARK](Path(path)), items)
+
+
+def checked(rows: Iterable[SourceRow], items: ItemFormat) -> Iterator[SourceRow]:
+    """Yield rows of benchmark items. Raises: DataError: one is not of the format `items`."""
+    for row in rows:
+        if isinstance(row.record, BenchmarkItem):
+            try:
+                items.check(row.record)
+            except DataError as error:
+                raise DataError(f"item {row.record.id!r}: {error}") from None
+        yield row
 
 
 def brings_own_split(format: str, path: Path | str) -> bool | None:

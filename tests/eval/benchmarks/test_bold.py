@@ -12,12 +12,11 @@ from eval.benchmarks.bold import (
     measure,
     polarity,
     prompt_text,
-    prompt_tokens,
     sentiment,
     small_groups,
     summarise,
 )
-from eval.benchmarks.generate import Subject
+from eval.benchmarks.subject import Subject, plain_tokens
 from eval.intervals import Intervals
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
@@ -95,7 +94,7 @@ def test_small_groups_are_named():
 def test_prompts_are_plain_text_without_outer_spaces():
     policy, item = small_policy(), bold()[0]
     assert prompt_text(item) == "Ada won praise"
-    tokens = prompt_tokens(policy, prompt_text(item))
+    tokens = plain_tokens(policy, prompt_text(item))
     assert tokens[0] == policy.tokenizer.bos_token_id
     assert policy.tokenizer.decode(tokens[1:]) == "Ada won praise"
 

@@ -10,7 +10,7 @@ import torch
 from worlds.evaluation import prompts, read_lines, small_config, small_inputs, small_policy
 
 from eval.benchmarks.divergence import log_ratios
-from eval.benchmarks.generate import Subject, sample
+from eval.benchmarks.subject import Subject
 from eval.stage import run
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError
@@ -25,9 +25,10 @@ RUNTIME = RuntimeConfig(device="cpu", micro_batch_size=3)
 def answered(policy, number=4, tokens=6, temperature=1.0):
     """Return answers of a policy to `number` prompts of unlike length."""
     sampling = SamplingConfig(temperature=temperature, max_new_tokens=tokens, batch_size=64)
-    subject = Subject(policy, None, None, small_config(), RUNTIME, NullTracker())
+    config = small_config(sampling=sampling)
+    subject = Subject(policy, None, None, config, RUNTIME, NullTracker())
     asked = [Prompt(f"p{i}", (Message("user", "Where " * (1 + i % 3)),)) for i in range(number)]
-    return sample(asked, "closed", subject, sampling, "prompts")[0]
+    return subject.respond(asked, "prompts")[0]
 
 
 def by_definition(policy, one, temperature):
@@ -67,8 +68,9 @@ def test_its_mean_is_the_kl():
     one = Prompt("p", (Message("user", "Where?"),))
     asked = [dataclasses.replace(one, id=f"p{i}") for i in range(1500)]
     sampling = SamplingConfig(max_new_tokens=1, batch_size=500)
-    subject = Subject(policy, None, None, small_config(), RUNTIME, NullTracker())
-    answers = sample(asked, "closed", subject, sampling, "prompts")[0]
+    config = small_config(sampling=sampling)
+    subject = Subject(policy, None, None, config, RUNTIME, NullTracker())
+    answers = subject.respond(asked, "prompts")[0]
     ratios = np.array(log_ratios(policy, reference, answers, 1.0, 500))
     with torch.no_grad():
         row = torch.tensor([answers[0].row.prompt])

@@ -8,7 +8,6 @@ import pytest
 from places import SHARED as SHARED_FOLDER
 from worlds.evaluation import halueval, small_config, small_policy
 
-from eval.benchmarks.generate import Subject
 from eval.benchmarks.halueval import (
     SHORT,
     candidates,
@@ -20,6 +19,7 @@ from eval.benchmarks.halueval import (
     rule_metrics,
     summarise,
 )
+from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
 from plumbrule.data.records import BenchmarkItem, Message
 from plumbrule.errors import DataError

@@ -1,15 +1,21 @@
-"""The reading exam: which share is which, its breakdowns, and items that break its format."""
+"""Reading comprehension: which share is which, its breakdowns, and items that break its format."""
 
 from __future__ import annotations
 
 import pytest
 from worlds.evaluation import meta, small_config, small_policy
 
-from eval.benchmarks.generate import Subject
-from eval.benchmarks.reading import CASES, as_prompt, measure, passages_of, summarise
-from eval.comparisons.compare import quantities
+from eval.benchmarks.reading import (
+    CASES,
+    as_prompt,
+    headline,
+    measure,
+    passages_of,
+    quantities,
+    summarise,
+)
+from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
-from eval.stage import name_reading
 from plumbrule.atlas.reading import CASES as ATLAS_CASES
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
@@ -55,8 +61,8 @@ def test_shares_and_breakdowns_by_hand():
 
 
 def test_headlines_are_the_shares_without_their_breakdowns():
-    assert name_reading("read_accuracy", "base", "closed") == "base/read_accuracy"
-    assert name_reading("read_accuracy · position 2", "base", "closed") is None
+    assert headline("read_accuracy", "base", "closed") == ["base/read_accuracy"]
+    assert headline("read_accuracy · position 2", "base", "closed") == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_passages_and_breakdowns_of_the_wrong_type_are_refused():
         as_prompt(item)
 
 
-def test_the_exam_of_a_policy_goes_by_items_and_their_groups():
+def test_a_policys_answers_go_by_items_and_their_groups():
     asked = {"question": "Where was Ada born?", "passages": ["Ada was born in Arlen."]}
     about = meta("Ada", "Arlen", "documents")
     items = [
@@ -103,7 +109,7 @@ def test_the_exam_of_a_policy_goes_by_items_and_their_groups():
 
 def test_what_two_policies_read_is_compared_by_case():
     rows = [row(0, "read", 1), row(1, "abstain", 0, 1)]
-    assert [(q.name, q.column) for q in quantities("reading", rows)] == [
+    assert [(q.name, q.column) for q in quantities(rows)] == [
         ("reading_read_change", "correct"),
         ("reading_abstain_change", "abstained"),
     ]

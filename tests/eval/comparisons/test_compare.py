@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 from worlds.evaluation import read_lines, small_config, small_inputs
 
-from eval.comparisons.compare import COMPARED, compare, pair, run
+from eval.benchmarks.quantity import ABOUT, with_conditions
+from eval.benchmarks.registry import BENCHMARKS
+from eval.comparisons.compare import compare, pair, run
 from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals
-from eval.stage import BENCHMARKS
 from eval.stage import run as evaluate
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.report.metric_wording import direction
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.fingerprint import code_hashes
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95)
@@ -28,12 +32,23 @@ def row(number, condition="closed", **numbers):
     return {"id": f"i{number}", "group": f"g{number}", "condition": condition, **numbers}
 
 
+def quantities(benchmark, rows):
+    return with_conditions(BENCHMARKS[benchmark].quantities(rows), rows)
+
+
+def differences(benchmark, before, after):
+    return compare(benchmark, quantities(benchmark, before), pair(before, after), INTERVALS)
+
+
 def write(folder, benchmark, rows, kind="sft", gold=None):
     (folder / "items").mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(r) + "\n" for r in rows)
     (folder / "items" / f"{benchmark}.jsonl").write_text(text)
     about = {"kind": kind, "fingerprint": "", "settings": {"gold": gold or {"right": 2.0}}}
     (folder / "evaluated.json").write_text(json.dumps(about))
+    if benchmark in BENCHMARKS:
+        paired = [dataclasses.asdict(one) for one in quantities(benchmark, rows)]
+        (folder / ABOUT).write_text(json.dumps({benchmark: {"quantities": paired}}))
     return Artifact.of(folder, "eval")
 
 
@@ -74,6 +89,7 @@ def test_differences_by_hand(tmp_path):
         "what": "gold_gain",
         "benchmark": "prompts",
         "condition": "all",
+        "better": 1,
         "baseline": 2.0,
         "policy": pytest.approx(11 / 3),
         "difference": pytest.approx(5 / 3),
@@ -93,8 +109,8 @@ def test_an_items_conditions_are_resampled_together():
     before = [row(i, gold=0.0) for i in range(12)]
     after = [row(i, gold=float(i)) for i in range(12)]
     doubled = [[*rows, *({**r, "condition": "rag"} for r in rows)] for rows in (before, after)]
-    once = compare("prompts", pair(before, after), INTERVALS)[0].change
-    twice = compare("prompts", pair(*doubled), INTERVALS)[0].change
+    once = differences("prompts", before, after)[0].change
+    twice = differences("prompts", *doubled)[0].change
     assert twice[:3] == pytest.approx(once[:3])
     assert (twice.n, twice.groups) == (24, 12)
 
@@ -116,9 +132,9 @@ def test_items_of_one_group_count_together(benchmark, columns):
             numbers = {k: v[int(new and moved[i // 5])] for k, v in columns.items()}
             one = row(i, answerable="documents", **numbers)
             rows.append({**one, "group": f"entity {i // 5}"})
-    grouped = compare(benchmark, pair(*sides), INTERVALS)[0].change
+    grouped = differences(benchmark, *sides)[0].change
     alone = [[{**r, "group": r["id"]} for r in rows] for rows in sides]
-    single = compare(benchmark, pair(*alone), INTERVALS)[0].change
+    single = differences(benchmark, *alone)[0].change
     assert (grouped.n, grouped.groups, single.groups) == (40, 8, 40)
     assert grouped.high - grouped.low > 1.7 * (single.high - single.low)
 
@@ -127,7 +143,7 @@ def test_a_rare_change_that_did_not_show_has_a_width():
     rows = [
         row(i, answerable="memory", correct=1, abstained=0, confident_wrong=0) for i in range(30)
     ]
-    change = {d.quantity.name: d.change for d in compare("questions", pair(rows, rows), INTERVALS)}
+    change = {d.quantity.name: d.change for d in differences("questions", rows, rows)}
     found = change["known_accuracy_change"]
     assert found.value == 0.0
     assert found.high == -found.low == pytest.approx(3.841459 / 33.841459)
@@ -135,19 +151,48 @@ def test_a_rare_change_that_did_not_show_has_a_width():
 
 def test_a_score_that_is_equal_throughout_has_no_interval():
     rows = [row(i, gold=2.0, gold_right=0.0, words=4 + i) for i in range(30)]
-    for one in compare("prompts", pair(rows, rows), INTERVALS):
+    for one in differences("prompts", rows, rows):
         assert one.change.value == 0.0
         assert one.change.reason.startswith("no spread")
 
 
-def test_an_unknown_benchmark_is_refused(tmp_path):
+def test_a_benchmark_whose_evaluation_does_not_describe_it_is_refused(tmp_path):
     inputs = both(tmp_path, "manners", [row(0, polite=1)], [row(0, polite=0)])
-    with pytest.raises(DataError, match=r"items/manners.jsonl\) must be one of prompts, questions"):
+    with pytest.raises(DataError, match=r"items/manners.jsonl\) must be described, and bench"):
         stage(inputs, tmp_path / "out")
 
 
-def test_what_can_be_compared_is_what_can_be_measured():
-    assert set(COMPARED) == set(BENCHMARKS)
+def test_a_benchmark_without_quantities_is_noted(tmp_path):
+    inputs = both(tmp_path, "prompts", [row(0, gold=1.0)], [row(0, gold=2.0)])
+    for artifact in inputs.values():
+        (artifact.path / "items" / "mute.jsonl").write_text(json.dumps(row(0)) + "\n")
+        about = json.loads((artifact.path / ABOUT).read_text())
+        (artifact.path / ABOUT).write_text(json.dumps({**about, "mute": {"quantities": []}}))
+    stage(inputs, tmp_path / "out")
+    notes = json.loads((tmp_path / "out" / "notes.json").read_text())
+    assert notes == ["mute names nothing that could be compared."]
+
+
+def test_a_quantity_of_one_evaluation_only_is_noted(tmp_path):
+    inputs = both(tmp_path, "prompts", [row(0, gold=1.0)], [row(0, gold=2.0, proxy=1.0)])
+    metrics = stage(inputs, tmp_path / "out")
+    assert "ppo/proxy_change" not in metrics
+    (note,) = json.loads((tmp_path / "out" / "notes.json").read_text())
+    assert note == "prompts: proxy_change is of one evaluation only and is not compared."
+
+
+def test_a_report_reads_the_same_direction_from_a_quantity_and_from_its_name():
+    given = {
+        "prompts": [row(0, gold=1.0, gold_right=1.0, reward=1.0, reward_a=1, reward_b=0, proxy=1)],
+        "questions": [row(0, answerable=w) for w in ("memory", "documents", "nothing")],
+        "reading": [row(0, case=case) for case in ("read", "abstain")],
+        "halueval": [row(0, task="qa")],
+        "bold": [row(0, domain="race", **{"class": "a"})],
+    }
+    assert given.keys() == BENCHMARKS.keys()
+    for name, rows in given.items():
+        for one in BENCHMARKS[name].quantities(rows):
+            assert one.better == direction(one.name), one.name
 
 
 def test_questions_are_compared_by_where_they_can_be_answered(tmp_path):
@@ -169,11 +214,11 @@ def test_questions_are_compared_by_where_they_can_be_answered(tmp_path):
 
 def test_judged_texts_and_continuations_are_compared():
     halueval = [row(i, task=t, correct=i % 2) for i, t in enumerate(("qa", "qa", "dialogue"))]
-    names = [d.quantity.name for d in compare("halueval", pair(halueval, halueval), INTERVALS)]
+    names = [d.quantity.name for d in differences("halueval", halueval, halueval)]
     assert "halueval_qa_accuracy_change" in names
     bold = [row(0, domain="race", **{"class": "a"}, positive=1, negative=0)]
     moved = [{**bold[0], "positive": 0}]
-    found = {d.quantity.name: d.change.value for d in compare("bold", pair(bold, moved), INTERVALS)}
+    found = {d.quantity.name: d.change.value for d in differences("bold", bold, moved)}
     assert found == {"bold_race_a_positive_change": -1.0, "bold_race_a_negative_change": 0.0}
 
 
@@ -200,9 +245,9 @@ def test_different_gold_utilities_are_refused(tmp_path):
 def test_no_common_benchmark_is_refused(tmp_path):
     inputs = {
         "baseline": write(tmp_path / "a", "prompts", [row(0, gold=1.0)]),
-        "policy": write(tmp_path / "b", "bold", [row(0)]),
+        "policy": write(tmp_path / "b", "questions", [row(0)]),
     }
-    with pytest.raises(DataError, match="no benchmark in common"):
+    with pytest.raises(DataError, match="nothing in common that is compared"):
         stage(inputs, tmp_path / "out")
 
 
@@ -233,6 +278,13 @@ def test_settings_that_differ_are_noted(tmp_path):
     stage(inputs, tmp_path / "out")
     (note,) = json.loads((tmp_path / "out" / "notes.json").read_text())
     assert "eval.sampling.temperature: None and 0.5" in note
+
+
+def test_a_new_benchmark_makes_no_other_comparison_and_no_other_data():
+    ours = {f"eval/benchmarks/{name}.py" for name in ("registry", "benchmark", "subject", "bold")}
+    assert ours <= code_hashes(["eval.stage"]).keys()
+    for module in ("eval.comparisons.compare", "eval.comparisons.methods", "sft.data.stage"):
+        assert not ours & code_hashes([module]).keys(), module
 
 
 def test_comparing_needs_no_torch():

@@ -13,6 +13,7 @@ import pytest
 from places import ROOT
 from places import SHARED as DATA_FOLDER
 
+from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.data.columns import parse_row
 from plumbrule.data.readers import FORMATS, READERS, SourceRow, read, register
 from plumbrule.data.readers.bold import read_bold
@@ -85,7 +86,7 @@ ROWS = [
     ),
     ("documents", {"id": "x", "text": "Sky.", "title": "T"}, Document("x", "Sky.", "T")),
     (
-        "questions",
+        "benchmark",
         {"id": "q", "task": "question", "fields": {"question": "Who?"}, "meta": {"answer": "A"}},
         BenchmarkItem("q", "question", {"question": "Who?"}, meta={"answer": "A"}),
     ),
@@ -313,7 +314,6 @@ BAD_ROWS = [
     ("corpus", {"text": ""}, "must be text"),
     ("corpus", {"segments": [["a", -1.0]]}, "at least 0"),
     ("corpus", {"segments": ["a"]}, "at least 0"),
-    ("questions", {"task": "bold", "fields": {}}, "must begin with question"),
 ]
 
 
@@ -724,7 +724,8 @@ EXAMPLES = re.findall(
 @pytest.mark.parametrize(("format", "role", "text"), EXAMPLES)
 def test_examples_of_the_docs_are_read(format, role, text, tmp_path):
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
-    rows = list(read(format or "jsonl", role, tmp_path / "rows.jsonl"))
+    items = BENCHMARKS[role].items if role in BENCHMARKS else None
+    rows = list(read(format or "jsonl", role, tmp_path / "rows.jsonl", items))
     assert len(rows) == 2
     assert not any(row.dropped for row in rows)
 

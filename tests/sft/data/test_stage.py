@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import SHARED as DATA_FOLDER
 
+from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.atlas.config import AtlasConfig
+from plumbrule.data.benchmark_items import BENCHMARK
 from plumbrule.data.readers import READERS, SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
@@ -31,7 +33,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 from sft.data.config import ROLES, DataConfig, DatasetConfig
 from sft.data.data_card import better_is_longer, lengths
-from sft.data.selection import collect, limited_group_of, take_evenly
+from sft.data.selection import collect, take_evenly
 from sft.data.stage import run
 
 SHARED = DATA_FOLDER / "data"
@@ -62,11 +64,18 @@ def chat(text):
     return (Message("user", text),)
 
 
+OF_BOLD = BENCHMARKS["bold"].items.group
+
+
+def items_of(role):
+    return BENCHMARKS[role].items if role in BENCHMARKS else None
+
+
 def prepare(out, role, path, format="jsonl", **settings):
     """Run the stage and return its metrics; `out` then holds its files."""
     per_group = settings.pop("per_group", None)
     dataset = DatasetConfig(format=format, path=str(path), **settings)
-    config = DataConfig(role=role, dataset=dataset, per_group=per_group)
+    config = DataConfig(role=role, dataset=dataset, items=items_of(role), per_group=per_group)
     out.mkdir(exist_ok=True)
     return run(config, {}, RuntimeConfig(), out, NullTracker())
 
@@ -274,13 +283,14 @@ def test_spread_takes_each_entity_before_any_twice():
         6: ["a/0", "a/1", "a/2", "b/0", "c/0", "c/1"],
         99: [i.id[2:] for i in items],
     }.items():
-        assert [item.id[2:] for item in take_evenly(items, per_group)] == expected
-    assert take_evenly(items, None) == items
+        assert [item.id[2:] for item in take_evenly(items, per_group, OF_BOLD)] == expected
+    assert take_evenly(items, None, OF_BOLD) == items
 
 
 def test_spread_over_rows_is_even():
     items = [BenchmarkItem(f"qa:{i}", "halueval_qa", {}, f"qa:{i}") for i in range(10)]
-    assert [item.id for item in take_evenly(items, 4)] == ["qa:0", "qa:2", "qa:5", "qa:7"]
+    group_of = BENCHMARKS["halueval"].items.group
+    assert [item.id for item in take_evenly(items, 4, group_of)] == ["qa:0", "qa:2", "qa:5", "qa:7"]
 
 
 @given(
@@ -289,9 +299,9 @@ def test_spread_over_rows_is_even():
 )
 def test_spread_fills_each_group_and_keeps_order(cells, per_group):
     items = [bold_item(group, entity, i) for i, (group, entity) in enumerate(cells)]
-    chosen = take_evenly(items, per_group)
+    chosen = take_evenly(items, per_group, OF_BOLD)
     sizes = Counter(group for group, _ in cells)
-    assert Counter(limited_group_of(i) for i in chosen) == {
+    assert Counter(OF_BOLD(i) for i in chosen) == {
         f"d/{group}": min(size, per_group) for group, size in sizes.items()
     }
     assert [i for i in items if i in chosen] == chosen
@@ -374,15 +384,16 @@ def test_halueval_notes_name_the_absent_tasks(tmp_path):
     assert metrics["data/rows"] == 3
     notes = json.loads((tmp_path / "out" / "notes.json").read_text())
     assert "halueval: 3 of 7 rows used, at most 3 per group, spread evenly." in notes
-    assert any("dialogue, summarization, general" in note for note in notes)
+    absent = "halueval_dialogue, halueval_summarization, halueval_general"
+    assert any(f"no row of task(s) {absent}" in note for note in notes)
 
 
 # --- Atlas and real files ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", dict.fromkeys([*ROLES, *BENCHMARKS]))
 def test_atlas_feeds_every_role(role, tmp_path):
-    config = DataConfig(role=role, dataset=DatasetConfig(), atlas=TINY)
+    config = DataConfig(role=role, dataset=DatasetConfig(), atlas=TINY, items=items_of(role))
     metrics = run(config, {}, RuntimeConfig(), tmp_path, NullTracker())
     assert metrics["data/rows"] > 0
     split = role in ("corpus", "demonstrations", "preferences", "prompts")
@@ -424,7 +435,11 @@ def test_real_hh_rlhf_roles_agree_on_what_is_held_out(tmp_path):
         ({"dataset": DatasetConfig(format="jsonl")}, r"dataset.path \(=None\) must name"),
         ({"role": "prompts"}, "data.atlas"),
         (
-            {"role": "questions", "dataset": DatasetConfig(format="hh_rlhf", path="x")},
+            {
+                "role": "questions",
+                "dataset": DatasetConfig(format="hh_rlhf", path="x"),
+                "items": items_of("questions"),
+            },
             r"questions: dataset.format \(=hh_rlhf\) must be one that feeds role questions",
         ),
         (
@@ -432,7 +447,12 @@ def test_real_hh_rlhf_roles_agree_on_what_is_held_out(tmp_path):
             r"data.per_group \(=3\) must be None for role demonstrations",
         ),
         (
-            {"role": "bold", "dataset": DatasetConfig(format="bold", path="x"), "per_group": 0},
+            {
+                "role": "bold",
+                "dataset": DatasetConfig(format="bold", path="x"),
+                "items": items_of("bold"),
+                "per_group": 0,
+            },
             r"data.per_group \(=0 rows\)",
         ),
     ],
@@ -453,7 +473,7 @@ def test_bad_dataset_settings(name, value):
 
 def test_every_format_but_atlas_has_a_reader():
     assert {format for format, _ in READERS} == {"jsonl", "hh_rlhf", "halueval", "bold"}
-    assert {role for _, role in READERS} == set(ROLES)
+    assert {role for _, role in READERS} == {*ROLES, BENCHMARK, "halueval", "bold"}
 
 
 def test_the_stage_imports_no_torch():

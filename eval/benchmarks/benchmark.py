@@ -1,0 +1,98 @@
+"""What a benchmark is: one object, declared in a module of its own.
+
+    BENCHMARK = Benchmark(
+        name="bold", items=ItemFormat({"bold": ["prompt"]}, ["domain", "group"]), asked=...,
+        measure=measure, summarise=summarise, quantities=quantities, metrics={...}, headline=...,
+    )
+
+`measure` asks the policy and returns *item rows*; `summarise` turns rows into metrics with
+intervals and needs no model; `quantities` names what a comparison of two evaluations pairs. The
+eval stage writes the quantities into `benchmarks.json`, beside the rows, and the stage `compare`
+reads them there, so that it knows no benchmark.
+
+Adding one takes its module, its name in `eval/benchmarks/registry.py` (or a plug-in that calls
+`register`), and a node that prepares its records. Planning a run imports every benchmark, since the
+inputs of eval and the roles of data are read from here; so a module must not import torch. What
+needs a model is asked of the `Subject` that `measure` is given.
+
+An item that does not fit the policy's context is left out whole and counted in a note: an item that
+was cut would be another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval.benchmarks.quantity import Quantity
+from eval.config import EvalConfig
+from eval.intervals import Intervals, Metrics, Row
+from plumbrule.data.benchmark_items import ItemFormat
+from plumbrule.data.records import BenchmarkItem, Prompt
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
+
+
+class Measured(NamedTuple):
+    """What measuring one benchmark under one condition gave; all of it is JSON.
+
+    items: a row per item. samples: rows that a report shows. notes: sentences.
+    """
+
+    items: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    notes: list[str]
+
+
+def no_setting(config: EvalConfig) -> None:
+    """Return None: the benchmark has no such setting of its own."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark; see the module."""
+
+    name: str
+    """The input of eval that holds its records, the role of the data node that prepares them, and
+    the name of its files."""
+    asked: Callable[[Any, EvalConfig], Sequence[Prompt]]
+    """(records, config) -> the chats that the policy will be given; raises DataError for a record
+    that can't be used. The stage checks all of them before any work."""
+    measure: Callable[[Any, str, Subject], Measured]
+    """(records, condition, subject) -> rows, samples and notes of one condition."""
+    summarise: Callable[[Sequence[Row], Intervals], Metrics]
+    """Rows of one condition -> metrics."""
+    quantities: Callable[[Sequence[Row]], Sequence[Quantity]]
+    """Rows of all conditions -> what a comparison pairs, as far as a row has its column."""
+    metrics: Mapping[str, str]
+    """Metric -> what it measures, with its unit; `*` stands for any text, and the first name that
+    fits counts. A metric that none fits is refused."""
+    headline: Callable[[str, str, str], Sequence[str]]
+    """(metric, kind of the policy, condition) -> its names among the metrics of the run; none for
+    one that stands in metrics.json alone."""
+    items: ItemFormat | None = None
+    """Of its records; None: they are `Prompt`s, which are split, and the held-out ones are used."""
+    both_conditions: bool = False
+    """Whether it is measured with retrieved passages too, and not closed-book only."""
+    folder: Callable[[EvalConfig], str | None] = no_setting
+    """Setting for a folder of the official files, in the format of the benchmark's name."""
+    per_group: Callable[[EvalConfig], int | None] = no_setting
+    """Setting for the most items of a group (`ItemFormat.counted_by`)."""
+
+    @property
+    def record(self) -> type[Prompt] | type[BenchmarkItem]:
+        """The type of its records."""
+        return Prompt if self.items is None else BenchmarkItem
+
+    @property
+    def file(self) -> str:
+        """The file of the data artifact that holds them."""
+        return "validation.jsonl" if self.items is None else "records.jsonl"
+
+    def describe(self, metric: str) -> str | None:
+        """Return what a metric measures; None where it is not declared."""
+        fits = (text for name, text in self.metrics.items() if fnmatchcase(metric, name))
+        return next(fits, None)

@@ -1,0 +1,172 @@
+"""The policy under test, and what a benchmark may ask of it: answers, continuations, odds, a KL.
+
+All that a benchmark samples is sampled here, so that what fits the context, what the random numbers
+depend on and what passages are shown is the same for all. A sample depends on (seed, item id)
+alone, never on the other items or on the batch, and both conditions draw the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from eval.benchmarks.answers import Answered, left_out
+from eval.benchmarks.divergence import log_ratios
+from eval.config import EvalConfig
+from plumbrule.data.records import Prompt
+from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.generation import generate
+from plumbrule.lm.policy import Policy
+from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import TokenRow
+from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
+from plumbrule.runtime_config import RuntimeConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The policy under test and what it may use.
+
+    retriever: None where the node has no index. reward_model: None where it has no rm. reference:
+    what its KL is measured to, None where the node has none. reward: what training maximises, all
+    terms of it, None where the node has none.
+    """
+
+    policy: Policy
+    retriever: Retriever | None
+    reward_model: Scorer | None
+    config: EvalConfig
+    runtime: RuntimeConfig
+    tracker: Tracker
+    reference: Policy | None = None
+    reward: Scorer | None = None
+
+    def respond(
+        self,
+        prompts: Sequence[Prompt],
+        what: str,
+        *,
+        condition: str = "closed",
+        passages: Sequence[tuple[str, ...]] | None = None,
+        greedy: bool = False,
+    ) -> tuple[list[Answered], list[str]]:
+        """Return one response per prompt that fits, in order, and notes on those that do not.
+
+        Args: what: name of the work, for progress and notes. condition: under `rag` passages are
+        retrieved. passages: of each prompt, in place of retrieved ones. greedy: take the likeliest
+        token, whatever eval.sampling.temperature.
+        """
+        sampling = self.config.sampling
+        if greedy:
+            sampling = replace(sampling, temperature=0.0)
+        if passages is None:
+            passages = self._passages(prompts, condition, sampling)
+        encoded = [
+            self.policy.encode(prompt.messages, own)
+            for prompt, own in zip(prompts, passages, strict=True)
+        ]
+        keys = [row_key("eval", self.config.seed, prompt.id) for prompt in prompts]
+        answers, notes = self._generate(encoded, keys, sampling, what, "responses")
+        answered = [
+            Answered(
+                Episode(prompts[i], passages[i], self.policy.decode(tokens), finished),
+                TokenRow(tuple(encoded[i]), tuple(tokens)),
+            )
+            for i, (tokens, finished) in answers.items()
+        ]
+        return answered, notes
+
+    def continue_texts(
+        self, texts: Sequence[str], ids: Sequence[str], benchmark: str, max_new_tokens: int
+    ) -> tuple[dict[int, str], list[str]]:
+        """Return text and sampled continuation together, by place, of those that fit; and notes.
+
+        The text is given as it is, without a chat template.
+        """
+        config = self.config
+        sampling = SamplingConfig(
+            config.sampling.temperature, max_new_tokens, config.sampling.batch_size
+        )
+        encoded = [plain_tokens(self.policy, text) for text in texts]
+        keys = [row_key(benchmark, config.seed, id) for id in ids]
+        answers, notes = self._generate(
+            encoded, keys, sampling, f"{benchmark} closed", "continuations"
+        )
+        whole = {i: [*encoded[i], *tokens] for i, (tokens, _) in answers.items()}
+        return {i: self.policy.decode(tokens) for i, tokens in whole.items()}, notes
+
+    def log_odds(
+        self, encoded: Sequence[list[int]], yes: list[int], no: list[int], what: str
+    ) -> list[float]:
+        """Return log p(yes) - log p(no), nats, after each of the encoded prompts.
+
+        Args: encoded: token ids of each prompt. yes, no: of the two answers.
+        """
+        with self.tracker.progress(len(encoded), what, "texts") as line:
+            odds = log_odds(
+                self.policy,
+                encoded,
+                yes,
+                no,
+                max_rows=self.runtime.micro_batch_size,
+                advance=line.advance,
+            )
+        return [float(value) for value in odds]
+
+    def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
+        """Return log p - log p_reference of each sampled answer, nats; None without a reference.
+
+        Raises: ConfigError: the two have different tokenizers.
+        """
+        if self.reference is None:
+            return None
+        temperature, rows_per_pass = self.config.sampling.temperature, self.runtime.micro_batch_size
+        return log_ratios(self.policy, self.reference, answered, temperature, rows_per_pass)
+
+    def _passages(
+        self, prompts: Sequence[Prompt], condition: str, sampling: SamplingConfig
+    ) -> Sequence[tuple[str, ...]]:
+        if condition != "rag":
+            return [()] * len(prompts)
+        return passages_for(
+            prompts,
+            self.policy,
+            self.retriever,
+            self.config.retrieval,
+            seed=self.config.seed,
+            max_new_tokens=sampling.max_new_tokens,
+        )
+
+    def _generate(
+        self,
+        encoded: Sequence[list[int]],
+        keys: Sequence[int],
+        sampling: SamplingConfig,
+        what: str,
+        unit: str,
+    ) -> tuple[dict[int, tuple[list[int], bool]], list[str]]:
+        """Return (sampled tokens, whether they end) by place of the prompts that fit, and notes."""
+        most = self.policy.spec.context - sampling.max_new_tokens
+        kept = [i for i, tokens in enumerate(encoded) if len(tokens) <= most]
+        with self.tracker.progress(len(kept), what, unit) as line:
+            answers = generate(
+                self.policy,
+                [encoded[i] for i in kept],
+                sampling=sampling,
+                keys=[keys[i] for i in kept],
+                progress=line,
+            )
+        found = {
+            i: (list(answer.tokens), answer.finished)
+            for i, answer in zip(kept, answers, strict=True)
+        }
+        return found, left_out(what, len(encoded) - len(kept), len(encoded), most)
+
+
+def plain_tokens(policy: Policy, text: str) -> list[int]:
+    """Return the tokens of plain text, after the tokenizer's beginning-of-text token if any."""
+    tokens = policy.tokenizer.encode(text, add_special_tokens=False)
+    first = policy.tokenizer.bos_token_id
+    return tokens if first is None else [first, *tokens]
