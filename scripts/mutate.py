@@ -323,7 +323,7 @@ MUTANTS = [
         "whitened by each process over its own rows",
         "rlhf/ppo/objective.py",
         "        advantages = whiten(advantages, mask)\n",
-        "        from plumbrule.lm.distributed import world_size\n\n"
+        "        from plumbrule.lm.parallel.distributed import world_size\n\n"
         "        advantages = advantages.clone()\n"
         "        for rank in range(world_size()):\n"
         "            own = slice(rank, None, world_size())\n"

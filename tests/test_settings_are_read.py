@@ -16,9 +16,17 @@ SCHEMAS = schemas_under(RunConfig) | schemas_under(DataConfig)
 READ_BY_COMPUTED_NAME = {
     *(f"RunConfig.{group}" for group in GROUPS),  # cfg[section] in pipeline/experiment.py
     *(f"GoldConfig.{term}" for term in TERMS),  # getattr in atlas/gold.py
+    "RewardConfig.gold",  # getattr of a term's section in rlhf/rewards/options.py
+    "RewardConfig.classifier",
     *(f"BudgetConfig.{cost}" for cost in COSTS),  # getattr in eval/comparisons/trials.py
 }
-ONLY_HASHED = {"DatasetConfig.source", "PPOConfig.source", "RewardTermConfig.source"}
+ONLY_HASHED = {
+    "DatasetConfig.source",
+    "IndexConfig.source",
+    "ItemFormat.source",
+    "PPOConfig.source",
+    "RewardTermConfig.source",
+}
 """Digests of code that is chosen by name: they are filled in for the fingerprint."""
 
 

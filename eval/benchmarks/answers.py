@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from plumbrule.lm.response_logprobs import TokenRow
+from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Episode
 
 

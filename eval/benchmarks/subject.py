@@ -19,8 +19,8 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.lm.retrieval_prompts import passages_for
+from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 

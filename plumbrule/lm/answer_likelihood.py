@@ -15,7 +15,8 @@ from torch import Tensor
 from plumbrule.errors import ConfigError
 from plumbrule.lm.logprobs import buckets, hidden_states, output_logits, pad_rows
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.response_logprobs import TokenRow, response_logprobs
+from plumbrule.lm.response_logprobs import response_logprobs
+from plumbrule.lm.token_rows import TokenRow
 
 
 @torch.inference_mode()

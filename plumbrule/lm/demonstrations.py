@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from plumbrule.data.records import Demonstration
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.response_logprobs import TokenRow, token_row
+from plumbrule.lm.response_logprobs import token_row
+from plumbrule.lm.token_rows import TokenRow
 
 
 class EncodedDemonstrations(NamedTuple):

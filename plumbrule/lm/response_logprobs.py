@@ -24,21 +24,10 @@ from plumbrule.data.records import Message
 from plumbrule.lm import varlen
 from plumbrule.lm.logprobs import buckets, causal_lm, logprobs, pad_rows
 from plumbrule.lm.policy import Policy
+from plumbrule.lm.token_rows import TokenRow
 
 PADDED_ROWS = 8
 """Most rows per pass of a model that computes padding, where the caller has no other number."""
-
-
-class TokenRow(NamedTuple):
-    """Token ids of a prompt, passages included, and of one response to it."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Return the length of both together."""
-        return len(self.prompt) + len(self.response)
 
 
 class PaddedRows(NamedTuple):

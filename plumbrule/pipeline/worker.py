@@ -40,7 +40,7 @@ WATCH_SECONDS = 1.0
 @record
 def main(folder: Path) -> None:
     """Run this process's share of the stage in `folder`."""
-    from plumbrule.lm import distributed
+    from plumbrule.lm.parallel import distributed
 
     stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
     kind = stage["kind"]

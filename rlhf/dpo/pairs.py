@@ -18,11 +18,11 @@ from plumbrule.errors import TrainingError
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import (
-    TokenRow,
     efficient_rows,
     response_logprobs,
     token_row,
 )
+from plumbrule.lm.token_rows import TokenRow
 
 Place = tuple[int, int]
 """A ranking's number in its split, and an answer's place in the ranking."""

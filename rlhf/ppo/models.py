@@ -9,9 +9,9 @@ import torch
 
 from plumbrule.errors import ConfigError
 from plumbrule.inputs import Inputs
-from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.timing import timed

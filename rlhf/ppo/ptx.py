@@ -17,12 +17,13 @@ from torch import Tensor
 
 from plumbrule.data.records import Demonstration, read_records
 from plumbrule.errors import DataError
-from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.demonstrations import encode_demonstrations
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import buckets
+from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.lm.randomness import generator
-from plumbrule.lm.response_logprobs import TokenRow, token_logprobs
+from plumbrule.lm.response_logprobs import token_logprobs
+from plumbrule.lm.token_rows import TokenRow
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.evaluation import compute_precision
 

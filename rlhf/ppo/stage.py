@@ -36,10 +36,10 @@ import torch
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.inputs import Inputs
-from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy, resolve_device, save_policy
+from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.protocols import Retriever, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import distributed, fsdp
+from plumbrule.lm.parallel import distributed, fsdp
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.step import Learner
 

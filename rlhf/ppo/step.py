@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from plumbrule.errors import ConfigError, TrainingError
-from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.loading import Policy, checkpoint_activations
+from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.lm.randomness import generator
 from plumbrule.lm.response_logprobs import TokenRow
 from rlhf.lr_schedules import lr_multiplier

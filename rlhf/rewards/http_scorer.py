@@ -33,7 +33,7 @@ import numpy as np
 from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import ConfigError, TrainingError
-from plumbrule.lm import distributed
+from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode
 from plumbrule.store.content_digests import is_as_written, with_digest
 from rlhf.rewards.bounded_post import CutOffError, post

@@ -31,8 +31,9 @@ from plumbrule.lm.loading import (
 from plumbrule.lm.logprobs import trunk
 from plumbrule.lm.policy import POLICY_FILE, PolicySpec
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.response_logprobs import TokenRow, mean_nll
+from plumbrule.lm.response_logprobs import mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
+from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json

@@ -39,7 +39,8 @@ from plumbrule.lm.hf_trainer import (
 )
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import seed_everything
-from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, TokenRow, score_passes
+from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, score_passes
+from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
 from sft.fine_tune.config import SFTConfig

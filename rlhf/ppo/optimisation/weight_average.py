@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plumbrule.lm import fsdp
+from plumbrule.lm.parallel import fsdp
 
 
 class AveragedWeights:

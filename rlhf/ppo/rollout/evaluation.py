@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from plumbrule.lm import distributed
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import buckets, hidden_states, logprobs
+from plumbrule.lm.parallel import distributed
 from plumbrule.timing import timed
 from rlhf.masked import fill
 from rlhf.ppo.rollout.trajectory import ModelRows, Trajectory, rows_for_model

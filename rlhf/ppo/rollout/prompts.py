@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plumbrule.data.records import Prompt
-from plumbrule.lm import distributed
 from plumbrule.lm.loading import Policy, fits
+from plumbrule.lm.parallel import distributed
 from plumbrule.lm.randomness import generator
 from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever

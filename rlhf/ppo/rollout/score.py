@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plumbrule.data.records import Prompt
-from plumbrule.lm import distributed
+from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode, Scorer
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.rewards.terms import score_distinct

@@ -24,11 +24,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from plumbrule.lm import distributed
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import pad_rows
+from plumbrule.lm.parallel import distributed
 from plumbrule.lm.randomness import row_key
 
 

@@ -7,7 +7,6 @@ import torch
 from worlds.rankings import chat, tiny_policy
 
 from plumbrule.lm.response_logprobs import (
-    TokenRow,
     mean_nll,
     pad_token_rows,
     response_logprobs,
@@ -15,6 +14,7 @@ from plumbrule.lm.response_logprobs import (
     sum_rows,
     token_row,
 )
+from plumbrule.lm.token_rows import TokenRow
 
 ROWS = [TokenRow((5, 6, 7)[: 1 + i % 3], (8, 9, 10, 11)[: 1 + i % 4]) for i in range(7)]
 

@@ -257,7 +257,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from plumbrule.tracking.trackers import TRACKERS
-from plumbrule.tracking.trackers import About
 from plumbrule.tracking.config import TrackingConfig
 from plumbrule.tracking.trackers import CommandFacts
 from plumbrule.tracking.wandb_start import check_wandb

@@ -236,7 +236,7 @@ from pathlib import Path
 from worlds.stages import run_stage, small_dpo as small
 from worlds.trackers import StoppingTracker
 from rlhf.dpo.stage import run
-from plumbrule.config import RuntimeConfig
+from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 
 class Killed(StoppingTracker):

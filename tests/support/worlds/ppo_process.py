@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from plumbrule.lm import distributed, fsdp
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
+from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo.config import PTXConfig

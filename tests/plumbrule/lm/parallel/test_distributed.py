@@ -16,7 +16,7 @@ from plumbrule.runtime_config import RuntimeConfig
 
 JOB = """
 import sys, time
-from plumbrule.lm import distributed
+from plumbrule.lm.parallel import distributed
 from plumbrule.runtime_config import RuntimeConfig
 
 distributed.start(RuntimeConfig(device="cpu", processes=2, silence_minutes=0.05))

@@ -27,8 +27,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import distributed
 from plumbrule.lm.logprobs import causal_lm, output_embeddings, trunk
+from plumbrule.lm.parallel import distributed
 
 
 class TiedHead(nn.Module):
