@@ -33,9 +33,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = Path("rlhf") / "README.md"
-DETAILS = Path("rlhf") / "details.toml"
-MUTATIONS = Path("rlhf") / "mutations.json"
+PPO = Path("rlhf") / "ppo"
+PAGE = PPO / "README.md"
+DETAILS = PPO / "details.toml"
+MUTATIONS = PPO / "mutations.json"
 BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
 END = "<!-- details end -->"
 NUM_DETAILS = 54

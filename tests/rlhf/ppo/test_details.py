@@ -20,7 +20,7 @@ def test_the_page_is_what_the_details_and_the_tests_say() -> None:
 def test_a_stale_page_and_an_unheld_detail_are_named(tmp_path: Path) -> None:
     """One sentence on the page changed by hand, and the only test of detail 9 gone."""
     for name in (detail_page.PAGE, detail_page.DETAILS):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     (tmp_path / "tests").mkdir()
     marks = "".join(f"@pytest.mark.detail({n})\n" for n in range(1, 55) if n not in (9, 53))
