@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from plumbrule.cli.main import CONF, register
 from plumbrule.pipeline.experiment import RunConfig, from_hydra
@@ -58,3 +59,12 @@ def adapted() -> Callable[[Path, Path], Path]:
         return folder
 
     return build
+
+
+@pytest.fixture(scope="session")
+def default() -> DictConfig:
+    """The default composition."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config")
