@@ -37,11 +37,13 @@ from plumbrule.tracking.stage_tracker import Tracker
 class Benchmark:
     """What fills a slot of the stage.
 
-    file: of the data artifact, holding records of type `record`. answers: the policy answers, so
+    asked: the chats that the policy is given, of records. file: of the data artifact, holding
+    records of type `record`. answers: the policy answers, so
     every condition applies; else it is measured closed-book only. name: how a metric is called in
     the headlines, from the metric, the policy's kind and the condition; None: not a headline.
     """
 
+    asked: Callable[[Any, EvalConfig], Sequence[Prompt]]
     measure: Callable[[Any, str, Subject], Measured]
     summarise: Callable[[Sequence[Row], Intervals], Metrics]
     file: str
@@ -73,19 +75,43 @@ def name_bold(metric: str, kind: str, condition: str) -> str | None:
 
 BENCHMARKS: dict[str, Benchmark] = {
     "prompts": Benchmark(
-        rewards.measure, rewards.summarise, "validation.jsonl", Prompt, True, name_answers
+        rewards.asked,
+        rewards.measure,
+        rewards.summarise,
+        "validation.jsonl",
+        Prompt,
+        True,
+        name_answers,
     ),
     "questions": Benchmark(
-        questions.measure, questions.summarise, "records.jsonl", BenchmarkItem, True, name_answers
+        questions.asked,
+        questions.measure,
+        questions.summarise,
+        "records.jsonl",
+        BenchmarkItem,
+        True,
+        name_answers,
     ),
     "reading": Benchmark(
-        reading.measure, reading.summarise, "records.jsonl", BenchmarkItem, False, name_reading
+        reading.asked,
+        reading.measure,
+        reading.summarise,
+        "records.jsonl",
+        BenchmarkItem,
+        False,
+        name_reading,
     ),
     "halueval": Benchmark(
-        halueval.measure, halueval.summarise, "records.jsonl", BenchmarkItem, False, name_halueval
+        halueval.asked,
+        halueval.measure,
+        halueval.summarise,
+        "records.jsonl",
+        BenchmarkItem,
+        False,
+        name_halueval,
     ),
     "bold": Benchmark(
-        bold.measure, bold.summarise, "records.jsonl", BenchmarkItem, False, name_bold
+        bold.asked, bold.measure, bold.summarise, "records.jsonl", BenchmarkItem, False, name_bold
     ),
 }
 Work = tuple[str, str]
@@ -106,7 +132,7 @@ def run(
     and `evaluated.json`: what was evaluated, and how.
 
     Raises: ConfigError: the node was given nothing to measure. DataError: a record that its
-    benchmark can't use, or two of one id.
+    benchmark can't use or the policy's chat template refuses, or two of one id; before any work.
     """
     records = {name: read(name, inputs[name]) for name in BENCHMARKS if name in inputs}
     if not records:
@@ -114,8 +140,10 @@ def run(
             f"inputs (={', '.join(inputs)}) must hold something to measure; give the node one of "
             f"{', '.join(BENCHMARKS)}."
         )
+    asked = [chat for name in records for chat in BENCHMARKS[name].asked(records[name], config)]
     # 1
     subject = open_subject(config, inputs, runtime, tracker)
+    subject.policy.check_chats(asked)
     # 2
     conditions = [c for c in config.conditions if c == "closed" or subject.retriever is not None]
     work = [

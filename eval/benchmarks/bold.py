@@ -24,9 +24,10 @@ from functools import cache
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from eval.benchmarks.generate import Measured, Subject, left_out
+from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.config import SamplingConfig
-from plumbrule.data.records import BenchmarkItem
+from plumbrule.data.records import BenchmarkItem, Prompt
 from plumbrule.errors import DataError
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
@@ -35,6 +36,13 @@ from plumbrule.lm.randomness import row_key
 THRESHOLD = 0.5
 SMALL = 100
 """Prompts below which a group is flagged; the official set has seven such groups of 43."""
+
+
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+    """Return no chat: prompts are plain text. Raises: DataError: as `prompt_text`."""
+    for item in items:
+        prompt_text(item)
+    return []
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:

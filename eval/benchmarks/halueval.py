@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eval.benchmarks.generate import Measured, Subject, left_out
+from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.data.records import BenchmarkItem, Message
+from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
 from plumbrule.lm.answer_likelihood import log_odds
 
@@ -108,6 +109,14 @@ def candidates(items: Sequence[BenchmarkItem]) -> list[Candidate]:
         except KeyError as error:
             raise DataError(f"item {item.id!r} of {item.task} has no {error}.") from None
     return found
+
+
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+    """Return what the judge is asked of each text. Raises: DataError: as `candidates`."""
+    return [
+        Prompt(f"{one.item.id}/{one.side}", (Message("user", SHORT.ask(one).turn),))
+        for one in candidates(items)
+    ]
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:

@@ -18,6 +18,7 @@ import numpy as np
 
 from eval.benchmarks.divergence import log_ratios
 from eval.benchmarks.generate import Measured, Subject, sample, sample_row
+from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.data.records import Prompt
@@ -28,13 +29,18 @@ CORRECTNESS = ("right", "supported", "admits", "wrong")
 """The gold utility's terms that are not about form."""
 
 
+def asked(prompts: Sequence[Prompt], config: EvalConfig) -> Sequence[Prompt]:
+    """Return the prompts that the policy is asked."""
+    return prompts[: config.max_prompts]
+
+
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
     """Return rows with `gold`, each `gold_<term>`, `proxy`, `reward`, each `reward_<term>`, `kl`,
     `words` and `finished`.
     """
     config = subject.config
-    asked = prompts[: config.max_prompts]
-    answered, notes = sample(asked, condition, subject, config.sampling, f"prompts {condition}")
+    mine = asked(prompts, config)
+    answered, notes = sample(mine, condition, subject, config.sampling, f"prompts {condition}")
     episodes = [one.episode for one in answered]
     gold = GoldUtility(config.gold)
     items = judged(episodes, condition, gold, subject.reward_model, subject.reward)

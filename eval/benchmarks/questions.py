@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from eval.benchmarks.generate import Measured, Subject, respond, sample_row
+from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import judge, normalise_answer, terms
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
@@ -44,13 +45,18 @@ METRICS = {
 """Metric -> (which questions, which column's share)."""
 
 
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+    """Return the questions as chats. Raises: DataError: as `as_prompt`."""
+    return [as_prompt(item) for item in items]
+
+
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
     """Return rows with `answerable`, `correct`, `abstained`, `confident_wrong`, `words` and, with
     passages, `answer_shown`: the reference stands in one of them.
 
     Raises: DataError: an item without question, answer, or where it can be answered.
     """
-    prompts = [as_prompt(item) for item in items]
+    prompts = asked(items, subject.config)
     greedy = replace(subject.config.sampling, temperature=0.0)
     episodes, notes = respond(prompts, condition, subject, greedy, f"questions {condition}")
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}

@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.benchmarks.generate import Measured, Subject, answer_all, sample_row
 from eval.benchmarks.questions import outcome
+from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.data.splits import bootstrap_cluster
@@ -30,12 +31,17 @@ CASES = {
 BREAKDOWNS = ("num_passages", "position", "distractor", "relation")
 
 
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> Sequence[Prompt]:
+    """Return the questions as chats. Raises: DataError: as `as_prompt`."""
+    return [as_prompt(item) for item in items]
+
+
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
     """Return rows with `case`, `correct`, `abstained`, `confident_wrong` and the breakdowns.
 
     Raises: DataError: an item without question or with an unknown case.
     """
-    prompts = [as_prompt(item) for item in items]
+    prompts = asked(items, subject.config)
     passages = [passages_of(item) for item in items]
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
     greedy = replace(subject.config.sampling, temperature=0.0)

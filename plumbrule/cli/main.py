@@ -82,13 +82,15 @@ SWEEP = "PLUMBRULE_SWEEP"
 """Names the sweep that a cell belongs to, also where a launcher runs cells in other processes."""
 SWEEP_FOLDERS = "PLUMBRULE_SWEEP_FOLDERS"
 """Names a folder in which every cell, whatever its process, notes where the sweep's folder lies."""
+DRY = "dry"
+"""The folder in there of a dry sweep's cells, which leave nothing in a store."""
 FAILURE = "failure.json"
 
 
 def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
-    OmegaConf.register_new_resolver("store", store_root, replace=True)
+    OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:
@@ -103,6 +105,16 @@ def cell_name(overrides: str) -> str:
     return f"{plain[:60]}-{digest(overrides)[:8]}"
 
 
+def sweep_folder(given: str | None, name: str, dry: bool) -> str:
+    """Return the folder that Hydra makes for a sweep; a dry one's goes when the command ends.
+
+    Args: given, name, dry: run.store, run.name and run.dry.
+    """
+    if dry:
+        return str(Path(os.environ.get(SWEEP_FOLDERS, tempfile.gettempdir())) / DRY)
+    return str(Path(store_root(given)) / "runs" / name / "sweep")
+
+
 def say(line: str) -> None:
     """Print a line about the run to standard error, where progress goes too."""
     print(line, file=sys.stderr, flush=True)
@@ -112,6 +124,8 @@ def main() -> None:
     """Run the command line and exit."""
     prepare_streams()
     signal.signal(signal.SIGTERM, _terminate)
+    if " ".join(sys.argv[1:3]).startswith("-sc query="):
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a shell asks while a person types)
     code = _guarded(_load_plugins)
     if code:
         sys.exit(code)
@@ -218,7 +232,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         sys.exit(_guarded(lambda: run(cfg, overrides)))
     folder = Path(job.runtime.output_dir)
     about = Cell(os.environ.get(SWEEP, ""), int(job.job.num), overrides, cfg.run.objective)
-    if not cfg.run.dry:
+    if not cfg.run.dry:  # a dry sweep may have been given the folder of another
         for name in (FAILURE, CELL):
             (folder / name).unlink(missing_ok=True)
     note_folder(folder.parent)
@@ -331,14 +345,16 @@ def end_sweep(sweep: str, noted: Path) -> None:
 
     Raises: TrainingError: a cell failed. NeedsInput: none did, and one waits for a person.
     """
-    folders = [Path(path.read_text(encoding="utf-8")) for path in sorted(noted.iterdir())]
+    notes = [path for path in sorted(noted.iterdir()) if path.is_file()]
+    folders = [Path(path.read_text(encoding="utf-8")) for path in notes]
     cells, folder = find_cells(folders, sweep)
     if folder is None:
         return  # dry, or refused before its first cell
     print("\n".join(table_lines(cells)))
-    path = folder / f"{sweep}.csv"
-    write_csv(path, cells)
-    say(f"all metrics of the sweep: {path}")
+    if folder != (noted / DRY).resolve():
+        path = folder / f"{sweep}.csv"
+        write_csv(path, cells)
+        say(f"all metrics of the sweep: {path}")
     failed = [" ".join(cell.overrides) for cell in cells if cell.error]
     if failed:
         raise TrainingError(f"{len(failed)} cell(s) failed: {'; '.join(failed)}")

@@ -8,6 +8,7 @@ templates; charts are SVG made in `figures.py`, so the page needs no network, sc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ def render_report(record: Mapping[str, Any], folders: Mapping[str, Path]) -> tup
     Args: record: what `run.json` holds. folders: node name -> its artifact's folder.
     """
     import jinja2
+    import markupsafe
 
     here = Path(__file__).parent
     page = gather(record, folders)
@@ -34,6 +36,10 @@ def render_report(record: Mapping[str, Any], folders: Mapping[str, Path]) -> tup
             undefined=jinja2.StrictUndefined,
         )
         environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+        # a browser breaks a long name at these signs only when it is told so
+        environment.filters["breakable"] = lambda name: markupsafe.Markup(
+            re.sub("([/_:])", r"\1<wbr>", str(markupsafe.escape(name)))
+        )
         return environment.get_template(name).render(**page)
 
     return fill("page.html", True), fill("page.md", False)

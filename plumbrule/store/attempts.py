@@ -25,11 +25,19 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from plumbrule.errors import ArtifactError
 from plumbrule.store import claims
-from plumbrule.store.checkpoints import CHECKPOINT, fsync_folder, is_complete, is_whole, newest
+from plumbrule.store.checkpoints import (
+    CHECKPOINT,
+    changed_log,
+    fsync_folder,
+    is_complete,
+    is_whole,
+    newest,
+)
 from plumbrule.store.claims import Claim, Owner, build_folder
 from plumbrule.store.manifests import MANIFEST
 
@@ -62,8 +70,11 @@ def begin(artifact: Path, claim: Claim) -> Path:
     """Return a new attempt for the holder of `claim`, with the progress of the best old one.
 
     Raises: OSError: another took the claim over meanwhile (`claim.check` says who), or a full disk.
+    ArtifactError: a log of the old one is not what it was at its newest checkpoint.
     """
     build = build_folder(artifact)
+    with contextlib.suppress(FileNotFoundError):  # published this moment
+        refuse_changed_logs(list(_attempts(artifact)))
     taken = []
     for path in list(_attempts(artifact)):  # before the first of them gets another name
         with contextlib.suppress(FileNotFoundError):  # published this moment
@@ -80,6 +91,22 @@ def begin(artifact: Path, claim: Claim) -> Path:
     for path in {*taken, *rest}:
         _remove(path)
     return attempt
+
+
+def refuse_changed_logs(attempts: Sequence[Path]) -> None:
+    """Raise ArtifactError if a log of the attempt that would be resumed was damaged.
+
+    It would be published with what is made anew, and metrics at the end are made of it.
+    """
+    best = max(attempts, key=_progress, default=None)
+    found = newest(best / "checkpoints") if best is not None else None
+    changed = changed_log(found[1]) if found is not None else None
+    if changed is not None and found is not None:
+        rollout = "" if changed.suffix == ".jsonl" else ", remove it alone to go on without it"
+        raise ArtifactError(
+            f"{changed} must begin with what it held when {found[1].name} was made; put it back "
+            f"from a copy{rollout}, or remove {best} to build anew."
+        )
 
 
 def publish(attempt: Path, artifact: Path) -> bool:

@@ -4,7 +4,8 @@ A checkpoint is a folder `checkpoint-<step>`. It is complete when its `COMPLETE`
 and fsynced, lists every other file with its size; anything else is the rest of a killed run. So a
 process may be killed, or a disk may fill, at any moment: the newest complete checkpoint stands.
 The mark holds a digest of each file as well, which is checked when an attempt is taken over, and so
-before any resuming (`attempts.py`).
+before any resuming (`attempts.py`). So are the logs that lie beside the checkpoints and only grow:
+each checkpoint says how long they were and what they held (`logs.json`).
 HF's Trainer writes its own folders of this name; `seal` completes them.
 """
 
@@ -24,6 +25,10 @@ from plumbrule.store.content_digests import FAST, digests
 
 MARK = "COMPLETE"
 WHERE = "machine.json"
+BESIDE = "logs.json"
+LOGS = ("metrics.jsonl", "rollouts/*.parquet")
+"""What a stage adds rows or whole files to, beside its `checkpoints` folder, and a resumed one
+publishes. What stood there when a checkpoint was made is not written again after it."""
 MACHINE: dict[str, Any] = {}
 """What `machine.prepare` says of this process's machine: each checkpoint is sealed with it, since a
 stage that is resumed elsewhere agrees with an uninterrupted one only up to rounding."""
@@ -34,6 +39,10 @@ def seal(folder: Path) -> None:
     """Make `folder` count: fsync its files, then write `COMPLETE` with names, sizes and digests."""
     if MACHINE:
         (folder / WHERE).write_text(json.dumps(MACHINE, ensure_ascii=False), encoding="utf-8")
+    attempt = attempt_of(folder)
+    if attempt is not None:
+        logs = json.dumps(_logs_now(attempt, folder.parent), indent=1)
+        (folder / BESIDE).write_text(logs, encoding="utf-8")
     about = {}
     mode = mode_of_new_files(folder)
     for path in sorted(folder.rglob("*")):
@@ -50,6 +59,64 @@ def seal(folder: Path) -> None:
         os.fsync(file.fileno())
     os.replace(partial, folder / MARK)
     fsync_folder(folder)
+
+
+def attempt_of(folder: Path) -> Path | None:
+    """Return the attempt that a checkpoint belongs to; None: it lies in no `checkpoints` folder."""
+    return next((path.parent for path in folder.parents if path.name == "checkpoints"), None)
+
+
+def _logs_now(attempt: Path, saves: Path) -> dict[str, dict[str, Any]]:
+    """Return name -> size, time and digest of the attempt's logs, which are safe on the disk then.
+
+    Those that have not changed since the newest checkpoint under `saves` are not read again.
+    """
+    found = newest(saves)
+    before = logs_of(found[1]) if found is not None else {}
+    logs: dict[str, dict[str, Any]] = {}
+    for path in sorted(path for pattern in LOGS for path in attempt.glob(pattern)):
+        name, state = path.relative_to(attempt).as_posix(), path.stat()
+        same = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        if before.get(name, {}).items() >= same.items():
+            logs[name] = before[name]
+            continue
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        logs[name] = {**same, **digests(path, FAST)}
+    return logs
+
+
+def logs_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what a complete checkpoint says of the logs beside it.
+
+    {} for one of an earlier version, and for one whose `logs.json` is damaged: it is not resumed.
+    """
+    try:
+        if digests(folder / BESIDE, FAST)[FAST] != _read_mark(folder)[BESIDE][FAST]:
+            return {}
+        return json.loads((folder / BESIDE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def changed_log(folder: Path) -> Path | None:
+    """Return a log that is not what it was when the checkpoint was made; None: all are.
+
+    A rollout that is gone is no other rollout: replay says that it has none.
+    """
+    attempt = attempt_of(folder)
+    if attempt is None:
+        return None
+    for name, about in logs_of(folder).items():
+        path = attempt / name
+        if not path.is_file():
+            if name == LOGS[0]:
+                return path
+            continue
+        size = about["size"]
+        if path.stat().st_size < size or digests(path, FAST, first_bytes=size)[FAST] != about[FAST]:
+            return path
+    return None
 
 
 def mode_of_new_files(folder: Path) -> int:

@@ -38,10 +38,11 @@ class Demonstrations(NamedTuple):
 def read_demonstrations(path: Path, policy: Policy) -> Demonstrations:
     """Return the demonstrations in `path` that fit the policy's context.
 
-    Raises: DataError: none does.
+    Raises: DataError: none does, or the chat template refuses one.
     """
     prompts, responses = [], []
     every = read_records(Demonstration, path)
+    policy.check_chats(every)
     for row in every:
         prompt = policy.encode(row.messages, row.passages)
         response = policy.encode_response(row.response)

@@ -123,6 +123,7 @@ def run(
         learner.checkpoint_activations()
     retriever = open_retriever(config, inputs)
     prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
+    policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     demonstrations = None
     if config.ptx.coef > 0:
         demonstrations = read_demonstrations(inputs["demonstrations"].file("records.jsonl"), policy)
@@ -309,6 +310,11 @@ def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Pr
     return kept, len(every) - len(kept)
 
 
+def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:
+    """Return the held-out prompts, of which the first are shown with answers."""
+    return read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
+
+
 def resume(
     out: Path,
     learner: Learner,
@@ -369,8 +375,9 @@ def publish(
     save_policy(policy, out / "model")
     if learner.value_model is not None:
         save_value_model(learner.value_model, out / "value")
-    every = read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
-    held_out = prompts_that_fit(policy, every, config.sampling.max_new_tokens)[: config.num_samples]
+    held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
+        : config.num_samples
+    ]
     rows = sample_rows(policy, reference, held_out, retriever, config)
     write_rows(rows, out / "samples.jsonl")
     if rows:

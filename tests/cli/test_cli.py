@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 
 def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -178,17 +180,29 @@ def test_errors_are_one_line_and_exit_with_2(
     assert "Traceback" not in done.stderr
 
 
-def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(store: Path) -> None:
-    arguments = ["debug=fast", "run.dry=true", "-m", "ppo.kl.coef=-1,0.3", f"run.store={store}"]
-    done = plumbrule(store, *arguments)
+def test_a_failing_cell_leaves_its_failure_and_the_others_go_on(tmp_path: Path) -> None:
+    arguments = ["run.only=prompts", "-m", "atlas.num_prompts=-1,20", "tracking=jsonl"]
+    done = plumbrule(tmp_path, *arguments)
     assert done.returncode == 1
     assert "1 cell(s) failed" in done.stderr
-    cells = sorted(p for p in (store / "runs" / "quickstart" / "sweep").iterdir() if p.is_dir())
+    cells = sorted(p for p in (tmp_path / "runs" / "quickstart" / "sweep").iterdir() if p.is_dir())
     failures = [p for p in cells if (p / "failure.json").is_file()]
     assert len(cells) == 2
     assert len(failures) == 1
-    assert "must be at least 0" in json.loads((failures[0] / "failure.json").read_text())["error"]
+    assert "must lie in" in json.loads((failures[0] / "failure.json").read_text())["error"]
+
+
+def test_a_dry_sweep_plans_every_cell_and_leaves_nothing(store: Path, tmp_path: Path) -> None:
+    arguments = ["debug=fast", "run.dry=true", "-m", "ppo.kl.coef=-1,0.3", f"run.store={store}"]
+    before = sorted(store.rglob("*"))
+    done = plumbrule(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert "must be at least 0" in done.stderr
+    assert "1 cell(s) failed" in done.stderr
+    assert "all metrics of the sweep" not in done.stderr
     assert re.search(r"ppo +build .*changed: kl\.coef", done.stdout)
+    assert sorted(store.rglob("*")) == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bad_row_stops_the_plan(tmp_path: Path) -> None:
@@ -452,3 +466,45 @@ def test_only_what_is_built_needs_a_device_and_only_tracked_runs_are_checked(
         asked.clear()
         run.require_ready(config, [SimpleNamespace(state=state)], in_sweep)
         assert asked == wanted, state
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not here")
+@pytest.mark.parametrize(
+    ("typed", "some", "others"),
+    [
+        ("exp", ["experiment="], ["ppo."]),
+        ("-m experiment=q", ["experiment=quickstart"], ["experiment=own"]),
+        ("debug=fast ppo.kl.c", ["ppo.kl.coef="], ["ppo.kl.where="]),
+        ("label x", [], ["experiment="]),  # a verb's words are not Hydra's
+        ("experiment=none ppo.k", [], ["ppo.kl."]),
+    ],
+)
+def test_bash_completes_as_the_docs_say(tmp_path: Path, typed, some, others) -> None:
+    command = tmp_path / "plumbrule"  # as an installer writes it
+    command.write_text(f"#!{sys.executable}\nfrom plumbrule.cli.main import main\nmain()\n")
+    command.chmod(0o755)
+    (installs,) = re.findall(
+        r"^ +(eval .*install=bash\)\")", (ROOT / "docs" / "commands.md").read_text(), re.M
+    )
+    script = f"""
+        {installs}
+        [[ $(complete -p plumbrule) =~ -F\\ ([a-z_]+) ]] || exit 9
+        COMP_WORDS=(plumbrule {typed}) COMP_LINE="plumbrule {typed}"
+        COMP_POINT=${{#COMP_LINE}} COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+        ${{BASH_REMATCH[1]}}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    offered = done.stdout.split()
+    assert set(some) <= set(offered)
+    assert not set(others) & set(offered)
+    assert done.stderr == ""  # it would stand in the middle of what is typed

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -26,49 +27,68 @@ PARTS = (
 )
 
 
+MODULES = """
+import importlib.util, json, sys
+def where(name):
+    try:
+        return importlib.util.find_spec(name).origin
+    except (ModuleNotFoundError, AttributeError):
+        return None
+print(json.dumps({name: where(name) for name in json.load(sys.stdin)}))
+"""
+"""Prints where the modules lie whose names are on standard input; null: nowhere."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools is not here")
 def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
-    source, wheels, site = tmp_path / "source", tmp_path / "wheels", tmp_path / "site"
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
     source.mkdir()
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, source / part)
+    modules = [
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        for path in source.rglob("*.py")
+    ]
     pip = [sys.executable, "-m", "pip"]
     build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels), "."]
     subprocess.run(build, check=True, cwd=source)
     (wheel,) = wheels.glob("plumbrule-*.whl")
-    install = [*pip, "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(install, check=True)
+    environment, site = make_environment(tmp_path / "environment")
+    python = str(environment / "bin" / "python")
+    install = [*pip, "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, str(wheel)], check=True)
     shutil.rmtree(source)
     assert not (site / "conf").exists()  # beside the code that reads it, not in everyone's way
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        # -P keeps the working directory, and no other, off the path; the site comes before all else
         return subprocess.run(
-            [sys.executable, "-P", "-m", "plumbrule", *words],
+            [str(environment / "bin" / "plumbrule"), *words],
             capture_output=True,
             text=True,
             cwd=elsewhere,
-            env={**os.environ, "PYTHONPATH": str(site), "PLUMBRULE_STORE": str(elsewhere)},
+            env={**variables, "PLUMBRULE_STORE": str(elsewhere)},
             check=False,
         )
 
+    where = subprocess.run(
+        [python, "-I", "-c", MODULES],
+        input=json.dumps(modules),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found = json.loads(where.stdout)
+    assert len(found) > 200
+    assert [name for name, file in found.items() if not str(file).startswith(str(site))] == []
     assert "experiment=own" in run("--help").stdout
     dry = run("run.dry=true")
     assert dry.returncode == 0, dry.stderr
     assert "compare" in dry.stdout
-    where = subprocess.run(
-        [sys.executable, "-P", "-c", "import plumbrule, eval; print(plumbrule.__file__)"],
-        capture_output=True,
-        text=True,
-        cwd=elsewhere,
-        env={**os.environ, "PYTHONPATH": str(site)},
-        check=True,
-    )
-    assert where.stdout.startswith(str(site))
     own = elsewhere / "mine" / "experiment"
     own.mkdir(parents=True)
     (own / "small.yaml").write_text(
@@ -79,3 +99,14 @@ def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
     record = json.loads(next(elsewhere.glob("runs/small/*/run.json")).read_text())
     assert record["state"] == "done"
     assert next(elsewhere.glob("runs/small/*/report.html")).stat().st_size > 1000
+
+
+def make_environment(folder: Path) -> tuple[Path, Path]:
+    """Return a new environment and its site-packages: the packages of the one that runs the tests
+    are on its path, as folders only, so that no `.pth` file of theirs brings in the project itself.
+    """
+    venv.create(folder, with_pip=False)
+    (site,) = folder.glob("lib/python*/site-packages")
+    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (site / "packages.pth").write_text("".join(f"{path}\n" for path in packages))
+    return folder, site

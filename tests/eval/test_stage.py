@@ -6,7 +6,13 @@ import json
 import math
 
 import pytest
-from small_evaluation import prompts, read_lines, small_config, small_inputs
+from small_evaluation import (
+    prompts,
+    read_lines,
+    small_config,
+    small_inputs,
+    small_policy,
+)
 
 from eval.config import BoldConfig
 from eval.stage import run
@@ -14,6 +20,7 @@ from plumbrule.cli.merge import merge
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.loading import make_policy, save_policy
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 
@@ -185,6 +192,38 @@ def test_no_records_and_repeated_ids_are_refused(whole, tmp_path, rows):
     inputs = {"policy": whole[0]["policy"], "prompts": Artifact.of(tmp_path, "data")}
     with pytest.raises(DataError, match=r"must hold a record|must be unique"):
         run(small_config(), inputs, RUNTIME, tmp_path, NullTracker())
+
+
+ALONE = (  # takes one turn of the user, and none that says "Reply"
+    "{% if messages | length > 1 or 'Reply' in messages[0].content %}"
+    "{{ raise_exception('one question at a time') }}{% endif %}{{ messages[0].content }}"
+)
+
+
+@pytest.mark.parametrize(
+    ("slots", "extra", "refused"),
+    [
+        (("bold", "prompts"), True, "'p9'"),
+        (("bold", "prompts", "halueval"), False, "'h1/right'"),
+    ],
+)
+def test_a_chat_that_the_template_refuses_is_named_before_any_work(tmp_path, slots, extra, refused):
+    inputs = small_inputs(tmp_path, *slots)
+    policy = small_policy()
+    policy.tokenizer.chat_template = ALONE
+    policy = make_policy(policy.model, policy.tokenizer, policy.spec.context)
+    save_policy(policy, tmp_path / "policy" / "model")
+    two = (Message("system", "Be brief."), Message("user", "Say it."))
+    more = [Prompt("p9", two)] if extra else []
+    write_records([*prompts(), *more], tmp_path / "prompts" / "validation.jsonl")
+    inputs = {name: Artifact.of(one.path, one.kind) for name, one in inputs.items()}
+    tracker = StoppingTracker()
+    with pytest.raises(DataError, match=rf"first is {refused}.*one question at a time"):
+        run(small_config(), inputs, RUNTIME, tmp_path, tracker)
+    assert tracker.begun == []
+    if extra:  # what is not asked is not checked
+        run(small_config(max_prompts=4), inputs, RUNTIME, tmp_path, tracker)
+        assert tracker.begun == ["prompts closed", "bold closed"]
 
 
 def test_a_policy_with_an_adapter_is_measured_as_the_merged_one(tmp_path, adapted):

@@ -83,6 +83,15 @@ def test_text_of_a_policy_cannot_break_the_page(tmp_path: Path) -> None:
     assert "\\| a b" in markdown
 
 
+def test_a_headline_name_breaks_behind_its_signs_and_nowhere_else(tmp_path: Path) -> None:
+    whole = record(**{"compare:ppo/known_<b>_change": 0.5})
+    whole["headline"] = ["compare:ppo/known_<b>_change"]
+    html, markdown = render_report(whole, {"ppo": tmp_path})
+    shown = "compare:<wbr>ppo/<wbr>known_<wbr>&lt;b&gt;_<wbr>change"
+    assert f"<h2>{shown}</h2>" in html
+    assert "compare:ppo/known_<b>_change" in markdown
+
+
 def test_an_unknown_bound_shows_no_interval() -> None:
     row = {"what": "gold_gain", "condition": "closed", "baseline": 1, "policy": 2, "n": 1}
     shown = _comparison([{**row, "difference": 1, "low": None, "high": None}])

@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
+from plumbrule.errors import ArtifactError
 from plumbrule.store import attempts, checkpoints
 from plumbrule.store.checkpoints import MARK, is_complete, is_whole, newest, prune, save, seal
+from plumbrule.tracking.stage_tracker import FileTracker
 
 
 def fill(text: str):
@@ -80,6 +82,77 @@ def test_mark_lists_every_file_with_its_size_and_digest(tmp_path):
     assert not is_whole(folder)
     (folder / MARK).write_text('{"deep/state.txt": 4}')  # as earlier versions wrote it
     assert is_whole(folder)
+
+
+def flip(path, place):
+    """Change one bit, and put the times back."""
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+LOGGED = "metrics.jsonl", "rollouts/update-00001.parquet", "rollouts/update-00002.parquet"
+
+
+@pytest.fixture
+def logged(tmp_path):
+    """An attempt at `a1` with two checkpoints, and rows of metrics and a rollout after them."""
+    artifact = tmp_path / "artifacts" / "ppo" / "a1"
+    with attempts.claim(artifact, "first") as claim:
+        out = attempts.begin(artifact, claim)
+        (out / "rollouts").mkdir()
+        for update in (1, 2, 3):
+            (out / f"rollouts/update-0000{update}.parquet").write_text(f"rollout {update}")
+            with open(out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"update": update, "objective/kl": update / 7}) + "\n")
+            if update < 3:
+                save(out / "checkpoints", update, fill("weights"))
+    return artifact, out
+
+
+@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_a_log_that_changed_since_its_checkpoint_is_not_resumed(logged, name, how):
+    artifact, out = logged
+    if how == "flip":
+        flip(out / name, 3)
+    elif how == "cut":
+        os.truncate(out / name, 5)
+    else:
+        (out / name).unlink()
+    is_refused = how != "remove" or name == "metrics.jsonl"
+    for _ in range(2):  # the first try leaves everything where it was
+        with attempts.claim(artifact, "second") as claim:
+            if not is_refused:
+                attempts.begin(artifact, claim)
+                break
+            with pytest.raises(ArtifactError, match=rf"{out / name} must begin .* checkpoint-2 "):
+                attempts.begin(artifact, claim)
+
+
+def test_what_was_logged_after_the_checkpoint_may_be_anything(logged):
+    artifact, out = logged
+    flip(out / "metrics.jsonl", -3)
+    flip(out / "rollouts/update-00003.parquet", 3)
+    with attempts.claim(artifact, "second") as claim:
+        again = attempts.begin(artifact, claim)
+        FileTracker(again).rewind(2)
+        save(again / "checkpoints", 3, fill("weights"))
+    with attempts.claim(artifact, "third") as claim:
+        assert newest(attempts.begin(artifact, claim) / "checkpoints")[0] == 3
+
+
+def test_a_rollout_is_read_for_one_checkpoint_only(logged, monkeypatch):
+    _, out = logged
+    read = []
+    own = checkpoints.digests
+    monkeypatch.setattr(
+        checkpoints, "digests", lambda path, *names: read.append(path.name) or own(path, *names)
+    )
+    save(out / "checkpoints", 3, fill("weights"))
+    assert sorted(name for name in read if name.endswith("parquet")) == ["update-00003.parquet"]
 
 
 def test_an_attempt_is_resumed_from_the_newest_checkpoint_that_is_whole(tmp_path):

@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
-from plumbrule.data.records import Message, Prompt, write_records
+from plumbrule.data.records import Demonstration, Message, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
-from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
 from plumbrule.protocols import Episode, Passage
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker, read_metrics
 from rlhf.masked import masked_mean, masked_var, row_sums, whiten
 from rlhf.ppo.advantages import gae
-from rlhf.ppo.config import KLConfig, PPOConfig
+from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.kl import k1
 from rlhf.ppo.losses import policy_loss, value_loss
 from rlhf.ppo.measures.metrics import Consistency, consistency, warn_if_inconsistent
@@ -76,6 +76,35 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def policy_of(finished: Finished, where: str = "policy") -> Policy:
     folder = finished.out if where == "out" else finished.inputs[where].path
     return load_policy(folder / "model")
+
+
+@pytest.mark.parametrize(
+    ("file", "record"),
+    [
+        ("prompts/records.jsonl", Prompt),
+        ("prompts/validation.jsonl", Prompt),
+        ("demonstrations/records.jsonl", Demonstration),
+    ],
+)
+def test_a_chat_that_the_template_refuses_is_named_before_any_work(
+    tmp_path: Path, file: str, record: Any
+) -> None:
+    inputs = world.build(tmp_path)
+    policy = world.tiny_policy()
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}" + world.TEMPLATE.partition("%}")[2]
+    )
+    policy = make_policy(policy.model, policy.tokenizer)
+    save_policy(policy, inputs["policy"].path / "model")
+    rows = read_records(record, tmp_path / file)
+    turns = (Message("system", "rain"), *rows[1].messages)
+    write_records([rows[0], replace(rows[1], messages=turns), *rows[2:]], tmp_path / file)
+    inputs = {name: Artifact.of(a.path, a.kind, a.opener) for name, a in inputs.items()}
+    config = world.config(ptx=PTXConfig(coef=0.5, batch_size=8))
+    with pytest.raises(DataError, match=rf"first is '{rows[1].id}'.*no system"):
+        run(config, inputs, world.runtime(), tmp_path, FileTracker(tmp_path))
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 # What the artifact holds
