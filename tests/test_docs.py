@@ -29,6 +29,7 @@ from places import ROOT
 from plumbrule.cli import help_page, verbs
 from plumbrule.cli.main import CONF
 from plumbrule.pipeline.experiment import RunConfig
+from plumbrule.report.metric_wording import describe
 
 DETAILS = ROOT / "rlhf" / "ppo" / "README.md"
 OPTIONS = {"--cfg", "--version", "--help", "--plugin", "--config-dir", "-m", "-sc"}
@@ -42,6 +43,7 @@ OTHERS = {
     "rewards.py": "a reader's plug-in",
 }
 """Files that pages name and that are not the project's."""
+OTHER_METRICS = {"policy/entropy_avg": "TRL's", "base/read_new_words_accuracy": "not described yet"}
 SHIPPED = ROOT / "plumbrule" / "atlas" / "base" / "model"
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
@@ -64,6 +66,13 @@ def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is() -> None:
         found = {Path(str(path).partition("#")[0]).resolve() for path in named}
         new = {path for path in found if path.suffix == ".md"} - reached
     assert set(PAGES) <= reached
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_metric_that_a_page_names_has_a_meaning(page: Path) -> None:
+    stages = r"(?:objective|policy|val|loss|reward|rm|feedback|dpo|rag|base|ppo|eval|best_of_n)"
+    for metric in re.findall(rf"`({stages}/[a-z_0-9]+)`", page.read_text("utf-8")):
+        assert metric in OTHER_METRICS or describe(metric) != ("", ""), metric
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
