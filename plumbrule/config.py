@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,43 @@ else float32 (`plumbrule/machine/precision.py`); a stage's `run` is given one of
 
 
 def require(holds: bool, name: str, value: Any, rule: str, fix: str) -> None:
-    """Raise ConfigError `<name> (=<value>) must <rule>; <fix>.` unless `holds`."""
+    """Raise ConfigError `<name> (=<value>) must <rule>; <fix>.` unless `holds`.
+
+    Within `refusing_together` the error is raised at its end, with all others.
+    """
     if not holds:
-        raise ConfigError(f"{name} (={value}) must {rule}; {fix}.")
+        error, refused = f"{name} (={value}) must {rule}; {fix}.", _REFUSED.get()
+        if refused is None:
+            raise ConfigError(error)
+        refused.append(error)
+
+
+_REFUSED: ContextVar[list[str] | None] = ContextVar("_REFUSED", default=None)
+
+
+@contextmanager
+def refusing_together() -> Iterator[None]:
+    """Let `require` go on behind what it refuses; at the end raise one ConfigError that has all.
+
+    A check that fails in another way behind a refused value says nothing of its own.
+    """
+    refused: list[str] = []
+    before = _REFUSED.set(refused)
+    try:
+        yield
+    except (ConfigError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        if not refused:
+            raise
+        if isinstance(error, ConfigError):
+            refused.append(str(error))
+    finally:
+        _REFUSED.reset(before)
+    every = list(dict.fromkeys(refused))  # a part that several stages have is checked in each
+    if len(every) > 1:
+        listed = " ".join(f"({i}) {error}" for i, error in enumerate(every, 1))
+        raise ConfigError(f"{len(every)} settings must change: {listed}")
+    if every:
+        raise ConfigError(every[0])
 
 
 def require_choice(name: str, value: str, choices: Collection[str]) -> None:

@@ -33,10 +33,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PPO = Path("rlhf") / "ppo"
-PAGE = PPO / "README.md"
-DETAILS = PPO / "details.toml"
-MUTATIONS = PPO / "mutations.json"
+PAGE = Path("rlhf") / "ppo" / "README.md"
+DETAILS = Path("rlhf") / "ppo" / "details.toml"
+MUTATIONS = Path("rlhf") / "ppo" / "mutations.json"
 BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
 END = "<!-- details end -->"
 NUM_DETAILS = 54

@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""What tests of several packages share."""
 
 from __future__ import annotations
 
@@ -19,23 +19,29 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from plumbrule.cli.main import CONF, register
-from plumbrule.pipeline.experiment import RunConfig, from_hydra
+from plumbrule.pipeline.experiment import Composed, RunConfig, compose_run
 from plumbrule.pipeline.graph import Node
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
-def composed() -> Callable[..., tuple[RunConfig, list[Node]]]:
-    """Compose overrides as the command line does, without running anything."""
+def compose_whole() -> Callable[..., Composed]:
+    """Compose overrides as the command line does: config, nodes, goals and what is left out."""
 
-    def build(*overrides: str) -> tuple[RunConfig, list[Node]]:
+    def build(*overrides: str) -> Composed:
         register()
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return from_hydra(compose("config", overrides=list(overrides)))
+            return compose_run(compose("config", overrides=list(overrides)))
 
     return build
+
+
+@pytest.fixture
+def composed(compose_whole: Callable[..., Composed]) -> Callable[..., tuple[RunConfig, list[Node]]]:
+    """Compose overrides to the config and its nodes, without running anything."""
+    return lambda *overrides: compose_whole(*overrides)[:2]
 
 
 @pytest.fixture

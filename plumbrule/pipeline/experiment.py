@@ -24,6 +24,7 @@ from plumbrule.config import (
     GoldConfig,
     ModelConfig,
     RuntimeConfig,
+    refusing_together,
     require,
     require_choice,
     require_sound,
@@ -295,7 +296,8 @@ def _known_settings(cfg: DictConfig) -> list[str]:
 def _typed(cfg: DictConfig) -> RunConfig:
     """Return the config as dataclasses. Raises: ConfigError."""
     try:
-        config = OmegaConf.to_object(cfg)
+        with refusing_together():
+            config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error)) from None
     assert isinstance(config, RunConfig)

@@ -34,6 +34,7 @@ from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
+from plumbrule.store.content_digests import is_as_written, with_digest
 from rlhf.rewards.bounded_post import CutOffError, post
 from rlhf.rewards.config import HTTPConfig, RewardConfig
 
@@ -99,7 +100,8 @@ class HTTPScorer:
             with open(self.kept, "a", encoding="utf-8") as file:
                 file.write("\n")  # the last line may have been cut off
                 for key, score in zip(keys, scores, strict=True):
-                    file.write(json.dumps({"key": key, "score": score}) + "\n")
+                    row = with_digest({"key": key, "score": score})
+                    file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -205,7 +207,9 @@ def as_json(episode: Episode) -> dict[str, Any]:
 
 
 def read_replies(path: Path) -> dict[str, float]:
-    """Return the replies in a file, without lines that were cut off while they were written."""
+    """Return the replies in a file, without lines that were cut off while they were written, and
+    those that changed since: they are asked for again.
+    """
     known: dict[str, float] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -215,6 +219,6 @@ def read_replies(path: Path) -> dict[str, float]:
                 continue
             if isinstance(row, dict) and isinstance(row.get("key"), str):
                 score: Any = row.get("score")
-                if _is_score(score):
+                if _is_score(score) and is_as_written(row):
                     known[row["key"]] = float(score)
     return known

@@ -6,13 +6,8 @@ import json
 import math
 
 import pytest
-from small_evaluation import (
-    prompts,
-    read_lines,
-    small_config,
-    small_inputs,
-    small_policy,
-)
+from worlds.evaluation import prompts, read_lines, small_config, small_inputs, small_policy
+from worlds.trackers import Stopped
 
 from eval.config import BoldConfig
 from eval.stage import run
@@ -28,11 +23,7 @@ ALL = ("prompts", "questions", "halueval", "bold", "index", "rm")
 RUNTIME = RuntimeConfig(device="cpu", micro_batch_size=3)
 
 
-class Stopped(Exception):
-    """Stands for the process's death."""
-
-
-class StoppingTracker(NullTracker):
+class StopsAtBenchmark(NullTracker):
     """Dies when the benchmark after `num_done` others begins; None: never. Counts beginnings."""
 
     def __init__(self, num_done: int | None = None):
@@ -121,8 +112,8 @@ def test_passages_are_shown_under_rag_only(whole):
 def test_killed_and_resumed_equals_uninterrupted(whole, tmp_path, num_done):
     inputs, out, metrics = whole
     with pytest.raises(Stopped):
-        run(small_config(), inputs, RUNTIME, tmp_path, StoppingTracker(num_done))
-    rest = StoppingTracker()
+        run(small_config(), inputs, RUNTIME, tmp_path, StopsAtBenchmark(num_done))
+    rest = StopsAtBenchmark()
     assert run(small_config(), inputs, RUNTIME, tmp_path, rest) == metrics
     assert len(rest.begun) == 6 - num_done
     for name in ("items/bold.jsonl", "items/prompts.jsonl", "metrics.json", "samples.jsonl"):

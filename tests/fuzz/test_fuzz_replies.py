@@ -10,9 +10,10 @@ from effort import efforts, search
 from hypothesis import strategies as st
 from outside import ANY_CELL, NUMBERS, TEXTS, VALUES, as_lines, changed, damaged, require_short
 
-from plumbrule.data.records import Message
+from plumbrule.data.records import Message, Prompt
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, TrainingError
+from plumbrule.protocols import Episode
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import Judgement, from_row, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions
@@ -38,12 +39,15 @@ def test_json_of_any_bytes(effort):
 
 
 @efforts
-def test_replies_of_a_scorer(effort):
-    scorer = HTTPScorer(HTTPConfig(url="http://127.0.0.1:1/", version="7"))
+def test_replies_of_a_scorer(effort, monkeypatch):
+    config = HTTPConfig(url="http://127.0.0.1:1/", version="7")
+    prompt = Prompt("p", (Message("user", "who?"),))
+    episodes = [Episode(prompt, (), text, True) for text in "abc"]
 
     def check(reply):
+        monkeypatch.setattr("rlhf.rewards.http_scorer.post", lambda *args, **limits: reply)
         try:
-            scores = scorer._read(reply, 3)
+            scores = HTTPScorer(config).score(episodes)["score"]
         except TrainingError as error:
             require_short(error)
         else:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,12 +167,11 @@ def test_progress_is_lines_where_a_line_cannot_be_redrawn(
     assert stream.getvalue().endswith("\n")
 
 
-def test_a_process_that_stands_still_is_not_divided_by() -> None:
+def test_a_process_that_stands_still_is_not_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that two readings find at one moment."""
     stream = io.StringIO()
-    line = Progress(2, "sft", "steps", stream)
-    line._begun = time.monotonic() + 10
-    with line:
+    monkeypatch.setattr("plumbrule.progress.time", SimpleNamespace(monotonic=lambda: 7.0))
+    with Progress(2, "sft", "steps", stream) as line:
         line.advance(2)
     assert "2/2 steps" in stream.getvalue()
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_index import PEOPLE, TOWNS, TRADES, build, documents
+from worlds.articles import PEOPLE, TOWNS, TRADES, build, documents
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from places import ROOT
 from places import SHARED as SHARED_FOLDER
-from tiny_index import build, build_measured, documents
+from worlds.articles import build, build_measured, documents
 
 from plumbrule.atlas.datasets import records
 from plumbrule.config import AtlasConfig, RuntimeConfig
@@ -57,7 +57,7 @@ def test_same_documents_and_config_give_the_same_bytes(tmp_path: Path) -> None:
     (half / "index.faiss").write_bytes(b"cut off")
     code = (
         "import sys; sys.path.insert(0, 'tests/support'); from pathlib import Path; "
-        "from tiny_index import build, documents; build(Path(sys.argv[1]), documents()[::-1])"
+        "from worlds.articles import build, documents; build(Path(sys.argv[1]), documents()[::-1])"
     )
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "b")],

@@ -11,12 +11,14 @@ a question from 1: a changed mind is a new row, and the last one counts.
 An annotator's file is a journal: it only grows, one row at a time, each on the disk before whoever
 wrote it is told so. A row counts when it is whole; the rest of one that a killed process left at
 the end was never promised to anyone and is dropped. Whoever adds a row names the revision seen, and
-is refused where another tab or person has judged the question since.
+is refused where another tab or person has judged the question since. Rows of a journal hold a
+`digest` of their other fields, by which a flipped bit is found; an edit by hand takes it out.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -28,6 +30,7 @@ from plumbrule.data.records import read_rows
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError
 from plumbrule.store.checkpoints import fsync_folder
+from plumbrule.store.content_digests import OF_ROW, is_as_written, with_digest
 from rlhf.feedback.people.questions import Question
 
 FIELDS = ("question", "annotator", "ranks", "comment", "revision", "at")
@@ -77,6 +80,7 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
     """
     if not isinstance(row, Mapping):
         raise DataError(f"a judgement must be a JSON object, not {type(row).__name__}.")
+    row = undigested(row)
     unknown = set(row) - set(FIELDS)
     if unknown:
         raise DataError(
@@ -104,6 +108,20 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
         row.get("revision", 1),
         row.get("at", ""),
     )
+
+
+def undigested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row without its `digest`, which need not be there.
+
+    Raises: DataError: it is not that of the other fields.
+    """
+    if not is_as_written(row):
+        raise DataError(
+            f"{OF_ROW} (={row[OF_ROW]!r:.60}) must be that of the row's other fields: something "
+            f"changed after it was written; put the row back from a copy, or take {OF_ROW} out to "
+            "keep it as it stands."
+        )
+    return {name: value for name, value in row.items() if name != OF_ROW}
 
 
 def is_text(value: str) -> bool:
@@ -167,7 +185,8 @@ def append(path: Path, judgement: Judgement, seen: int) -> Judgement:
             file.truncate(whole)
         kept = judgement._replace(revision=newest + 1)
         gap = b"" if whole == 0 or text[:whole].endswith(b"\n") else b"\n"
-        file.write(gap + json.dumps(to_row(kept), ensure_ascii=False).encode() + b"\n")
+        row = with_digest(to_row(kept))
+        file.write(gap + json.dumps(row, ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     if is_new:
@@ -189,7 +208,7 @@ def read_journal(path: Path) -> Said:
 def _rows(text: bytes, path: Path) -> tuple[list[Judgement], int]:
     """Return the judgements of a journal and how many of its bytes hold whole rows."""
     rows, place = [], 0
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
+    for number, line in enumerate(io.BytesIO(text), 1):  # splitlines() ends a row at "\r", too
         shown = line.decode("utf-8", "replace")
         try:
             row = parse_json(line)

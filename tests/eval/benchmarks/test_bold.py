@@ -6,7 +6,7 @@ import json
 
 import pytest
 from places import SHARED as SHARED_FOLDER
-from small_evaluation import bold, small_config, small_policy
+from worlds.evaluation import bold, small_config, small_policy
 
 from eval.benchmarks.bold import (
     measure,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_evaluation import prompts, read_lines, small_config, small_inputs, small_policy
+from worlds.evaluation import prompts, read_lines, small_config, small_inputs, small_policy
 
 from eval.benchmarks.divergence import log_ratios
 from eval.benchmarks.generate import Subject, sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from small_evaluation import WordReward, meta
+from worlds.evaluation import WordReward, meta
 
 from eval.benchmarks.held_out_rewards import judged, summarise
 from eval.intervals import Intervals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_evaluation import meta
+from worlds.evaluation import meta
 
 from eval.benchmarks.questions import as_prompt, holds, judged, outcome, summarise
 from eval.intervals import Intervals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_evaluation import meta, small_config, small_policy
+from worlds.evaluation import meta, small_config, small_policy
 
 from eval.benchmarks.generate import Subject
 from eval.benchmarks.reading import CASES, as_prompt, measure, passages_of, summarise

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from small_evaluation import read_lines, small_config, small_inputs
+from worlds.evaluation import read_lines, small_config, small_inputs
 
 from eval.comparisons.compare import COMPARED, compare, pair, run
 from eval.config import CompareConfig

@@ -14,10 +14,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from worlds import tiny_models
 
 from plumbrule.cli import verbs
 from plumbrule.config import AdapterConfig, ModelConfig

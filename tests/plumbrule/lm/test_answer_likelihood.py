@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import policy
+from worlds.tiny_models import policy
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.answer_likelihood import log_odds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import tiny_models
+from worlds import tiny_models
 
 from plumbrule.data.records import Message
 from plumbrule.lm import control_tokens

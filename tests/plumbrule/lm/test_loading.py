@@ -5,11 +5,11 @@ import json
 import shutil
 
 import pytest
-import tiny_models
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers import PreTrainedTokenizerFast as Fast
+from worlds import tiny_models
 
 from plumbrule.config import ModelConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message
@@ -204,12 +204,19 @@ def test_a_prompt_is_tokenised_once_for_each_set_of_passages(monkeypatch):
 
 
 def test_a_policy_remembers_the_prompts_that_were_used_last(monkeypatch):
+    seen = []
+
+    def counted(tokenizer, messages, generation_prompt=True):
+        seen.append(messages[-1].content)
+        return encode_chat(tokenizer, messages, generation_prompt)
+
+    monkeypatch.setattr("plumbrule.lm.policy.encode_chat", counted)
     monkeypatch.setattr("plumbrule.lm.policy.MAX_KEPT_PROMPTS", 2)
     policy = tiny_models.policy()
     one, two, three = (Message("user", text) for text in ("one", "two", "three"))
-    for message in (one, two, one, three):
+    for message in (one, two, one, three, one, three, two):
         policy.encode([message])
-    assert [key[0][0].content for key in policy._encoded] == ["one", "three"]
+    assert seen == ["one", "two", "three", "two"]
 
 
 # Folders

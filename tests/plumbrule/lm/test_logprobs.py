@@ -3,9 +3,9 @@
 import math
 
 import pytest
-import tiny_models
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
+from worlds import tiny_models
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm import logprobs as scoring

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-import tiny_models
+from worlds import tiny_models
 
 from plumbrule.config import ModelConfig, SamplingConfig
 from plumbrule.data.records import Message, Prompt

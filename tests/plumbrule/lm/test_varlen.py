@@ -3,9 +3,9 @@
 import copy
 
 import pytest
-import tiny_models
 import torch
 from peft import LoraConfig, get_peft_model
+from worlds import tiny_models
 
 from plumbrule.config import SamplingConfig
 from plumbrule.lm import varlen as unpadded

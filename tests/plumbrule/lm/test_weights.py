@@ -3,8 +3,6 @@
 import shutil
 
 import pytest
-import tiny_families
-import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -13,6 +11,7 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from worlds import tiny_families, tiny_models
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Message, Prompt

@@ -10,29 +10,14 @@ import pytest
 
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.data_sources import describe_sources, model_words
-from plumbrule.pipeline.experiment import Composed, compose_run
+from plumbrule.pipeline.experiment import Composed
 from plumbrule.pipeline.plan_facts import duration, expected_seconds, preview_data, token_counter
 
 
 @pytest.fixture
-def compose(composed: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Composed]:
+def compose(compose_whole: Callable[..., Composed]) -> Callable[..., Composed]:
     """Compose overrides, with goals and what is left out."""
-    found: list[Composed] = []
-
-    def kept(cfg: object) -> tuple:
-        found.append(compose_run(cfg))  # type: ignore[arg-type]
-        return found[-1][:2]
-
-    monkeypatch.setattr("tests.conftest.from_hydra", kept, raising=False)
-    import conftest
-
-    monkeypatch.setattr(conftest, "from_hydra", kept)
-
-    def build(*overrides: str) -> Composed:
-        composed(*overrides)
-        return found[-1]
-
-    return build
+    return compose_whole
 
 
 @pytest.fixture

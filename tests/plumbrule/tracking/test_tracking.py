@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from places import ROOT
@@ -252,6 +253,7 @@ def test_a_key_is_that_of_the_server_in_use(tmp_path: Path, bare: pytest.MonkeyP
 OFFLINE = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from plumbrule.tracking.trackers import TRACKERS, About, TrackingConfig
 from plumbrule.tracking.wandb_start import check_wandb
 out = Path(sys.argv[1])
@@ -285,12 +287,11 @@ def test_a_key_without_a_network_goes_on_offline(tmp_path: Path, bare: pytest.Mo
     assert not any(b"user:secret" in text for text in written[:2])
 
 
-def test_progress_shows_rate_and_time_left() -> None:
-    stream = io.StringIO()
+def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, readings = io.StringIO(), iter([0.0, 10.0, 10.0, 10.0])
+    monkeypatch.setattr("plumbrule.progress.time", SimpleNamespace(monotonic=readings.__next__))
     with Progress(100, "sft", "steps", stream) as line:
         line.skip(40)
-        line._begun -= 10.0
-        line._shown -= 60.0
         line.advance(20, loss=0.5)
     shown = stream.getvalue().splitlines()
     assert "60/100 steps" in shown[0]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_index import build
 from transformers import BertConfig, BertModel, BertTokenizerFast
+from worlds.articles import build
 
 from plumbrule.errors import ArtifactError, ConfigError
 from rag.index.encoders import NEURAL, load_encoder, make_encoder

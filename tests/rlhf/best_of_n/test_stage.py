@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny_rankings import saved_policy, saved_prompts, saved_rankings
+from worlds.rankings import saved_policy, saved_prompts, saved_rankings
 
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, read_records

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tiny_rankings import chat, saved_rankings, tiny_policy
+from worlds.rankings import chat, saved_rankings, tiny_policy
 
 from plumbrule.data.records import Preference, read_records
 from plumbrule.errors import DataError

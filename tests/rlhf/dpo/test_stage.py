@@ -7,13 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from places import SUPPORT
-from tiny_preferences import CPU, Stop, StoppingTracker, build, rankings_of, small, weights
-from tiny_rankings import WORDS, chat, saved_rankings
+from places import process_environment
 from torch.optim import AdamW
+from worlds.rankings import WORDS, chat, rankings_of, saved_rankings
+from worlds.stages import CPU, run_stage, weights
+from worlds.stages import small_dpo as small
+from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.cli import verbs
 from plumbrule.config import AdapterConfig, RuntimeConfig
@@ -27,10 +30,12 @@ from plumbrule.store.checkpoints import newest
 from rlhf.dpo import stage as dpo
 from rlhf.dpo.pairs import encode_split
 
+build = partial(run_stage, dpo.run)
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    return rankings_of(tmp_path_factory.mktemp("dpo-inputs"))
+    return rankings_of(tmp_path_factory.mktemp("dpo-inputs"), 8, 4)
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +205,7 @@ def test_activations_that_are_computed_again_change_rounding_only(given, whole, 
 @pytest.mark.parametrize("stop_at", [2, 5, 6])
 def test_stopped_and_resumed_gives_the_same_bytes(given, whole, tmp_path, stop_at):
     out, tracker = tmp_path / "out", StoppingTracker()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         build(small(), given, out, tracker=StoppingTracker(stop_at))
     begun = newest(out / "checkpoints")
     assert (begun[0] if begun else 0) == (stop_at - 1) // 3 * 3
@@ -222,10 +227,11 @@ def same_files(out, other):
 
 
 KILLED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
-from tiny_preferences import StoppingTracker, build, small
+import os, signal
 from pathlib import Path
+from worlds.stages import run_stage, small_dpo as small
+from worlds.trackers import StoppingTracker
+from rlhf.dpo.stage import run
 from plumbrule.store.artifacts import Artifact
 
 class Killed(StoppingTracker):
@@ -235,7 +241,7 @@ class Killed(StoppingTracker):
 
 given = {{"policy": Artifact.of({policy!r}, "sft"),
           "preferences": Artifact.of({preferences!r}, "data")}}
-build(small(), given, Path({out!r}), tracker=Killed())
+run_stage(run, small(), given, Path({out!r}), tracker=Killed())
 """
 
 
@@ -243,8 +249,11 @@ build(small(), given, Path({out!r}), tracker=Killed())
 def test_killed_for_real_and_resumed_gives_the_same_bytes(given, whole, tmp_path):
     out = tmp_path / "out"
     places = {name: str(artifact.path) for name, artifact in given.items()}
-    code = KILLED.format(tests=str(SUPPORT), out=str(out), **places)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = KILLED.format(out=str(out), **places)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=process_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert newest(out / "checkpoints")[0] == 3
     assert not (out / "model").exists()
@@ -255,7 +264,7 @@ def test_killed_for_real_and_resumed_gives_the_same_bytes(given, whole, tmp_path
 def test_an_adapter_is_published_without_its_base_and_resumes_too(given, tmp_path):
     config = small(adapter=AdapterConfig(rank=2), learning_rate=1e-2)
     metrics = build(config, given, tmp_path / "whole")
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         build(config, given, tmp_path / "out", tracker=StoppingTracker(5))
     assert build(config, given, tmp_path / "out") == metrics
     names = ("whole", "out")

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_preferences import StoppingTracker, small
-from tiny_rankings import ranking, tiny_policy
+from worlds.rankings import ranking, tiny_policy
+from worlds.stages import small_dpo as small
+from worlds.trackers import StoppingTracker
 
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import TrainingError

@@ -2,31 +2,30 @@
 
 import json
 import math
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, tiny_policy
 from transformers import GPT2Config, GPT2LMHeadModel
+from worlds.rankings import WORDS, chat, saved_policy, saved_prompts, tiny_policy
+from worlds.stages import CPU, run_stage, small_feedback
 
 from plumbrule.cli.merge import merge
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.progress import Progress
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import judge
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, JudgeConfig
+from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.judge import Vote, measure, open_judge, scores_of, turn, vote_on_chunk
 from rlhf.feedback.rankings import ranks_of
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 
-RUNTIME = RuntimeConfig(device="cpu")
 SHORT = "{first}|{second}|{prompt}"
 LINE = Progress(0, "judge", "questions", stream=None)
 
@@ -184,38 +183,22 @@ def test_a_judge_without_a_pad_token_is_told_of_its_own_setting(tmp_path):
     policy.tokenizer.save_pretrained(tmp_path)
     config = JudgeConfig(name_or_path=str(tmp_path))
     with pytest.raises(ConfigError, match=r"feedback\.judge\.pad_token \(=None\) must name"):
-        open_judge(config, {}, RUNTIME)
+        open_judge(config, {}, CPU)
     named = JudgeConfig(name_or_path=str(tmp_path), pad_token="<|eos|>", precision="bfloat16")
-    assert open_judge(named, {}, RUNTIME).model.dtype == torch.bfloat16
+    assert open_judge(named, {}, CPU).model.dtype == torch.bfloat16
 
 
 # The stage
 
 
-def small(**settings) -> FeedbackConfig:
-    given = {
-        "labeller": "judge",
-        "num_responses": 3,
-        "sampling": SamplingConfig(max_new_tokens=4, batch_size=8),
-        "judge": JudgeConfig(question=SHORT),
-        **settings,
-    }
-    return FeedbackConfig(**given)
+small = partial(small_feedback, labeller="judge", judge=JudgeConfig(question=SHORT))
+build = partial(run_stage, feedback.run)
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("judge-inputs")
-    return {
-        "policy": Artifact.of(saved_policy(folder / "policy"), "sft"),
-        "judge": Artifact.of(saved_policy(folder / "judge", seed=3), "sft"),
-        "prompts": Artifact.of(saved_prompts(folder / "prompts", 10, 4), "data"),
-    }
-
-
-def build(config, given, out: Path):
-    out.mkdir(parents=True, exist_ok=True)
-    return feedback.run(config, given, RUNTIME, out, NullTracker())
+def given(given, tmp_path_factory):
+    judge = saved_policy(tmp_path_factory.mktemp("judge"), seed=3)
+    return {**given, "judge": Artifact.of(judge, "sft")}
 
 
 def published(out: Path) -> dict[str, str]:
@@ -327,7 +310,7 @@ def test_ties_of_a_judge_have_a_width(given, tmp_path):
 def test_saved_judges_keep_what_they_are(tmp_path):
     judged = one_that_always_says_the_first(math.log(3))
     save_policy(judged, tmp_path)
-    again = open_judge(JudgeConfig(name_or_path=str(tmp_path)), {}, RUNTIME)
+    again = open_judge(JudgeConfig(name_or_path=str(tmp_path)), {}, CPU)
     assert votes_on(again, answered("a", "b")) == votes_on(judged, answered("a", "b"))
 
 
@@ -336,10 +319,10 @@ def test_a_judge_may_be_an_adapter(tmp_path, adapted):
     folder = adapted(policy.file("model"), tmp_path / "judge" / "model")
     merge(folder, tmp_path / "whole")
     judges = [
-        open_judge(JudgeConfig(name_or_path=str(path)), {}, RUNTIME)
+        open_judge(JudgeConfig(name_or_path=str(path)), {}, CPU)
         for path in (folder, tmp_path / "whole")
     ]
-    judges.append(open_judge(JudgeConfig(), {"judge": Artifact.of(folder.parent, "dpo")}, RUNTIME))
+    judges.append(open_judge(JudgeConfig(), {"judge": Artifact.of(folder.parent, "dpo")}, CPU))
     votes = [votes_on(j, answered("red", "blue")) for j in judges]
     assert votes[0] == votes[2]
     chances = [[vote[2] for vote in found] for found in votes]

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from test_http_scorer import lengths, served
-from tiny_rankings import chat, saved_policy, saved_prompts, saved_rankings
+from scorer_server import lengths, served
+from worlds.rankings import chat, saved_prompts, saved_rankings
+from worlds.stages import CPU, run_stage
+from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.config import GoldConfig, RuntimeConfig, SamplingConfig
+from plumbrule.config import GoldConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
@@ -17,7 +20,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import RMConfig
 from rlhf.feedback.labellers import gold_terms, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
@@ -25,12 +28,7 @@ from rlhf.reward_model import stage as rm
 from rlhf.rewards.config import EnsembleConfig, HTTPConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import _DIGESTS, FUNCTIONS
 
-RUNTIME = RuntimeConfig(device="cpu")
 SAMPLING = SamplingConfig(max_new_tokens=4, batch_size=8)
-
-
-def small(**settings) -> FeedbackConfig:
-    return FeedbackConfig(**{"num_responses": 3, "sampling": SAMPLING, **settings})
 
 
 def question(passages=(), name="q", **meta):
@@ -195,29 +193,21 @@ def test_bad_settings_are_refused(settings, says):
 # A reward as the labeller
 
 
+build = partial(run_stage, feedback.run)
+
+
 @pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("labeller-inputs")
-    policy = Artifact.of(saved_policy(folder / "policy"), "sft")
+def given(given, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward-models")
     rankings = Artifact.of(saved_rankings(folder / "rankings", 20, 8), "data")
+    inputs = {"policy": given["policy"], "preferences": rankings}
     models = {}
     for slot, seed in (("rm", 0), ("rm_1", 1)):
-        (folder / slot).mkdir()
         settings = RMConfig(seed=seed, batch_size=5, sampling=SAMPLING, num_calibration_prompts=16)
-        inputs = {"policy": policy, "preferences": rankings}
-        rm.run(settings, inputs, RUNTIME, folder / slot, NullTracker())
+        run_stage(rm.run, settings, inputs, folder / slot)
         opener = "rlhf.reward_model.model:open_reward"
         models[slot] = Artifact.of(folder / slot, "rm", opener=opener)
-    return {
-        "policy": policy,
-        "prompts": Artifact.of(saved_prompts(folder / "prompts", 10, 4), "data"),
-        **models,
-    }
-
-
-def build(config, given, out: Path):
-    out.mkdir(parents=True, exist_ok=True)
-    return feedback.run(config, given, RUNTIME, out, NullTracker())
+    return {**given, **models}
 
 
 def one_rm(given):
@@ -243,7 +233,7 @@ def scored(artifacts, preference) -> list[list[float]]:
         Episode(prompt, preference.passages, text, ended)
         for text, ended in zip(preference.responses, preference.meta["finished"], strict=True)
     ]
-    return [a.open(runtime=RUNTIME).score(episodes)["score"].tolist() for a in artifacts]
+    return [a.open(runtime=CPU).score(episodes)["score"].tolist() for a in artifacts]
 
 
 def test_a_reward_model_ranks_and_the_truth_measures_it(given, tmp_path):
@@ -369,5 +359,5 @@ def test_a_student_learns_from_a_reward_model_s_rankings(given, tmp_path):
     source = Artifact.of(tmp_path / "labels", "feedback")
     settings = RMConfig(num_train_epochs=1.0, batch_size=5, num_calibration_prompts=8)
     inputs = {"policy": given["policy"], "preferences": source}
-    metrics = rm.run(settings, inputs, RUNTIME, tmp_path / "student", NullTracker())
+    metrics = rm.run(settings, inputs, CPU, tmp_path / "student", NullTracker())
     assert 0.0 <= metrics["rm/accuracy"] <= 1.0

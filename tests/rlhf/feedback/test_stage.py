@@ -1,50 +1,28 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny_rankings import QUESTIONS, WORDS, chat, saved_policy, saved_prompts, tiny_policy
+from worlds.rankings import QUESTIONS, WORDS, chat, saved_prompts, tiny_policy
+from worlds.stages import run_stage
+from worlds.stages import small_feedback as small
 
-from plumbrule.config import GoldConfig, RetrievalConfig, RuntimeConfig, SamplingConfig
+from plumbrule.config import GoldConfig, RetrievalConfig, SamplingConfig
 from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged
 from rlhf.feedback.rankings import count_agreement, count_ties, first_of_each, ranks_of
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.feedback.stage import cost
 
-RUNTIME = RuntimeConfig(device="cpu")
+build = partial(run_stage, feedback.run)
 NUM_TRAIN, NUM_HELD_OUT = 10, 4
-
-
-def small(**settings) -> FeedbackConfig:
-    given = {
-        "num_responses": 3,
-        "sampling": SamplingConfig(max_new_tokens=4, batch_size=8),
-        **settings,
-    }
-    return FeedbackConfig(**given)
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("feedback-inputs")
-    return {
-        "policy": Artifact.of(saved_policy(folder / "policy"), "sft"),
-        "prompts": Artifact.of(saved_prompts(folder / "prompts", NUM_TRAIN, NUM_HELD_OUT), "data"),
-    }
-
-
-def build(config, given, out: Path):
-    out.mkdir(parents=True, exist_ok=True)
-    return feedback.run(config, given, RUNTIME, out, NullTracker())
 
 
 def published(out: Path) -> dict[str, str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ppo_world as world
 import pytest
 import torch
 from safetensors.torch import load_file
+from worlds import ppo as world
+from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError
@@ -32,7 +33,7 @@ def train(
     name: str,
     config: PPOConfig,
     continues: Path | None = None,
-    tracker: type[FileTracker] = FileTracker,
+    stop_at: int | None = None,
 ) -> Path:
     """Run the stage on the world in `folder`; return where it wrote."""
     inputs = world.inputs_in(folder)
@@ -40,24 +41,14 @@ def train(
         inputs["continues"] = Artifact.of(continues, "ppo")
     out = folder / name
     out.mkdir(exist_ok=True)
-    run(config, inputs, world.runtime(), out, tracker(out))
+    tracker = FileTracker(out) if stop_at is None else StopsAfter(out, stop_at)
+    run(config, inputs, world.runtime(), out, tracker)
     return out
 
 
 def updates(number: int, **changes: Any) -> PPOConfig:
     settings = {"lr_scheduler_type": "constant", "kl": STEERED, "num_samples": 0, **changes}
     return world.config(total_episodes=16 * number, **settings)
-
-
-class Killed(Exception):
-    pass
-
-
-class KilledAtThree(FileTracker):
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        super().log(metrics, update)
-        if update == 4:
-            raise Killed
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.8, "adam": "tf", "value_trunk": "policy"}])
@@ -67,8 +58,8 @@ def test_two_updates_and_two_more_are_four(tmp_path: Path, changes: dict[str, An
     config = updates(2, keep_state=True, save_every=1, **changes)
     whole = train(tmp_path, "four", replace(config, total_episodes=64))
     first = train(tmp_path, "two", config)
-    with pytest.raises(Killed):  # and a continued run is resumed as any other is
-        train(tmp_path, "more", config, first, KilledAtThree)
+    with pytest.raises(Stopped):  # and a continued run is resumed as any other is
+        train(tmp_path, "more", config, first, stop_at=4)
     more = train(tmp_path, "more", config, first)
     for file in ("model/model.safetensors", "value/model.safetensors", "state/policy.safetensors"):
         one, other = load_file(whole / file), load_file(more / file)

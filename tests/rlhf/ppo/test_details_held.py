@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import SamplingConfig
 from plumbrule.data.records import Prompt, read_records

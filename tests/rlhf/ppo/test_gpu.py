@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
 from safetensors.torch import load_file
+from worlds import ppo as world
 
 from plumbrule.machine import environment as machine
 from plumbrule.tracking.stage_tracker import FileTracker

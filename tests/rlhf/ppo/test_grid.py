@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import ppo_reference as reference
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.objective import kl_coef_in_loss, shape

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.loading import load_policy
@@ -161,7 +161,7 @@ def test_what_only_a_search_can_tell_is_read(
         learning_rate=1e-2,
         num_ppo_epochs=4,
     )
-    index = Artifact.of(tmp_path, "index", opener="test_ppo_learns:open_lottery")
+    index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_lottery")
     rows = train(tmp_path, config, monkeypatch, score, spread=0.3, index=index)
     assert rows[0]["objective/scores_raw"] < 0.25
     assert sum(row["objective/scores_raw"] for row in rows[-3:]) / 3 >= 0.6

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import SamplingConfig
 from plumbrule.errors import ConfigError

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import detail_page
-import ppo_world as world
 import pytest
 from places import ROOT
+from worlds import ppo as world
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import code_hashes, hashed_config

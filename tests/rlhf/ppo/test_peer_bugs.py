@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import ppo_reference as reference
-import ppo_world as world
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
+from worlds import ppo as world
+from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import TrainingError
@@ -115,19 +116,6 @@ def test_trl_max_grad_norm_is_ignored() -> None:
     assert max(lengths) == pytest.approx(1e-6, rel=1e-3)
 
 
-class StopsAt(FileTracker):
-    """Raises KeyboardInterrupt after an update is logged, as a user might."""
-
-    def __init__(self, out: Path, update: int):
-        super().__init__(out)
-        self.update = update
-
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        super().log(metrics, update)
-        if update == self.update:
-            raise KeyboardInterrupt
-
-
 def test_trl_a_run_can_not_be_resumed_and_saves_the_policy_only(tmp_path: Path) -> None:
     """Stopped in update 5 of 6, with checkpoints at 2 and 4: the next call takes updates 5 and 6.
 
@@ -135,8 +123,8 @@ def test_trl_a_run_can_not_be_resumed_and_saves_the_policy_only(tmp_path: Path) 
     """
     inputs, out = world.build(tmp_path), tmp_path / "out"
     out.mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        run(world.config(), inputs, world.runtime(), out, StopsAt(out, 5))
+    with pytest.raises(Stopped):
+        run(world.config(), inputs, world.runtime(), out, StopsAfter(out, 5))
     (checkpoint,) = (p for p in (out / "checkpoints").iterdir() if p.name == "checkpoint-4")
     names = {path.name for path in checkpoint.iterdir()}
     assert names >= {"policy.safetensors", "value_model.safetensors", "optimizer.pt", "state.json"}
@@ -316,7 +304,7 @@ def open_fails(artifact: Artifact, *, runtime: RuntimeConfig) -> Fails:
 def test_deepspeed_chat_replaces_a_failed_batch_by_the_one_before(tmp_path: Path) -> None:
     """The run ends with an error that names the update, and that update is not trained on."""
     inputs = world.build(tmp_path)
-    inputs["rm"] = replace(inputs["rm"], opener="test_peer_bugs:open_fails")
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_fails")
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(TrainingError, match="of update 2 must be finite"):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
-from places import ROOT
+from places import process_environment
 from safetensors.torch import load_file
+from worlds import ppo as world
+from worlds import ppo_process
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.checkpoints import newest
@@ -24,28 +24,25 @@ from rlhf.ppo.state import load_state
 
 
 def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
-    """Run `ppo_world.py <mode> <folder>` in that many processes, as torchrun would.
+    """Run `worlds.ppo_process <mode> <folder>` in that many processes, as torchrun would.
 
     They are killed once they have logged update `pause_at`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    root = ROOT
     running = []
     for rank in range(processes):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(processes),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-        }
-        command = [sys.executable, world.__file__, mode, str(folder), str(pause_at)]
+        environment = process_environment(
+            OMP_NUM_THREADS="1",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            WORLD_SIZE=str(processes),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+        )
+        arguments = [mode, str(folder), str(pause_at)]
+        command = [sys.executable, "-m", "worlds.ppo_process", *arguments]
         pipe = subprocess.PIPE
         running.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe))
     if pause_at:
@@ -87,7 +84,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     launch("both", two, 2)
     (three := one / "three").mkdir()
     launch("updates", three, 3)
-    world.twenty_updates(one)
+    ppo_process.twenty_updates(one)
     out = one / "out"
     ppo.run(world.config(), world.inputs_in(one), world.runtime(), out, FileTracker(out))
     return one, two

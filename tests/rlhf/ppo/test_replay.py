@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import ppo_world as world
 import pytest
+from worlds import ppo as world
 
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError

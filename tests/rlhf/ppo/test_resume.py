@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
-from places import ROOT
+from places import process_environment
+from worlds import ppo as world
+from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.errors import ConfigError
 from plumbrule.store import checkpoints
@@ -23,23 +23,6 @@ from rlhf.ppo.rollout import parquet as rollouts
 
 TIMED = ("metrics.jsonl", "tables.json")
 """Files that hold times."""
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopsAt(FileTracker):
-    """Stops the run right after an update is logged, before its checkpoint."""
-
-    def __init__(self, out: Path, update: int):
-        super().__init__(out)
-        self.update = update
-
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        super().log(metrics, update)
-        if update == self.update:
-            raise Stopped
 
 
 ALL_OPTIONS = world.config(
@@ -111,7 +94,7 @@ def test_stopped_after_any_update(
     folder = start(tmp_path)
     for update in updates:
         with pytest.raises(Stopped):
-            go_on(folder, StopsAt(folder / "out", update))
+            go_on(folder, StopsAfter(folder / "out", update))
     same_run(folder, go_on(folder), whole)
 
 
@@ -123,7 +106,7 @@ def test_stopped_with_every_option_that_has_a_state(tmp_path: Path) -> None:
     headlines = go_on(once, config=ALL_OPTIONS)
     for update in (1, 3, 4):
         with pytest.raises(Stopped):
-            go_on(again, StopsAt(again / "out", update), ALL_OPTIONS)
+            go_on(again, StopsAfter(again / "out", update), ALL_OPTIONS)
     coefs = [row["objective/kl_coef"] for row in read_metrics(once / "out")]
     assert len(set(coefs)) == 6
     same_run(again, go_on(again, config=ALL_OPTIONS), (once, headlines))
@@ -132,7 +115,7 @@ def test_stopped_with_every_option_that_has_a_state(tmp_path: Path) -> None:
 def test_another_topology_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = start(tmp_path)
     with pytest.raises(Stopped):
-        go_on(folder, StopsAt(folder / "out", 3))
+        go_on(folder, StopsAfter(folder / "out", 3))
     state = folder / "out" / "checkpoints" / "checkpoint-2" / "state.json"
     state.write_text(state.read_text().replace('"processes": 1', '"processes": 3'))
     checkpoints.seal(state.parent)
@@ -192,13 +175,10 @@ def test_rollouts_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
 def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:
     """SIGKILL between an update and its checkpoint, in a process of its own."""
     folder = start(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    root = ROOT
-    environment["PYTHONPATH"] = f"{root}{os.pathsep}{environment.get('PYTHONPATH', '')}"
     with subprocess.Popen(
-        [sys.executable, world.__file__, "run", str(folder), "4"],
+        [sys.executable, "-m", "worlds.ppo_process", "run", str(folder), "4"],
         stdout=subprocess.PIPE,
-        env=environment,
+        env=process_environment(OMP_NUM_THREADS="1"),
         text=True,
     ) as process:
         assert process.stdout is not None

@@ -7,13 +7,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_ppo_resume import Stopped, StopsAt
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
+from worlds import ppo as world
+from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.cli import verbs
 from plumbrule.cli.merge import merge
@@ -48,7 +48,7 @@ def train(
     inputs = built(folder, tied)
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    tracker = FileTracker(out) if stop is None else StopsAt(out, stop)
+    tracker = FileTracker(out) if stop is None else StopsAfter(out, stop)
     ppo.run(config, inputs, world.runtime(), out, tracker)
     return dict(load_policy(out / "model").model.state_dict())
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
 from safetensors.torch import load_file
+from worlds import ppo as world
 
 from plumbrule.config import RetrievalConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, read_records, write_records
@@ -442,7 +442,7 @@ def open_echo(artifact: Artifact, *, method: str) -> Echo:
 
 def test_passages_reach_the_policy_and_the_file(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
-    inputs["index"] = Artifact.of(tmp_path, "index", opener="test_ppo:open_echo")
+    inputs["index"] = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_echo")
     retrieval = RetrievalConfig(share=0.5, num_passages=3, budget_tokens=5, method="bm25")
     finished = train(tmp_path, world.config(total_episodes=24, retrieval=retrieval), inputs)
     policy = policy_of(finished)
@@ -481,7 +481,7 @@ def test_prompts_without_room_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_terms_are_weighed_and_logged_before_and_after(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
     inputs["rm_1"] = inputs.pop("rm")
-    inputs["rm_2"] = replace(inputs["rm_1"], opener="test_ppo:open_half")
+    inputs["rm_2"] = replace(inputs["rm_1"], opener=f"{__name__}:open_half")
     reward = RewardConfig([RewardTermConfig("rm", 2.0), RewardTermConfig("constant", 0.25)])
     config = world.config(total_episodes=16, reward=reward, missing_eos_penalty=0.0)
     finished = train(tmp_path, config, inputs)
@@ -518,7 +518,7 @@ def open_broken(artifact: Artifact, *, runtime: RuntimeConfig) -> Broken:
 
 def test_a_score_that_is_no_number_ends_the_run_and_keeps_the_rollout(tmp_path: Path) -> None:
     inputs = world.build(tmp_path)
-    inputs["rm"] = replace(inputs["rm"], opener="test_ppo:open_broken")
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_broken")
     with pytest.raises(TrainingError, match=r"reward term rm of update 1 .* row 2") as error:
         train(tmp_path, world.config(), inputs)
     kept = tmp_path / "out" / "checkpoints" / "failed-update-00001.parquet"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import ppo_reference as reference
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.errors import ConfigError, TrainingError
 from rlhf.ppo import step as module

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_rankings import chat
+from worlds.rankings import chat
 
 from plumbrule.data.records import Preference
 from rlhf.feedback.rankings import ranks_of, reversed_ranking

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_rankings import chat, tiny_policy
 from transformers import GPT2Config, GPT2LMHeadModel
+from worlds.rankings import chat, tiny_policy
 
 from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.data.records import Prompt

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_rankings import chat, saved_policy, saved_rankings
+from worlds.rankings import chat, saved_policy, saved_rankings
 
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference

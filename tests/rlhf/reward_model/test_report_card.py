@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny_rankings import chat
+from worlds.rankings import chat
 
 from plumbrule.data.records import Preference
 from rlhf.reward_model.report_card import (

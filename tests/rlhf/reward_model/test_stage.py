@@ -1,12 +1,24 @@
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_rankings import WORDS, chat, saved_policy, saved_prompts, saved_rankings, tiny_policy
+from worlds.rankings import (
+    WORDS,
+    chat,
+    rankings_of,
+    saved_policy,
+    saved_prompts,
+    saved_rankings,
+    tiny_policy,
+)
+from worlds.stages import CPU, run_stage
+from worlds.stages import small_rm as small
+from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, Prompt, read_records, read_rows
@@ -18,41 +30,16 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.store.costs import num_weights
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import FeedbackConfig
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.model import RewardModel, Row, load_reward_model, open_reward
 
-RUNTIME = RuntimeConfig(device="cpu")
-
-
-def small(**settings) -> RMConfig:
-    given = {
-        "batch_size": 5,
-        "learning_rate": 3e-3,
-        "num_train_epochs": 1.0,
-        "sampling": SamplingConfig(max_new_tokens=6),
-        **settings,
-    }
-    return RMConfig(**given)
-
-
-def rankings_of(folder: Path, num_train=20, num_held_out=8, seed=0):
-    return {
-        "policy": Artifact.of(saved_policy(folder / "policy", seed), "sft"),
-        "preferences": Artifact.of(
-            saved_rankings(folder / "rankings", num_train, num_held_out, seed), "data"
-        ),
-    }
+build = partial(run_stage, rm.run)
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     return rankings_of(tmp_path_factory.mktemp("rm-inputs"))
-
-
-def build(config, given, out: Path, runtime=RUNTIME, tracker=None):
-    out.mkdir(parents=True, exist_ok=True)
-    return rm.run(config, given, runtime, out, tracker or NullTracker())
 
 
 def weights(out: Path) -> list[bytes]:
@@ -75,23 +62,12 @@ def test_learns_a_separable_world(tmp_path, seed):
     assert card(tmp_path / "out")["rules"]["longer"]["value"] == 0.5  # all answers have 3 words
 
 
-class Killed(NullTracker):
-    """Stops the process, so to speak, when it is told of update `at`."""
-
-    def __init__(self, at: int):
-        self.at = at
-
-    def log(self, metrics, update):
-        if update == self.at:
-            raise KeyboardInterrupt
-
-
 def test_resumed_equals_uninterrupted(given, tmp_path):
     config = small(batch_size=5, num_train_epochs=3.0, save_every=4)  # 20 rankings: 12 steps
     metrics = build(config, given, tmp_path / "whole")
     for at in (6, 11):
-        with pytest.raises(KeyboardInterrupt):
-            build(config, given, tmp_path / "killed", tracker=Killed(at))
+        with pytest.raises(Stopped):
+            build(config, given, tmp_path / "killed", tracker=StoppingTracker(at))
     assert build(config, given, tmp_path / "killed") == metrics
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     for name in ("reward_stats.json", "report_card.json", "samples.jsonl"):
@@ -208,7 +184,7 @@ def test_an_adapters_reward_model_is_saved_without_its_base_and_scores_alike(giv
     assert not (tmp_path / "model" / "model.safetensors").exists()
     shown = [row for _, row in read_rows(tmp_path / "samples.jsonl")]
     episodes = [Episode(Prompt("q", chat(r["prompt"])), (), r["response"], True) for r in shown]
-    scorer = open_reward(Artifact.of(tmp_path, "rm"), runtime=RUNTIME)
+    scorer = open_reward(Artifact.of(tmp_path, "rm"), runtime=CPU)
     wanted = [row["score"] for row in shown]
     assert scorer.score(episodes)["score"].tolist() == pytest.approx(wanted, abs=1e-4)
 
@@ -265,10 +241,10 @@ def test_normalised_scores_of_the_policys_answers_have_mean_0_and_variance_1(tmp
     out = tmp_path / "feedback"
     out.mkdir()
     asked = FeedbackConfig(num_responses=3, sampling=SamplingConfig(max_new_tokens=4))
-    feedback.run(asked, {"policy": policy, "prompts": prompts}, RUNTIME, out, NullTracker())
+    feedback.run(asked, {"policy": policy, "prompts": prompts}, CPU, out, NullTracker())
     given = {"policy": policy, "preferences": Artifact.of(out, "feedback")}
     build(small(num_train_epochs=0.5), given, tmp_path / "rm")
-    scorer = open_reward(Artifact.of(tmp_path / "rm", "rm"), runtime=RUNTIME)
+    scorer = open_reward(Artifact.of(tmp_path / "rm", "rm"), runtime=CPU)
     first = [row for _, row in read_rows(out / "samples.jsonl") if row["sample"] == 0]
     episodes = [
         Episode(Prompt(r["id"], chat(r["prompt"])), (), r["response"], r["finished"]) for r in first

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_rankings import WORDS, chat, saved_policy, tiny_policy
+from worlds.rankings import WORDS, chat, saved_policy, tiny_policy
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Preference, write_records

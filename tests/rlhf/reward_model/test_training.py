@@ -2,7 +2,8 @@ import math
 
 import pytest
 import torch
-from tiny_rankings import WORDS, chat, tiny_policy
+from worlds.rankings import WORDS, chat, tiny_policy
+from worlds.trackers import StoppingTracker
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.errors import TrainingError
@@ -101,25 +102,15 @@ def test_loss_and_gradients_equal_those_of_trl(tmp_path, margin, centre):
         torch.testing.assert_close(found[name].grad, parameter.grad, rtol=0, atol=1e-7)
 
 
-class Logged(NullTracker):
-    """Keeps what it is told."""
-
-    def __init__(self):
-        self.rows = []
-
-    def log(self, metrics, update):
-        self.rows.append(metrics)
-
-
 def test_a_step_does_not_depend_on_micro_batches(tmp_path):
     """Six pairs as 6, as 4 + 2 and one by one; an epsilon of 1 lets Adam see a gradient's scale."""
     config = RMConfig(batch_size=6, num_train_epochs=1.0, learning_rate=0.1, adam_epsilon=1.0)
     found = []
     for rows in (64, 8, 2):
-        model, tracker = reward_model(), Logged()
+        model, tracker = reward_model(), StoppingTracker()
         runtime = RuntimeConfig(device="cpu", micro_batch_size=rows)
         train(model, some_pairs(model), config, runtime, tmp_path / str(rows), tracker)
-        found.append((tracker.rows[0]["rm/train_loss"], [p.detach() for p in model.parameters()]))
+        found.append((tracker.rows[1]["rm/train_loss"], [p.detach() for p in model.parameters()]))
     for loss, parameters in found[1:]:
         assert loss == pytest.approx(found[0][0], abs=1e-6)
         for ours, whole in zip(parameters, found[0][1], strict=True):

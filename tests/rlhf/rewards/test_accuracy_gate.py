@@ -2,8 +2,8 @@
 
 import json
 
-import ppo_world as world
 import pytest
+from worlds import ppo as world
 
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.tracking.stage_tracker import NullTracker

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tiny_rankings import chat, tiny_policy
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     LlamaForSequenceClassification,
 )
+from worlds.rankings import chat, tiny_policy
 
 from plumbrule.config import RuntimeConfig
 from plumbrule.data.records import Prompt
@@ -124,10 +124,15 @@ def test_a_template_writes_its_own_special_tokens(tmp_path):
         single=f"{eos} $A", special_tokens=[(eos, policy.tokenizer.eos_token_id)]
     )
     scorer.tokenizer = policy.tokenizer
-    with_template = scorer._row(said("red")[0])
+    read = []
+    scorer.model.register_forward_pre_hook(
+        lambda model, args, given: read.append(given["input_ids"][0, 0].item()), with_kwargs=True
+    )
+    scorer.score(said("red"))
     scorer.tokenizer.chat_template = None
-    without = scorer._row(said("red")[0])
-    assert without[0] == policy.tokenizer.eos_token_id != with_template[0]
+    scorer.score(said("red"))
+    with_template, without = read
+    assert without == policy.tokenizer.eos_token_id != with_template
 
 
 def test_what_is_longer_than_the_classifier_reads_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from scorer_server import lengths, served
 
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, TrainingError
@@ -22,38 +23,6 @@ from rlhf.rewards.http_scorer import HTTPScorer
 def said(*texts):
     prompt = Prompt("p", (Message("user", "who?"),))
     return [Episode(prompt, ("a passage",), text, True) for text in texts]
-
-
-@contextmanager
-def served(answer, port=0):
-    """Serve `answer(body, request) -> (status, reply)`; yields (url, requests seen)."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((body, dict(self.headers)))
-            status, reply = answer(body, len(seen))
-            data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/score", seen
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def lengths(body, number):
-    return 200, {"version": "7", "scores": [len(e["response"]) for e in body["episodes"]]}
 
 
 def config(url, **settings):
@@ -276,6 +245,18 @@ def test_a_token_of_two_lines_is_refused_and_not_shown(monkeypatch):
     assert "secret" not in str(caught.value)
 
 
+def test_a_kept_reply_that_changed_is_asked_for_again(tmp_path):
+    kept = tmp_path / "0.jsonl"
+    with served(lengths) as (url, seen):
+        HTTPScorer(config(url), kept).score(said("a", "bb"))
+        text = kept.read_text()
+        assert '"score": 2.0' in text
+        kept.write_text(text.replace('"score": 2.0', '"score": 3.0'))
+        found = HTTPScorer(config(url), kept).score(said("a", "bb"))["score"]
+    assert found.tolist() == [1.0, 2.0]
+    assert [[e["response"] for e in body["episodes"]] for body, _ in seen] == [["a", "bb"], ["bb"]]
+
+
 def test_kept_replies_of_another_form_are_asked_for_again(tmp_path):
     lines = [
         '{"key": "a", "score": 1}',
@@ -369,7 +350,7 @@ def test_a_token_that_is_not_set_is_refused(monkeypatch):
 
 
 def test_a_run_says_that_its_config_does_not_tell_the_reward(tmp_path):
-    import ppo_world as world
+    from worlds import ppo as world
 
     from rlhf.ppo.stage import run
     from rlhf.rewards.config import RewardConfig, RewardTermConfig

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import AdapterConfig
 from plumbrule.errors import ConfigError, TrainingError
@@ -174,7 +174,7 @@ def test_a_function_that_fails_is_named(function, message):
 
 def test_a_run_logs_each_term_before_and_after_each_step(tmp_path):
     inputs = world.build(tmp_path)
-    inputs["rm_1"] = replace(inputs["rm"], opener="test_reward_stack:open_half")
+    inputs["rm_1"] = replace(inputs["rm"], opener=f"{__name__}:open_half")
     reward = RewardConfig(
         [
             RewardTermConfig("rm", 2.0),
@@ -198,7 +198,7 @@ def test_a_run_logs_each_term_before_and_after_each_step(tmp_path):
 
 def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_its_rollout(tmp_path):
     inputs = world.build(tmp_path)
-    inputs["rm"] = replace(inputs["rm"], opener="test_reward_stack:open_broken")
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_broken")
     (tmp_path / "out").mkdir()
     with pytest.raises(TrainingError, match=r"reward term rm of update 1 must be finite.* kept"):
         run(

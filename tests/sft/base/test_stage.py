@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from places import SUPPORT
-from tiny_world import MODEL, SENTENCES, Stop, StoppingTracker, base, corpus, weights
+from places import process_environment
+from worlds.stages import run_stage, weights
+from worlds.towns import MODEL, SENTENCES, base, corpus
+from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.config import ModelConfig, RuntimeConfig
 from plumbrule.errors import DataError, TrainingError
@@ -45,8 +46,7 @@ def train(folder, tracker=None, config=CONFIG, runtime=CPU, data=None):
         else corpus(folder / "data")
     )
     out = folder / "out"
-    out.mkdir(exist_ok=True)
-    return out, run(config, {"corpus": data}, runtime, out, tracker or NullTracker())
+    return out, run_stage(run, config, {"corpus": data}, out, runtime, tracker)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_measured_loss_is_that_of_the_held_out_texts(whole):
 @pytest.mark.parametrize("stop_at", [3, 6, 12])
 def test_stopped_and_resumed_gives_the_same_bytes(whole, tmp_path, stop_at):
     whole_out, whole_metrics, whole_rows = whole
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(tmp_path, StoppingTracker(stop_at))
     out, tracker = tmp_path / "out", StoppingTracker()
     begun = newest(out / "checkpoints")
@@ -176,30 +176,25 @@ def test_stopped_and_resumed_gives_the_same_bytes(whole, tmp_path, stop_at):
 
 
 KILLED = """
-import sys
+import importlib.util, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import importlib.util
-spec = importlib.util.spec_from_file_location("test_base", sys.argv[3])
+from worlds.trackers import Pausing
+spec = importlib.util.spec_from_file_location("test_base", sys.argv[2])
 test_base = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(test_base)
-class Waiting(test_base.StoppingTracker):
-    def log(self, metrics, update):
-        if update == 7:
-            Path(sys.argv[1], "here").touch()
-            import time; time.sleep(60)
-test_base.train(Path(sys.argv[1]), Waiting())
+folder = Path(sys.argv[1])
+(folder / "out").mkdir()
+test_base.train(folder, Pausing(folder / "out", 7))
 """
 
 
 def test_killed_and_resumed_gives_the_same_bytes(whole, tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), SUPPORT, __file__])
-    deadline = time.monotonic() + 50
-    while not (tmp_path / "here").exists() and time.monotonic() < deadline:
-        assert child.poll() is None
-        time.sleep(0.05)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), __file__]
+    child = subprocess.Popen(command, env=process_environment(), stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"paused\n"
     os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
     (tmp_path / "out" / "checkpoints" / "checkpoint-8").mkdir()  # begun and never finished
     out, metrics = train(tmp_path)
     assert weights(out) == weights(whole[0])
@@ -362,7 +357,7 @@ def test_measuring_on_the_way_changes_no_byte(whole, tmp_path, changes):
 def test_a_curriculum_from_a_constructed_start_resumes_to_the_same_bytes(tmp_path):
     config = dataclasses.replace(CONFIG, start="induction", order="file")
     whole_out, _ = train(tmp_path / "whole", config=config)
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(tmp_path / "cut", StoppingTracker(stop_at=7), config)
     cut_out, _ = train(tmp_path / "cut", config=config)
     assert weights(cut_out) == weights(whole_out)

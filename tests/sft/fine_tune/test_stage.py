@@ -7,16 +7,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load
-from tiny_world import (
-    MODEL,
-    TOWNS,
-    Stop,
-    StoppingTracker,
-    base,
-    demonstration,
-    demonstrations,
-    weights,
-)
+from worlds.stages import run_stage, weights
+from worlds.towns import MODEL, TOWNS, base, demonstration, demonstrations
+from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.config import AdapterConfig, ModelConfig, RuntimeConfig
 from plumbrule.data.records import Message
@@ -25,7 +18,6 @@ from plumbrule.lm import hf_trainer
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
-from plumbrule.tracking.stage_tracker import NullTracker
 from sft.config import SFTConfig
 from sft.fine_tune import demonstrations as encoding
 from sft.fine_tune import trl_trainer
@@ -53,8 +45,7 @@ def inputs(tmp_path_factory):
 
 
 def train(inputs, out, tracker=None, config=CONFIG, runtime=CPU):
-    out.mkdir(exist_ok=True)
-    return run(config, inputs, runtime, out, tracker or NullTracker())
+    return run_stage(run, config, inputs, out, runtime, tracker)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +205,7 @@ def test_the_micro_batch_changes_rounding_only(inputs, whole, tmp_path):
 @pytest.mark.parametrize("stop_at", [2, 5, 7])
 def test_stopped_and_resumed_gives_the_same_bytes(inputs, whole, tmp_path, stop_at):
     out, tracker = tmp_path / "out", StoppingTracker()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(inputs, out, StoppingTracker(stop_at))
     begun = newest(out / "checkpoints")
     assert (begun[0] if begun else 0) == (stop_at - 1) // 3 * 3
@@ -346,7 +337,7 @@ def test_an_adapter_as_base_is_trained_on_or_merged(inputs, tmp_path, adapted, a
     assert moved == {name for name in weights if whole or "lora_" in name}
     assert (tmp_path / "out" / "model" / "model.safetensors").exists() == whole
     if not adapter:
-        with pytest.raises(Stop):
+        with pytest.raises(Stopped):
             train(inputs, tmp_path / "again", StoppingTracker(3), config)
         assert train(inputs, tmp_path / "again", config=config) == metrics
         name = "model/adapter_model.safetensors"

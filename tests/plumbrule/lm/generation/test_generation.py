@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from scipy import stats
+from worlds import tiny_models
 
 from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.errors import ConfigError, TrainingError

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny_rankings import chat, saved_policy, saved_prompts
+from worlds.rankings import chat
+from worlds.stages import CPU, run_stage, small_feedback
 
-from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Preference, read_records, read_rows
 from plumbrule.errors import ConfigError, DataError, NeedsInput
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import sampling as answering
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.config import FeedbackConfig, RMConfig
+from rlhf.feedback.config import RMConfig
 from rlhf.feedback.people import store_folder as folder
 from rlhf.feedback.people.judgements import (
     Judgement,
@@ -43,8 +44,6 @@ from rlhf.feedback.people.questions import (
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import count_alike
 from rlhf.reward_model import stage as rm
-
-RUNTIME = RuntimeConfig(device="cpu")
 
 
 def questions(number: int, answers=("a", "b", "c")) -> list[Question]:
@@ -115,6 +114,26 @@ def test_a_changed_mind_is_a_new_row_and_the_last_one_counts(tmp_path):
     now = read_journal(path)
     assert now["q"] == Judgement("q", "anna", (2, 1), revision=2)
     assert now["r"] == Judgement("r", "anna", None, "odd", revision=1)
+
+
+def test_a_bit_that_flips_in_a_journal_is_found(tmp_path):
+    path = tmp_path / "anna.jsonl"
+    append(path, Judgement("q", "anna", (1, 2), "grün", at="M-"), seen=0)
+    append(path, Judgement("r", "anna", (2, 1), "odd"), seen=0)
+    whole, first = path.read_bytes(), path.read_bytes().index(b"\n") + 1
+    for place in range(0, len(whole) * 8 - 8, 3):  # bits, but for the last line's end
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"anna.jsonl.*row {1 if place // 8 < first else 2}"):
+            read_journal(path)
+    edited = json.loads(whole.splitlines()[0]) | {"ranks": [2, 1]}
+    path.write_text(json.dumps(edited) + "\n")
+    with pytest.raises(DataError, match="take digest out to keep it as it stands"):
+        read_journal(path)
+    del edited["digest"]
+    path.write_text(json.dumps(edited) + "\n")
+    assert read_journal(path)["q"].ranks == (2, 1)
 
 
 def test_a_stale_judgement_is_refused_and_leaves_the_file_alone(tmp_path):
@@ -291,29 +310,8 @@ def test_who_has_finished():
 # The stage
 
 
-def small(**settings) -> FeedbackConfig:
-    given = {
-        "labeller": "person",
-        "num_responses": 3,
-        "repeats": 0.2,
-        "sampling": SamplingConfig(max_new_tokens=4, batch_size=8),
-        **settings,
-    }
-    return FeedbackConfig(**given)
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    inputs = tmp_path_factory.mktemp("labelling-inputs")
-    return {
-        "policy": Artifact.of(saved_policy(inputs / "policy"), "sft"),
-        "prompts": Artifact.of(saved_prompts(inputs / "prompts", 10, 4), "data"),
-    }
-
-
-def build(config, given, out: Path):
-    out.mkdir(parents=True, exist_ok=True)
-    return feedback.run(config, given, RUNTIME, out, NullTracker())
+small = partial(small_feedback, labeller="person", repeats=0.2)
+build = partial(run_stage, feedback.run)
 
 
 def wait(config, given, out: Path) -> NeedsInput:
@@ -385,7 +383,7 @@ def test_a_reward_model_learns_from_people_s_rankings(given, out):
     trained.mkdir()
     settings = RMConfig(num_train_epochs=1.0, batch_size=5, num_calibration_prompts=8)
     inputs = {"policy": given["policy"], "preferences": source}
-    metrics = rm.run(settings, inputs, RUNTIME, trained, NullTracker())
+    metrics = rm.run(settings, inputs, CPU, trained, NullTracker())
     rankings = read_records(Preference, out / "records.jsonl")
     assert metrics["rm/pairs"] == sum(len(p.pairs()) for p in rankings)
     card = json.loads((trained / "report_card.json").read_text())

@@ -6,9 +6,9 @@ import json
 import time
 from pathlib import Path
 
-import ppo_world as world
 import pytest
 import torch
+from worlds import ppo as world
 
 from plumbrule.config import AdapterConfig
 from plumbrule.store.costs import num_weights

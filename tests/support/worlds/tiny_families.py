@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tiny_models
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from worlds import tiny_models
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZE = {

@@ -1,22 +1,12 @@
 """A world small enough for PPO to run in seconds: 16 tokens, one layer, a word that pays.
 
 The reward stands in for a reward model: an `rm` artifact whose opener is `open_word_reward` below.
-Tests that need processes of their own start this file: `ppo_world.py run <folder> [update to pause
-at]` runs the stage; with `both` in place of `run` it trains on recorded rollouts before that, with
-`updates` it does only that; `float64` runs the stage in that precision, and `fsdp` does all of it
-with the weights spread over the processes. Behind either, `-options` gives the stage `OPTIONS`,
-`-adapter` (also alone) an adapter to learn, `-ptx` demonstrations, `-bf16` (also
-alone) that precision on float32 weights; `stem` freezes the lower layers.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +20,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from plumbrule.config import AdapterConfig, RuntimeConfig, SamplingConfig
+from plumbrule.config import RuntimeConfig, SamplingConfig
 from plumbrule.data.records import Demonstration, Message, Prompt, write_records
-from plumbrule.lm import distributed, fsdp
-from plumbrule.lm.loading import Policy, load_policy, make_policy, save_policy
+from plumbrule.lm.loading import Policy, make_policy, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
-from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
+from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, slots
-from rlhf.ppo.state import state_of
-from rlhf.ppo.step import Learner, make_learner, ppo_step, set_learning_rates, trainable
+from rlhf.ppo.step import Learner, make_learner, trainable
 from rlhf.ppo.value_model import value_from_policy
 from rlhf.rewards.config import RewardConfig
 
@@ -135,7 +122,7 @@ def inputs_in(folder: Path) -> dict[str, Artifact]:
         "policy": Artifact.of(folder / "sft", "sft"),
         "prompts": Artifact.of(folder / "prompts", "data"),
         "demonstrations": Artifact.of(folder / "demonstrations", "data"),
-        "rm": Artifact.of(folder / "rm", "rm", opener="ppo_world:open_word_reward"),
+        "rm": Artifact.of(folder / "rm", "rm", opener="worlds.ppo:open_word_reward"),
     }
 
 
@@ -266,75 +253,3 @@ def weights(learner: Learner) -> torch.Tensor:
     """All trained weights in one vector."""
     every = [p for model in learner.models.values() for p in trainable(model)]
     return torch.cat([p.detach().flatten() for p in every])
-
-
-def twenty_updates(folder: Path, sharded: bool = False) -> None:
-    """Train on recorded rollouts and write the weights."""
-    rows = 1 if sharded else 4  # a row a pass: three processes then make 3, 3 and 2 passes
-    settings = config(total_episodes=16 * 20)
-    learner = learner_of(settings)
-    if sharded:
-        assert learner.value_model is not None
-        assert learner.value_model.trunk is not None
-        fsdp.shard_policy(learner.policy.model)
-        fsdp.shard_trunk(learner.value_model.trunk)
-        learner = make_learner(learner.policy, learner.value_model, settings)
-    for update in range(1, 21):
-        set_learning_rates(learner, settings, update)
-        ppo_step(learner, recorded(learner_of(settings), seed=update), settings, update, rows)
-    found = state_of(learner).weights
-    if distributed.is_main():
-        every = [p.flatten() for model in found.values() for p in model.values()]
-        torch.save(torch.cat(every), folder / "weights.pt")
-
-
-def in_float64() -> None:
-    """Let the stage load its policies in float64."""
-    from rlhf.ppo import models as ppo_models
-
-    ppo_models.load_policy = partial(load_policy, dtype=torch.float64)  # type: ignore[assignment]
-
-
-class Pausing(FileTracker):
-    """Says when an update is logged, and stops there until it is killed."""
-
-    def __init__(self, out: Path, pause_at: int):
-        super().__init__(out)
-        self.pause_at = pause_at
-
-    def log(self, metrics: Mapping[str, float], update: int) -> None:
-        super().log(metrics, update)
-        if update == self.pause_at:
-            print("paused", flush=True)
-            time.sleep(60)
-
-
-if __name__ == "__main__":
-    from rlhf.ppo.stage import run
-
-    torch.set_num_threads(1)
-    mode, root, pause_at = sys.argv[1], Path(sys.argv[2]), int((*sys.argv, 0)[3])
-    settings, where = config(), runtime()
-    if mode.startswith("fsdp"):
-        where = runtime(sharding="fsdp", processes=3)
-    if mode.endswith("-options"):
-        settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
-    if mode.endswith("adapter"):
-        settings = config(adapter=AdapterConfig(rank=2))
-    if mode.endswith("-ptx"):
-        settings = config(ptx=PTXConfig(coef=0.5, batch_size=8))
-    if mode.endswith("bf16"):
-        settings = config(precision="bfloat16")
-    if mode == "stem":
-        settings = config(unfrozen_layers=1, value_trunk="branch")
-    distributed.start(where)
-    if mode in ("both", "updates", "fsdp"):
-        twenty_updates(root, mode == "fsdp")
-    if mode == "updates":
-        distributed.stop()
-        sys.exit()
-    if mode.startswith(("float64", "fsdp")) and not mode.endswith("bf16"):
-        in_float64()
-    tracker = Pausing(root / "out", pause_at) if distributed.is_main() else NullTracker()
-    run(settings, inputs_in(root), where, root / "out", tracker)
-    distributed.stop()

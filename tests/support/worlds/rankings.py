@@ -14,6 +14,7 @@ from plumbrule.config import ModelConfig
 from plumbrule.data.records import Message, Preference, Prompt, write_records
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.lm.policy import Policy
+from plumbrule.store.artifacts import Artifact
 
 WORDS = ["red", "green", "blue", "round", "flat", "tall", "small", "warm", "cold", "soft"]
 QUESTIONS = ["what is it?", "how does it look?", "tell me more.", "say it again."]
@@ -78,3 +79,22 @@ def saved_prompts(folder: Path, num_train: int, num_held_out: int) -> Path:
     write_records(rows[:num_train], folder / "records.jsonl")
     write_records(rows[num_train:], folder / "validation.jsonl")
     return folder
+
+
+def rankings_of(
+    folder: Path, num_train: int = 20, num_held_out: int = 8, seed: int = 0
+) -> dict[str, Artifact]:
+    """Return inputs of rm and dpo: each ranking has three answers, so three pairs."""
+    rankings = saved_rankings(folder / "rankings", num_train, num_held_out, seed)
+    return {
+        "policy": Artifact.of(saved_policy(folder / "policy", seed), "sft"),
+        "preferences": Artifact.of(rankings, "data"),
+    }
+
+
+def prompts_of(folder: Path, num_train: int = 10, num_held_out: int = 4) -> dict[str, Artifact]:
+    """Return inputs of feedback."""
+    return {
+        "policy": Artifact.of(saved_policy(folder / "policy"), "sft"),
+        "prompts": Artifact.of(saved_prompts(folder / "prompts", num_train, num_held_out), "data"),
+    }

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from plumbrule.config import ModelConfig, RuntimeConfig
+from plumbrule.config import ModelConfig
 from plumbrule.data.records import Demonstration, Message, write_records
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
-from plumbrule.machine import environment as machine
 from plumbrule.store.artifacts import Artifact
-from plumbrule.tracking.stage_tracker import NullTracker
 
 TOWNS = ("Velm", "Tarn", "Orsk", "Lund", "Mora", "Pell")
 RIVERS = ("Ash", "Bree", "Cole", "Dun")
@@ -54,27 +52,3 @@ def base(folder: Path, seed: int = 0) -> Artifact:
         make_policy(new_model(MODEL, tokenizer, seed), tokenizer, MODEL.context), folder / "model"
     )
     return Artifact.of(folder, "base")
-
-
-class Stop(Exception):
-    """What stands for a kill in a test."""
-
-
-class StoppingTracker(NullTracker):
-    """Keeps what is logged and raises `Stop` when update `stop_at` is logged."""
-
-    def __init__(self, stop_at: int | None = None):
-        self.stop_at = stop_at
-        self.rows: dict[int, dict[str, float]] = {}
-
-    def log(self, metrics, update):
-        if update == self.stop_at:
-            raise Stop
-        self.rows[update] = dict(metrics)
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model" / "model.safetensors").read_bytes()
-
-
-machine.prepare(RuntimeConfig(device="cpu", threads=1))  # as the pipeline does for a stage

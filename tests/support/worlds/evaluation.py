@@ -152,7 +152,7 @@ def small_inputs(
             write_records(records[name](), data / file)
             inputs[name] = Artifact.of(data, "data")
         else:
-            opener = f"small_evaluation:open_{'reward' if name == 'rm' else name}"
+            opener = f"worlds.evaluation:open_{'reward' if name == 'rm' else name}"
             inputs[name] = Artifact.of(data, name, opener)
     return inputs
 
