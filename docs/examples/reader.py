@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from plumbrule.data.readers import Row, register
+from plumbrule.data.readers import SourceRow, register
 from plumbrule.data.records import Demonstration, Message
 from plumbrule.data.roles import to_role
 from plumbrule.errors import DataError
 
 
-def read_questions(path: Path) -> Iterator[Row]:
+def read_questions(path: Path) -> Iterator[SourceRow]:
     """Yield a demonstration for each question that has an answer, and a reason for each other one.
 
     The data stage counts the reasons in the data card. Raises: DataError: a line that is neither.
@@ -29,19 +29,19 @@ def read_questions(path: Path) -> Iterator[Row]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("Q: "):
             if question:
-                yield Row(None, dropped="question without an answer")
+                yield SourceRow(None, dropped="question without an answer")
             question = line.removeprefix("Q: ")
         elif line.startswith("A: ") and question:
             chat = (Message("user", question),)
-            yield Row(Demonstration(f"line {number}", chat, line.removeprefix("A: ")))
+            yield SourceRow(Demonstration(f"line {number}", chat, line.removeprefix("A: ")))
             question = ""
         elif line.strip():
             raise DataError("a line must begin with Q: or answer one with A:.", path, number, line)
     if question:
-        yield Row(None, dropped="question without an answer")
+        yield SourceRow(None, dropped="question without an answer")
 
 
-def read_role(path: Path, role: str) -> Iterator[Row]:
+def read_role(path: Path, role: str) -> Iterator[SourceRow]:
     """Yield what a role needs of each question: a prompt needs no answer, corpus is the chat."""
     for row in read_questions(path):
         record = row.record
