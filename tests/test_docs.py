@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -170,7 +171,13 @@ def test_the_command_of_an_example_plans_a_run(example: Path, tmp_path: Path) ->
     (words,) = commands(ast.get_docstring(ast.parse(example.read_text("utf-8"))) or "")
     questions = "".join(f"Q: Who wrote number {n}?\nA: Ada.\n" for n in range(60))
     (tmp_path / "file").write_text(questions, encoding="utf-8")
-    places = {"<file>": str(tmp_path / "file"), "<folder>": str(SHIPPED)}
+    items = [{"id": str(n), "task": "copying", "fields": {"word": f"w{n}"}} for n in range(9)]
+    (tmp_path / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    places = {
+        "<file>": str(tmp_path / "file"),
+        "<folder>": str(SHIPPED),
+        "<items>": str(tmp_path / "items.jsonl"),
+    }
     typed = [re.sub("<.*>", lambda match: places[match[0]], word) for word in words]
     typed = [str(ROOT / word) if word.startswith("docs/") else word for word in typed]
     plan = run("-m", "plumbrule", *typed, "debug=fast", "run.dry=true", folder=tmp_path)
