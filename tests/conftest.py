@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from plumbrule.cli.composition import composed_config
 from plumbrule.pipeline.compose import Composed, compose_run
@@ -60,3 +61,9 @@ def adapted() -> Callable[[Path, Path], Path]:
         return folder
 
     return build
+
+
+@pytest.fixture(scope="session")
+def default() -> DictConfig:
+    """The default composition."""
+    return composed_config(())

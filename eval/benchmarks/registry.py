@@ -1,8 +1,8 @@
 """The benchmarks by name: ours, in the order in which they are measured, then plug-ins'.
 
-A plug-in (`plumbrule --plugin file.py`) declares one and calls `register(BENCHMARK)`; docs/own.md
-shows a whole one. The inputs of eval, the roles and checks of data, what is measured and what is
-compared are all read from here.
+A plug-in (`plumbrule --plugin file.py`) declares one and calls `register(BENCHMARK)`;
+docs/extending.md shows a whole one. The inputs of eval, the roles and checks of data, what is
+measured and what is compared are all read from here.
 """
 
 from __future__ import annotations

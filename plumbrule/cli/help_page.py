@@ -1,7 +1,8 @@
 """What `plumbrule --help` prints, and what `plumbrule doc <setting>` says of a setting.
 
 Everything is read from where it is written: verbs from their table, groups and their choices from
-the files of conf/ and the schemas, settings from the dataclasses and the text under each field.
+the files of conf/ and the schemas, settings and their defaults from the dataclasses and the text
+under each field.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import dataclasses
 import importlib.metadata
 import inspect
 import itertools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
+
+from omegaconf import OmegaConf
 
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA
@@ -22,23 +26,40 @@ from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA
 COMMANDS = (
     ("plumbrule", "the quickstart: the whole chain on a generated world"),
     ("plumbrule run.dry=true", "what would be built, why, and for how long"),
-    ("plumbrule run.only=sft", "one node and what it needs"),
     ("plumbrule ppo.kl.coef=0.1 seed=1", "settings are overrides; only what reads them is built"),
     (
         "plumbrule experiment=own dataset.path=<file> model=<folder>",
-        "your data and model (docs/own.md)",
+        "your data and model (docs/bring_data.md)",
     ),
     ("plumbrule --plugin rewards.py 'reward.terms=[{name: mine}]'", "your reward"),
     ("plumbrule -m ppo.kl.coef=0.02,0.1", "a sweep; shared stages are built once"),
-    ("plumbrule run.seeds=[0,1,2]", "the graph of each seed, in one run"),
     ("plumbrule debug=fast", "every stage in seconds, to see that a graph runs"),
     ("plumbrule --config-dir mine experiment=mine", "experiments in a folder of your own"),
 )
 """Command -> what it does."""
+MOST_USED = (
+    "seed",
+    "run.goals",
+    "run.seeds",
+    "run.store",
+    "dataset.path",
+    "feedback.labeller",
+    "rm.ensemble",
+    "ppo.total_episodes",
+    "ppo.learning_rate",
+    "ppo.kl.coef",
+)
+"""Settings that the page names; what they are and their defaults are read from the config."""
+DEFAULT_EXPERIMENT = "quickstart"
+"""Of conf/experiment/: what `plumbrule` alone runs; the page gives its values beside defaults."""
 
 
-def page(verbs: Mapping[str, str], conf: Path) -> str:
-    """Return the help page."""
+def page(verbs: Mapping[str, str], conf: Path, schema: type) -> str:
+    """Return the help page.
+
+    Args: verbs: verb -> what it does. conf: the folder of Hydra's groups. schema: of the whole
+    config, from which the settings' defaults and texts are read.
+    """
     lines = [
         "plumbrule: RLHF experiments from small config files. A command composes a graph of",
         "stages (data, sft, feedback, rm, ppo, eval, compare ...), builds what is not in the",
@@ -51,10 +72,14 @@ def page(verbs: Mapping[str, str], conf: Path) -> str:
         *(f"  {name:<10}{what}" for name, what in verbs.items()),
         "",
         "Commands",
+        *_columns(COMMANDS),
+        "",
+        f"Settings (default; that of experiment={DEFAULT_EXPERIMENT}, where it is another)",
+        *_columns(most_used(conf, schema)),
+        "  all of a group: plumbrule doc ppo.kl; all of a run: plumbrule --cfg job",
+        "",
+        "Groups (group=choice)",
     ]
-    width = max(len(command) for command, _ in COMMANDS)
-    lines += [f"  {command:<{width}}  {what}" for command, what in COMMANDS]
-    lines += ["", "Groups (group=choice)"]
     for folder in sorted(conf.iterdir()):
         names = {path.stem for path in folder.glob("*.yaml")} if folder.is_dir() else set()
         if names:
@@ -64,10 +89,39 @@ def page(verbs: Mapping[str, str], conf: Path) -> str:
         "",
         "Options: --cfg job (print the composed config), --config-dir <folder>, --plugin <file>,",
         "  -m (sweep), --version, --hydra-help; completion: docs/commands.md",
-        "Settings: plumbrule doc ppo.kl",
         "Documentation: README.md, docs/*.md and rlhf/ppo/README.md, beside the code",
     ]
     return "\n".join(lines)
+
+
+def most_used(conf: Path, schema: type) -> list[tuple[str, str]]:
+    """Return (`setting=default`, what it is) of the settings that the page names."""
+    file = conf / "experiment" / f"{DEFAULT_EXPERIMENT}.yaml"
+    experiment = OmegaConf.load(file)
+    rows = []
+    for name in MOST_USED:
+        owner, field = _find(name, schema)
+        assert field is not None
+        default = _written(_default(field))
+        given = _written(OmegaConf.select(experiment, name, default=_default(field)))
+        other = f" ({given})" if given != default else ""
+        what = re.split(r"[;:.] |\.$", _texts(owner)[field.name])[0]
+        rows.append((f"{name}={default}{other}", what[:1].lower() + what[1:]))
+    return rows
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max(len(left) for left, _ in rows)
+    return [f"  {left:<{width}}  {right}" for left, right in rows]
+
+
+def _written(value: Any) -> str:
+    """Return a value as an override has it: null, true, [a,b]."""
+    if OmegaConf.is_list(value) or isinstance(value, list):
+        return f"[{','.join(_written(each) for each in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def version() -> str:
@@ -91,18 +145,7 @@ def describe(name: str, schema: type, composed: Composed) -> str:
     Args: name: dotted, such as ppo.kl or ppo.kl.coef. schema: of the whole config.
     Raises: ConfigError: there is none of that name.
     """
-    from plumbrule.pipeline.setting_names import hint, settings_of
-
-    owner, field = schema, None
-    for part in filter(None, name.split(".")):
-        if field is not None:
-            inner = _group_of(owner, field)
-            if inner is None:
-                raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
-            owner = inner
-        field = next((f for f in dataclasses.fields(owner) if f.name == part), None)
-        if field is None:
-            raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
+    owner, field = _find(name, schema)
     if field is None:
         return _group("", schema, composed)
     group = _group_of(owner, field)
@@ -110,6 +153,23 @@ def describe(name: str, schema: type, composed: Composed) -> str:
     if group is not None:
         return _group(name, group, composed) + (f"\n\n{text}" if text else "")
     return _setting(name, owner, field, composed)
+
+
+def _find(name: str, schema: type) -> tuple[type, dataclasses.Field[Any] | None]:
+    """Return the dataclass that a setting or a group is a field of, and the field; None: no name.
+
+    Raises: ConfigError: there is none of that name.
+    """
+    from plumbrule.pipeline.setting_names import hint, settings_of
+
+    owner, field = schema, None
+    for part in filter(None, name.split(".")):
+        inner = owner if field is None else _group_of(owner, field)
+        found = [] if inner is None else [f for f in dataclasses.fields(inner) if f.name == part]
+        if inner is None or not found:
+            raise _unknown(name, hint(name, settings_of(schema), "see plumbrule --help."))
+        owner, field = inner, found[0]
+    return owner, field
 
 
 def _unknown(name: str, known: str) -> ConfigError:
@@ -132,9 +192,7 @@ def _group(name: str, schema: type, composed: Composed) -> str:
 
 
 def _setting(name: str, owner: type, field: dataclasses.Field[Any], composed: Composed) -> str:
-    default = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
+    default = _default(field)
     kind = str(field.type).replace("typing.", "")
     shown = _shown(default)
     with contextlib.suppress(KeyError, TypeError):
@@ -153,6 +211,12 @@ def _shown(value: Any) -> str:
         value = [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]  # type: ignore[arg-type]
     shown = "a group" if dataclasses.is_dataclass(value) else repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _group_of(owner: type, field: dataclasses.Field[Any]) -> type | None:

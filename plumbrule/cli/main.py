@@ -107,7 +107,7 @@ def _answered(words: list[str]) -> int | None:
     """Return the exit code of what needs no config: help, version, a verb; None for the rest."""
     first = words[0] if words else ""
     if first in ("-h", "--help", "help"):
-        print(help_page.page(verbs.VERBS, CONF))
+        print(help_page.page(verbs.VERBS, CONF, RunConfig))
         return 0
     if "--version" in words:
         print(help_page.version())

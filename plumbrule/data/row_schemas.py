@@ -149,7 +149,7 @@ def shape_of(row: Mapping[str, Any], role: str) -> RowSchema:
             return shape
     raise DataError(
         f"columns ({listed(sorted(columns), MOST_COLUMNS)}) must be a set that role {role} "
-        f"accepts; {_nearest(columns, role)}; docs/data.md lists all sets."
+        f"accepts; {_nearest(columns, role)}; docs/bring_data.md lists all sets."
     )
 
 

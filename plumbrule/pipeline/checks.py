@@ -149,7 +149,7 @@ def check_path(setting: str, dataset: DatasetConfig) -> None:
         setting,
         path,
         f"end in one of {', '.join(TABLE_ENDINGS)}",
-        "write a .tsv as CSV, with commas, or any table as JSON Lines (docs/data.md)",
+        "write a .tsv as CSV, with commas, or any table as JSON Lines (docs/bring_data.md)",
     )
 
 

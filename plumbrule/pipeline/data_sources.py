@@ -117,7 +117,8 @@ def _take_own_preferences(
                 f"nodes.{name}: feedback.labeller (=gold) must be another for prompts that are not "
                 f"Atlas's, whose answers gold knows; give rankings "
                 f"(dataset@data.preferences=jsonl data.preferences.path=<file>), set "
-                f"feedback.labeller to {LABELLERS}, or train against another reward (docs/own.md)"
+                f"feedback.labeller to {LABELLERS}, or train against another reward "
+                f"(docs/bring_data.md)"
             )
         elif "preferences" not in config.data:
             continue

@@ -6,23 +6,18 @@ import ast
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from _pytest.outcomes import Failed
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from documented import check_override, filled
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig
 from places import ROOT
 
-from plumbrule.cli.composition import CONF, register
-from plumbrule.cli.verbs import VERBS
 from plumbrule.overrides import as_override, unreadable
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.setting_names import settings_of
-from sft.data.config import DatasetConfig
 
 PARSER = OverridesParser.create()
 TEXTS = ["<|endoftext|>", "a b", "a=b", "~/x", "x#y", "a'b", 'a"b', "a\\", "1", "1e5", "null"]
@@ -71,11 +66,6 @@ def suggestions() -> list[tuple[str, str]]:
     ]
 
 
-def filled(text: str) -> str:
-    """Return a text with its placeholders, such as <folder or hub name>, filled in."""
-    return re.sub(r"<[^>\n]*>", "folder", text.replace("<field>", "cliprange"))
-
-
 def _is_require(node: ast.AST) -> bool:
     name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
     return name.startswith("require") or name == "hint"
@@ -91,47 +81,6 @@ def _texts(node: ast.AST) -> list[str]:
     return [text for child in ast.iter_child_nodes(node) for text in _texts(child)]
 
 
-@pytest.fixture(scope="module")
-def default() -> DictConfig:
-    """The default composition."""
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config")
-
-
-def check_override(word: str, default: DictConfig) -> None:
-    """Fail unless Hydra reads a word, and its key is there, or is not where it is added."""
-    key, _, value = word.partition("=")
-    key = key.replace("VALUE", "ppo")
-    try:
-        PARSER.parse_overrides([f"{key}={value or 'folder'}"])
-    except OverrideParseException:
-        pytest.fail(f"Hydra can't read {word}")
-    plain = key.lstrip("+~")
-    folder = CONF / plain.partition("@")[0]
-    if folder.is_dir():
-        if value not in ("VALUE", "folder", "null", "...", "file"):
-            choices = [v for v in value.split(",") if "/" not in v]
-            assert all((folder / f"{choice}.yaml").is_file() for choice in choices), word
-        return
-    names = plain.split(".")
-    if names[0] == "data":  # a role's own data set, there once it is chosen
-        assert names[-1] in settings_of(DatasetConfig), word
-        return
-    there: Any = default
-    for name in names:
-        there = there[name] if isinstance(there, DictConfig) and name in there else None
-        if there is None:
-            break
-    known = plain in settings_of(RunConfig)
-    if key.startswith("+"):
-        assert there is None, f"{word} must do without its +: the key is there"
-        assert names[0] == "nodes", word
-    else:
-        assert known or there is not None or re.fullmatch(r"nodes\.\w+\.\w+\.\w+", plain), word
-
-
 def test_every_override_that_a_message_tells_works(default: DictConfig) -> None:
     kinds = {*dict.fromkeys(n.split(".")[0] for n in settings_of(RunConfig)), "experiment", "debug"}
     checked = 0
@@ -145,31 +94,6 @@ def test_every_override_that_a_message_tells_works(default: DictConfig) -> None:
                 pytest.fail(f"{where}: {error}")
             checked += 1
     assert checked > 25
-
-
-COMMAND = re.compile(r"^\s*(?:\$ |# (?:Command: )?)?plumbrule (.*?)(?:\s{2,}.*)?$", re.MULTILINE)
-
-
-def test_every_command_of_the_docs_works(default: DictConfig) -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *CONF.glob("experiment/*.yaml")]
-    checked = 0
-    for page in pages:
-        for match in COMMAND.finditer(filled(page.read_text(encoding="utf-8"))):
-            line = match.group(1).split(" # ")[0].strip().rstrip("\\")
-            try:
-                words = shlex.split(line.replace("\\\n", " "))
-            except ValueError:
-                continue  # prose that begins with the name
-            if words and (words[0] in VERBS or "--config-dir" in words):
-                continue  # a folder of one's own has groups of its own
-            for word in words:
-                if "=" in word and not word.startswith("-"):
-                    try:
-                        check_override(word, default)
-                    except (AssertionError, Failed) as error:
-                        pytest.fail(f"{page.name}: {line}: {error}")
-                    checked += 1
-    assert checked > 40
 
 
 def test_the_pad_token_that_a_tokenizer_lacks_is_told_as_it_is_typed(tmp_path: Path) -> None:

@@ -712,11 +712,11 @@ def test_real_bold_counts():
     assert len({item.id for item in items}) == len(items)
 
 
-# --- docs/data.md ------------------------------------------------------------------------------
+# --- docs/bring_data.md -------------------------------------------------------------------------
 
 EXAMPLES = re.findall(
     r"```jsonl (?:(hh_rlhf) )?(\w+)\n(.*?)```",
-    (ROOT / "docs" / "data.md").read_text(encoding="utf-8"),
+    (ROOT / "docs" / "bring_data.md").read_text(encoding="utf-8"),
     re.DOTALL,
 )
 
