@@ -18,7 +18,12 @@ READ_BY_COMPUTED_NAME = {
     *(f"GoldConfig.{term}" for term in TERMS),  # getattr in atlas/gold.py
     *(f"BudgetConfig.{cost}" for cost in COSTS),  # getattr in eval/comparisons/trials.py
 }
-ONLY_HASHED = {"DatasetConfig.source", "PPOConfig.source", "RewardTermConfig.source"}
+ONLY_HASHED = {
+    "DatasetConfig.source",
+    "ItemFormat.source",
+    "PPOConfig.source",
+    "RewardTermConfig.source",
+}
 """Digests of code that is chosen by name: they are filled in for the fingerprint."""
 
 

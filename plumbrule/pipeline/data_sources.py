@@ -17,7 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.atlas.config import ATLAS_SIZES
 from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.readers import READERS, has_reader, read
@@ -25,7 +24,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import STAGES, section_of, slot_of
+from plumbrule.pipeline.stages import BENCHMARKS, STAGES, section_of, slot_of
 from plumbrule.store.inputs import is_of_slot
 
 if TYPE_CHECKING:
