@@ -49,6 +49,7 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], list[s
     ("file", "kinds"),
     [
         ("plumbrule/data/readers/jsonl.py", ["data"]),
+        ("plumbrule/data/readers/registry.py", ["data"]),
         ("plumbrule/data/columns.py", ["data"]),
         ("plumbrule/data/annotators.py", ["data", "feedback"]),
         ("rlhf/rewards/functions.py", REWARDS),
