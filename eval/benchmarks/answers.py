@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Episode
-
-if TYPE_CHECKING:
-    from plumbrule.lm.response_logprobs import TokenRow
 
 
 class Answered(NamedTuple):
