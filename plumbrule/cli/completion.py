@@ -26,7 +26,7 @@ def answer(verbs: Iterable[str], hydra: Callable[[], object]) -> None:
 
     Args: hydra: prints what Hydra offers for that line.
     """
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (a person is typing)
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (a person is typing)
     line = os.environ.get("COMP_LINE", "")
     words = [*line.split(), *([""] if line.endswith(" ") else [])]
     last, before = (words[-1] if words[1:] else ""), words[1:-1]

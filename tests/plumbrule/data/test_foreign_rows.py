@@ -131,13 +131,13 @@ def test_a_layout_is_read_and_its_conversion_named(role, row, record, unread, co
     [
         ("preferences", {**H4, "prompt": "Who?"}, "begin alike with a turn that is the prompt"),
         ("preferences", {**H4, "messages": [ASK, GONE]}, "messages must equal chosen"),
-        ("preferences", {**H4, "source": "x", "tags": []}, "if source, tags is taken out"),
+        ("preferences", {**H4, "source": "x", "tags": []}, "take out source, tags"),
         ("preferences", {**H4, "score_rejected": None}, "must stand together"),
         ("demonstrations", {"conversations": [{"from": "tool", "value": "x"}]}, r"from \(='tool'"),
         ("demonstrations", {"conversations": [{"role": "user"}]}, "object with from and value"),
         ("demonstrations", {"instruction": "a", "output": ""}, "output"),
         ("demonstrations", {"instruction": "a", "input": ["b"], "output": "c"}, "input"),
-        ("demonstrations", {"instruction": "a", "output": "c", "history": []}, "history is taken"),
+        ("demonstrations", {"instruction": "a", "output": "c", "history": []}, "take out history"),
     ],
 )
 def test_a_layout_that_does_not_add_up_is_refused(role, row, says, tmp_path):

@@ -448,7 +448,7 @@ def test_merge_takes_an_artifact_a_run_or_a_folder(adapted, base, tmp_path):
         merge("today", "--node", "plain")
     with pytest.raises(ArtifactError, match=r"\(=data\) must be a policy"):
         merge("c3c3")
-    with pytest.raises(ArtifactError, match=r"must name one run or artifact"):
+    with pytest.raises(ArtifactError, match=r"nothing is called"):
         merge("nothing")
 
 

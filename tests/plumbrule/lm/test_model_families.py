@@ -91,7 +91,7 @@ def test_bfloat16_is_judged_alike(family, passes):
 
 
 def test_an_unknown_head_and_a_look_ahead_are_refused(monkeypatch):
-    model = tiny_models.model("llama")
+    model = tiny_models.model("llama", seed=9)  # no other test's, whose verdict is remembered
     plain = type(model).forward
 
     def scaled(self, *arguments, **settings):

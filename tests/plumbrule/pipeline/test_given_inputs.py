@@ -164,7 +164,7 @@ def test_given_reward_models_start_where_their_manifests_say(
     one = publish(mine, "rm", {}, {"policy": "p"})
     two = publish(Store(tmp_path / "third"), "rm", {}, {"policy": other_start})
     reward = RewardConfig(ensemble=EnsembleConfig(rule="weights"))
-    node = Node("ppo", "ppo", {"rm": "a", "rm2": "b"}, PPOConfig(reward=reward))
+    node = Node("ppo", "ppo", {"rm": "a", "rm_1": "b"}, PPOConfig(reward=reward))
     nodes = [Node("a", "rm", {}, one), Node("b", "rm", {}, two), node]
     same = other_start == "p"
     with nullcontext() if same else pytest.raises(ConfigError, match="start from several"):

@@ -293,7 +293,9 @@ def test_a_key_without_a_network_goes_on_offline(tmp_path: Path, bare: pytest.Mo
 
 def test_progress_shows_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, readings = io.StringIO(), iter([0.0, 10.0, 10.0, 10.0])
-    monkeypatch.setattr("plumbrule.progress.time", SimpleNamespace(monotonic=readings.__next__))
+    monkeypatch.setattr(
+        "plumbrule.tracking.progress.time", SimpleNamespace(monotonic=readings.__next__)
+    )
     with Progress(100, "sft", "steps", stream) as line:
         line.skip(40)
         line.advance(20, loss=0.5)

@@ -119,7 +119,7 @@ def test_the_verb(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["c9"], "must name one run or artifact"),
+        (["c9"], "nothing is called"),
         (["a1"], r"'a1' .=sft. must be a ppo artifact"),
         (["c3", "sft.batch_size=2"], r"setting .=sft.batch_size=2. must be ppo"),
         (["c3", "ppo.no_such=2"], "no_such"),

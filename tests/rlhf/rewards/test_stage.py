@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from eval.benchmarks.held_out_rewards import judged, summarise
+from eval.benchmarks.quantity import with_conditions
+from eval.benchmarks.registry import BENCHMARKS
 from eval.comparisons.compare import compare
 from eval.intervals import Intervals
 from plumbrule.atlas.config import GoldConfig
@@ -50,6 +52,12 @@ def test_terms_as_they_are_and_their_sum_as_ppo_takes_it(tmp_path: Path) -> None
     assert found["score"].tolist() == [1.5, 0.5]
 
 
+def differences(before, after):
+    """The paired differences of an evaluation's rows of prompts."""
+    compared = with_conditions(BENCHMARKS["prompts"].quantities(before), before)
+    return compare("prompts", compared, list(zip(before, after, strict=True)), INTERVALS)
+
+
 def test_a_plug_ins_term_is_evaluated_before_and_after_paired_and_by_term(tmp_path: Path) -> None:
     @register("shouting_here")
     def shouting(given):
@@ -66,7 +74,7 @@ def test_a_plug_ins_term_is_evaluated_before_and_after_paired_and_by_term(tmp_pa
     assert [row["reward"] for row in before] == [-1.0, -2.0]
     assert [row["reward_shouting_here"] for row in after] == [1.0, 1.0]
     assert summarise(after, INTERVALS)["reward_length"].value == 1.5
-    found = compare("prompts", list(zip(before, after, strict=True)), INTERVALS)
+    found = differences(before, after)
     gains = {d.quantity.name: d.change.value for d in found if d.condition == "all"}
     assert gains["reward_gain"] == 2.0
     assert gains["reward_gain_shouting_here"] == 1.0
@@ -112,7 +120,7 @@ def test_the_one_term_of_a_reward_is_not_told_twice(tmp_path: Path) -> None:
     reward = opened(tmp_path, RewardTermConfig("length"))
     gold = GoldUtility(GoldConfig())
     rows = judged(episodes("a b", "a"), "closed", gold, None, reward)
-    found = compare("prompts", [(row, row) for row in rows], INTERVALS)
+    found = differences(rows, rows)
     names = {d.quantity.name for d in found}
     assert "reward_gain" in names
     assert "reward_gain_length" not in names
