@@ -1,4 +1,4 @@
-"""An exam in reading, remembering and admitting: questions that bring their own passages.
+"""A reading-comprehension benchmark, with remembering and admitting: questions that bring their own passages.
 
 What a base model can do, before any fine-tuning and without a retriever between. `case` says what
 is asked of it, and the rest of `meta` how hard it was made:

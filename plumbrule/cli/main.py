@@ -1,4 +1,4 @@
-"""The command line: `plumbrule [verb] ...`. Part of the roof.
+"""The command line: `plumbrule [verb] ...`.
 
 A first word that is a verb is parsed with argparse (`plumbrule/cli/verbs.py`); everything else is
 Hydra's: overrides, `--cfg job`, `--multirun`. One run composes a config, plans its graph, prints

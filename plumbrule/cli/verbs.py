@@ -5,7 +5,7 @@
 another reward or other settings, `plumbrule label <run or artifact>` asks people to rank the
 answers that a feedback node awaits, and `plumbrule merge <artifact, run or folder> --to <folder>`
 writes a policy with an adapter as a plain Hugging Face model. `plumbrule doc <setting>` says what a
-setting is. Part of the roof.
+setting is.
 """
 
 from __future__ import annotations

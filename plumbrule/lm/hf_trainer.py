@@ -85,19 +85,19 @@ def keep_to(device: torch.device, told: TrainingArguments) -> None:
 class Reporter(TrainerCallback):
     """Passes numbers to the tracker, refuses those that are not finite, completes checkpoints.
 
-    Args: room: prefix of metrics and settings, as `sft`. more: other logged names to pass on.
+    Args: prefix: start of metrics and settings, as `sft`. more: other logged names to pass on.
     """
 
     def __init__(
         self,
-        room: str,
+        prefix: str,
         tracker: Tracker,
         line: ProgressLine,
         saves: Path,
         log_every: int,
         more: tuple[str, ...] = (),
     ):
-        self.room, self.tracker, self.line, self.saves = room, tracker, line, saves
+        self.prefix, self.tracker, self.line, self.saves = prefix, tracker, line, saves
         self.log_every, self.more = log_every, more
 
     def on_log(
@@ -113,15 +113,15 @@ class Reporter(TrainerCallback):
         step, loss, norm = state.global_step, float(logs["loss"]), float(logs["grad_norm"])
         if not math.isfinite(loss + norm):
             raise TrainingError(
-                f"{self.room}: loss {loss} and gradient norm {norm} at step {step} must be finite; "
-                f"lower {self.room}.learning_rate or use {self.room}.precision=float32."
+                f"{self.prefix}: loss {loss} and gradient norm {norm} at step {step} must be finite; "
+                f"lower {self.prefix}.learning_rate or use {self.prefix}.precision=float32."
             )
         self.line.advance(1, loss=loss)
         if step % self.log_every == 0 or step == state.max_steps:
             row = {"train_loss": loss, "grad_norm": norm}
             row["learning_rate"] = float(logs["learning_rate"])
             row |= {f"train_{name}": float(logs[key]) for name, key in self._found(logs)}
-            self.tracker.log({f"{self.room}/{name}": x for name, x in row.items()}, step)
+            self.tracker.log({f"{self.prefix}/{name}": x for name, x in row.items()}, step)
 
     def _found(self, logs: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key in self.more:

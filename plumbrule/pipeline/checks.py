@@ -1,4 +1,4 @@
-"""What can be wrong between settings that are fine alone, found before a model loads. Roof."""
+"""What can be wrong between settings that are fine alone, found before a model loads."""
 
 from __future__ import annotations
 

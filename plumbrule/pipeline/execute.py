@@ -1,4 +1,4 @@
-"""The pipeline: plan a graph, then resolve or build each node. Part of the roof.
+"""The pipeline: plan a graph, then resolve or build each node.
 
 `make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
 manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
@@ -425,7 +425,7 @@ def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
 
 
 def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
-    """Import a stage's room and return its `run`."""
+    """Import a stage's module and return its `run`."""
     module, name = STAGES[kind].run.split(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""The graph that a config describes: typed nodes, checked and put in order. Part of the roof."""
+"""The graph that a config describes: typed nodes, checked and put in order."""
 
 from __future__ import annotations
 

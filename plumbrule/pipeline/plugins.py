@@ -1,4 +1,4 @@
-"""Plug-ins: modules of a user's own that enter names into our tables. Part of the roof.
+"""Plug-ins: modules of a user's own that enter names into our tables.
 
 `plumbrule --plugin rewards.py ...`, or $PLUMBRULE_PLUGINS (several, separated as in $PATH), names
 Python files or importable modules. They are imported before a config is read, in the processes of a

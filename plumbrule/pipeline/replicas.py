@@ -1,4 +1,4 @@
-"""An ensemble of reward models as nodes: what `rm.ensemble=5` means. Part of the roof.
+"""An ensemble of reward models as nodes: what `rm.ensemble=5` means.
 
 The nodes are ordinary ones, so each is planned, cached and shared by itself: an experiment with
 three of five finds them in the store.

@@ -1,4 +1,4 @@
-"""One node of the config that stands for several: what `each` and `run.seeds` mean. Roof.
+"""One node of the config that stands for several: what `each` and `run.seeds` mean.
 
 `ppo: {..., each: {kl.coef: [0.1, 0.2]}}` stands for two nodes, `ppo@kl.coef=0.1` and
 `ppo@kl.coef=0.2`, and so does every node that reads it, directly or not. Several settings are

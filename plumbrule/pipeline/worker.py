@@ -1,4 +1,4 @@
-"""One process of a stage that runs in several: what torchrun starts. Part of the roof.
+"""One process of a stage that runs in several: what torchrun starts.
 
 Usage: torchrun ... -m plumbrule.pipeline.worker <artifact folder>. It reads `stage.json` there,
 which the parent wrote, builds the typed config again and runs the stage; the process of rank 0

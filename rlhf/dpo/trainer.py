@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer, held to what this project promises. The one module of this room with TRL in it.
+"""TRL's DPOTrainer, held to what this project promises. The one module here that imports TRL.
 
 TRL trains; everything that decides numbers is set by us and shown in one place, `arguments`. What
 its defaults would do, and why they are not used:
