@@ -1,4 +1,4 @@
-"""A reading-comprehension benchmark, with remembering and admitting: questions that bring their own passages.
+"""A reading-comprehension benchmark: read, remember or admit, beside passages that it brings.
 
 What a base model can do, before any fine-tuning and without a retriever between. `case` says what
 is asked of it, and the rest of `meta` how hard it was made:

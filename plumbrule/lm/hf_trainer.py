@@ -113,8 +113,8 @@ class Reporter(TrainerCallback):
         step, loss, norm = state.global_step, float(logs["loss"]), float(logs["grad_norm"])
         if not math.isfinite(loss + norm):
             raise TrainingError(
-                f"{self.prefix}: loss {loss} and gradient norm {norm} at step {step} must be finite; "
-                f"lower {self.prefix}.learning_rate or use {self.prefix}.precision=float32."
+                f"{self.prefix}: loss {loss} and gradient norm {norm} at step {step} must be "
+                f"finite; lower {self.prefix}.learning_rate or use {self.prefix}.precision=float32."
             )
         self.line.advance(1, loss=loss)
         if step % self.log_every == 0 or step == state.max_steps:

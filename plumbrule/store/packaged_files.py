@@ -4,7 +4,8 @@ A name rather than a path: a config, a record and a store then say the same on e
 folder of the same name in the working directory wins, as with any hub name.
 
 A shipped model's folder holds `model/` (weights, tokenizer, policy.json: what a config's hash
-covers), `manifest.json` (what it was made of, and its held-out evaluation) and `curve.jsonl` (how it learned).
+covers), `manifest.json` (what it was made of, and its held-out evaluation) and
+`curve.jsonl` (how it learned).
 """
 
 from __future__ import annotations
