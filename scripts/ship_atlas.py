@@ -5,7 +5,8 @@
 
 Copies weights, tokenizer and policy.json to `plumbrule/atlas/base/model/`, and writes beside it
 `manifest.json` (what it was made of, on what hardware, in how many seconds, and its held-out
-evaluation) and `curve.jsonl` (what was logged while it trained). Weights are the artifact's, byte for byte.
+evaluation) and `curve.jsonl` (what was logged while it trained). Weights are the artifact's, byte
+for byte.
 """
 
 from __future__ import annotations
