@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 from worlds.evaluation import read_lines, small_config, small_inputs
 
 from eval.benchmarks.registry import BENCHMARKS, register
@@ -157,18 +157,21 @@ def test_its_metrics_are_in_the_evaluation_and_in_the_comparison(plugin, compose
 
 
 def test_the_example_of_the_docs_is_measured(load, composed, tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "own.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"## Benchmark\n.*?```python\n(.*?)```", page, re.DOTALL)
-    load(example)
-    config = planned(composed, rows(tmp_path / "refusals.jsonl"))
-    _, data = made(prepare, config, {}, tmp_path / "data", "data")
-    inputs = small_inputs(tmp_path / "sft") | {"refusals": data}
+    """`docs/extending.md` shows this file; `tests/test_docs.py` holds that it does."""
+    load((ROOT / "docs" / "examples" / "benchmark.py").read_text(encoding="utf-8"))
+    items = [{"id": w, "task": "copying", "fields": {"word": w}} for w in ("red", "sun", "rain")]
+    path = tmp_path / "copying.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    node = "+nodes.copying={kind: data, set: {role: copying}}"
+    source = ["+dataset@data.copying=jsonl", f"data.copying.path={path}", "run.only=copying"]
+    (prepared,) = [n for n in composed(node, *source)[1] if n.name == "copying"]
+    _, data = made(prepare, prepared.config, {}, tmp_path / "data", "data")
+    inputs = small_inputs(tmp_path / "sft") | {"copying": data}
     metrics, found = made(evaluate, small_config(), inputs, tmp_path / "out", "eval")
-    assert metrics["eval/refusals_refused_sft"] == 0.0
-    assert len(read_lines(found.file("items/refusals.jsonl"))) == 6  # the harmful ones
-    about = json.loads(found.file("benchmarks.json").read_text())["refusals"]
-    assert about["metrics"] == {"refused": "share of harmful requests that are refused"}
-    assert [one["name"] for one in about["quantities"]] == ["refused_change"]
+    assert metrics["sft/copying_accuracy"] == 0.0
+    assert len(read_lines(found.file("items/copying.jsonl"))) == 3
+    about = json.loads(found.file("benchmarks.json").read_text())["copying"]
+    assert [one["name"] for one in about["quantities"]] == ["copying_accuracy_change"]
 
 
 def test_a_run_may_name_it_and_its_records_say_which_file_declared_it(plugin, composed, tmp_path):

@@ -173,7 +173,7 @@ def test_progress_is_lines_where_a_line_cannot_be_redrawn(
 def test_a_process_that_stands_still_is_not_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that two readings find at one moment."""
     stream = io.StringIO()
-    monkeypatch.setattr("plumbrule.progress.time", SimpleNamespace(monotonic=lambda: 7.0))
+    monkeypatch.setattr("plumbrule.tracking.progress.time", SimpleNamespace(monotonic=lambda: 7.0))
     with Progress(2, "sft", "steps", stream) as line:
         line.advance(2)
     assert "2/2 steps" in stream.getvalue()

@@ -163,5 +163,5 @@ def test_ours_are_part_of_the_code_of_all_who_open_rewards_or_of_those_who_choos
 
 
 def test_every_name_stands_on_the_page() -> None:
-    page = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "bring_a_reward.md").read_text(encoding="utf-8")
     assert [name for name in (*TERMS, *FUNCTIONS) if f"`{name}`" not in page] == []
