@@ -13,7 +13,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -61,9 +60,6 @@ def open_constant(given: TermInputs) -> Scorer:
 OURS = (open_reward_models, open_gold, open_constant)
 """Openers that `TERMS` names and that are no `separate` ones: here, they are part of the code of
 every stage that opens a reward."""
-
-if TYPE_CHECKING:  # so that an edit there rebuilds no stage but ppo
-    pass
 
 
 class Function:
