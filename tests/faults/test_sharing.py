@@ -47,7 +47,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     command.terminate()
     time.sleep(0.2)
     command.terminate()
-    said = command.communicate(timeout=120)[1]
+    said = command.communicate(timeout=600)[1]
     assert command.returncode == 143, said
     assert "stopped; the same command goes on from the newest checkpoint." in said
     (path,) = tmp_path.glob("runs/*/*/run.json")
@@ -107,7 +107,7 @@ def test_two_commands_share_one_building(tmp_path: Path) -> None:
     finally:
         os.kill(builder.pid, signal.SIGCONT)
     assert "which builds data/" in waiting
-    said = [command.communicate(timeout=120)[1] for command in (builder, other)]
+    said = [command.communicate(timeout=600)[1] for command in (builder, other)]
     assert [builder.returncode, other.returncode] == [0, 0], said
     assert "corpus: building" not in said[1]
     records = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/run.json")]

@@ -79,7 +79,7 @@ def scene(tmp_path: Path):
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=90)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out + err
 
 

@@ -590,7 +590,7 @@ def test_bash_completes_as_the_docs_say(tmp_path: Path, typed, some, others) -> 
         text=True,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     offered = done.stdout.split()

@@ -53,7 +53,7 @@ def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
             process.communicate()
         return
     for process in running:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=600)
         assert process.returncode == 0, error.decode()[-3000:]
 
 
