@@ -154,8 +154,8 @@ MUTANTS = [
         10,
         "old_logprobs is not read",
         "rlhf/ppo/objective.py",
-        'if config.old_logprobs == "rollout":',
-        'if config.old_logprobs == "sampler":',
+        'if settings.old_logprobs == "rollout":',
+        'if settings.old_logprobs == "sampler":',
     ),
     Mutant(
         10,
@@ -266,14 +266,14 @@ MUTANTS = [
         21,
         "the score is clipped after the penalty",
         "rlhf/ppo/objective.py",
-        "    scores = penalise_unfinished(\n"
-        "        clip_scores(raw_scores, config.score_clip), trajectory.finished, "
-        "config.missing_eos_penalty\n    )\n",
+        "    clipped = clip_scores(raw_scores, settings.score_clip)\n"
+        "    scores = penalise_unfinished(clipped, trajectory.finished, "
+        "settings.missing_eos_penalty)\n",
         "    scores = clip_scores(\n"
         "        penalise_unfinished(\n"
-        "            raw_scores, trajectory.finished, config.missing_eos_penalty\n"
+        "            raw_scores, trajectory.finished, settings.missing_eos_penalty\n"
         "        ),\n"
-        "        config.score_clip,\n    )\n",
+        "        settings.score_clip,\n    )\n",
     ),
     Mutant(
         21,
@@ -281,7 +281,7 @@ MUTANTS = [
         "rlhf/ppo/objective.py",
         "    rewards = shape_rewards(scores, penalties, mask, steps)\n",
         "    rewards = clip_scores(\n"
-        "        shape_rewards(scores, penalties, mask, steps), config.score_clip\n    )\n",
+        "        shape_rewards(scores, penalties, mask, steps), settings.score_clip\n    )\n",
     ),
     Mutant(
         22,
@@ -361,9 +361,9 @@ MUTANTS = [
         27,
         "a mean over micro-batches",
         "rlhf/ppo/step.py",
-        "losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "losses.append(counts * (pg.loss.sum() + loss.kl_coef * kl.sum()) / num_tokens)",
         "share = len(part) / len(mine)\n"
-        "            losses.append((pg.loss.sum() + kl_coef * kl.sum()) / mask.sum() * share)",
+        "            losses.append((pg.loss.sum() + loss.kl_coef * kl.sum()) / mask.sum() * share)",
     ),
     Mutant(
         28,
@@ -390,9 +390,9 @@ MUTANTS = [
         31,
         "an entropy bonus",
         "rlhf/ppo/step.py",
-        "losses.append(counts * (pg.loss.sum() + kl_coef * kl.sum()) / num_tokens)",
+        "losses.append(counts * (pg.loss.sum() + loss.kl_coef * kl.sum()) / num_tokens)",
         "bonus = 0.01 * (new.exp() * new)[mask].sum()\n"
-        "            losses.append((pg.loss.sum() + kl_coef * kl.sum() + bonus) / num_tokens)",
+        "            losses.append((pg.loss.sum() + loss.kl_coef * kl.sum() + bonus) / num_tokens)",
     ),
     Mutant(
         32,
@@ -432,8 +432,8 @@ MUTANTS = [
     Mutant(
         36,
         "torch's own epsilon",
-        "rlhf/ppo/step.py",
-        "torch.optim.Adam(groups, eps=config.adam_epsilon, ",
+        "rlhf/ppo/optimisation/learner.py",
+        "torch.optim.Adam(groups, eps=adam_epsilon, ",
         "torch.optim.Adam(groups, ",
     ),
     Mutant(
@@ -446,7 +446,7 @@ MUTANTS = [
     Mutant(
         37,
         "the rate of the first group alone falls",
-        "rlhf/ppo/step.py",
+        "rlhf/ppo/optimisation/learner.py",
         "zip(optimizer.param_groups, rates, strict=False)",
         "zip(optimizer.param_groups[:1], rates, strict=False)",
     ),
@@ -460,15 +460,15 @@ MUTANTS = [
     Mutant(
         39,
         "every epoch has the same order",
-        "rlhf/ppo/step.py",
-        'generator("ppo order", config.seed, update, epoch)',
-        'generator("ppo order", config.seed, update)',
+        "rlhf/ppo/optimisation/mini_batches.py",
+        'generator("ppo order", seed, update, epoch)',
+        'generator("ppo order", seed, update)',
     ),
     Mutant(
         39,
         "num_mini_batches has no effect",
-        "rlhf/ppo/step.py",
-        "enumerate(order.reshape(config.num_mini_batches, -1))",
+        "rlhf/ppo/optimisation/mini_batches.py",
+        "enumerate(order.reshape(num_mini_batches, -1))",
         "enumerate(order.reshape(1, -1))",
     ),
     Mutant(
@@ -481,7 +481,7 @@ MUTANTS = [
     Mutant(
         40,
         "gradients are measured and not clipped",
-        "rlhf/ppo/step.py",
+        "rlhf/ppo/optimisation/gradients.py",
         "        fsdp.scale_gradients(parameters, max_norm, norm)\n",
         "",
     ),
@@ -510,7 +510,7 @@ MUTANTS = [
         45,
         "the reference is the policy",
         "rlhf/ppo/shared_trunk.py",
-        "reference = as_inherited(load(), config.adapter)",
+        "reference = as_inherited(load(), adapter)",
         "reference = policy",
     ),
     Mutant(
@@ -538,8 +538,8 @@ MUTANTS = [
         47,
         "validation is sampled as in training",
         "rlhf/ppo/rollout/samples.py",
-        "greedy = dataclasses.replace(config.sampling, temperature=0.0)",
-        "greedy = config.sampling",
+        "greedy = dataclasses.replace(sampling, temperature=0.0)",
+        "greedy = sampling",
     ),
     Mutant(
         42,
@@ -568,21 +568,21 @@ MUTANTS = [
         48,
         "demonstrations are unlearnt",
         "rlhf/ppo/ptx.py",
-        "(-config.ptx.coef * counts * found.sum() / num_tokens).backward()",
-        "(config.ptx.coef * counts * found.sum() / num_tokens).backward()",
+        "(-ptx.coef * counts * found.sum() / num_tokens).backward()",
+        "(ptx.coef * counts * found.sum() / num_tokens).backward()",
     ),
     Mutant(
         48,
         "every step draws the same demonstrations",
         "rlhf/ppo/ptx.py",
-        'generator("ppo ptx", config.seed, *place)',
-        'generator("ppo ptx", config.seed)',
+        'generator("ppo ptx", seed, *place)',
+        'generator("ppo ptx", seed)',
     ),
     Mutant(
         48,
         "the coefficient is not read",
         "rlhf/ppo/ptx.py",
-        "(-config.ptx.coef * counts * found.sum() / num_tokens).backward()",
+        "(-ptx.coef * counts * found.sum() / num_tokens).backward()",
         "(-found.sum() / num_tokens).backward()",
     ),
     Mutant(
@@ -602,9 +602,9 @@ MUTANTS = [
     Mutant(
         50,
         "warm-up is an update too short",
-        "rlhf/ppo/step.py",
-        "if update <= config.value_warmup_updates:",
-        "if update < config.value_warmup_updates:",
+        "rlhf/ppo/optimisation/learner.py",
+        "if update <= value_warmup_updates:",
+        "if update < value_warmup_updates:",
     ),
     Mutant(
         51,

@@ -33,9 +33,8 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.manifests import inputs_of
-from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.state import LoopState, State, put_optimizer, put_weights, trained, weights_file
-from rlhf.ppo.step import Learner
 
 SLOT = "continues"
 FOLDER, CONTROL = "state", "control.json"
@@ -73,13 +72,17 @@ def write_end(out: Path, updates: int, control: LoopState, state: State | None) 
     write_json(folder / CONTROL, {"updates": updates, "kl_coef": control.kl_coef})
 
 
-def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner) -> Start:
+def start_of(
+    inputs: Mapping[str, Artifact], learner: Learner, kl_coef: float, *, steered: bool
+) -> Start:
     """Put the weights and moments of the run that is continued into `learner`, if there is one.
 
+    Args: kl_coef: as configured. steered: whether updates change it (`ppo.kl.target`): the run then
+    goes on with the last one's.
     Raises: ConfigError: that run started from another policy, or trained other weights.
     """
     if SLOT not in inputs:
-        return Start(0, LoopState(config.kl.coef))
+        return Start(0, LoopState(kl_coef))
     before = inputs[SLOT]
     _check_reference(before, inputs["policy"])
     folder = before.file(FOLDER)
@@ -97,8 +100,7 @@ def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner
         put_optimizer(learner, {**learner.optimizer.state_dict(), "state": state})
         if (folder / AVERAGE).is_file():
             average = load_file(folder / AVERAGE)
-    steered = config.kl.target is not None
-    control = LoopState(ended["kl_coef"] if steered else config.kl.coef)
+    control = LoopState(ended["kl_coef"] if steered else kl_coef)
     return Start(ended["updates"], control, average)
 
 

@@ -16,10 +16,10 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.learner import Learner, make_learner
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.shared_trunk import Actors, FrozenLayers, branch_of, make_actors
 from rlhf.ppo.state import put_weights, weights_of
-from rlhf.ppo.step import Learner, make_learner
 from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
 from rlhf.reward_model.model import reward_model_of
 
@@ -33,7 +33,13 @@ def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch
     def load() -> Policy:
         return load_policy(inputs["policy"].file("model"), device=device)
 
-    return make_actors(load(), config, load)
+    return make_actors(
+        load(),
+        load,
+        adapter=config.adapter,
+        unfrozen_layers=config.unfrozen_layers,
+        seed=config.seed,
+    )
 
 
 def make_value_model(
@@ -68,6 +74,19 @@ def make_value_model(
             "model reads the policy's tokens; change it."
         )
     return value_from_reward_model(reward_model)
+
+
+def assemble_learner(config: PPOConfig, actors: Actors, value_model: ValueModel | None) -> Learner:
+    """Return what is trained, with the optimizer that the config chooses."""
+    return make_learner(
+        actors.policy,
+        value_model,
+        actors.reader,
+        learning_rate=config.learning_rate,
+        value_learning_rate=config.value_learning_rate,
+        adam=config.adam,
+        adam_epsilon=config.adam_epsilon,
+    )
 
 
 def with_frozen_states(
@@ -106,7 +125,7 @@ def gather_full_model(
     weights = weights_of(learner)
     actors = load_actors(config, inputs, device)
     value_model = make_value_model(config, actors, inputs)
-    learner = make_learner(actors.policy, value_model, config, actors.reader)
+    learner = assemble_learner(config, actors, value_model)
     if distributed.is_main():
         put_weights(learner, weights)
     return actors, learner

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.artifacts import Artifact
-from rlhf.ppo.config import PPOConfig
 
 
 class KLLimit(NamedTuple):
@@ -18,17 +16,20 @@ class KLLimit(NamedTuple):
     setting: str
 
 
-def kl_limit(config: PPOConfig, inputs: Mapping[str, Artifact]) -> KLLimit | None:
+def kl_limit(
+    run_kl: float | None, study: Artifact | None = None, series: str | None = None
+) -> KLLimit | None:
     """Return the lower of the limits that are set; None: there is none.
 
+    Args: run_kl: `ppo.early_stop.run_kl`. study: of over-optimisation, whose predicted peak is a
+    limit; None: it is none. series: of the study; None: its only one of PPO.
     Raises: ConfigError: the study predicts no peak for the series.
     """
     limits = []
-    if config.early_stop.run_kl is not None:
-        limits.append(KLLimit(config.early_stop.run_kl, "ppo.early_stop.run_kl"))
-    if config.stop_at is not None:
-        kl = predicted_peak(inputs["overoptimisation"], config.stop_series)
-        limits.append(KLLimit(kl, "the peak that ppo.stop_at predicts"))
+    if run_kl is not None:
+        limits.append(KLLimit(run_kl, "ppo.early_stop.run_kl"))
+    if study is not None:
+        limits.append(KLLimit(predicted_peak(study, series), "the peak that ppo.stop_at predicts"))
     return min(limits) if limits else None
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from plumbrule.errors import ArtifactError, DataError
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
 
@@ -32,7 +32,7 @@ def table() -> dict[str, list]:
         "rollout_logprobs": numbers,
         "raw_scores": [1.0, 2.0],
         "scores": [1.0, 2.0],
-        **dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers),
+        **dict.fromkeys(parquet.TOKEN_COLUMNS, numbers),
         "term:rm": [1.0, 2.0],
     }
 
@@ -72,7 +72,7 @@ def test_a_rollout_that_cannot_be_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "update-00001.parquet"
     write(path)
     with pytest.raises(DataError, match=message) as error:
-        rollouts.read(path)
+        parquet.read(path)
     assert str(path) in str(error.value)
 
 
@@ -89,10 +89,10 @@ def test_a_rollout_is_read_as_it_was_written(tmp_path: Path, behind: int) -> Non
         torch.tensor([True, False]), numbers,
     )  # fmt: skip
     scores = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    tokens = dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers)
-    whole = rollouts.Rollout(trajectory, terms={}, raw_scores=scores, scores=scores, **tokens)
-    rollouts.write(whole, tmp_path / "u.parquet")
-    kept = rollouts.read(tmp_path / "u.parquet")
+    tokens = dict.fromkeys(parquet.TOKEN_COLUMNS, numbers)
+    whole = parquet.Rollout(trajectory, terms={}, raw_scores=scores, scores=scores, **tokens)
+    parquet.write(whole, tmp_path / "u.parquet")
+    kept = parquet.read(tmp_path / "u.parquet")
     assert kept.trajectory.responses == [[], [3, 4]]
     assert torch.equal(kept.values, whole.values)
 
