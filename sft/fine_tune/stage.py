@@ -29,7 +29,7 @@ from plumbrule.lm.loading import (
     save_policy,
 )
 from plumbrule.lm.logprobs import trunk
-from plumbrule.lm.policy import POLICY_FILE, PolicySpec
+from plumbrule.lm.policy import PolicySpec
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
@@ -37,7 +37,7 @@ from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import NOTES, RECORDS, SAMPLES, VALIDATION
+from plumbrule.store.file_names import NOTES, POLICY_FILE, RECORDS, SAMPLES, VALIDATION
 from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.packaged_files import located
 from sft.fine_tune.config import SFTConfig

@@ -17,7 +17,9 @@ from worlds.trackers import Stopped, StopsAfter
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import MANIFEST, Manifest
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig
