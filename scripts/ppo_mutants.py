@@ -282,7 +282,7 @@ MUTANTS = [
     ),
     Mutant(
         26,
-        "masked slots are multiplied by 0",
+        "masked positions are multiplied by 0",
         "rlhf/masked.py",
         "return torch.where(mask, x, torch.full((), value, dtype=x.dtype, device=x.device))",
         "return (x * mask + value * ~mask).to(x.dtype)",
@@ -552,7 +552,7 @@ MUTANTS = [
     ),
     Mutant(
         51,
-        "lengths count foreign text",
+        "lengths count text that the policy did not sample",
         "rlhf/ppo/measures/metrics.py",
         '"val/response_length_tokens": mask.sum(dim=1).double().mean(),',
         '"val/response_length_tokens": torch.tensor(\n'

@@ -32,12 +32,13 @@ from torch import Tensor
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import MODEL, STATE, VALUE, WEIGHTS
 from plumbrule.store.manifests import inputs_of
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.state import LoopState, State, put_optimizer, put_weights, trained, weights_file
 
 SLOT = "continues"
-FOLDER, CONTROL = "state", "control.json"
+CONTROL = "control.json"
 AVERAGE, OPTIMIZER = "average.safetensors", "optimizer.safetensors"
 
 
@@ -56,7 +57,7 @@ def write_end(out: Path, updates: int, control: LoopState, state: State | None) 
 
     Args: updates: all that were done. state: None keeps the published weights alone.
     """
-    folder = out / FOLDER
+    folder = out / STATE
     folder.mkdir(exist_ok=True)
     if state is not None:
         for name, weights in state.weights.items():
@@ -85,7 +86,7 @@ def start_of(
         return Start(0, LoopState(kl_coef))
     before = inputs[SLOT]
     _check_reference(before, inputs["policy"])
-    folder = before.file(FOLDER)
+    folder = before.file(STATE)
     ended = json.loads((folder / CONTROL).read_text(encoding="utf-8"))
     kept = (folder / OPTIMIZER).is_file()
     weights = _kept(folder, learner) if kept else _published(before, learner)
@@ -112,10 +113,10 @@ def _kept(folder: Path, learner: Learner) -> dict[str, Mapping[str, Tensor]]:
 
 def _published(before: Artifact, learner: Learner) -> dict[str, Mapping[str, Tensor]]:
     """Return the published weights by model and name."""
-    policy = load_policy(before.file("model"), device=torch.device("cpu"))
+    policy = load_policy(before.file(MODEL), device=torch.device("cpu"))
     found: dict[str, Mapping[str, Tensor]] = {"policy": dict(policy.model.named_parameters())}
     if learner.value_model is not None:
-        name = "value/model.safetensors"
+        name = f"{VALUE}/{WEIGHTS}"
         found["value model"] = load_file(before.file(name)) if before.has(name) else {}
     return found
 

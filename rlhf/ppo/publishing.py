@@ -9,6 +9,7 @@ from pathlib import Path
 from plumbrule.lm.loading import save_policy
 from plumbrule.protocols import Retriever, Tracker
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import MODEL, NOTES, SAMPLES, VALUE
 from plumbrule.store.json_files import write_jsonl
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.optimisation.learner import Learner
@@ -33,9 +34,9 @@ def publish(
     """Write the policy, the value model, samples before and after, and notes."""
     policy = learner.policy
     policy.spec = dataclasses.replace(policy.spec, temperature=config.sampling.temperature)
-    save_policy(policy, out / "model")
+    save_policy(policy, out / MODEL)
     if learner.value_model is not None:
-        save_value_model(learner.value_model, out / "value")
+        save_value_model(learner.value_model, out / VALUE)
     held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
         : config.num_samples
     ]
@@ -49,10 +50,10 @@ def publish(
         seed=config.seed,
         precision=config.precision,
     )
-    write_jsonl(out / "samples.jsonl", rows)
+    write_jsonl(out / SAMPLES, rows)
     if rows:
         tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
-    write_json(out / "notes.json", notes)
+    write_json(out / NOTES, notes)
 
 
 def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> list[str]:

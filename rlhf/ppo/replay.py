@@ -27,6 +27,7 @@ from plumbrule.rounding import is_rounding, precision_of
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import spearman
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import METRIC_ROWS, RECORDS, ROLLOUTS
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import kl_weights
@@ -61,17 +62,17 @@ def replay(
     device = resolve_device(runtime)
     artifact = Artifact.at(folder)
     logged = {}
-    if artifact.has("metrics.jsonl"):
-        rows = read_metrics(artifact.file("metrics.jsonl").parent)
+    if artifact.has(METRIC_ROWS):
+        rows = read_metrics(artifact.file(METRIC_ROWS).parent)
         logged = {int(row["update"]): row for row in rows}
     prompts: dict[str, Prompt] = {}
     scorers = {}
     if rescore:
         scorers = open_terms(config.reward, inputs, runtime)
-        prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file("records.jsonl"))}
+        prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file(RECORDS))}
     found = []
     for update in updates or sorted(logged):
-        name = str(parquet.path_of(Path("rollouts"), update))
+        name = str(parquet.path_of(Path(ROLLOUTS), update))
         if update not in logged or not artifact.has(name):
             raise ArtifactError(f"{folder} has no rollout of update {update}; name another one.")
         kept = parquet.read(artifact.file(name), device)
@@ -114,7 +115,7 @@ def replay(
             set_learning_rates(learner.optimizer, rates)
             ptx = None
             if config.ptx.coef > 0:
-                path = inputs["demonstrations"].file("records.jsonl")
+                path = inputs["demonstrations"].file(RECORDS)
                 demonstrations = read_demonstrations(path, actors.policy)
                 ptx = PTX(demonstrations, config.ptx.coef, config.ptx.batch_size)
             stats = ppo_step(

@@ -40,6 +40,7 @@ from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import CHECKPOINTS, RECORDS, REPLIES, ROLLOUTS, TABLES
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.config import PPOConfig
@@ -119,7 +120,7 @@ def run(
     limit = kl_limit(config.early_stop.run_kl, study, config.stop_series)
     if "rm" in config.reward.weights:
         check_report_cards(config.require_rm, given.many("rm"))
-    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
+    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
     value_model = make_value_model(config, actors, inputs)
@@ -131,13 +132,11 @@ def run(
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
     response_tokens = config.sampling.max_new_tokens
-    prompts, num_too_long = read_prompts(
-        inputs["prompts"].file("records.jsonl"), policy, response_tokens
-    )
+    prompts, num_too_long = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     ptx = None
     if config.ptx.coef > 0:
-        path = inputs["demonstrations"].file("records.jsonl")
+        path = inputs["demonstrations"].file(RECORDS)
         ptx = PTX(read_demonstrations(path, policy), config.ptx.coef, config.ptx.batch_size)
     start = start_of(inputs, learner, config.kl.coef, steered=config.kl.target is not None)
     end = start.updates + config.num_updates
@@ -228,7 +227,7 @@ def run(
             rollout = shape(trajectory, outputs, terms, shaping)
 
             # 5 Learn.
-            with watch("update"), kept_on_failure(rollout, out / "checkpoints", update):
+            with watch("update"), kept_on_failure(rollout, out / CHECKPOINTS, update):
                 require_finite(rollout, update)
                 stats = ppo_step(
                     learner,
@@ -269,7 +268,7 @@ def run(
 
             # 7 Keep.
             if distributed.is_main():
-                parquet.write(rollout, parquet.path_of(out / "rollouts", update))
+                parquet.write(rollout, parquet.path_of(out / ROLLOUTS, update))
             warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
             last = update == end or bool(control.stopped)
@@ -297,7 +296,7 @@ def run(
             generated_tokens=num_actions(logged, config.batch_size),
             training_flops=flops_of(logged, work, config.batch_size, config.samples_per_prompt),
         )
-        write_json(out / "tables.json", [table] if table else [])
+        write_json(out / TABLES, [table] if table else [])
         publish(out, learner, actors.reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
     metrics = control.metrics

@@ -27,6 +27,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.protocols import Tracker
 from plumbrule.store import checkpoints
+from plumbrule.store.file_names import CHECKPOINTS, ROLLOUTS
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.rollout import parquet
@@ -159,14 +160,14 @@ def resume(
 
     Args: first, num_done: where the run begins, returned without a checkpoint.
     """
-    newest = checkpoints.newest(out / "checkpoints")
+    newest = checkpoints.newest(out / CHECKPOINTS)
     update, control = num_done, first
     if newest is not None:
         update, control = newest[0], load_state(newest[1], learner, average)
     distributed.barrier()  # nobody writes before everybody has read
     tracker.rewind(update)
     if distributed.is_main():
-        parquet.remove_after(out / "rollouts", update)
+        parquet.remove_after(out / ROLLOUTS, update)
     return update, control
 
 
@@ -176,5 +177,5 @@ def checkpoint(
     """Save everything as it is after `update`."""
     state = state_of(learner, average)
     if distributed.is_main():
-        checkpoints.save(out / "checkpoints", update, lambda path: save_state(path, state, control))
+        checkpoints.save(out / CHECKPOINTS, update, lambda path: save_state(path, state, control))
     distributed.barrier()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import FITS
 
 
 class KLLimit(NamedTuple):
@@ -39,7 +40,7 @@ def predicted_peak(study: Artifact, series: str | None) -> float:
     Raises: ConfigError: no such series of PPO, several to choose from, or one without a peak, or
     with one that most resamples put beyond what the study saw.
     """
-    fits = json.loads(study.file("fits.json").read_text(encoding="utf-8"))
+    fits = json.loads(study.file(FITS).read_text(encoding="utf-8"))
     known = {row["series"]: row for row in fits if row["method"] == "ppo"}
     if series is None and len(known) == 1:
         series = next(iter(known))

@@ -50,7 +50,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.file_names import NOTES, RECORDS, VALIDATION
+from plumbrule.store.file_names import CHECKPOINTS, MODEL, NOTES, RECORDS, VALIDATION, WEIGHTS
 from plumbrule.store.json_files import write_json
 from sft.base.config import BaseConfig
 from sft.base.corpus import encode, plain_parts, read_corpus
@@ -114,10 +114,10 @@ def run(
     evaluation = HeldOutEvaluation(
         tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size
     )
-    train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker, evaluation)
+    train(model, rows, config, runtime.micro_batch_size, out / CHECKPOINTS, tracker, evaluation)
 
     # 4. The policy, its held-out metrics and notes.
-    save_policy(make_policy(model, tokenizer, config.model.context), out / "model")
+    save_policy(make_policy(model, tokenizer, config.model.context), out / MODEL)
     metrics = {
         "base/documents_split": float(rows.num_split),
         "base/padding_share": float((rows.documents == PADDING).mean()),
@@ -148,7 +148,7 @@ def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
     )
     turns = settled_turns(model.system_turns, policy.spec.system_turns)
     policy.spec = dataclasses.replace(policy.spec, system_turns=turns)
-    save_policy(policy, out / "model")
+    save_policy(policy, out / MODEL)
     if policy.notes:
         write_json(out / NOTES, list(policy.notes))
     return {"base/parameters": float(num_parameters(policy.model))}
@@ -251,7 +251,7 @@ def trapezoid(step: int, steps: int, warmup_share: float, decay_share: float) ->
 def _save(
     model: LlamaForCausalLM, optimizers: dict[str, torch.optim.Optimizer], folder: Path
 ) -> None:
-    save_model(model, str(folder / "model.safetensors"))
+    save_model(model, str(folder / WEIGHTS))
     state = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     torch.save(state, folder / "optimizers.pt")
 
@@ -264,7 +264,7 @@ def _resume(
     if found is None:
         return 0
     step, folder = found
-    load_model(model, str(folder / "model.safetensors"))
+    load_model(model, str(folder / WEIGHTS))
     state = torch.load(folder / "optimizers.pt", map_location=model.device, weights_only=True)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state[name])

@@ -26,13 +26,14 @@ from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.store import attempts, checkpoints, claims
 from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.file_names import HEAD, REWARD_STATS
 from plumbrule.store.manifests import MANIFEST, Manifest, signed
 from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
 from rlhf.feedback.people.questions import to_row as question_row
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
+from rlhf.reward_model.model import RewardStats, load_reward_model
 
 OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
 OWNER.pop("readable")
@@ -146,7 +147,7 @@ def test_reward_stats(tmp_path: Path, examples: int) -> None:
     @amount(examples)
     @given(object_or_bytes(asdict(RewardStats())))
     def look(content: bytes) -> None:
-        (tmp_path / STATS).write_bytes(content)
+        (tmp_path / REWARD_STATS).write_bytes(content)
         (tmp_path / HEAD).write_bytes(content)
         with pytest.raises(ArtifactError):
             load_reward_model(tmp_path)

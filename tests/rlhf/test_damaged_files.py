@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from plumbrule.errors import ArtifactError, DataError
+from plumbrule.store.file_names import HEAD, REWARD_STATS
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
+from rlhf.reward_model.model import RewardStats, load_reward_model
 
 
 def table() -> dict[str, list]:
@@ -117,6 +118,6 @@ def test_reward_statistics_that_cannot_be_are_refused(
     tmp_path: Path, field: str, value: object, message: str
 ) -> None:
     (tmp_path / HEAD).touch()
-    (tmp_path / STATS).write_text(json.dumps({**vars(RewardStats()), field: value}))
+    (tmp_path / REWARD_STATS).write_text(json.dumps({**vars(RewardStats()), field: value}))
     with pytest.raises(ArtifactError, match=message):
         load_reward_model(tmp_path)

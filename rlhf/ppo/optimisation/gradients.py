@@ -19,7 +19,7 @@ from rlhf.ppo.optimisation.learner import trainable
 def reduce_gradients(models: Mapping[str, nn.Module], sums: Sequence[Tensor]) -> None:
     """Replace gradients and sums by their sums over all processes.
 
-    Those of weights that are spread are sums already.
+    Those of sharded weights are sums already.
     """
     parameters = [p for model in models.values() for p in trainable(model)]
     for parameter in parameters:

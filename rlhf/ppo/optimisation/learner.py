@@ -77,7 +77,7 @@ def make_learner(
         groups.append({"name": "value", "params": own, "lr": value_learning_rate})
     optimizer: torch.optim.Optimizer
     if adam == "torch":
-        # one pass over the memory; but weights that are spread and others don't share a kernel
+        # one pass over the memory; but sharded weights and others don't share a kernel
         fused = not fsdp.is_sharded(policy.model)
         optimizer = torch.optim.Adam(groups, eps=adam_epsilon, fused=fused, foreach=False)
     else:

@@ -18,6 +18,7 @@ from plumbrule.lm.randomness import generator
 from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import VALIDATION
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
 
 
@@ -41,7 +42,7 @@ def read_prompts(path: Path, policy: Policy, response_tokens: int) -> tuple[list
 
 def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:
     """Return the held-out prompts, of which the first are shown with answers."""
-    return read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
+    return read_records(Prompt, inputs["prompts"].file(VALIDATION))
 
 
 def prompts_that_fit(
