@@ -124,8 +124,8 @@ MUTANTS = [
         "sampler",
         "a token of probability 0 makes the entropy NaN",
         "plumbrule/lm/logprobs.py",
-        "torch.where(logits > -torch.inf, surprise.neg().exp() * surprise, 0.0).sum(-1)",
-        "(surprise.neg().exp() * surprise).sum(-1)",
+        "surprise = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)",
+        "surprise = total[:, None] - logits",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
     ),
     # Retrieval
@@ -429,8 +429,8 @@ MUTANTS = [
         "continuation",
         "the coefficient begins anew",
         "rlhf/ppo/continuation.py",
-        'control = LoopState(ended["kl_coef"] if steered else kl_coef)',
-        "control = LoopState(kl_coef)",
+        "control = dataclasses.replace(first, **{name: ended[name] for name in steered})",
+        "control = first",
         (
             "rlhf/ppo/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
             "from_its_end",

@@ -16,6 +16,7 @@ the backward pass rather than kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -37,7 +38,7 @@ _SLICE_LOGITS = 2**25
 class TokenScores(NamedTuple):
     """What `logprobs` returns, both (b, l) float32 in nats and 0 where no target is.
 
-    entropy is that of the whole next-token distribution, without a gradient; None unless asked for.
+    entropy is that of the whole next-token distribution; None unless asked for.
     """
 
     logprobs: Tensor
@@ -52,6 +53,7 @@ def logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     hidden: Tensor | None = None,
+    entropy_gradient: bool = False,
 ) -> TokenScores:
     """Return log p(tokens[i, t] | real tokens of row i before t) wherever `target_mask` is True.
 
@@ -64,6 +66,7 @@ def logprobs(
         temperature: divides the logits, above 0.
         entropy: whether to compute entropies too.
         hidden: (b, l, h), the last hidden states where they are known already.
+        entropy_gradient: whether entropies are differentiable too.
 
     Raises: ConfigError: temperature is not above 0. ValueError: a target is padding, or the first
         token of its row.
@@ -89,18 +92,18 @@ def logprobs(
 
     head = output_embeddings(model)
     num_rows = max(1, _SLICE_LOGITS // head.weight.shape[0])
+    score = partial(_score, entropy=entropy, entropy_gradient=entropy_gradient)
     slices = []
     for start in range(0, len(wanted), num_rows):
         part = slice(start, start + num_rows)
         if len(wanted) > num_rows and torch.is_grad_enabled():
             slices.append(
                 checkpoint(
-                    _score, model, inputs[part], wanted[part], temperature, entropy,
-                    use_reentrant=False,
+                    score, model, inputs[part], wanted[part], temperature, use_reentrant=False
                 )
-            )  # fmt: skip
+            )
         else:
-            slices.append(_score(model, inputs[part], wanted[part], temperature, entropy))
+            slices.append(score(model, inputs[part], wanted[part], temperature))
     found = torch.cat([s[0] for s in slices])
     index = (rows, columns)
     scored = torch.zeros_like(blank, dtype=found.dtype).index_put(index, found)
@@ -111,7 +114,13 @@ def logprobs(
 
 
 def _score(
-    model: nn.Module, inputs: Tensor, wanted: Tensor, temperature: float, entropy: bool
+    model: nn.Module,
+    inputs: Tensor,
+    wanted: Tensor,
+    temperature: float,
+    *,
+    entropy: bool,
+    entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return log-probs (n,) of `wanted` (n,) and entropies (n,) after hidden states (n, h)."""
     logits = output_logits(model, inputs) / temperature
@@ -119,10 +128,10 @@ def _score(
     found = logits.gather(-1, wanted[:, None])[:, 0] - total
     if not entropy:
         return found, found.detach()
-    with torch.no_grad():
-        surprise = total[:, None] - logits
-        # A token of probability 0 has an infinite surprise, and 0 * inf is NaN.
-        spread = torch.where(logits > -torch.inf, surprise.neg().exp() * surprise, 0.0).sum(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        # A token of probability 0 has an infinite surprise, and 0 * inf is NaN, as its gradient is.
+        surprise = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)
+        spread = (surprise.neg().exp() * surprise).sum(-1)
     return found, spread
 
 

@@ -35,6 +35,10 @@ class AdvantageInputs(NamedTuple):
     """Responses to one prompt, which stand one behind the other."""
     gamma: float
     lam: float
+    lam_value: float | None = None
+    """Lambda of the returns; None: lam."""
+    lam_alpha: float | None = None
+    """Of a lambda that grows with the response (`length_adaptive_lam`); None: lam."""
 
 
 class Advantages(NamedTuple):
@@ -45,7 +49,7 @@ class Advantages(NamedTuple):
 
 
 def gae(
-    rewards: Tensor, values: Tensor, action_mask: Tensor, gamma: float, lam: float
+    rewards: Tensor, values: Tensor, action_mask: Tensor, gamma: float, lam: float | Tensor
 ) -> Advantages:
     """Return generalised advantages and returns (advantage + value), both (b, t) like `values`.
 
@@ -55,7 +59,7 @@ def gae(
 
     Args: rewards, values: (b, t); values[i, j] is that of the state before token j. action_mask:
     (b, t) bool, the positions that are steps; others may hold anything. gamma: discount per step.
-    lam: lambda in [0, 1].
+    lam: lambda in [0, 1], or one for each row, (b,).
     Raises: ValueError: shapes differ, or a row of `action_mask` holds no True.
     """
     if not rewards.shape == values.shape == action_mask.shape:
@@ -122,9 +126,30 @@ def group_advantages(
     return centred.reshape(-1)
 
 
+def length_adaptive_lam(step_mask: Tensor, alpha: float) -> Tensor:
+    """Return 1 - 1 / (alpha * steps) of each row, not below 0, (b,) float64.
+
+    So the weights lambda^k of a response's TD errors sum to about alpha times its length, whatever
+    that is (VAPO, Yue et al. 2025, arXiv:2504.05118, section 4.2, with alpha = 0.05).
+    """
+    return (1.0 - 1.0 / (alpha * step_mask.sum(dim=1).double())).clamp(min=0.0)
+
+
 def from_values(given: AdvantageInputs) -> Advantages:
-    """Generalised advantages from a value model; `objective.advantages_of` whitens them."""
-    return gae(given.rewards, given.values, given.step_mask, given.gamma, given.lam)
+    """Generalised advantages from a value model; `objective.advantages_of` whitens them.
+
+    The returns may have a lambda of their own (decoupled GAE, Yuan et al. 2025, arXiv:2503.01491,
+    section 3.2): with 1 the value model learns from what was paid and not from its own estimates.
+    """
+    rewards, values, steps, gamma = given.rewards, given.values, given.step_mask, given.gamma
+    lam: float | Tensor = given.lam
+    if given.lam_alpha is not None:
+        lam = length_adaptive_lam(steps, given.lam_alpha).to(values.dtype)
+    advantages, returns = gae(rewards, values, steps, gamma, lam)
+    if given.lam_value is not None or given.lam_alpha is not None:
+        lam_value = given.lam if given.lam_value is None else given.lam_value
+        returns = gae(rewards, values, steps, gamma, lam_value).returns
+    return Advantages(advantages, returns)
 
 
 def rloo(given: AdvantageInputs) -> Advantages:

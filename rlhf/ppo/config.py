@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
 from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
-from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, SCHEDULES
+from rlhf.ppo.options import (
+    ADVANTAGES,
+    IMPORTANCE_LEVELS,
+    KL_ESTIMATORS,
+    LOSS_AGGREGATIONS,
+    OUTSIDE_RULES,
+    POLICY_LOSSES,
+    SCHEDULES,
+)
 from rlhf.rewards.config import RequireConfig, RewardConfig
 
 
@@ -46,6 +54,27 @@ estimator, its gradient is k2's, the only one that is the KL's, weighted by the 
                 "be above 0 with ppo.kl.target, which multiplies it",
                 "raise it or drop the target",
             )
+
+
+@dataclass
+class EntropyConfig:
+    """A bonus that keeps the policy from growing too sure. Off by default."""
+
+    coef: float = 0.0
+    """Subtracted from the loss per nat of the policy's mean entropy; with a target, at the start; \
+0: none."""
+    target: float | None = None
+    """Nats per token: the coefficient grows by `step` after an update whose entropy was lower and \
+falls by it, not below 0, after one whose entropy was higher; it counts only while the entropy is \
+not above the target. None: the coefficient stays what it is."""
+    step: float = 0.005
+    """By which an update moves the coefficient."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.entropy.coef", self.coef, 0.0, 100.0, unit="per nat")
+        require_range("ppo.entropy.step", self.step, 0.0, 100.0)
+        if self.target is not None:
+            require_range("ppo.entropy.target", self.target, 0.0, unit="nats per token")
 
 
 @dataclass
@@ -115,9 +144,22 @@ OpenAI's first code."""
 the mean, then whitened over the rollout); or one of a plug-in."""
     gamma: float = 1.0
     lam: float = 0.95
+    lam_value: float | None = None
+    """Lambda of the returns that the value model learns; None: lam. Of gae only."""
+    lam_alpha: float | None = None
+    """The advantages' lambda is 1 - 1 / (alpha * steps of the response), not below 0, in place of \
+lam. None: it is lam for every length. Of gae only."""
     policy_loss: str = "clip"
-    """clip: the clipped surrogate; or one of a plug-in."""
+    """clip: the clipped surrogate of each token's ratio; gspo: of the response's; cispo: the \
+clipped ratio is a weight that leaves every token a gradient; or one of a plug-in."""
+    loss_aggregation: str = "token"
+    """token: mean over the action tokens of a mini-batch; sequence: over those of each response, \
+then over responses; constant: sum, over responses times sampling.max_new_tokens."""
+    mask_unfinished: bool = False
+    """Whether responses without their terminal token are left out of the policy's loss."""
     cliprange: float = 0.2
+    cliprange_high: float | None = None
+    """How far above 1 the ratio may go; None: as far as below, cliprange."""
     dual_clip: float | None = None
     """c above 1: a token of negative advantage loses at most c times it. None: no such bound."""
     cliprange_value: float = 0.2
@@ -133,6 +175,10 @@ the mean, then whitened over the rollout); or one of a plug-in."""
 the state behind it, whose value is then learnt as well."""
     missing_eos_penalty: float = 1.0
     """Subtracted once from the score of a response that never gave its terminal token."""
+    overlong_buffer: int = 0
+    """Last tokens before sampling.max_new_tokens in which a longer response costs more; 0: none."""
+    overlong_penalty: float = 1.0
+    """Subtracted at the limit; half of it in the middle of the buffer."""
     value_init: str = "policy"
     """policy: trunk of the SFT policy and a zero head; rm: trunk and head of the reward model."""
     value_trunk: str = "own"
@@ -149,6 +195,13 @@ as they are and are shared with reference and value branch. None: all are traine
     importance_cap: float | None = None
     """Each token's loss is weighted by training over sampling probability, at most this: for a \
 sampler that is not quite the policy. None: not weighted."""
+    importance_floor: float = 0.0
+    """The least such weight."""
+    importance_level: str = "token"
+    """token: each token's own ratio; sequence: the product over its response; geometric: the mean \
+per token of that."""
+    importance_outside: str = "clip"
+    """clip: a ratio beyond cap or floor counts as it; mask: the token, or response, counts 0."""
     ema_decay: float | None = None
     """The published policy is the average of its weights after each update, that of u updates \
 ago weighing ema_decay^u. None: the last one."""
@@ -156,6 +209,7 @@ ago weighing ema_decay^u. None: the last one."""
     """float32, bfloat16, or auto: what is native; of forward and backward passes and of sampling. \
 Weights, the value head and the log-softmax are float32 in all."""
     kl: KLConfig = field(default_factory=KLConfig)
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
     stop_at: str | None = None
     """predicted_peak: the run ends once its KL passes the peak of gold that the node's input \
@@ -194,10 +248,22 @@ Adam's moments and the trained weights, three times their size on disk."""
         for name in ("learning_rate", "value_learning_rate", "adam_epsilon", "vf_coef"):
             require_range(f"ppo.{name}", getattr(self, name), 0.0, 100.0)
         require_range("ppo.max_grad_norm", self.max_grad_norm, 1e-9)
-        for name in ("gamma", "lam"):
-            require_range(f"ppo.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("cliprange", "cliprange_value"):
-            require_range(f"ppo.{name}", getattr(self, name), 1e-6, 1e6)
+        for name in ("gamma", "lam", "lam_value"):
+            if getattr(self, name) is not None:
+                require_range(f"ppo.{name}", getattr(self, name), 0.0, 1.0)
+        if self.lam_alpha is not None:
+            require_range("ppo.lam_alpha", self.lam_alpha, 1e-6)
+        for name in ("cliprange", "cliprange_high", "cliprange_value"):
+            if getattr(self, name) is not None:
+                require_range(f"ppo.{name}", getattr(self, name), 1e-6, 1e6)
+        require_range("ppo.overlong_penalty", self.overlong_penalty, 0.0)
+        require_range(
+            "ppo.overlong_buffer",
+            self.overlong_buffer,
+            0,
+            self.sampling.max_new_tokens,
+            "tokens",
+        )
         require_range("ppo.missing_eos_penalty", self.missing_eos_penalty, 0.0)
         if self.stop_at is not None:
             require_choice("ppo.stop_at", self.stop_at, ("predicted_peak",))
@@ -211,6 +277,9 @@ Adam's moments and the trained weights, three times their size on disk."""
         require_choice("ppo.adam", self.adam, ("torch", "tf"))
         require_choice("ppo.advantage", self.advantage, ADVANTAGES)
         require_choice("ppo.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require_choice("ppo.loss_aggregation", self.loss_aggregation, LOSS_AGGREGATIONS)
+        require_choice("ppo.importance_level", self.importance_level, IMPORTANCE_LEVELS)
+        require_choice("ppo.importance_outside", self.importance_outside, OUTSIDE_RULES)
         require_choice("ppo.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         require_range("ppo.warmup_share", self.warmup_share, 0.0, 1.0)
         require_choice("ppo.score_at", self.score_at, ("last", "after"))
@@ -229,6 +298,7 @@ Adam's moments and the trained weights, three times their size on disk."""
             require_range("ppo.score_clip", self.score_clip, 1e-6)
         if self.importance_cap is not None:
             require_range("ppo.importance_cap", self.importance_cap, 1e-6)
+            require_range("ppo.importance_floor", self.importance_floor, 0.0, self.importance_cap)
         if self.ema_decay is not None:
             require_range("ppo.ema_decay", self.ema_decay, 0.0, 1.0)
         require(
@@ -301,6 +371,22 @@ Adam's moments and the trained weights, three times their size on disk."""
             "go with ppo.old_logprobs=recompute",
             "the sampler's own log-probs leave nothing to weigh",
         )
+        plain = self.importance_level == "token" and self.importance_outside == "clip"
+        require(
+            self.importance_cap is not None or (plain and not self.importance_floor),
+            "ppo.importance_cap",
+            self.importance_cap,
+            "be set with ppo.importance_floor, ppo.importance_level or ppo.importance_outside",
+            "set it, or leave those out",
+        )
+        if not self.has_value_model:
+            require(
+                self.lam_value is None and self.lam_alpha is None,
+                "ppo.advantage",
+                self.advantage,
+                "be gae for ppo.lam_value and ppo.lam_alpha, which are of its lambda",
+                "change one of them",
+            )
         require(
             self.value_warmup_updates < self.num_updates,
             "ppo.value_warmup_updates",

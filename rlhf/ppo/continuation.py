@@ -8,7 +8,7 @@ reference. `continues` is the finished run, which gives
 - the weights of policy and value model;
 - the number of updates done: the next one has the next number, and with it, under the same seed,
   batch size and samples per prompt, prompts and random numbers that were not used yet;
-- the KL coefficient, where `ppo.kl.target` steers it;
+- the coefficients of KL and entropy, where `ppo.kl.target` and `ppo.entropy.target` steer them;
 - with `ppo.keep_state`, Adam's moments and, beside an average that was published, the weights that
   were being trained.
 
@@ -20,8 +20,9 @@ here. `value_warmup_updates` counts from the first run's first update.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,20 +71,21 @@ def write_end(out: Path, updates: int, control: LoopState, state: State | None) 
             for name, value in kept.items()
         }
         save_file(moments, folder / OPTIMIZER)
-    write_json(folder / CONTROL, {"updates": updates, "kl_coef": control.kl_coef})
+    coefficients = {"kl_coef": control.kl_coef, "entropy_coef": control.entropy_coef}
+    write_json(folder / CONTROL, {"updates": updates, **coefficients})
 
 
 def start_of(
-    inputs: Mapping[str, Artifact], learner: Learner, kl_coef: float, *, steered: bool
+    inputs: Mapping[str, Artifact], learner: Learner, first: LoopState, steered: Collection[str]
 ) -> Start:
     """Put the weights and moments of the run that is continued into `learner`, if there is one.
 
-    Args: kl_coef: as configured. steered: whether updates change it (`ppo.kl.target`): the run then
-    goes on with the last one's.
+    Args: first: as configured. steered: which of `kl_coef` and `entropy_coef` updates change
+    (`ppo.kl.target`, `ppo.entropy.target`): the run then goes on with the last one's.
     Raises: ConfigError: that run started from another policy, or trained other weights.
     """
     if SLOT not in inputs:
-        return Start(0, LoopState(kl_coef))
+        return Start(0, first)
     before = inputs[SLOT]
     _check_reference(before, inputs["policy"])
     folder = before.file(STATE)
@@ -101,7 +103,7 @@ def start_of(
         put_optimizer(learner, {**learner.optimizer.state_dict(), "state": state})
         if (folder / AVERAGE).is_file():
             average = load_file(folder / AVERAGE)
-    control = LoopState(ended["kl_coef"] if steered else kl_coef)
+    control = dataclasses.replace(first, **{name: ended[name] for name in steered})
     return Start(ended["updates"], control, average)
 
 

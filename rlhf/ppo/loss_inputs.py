@@ -19,4 +19,7 @@ class PolicyLossInputs(NamedTuple):
     action_mask: Tensor
     """bool."""
     cliprange: float
+    """How far below 1 the ratio may go."""
+    cliprange_high: float
+    """How far above 1 the ratio may go."""
     dual_clip: float | None

@@ -20,6 +20,7 @@ from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.update_settings import ShapingSettings
 from rlhf.rewards.transforms import (
     clip_scores,
+    penalise_overlong,
     penalise_unfinished,
     reward_of,
     shape_rewards,
@@ -45,6 +46,13 @@ def shape(
     raw_scores = reward_of(terms, settings.reward)
     clipped = clip_scores(raw_scores, settings.score_clip)
     scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
+    scores = penalise_overlong(
+        scores,
+        mask.sum(dim=1),
+        settings.limit_tokens,
+        settings.overlong_buffer,
+        settings.overlong_penalty,
+    )
     penalties = settings.kl_coef * estimate(old, outputs.ref_logprobs, mask, settings.kl_estimator)
     rewards = shape_rewards(scores, penalties, mask, steps)
     if settings.whiten_rewards:
@@ -60,6 +68,8 @@ def shape(
         group_size=settings.samples_per_prompt,
         gamma=settings.gamma,
         lam=settings.lam,
+        lam_value=settings.lam_value,
+        lam_alpha=settings.lam_alpha,
         whiten_advantages=settings.whiten_advantages,
     )
     return Rollout(
@@ -86,15 +96,19 @@ def advantages_of(
     group_size: int = 1,
     gamma: float = 1.0,
     lam: float = 1.0,
+    lam_value: float | None = None,
+    lam_alpha: float | None = None,
     whiten_advantages: bool = True,
 ) -> Advantages:
     """Return advantages at action tokens as they enter the loss, and returns at steps, (b, t).
 
-    Args: rewards, values, action_mask, step_mask, group_size: as in `AdvantageInputs`. advantage: a
-    name in `ADVANTAGES`. whiten_advantages: over the rollout, where the advantage reads values.
+    Args: rewards to lam_alpha: as in `AdvantageInputs`, but for advantage: a name in
+    `ADVANTAGES`. whiten_advantages: over the rollout, where the advantage reads values.
     """
     mask = action_mask
-    given = AdvantageInputs(rewards, values, mask, step_mask, group_size, gamma, lam)
+    given = AdvantageInputs(
+        rewards, values, mask, step_mask, group_size, gamma, lam, lam_value, lam_alpha
+    )
     advantages, returns = ADVANTAGES[advantage](given)
     if whiten_advantages and "values" in ADVANTAGES.option(advantage).traits:
         advantages = whiten(advantages, mask)

@@ -39,7 +39,12 @@ ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
     traits=("values", "groups"),
 )
 POLICY_LOSSES: Registry[Callable[[PolicyLossInputs], tuple[Tensor, Tensor]]] = Registry(
-    "ppo.policy_loss", {"clip": ("rlhf.ppo.losses:clipped_surrogate",)}
+    "ppo.policy_loss",
+    {
+        "clip": ("rlhf.ppo.losses:clipped_surrogate",),
+        "gspo": ("rlhf.ppo.losses:sequence_surrogate",),
+        "cispo": ("rlhf.ppo.losses:clipped_weights",),
+    },
 )
 KL_ESTIMATORS: Registry[Callable[[Tensor], Tensor]] = Registry(
     "ppo.kl.estimator",
@@ -57,4 +62,9 @@ SCHEDULES: Registry[Callable[[float], float]] = Registry(
         "cosine": ("rlhf.lr_schedules:cosine",),
     },
 )
+LOSS_AGGREGATIONS = ("token", "sequence", "constant")
+"""What `ppo.loss_aggregation` may be (`aggregation.py`)."""
+IMPORTANCE_LEVELS = ("token", "sequence", "geometric")
+OUTSIDE_RULES = ("clip", "mask")
+"""What `ppo.importance_level` and `ppo.importance_outside` may be (`losses.py`)."""
 REGISTRIES = (ADVANTAGES, POLICY_LOSSES, KL_ESTIMATORS, SCHEDULES)

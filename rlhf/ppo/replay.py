@@ -123,7 +123,7 @@ def replay(
                 shaped,
                 update,
                 step_settings(config),
-                loss_settings(config, kl.in_loss),
+                loss_settings(config, kl.in_loss, logged[update].get("objective/entropy_coef")),
                 runtime.micro_batch_size,
                 ptx,
             )

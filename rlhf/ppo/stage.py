@@ -43,8 +43,10 @@ from plumbrule.store.artifacts import Artifact, write_json
 from plumbrule.store.file_names import CHECKPOINTS, RECORDS, REPLIES, ROLLOUTS, TABLES
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
+from rlhf.masked import masked_mean
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.continuation import start_of, write_end
+from rlhf.ppo.entropy import entropy_weight, next_entropy_coefficient
 from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.measures.memory import describe_estimate, estimate_memory
 from rlhf.ppo.measures.metrics import (
@@ -138,7 +140,10 @@ def run(
     if config.ptx.coef > 0:
         path = inputs["demonstrations"].file(RECORDS)
         ptx = PTX(read_demonstrations(path, policy), config.ptx.coef, config.ptx.batch_size)
-    start = start_of(inputs, learner, config.kl.coef, steered=config.kl.target is not None)
+    targets = {"kl_coef": config.kl.target, "entropy_coef": config.entropy.target}
+    steered = [name for name, target in targets.items() if target is not None]
+    first = LoopState(config.kl.coef, entropy_coef=config.entropy.coef)
+    start = start_of(inputs, learner, first, steered)
     end = start.updates + config.num_updates
     average = None
     if config.ema_decay is not None:
@@ -170,8 +175,8 @@ def run(
     begun, control = resume(out, learner, average, start.control, start.updates, tracker)
 
     if begun < end and not sharded:  # the probe's passes are one process's own
-        first = [prompts[number] for number in rows_of(begun + 1)]
-        rows = [query.tokens for query in queries_of(first, begun + 1)]
+        probed = [prompts[number] for number in rows_of(begun + 1)]
+        rows = [query.tokens for query in queries_of(probed, begun + 1)]
         expected = estimate_memory(
             actors,
             learner,
@@ -226,6 +231,9 @@ def run(
             shaping = shaping_settings(config, kl.in_reward)
             rollout = shape(trajectory, outputs, terms, shaping)
 
+            entropy = float(masked_mean(rollout.entropy, trajectory.action_mask))
+            bonus = entropy_weight(control.entropy_coef, entropy, config.entropy.target)
+
             # 5 Learn.
             with watch("update"), kept_on_failure(rollout, out / CHECKPOINTS, update):
                 require_finite(rollout, update)
@@ -234,7 +242,7 @@ def run(
                     rollout,
                     update,
                     step_settings(config),
-                    loss_settings(config, kl.in_loss),
+                    loss_settings(config, kl.in_loss, bonus),
                     runtime.micro_batch_size,
                     ptx,
                 )
@@ -244,6 +252,7 @@ def run(
                 **objective_metrics(rollout, config.reward, config.kl.estimator),
                 **update_metrics(stats),
                 "objective/kl_coef": control.kl_coef,
+                "objective/entropy_coef": bonus,
                 "val/logprob_gap_max": gap.largest,
                 "val/logprob_gap_mean": gap.mean,
                 **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
@@ -264,6 +273,9 @@ def run(
                 ),
                 stop_reason(measured, limit, update - start.updates, config.num_updates),
                 metrics,
+                next_entropy_coefficient(
+                    control.entropy_coef, entropy, config.entropy.target, config.entropy.step
+                ),
             )
 
             # 7 Keep.

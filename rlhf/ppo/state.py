@@ -43,6 +43,8 @@ class LoopState:
     """Why no update follows; empty: one does, unless the episodes are used up."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the last update."""
+    entropy_coef: float = 0.0
+    """Of the next update."""
 
 
 class State(NamedTuple):

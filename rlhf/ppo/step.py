@@ -6,11 +6,12 @@ mini-batch   batch_size / num_mini_batches rows, one optimizer step; cut anew in
 micro-batch  rows of like length that go through the models together; a matter of memory only
 
 A mini-batch's loss is the sum over its action tokens, divided by their number in the *whole*
-mini-batch (the value loss: over its steps). That divisor is known before the first forward pass,
-since masks are data, so the gradient is one and the same for every cut into micro-batches and every
-number of processes: each process adds up its rows' gradients, and the sums are summed. (Means over
-micro-batches, as most code takes them, weigh a token by the length of its neighbours.) Gradient
-accumulation is this loop and nothing else; no wrapper decides when to step.
+mini-batch (the value loss: over its steps), or another sum that `aggregation.py` offers. What it is
+divided by is known before the first forward pass, since masks are data, so the gradient is one and
+the same for every cut into micro-batches and every number of processes: each process adds up its
+rows' gradients, and the sums are summed. (Means over micro-batches, as most code takes them, weigh
+a token by the length of its neighbours.) Gradient accumulation is this loop and nothing else; no
+wrapper decides when to step.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from plumbrule.errors import TrainingError
 from plumbrule.lm.parallel import distributed, fsdp
+from rlhf.ppo.aggregation import loss_divisor, row_weights
 from rlhf.ppo.kl import kl_loss
 from rlhf.ppo.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
 from rlhf.ppo.optimisation.gradients import clip_gradients, reduce_gradients
@@ -32,6 +34,7 @@ from rlhf.ppo.optimisation.mini_batches import mini_batches
 from rlhf.ppo.ptx import PTX, add_ptx_gradients
 from rlhf.ppo.rollout.evaluation import (
     action_logprobs,
+    action_scores,
     compute_precision,
     last_hidden,
     micro_batches,
@@ -53,6 +56,8 @@ class PPOStats(NamedTuple):
     value_loss: float
     kl_loss: float
     """Of the KL in the loss, nats per token weighted by the ratio, before its coefficient."""
+    entropy: float
+    """Of the policy in training, nats per token; 0 where no bonus is given for it."""
     ptx_loss: float
     """Nats per response token of the demonstrations."""
     approxkl: float
@@ -61,6 +66,8 @@ class PPOStats(NamedTuple):
     value_clipfrac: float
     cut_ratios: float
     """Share of tokens whose log-ratio was beyond what is exponentiated."""
+    importance_outside: float
+    """Share of tokens whose importance weight was beyond a bound."""
     ratio: float
     ratio_var: float
     grad_norm: float
@@ -80,6 +87,8 @@ POLICY_SUMS = (
     "cut",
     "ratio - 1",
     "squared ratio - 1",
+    "entropy",
+    "importance outside",
 )
 """What is summed over the action tokens of a mini-batch, in this order."""
 VALUE_SUMS = ("value loss", "value clipped")
@@ -147,11 +156,13 @@ def ppo_step(
         policy_loss=mean["policy loss"],
         value_loss=mean["value loss"],
         kl_loss=mean["kl loss"],
+        entropy=mean["entropy"],
         ptx_loss=sum(ptx_losses) / len(ptx_losses),
         approxkl=0.5 * mean["squared log-ratio"],
         clipfrac=mean["clipped"],
         value_clipfrac=mean["value clipped"],
         cut_ratios=mean["cut"],
+        importance_outside=mean["importance outside"],
         ratio=1.0 + mean["ratio - 1"],
         ratio_var=mean["squared ratio - 1"] - mean["ratio - 1"] ** 2,
         grad_norm=norm.get("policy", 0.0),
@@ -172,12 +183,18 @@ def add_gradients(
 ) -> tuple[Tensor, float]:
     """Add the gradient of this process's rows to the parameters; return `SUMS` and max |ratio - 1|.
 
-    The gradient is that of policy_loss + kl_coef * kl_loss + vf_coef * value_loss, the first two
-    means over the action tokens of all `rows`, the last over their steps. Without `train_policy`
-    the value model's alone is added.
+    The gradient is that of policy_loss + kl_coef * kl_loss - entropy_coef * entropy + vf_coef *
+    value_loss, the first three aggregated over the action tokens of all `rows`, the last a mean
+    over their steps. Without `train_policy` the value model's alone is added.
     """
     trajectory, device = rollout.trajectory, rollout.logprobs.device
-    num_tokens, num_steps = divisors_of(trajectory, rows)[[0, -1]].tolist()
+    num_steps = float(divisors_of(trajectory, rows)[-1])
+    num_actions = trajectory.action_mask.sum(dim=1)
+    kept = trajectory.finished | (not loss.mask_unfinished)
+    chosen = list(rows)
+    divisor = loss_divisor(
+        num_actions[chosen], kept[chosen], loss.loss_aggregation, loss.limit_tokens
+    )
     lengths = trajectory.num_tokens
     by_length = sorted(rows, key=lambda i: -lengths[i])
     mine = [by_length[i] for i in distributed.rank_indices(len(by_length))]
@@ -195,9 +212,14 @@ def add_gradients(
             with torch.set_grad_enabled(train_policy), compute_precision(loss.precision, device):
                 hidden = last_hidden(learner.reader.model, inputs)
         if train_policy:
+            mask, bonus = inputs.action_mask, torch.zeros_like(old.logprobs)
             with compute_precision(loss.precision, device):
-                new = action_logprobs(learner.reader.model, inputs, loss.temperature, hidden)
-            mask = inputs.action_mask
+                if loss.entropy_coef > 0:
+                    new, bonus = action_scores(
+                        learner.reader.model, inputs, loss.temperature, hidden, True
+                    )
+                else:
+                    new = action_logprobs(learner.reader.model, inputs, loss.temperature, hidden)
             pg = policy_loss(
                 new,
                 old.logprobs,
@@ -206,16 +228,30 @@ def add_gradients(
                 loss.cliprange,
                 loss.dual_clip,
                 loss.policy_loss,
+                loss.cliprange_high,
             )
             kl = kl_loss(new, old.ref_logprobs, mask, loss.kl_estimator, pg.ratio)
+            outside = torch.zeros_like(mask)
             if loss.importance_cap is not None:
-                sampled = trajectory.rollout_logprobs[part, :width]
-                weights = importance_weights(old.logprobs, sampled, mask, loss.importance_cap)
+                weights, outside = importance_weights(
+                    old.logprobs,
+                    trajectory.rollout_logprobs[part, :width],
+                    mask,
+                    loss.importance_cap,
+                    loss.importance_floor,
+                    loss.importance_level,
+                    loss.importance_outside,
+                )
                 pg, kl = pg._replace(loss=weights * pg.loss), weights * kl
-            losses.append(counts * (pg.loss.sum() + loss.kl_coef * kl.sum()) / num_tokens)
+            by_row = row_weights(num_actions[part], kept[part], loss.loss_aggregation)
+            by_row = by_row.to(pg.loss.dtype)[:, None]
+            total = (by_row * pg.loss).sum() + loss.kl_coef * (by_row * kl).sum()
+            if loss.entropy_coef > 0:
+                total = total - loss.entropy_coef * (by_row * bonus).sum()
+            losses.append(counts * total / divisor)
             if hidden is None:
                 losses.pop().backward()  # frees its activations before the value model's are made
-            sums[: len(POLICY_SUMS)] += counts * policy_sums(pg, kl)
+            sums[: len(POLICY_SUMS)] += counts * policy_sums(pg, kl, bonus, outside)
             error = torch.maximum(error, (pg.ratio.double() - 1.0).abs().max())
         if learner.value_model is not None:
             with compute_precision(loss.precision, device):
@@ -239,7 +275,7 @@ class Slice(NamedTuple):
 
 
 def divisors_of(trajectory: Trajectory, rows: Sequence[int]) -> Tensor:
-    """Return what each of `SUMS` is divided by for a mean over `rows`, (9,) float64."""
+    """Return what each of `SUMS` is divided by for a mean over `rows`, float64."""
     chosen = list(rows)
     num_tokens = float(trajectory.action_mask[chosen].sum())
     num_steps = float(trajectory.step_mask[chosen].sum())
@@ -247,7 +283,7 @@ def divisors_of(trajectory: Trajectory, rows: Sequence[int]) -> Tensor:
     return torch.tensor(counts, dtype=torch.float64)
 
 
-def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
+def policy_sums(policy: PolicyLoss, kl: Tensor, entropy: Tensor, outside: Tensor) -> Tensor:
     """Return `POLICY_SUMS` of a micro-batch, float64; padding adds nothing to any of them."""
     columns = (
         policy.loss.detach(),
@@ -257,6 +293,8 @@ def policy_sums(policy: PolicyLoss, kl: Tensor) -> Tensor:
         policy.cut,
         policy.ratio - 1.0,
         (policy.ratio - 1.0).square(),
+        entropy.detach(),
+        outside,
     )
     return torch.stack([column.double().sum() for column in columns])
 

@@ -35,7 +35,13 @@ class ShapingSettings:
     """Responses to one prompt, which stand one behind the other."""
     gamma: float
     lam: float
+    lam_value: float | None
+    lam_alpha: float | None
     whiten_advantages: bool
+    overlong_buffer: int
+    overlong_penalty: float
+    limit_tokens: int
+    """Longest response that may be sampled."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,18 @@ class LossSettings:
     policy_loss: str
     """A name in `options.POLICY_LOSSES`."""
     cliprange: float
+    cliprange_high: float | None
     dual_clip: float | None
+    loss_aggregation: str
+    limit_tokens: int
+    """Longest response that may be sampled."""
+    mask_unfinished: bool
     importance_cap: float | None
+    importance_floor: float
+    importance_level: str
+    importance_outside: str
+    entropy_coef: float
+    """Weight of the entropy bonus in this update, per nat."""
     kl_estimator: str
     kl_coef: float
     """Weight of the KL in the loss, per nat; 0 where it is part of the reward."""
@@ -86,19 +102,38 @@ def shaping_settings(config: PPOConfig, kl_coef: float) -> ShapingSettings:
         samples_per_prompt=config.samples_per_prompt,
         gamma=config.gamma,
         lam=config.lam,
+        lam_value=config.lam_value,
+        lam_alpha=config.lam_alpha,
+        overlong_buffer=config.overlong_buffer,
+        overlong_penalty=config.overlong_penalty,
+        limit_tokens=config.sampling.max_new_tokens,
         whiten_advantages=config.whiten_advantages,
     )
 
 
-def loss_settings(config: PPOConfig, kl_coef: float) -> LossSettings:
-    """Return what a mini-batch's loss reads. Args: kl_coef: of the KL in it (`kl_weights`)."""
+def loss_settings(
+    config: PPOConfig, kl_coef: float, entropy_coef: float | None = None
+) -> LossSettings:
+    """Return what a mini-batch's loss reads.
+
+    Args: kl_coef: of the KL in it (`kl_weights`). entropy_coef: of the entropy bonus; None: as
+    configured.
+    """
     return LossSettings(
         temperature=config.sampling.temperature,
         precision=config.precision,
         policy_loss=config.policy_loss,
         cliprange=config.cliprange,
+        cliprange_high=config.cliprange_high,
         dual_clip=config.dual_clip,
+        loss_aggregation=config.loss_aggregation,
+        limit_tokens=config.sampling.max_new_tokens,
+        mask_unfinished=config.mask_unfinished,
         importance_cap=config.importance_cap,
+        importance_floor=config.importance_floor,
+        importance_level=config.importance_level,
+        importance_outside=config.importance_outside,
+        entropy_coef=config.entropy.coef if entropy_coef is None else entropy_coef,
         kl_estimator=config.kl.estimator,
         kl_coef=kl_coef,
         cliprange_value=config.cliprange_value,

@@ -6,8 +6,9 @@ The order is fixed, since each step changes what the next one sees:
 2. `weighted_sum`         reward terms (b,) each -> raw scores (b,)
 3. `clip_scores`          (optional) cut to +- a bound; never the KL
 4. `penalise_unfinished`  a response that never gave its terminal token loses a constant, once
-5. `shape_rewards`        less the KL penalty at each action token, and the score at the last step
-6. `whiten` (optional)    unit variance over the steps of the rollout; the mean stays
+5. `penalise_overlong`    (optional) a response near the length limit loses up to a constant
+6. `shape_rewards`        less the KL penalty at each action token, and the score at the last step
+7. `whiten` (optional)    unit variance over the steps of the rollout; the mean stays
 
 The score lands on the last action token itself, which is the terminal token where there is one.
 With `score_at=after` it comes one step later, for the state behind that token, as in TRL and in the
@@ -94,6 +95,22 @@ def penalise_unfinished(scores: Tensor, finished: Tensor, penalty: float) -> Ten
     for in the ids, where it could be missed (another stop token) or found twice.
     """
     return torch.where(finished, scores, scores - penalty)
+
+
+def penalise_overlong(
+    scores: Tensor, num_tokens: Tensor, limit_tokens: int, buffer_tokens: int, penalty: float
+) -> Tensor:
+    """Return scores (b,), less penalty * (tokens within the buffer) / buffer_tokens.
+
+    The soft punishment of Yu et al. 2025 (DAPO, arXiv:2503.14476, eq. 13): nothing up to
+    limit - buffer tokens, then linear, all of it at the limit. Without a buffer scores stay.
+
+    Args: num_tokens: (b,) int64, action tokens of each response.
+    """
+    if not buffer_tokens:
+        return scores
+    within = (num_tokens - (limit_tokens - buffer_tokens)).clamp(0, buffer_tokens)
+    return scores - penalty * within.to(scores.dtype) / buffer_tokens
 
 
 def last_step(step_mask: Tensor) -> Tensor:

@@ -85,21 +85,60 @@ def group_baseline(totals: list[float], size: int, kind: str) -> list[float]:
 def policy_loss(
     new: Row, old: Row, advantage: Row, mask: Mask, eps: float, dual: float | None = None
 ) -> list[float]:
-    """Schulman et al. 2017, eq. 7, negated; one number per action token.
+    """One number per action token: `surrogate` of its ratio."""
+    rows = (actions(row, mask) for row in (new, old, advantage))
+    return [surrogate(math.exp(n - o), a, eps, eps, dual) for n, o, a in zip(*rows, strict=True)]
+
+
+def surrogate(ratio: float, a: float, low: float, high: float, dual: float | None = None) -> float:
+    """Schulman et al. 2017, eq. 7, negated; low and high as in DAPO (Yu et al. 2025), eq. 10.
 
     Dual clip, Ye et al. 2020, eq. 5: max(min(r A, clip(r) A), c A) where A < 0, before the sign.
     """
-    losses = []
-    for n, o, a in zip(
-        actions(new, mask), actions(old, mask), actions(advantage, mask), strict=True
-    ):
-        ratio = math.exp(n - o)
-        bounded = min(max(ratio, 1 - eps), 1 + eps)
-        gain = min(ratio * a, bounded * a)
-        if dual is not None and a < 0:
-            gain = max(gain, dual * a)
-        losses.append(-gain)
-    return losses
+    gain = min(ratio * a, min(max(ratio, 1 - low), 1 + high) * a)
+    if dual is not None and a < 0:
+        gain = max(gain, dual * a)
+    return -gain
+
+
+def token_loss(kind: str, n: float, new: Row, old: Row, j: int, a: float, **clip: float) -> float:
+    """The loss of token j of a response (action tokens alone) were its log-prob n.
+
+    gspo: GSPO-token (Zheng et al. 2025, eqs. 13 and 14): sg(s) pi / sg(pi), s the response's ratio.
+    cispo: MiniMax 2025, eqs. 4 and 5: the clipped ratio does not move with n.
+    """
+    low, high, dual = clip["low"], clip["high"], clip.get("dual")
+    if kind == "cispo":
+        ratio = math.exp(new[j] - old[j])
+        return -a * min(max(ratio, 1 - low), 1 + high) * n
+    if kind == "gspo":
+        s = math.exp(sum(x - y for x, y in zip(new, old, strict=True)) / len(new))
+        return surrogate(s * math.exp(n - new[j]), a, low, high, dual)
+    return surrogate(math.exp(n - old[j]), a, low, high, dual)
+
+
+def importance(gaps: Row, j: int, level: str, floor: float, cap: float, outside: str) -> float:
+    """The weight of token j; gaps: log pi - log mu of a response's action tokens."""
+    ratio = math.exp(
+        {"token": gaps[j], "sequence": sum(gaps), "geometric": sum(gaps) / len(gaps)}[level]
+    )
+    if floor <= ratio <= cap:
+        return ratio
+    return 0.0 if outside == "mask" else min(max(ratio, floor), cap)
+
+
+def token_weights(lengths: list[int], kept: Mask, kind: str, limit: int) -> Row:
+    """What the loss of a token of each row is multiplied by on its way to the mini-batch's loss.
+
+    token: DAPO; sequence: GRPO (Shao et al. 2024, eq. 3); constant: Dr. GRPO (Liu et al. 2025).
+    """
+    tokens = sum(n for n, k in zip(lengths, kept, strict=True) if k)
+    each = {
+        "token": lambda n: 1 / tokens,
+        "sequence": lambda n: 1 / n / sum(kept),
+        "constant": lambda n: 1 / (limit * len(lengths)),
+    }[kind]
+    return [each(n) if k else 0.0 for n, k in zip(lengths, kept, strict=True)]
 
 
 def slope(loss: Callable[[float], float], x: float, step: float = 1e-6) -> float:

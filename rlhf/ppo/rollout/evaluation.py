@@ -69,13 +69,27 @@ def inside(rows: ModelRows) -> Tensor:
 
 
 def action_scores(
-    model: nn.Module, rows: ModelRows, temperature: float, hidden: Tensor | None = None
+    model: nn.Module,
+    rows: ModelRows,
+    temperature: float,
+    hidden: Tensor | None = None,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return log-probs as `action_logprobs` and, beside them, the entropy at each action token."""
+    """Return log-probs as `action_logprobs` and, beside them, the entropy at each action token.
+
+    Args: entropy_gradient: whether the entropies are differentiable as well.
+    """
     if hidden is None and rows.frozen_states is not None:
         hidden = last_hidden(model, rows)
     scores = logprobs(
-        model, rows.tokens, rows.real_mask, rows.target_mask, temperature, True, hidden
+        model,
+        rows.tokens,
+        rows.real_mask,
+        rows.target_mask,
+        temperature,
+        entropy=True,
+        hidden=hidden,
+        entropy_gradient=entropy_gradient,
     )
     assert scores.entropy is not None  # it was asked for
     columns = inside(rows)

@@ -52,6 +52,26 @@ CASES = [
         ((False, None, None, None), (True, 1.1, 0.8, None), (False, 1.1, None, 1.05)),
     )
 ]
+PLAIN = {"advantage": "gae", "kl": KLConfig(coef=COEF, where="loss")}
+CASES += [
+    {**PLAIN, **changes}
+    for changes in (
+        {"cliprange_high": 0.5},
+        {"cliprange_high": 0.5, "dual_clip": 1.1, "loss_aggregation": "sequence"},
+        {"policy_loss": "gspo", "loss_aggregation": "sequence", "cliprange": 0.05},
+        {"policy_loss": "gspo", "cliprange": 0.02, "cliprange_high": 0.04, "dual_clip": 1.1},
+        {"policy_loss": "cispo", "cliprange_high": 0.3, "loss_aggregation": "constant"},
+        {"loss_aggregation": "sequence", "mask_unfinished": True},
+        {"loss_aggregation": "token", "mask_unfinished": True},
+        {"importance_cap": 1.1, "importance_floor": 0.9, "importance_outside": "mask"},
+        {"importance_cap": 1.2, "importance_floor": 0.8, "importance_level": "sequence"},
+        {"importance_cap": 1.05, "importance_level": "geometric", "importance_outside": "mask"},
+        {"lam_value": 1.0},
+        {"lam_alpha": 0.5, "lam_value": 0.7},
+        {"lam_alpha": 0.2},
+        {"overlong_buffer": 3, "overlong_penalty": 2.0},
+    )
+]
 
 
 def name_of(case: dict[str, Any]) -> str:
@@ -62,7 +82,7 @@ def name_of(case: dict[str, Any]) -> str:
             case["advantage"],
             case.get("score_at", ""),
             f"{kl.estimator}_in_{kl.where}",
-            *(f"{k}={v}" for k, v in case.items() if v and k.endswith(("rewards", "clip", "cap"))),
+            *(f"{k}={v}" for k, v in case.items() if v and k not in ("advantage", "kl")),
         )
         if x
     )
@@ -133,6 +153,10 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
         if config.score_clip is not None:
             score = max(-config.score_clip, min(config.score_clip, score))
         score -= 0.0 if bool(trajectory.finished[i]) else config.missing_eos_penalty
+        if config.overlong_buffer:
+            begins = config.sampling.max_new_tokens - config.overlong_buffer
+            over = min(max(0, sum(mask[i]) - begins), config.overlong_buffer)
+            score -= config.overlong_penalty * over / config.overlong_buffer
         row = [
             -in_reward * reference.kl_estimate(o, r, kl.estimator) if acts else 0.0
             for o, r, acts in zip(old[i], ref[i], mask[i], strict=True)
@@ -145,9 +169,13 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
 
     # Advantages and returns
     if config.has_value_model:
-        both = [(rewards[i], values[i], steps[i], config.gamma, config.lam) for i in range(ROWS)]
-        advantages = [reference.advantages(*row) for row in both]
-        close(shaped.returns, [reference.returns(*row) for row in both])
+        both = [(rewards[i], values[i], steps[i], config.gamma) for i in range(ROWS)]
+        lams = [config.lam] * ROWS
+        if config.lam_alpha is not None:
+            lams = [max(0.0, 1 - 1 / (config.lam_alpha * sum(row))) for row in steps]
+        advantages = [reference.advantages(*row, lam) for row, lam in zip(both, lams, strict=True)]
+        of_value = config.lam if config.lam_value is None else config.lam_value
+        close(shaped.returns, [reference.returns(*row, of_value) for row in both])
         if config.whiten_advantages:
             advantages = reference.whitened(advantages, mask)
     else:
@@ -170,19 +198,34 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
     read = now(trajectory, learner)
     new, estimates = read.logprobs.tolist(), read.values.tolist()
     num_tokens, num_steps = sum(map(sum, mask)), sum(map(sum, steps))
+    sampled = trajectory.rollout_logprobs.tolist()
+    clip = {"low": config.cliprange, "high": config.cliprange_high or config.cliprange}
+    if config.dual_clip is not None:
+        clip["dual"] = config.dual_clip
+    kept = [not config.mask_unfinished or bool(f) for f in trajectory.finished]
+    by_row = reference.token_weights(
+        [sum(m) for m in mask], kept, config.loss_aggregation, config.sampling.max_new_tokens
+    )
     policy_slopes, value_slopes, losses, kls, value_losses = [], [], [], [], []
     for i in range(ROWS):
         policy_row, value_row = [], []
+        mine, before = (reference.actions(row[i], mask[i]) for row in (new, old))
+        gaps = [o - s for o, s in zip(before, reference.actions(sampled[i], mask[i]), strict=True)]
         for j, acts in enumerate(mask[i]):
-            weight = 1.0
+            weight, at = 1.0, sum(mask[i][:j])
             if config.importance_cap is not None and acts:
-                gap = old[i][j] - float(trajectory.rollout_logprobs[i, j])
-                weight = min(reference.math.exp(gap), config.importance_cap)
+                weight = reference.importance(
+                    gaps,
+                    at,
+                    config.importance_level,
+                    config.importance_floor,
+                    config.importance_cap,
+                    config.importance_outside,
+                )
 
             def loss(n: float, i: int = i, j: int = j, weight: float = weight) -> float:
-                a = advantages[i][j]
-                (one,) = reference.policy_loss([n], [old[i][j]], [a], [True], 0.2, config.dual_clip)
-                return weight * one
+                row = (mine, before, sum(mask[i][:j]), advantages[i][j])  # noqa: B023
+                return weight * reference.token_loss(config.policy_loss, n, *row, **clip)
 
             def of_value(v: float, i: int = i, j: int = j) -> float:
                 target = float(shaped.returns[i, j])
@@ -195,8 +238,8 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
             if acts:
                 losses.append(loss(n))
                 kls.append(moved * reference.kl_estimate(n, r, kl.estimator))
-            slope = reference.slope(loss, n) + in_loss * moved * (n - r)
-            policy_row.append(slope if acts else 0.0)
+            slope = reference.slope(loss, n) + in_loss * moved * (n - r) if acts else 0.0
+            policy_row.append(by_row[i] * slope)
             value_row.append(reference.slope(of_value, v) if steps[i][j] else 0.0)
             if steps[i][j]:
                 value_losses.append(of_value(v))
@@ -204,7 +247,7 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
         value_slopes.append(value_row)
     assert means["policy loss"] == pytest.approx(sum(losses) / num_tokens, rel=1e-9)
     assert means["kl loss"] == pytest.approx(sum(kls) / num_tokens, rel=1e-9)
-    expected = through(learner, trajectory, policy_slopes, value_slopes, num_tokens, num_steps)
+    expected = through(learner, trajectory, policy_slopes, value_slopes, 1, num_steps)
     assert torch.allclose(gradients["policy"], expected["policy"], rtol=1e-6, atol=1e-9)
     if config.has_value_model:
         assert means["value loss"] == pytest.approx(sum(value_losses) / num_steps, rel=1e-9)

@@ -341,7 +341,7 @@ def test_a_perturbed_sampler_is_metered_and_weighed(
     rollout = parquet.read(out / "rollouts" / "update-00001.parquet")
     mask = rollout.trajectory.action_mask
     sampled = rollout.trajectory.rollout_logprobs
-    weights = importance_weights(rollout.logprobs, sampled, mask, 2.0)
+    weights = importance_weights(rollout.logprobs, sampled, mask, 2.0).weights
     assert float(weights.max()) <= 2.0
     by_hand = torch.minimum((rollout.logprobs - sampled).exp(), torch.tensor(2.0))
     assert torch.allclose(weights[mask], by_hand[mask])
@@ -358,7 +358,7 @@ def test_importance_weights_make_a_perturbed_sampler_right() -> None:
     truth = float((pi.exp() * payoff).sum())
     tokens = torch.multinomial(mu.exp(), 200_000, replacement=True, generator=draw)
     mask = torch.ones(1, len(tokens), dtype=torch.bool)
-    weights = importance_weights(pi[tokens][None], mu[tokens][None], mask, 100.0)
+    weights = importance_weights(pi[tokens][None], mu[tokens][None], mask, 100.0).weights
     weighted = weights * payoff[tokens]
     error = float(weighted.std()) / math.sqrt(len(tokens))
     assert abs(float(masked_mean(weighted, mask)) - truth) < 4 * error
