@@ -27,7 +27,7 @@ from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from rlhf.ppo.config import KLConfig, PPOConfig
-from rlhf.ppo.rollout.evaluation import evaluate
+from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.ppo.step import Learner, make_learner, trainable
@@ -248,6 +248,19 @@ def exact_policy(seed: int = 0, tied: bool = True) -> Policy:
         pad_token_id=0,
     )
     return make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
+
+
+def evaluated(learner: Learner, trajectory: Trajectory, micro_batch_size: int) -> Evaluation:
+    """Evaluate a trajectory with the learner's models, the policy as its own reference."""
+    return evaluate(
+        trajectory,
+        learner.policy,
+        learner.policy,
+        learner.value_model,
+        temperature=1.0,
+        precision="float32",
+        micro_batch_size=micro_batch_size,
+    )
 
 
 def weights(learner: Learner) -> torch.Tensor:
