@@ -20,7 +20,7 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback import sampling as answering
+from rlhf.feedback import sampling
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.labellers import gold_terms, noise_of, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
@@ -332,7 +332,7 @@ def test_replies_of_a_scorer_behind_a_url_are_kept_and_said(given, tmp_path):
 
 
 def test_a_reward_model_that_is_wrong_costs_no_sampling(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(answering, "sample_chunk", None)
+    monkeypatch.setattr(sampling, "sample_chunk", None)
     copy = shutil.copytree(given["rm"].path, tmp_path / "rm")
     stats = json.loads((copy / "reward_stats.json").read_text("utf-8"))
     (copy / "reward_stats.json").write_text(json.dumps(stats | {"append_terminal": False}))
