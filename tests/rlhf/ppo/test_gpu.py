@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from worlds import ppo as world
 
-from plumbrule.machine import environment as machine
+from plumbrule.machine import environment
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures.metrics import LARGEST_GAP
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,7 +27,7 @@ def run(folder: Path, device: str, **changes: object) -> Path:
     inputs = world.build(folder)
     out = folder / "out"
     out.mkdir()
-    machine.prepare(world.runtime())  # as the pipeline does: the same kernels as in a real run
+    environment.prepare(world.runtime())  # as the pipeline does: the same kernels as in a real run
     ppo.run(world.config(**changes), inputs, world.runtime(device=device), out, FileTracker(out))
     return out
 
@@ -35,7 +35,7 @@ def run(folder: Path, device: str, **changes: object) -> Path:
 def test_a_run_on_an_accelerator_is_that_on_the_cpu(tmp_path: Path) -> None:
     """Up to float32 sums in another order, which Adam's first steps magnify."""
     here, there = run(tmp_path / "cpu", "cpu"), run(tmp_path / "cuda", "cuda")
-    first = [rollouts.read(rollouts.path_of(out / "rollouts", 1)) for out in (here, there)]
+    first = [parquet.read(parquet.path_of(out / "rollouts", 1)) for out in (here, there)]
     assert first[0].trajectory.responses == first[1].trajectory.responses
     assert torch.allclose(first[0].advantages, first[1].advantages, rtol=1e-3, atol=1e-4)
     ours, theirs = (load_file(out / "model" / "model.safetensors") for out in (here, there))

@@ -17,7 +17,7 @@ from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
-from rlhf.ppo.measures import throughput as speed
+from rlhf.ppo.measures import throughput
 from rlhf.ppo.measures.throughput import Work, flops_of, num_actions, time_table, work_per_token
 
 
@@ -69,7 +69,7 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
     config = world.config(**changes)
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
     value_model = ppo_models.make_value_model(config, actors, inputs)
-    learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
+    learner = world.make_learner(actors.policy, value_model, config, actors.reader)
     layer = 4 * 16 * 16 + 3 * 16 * 32
     found = work_per_token(actors, learner, config.num_ppo_epochs)
     assert found == tuple(layer * n for n in expected)
@@ -79,7 +79,7 @@ def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
     inputs = world.build(tmp_path, layers=3)
     config = world.config(adapter=AdapterConfig(rank=1), advantage="rloo", samples_per_prompt=2)
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
-    learner = ppo.make_learner(actors.policy, None, config, actors.reader)
+    learner = world.make_learner(actors.policy, None, config, actors.reader)
     adapted = 3 * (4 * 16 * 16 + 3 * 16 * 32 + (4 * (16 + 16) + 3 * (16 + 32)))
     assert work_per_token(actors, learner, config.num_ppo_epochs).update == 4 * adapted * 2
 
@@ -133,7 +133,7 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
     metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
     [table] = json.loads((out / "tables.json").read_text())
     parts = [cells[0].split(":")[0] for cells in table["rows"]]
-    assert parts == [*speed.PARTS, "all"]
+    assert parts == [*throughput.PARTS, "all"]
     for row in read_metrics(out):
         outer = row["time/generate_seconds"]
         assert 0 < row["time/prefill_seconds"] + row["time/decode_seconds"] <= outer
