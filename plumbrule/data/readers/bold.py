@@ -64,5 +64,6 @@ register_format(
         readers={"bold": read_bold},
         columns="no rows: one object {group: {entity: [prompt, ...]}} per domain",
         examples={"bold": {"profession_prompt.json": '{"arts": {"Dancer": ["A dancer is "]}}'}},
+        unread_settings=("validation_share", "split_seed", "annotators"),
     )
 )

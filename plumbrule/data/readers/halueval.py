@@ -91,5 +91,6 @@ register_format(
         readers={"halueval": read_halueval},
         columns="those of `HALUEVAL_FIELDS`, by task; general also hallucination: yes or no",
         examples={"halueval": _EXAMPLE},
+        unread_settings=("validation_share", "split_seed", "annotators"),
     )
 )

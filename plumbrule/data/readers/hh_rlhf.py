@@ -115,5 +115,6 @@ register_format(
         columns="chosen and rejected: whole dialogues as text",
         examples={role: {"train.jsonl": _EXAMPLE} for role in ROLES},
         own_split=_holds_out,
+        unread_settings=("annotators",),
     )
 )
