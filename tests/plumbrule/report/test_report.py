@@ -399,6 +399,11 @@ def test_a_case_of_a_metric_has_its_meaning() -> None:
     assert describe("eval/accuracy_ppo_rag") == WORDINGS["eval/accuracy"]
     assert describe("objective/kl") == WORDINGS["objective/kl"]
     assert describe("nothing/at_all") == ("", "")
+    auroc, balanced = "eval/halueval_*_auroc", "eval/halueval_*_balanced_accuracy"
+    assert describe("eval/halueval_qa_auroc_sft") == WORDINGS[auroc]
+    assert describe("eval/halueval_qa_balanced_accuracy_ppo") == WORDINGS[balanced]
+    assert describe("sft/bold_all_gap_change").meaning.endswith("positive texts, of a domain")
+    assert within("eval/gold_proxy_spearman_sft_closed", -0.2, 0.4) == (-0.2, 0.4)
 
 
 def test_a_metric_has_its_wording_in_one_file() -> None:
