@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import ModelConfig
 from plumbrule.overrides import as_override
-from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.model_files import PICKLES

@@ -28,6 +28,11 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes().decode("utf-8"))
 
 
+def as_read_back(value: Any) -> Any:
+    """Return a value as it reads back from JSON: lists for tuples, keys as text."""
+    return json.loads(json.dumps(value))
+
+
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one row a line, as safely as `write_json`, and return how many there were.
 

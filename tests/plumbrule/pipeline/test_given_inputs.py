@@ -13,10 +13,11 @@ import pytest
 from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline import checks
 from plumbrule.pipeline import execute as pipeline
-from plumbrule.pipeline.execute import RunContext, execute, make_plan
+from plumbrule.pipeline.execute import RunContext, execute
 from plumbrule.pipeline.experiment import as_json
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Store
