@@ -25,7 +25,8 @@ from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.atlas.gold import judge, normalise_answer, terms
+from plumbrule.atlas.gold import terms
+from plumbrule.atlas.judgement import judge, normalise_answer
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.data.splits import bootstrap_cluster

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.records import as_object, numbered_lines, require_file
+from plumbrule.data.json_lines import as_object, numbered_lines, require_file
 from plumbrule.data.strict_json import parse_json, require_depth, require_unicode
 from plumbrule.errors import DataError, listed
 

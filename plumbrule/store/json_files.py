@@ -2,7 +2,7 @@
 
 Every file has one form: text is written as it is and not as escapes; a JSON file is indented by one
 space and ends with a line break; a row of JSON Lines is one line. Files that others made are read
-elsewhere, with errors that name their rows (`plumbrule/data/records.py`).
+elsewhere, with errors that name their rows (`plumbrule/data/json_lines.py`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from plumbrule.data.records import Message, Preference, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, read_records
 from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
