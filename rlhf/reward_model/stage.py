@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from plumbrule.data.records import Message, Preference, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, read_records
 from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
@@ -33,7 +34,7 @@ from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     CHECKPOINTS,
     MODEL,
@@ -44,7 +45,7 @@ from plumbrule.store.file_names import (
     VALIDATION,
 )
 from plumbrule.store.headline import publish
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation

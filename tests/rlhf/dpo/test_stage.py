@@ -18,7 +18,8 @@ from worlds.stages import small_dpo as small
 from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.cli import verbs
-from plumbrule.data.records import Preference, read_records, read_rows, write_records
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, read_records, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import adapters
 from plumbrule.lm.adapters import with_adapter

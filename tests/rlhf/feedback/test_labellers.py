@@ -14,7 +14,8 @@ from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.data.records import Preference, Prompt, read_records, read_rows, write_records
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
