@@ -124,8 +124,8 @@ MUTANTS = [
         "sampler",
         "a token of probability 0 makes the entropy NaN",
         "plumbrule/lm/logprobs.py",
-        "surprise = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)",
-        "surprise = total[:, None] - logits",
+        "nll = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)",
+        "nll = total[:, None] - logits",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
     ),
     # Retrieval
