@@ -20,7 +20,9 @@ from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, seed_interval
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import SUMMARY, TABLES
+from plumbrule.store.json_files import write_json
 
 
 class Line(NamedTuple):
@@ -56,8 +58,8 @@ def run(
             f"summary.baseline (={config.baseline}) must be one of {', '.join(by_label)}."
         )
     lines = [line for metric in config.metrics for line in summarise(metric, by_label, config)]
-    write_json(out / "summary.json", [as_row(line) for line in lines])
-    write_json(out / "tables.json", [table(lines, config.baseline)])
+    write_json(out / SUMMARY, [as_row(line) for line in lines])
+    write_json(out / TABLES, [table(lines, config.baseline)])
     named = {f"summary/{line.metric}_{line.label}".replace(" ", "_"): line.mean for line in lines}
     return publish(named, out)
 
@@ -112,17 +114,19 @@ def as_row(line: Line) -> dict[str, Any]:
 
 
 def table(lines: Sequence[Line], baseline: str | None) -> dict[str, Any]:
-    """Return the table of the report."""
-
-    def cell(interval: Interval | None) -> str:
-        return "" if interval is None else interval.text(4)
-
+    """Return the table of the report, which cuts the means' bounds to where the metric can lie."""
     change = f"less that of {baseline}, seed by seed" if baseline else ""
     return {
         "title": "means over seeds",
         "columns": ["metric", "run", "seeds", "mean", change],
         "rows": [
-            [line.metric, line.label, len(line.values), cell(line.mean), cell(line.change)]
+            [
+                line.metric,
+                line.label,
+                len(line.values),
+                {"metric": line.metric, **line.mean.as_json()},
+                "" if line.change is None else line.change.text(4),
+            ]
             for line in lines
         ],
     }

@@ -13,7 +13,8 @@ from worlds.rankings import WORDS, chat, saved_policy, saved_prompts, tiny_polic
 from worlds.stages import CPU, run_stage, small_feedback
 
 from plumbrule.cli.merge import merge
-from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.store.artifacts import Artifact

@@ -14,7 +14,8 @@ from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.data.records import Preference, Prompt, read_records, read_rows, write_records
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
@@ -130,13 +131,13 @@ def test_a_prompt_s_meta_does_not_pass_for_what_is_known_of_answers(tmp_path):
 def test_the_truth_is_known_where_a_prompt_names_its_answer():
     asked = [question(), question(group="g")]
     rows = [answered("red", "blue"), answered("red", "blue")]
-    known, unknown = gold_terms(asked, rows, small(labeller="rm"))
+    known, unknown = gold_terms(asked, rows, small().gold, every=False)
     assert unknown is None
     wanted = GoldUtility(GoldConfig()).score(
         [Episode(asked[0].prompt, (), text, True) for text in ("red", "blue")]
     )
     assert known == {term: values.tolist() for term, values in wanted.items()}
-    assert None not in gold_terms(asked, rows, small())
+    assert None not in gold_terms(asked, rows, small().gold, every=True)
 
 
 # Flips

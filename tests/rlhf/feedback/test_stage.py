@@ -8,7 +8,8 @@ from worlds.stages import run_stage
 from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
-from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig

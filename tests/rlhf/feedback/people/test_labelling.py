@@ -12,7 +12,8 @@ import pytest
 from worlds.rankings import chat
 from worlds.stages import CPU, run_stage, small_feedback
 
-from plumbrule.data.records import Preference, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, read_records
 from plumbrule.errors import ConfigError, DataError, NeedsInput
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
