@@ -116,7 +116,7 @@ with labeller=gold, else 0."""
     tie_width: float = 0.0
     """Answers closer than this in noisy score are ties."""
     flipped: float = 0.0
-    """Share of rankings, in [0, 0.5], that are turned upside down at last; not of people's."""
+    """Share of rankings, in [0, 0.5], that are reversed at last; not of people's."""
     annotators: int = 1
     """People who must judge every question, with labeller=person or file; more are welcome. Their \
 rankings are merged."""

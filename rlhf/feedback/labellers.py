@@ -121,7 +121,11 @@ def label(
     else:
         model = judge.open_judge(config.judge, inputs, runtime)
         scores, metrics, notes = by_judge(questions, answers, config.judge, model, out, tracker)
-    judged = [rank(*one, config) for one in zip(questions, answers, scores, truths, strict=True)]
+    noise = noise_of(config)
+    judged = [
+        rank(*one, noise, config.labeller)
+        for one in zip(questions, answers, scores, truths, strict=True)
+    ]
     return Labels(judged, metrics, notes)
 
 
@@ -201,12 +205,38 @@ def by_judge(
     return scores, metrics, [note] if num_too_long else []
 
 
+class LabelNoise(NamedTuple):
+    """What is done to scores and rankings on purpose."""
+
+    seed: int
+    deviation: float
+    """Of the normal noise on a score."""
+    length_taste: float
+    """Added to a score per ten words."""
+    tie_width: float
+    """Scores closer than this are tied."""
+    flipped: float
+    """Share of the rankings that is reversed."""
+
+
+def noise_of(config: FeedbackConfig) -> LabelNoise:
+    """Return the noise that a config asks for."""
+    return LabelNoise(
+        config.seed,
+        config.noise_deviation,
+        config.length_taste,
+        config.tie_width,
+        config.flipped,
+    )
+
+
 def rank(
     question: SampledPrompt,
     answers: Sequence[SampledResponse],
     scores: Sequence[float] | None,
     truth: Terms | None,
-    config: FeedbackConfig,
+    noise: LabelNoise,
+    annotator: str,
 ) -> Judged:
     """Rank one question's distinct answers by noisy score: steps 1 to 3 above.
 
@@ -220,15 +250,15 @@ def rank(
         return Judged(list(scores), utilities, None)
     noisy = []
     for k in kept:
-        error = generator("label", config.seed, question.prompt.id, k).normal()
+        error = generator("label", noise.seed, question.prompt.id, k).normal()
         words = len(answers[k].response.split())
-        noise = error * config.noise_deviation
-        noisy.append(scores[k] + noise + config.length_taste * words / 10)
-    ranks = ranks_of(noisy, config.tie_width)
+        added = error * noise.deviation
+        noisy.append(scores[k] + added + noise.length_taste * words / 10)
+    ranks = ranks_of(noisy, noise.tie_width)
     flipped = None
-    if config.flipped:
-        drawn = float(generator("flip", config.seed, question.prompt.id).random())
-        flipped = drawn < config.flipped
+    if noise.flipped:
+        drawn = float(generator("flip", noise.seed, question.prompt.id).random())
+        flipped = drawn < noise.flipped
     if flipped:
         ranks, noisy = reversed_ranking(ranks), [-score for score in noisy]
     preference = Preference(
@@ -238,7 +268,7 @@ def rank(
         ranks=ranks,
         passages=question.passages,
         scores=tuple(noisy),
-        annotator=config.labeller,
+        annotator=annotator,
         finished=tuple(answers[k].finished for k in kept),
         utilities=None if truth is None else tuple(truth["score"][k] for k in kept),
         terms=None if truth is None else terms_of(truth, kept),

@@ -121,7 +121,7 @@ def measure(
     tie_rate: share of pairs of distinct answers that tie. agreement: share of pairs, ordered both
     by the gold utility without noise and in the ranking, that are ordered the same: the highest
     accuracy that a reward model can reach on these labels. duplicates: share of answers whose text
-    another has, too. flipped: share of rankings that were turned upside down, if any could be.
+    another has, too. flipped: share of rankings that were reversed, if any could be.
 
     Where no utilities are known there are no `agreement` and no `utility`.
 
