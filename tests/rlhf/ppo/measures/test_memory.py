@@ -76,6 +76,8 @@ def test_a_run_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ppo.run(world.config(total_episodes=16), inputs, world.runtime(), out, FileTracker(out))
     said = capsys.readouterr().err
     assert "GiB an update, reward aside" in said.splitlines()[0]
+    assert "prompts of " in said.splitlines()[1]
+    assert said.splitlines()[1].split("; ")[1].startswith("none longer than ")
 
 
 def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
