@@ -16,9 +16,9 @@ from plumbrule.lm.sizes.memory_plan import GIB, Memory, Rows, ppo_memory, traini
 from plumbrule.lm.sizes.shapes import Shape, shape_of
 from plumbrule.machine.accelerators import device_bytes
 from plumbrule.machine.precision import planned_device
-from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.planning.recipes import Advice, advise, recipe_of_size
 from plumbrule.store.hub import folder_here, hub_data, size_on_hub
 from plumbrule.store.input_names import is_of_slot

@@ -15,7 +15,7 @@ from plumbrule.cli.plan_page import print_plan
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import ModelConfig
 from plumbrule.pipeline.compose import Composed
-from plumbrule.pipeline.execute import make_plan
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.pipeline.planning import needs, revisions
 from plumbrule.pipeline.planning.needs import describe_needs, memory_needs
 from plumbrule.pipeline.planning.recipes import (
