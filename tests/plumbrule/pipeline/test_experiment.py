@@ -127,7 +127,7 @@ def test_no_yaml_names_code() -> None:
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
         (
             ["nodes.eval.inputs.policy=prompts"],
-            "must be of kind base or sft or dpo or ppo, not data",
+            "must be of kind base or sft or dpo or ppo",
         ),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),
