@@ -168,6 +168,20 @@ def size_on_hub(name: str, revision: str, folder: str = "", kind: str = "model")
     return sum(sizes) or None
 
 
+@lru_cache(maxsize=64)
+def parameters_on_hub(name: str, revision: str) -> int | None:
+    """Return how many weights a model on the hub has; None where the hub can't be asked."""
+    if offline():
+        return None
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(name, revision=revision, timeout=ANSWER_SECONDS)
+    except Exception:  # as above; the plan does without
+        return None
+    return getattr(getattr(found, "safetensors", None), "total", None)
+
+
 def local_path(path: str | Path) -> Path:
     """Return where the files of a path of data lie, downloaded where it names the hub.
 

@@ -20,7 +20,7 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.planning.recipes import Advice, advise, recipe_of_size
-from plumbrule.store.hub import folder_here, hub_data, size_on_hub
+from plumbrule.store.hub import folder_here, hub_data, parameters_on_hub, size_on_hub
 from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.packaged_files import located
 from plumbrule.store.source_files import is_hub_data
@@ -50,11 +50,15 @@ def describe_needs(config: RunConfig, plan: Sequence[Planned], conf: Path) -> li
     found = downloads(config.model, todo)
     if not starts_from_model(plan):
         return found
-    shape = shape_of(config.model, model_folder(config.model))
-    if shape is None:
-        return found
-    advice = advise(config.recipe, shape.parameters, conf)
+    model = config.model
+    shape = shape_of(model, model_folder(model))
+    parameters = None if shape is None else shape.parameters
+    if shape is None and model.name_or_path and model.revision:
+        parameters = parameters_on_hub(model.name_or_path, model.revision)
+    advice = advise(config.recipe, parameters, conf)
     lines = [] if advice is None else [advice.text]
+    if shape is None:
+        return [*lines, *found]
     needs = memory_needs(config, todo, shape)
     return [*lines, *found, *memory_lines(config, needs, shape, conf, advice)]
 

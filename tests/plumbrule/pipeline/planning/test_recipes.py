@@ -134,6 +134,21 @@ def test_a_hub_model_with_the_tiny_recipe_is_told_its_own(tldr: Callable, tmp_pa
     assert lines[0].endswith("add recipe=1b_80gb")
 
 
+def test_a_hub_model_without_a_file_is_counted_by_the_hub(
+    tldr: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["model=given", "model.name_or_path=owner/model", f"model.revision={'a' * 40}"]
+    composed = tldr(*words)
+    assert lines_of(composed, tmp_path) == [
+        "downloads from huggingface.co: model owner/model at aaaaaaaa (size not known)"
+    ]
+    monkeypatch.setattr(needs, "parameters_on_hub", lambda name, revision: 3_000_000_000)
+    assert lines_of(composed, tmp_path)[0].endswith(
+        "and this one has 3B: its learning rates and "
+        "batch sizes are wrong for it; add recipe=3b_80gb"
+    )
+
+
 def test_a_size_for_which_there_is_no_recipe_is_said() -> None:
     advice = advise(RecipeConfig(), 3e7, CONF)
     assert advice is not None
