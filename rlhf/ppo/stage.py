@@ -37,6 +37,7 @@ from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.parallel import distributed, fsdp
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -133,7 +134,8 @@ def run(
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
     response_tokens = config.sampling.max_new_tokens
-    prompts, num_too_long = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
+    prompts, lengths = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
+    num_too_long = len(lengths) - len(prompts)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     ptx = None
     if config.ptx.coef > 0:
@@ -184,6 +186,9 @@ def run(
             averaged=config.ema_decay is not None,
         )
         tracker.say(describe_estimate(expected, device))
+    if begun < end and distributed.is_main():
+        most = policy.spec.context - response_tokens
+        tracker.say(f"ppo  {describe_lengths('prompts', lengths, most, num_too_long)}")
 
     with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
         progress.skip((begun - start.updates) * config.batch_size)

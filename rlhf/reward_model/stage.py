@@ -32,6 +32,7 @@ from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -102,6 +103,9 @@ def run(
         for slot, source in Inputs(inputs).many("ood").items()
     }
     too_long = training.num_too_long + held_out.num_too_long
+    lengths = [len(row) for split in (training, held_out) for rows in split.rows for row in rows]
+    said = describe_lengths("answers with their prompts", lengths, limit, too_long, "pairs")
+    tracker.say(f"rm  {said}")
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
     calibration = first_answers(model, sources[-1], asked, config)

@@ -38,6 +38,7 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 NEEDS = {
     "hh_rlhf": ["dataset.path=.", "eval.halueval.path=.", "eval.bold.path=."],
     "own": ["dataset.path=nowhere.jsonl", "model.name_or_path=plumbrule/atlas-base"],
+    "tldr": ["dataset.path=nowhere.jsonl", "data.preferences.path=nowhere.jsonl"],
 }
 
 
