@@ -125,6 +125,7 @@ def test_an_interrupted_conversion_leaves_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: type[BaseException]
 ) -> None:
     def stop(*arguments: object) -> None:
+        assert not (tmp_path / "out").exists()  # nor would a SIGKILL leave it there
         raise stopped
 
     monkeypatch.setattr(conversion, "_describe", stop)
