@@ -53,7 +53,7 @@ backward pass: less memory for a third more work."""
             "be cpu, cuda or cuda:N",
             "choose one, or leave it out",
         )
-        require_range("runtime.sampler_cache_gib", self.sampler_cache_gib, 0.001, 10_000, unit="GiB")
+        require_range("runtime.sampler_cache_gib", self.sampler_cache_gib, 1e-6, 1e6, unit="GiB")
         require_range(
             "runtime.sampler_timeout_seconds",
             self.sampler_timeout_seconds,
@@ -87,6 +87,4 @@ backward pass: less memory for a third more work."""
 def _is_device(name: str) -> bool:
     """Return whether a name is cpu, cuda or cuda:N."""
     number = name.removeprefix("cuda:")
-    return name in ("cpu", "cuda") or (
-        number != name and number.isdecimal() and len(number) <= 4
-    )
+    return name in ("cpu", "cuda") or (number != name and number.isdecimal() and len(number) <= 4)

@@ -72,8 +72,9 @@ def _located(given: str | None) -> Path:
     for python in every:
         if python.is_file():
             return python.absolute()  # not resolved: a link is how an environment is known
+    missing = " and no ".join(map(str, every))
     raise ConfigError(
-        f"ppo.sampler (=vllm) needs vLLM's environment, and there is no {' and no '.join(map(str, every))}; "
+        f"ppo.sampler (=vllm) needs vLLM's environment, and there is no {missing}; "
         f"run `{INSTALL}`, name its Python in runtime.vllm_python, or use ppo.sampler=own."
     )
 

@@ -65,7 +65,7 @@ class EngineProcess:
         script: Path = SCRIPT,
     ):
         self.timeout_seconds = timeout_seconds
-        self.printed = tempfile.TemporaryFile()  # noqa: SIM115: open as long as the process
+        self.printed = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [str(python), "-I", str(script), str(memory), str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -165,9 +165,9 @@ class EngineProcess:
             return
         self.kill()
         raise EngineHung(
-            "the sampler's process did not answer within runtime.sampler_timeout_seconds "
-            f"(={self.timeout_seconds:g} seconds), and was ended; raise it if the work takes longer."
-            f" It last printed:\n{self.last_lines()}"
+            "the sampler's process did not answer within runtime.sampler_timeout_seconds (="
+            f"{self.timeout_seconds:g} seconds), and was ended; raise it if the work takes "
+            f"longer. It last printed:\n{self.last_lines()}"
         )
 
     def _died(self) -> EngineDied:

@@ -62,7 +62,9 @@ def read_message(read: Callable[[int], bytes]) -> Message:
         header = json.loads(read(length))
         body, sizes = header["body"], header["sizes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FramingError(f"a message's header must be JSON with body and sizes ({error}).") from None
+        raise FramingError(
+            f"a message's header must be JSON with body and sizes ({error})."
+        ) from None
     if not isinstance(body, dict) or not isinstance(sizes, list):
         raise FramingError("a message's body must be an object, its sizes a list.")
     if not all(type(size) is int and 0 <= size <= MOST_BYTES for size in sizes):

@@ -9,8 +9,8 @@ prompt, sample) and not on what the engine did before: a resumed run goes on wit
 and so does one whose engine died and was started again.
 
 vLLM's log-probs are by default those of the logits before the temperature. They are asked for
-after it (`processed_logprobs`), and each engine that starts is tried: its log-probs of a few sampled
-tokens at temperature 0.7 must be ours (`check_probe`).
+after it (`processed_logprobs`), and each engine that starts is tried: its log-probs of a few
+sampled tokens at temperature 0.7 must be ours (`check_probe`).
 
 Tokens are drawn by vLLM's kernels and random numbers, so they are not those of `generate`, and the
 log-probs agree up to rounding only. How far they are apart is logged (`val/logprob_gap_*`,
@@ -65,7 +65,9 @@ PROBE_ROWS, PROBE_TOKENS = 4, 16
 LARGEST_PROBE_GAP = {"float32": 1e-2, "bfloat16": 0.2}
 """Mean |difference| of the probe's log-probs from ours, nats; more than rounding explains. Of
 float32 it is the largest difference."""
-OF_TORCHRUN = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+OF_TORCHRUN = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
+)
 """Variables of a stage's own processes, which vLLM would take for its own."""
 NOT_KNOWN = (
     "are not supported for now",  # a family
@@ -286,7 +288,9 @@ def refusal(error: EngineFailed, policy: Policy, cache_gib: float) -> PlumbruleE
             f"{policy.spec.context} tokens) and fit the memory beside the weights; vLLM says: "
             f"{said}. Change it, or use runtime.sampler_device or ppo.sampler=own."
         )
-    return TrainingError(f"vLLM failed ({error.kind}: {said}). It last printed:\n{error.last_lines}")
+    return TrainingError(
+        f"vLLM failed ({error.kind}: {said}). It last printed:\n{error.last_lines}"
+    )
 
 
 def config_text(policy: Policy) -> str:
@@ -356,6 +360,4 @@ def _samples(answer: Message, stops: Sequence[int], number: int) -> list[Sample]
         raise TrainingError(
             "the policy's log-probs must be numbers; its weights or logits are NaN."
         )
-    return [
-        Sample(row, found, row[-1] in stops) for row, found in zip(tokens, scores, strict=True)
-    ]
+    return [Sample(row, found, row[-1] in stops) for row, found in zip(tokens, scores, strict=True)]
