@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.quantity import ABOUT, with_conditions
+from eval.benchmarks.quantity import items_file, with_conditions
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.subject import Subject
 from eval.config import EvalConfig
@@ -31,9 +31,19 @@ from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import (
+    BENCHMARK_FACTS,
+    CHECKPOINTS,
+    EVALUATED,
+    ITEMS,
+    METRICS,
+    MODEL,
+    NOTES,
+    SAMPLES,
+)
 from plumbrule.store.fingerprint import hashed_config
-from plumbrule.store.json_files import read_json, write_jsonl
+from plumbrule.store.json_files import read_json, write_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 
 Records = Sequence[Prompt] | Sequence[BenchmarkItem]
@@ -88,7 +98,7 @@ def run(
     about = {"kind": policy.kind, "fingerprint": policy.fingerprint, "settings": settings}
     if "reward" in inputs:
         about["reward"] = inputs["reward"].fingerprint
-    write_json(out / "evaluated.json", about)
+    write_json(out / EVALUATED, about)
     write(out, done, metrics)
     return publish(headlines(metrics, policy.kind), out)
 
@@ -128,10 +138,10 @@ def open_subject(
         if not is_in_reward(inputs):
             reward_model = given.scorer("rm", runtime)
     device = resolve_device(runtime)
-    policy = load_policy(inputs["policy"].file("model"), device=device)
+    policy = load_policy(inputs["policy"].file(MODEL), device=device)
     reference = None
     if "reference" in inputs and "prompts" in inputs:
-        reference = load_policy(inputs["reference"].file("model"), device=device)
+        reference = load_policy(inputs["reference"].file(MODEL), device=device)
     return Subject(policy, retriever, reward_model, config, runtime, tracker, reference, reward)
 
 
@@ -149,7 +159,7 @@ def measure_all(
     out: Path,
 ) -> dict[Work, Measured]:
     """Return what each piece of work gave; those that a checkpoint holds are not done again."""
-    folder = out / "checkpoints"
+    folder = out / CHECKPOINTS
     found = checkpoints.newest(folder)
     done = {} if found is None else read_checkpoint(found[1], work)
     for name, condition in work:
@@ -189,12 +199,12 @@ def summarise(benchmark: Benchmark, measured: Measured, intervals: Intervals) ->
 
 def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metrics]) -> None:
     """Write items, what is known of each benchmark, samples, notes and metrics."""
-    (out / "items").mkdir(exist_ok=True)
+    (out / ITEMS).mkdir(exist_ok=True)
     nested: dict[str, dict] = {}
     about: dict[str, dict] = {}
     for name in dict.fromkeys(name for name, _ in done):
         rows = [row for piece, one in done.items() if piece[0] == name for row in one.items]
-        write_jsonl(out / "items" / f"{name}.jsonl", rows)
+        write_jsonl(out / items_file(name), rows)
         found = {condition: own for (one, condition), own in metrics.items() if one == name}
         nested[name] = {
             condition: {metric: interval.as_json() for metric, interval in own.items()}
@@ -206,10 +216,10 @@ def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metri
             "metrics": {m: benchmark.describe(m) for own in found.values() for m in own},
             "quantities": [dataclasses.asdict(one) for one in compared],
         }
-    write_json(out / ABOUT, about)
-    write_json(out / "metrics.json", nested)
-    write_jsonl(out / "samples.jsonl", (row for one in done.values() for row in one.samples))
-    write_json(out / "notes.json", [note for measured in done.values() for note in measured.notes])
+    write_json(out / BENCHMARK_FACTS, about)
+    write_json(out / METRICS, nested)
+    write_jsonl(out / SAMPLES, (row for one in done.values() for row in one.samples))
+    write_json(out / NOTES, [note for measured in done.values() for note in measured.notes])
 
 
 def headlines(metrics: Mapping[Work, Metrics], kind: str) -> Metrics:

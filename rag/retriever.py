@@ -23,6 +23,7 @@ from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Passage, Retriever
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
+from plumbrule.store.json_files import read_json
 from rag.chunks import Chunk, read_chunks
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
@@ -144,7 +145,7 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
     Raises: ArtifactError: it is damaged.
     """
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = read_json(path)
         return {"passages_sha256": about["passages_sha256"], "encoder": dict(about["encoder"])}
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None

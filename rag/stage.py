@@ -25,8 +25,10 @@ import numpy as np
 from plumbrule.data.records import Document, read_records
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, sha256, write_json
+from plumbrule.store.artifacts import Artifact, sha256
+from plumbrule.store.file_names import NOTES, RECORDS
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.json_files import write_json
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex
@@ -60,7 +62,7 @@ def run(
     import_faiss()
     started = time.perf_counter()
     # 1
-    documents = read_records(Document, inputs["documents"].file("records.jsonl"))
+    documents = read_records(Document, inputs["documents"].file(RECORDS))
     questions = evenly_spaced(questions_of(documents), config.num_queries)
     # 2
     chunks = cut(documents, config.chunk_words, config.overlap_words)
@@ -96,7 +98,7 @@ def run(
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
     notes = notes_on(encoder, texts)
-    write_json(out / "notes.json", notes)
+    write_json(out / NOTES, notes)
     # 6
     metrics = {
         "rag/documents": float(len(documents)),

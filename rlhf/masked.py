@@ -1,10 +1,10 @@
-"""Statistics over the tokens that a mask names: the one place where masked slots are dealt with.
+"""Statistics over the tokens that a mask names: the one place that deals with masked positions.
 
-Masks are (b, t) bool, True = counts. A masked slot may hold anything, NaN and Inf included, so it
-is replaced with `torch.where` and never multiplied by zero: NaN * 0 is NaN, and so is its gradient.
-Sums are taken in float64. That costs nothing at (b, t), keeps results independent of padding and
-batch order to the last digit of float32, and makes the mean of equal numbers exactly that number,
-so that whitening a constant gives exactly 0 and not amplified rounding.
+Masks are (b, t) bool, True = counts. A masked position may hold anything, NaN and Inf included, so
+it is replaced with `torch.where` and never multiplied by zero: NaN * 0 is NaN, and so is its
+gradient. Sums are taken in float64. That costs nothing at (b, t), keeps results independent of
+padding and batch order to the last digit of float32, and makes the mean of equal numbers exactly
+that number, so that whitening a constant gives exactly 0 and not amplified rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARIANCE_FLOOR = 1e-8
 
 
 def fill(x: Tensor, mask: Tensor, value: float = 0.0) -> Tensor:
-    """Return `x` with `value` where `mask` is False; no gradient flows to the replaced slots."""
+    """Return `x` with `value` where `mask` is False; no gradient flows to what is replaced."""
     return torch.where(mask, x, torch.full((), value, dtype=x.dtype, device=x.device))
 
 
@@ -77,6 +77,6 @@ def _count(mask: Tensor) -> int:
     count = int(mask.sum())
     if count == 0:
         raise ValueError(
-            "mask (=0 True) must name at least one slot; a mean of nothing is undefined."
+            "mask (=0 True) must name at least one position; a mean of nothing is undefined."
         )
     return count

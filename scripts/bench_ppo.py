@@ -402,13 +402,13 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
 
     stage.resume = resume  # type: ignore[assignment]
     expected: list[Any] = []
-    measure = stage.estimate
+    measure = stage.estimate_memory
 
-    def estimate(*arguments: Any) -> Any:
-        expected.append(measure(*arguments))
+    def estimate_memory(*arguments: Any, **settings: Any) -> Any:
+        expected.append(measure(*arguments, **settings))
         return expected[0]
 
-    stage.estimate = estimate  # type: ignore[assignment]
+    stage.estimate_memory = estimate_memory  # type: ignore[assignment]
     runtime = RuntimeConfig(device=given.device, micro_batch_size=work["per_device"])
     inputs = {
         "policy": Artifact.of(given.folder / "policy", "sft"),

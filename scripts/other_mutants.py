@@ -429,8 +429,8 @@ MUTANTS = [
         "continuation",
         "the coefficient begins anew",
         "rlhf/ppo/continuation.py",
-        'control = LoopState(ended["kl_coef"] if steered else config.kl.coef)',
-        "control = LoopState(config.kl.coef)",
+        'control = LoopState(ended["kl_coef"] if steered else kl_coef)',
+        "control = LoopState(kl_coef)",
         (
             "rlhf/ppo/test_continuation.py::test_the_reference_stays_the_first_one_and_the_kl_goes_on_"
             "from_its_end",

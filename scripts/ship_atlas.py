@@ -17,8 +17,8 @@ import shutil
 from pathlib import Path
 
 from plumbrule.atlas.config import ATLAS_WORLD
-from plumbrule.store.artifacts import Manifest, read_manifest
 from plumbrule.store.layout import artifacts_of
+from plumbrule.store.manifests import Manifest, read_manifest
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.store.packaged_files import SHIPPED
 

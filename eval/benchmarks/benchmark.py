@@ -31,6 +31,7 @@ from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Prompt
+from plumbrule.store.file_names import RECORDS, VALIDATION
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -90,7 +91,7 @@ class Benchmark:
     @property
     def file(self) -> str:
         """The file of the data artifact that holds them."""
-        return "validation.jsonl" if self.items is None else "records.jsonl"
+        return VALIDATION if self.items is None else RECORDS
 
     def describe(self, metric: str) -> str | None:
         """Return what a metric measures; None where it is not declared."""

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from eval.intervals import Row
+from plumbrule.store.file_names import ITEMS
 
-ABOUT = "benchmarks.json"
-"""Of an eval artifact: benchmark -> `metrics`: metric -> what it measures; `quantities`: those that
-a comparison pairs."""
+
+def items_file(benchmark: str) -> str:
+    """Return the name of the item rows of a benchmark, in an eval artifact."""
+    return f"{ITEMS}/{benchmark}.jsonl"
 
 
 @dataclass(frozen=True)

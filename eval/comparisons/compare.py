@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.benchmarks.quantity import ABOUT, Quantity
+from eval.benchmarks.quantity import Quantity, items_file
 from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals, Row, publish, values
 from plumbrule.data.records import read_rows
@@ -25,9 +25,9 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
-from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import COMPARISONS, EVALUATED, NOTES
-from plumbrule.store.json_files import read_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import BENCHMARK_FACTS, COMPARISONS, EVALUATED, ITEMS, NOTES
+from plumbrule.store.json_files import read_json, write_json
 
 Settings = dict[str, Any]
 Pairs = list[tuple[Row, Row]]
@@ -58,16 +58,16 @@ def run(
     """
     before, after = inputs["baseline"], inputs["policy"]
     kind, notes = same_terms(before, after)
-    stems = sorted({p.stem for a in (before, after) for p in a.file("items").glob("*.jsonl")})
+    stems = sorted({p.stem for a in (before, after) for p in a.file(ITEMS).glob("*.jsonl")})
     intervals = Intervals(config.confidence)
     differences: list[Difference] = []
     for name in stems:
-        if not all(artifact.has(f"items/{name}.jsonl") for artifact in (before, after)):
+        if not all(artifact.has(items_file(name)) for artifact in (before, after)):
             notes.append(f"{name} was measured of one policy only and is not compared.")
             continue
         old, new = (quantities(name, artifact) for artifact in (before, after))
         notes += unpaired(name, old, new)
-        files = [artifact.file(f"items/{name}.jsonl") for artifact in (before, after)]
+        files = [artifact.file(items_file(name)) for artifact in (before, after)]
         rows = [[row for _, row in read_rows(file)] for file in files]
         both = pair(rows[0], rows[1], files[1])
         differences += compare(name, old, both, intervals)
@@ -153,12 +153,17 @@ def quantities(benchmark: str, artifact: Artifact) -> list[Quantity]:
 
     Raises: DataError: it does not say.
     """
-    path = artifact.file(ABOUT) if artifact.has(ABOUT) else artifact.path / ABOUT
+    path = (
+        artifact.file(BENCHMARK_FACTS)
+        if artifact.has(BENCHMARK_FACTS)
+        else artifact.path / BENCHMARK_FACTS
+    )
     about = read_json(path) if path.is_file() else {}
     if benchmark not in about:
         raise DataError(
-            f"benchmark (=items/{benchmark}.jsonl) must be described, and {ABOUT} describes "
-            f"{', '.join(about) or 'none'}; evaluate both policies again, or take the file out.",
+            f"benchmark (={items_file(benchmark)}) must be described, and {BENCHMARK_FACTS} "
+            f"describes {', '.join(about) or 'none'}; evaluate both policies again, or take "
+            "the file out.",
             path,
         )
     return [Quantity(**one) for one in about[benchmark]["quantities"]]

@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from plumbrule.errors import ArtifactError
 from plumbrule.lm.cost_metrics import COSTS
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, read_manifest
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.layout import artifacts_of, find_artifact
+from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest
 
 
 def input_of(artifact: Artifact, slot: str) -> str | None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.benchmarks.quantity import items_file
 from eval.comparisons.compare import same_terms
 from eval.comparisons.config import MethodsConfig
 from eval.comparisons.costs import input_of, lineage, total
@@ -37,7 +38,9 @@ from plumbrule.inputs import Gathered, Inputs
 from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import BEST_OF_N, FIGURES, METHODS, NOTES, PROMPTS, TABLES
+from plumbrule.store.json_files import write_json
 
 Items = dict[tuple[str, str], Mapping[str, Any]]
 """(prompt id, condition) -> item row."""
@@ -71,11 +74,11 @@ def run(
     trials = [Trial(method, setting, runs) for (method, setting), runs in by_trial.items()]
     chosen = choose(trials, config)
     curve = best_of_n(Inputs(inputs).variations("best_of_n"), asked, config)
-    write_json(out / "methods.json", [as_row(t, t in chosen.values(), config) for t in trials])
-    write_json(out / "best_of_n.json", curve)
-    write_json(out / "tables.json", [table(trials, chosen, config), *curve_tables(curve)])
-    write_json(out / "figures.json", [figure(trials, curve, config)])
-    write_json(out / "notes.json", [*notes(trials, chosen, config), *dict.fromkeys(said)])
+    write_json(out / METHODS, [as_row(t, t in chosen.values(), config) for t in trials])
+    write_json(out / BEST_OF_N, curve)
+    write_json(out / TABLES, [table(trials, chosen, config), *curve_tables(curve)])
+    write_json(out / FIGURES, [figure(trials, curve, config)])
+    write_json(out / NOTES, [*notes(trials, chosen, config), *dict.fromkeys(said)])
     found = {f"methods/gold_gain_{m}": trial.gain("test", config) for m, trial in chosen.items()}
     found |= {f"methods/kl_{m}": trial.kl("test", config) for m, trial in chosen.items()}
     costs = {f"methods/{n}_{m}": trial.cost(n) for m, trial in chosen.items() for n in COSTS}
@@ -145,7 +148,7 @@ WAYS = {
 
 def read_items(artifact: Artifact) -> Items:
     """Return the item rows of an evaluation's held-out prompts."""
-    path = artifact.file("items/prompts.jsonl")
+    path = artifact.file(items_file("prompts"))
     return {(row["id"], row["condition"]): row for _, row in read_rows(path)}
 
 
@@ -167,7 +170,7 @@ def best_of_n(
     for one in given:
         curve: dict[int, list[float]] = {}
         whose: list[str] = []
-        for _, row in read_rows(one.artifact.file("prompts.jsonl")):
+        for _, row in read_rows(one.artifact.file(PROMPTS)):
             if "utility" not in row:
                 raise DataError(
                     "answers must have a utility; sample them with labeller=gold.",

@@ -20,7 +20,9 @@ from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, seed_interval
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import SUMMARY, TABLES
+from plumbrule.store.json_files import write_json
 
 
 class Line(NamedTuple):
@@ -56,8 +58,8 @@ def run(
             f"summary.baseline (={config.baseline}) must be one of {', '.join(by_label)}."
         )
     lines = [line for metric in config.metrics for line in summarise(metric, by_label, config)]
-    write_json(out / "summary.json", [as_row(line) for line in lines])
-    write_json(out / "tables.json", [table(lines, config.baseline)])
+    write_json(out / SUMMARY, [as_row(line) for line in lines])
+    write_json(out / TABLES, [table(lines, config.baseline)])
     named = {f"summary/{line.metric}_{line.label}".replace(" ", "_"): line.mean for line in lines}
     return publish(named, out)
 

@@ -9,8 +9,9 @@ from typing import Any
 from plumbrule.cli.store_names import pasted, runs
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.stages import STAGES
-from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences, hashed_config
+from plumbrule.store.manifests import Manifest
 
 MOST_CHANGES = 4
 """Settings that are shown of an artifact."""

@@ -58,14 +58,12 @@ from plumbrule.report.sweep_table import (
     read_cell,
     write_cell,
 )
-from plumbrule.store.artifacts import Store, write_json
-from plumbrule.store.layout import RUNS, store_root
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import write_json
+from plumbrule.store.layout import REPORT_PAGE, RUN_RECORD, RUNS, TRACEBACK, store_root
 from plumbrule.surroundings import prepare_streams
 from plumbrule.tracking.trackers import TRACKERS, CommandFacts, RunTracker
 from plumbrule.tracking.wandb_start import check_wandb
-
-TRACEBACK = "failure.txt"
-"""In the folder of a run that an error ended which is more than its one line."""
 
 
 def main() -> None:
@@ -231,7 +229,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     folder = store.root / RUNS / config.run.name / run_id
     folder.mkdir(parents=True)
     write_json(
-        folder / "run.json", {**record.opening(config, overrides, run_id), "state": "running"}
+        folder / RUN_RECORD, {**record.opening(config, overrides, run_id), "state": "running"}
     )
     tracker: RunTracker | None = None
     try:
@@ -242,7 +240,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
         seconds = time.monotonic() - began
         whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
         record.write_reports(whole, built, folder)
-        write_json(folder / "run.json", whole)
+        write_json(folder / RUN_RECORD, whole)
     except BaseException as error:
         opening = record.opening(config, overrides, run_id)
         if error.__cause__ is not None or not isinstance(
@@ -251,12 +249,12 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
             (folder / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
             say(f"traceback: {folder / TRACEBACK}")
         try:
-            write_json(folder / "run.json", {**opening, **describe_end(error, store)})
+            write_json(folder / RUN_RECORD, {**opening, **describe_end(error, store)})
         finally:
             if tracker is not None:
                 tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
         raise
-    tracker.finish(whole, folder / "report.html")
+    tracker.finish(whole, folder / REPORT_PAGE)
     finish(whole, folder)
     if cell is not None:
         shown = [*whole["headline"], *filter(None, [config.run.objective])]
@@ -335,7 +333,7 @@ def finish(whole: Mapping[str, Any], folder: Path) -> None:
     built = sum(node["state"] in ("built", "resumed") for node in whole["nodes"].values())
     say(
         f"done in {whole['metrics']['time/total_seconds']:.1f} s: {built} built, "
-        f"{len(whole['nodes']) - built} cached; report: {folder / 'report.html'}"
+        f"{len(whole['nodes']) - built} cached; report: {folder / REPORT_PAGE}"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from plumbrule.cli.store_names import find_artifact, find_run, pasted
 from plumbrule.report.metric_wording import bounds_text, describe
 from plumbrule.store.artifacts import Store
+from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT, TRACEBACK
 
 
 def show_what(store: Store, what: str, as_json: bool, verify: bool, full: bool) -> None:
@@ -60,7 +61,7 @@ def _verify_run(store: Store, record: Mapping[str, Any]) -> None:
 
 
 def _show_run(folder: Path, record: Mapping[str, Any], as_json: bool, full: bool) -> None:
-    report = folder / "report.md"
+    report = folder / REPORT_TEXT
     if as_json:
         print(json.dumps(record, indent=1))
     elif full and report.is_file():
@@ -96,8 +97,8 @@ def summary(folder: Path, record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {name:<{width}}  {metrics[name]:.4g}{interval}" + (f"  {unit}" if unit else "")
         )
-    files = [path for path in ("report.html", "failure.txt") if (folder / path).is_file()]
+    files = [path for path in (REPORT_PAGE, TRACEBACK) if (folder / path).is_file()]
     lines += [f"{Path(path).stem:<8} {folder / path}" for path in files]
-    if (folder / "report.md").is_file():
+    if (folder / REPORT_TEXT).is_file():
         lines.append(f"all of it: plumbrule show {folder.name} --full")
     return lines

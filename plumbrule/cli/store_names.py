@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ArtifactError, listed
 from plumbrule.report.contents import command_of
-from plumbrule.store.artifacts import MANIFEST, Manifest, Store, read_manifest
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import read_json
+from plumbrule.store.layout import RUN_RECORD, RUNS
+from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest
 
 
 def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
     """Return (folder, record) of every run of the store, oldest first."""
     found = []
-    for path in store.root.glob("runs/*/*/run.json"):
+    for path in store.root.glob(f"{RUNS}/*/*/{RUN_RECORD}"):
         try:
-            record = json.loads(path.read_bytes().decode("utf-8"))
+            record = read_json(path)
             found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
         except (OSError, ValueError, TypeError, RecursionError):  # damaged
             continue

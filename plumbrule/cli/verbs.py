@@ -37,13 +37,13 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import is_adapter_folder
-from plumbrule.store.artifacts import Artifact, Manifest, Store
+from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.claims import BUILD
+from plumbrule.store.file_names import LABELLING, MODEL
+from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import VARIABLE, kind_folder, kind_of, store_root
-from plumbrule.store.manifests import is_inside
+from plumbrule.store.manifests import Manifest, is_inside
 
-LABELLING = "labelling.json"
-"""In a feedback artifact's folder: where the questions lie that it asks of people."""
 VERBS = {
     "ls": "list runs, newest last, or artifacts with --artifacts",
     "show": "print a run or an artifact",
@@ -213,7 +213,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
     if run is not None:
         nodes = run[1].get("nodes", {})
         folders = {
-            name: store.root / about["artifact"] / "model"
+            name: store.root / about["artifact"] / MODEL
             for name, about in nodes.items()
             if about["kind"] in POLICY_KINDS and node in (None, name)
         }
@@ -226,7 +226,7 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
         [folder] = folders.values()
         published = True
     elif given.is_dir():
-        folder = given if is_adapter_folder(given) else given / "model"
+        folder = given if is_adapter_folder(given) else given / MODEL
     else:
         manifest = find_artifact(store, what)
         if manifest.kind not in POLICY_KINDS:
@@ -234,14 +234,14 @@ def adapter_in(store: Store, what: str, node: str | None) -> Path:
                 f"{what!r} (={manifest.kind}) must be a policy ({', '.join(POLICY_KINDS)}); "
                 "name one."
             )
-        folder = store.folder(manifest.kind, manifest.fingerprint) / "model"
+        folder = store.folder(manifest.kind, manifest.fingerprint) / MODEL
         published = True
     if not is_adapter_folder(folder):
         raise ArtifactError(
             f"{what!r} must hold an adapter to be merged; {folder} "
             + ("is a whole model already." if folder.is_dir() else "is not there.")
         )
-    return Artifact.at(folder.parent).file("model") if published else folder
+    return Artifact.at(folder.parent).file(MODEL) if published else folder
 
 
 def _feedback(store: Store, name: str) -> list[Path]:
@@ -258,7 +258,7 @@ def _labels(path: Path) -> str:
     Raises: ArtifactError: its pointer is damaged.
     """
     try:
-        folder = json.loads(path.read_bytes().decode("utf-8"))["labels"]
+        folder = read_json(path)["labels"]
         if is_inside(folder):
             return folder
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -47,10 +47,11 @@ from plumbrule.lm.chat import (
 from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.lm.model_probe import choose_passes
-from plumbrule.lm.policy import POLICY_FILE, Policy, PolicySpec, fits, select_passages
+from plumbrule.lm.policy import Policy, PolicySpec, fits, select_passages
 from plumbrule.lm.weights import load_whole
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import BASE, is_adapter_folder
+from plumbrule.store.file_names import POLICY_FILE
 from plumbrule.store.model_files import PICKLES
 from plumbrule.store.packaged_files import located
 

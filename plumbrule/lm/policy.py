@@ -24,7 +24,6 @@ from plumbrule.errors import ArtifactError, DataError
 from plumbrule.lm.chat import encode_chat, encode_text
 from plumbrule.lm.templates import arrange, check_chats
 
-POLICY_FILE = "policy.json"
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
 MAX_KEPT_PROMPTS = 65_536
 """Encoded prompts that a policy remembers: those of an update, of a ranking, of a search. 4 bytes a

@@ -7,7 +7,6 @@ can't be written the rates are measured once per command.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -16,12 +15,15 @@ import torch
 
 from plumbrule.machine import cpus
 from plumbrule.machine.matmul import measured_gflops
-from plumbrule.store.artifacts import write_json
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.json_files import read_json, write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _measured: dict[str, dict[str, float]] = {}
+
+FILE = "matmul_rates.json"
+"""In the cache folder: key -> precision -> GFLOP/s."""
 
 
 def matmul_gflops(device: torch.device) -> dict[str, float]:
@@ -53,7 +55,7 @@ def _kept(key: str) -> dict[str, float] | None:
     """Return the rates that were kept, None where there are none that can be read."""
     folder = cache_folder()
     try:
-        found = json.loads((folder / "matmul_rates.json").read_text("utf-8"))[key] if folder else {}
+        found = read_json(folder / FILE)[key] if folder else {}
         rates = {name: float(found[name]) for name in DTYPES}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -65,10 +67,10 @@ def _measure_and_keep(key: str, device: torch.device) -> dict[str, float]:
     folder = cache_folder()
     if folder is None:
         return rates
-    path = folder / "matmul_rates.json"
+    path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        others = read_json(path) if path.is_file() else {}
         write_json(path, {**(others if isinstance(others, dict) else {}), key: rates})
     except (OSError, ValueError):
         pass  # a home that can't be written: measured again by the next command

@@ -36,9 +36,9 @@ from plumbrule.pipeline.launch import run_in_processes
 from plumbrule.pipeline.stages import STAGES, section_of
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
-from plumbrule.store.artifacts import Artifact, Manifest, Store
+from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.checkpoints import newest
-from plumbrule.store.file_names import METRIC_ROWS
+from plumbrule.store.file_names import CHECKPOINTS, METRIC_ROWS, WANDB_RUN
 from plumbrule.store.fingerprint import (
     changed_settings,
     code_hashes,
@@ -47,6 +47,7 @@ from plumbrule.store.fingerprint import (
     forget,
     hashed_config,
 )
+from plumbrule.store.manifests import Manifest
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from plumbrule.tracking.trackers import FilesOnly, NodeFacts, RunTracker
@@ -316,7 +317,7 @@ def _resolve(
             manifest = _copy(planned.node.config, context.store, attempt, claim)
             attempts.clear(claim)
             return NodeResult(planned, manifest, folder, "cached")
-        begun = newest(attempt / "checkpoints")
+        begun = newest(attempt / CHECKPOINTS)
         resumed = begun is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
         moved = machine.moved(begun[1], context.runtime) if begun else None
@@ -446,7 +447,7 @@ def artifact_of(built: NodeResult) -> Artifact:
 
 def _tracker(about: NodeFacts, context: RunContext) -> FileTracker:
     """Return the node's tracker; its metrics file stays with unfinished work to be resumed."""
-    if newest(about.folder / "checkpoints") is None:
-        for name in (METRIC_ROWS, "checkpoints/wandb.json"):
+    if newest(about.folder / CHECKPOINTS) is None:
+        for name in (METRIC_ROWS, WANDB_RUN):
             (about.folder / name).unlink(missing_ok=True)
     return FileTracker(about.folder, context.tracker.stage(about))

@@ -18,8 +18,11 @@ from typing import Any
 from plumbrule.atlas.config import ATLAS_SIZES
 from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.stages import STAGES
-from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences
+from plumbrule.store.json_files import read_json
+from plumbrule.store.layout import RUN_RECORD, RUNS
+from plumbrule.store.manifests import Manifest
 
 LIKE = 5
 """Manifests of a node from which its time is guessed."""
@@ -167,9 +170,9 @@ def _debug_runs(store: Store, manifests: Iterable[Manifest]) -> set[str]:
     """Return which of the runs that published artifacts had debug=<file>."""
     found = set()
     for name in {_run_of(m) for m in manifests} - {""}:
-        path = store.root / "runs" / name / "run.json"
+        path = store.root / RUNS / name / RUN_RECORD
         try:
-            overrides = json.loads(path.read_bytes().decode("utf-8"))["overrides"]
+            overrides = read_json(path)["overrides"]
             if any(o.startswith("debug=") and o != "debug=null" for o in overrides):
                 found.add(name)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import socket
 import subprocess
@@ -21,7 +20,9 @@ from plumbrule.machine.environment import num_threads
 from plumbrule.pipeline.graph import Node
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import RESULT, STAGE
+from plumbrule.store.json_files import read_json, write_json
 
 FIRST_PORT, PORTS = 20_000, 10_000
 """Where the processes of several machines meet, by the number of their Slurm job."""
@@ -37,7 +38,7 @@ def run_in_processes(
     Raises: TrainingError: a process failed; its own output says why.
     """
     write_json(
-        folder / "stage.json",
+        folder / STAGE,
         {
             "kind": node.kind,
             "config": asdict(node.config),
@@ -53,7 +54,7 @@ def run_in_processes(
             },
         },
     )
-    result = folder / "result.json"
+    result = folder / RESULT
     result.unlink(missing_ok=True)
     command = [*torchrun(runtime, os.environ), "-m", "plumbrule.pipeline.worker", str(folder)]
     environment = {**os.environ}
@@ -71,7 +72,7 @@ def run_in_processes(
             f"stage {node.kind} failed in one of its {runtime.processes * runtime.nodes} processes "
             f"(exit code {code}); see its output above."
         )
-    return json.loads(result.read_text(encoding="utf-8"))
+    return read_json(result)
 
 
 def _free_accelerator() -> None:

@@ -17,6 +17,7 @@ from plumbrule.pipeline.execute import NodeResult
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
 from plumbrule.store.artifacts import Store
+from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT
 
 PATTERNS = tuple(pattern for stage in STAGES.values() for pattern in stage.headline)
 HEADLINE = tuple(
@@ -157,5 +158,5 @@ def write_reports(record: Mapping[str, Any], built: Mapping[str, NodeResult], fo
 
     folders = {name: b.folder for name, b in built.items()}
     html, markdown = render_report(record, folders)
-    (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "report.md").write_text(markdown, encoding="utf-8")
+    (folder / REPORT_PAGE).write_text(html, encoding="utf-8")
+    (folder / REPORT_TEXT).write_text(markdown, encoding="utf-8")

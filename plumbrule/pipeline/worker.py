@@ -9,6 +9,8 @@ if it is not.
 
 from __future__ import annotations
 
+from plumbrule.store.file_names import RESULT, STAGE
+
 import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import json
@@ -31,7 +33,8 @@ from plumbrule.pipeline.stages import STAGES
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import read_json, write_json
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 
 WATCH_SECONDS = 1.0
@@ -42,7 +45,7 @@ def main(folder: Path) -> None:
     """Run this process's share of the stage in `folder`."""
     from plumbrule.lm.parallel import distributed
 
-    stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    stage = read_json(folder / STAGE)
     kind = stage["kind"]
     parent = stage["parent"]
     if parent["host"] == socket.gethostname():  # on other machines srun ends what it started
@@ -70,7 +73,7 @@ def main(folder: Path) -> None:
         tracker: Tracker = FileTracker(folder) if distributed.is_main() else NullTracker()
         metrics = stage_function(kind)(config, inputs, runtime, folder, tracker)
         if distributed.is_main():
-            write_json(folder / "result.json", dict(metrics))
+            write_json(folder / RESULT, dict(metrics))
     finally:
         distributed.stop()
 

@@ -11,10 +11,20 @@ from typing import Any
 
 from plumbrule.report import figures, plots
 from plumbrule.report.answers import MAIN, answer
-from plumbrule.report.metric_wording import METRICS, better_when, describe, within
+from plumbrule.report.metric_wording import WORDINGS, better_when, describe, within
 from plumbrule.store import json_files
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.headline import INTERVALS
+from plumbrule.store.file_names import (
+    COMPARISONS,
+    FIGURES,
+    INTERVALS,
+    METRIC_ROWS,
+    METRICS,
+    NOTES,
+    REPORT_CARD,
+    SAMPLES,
+    TABLES,
+)
 from plumbrule.store.input_names import SIGN
 from plumbrule.store.metric_rows import read_metrics
 
@@ -37,9 +47,7 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         for name, number in (read_json(folder, INTERVALS) or {}).items():
             intervals |= {f"{node}:{name}": number, name: intervals.get(name, number)}
     comparisons = {
-        name: rows
-        for name, folder in folders.items()
-        if (rows := read_json(folder, "comparisons.json"))
+        name: rows for name, folder in folders.items() if (rows := read_json(folder, COMPARISONS))
     }
     answered = [name for name in comparisons if name in shown or not _is_further_seed(name, shown)]
     answers = [answer(name, comparisons[name], nodes) for name in answered[:MAX_ANSWERS]]
@@ -54,7 +62,7 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         "node_notes": [
             (name, note.removeprefix(f"{name}: "))
             for name, folder in shown.items()
-            for note in read_json(folder, "notes.json") or []
+            for note in read_json(folder, NOTES) or []
         ],
         "headline": [
             {**_headline(name, metrics, intervals.get(name, {})), "is_main": name == main_card}
@@ -68,26 +76,22 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
             (name, _comparison(rows)) for name, rows in comparisons.items() if name in shown
         ],
         "benchmarks": _benchmarks(
-            {
-                name: found
-                for name, folder in shown.items()
-                if (found := read_json(folder, "metrics.json"))
-            }
+            {name: found for name, folder in shown.items() if (found := read_json(folder, METRICS))}
         ),
         "cards": [
             (name, _flatten(found), figures.reliability(found.get("reliability", [])))
             for name, folder in shown.items()
-            if (found := read_json(folder, "report_card.json"))
+            if (found := read_json(folder, REPORT_CARD))
         ],
         "figures": [
             (name, [_plot(figure) for figure in found])
             for name, folder in folders.items()
-            if (found := read_json(folder, "figures.json"))
+            if (found := read_json(folder, FIGURES))
         ],
         "tables": [
             (name, table)
             for name, folder in shown.items()
-            for table in read_json(folder, "tables.json") or []
+            for table in read_json(folder, TABLES) or []
         ],
         "curves": [
             (name, charts) for name, cells in by_node(folders).items() if (charts := _curves(cells))
@@ -208,7 +212,7 @@ def paired_samples(
     sides = [
         {
             (row["benchmark"], row["condition"], row["id"]): row
-            for row in read_jsonl(folders[inputs[slot]], "samples.jsonl")
+            for row in read_jsonl(folders[inputs[slot]], SAMPLES)
             if "response" in row
         }
         for slot in ("baseline", "policy")
@@ -415,13 +419,13 @@ def _curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell, artifact in cells.items():
-        logged = artifact.has("metrics.jsonl") and artifact.file("metrics.jsonl").parent
+        logged = artifact.has(METRIC_ROWS) and artifact.file(METRIC_ROWS).parent
         for row in read_metrics(logged) if logged else []:
             for name, value in row.items():
                 if name != "update" and isinstance(value, int | float) and math.isfinite(value):
                     points = series.setdefault(name, {}).setdefault(cell, [])
                     points.append((row["update"], value))
-    order = list(METRICS)
+    order = list(WORDINGS)
     names = [n for n, by in series.items() if max(map(len, by.values())) >= 3]
     names = [n for n in names if not n.startswith("time/")]
     names.sort(key=lambda n: order.index(n) if n in order else len(order))
@@ -462,7 +466,7 @@ def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[f
 
 def _samples(artifact: Artifact) -> list[list[tuple[str, str]]]:
     """Return the first samples of an artifact as lists of (field, text)."""
-    return [list(_fields(row)) for row in read_jsonl(artifact, "samples.jsonl")[:MAX_SAMPLES]]
+    return [list(_fields(row)) for row in read_jsonl(artifact, SAMPLES)[:MAX_SAMPLES]]
 
 
 def _fields(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ def read_wording(path: Path) -> dict[str, Wording]:
     return {name: Wording(about["unit"], about["meaning"]) for name, about in words.items()}
 
 
-METRICS = {name: words for path in wording_files() for name, words in read_wording(path).items()}
+WORDINGS = {name: words for path in wording_files() for name, words in read_wording(path).items()}
 """Metric -> its wording. `*/gold_gain` is any stage's."""
 
 
@@ -55,8 +55,8 @@ def describe(name: str) -> Wording:
         return Wording(found.unit if meaning else "", meaning)
     while True:
         for known in (name, f"*/{name.partition('/')[2]}"):
-            if known in METRICS:
-                return METRICS[known]
+            if known in WORDINGS:
+                return WORDINGS[known]
         if "_" not in name:
             return Wording("", "")
         name = name.rpartition("_")[0]

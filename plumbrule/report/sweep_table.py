@@ -10,7 +10,6 @@ lies where its metric can't.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from plumbrule.report.metric_wording import direction, within
 from plumbrule.statistics import seed_interval
-from plumbrule.store.artifacts import write_json
+from plumbrule.store.json_files import read_json, write_json
 
 CELL = "cell.json"
 STOPPED = "stopped by "
@@ -75,7 +74,7 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(path: Path, sweep: str) -> Cell | None:
     """Return the cell in a file; None: it is not there, can't be read, or is of another sweep."""
     try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
+        found = read_json(path)
         return Cell(**found) if found["sweep"] == sweep else None
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.store.file_names import POLICY_FILE
+from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import is_artifact_folder
+from plumbrule.store.manifests import MANIFEST
 from plumbrule.store.model_files import LFS_POINTER, PICKLES
 from plumbrule.store.packaged_files import located
 
@@ -117,7 +120,7 @@ def base_of(folder: Path) -> tuple[str | Path, str | None]:
     places = [folder / name] if own is not None else [folder / name, Path(found)]
     base = next((place for place in places if place.is_dir()), None)
     if base is not None:
-        if (folder.parent / "manifest.json").is_file() and not _lies_in(base, folder):
+        if (folder.parent / MANIFEST).is_file() and not _lies_in(base, folder):
             raise ConfigError(
                 f"adapter {folder}: its base (={name}) must lie in the artifact itself; remove the "
                 "artifact's folder to build it again."
@@ -218,7 +221,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _own_base(folder: Path) -> str | None:
     """Return the base that the folder's `policy.json` names, seen from the folder, if one does."""
     try:
-        base = json.loads((folder / "policy.json").read_text(encoding="utf-8")).get("base")
+        base = read_json(folder / POLICY_FILE).get("base")
     except (OSError, ValueError, AttributeError):
         return None
     return base if isinstance(base, str) and base else None

@@ -39,12 +39,13 @@ from plumbrule.store.checkpoints import (
     newest,
 )
 from plumbrule.store.claims import Claim, Owner, build_folder
+from plumbrule.store.file_names import CHECKPOINTS, RESULT, STAGE
 from plumbrule.store.manifests import MANIFEST
 
 OWNER = "owner.json"
-WORKING = ("checkpoints", claims.NAME, OWNER, "stage.json", "result.json")
+WORKING = (CHECKPOINTS, claims.NAME, OWNER, STAGE, RESULT)
 """What lies in an attempt and is never published."""
-NEVER_TAKEN = (MANIFEST, claims.NAME, OWNER, "stage.json", "result.json")
+NEVER_TAKEN = (MANIFEST, claims.NAME, OWNER, STAGE, RESULT)
 _TAKEN, _BEGUN = ".taken-", ".begun-"
 
 
@@ -99,7 +100,7 @@ def refuse_changed_logs(attempts: Sequence[Path]) -> None:
     It would be published with what is made anew, and metrics at the end are made of it.
     """
     best = max(attempts, key=_progress, default=None)
-    found = newest(best / "checkpoints") if best is not None else None
+    found = newest(best / CHECKPOINTS) if best is not None else None
     changed = changed_log(found[1]) if found is not None else None
     if changed is not None and found is not None:
         rollout = "" if changed.suffix == ".jsonl" else ", remove it alone to go on without it"
@@ -176,7 +177,7 @@ def _take(old: Path, build: Path, owner: Owner) -> Path:
 
 
 def _step(attempt: Path) -> int:
-    found = newest(attempt / "checkpoints")
+    found = newest(attempt / CHECKPOINTS)
     return -1 if found is None else found[0]
 
 

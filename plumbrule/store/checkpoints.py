@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.store.content_digests import FAST, digests
+from plumbrule.store.file_names import CHECKPOINTS, METRIC_ROWS, ROLLOUTS
 
 MARK = "COMPLETE"
 WHERE = "machine.json"
 BESIDE = "logs.json"
-LOGS = ("metrics.jsonl", "rollouts/*.parquet")
+LOGS = (METRIC_ROWS, f"{ROLLOUTS}/*.parquet")
 """What a stage adds rows or whole files to, beside its `checkpoints` folder, and a resumed one
 publishes. What stood there when a checkpoint was made is not written again after it."""
 MACHINE: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def seal(folder: Path) -> None:
 
 def attempt_of(folder: Path) -> Path | None:
     """Return the attempt that a checkpoint belongs to; None: it lies in no `checkpoints` folder."""
-    return next((path.parent for path in folder.parents if path.name == "checkpoints"), None)
+    return next((path.parent for path in folder.parents if path.name == CHECKPOINTS), None)
 
 
 def _logs_now(attempt: Path, saves: Path) -> dict[str, dict[str, Any]]:

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from plumbrule.store.file_names import INTERVALS
 from plumbrule.store.json_files import write_json
-
-INTERVALS = "intervals.json"
-"""Headline metric -> value, low, high, n, groups and perhaps reason, as `Interval.as_json` gives
-them; in the artifact of each stage whose headline has intervals."""
 
 
 def publish(numbers: Mapping[str, Mapping[str, Any]], out: Path) -> dict[str, float]:

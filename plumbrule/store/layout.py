@@ -18,6 +18,11 @@ from plumbrule.store.manifests import MANIFEST
 
 VARIABLE = "PLUMBRULE_STORE"
 ARTIFACTS, RUNS, LABELS = "artifacts", "runs", "labels"
+RUN_RECORD = "run.json"
+"""In the folder of a run: what it was and what became of it."""
+REPORT_PAGE, REPORT_TEXT = "report.html", "report.md"
+TRACEBACK = "failure.txt"
+"""In the folder of a run that an error ended which is more than its one line."""
 
 
 def store_root(given: str | Path | None = None) -> str:

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ConfigError
+from plumbrule.store.file_names import MODEL
+from plumbrule.store.json_files import read_json
+from plumbrule.store.manifests import MANIFEST
 
 SHIPPED = {"plumbrule/atlas-base": Path(__file__).parents[1] / "atlas" / "base"}
 """Name -> folder. `plumbrule experiment=atlas_base` rebuilds it; `scripts/ship_atlas.py` puts it
@@ -28,7 +31,7 @@ def located(name: str | Path) -> str | Path:
     """
     if not isinstance(name, str) or name not in SHIPPED or Path(name).is_dir():
         return name
-    folder = SHIPPED[name] / "model"
+    folder = SHIPPED[name] / MODEL
     if not folder.is_dir():
         raise ConfigError(
             f"model.name_or_path (={name}) must be in {folder}, where it is shipped; restore it, "
@@ -43,13 +46,13 @@ def shipped_world(name: str) -> dict[str, Any]:
     Raises: ConfigError: its manifest is missing or damaged.
     """
     folder = next(
-        (f for f in SHIPPED.values() if Path(located(name)).resolve() == (f / "model").resolve()),
+        (f for f in SHIPPED.values() if Path(located(name)).resolve() == (f / MODEL).resolve()),
         None,
     )
     if folder is None:
         return {}
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         return dict(manifest["world"])
     except (OSError, json.JSONDecodeError, KeyError) as error:
         raise ConfigError(

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from plumbrule.store.file_names import METRIC_ROWS
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.progress import Progress
 
@@ -59,7 +60,7 @@ class FileTracker:
     """Appends to `<out>/metrics.jsonl`, tells `mirror`, and shows progress on standard error."""
 
     def __init__(self, out: Path, mirror: Mirror | None = None):
-        self.path, self.mirror = out / "metrics.jsonl", mirror
+        self.path, self.mirror = out / METRIC_ROWS, mirror
 
     def log(self, metrics: Mapping[str, float], update: int) -> None:
         """Append one row; NaN and infinity are written as text, since JSON has neither."""

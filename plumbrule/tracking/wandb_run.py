@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.store.artifacts import write_json
+from plumbrule.store.file_names import WANDB_RUN
+from plumbrule.store.json_files import read_json, write_json
 from plumbrule.tracking.config import TrackingConfig
 from plumbrule.tracking.stage_tracker import Mirror
 from plumbrule.tracking.trackers import CommandFacts, NodeFacts, RunTracker
@@ -173,9 +174,9 @@ def _stage_run(
 
 def _kept_id(about: NodeFacts) -> str:
     """Return the id of this building's run, which lies beside its checkpoints."""
-    path = about.folder / "checkpoints" / "wandb.json"
+    path = about.folder / WANDB_RUN
     try:
-        return str(json.loads(path.read_bytes().decode("utf-8"))["run_id"])
+        return str(read_json(path)["run_id"])
     except (OSError, ValueError, KeyError, TypeError):
         run_id = f"{about.fingerprint}-{os.urandom(3).hex()}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ batched in the last bits; the hashing encoder's don't.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -23,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.store.json_files import read_json
 from plumbrule.store.model_files import model_damage
 from rag.index.hash_encoder import HashingEncoder
 from rag.options import ENCODERS
@@ -179,7 +179,7 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
     parts = folder / "modules.json"
     paths = [""]
     if parts.is_file():
-        paths = [part["path"] for part in json.loads(parts.read_text(encoding="utf-8"))]
+        paths = [part["path"] for part in read_json(parts)]
     for path, module in zip(paths, model, strict=False):
         if hasattr(module, "auto_model"):  # the part that transformers reads
             require_whole_encoder(cast(Any, module).auto_model, folder / path)

@@ -18,11 +18,10 @@ from plumbrule.errors import DataError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import NOTES, REPLIES, SAMPLES, SPLITS
 from rlhf.best_of_n.config import RejectConfig
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms
-
-SPLITS = {"train": "records.jsonl", "validation": "validation.jsonl"}
 
 
 def run(
@@ -36,10 +35,10 @@ def run(
 
     Raises: DataError: no prompt of a split has a finished answer.
     """
-    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
+    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     metrics: dict[str, float] = {}
     for split, name in SPLITS.items():
-        prompts = read_answers(inputs["samples"].file("samples.jsonl"), split)
+        prompts = read_answers(inputs["samples"].file(SAMPLES), split)
         rewards = score_answers(prompts, scorers, config.reward, tracker)
         kept = [chosen(p, r, config.keep) for p, r in zip(prompts, rewards, strict=True)]
         demonstrations = [
@@ -53,7 +52,7 @@ def run(
             raise DataError(
                 f"split {split} must hold a finished answer that is not blank; raise "
                 "feedback.sampling.max_new_tokens.",
-                inputs["samples"].file("samples.jsonl"),
+                inputs["samples"].file(SAMPLES),
             )
         write_records(demonstrations, out / name)
         if split == "train":
@@ -67,7 +66,7 @@ def run(
                 "reject/prompts_left_out": float(sum(not places for places in kept)),
                 "reject/reward_gain": float(np.mean(gains)),
             }
-    write_json(out / "notes.json", config.reward.notes())
+    write_json(out / NOTES, config.reward.notes())
     return metrics
 
 

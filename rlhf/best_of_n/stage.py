@@ -31,6 +31,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval, mean_interval
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import CURVE, NOTES, PROMPTS, REPLIES, SAMPLES, TABLES
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.best_of_n.config import BestOfNConfig
@@ -54,18 +55,18 @@ def run(
     DataError: no prompt has answers. TrainingError: a term raises, or gives NaN or Inf.
     """
     # 1 score
-    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
-    prompts = read_answers(inputs["samples"].file("samples.jsonl"), config.split)
+    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
+    prompts = read_answers(inputs["samples"].file(SAMPLES), config.split)
     wanted = sizes(config.sizes, min(len(p.responses) for p in prompts))
     rewards = score_answers(prompts, scorers, config.reward, tracker)
     # 2 the curve
     curve = [point(n, prompts, rewards) for n in wanted]
     # 3 write
-    write_prompts(out / "prompts.jsonl", wanted, prompts, rewards)
-    write_json(out / "curve.json", curve)
-    write_json(out / "notes.json", config.reward.notes())
-    write_json(out / "tables.json", [table(curve)])
-    write_samples(out / "samples.jsonl", prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
+    write_prompts(out / PROMPTS, wanted, prompts, rewards)
+    write_json(out / CURVE, curve)
+    write_json(out / NOTES, config.reward.notes())
+    write_json(out / TABLES, [table(curve)])
+    write_samples(out / SAMPLES, prompts[:NUM_SHOWN], rewards[:NUM_SHOWN])
     last = curve[-1]
     metrics = {
         "best_of_n/n": float(last["n"]),

@@ -48,7 +48,15 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import NOTES, RECORDS, REPORT_CARD, SAMPLES, VALIDATION
+from plumbrule.store.file_names import (
+    CHECKPOINTS,
+    MODEL,
+    NOTES,
+    RECORDS,
+    REPORT_CARD,
+    SAMPLES,
+    VALIDATION,
+)
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_jsonl
 from rlhf.dpo.config import DPOConfig
@@ -115,12 +123,12 @@ def run(
             config,
             micro_batch_size=size,
             device=device,
-            saves=out / "checkpoints",
+            saves=out / CHECKPOINTS,
             tracker=tracker,
         )
 
     # 4
-    save_policy(policy, out / "model")
+    save_policy(policy, out / MODEL)
     after = answer_logprobs(policy, list(measured.values()), size)
     gains = [new - old for old, new in zip(before, after, strict=True)]
     logratios = dict(zip(measured, gains, strict=True))
@@ -136,7 +144,7 @@ def run(
         numbers |= card_metrics(card)
         metrics |= held_out_metrics(held_out, logratios, config)
     if sampled := asked[: config.num_kl_prompts]:
-        start = load_policy(inputs["policy"].file("model"), device=device)
+        start = load_policy(inputs["policy"].file(MODEL), device=device)
         numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
     metrics |= publish(numbers, out)
     rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
@@ -183,7 +191,7 @@ def starting_policy(config: DPOConfig, artifact: Artifact, device: torch.device)
 
     Raises: ConfigError: as `prepare_training`; an adapter on the output layer.
     """
-    policy = load_policy(artifact.file("model"), device=device)
+    policy = load_policy(artifact.file(MODEL), device=device)
     policy = prepare_training(policy, config.adapter, config.seed, "dpo.adapter")
     if has_adapter(policy) and hasattr(output_embeddings(policy.model), "lora_A"):
         raise ConfigError(

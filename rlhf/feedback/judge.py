@@ -38,6 +38,7 @@ from plumbrule.protocols import ProgressLine, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import MODEL
 from plumbrule.store.json_files import read_json, write_jsonl
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct
@@ -71,7 +72,7 @@ def open_judge(
     named = config.name_or_path
     try:
         judge = load_policy(
-            inputs["judge"].file("model") if named is None else named,
+            inputs["judge"].file(MODEL) if named is None else named,
             device=resolve_device(runtime),
             dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
             revision=config.revision,
@@ -136,14 +137,14 @@ def vote_on_chunk(
 ) -> list[Votes | None]:
     """Return the judge's votes on each question; [] and None as in `vote_on_all`."""
     one, other = words_of(judge, config)
-    room = judge.spec.context - max(len(one), len(other))
+    free_tokens = judge.spec.context - max(len(one), len(other))
     places: list[list[tuple[int, int]] | None] = []
     asked: list[list[int]] = []
     for question, row in zip(questions, answers, strict=True):
         ordered = _ordered_pairs(row)
         texts = [turn(config.question, question, row[i], row[j]) for i, j in ordered]
         prompts = [judge.encode((Message("user", text),)) for text in texts]
-        fits = all(len(prompt) <= room for prompt in prompts)
+        fits = all(len(prompt) <= free_tokens for prompt in prompts)
         places.append(ordered if fits else None)
         asked += prompts if fits else []
         line.skip(0 if fits else len(prompts))

@@ -34,6 +34,7 @@ from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import CHECKPOINTS, JUDGEMENTS, PEOPLES_LABELS, QUESTIONS, REPLIES
 from rlhf.feedback import judge
 from rlhf.feedback.config import PEOPLE, FeedbackConfig
 from rlhf.feedback.people import asking
@@ -154,7 +155,7 @@ def by_reward(
     A term that is normalised by its batch is normalised over all answers. Replies of a scorer
     behind a URL are kept under `replies/`.
     """
-    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
+    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     answered = [
         AnsweredPrompt(
             question.prompt,
@@ -182,9 +183,9 @@ def by_judge(
     None where all answers are equal or two of them are too long for it. Writes `judgements.jsonl`.
     """
     model = judge.open_judge(config.judge, inputs, runtime)
-    folder = out / "checkpoints" / "judge"
+    folder = out / CHECKPOINTS / "judge"
     votes = judge.vote_on_all(model, questions, answers, config.judge, folder, tracker)
-    judge.write_votes(out / "judgements.jsonl", questions, votes)
+    judge.write_votes(out / JUDGEMENTS, questions, votes)
     scores = [
         judge.scores_of(own, row) if own else None for own, row in zip(votes, answers, strict=True)
     ]
@@ -287,8 +288,8 @@ def by_people(
                 meta={**question.prompt.meta, **ranking.meta, "question_id": ranking.id},
             )
         judged.append(Judged(None, None, ranking))
-    write_questions(asked, out / "questions.jsonl")
-    write_file([own[q.id] for own in said.values() for q in asked], out / "labels.jsonl")
+    write_questions(asked, out / QUESTIONS)
+    write_file([own[q.id] for own in said.values() for q in asked], out / PEOPLES_LABELS)
     note = f"{unsaid} prompts were not ranked: no annotator could say which is better."
     metrics = {"feedback/prompts_cant_say": float(unsaid), **made.metrics}
     return Labels(judged, metrics, [note] if unsaid else [])

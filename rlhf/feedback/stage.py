@@ -28,7 +28,7 @@ from plumbrule.lm.logprobs import trunk
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import NOTES, SAMPLES, SPLITS
+from plumbrule.store.file_names import CHECKPOINTS, MODEL, NOTES, SAMPLES, SPLITS
 from plumbrule.store.json_files import write_jsonl
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
@@ -85,9 +85,9 @@ def answered(
     That is in weights that a token is multiplied with.
     The policy is gone afterwards: a labeller may need the memory.
     """
-    policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
+    policy = load_policy(inputs["policy"].file(MODEL), device=resolve_device(runtime))
     questions, num_too_long = read_questions(inputs, policy, config, runtime)
-    answers = sample_all(policy, questions, config, out / "checkpoints", tracker)
+    answers = sample_all(policy, questions, config, out / CHECKPOINTS, tracker)
     return questions, answers, num_too_long, num_weights(trunk(policy.model))
 
 

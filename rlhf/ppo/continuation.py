@@ -32,13 +32,13 @@ from torch import Tensor
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import MODEL, STATE, VALUE, WEIGHTS
 from plumbrule.store.manifests import inputs_of
-from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.state import LoopState, State, put_optimizer, put_weights, trained, weights_file
-from rlhf.ppo.step import Learner
 
 SLOT = "continues"
-FOLDER, CONTROL = "state", "control.json"
+CONTROL = "control.json"
 AVERAGE, OPTIMIZER = "average.safetensors", "optimizer.safetensors"
 
 
@@ -57,7 +57,7 @@ def write_end(out: Path, updates: int, control: LoopState, state: State | None) 
 
     Args: updates: all that were done. state: None keeps the published weights alone.
     """
-    folder = out / FOLDER
+    folder = out / STATE
     folder.mkdir(exist_ok=True)
     if state is not None:
         for name, weights in state.weights.items():
@@ -73,16 +73,20 @@ def write_end(out: Path, updates: int, control: LoopState, state: State | None) 
     write_json(folder / CONTROL, {"updates": updates, "kl_coef": control.kl_coef})
 
 
-def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner) -> Start:
+def start_of(
+    inputs: Mapping[str, Artifact], learner: Learner, kl_coef: float, *, steered: bool
+) -> Start:
     """Put the weights and moments of the run that is continued into `learner`, if there is one.
 
+    Args: kl_coef: as configured. steered: whether updates change it (`ppo.kl.target`): the run then
+    goes on with the last one's.
     Raises: ConfigError: that run started from another policy, or trained other weights.
     """
     if SLOT not in inputs:
-        return Start(0, LoopState(config.kl.coef))
+        return Start(0, LoopState(kl_coef))
     before = inputs[SLOT]
     _check_reference(before, inputs["policy"])
-    folder = before.file(FOLDER)
+    folder = before.file(STATE)
     ended = json.loads((folder / CONTROL).read_text(encoding="utf-8"))
     kept = (folder / OPTIMIZER).is_file()
     weights = _kept(folder, learner) if kept else _published(before, learner)
@@ -97,8 +101,7 @@ def start_of(config: PPOConfig, inputs: Mapping[str, Artifact], learner: Learner
         put_optimizer(learner, {**learner.optimizer.state_dict(), "state": state})
         if (folder / AVERAGE).is_file():
             average = load_file(folder / AVERAGE)
-    steered = config.kl.target is not None
-    control = LoopState(ended["kl_coef"] if steered else config.kl.coef)
+    control = LoopState(ended["kl_coef"] if steered else kl_coef)
     return Start(ended["updates"], control, average)
 
 
@@ -110,10 +113,10 @@ def _kept(folder: Path, learner: Learner) -> dict[str, Mapping[str, Tensor]]:
 
 def _published(before: Artifact, learner: Learner) -> dict[str, Mapping[str, Tensor]]:
     """Return the published weights by model and name."""
-    policy = load_policy(before.file("model"), device=torch.device("cpu"))
+    policy = load_policy(before.file(MODEL), device=torch.device("cpu"))
     found: dict[str, Mapping[str, Tensor]] = {"policy": dict(policy.model.named_parameters())}
     if learner.value_model is not None:
-        name = "value/model.safetensors"
+        name = f"{VALUE}/{WEIGHTS}"
         found["value model"] = load_file(before.file(name)) if before.has(name) else {}
     return found
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlhf.masked import fill
 from rlhf.ppo.kl import LARGEST_LOG_RATIO
+from rlhf.ppo.loss_inputs import PolicyLossInputs
 from rlhf.ppo.options import POLICY_LOSSES
 
 INVALID_LOGPROB = 1.0
@@ -39,21 +40,6 @@ class PolicyLoss(NamedTuple):
     """bool: the log-ratio was beyond what is exponentiated, so the token has no gradient."""
 
 
-class PolicyLossInputs(NamedTuple):
-    """What a policy loss may be made of, all (b, t). At padding ratio is 1 and advantage 0."""
-
-    logprobs: Tensor
-    """With gradient."""
-    old_logprobs: Tensor
-    ratio: Tensor
-    """pi(a|s) / pi_old(a|s), with gradient where the log-ratio is no larger than 20 nats."""
-    advantages: Tensor
-    action_mask: Tensor
-    """bool."""
-    cliprange: float
-    dual_clip: float | None
-
-
 class ValueLoss(NamedTuple):
     """Both (b, t). Elsewhere loss is 0 and clipped is False."""
 
@@ -73,7 +59,7 @@ def policy_loss(
     """Return the loss of each token by the policy loss `kind`, and what became of its ratio.
 
     Args: logprobs: (b, t) with gradient. old_logprobs, advantages: (b, t). action_mask: (b, t)
-    bool. cliprange: eps. dual_clip: c, above 1. kind: a name in `ppo_options.POLICY_LOSSES`.
+    bool. cliprange: eps. dual_clip: c, above 1. kind: a name in `options.POLICY_LOSSES`.
     Raises: ConfigError: no such name.
     """
     new, old = (fill(x, action_mask, INVALID_LOGPROB) for x in (logprobs, old_logprobs))

@@ -1,4 +1,4 @@
-"""The models of a PPO run: loaded, shared, spread over processes, and put together again."""
+"""The models of a PPO run: loaded, shared, sharded over processes, and gathered again."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import MODEL
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.learner import Learner, make_learner
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.shared_trunk import Actors, FrozenLayers, branch_of, make_actors
 from rlhf.ppo.state import put_weights, weights_of
-from rlhf.ppo.step import Learner, make_learner
 from rlhf.ppo.value_model import ValueModel, value_from_policy, value_from_reward_model, value_on
 from rlhf.reward_model.model import reward_model_of
 
@@ -31,9 +32,15 @@ def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch
     """
 
     def load() -> Policy:
-        return load_policy(inputs["policy"].file("model"), device=device)
+        return load_policy(inputs["policy"].file(MODEL), device=device)
 
-    return make_actors(load(), config, load)
+    return make_actors(
+        load(),
+        load,
+        adapter=config.adapter,
+        unfrozen_layers=config.unfrozen_layers,
+        seed=config.seed,
+    )
 
 
 def make_value_model(
@@ -54,7 +61,7 @@ def make_value_model(
     if config.value_init == "policy":
         before = actors.reference.policy
         if has_adapter(before):  # a value model's trunk is a plain one
-            start = load_policy(inputs["policy"].file("model"), device=policy.model.device)
+            start = load_policy(inputs["policy"].file(MODEL), device=policy.model.device)
             before = merged(start)
         return value_from_policy(before)
     models = Inputs(inputs).many("rm")
@@ -70,6 +77,19 @@ def make_value_model(
     return value_from_reward_model(reward_model)
 
 
+def assemble_learner(config: PPOConfig, actors: Actors, value_model: ValueModel | None) -> Learner:
+    """Return what is trained, with the optimizer that the config chooses."""
+    return make_learner(
+        actors.policy,
+        value_model,
+        actors.reader,
+        learning_rate=config.learning_rate,
+        value_learning_rate=config.value_learning_rate,
+        adam=config.adam,
+        adam_epsilon=config.adam_epsilon,
+    )
+
+
 def with_frozen_states(
     trajectory: Trajectory, layers: FrozenLayers | None, micro_batch_size: int
 ) -> Trajectory:
@@ -82,9 +102,9 @@ def with_frozen_states(
 
 
 def shard_models(actors: Actors, value_model: ValueModel | None, runtime: RuntimeConfig) -> bool:
-    """Spread the models' weights over the processes if that is configured; return whether.
+    """Shard the models' weights over the processes if that is configured; return whether.
 
-    Raises: ConfigError: a model that can't be spread.
+    Raises: ConfigError: a model that can't be sharded.
     """
     if runtime.sharding == "none" or distributed.world_size() == 1:
         return False
@@ -99,14 +119,14 @@ def shard_models(actors: Actors, value_model: ValueModel | None, runtime: Runtim
 def gather_full_model(
     config: PPOConfig, inputs: Mapping[str, Artifact], device: torch.device, learner: Learner
 ) -> tuple[Actors, Learner]:
-    """Return actors and a learner in one piece, with the weights of a learner that is spread.
+    """Return actors and a learner that are not sharded, with the weights of one that is.
 
-    Every process must come here; those of the main one alone hold what was learnt.
+    Collective: all ranks must call. Those of the main one alone hold what was learnt.
     """
     weights = weights_of(learner)
     actors = load_actors(config, inputs, device)
     value_model = make_value_model(config, actors, inputs)
-    learner = make_learner(actors.policy, value_model, config, actors.reader)
+    learner = assemble_learner(config, actors, value_model)
     if distributed.is_main():
         put_weights(learner, weights)
     return actors, learner

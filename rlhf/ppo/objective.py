@@ -12,12 +12,12 @@ from torch import Tensor
 
 from rlhf.masked import fill, whiten
 from rlhf.ppo.advantages import AdvantageInputs, Advantages
-from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import estimate, k1
 from rlhf.ppo.options import ADVANTAGES
 from rlhf.ppo.rollout.evaluation import Evaluation
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory
+from rlhf.ppo.update_settings import ShapingSettings
 from rlhf.rewards.transforms import (
     clip_scores,
     penalise_unfinished,
@@ -30,27 +30,24 @@ def shape(
     trajectory: Trajectory,
     outputs: Evaluation,
     terms: Mapping[str, Tensor],
-    config: PPOConfig,
-    kl_coef: float,
+    settings: ShapingSettings,
 ) -> Rollout:
     """Return the rollout with its scores, rewards, advantages and returns.
 
     Args: outputs: the models' log-probs, values and entropies. terms: each reward term, (b,).
-    kl_coef: of the KL penalty in the reward (`kl_weights`).
     """
     mask, steps = trajectory.action_mask, trajectory.step_mask
     old = outputs.logprobs
-    if config.old_logprobs == "rollout":
+    if settings.old_logprobs == "rollout":
         old = trajectory.rollout_logprobs.to(old.dtype)
 
     # 3 Shape.
-    raw_scores = reward_of(terms, config.reward)
-    scores = penalise_unfinished(
-        clip_scores(raw_scores, config.score_clip), trajectory.finished, config.missing_eos_penalty
-    )
-    penalties = kl_coef * estimate(old, outputs.ref_logprobs, mask, config.kl.estimator)
+    raw_scores = reward_of(terms, settings.reward)
+    clipped = clip_scores(raw_scores, settings.score_clip)
+    scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
+    penalties = settings.kl_coef * estimate(old, outputs.ref_logprobs, mask, settings.kl_estimator)
     rewards = shape_rewards(scores, penalties, mask, steps)
-    if config.whiten_rewards:
+    if settings.whiten_rewards:
         rewards = whiten(rewards, steps, shift_mean=False)
 
     # 4 Advantages. The returns are made before whitening and never see it.
@@ -59,11 +56,11 @@ def shape(
         outputs.values,
         mask,
         steps,
-        advantage=config.advantage,
-        group_size=config.samples_per_prompt,
-        gamma=config.gamma,
-        lam=config.lam,
-        whiten_advantages=config.whiten_advantages,
+        advantage=settings.advantage,
+        group_size=settings.samples_per_prompt,
+        gamma=settings.gamma,
+        lam=settings.lam,
+        whiten_advantages=settings.whiten_advantages,
     )
     return Rollout(
         trajectory=trajectory,

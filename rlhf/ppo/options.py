@@ -6,7 +6,7 @@ here.
 
     table          setting                  what it maps to
     ADVANTAGES     ppo.advantage            AdvantageInputs -> Advantages (`advantages.py`)
-    POLICY_LOSSES  ppo.policy_loss          PolicyLossInputs -> (loss, clipped) (`losses.py`)
+    POLICY_LOSSES  ppo.policy_loss          PolicyLossInputs -> (loss, clipped) (`loss_inputs.py`)
     KL_ESTIMATORS  ppo.kl.estimator         log-ratios (b, t) -> nats (b, t) (`kl.py`)
     SCHEDULES      ppo.lr_scheduler_type    share of the run done -> share of the rate
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf.ppo.advantages import AdvantageInputs, Advantages
-    from rlhf.ppo.losses import PolicyLossInputs
+    from rlhf.ppo.loss_inputs import PolicyLossInputs
 
 ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
     "ppo.advantage",

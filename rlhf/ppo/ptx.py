@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,11 +24,18 @@ from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.lm.randomness import generator
 from plumbrule.lm.response_logprobs import token_logprobs
 from plumbrule.lm.token_rows import TokenRow
-from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.mini_batches import Place
 from rlhf.ppo.rollout.evaluation import compute_precision
 
-if TYPE_CHECKING:
-    from rlhf.ppo.step import Place
+
+class PTX(NamedTuple):
+    """What PPO-ptx adds to every optimizer step."""
+
+    demonstrations: Sequence[TokenRow]
+    coef: float
+    """Weight of their loss (mean nats per response token)."""
+    batch_size: int
+    """Demonstrations per optimizer step."""
 
 
 def read_demonstrations(path: Path, policy: Policy) -> list[TokenRow]:
@@ -50,18 +57,21 @@ def read_demonstrations(path: Path, policy: Policy) -> list[TokenRow]:
 
 def add_ptx_gradients(
     policy: Policy,
-    demonstrations: Sequence[TokenRow],
-    config: PPOConfig,
-    micro_batch_size: int,
+    ptx: PTX,
     place: Place,
+    *,
+    seed: int,
+    precision: str,
+    micro_batch_size: int,
 ) -> Tensor:
     """Add the gradient of this process's rows; return sums (2,) float64: loss, response tokens.
 
-    The gradient is that of ptx.coef times the mean negative log-likelihood of the response tokens
+    The gradient is that of `ptx.coef` times the mean negative log-likelihood of the response tokens
     of the step's demonstrations, over all processes.
     """
-    draw = generator("ppo ptx", config.seed, *place)
-    rows = draw.integers(len(demonstrations), size=config.ptx.batch_size).tolist()
+    demonstrations = ptx.demonstrations
+    draw = generator("ppo ptx", seed, *place)
+    rows = draw.integers(len(demonstrations), size=ptx.batch_size).tolist()
     num_tokens = sum(len(demonstrations[row].response) for row in rows)
     mine = [rows[i] for i in distributed.rank_indices(len(rows))]
     lengths = [demonstrations[i].num_tokens for i in mine]
@@ -70,9 +80,9 @@ def add_ptx_gradients(
     own = [[mine[i] for i in part] for part in buckets(lengths, micro_batch_size)]
     for part, counts in fsdp.padded_micro_batches(policy.model, own, rows, micro_batch_size):
         drawn = [demonstrations[i] for i in part]
-        with compute_precision(config.precision, device):
+        with compute_precision(precision, device):
             found = token_logprobs(policy, drawn)
-        (-config.ptx.coef * counts * found.sum() / num_tokens).backward()
+        (-ptx.coef * counts * found.sum() / num_tokens).backward()
         sums[0] -= counts * found.detach().double().sum()
         sums[1] += counts * sum(len(row.response) for row in drawn)
     return sums

@@ -27,17 +27,20 @@ from plumbrule.rounding import is_rounding, precision_of
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import spearman
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import METRIC_ROWS, RECORDS, ROLLOUTS
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import kl_weights
 from rlhf.ppo.measures.metrics import objective_metrics, update_metrics
-from rlhf.ppo.models import load_actors, make_value_model, with_frozen_states
+from rlhf.ppo.models import assemble_learner, load_actors, make_value_model, with_frozen_states
 from rlhf.ppo.objective import shape
-from rlhf.ppo.ptx import read_demonstrations
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.optimisation.learner import learning_rates, set_learning_rates
+from rlhf.ppo.ptx import PTX, read_demonstrations
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import Evaluation, compute_precision
 from rlhf.ppo.rollout.score import score_terms
-from rlhf.ppo.step import learning_rates, make_learner, ppo_step, set_learning_rates
+from rlhf.ppo.step import ppo_step
+from rlhf.ppo.update_settings import loss_settings, shaping_settings, step_settings
 from rlhf.rewards.terms import open_terms
 
 
@@ -59,20 +62,20 @@ def replay(
     device = resolve_device(runtime)
     artifact = Artifact.at(folder)
     logged = {}
-    if artifact.has("metrics.jsonl"):
-        rows = read_metrics(artifact.file("metrics.jsonl").parent)
+    if artifact.has(METRIC_ROWS):
+        rows = read_metrics(artifact.file(METRIC_ROWS).parent)
         logged = {int(row["update"]): row for row in rows}
     prompts: dict[str, Prompt] = {}
     scorers = {}
     if rescore:
         scorers = open_terms(config.reward, inputs, runtime)
-        prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file("records.jsonl"))}
+        prompts = {p.id: p for p in read_records(Prompt, inputs["prompts"].file(RECORDS))}
     found = []
     for update in updates or sorted(logged):
-        name = str(rollouts.path_of(Path("rollouts"), update))
+        name = str(parquet.path_of(Path(ROLLOUTS), update))
         if update not in logged or not artifact.has(name):
             raise ArtifactError(f"{folder} has no rollout of update {update}; name another one.")
-        kept = rollouts.read(artifact.file(name), device)
+        kept = parquet.read(artifact.file(name), device)
         trajectory, terms = kept.trajectory, kept.terms
         if rescore:
             terms = score_terms(scorers, trajectory, [prompts[i] for i in trajectory.prompt_ids])
@@ -86,7 +89,7 @@ def replay(
         steered = config.kl.target is not None  # else the coefficient is the config's throughout
         coef = logged[update]["objective/kl_coef"] if steered else config.kl.coef
         kl = kl_weights(coef, config.kl.where)
-        shaped = shape(trajectory, outputs, terms, config, kl.in_reward)
+        shaped = shape(trajectory, outputs, terms, shaping_settings(config, kl.in_reward))
         now = objective_metrics(shaped, config.reward, config.kl.estimator)
         before, after = (x.raw_scores.cpu().numpy() for x in (kept, shaped))
         now["replay/score_rank_correlation"] = float(spearman(before, after))
@@ -95,25 +98,34 @@ def replay(
         if update == 1:
             actors = load_actors(config, inputs, device)
             value_model = make_value_model(config, actors, inputs)
-            learner = make_learner(actors.policy, value_model, config, actors.reader)
+            learner = assemble_learner(config, actors, value_model)
             with compute_precision(config.precision, device):
                 read = with_frozen_states(
                     shaped.trajectory, actors.frozen_layers, runtime.micro_batch_size
                 )
             shaped = shaped._replace(trajectory=read)
-            set_learning_rates(learner.optimizer, learning_rates(config, update))
-            demonstrations = None
+            rates = learning_rates(
+                update,
+                config.num_updates,
+                learning_rate=config.learning_rate,
+                value_learning_rate=config.value_learning_rate,
+                warmup_share=config.warmup_share,
+                schedule=config.lr_scheduler_type,
+            )
+            set_learning_rates(learner.optimizer, rates)
+            ptx = None
             if config.ptx.coef > 0:
-                path = inputs["demonstrations"].file("records.jsonl")
+                path = inputs["demonstrations"].file(RECORDS)
                 demonstrations = read_demonstrations(path, actors.policy)
+                ptx = PTX(demonstrations, config.ptx.coef, config.ptx.batch_size)
             stats = ppo_step(
                 learner,
                 shaped,
-                config,
                 update,
+                step_settings(config),
+                loss_settings(config, kl.in_loss),
                 runtime.micro_batch_size,
-                kl.in_loss,
-                demonstrations,
+                ptx,
             )
             now |= update_metrics(stats)
         found.append((update, logged[update], now))

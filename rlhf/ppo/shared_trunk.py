@@ -31,12 +31,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen as unpadded
+from plumbrule.lm import varlen
 from plumbrule.lm.adapters import as_inherited, prepare_training
+from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, trunk
 from plumbrule.store.adapter_files import merge_command
-from rlhf.ppo.config import PPOConfig
 
 M = TypeVar("M", bound=nn.Module)
 LAYERS = "layers"
@@ -86,19 +86,27 @@ class Actors(NamedTuple):
     frozen_layers: FrozenLayers | None = None
 
 
-def make_actors(policy: Policy, config: PPOConfig, load: Callable[[], Policy]) -> Actors:
+def make_actors(
+    policy: Policy,
+    load: Callable[[], Policy],
+    *,
+    adapter: AdapterConfig,
+    unfrozen_layers: int | None,
+    seed: int,
+) -> Actors:
     """Return the policy with what is trained of it, and its reference.
 
-    Args: load: returns the policy once more, for a reference of its own.
+    Args: load: returns the policy once more, for a reference of its own. unfrozen_layers: top
+    layers that are trained; None: all. seed: of a fresh adapter.
     Raises: ConfigError: the model can't be shared in that way.
     """
-    if config.unfrozen_layers is not None:
-        return _on_frozen_layers(as_inherited(policy, config.adapter), config.unfrozen_layers)
-    policy = prepare_training(policy, config.adapter, config.seed, "ppo.adapter")
-    if config.adapter.rank:  # fresh: without them the policy is what it was
+    if unfrozen_layers is not None:
+        return _on_frozen_layers(as_inherited(policy, adapter), unfrozen_layers)
+    policy = prepare_training(policy, adapter, seed, "ppo.adapter")
+    if adapter.rank:  # fresh: without them the policy is what it was
         off = Reference(policy, policy, lambda: _adapter_off(policy))
         return Actors(policy, policy, off)
-    reference = as_inherited(load(), config.adapter)
+    reference = as_inherited(load(), adapter)
     return Actors(policy, policy, Reference(reference, reference))
 
 
@@ -160,7 +168,7 @@ def _parts(
             f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}, which has no "
             f"`{LAYERS}` with a normalisation behind them."
         )
-    if not unpadded.is_set(lm):
+    if not varlen.is_set(lm):
         raise ConfigError(
             f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}: not all of "
             "its layers attend to all earlier tokens."

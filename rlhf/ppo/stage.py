@@ -11,12 +11,14 @@ For each update:
 6. Control. The KL coefficient of the next update, and whether there is one.
 7. Keep. The rollout's file, the metrics, every few updates a checkpoint.
 
-What is decided where: settings `ppo_config.py`, steps 3 and 4 `objective.py`, the order of reward
-transforms `rewards.py`, KL estimators and their control `kl.py`, gaps and truncation
-`advantages.py`, losses `losses.py`, what a mini-batch is `ppo_step.py`, where values are read
-`value_model.py`, what is loaded and shared `ppo_models.py` and `sharing.py`, why the old log-probs
-are not the sampler's `forward.py`, what a resumed run needs `ppo_state.py`, what each metric means
-`meters.py`, how a finished run is continued `continuation.py`.
+What is decided where: settings `config.py`, what of them each step reads `update_settings.py`,
+steps 3 and 4 `objective.py`, the order of reward transforms `rlhf/rewards/transforms.py`, KL
+estimators and their control `kl.py`, gaps and truncation `advantages.py`, losses `losses.py`, the
+loop over mini-batches `step.py`, where values are read `value_model.py`, what is loaded and shared
+`models.py` and `shared_trunk.py`, why the old log-probs are not the sampler's
+`rollout/evaluation.py`, what a resumed run needs `state.py`, what is written at the end
+`publishing.py`, what each metric means `measures/metrics.py`, how a finished run is continued
+`continuation.py`.
 
 With several processes each generates and scores its share of the rows; from then on all hold the
 whole rollout, so whitening and metrics are those of one process, and only the rows of each
@@ -25,32 +27,26 @@ mini-batch are dealt out again. The main process alone writes.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from plumbrule.data.records import Prompt, read_records
-from plumbrule.errors import ConfigError, DataError, TrainingError
+from plumbrule.errors import ConfigError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.lm.generation import generate
-from plumbrule.lm.loading import Policy, resolve_device, save_policy
+from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.parallel import distributed, fsdp
-from plumbrule.protocols import Retriever, Tracker
+from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.file_names import CHECKPOINTS, RECORDS, REPLIES, ROLLOUTS, TABLES
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.continuation import Start, start_of, write_end
+from rlhf.ppo.continuation import start_of, write_end
 from rlhf.ppo.kl import kl_weights, next_kl_coefficient
-from rlhf.ppo.measures.memory import Estimate, estimate_memory, free_memory
+from rlhf.ppo.measures.memory import describe_estimate, estimate_memory
 from rlhf.ppo.measures.metrics import (
     consistency,
     objective_metrics,
@@ -67,6 +63,7 @@ from rlhf.ppo.measures.throughput import (
     work_per_token,
 )
 from rlhf.ppo.models import (
+    assemble_learner,
     gather_full_model,
     load_actors,
     make_value_model,
@@ -74,22 +71,21 @@ from rlhf.ppo.models import (
     with_frozen_states,
 )
 from rlhf.ppo.objective import shape
+from rlhf.ppo.optimisation.learner import learning_rates, set_learning_rates
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
-from rlhf.ppo.ptx import read_demonstrations
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.ptx import PTX, read_demonstrations
+from rlhf.ppo.publishing import notes_on, publish
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
-from rlhf.ppo.rollout.parquet import Rollout
-from rlhf.ppo.rollout.prompts import ask, batch_of, prompts_that_fit
-from rlhf.ppo.rollout.samples import sample_rows
+from rlhf.ppo.rollout.parquet import kept_on_failure
+from rlhf.ppo.rollout.prompts import ask, batch_of, read_held_out, read_prompts
 from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
-from rlhf.ppo.shared_trunk import Reference
-from rlhf.ppo.state import LoopState, load_state, save_state, state_of
-from rlhf.ppo.step import Learner, learning_rates, make_learner, ppo_step, set_learning_rates
+from rlhf.ppo.state import LoopState, checkpoint, resume, state_of
+from rlhf.ppo.step import ppo_step
 from rlhf.ppo.stopping import kl_limit, stop_reason
-from rlhf.ppo.value_model import save_value_model
+from rlhf.ppo.update_settings import loss_settings, shaping_settings, step_settings
 from rlhf.rewards.accuracy_gate import check_report_cards
-from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.terms import open_terms
 
 HEADLINES = (
@@ -120,26 +116,29 @@ def run(
     """
     given, device = Inputs(inputs), resolve_device(runtime)
     check_inputs(config, inputs)
-    limit = kl_limit(config, inputs)
+    study = inputs["overoptimisation"] if config.stop_at is not None else None
+    limit = kl_limit(config.early_stop.run_kl, study, config.stop_series)
     if "rm" in config.reward.weights:
         check_report_cards(config.require_rm, given.many("rm"))
-    scorers = open_terms(config.reward, inputs, runtime, out / "replies")
+    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
     value_model = make_value_model(config, actors, inputs)
     sharded = shard_models(actors, value_model, runtime)
-    learner = make_learner(policy, value_model, config, actors.reader)
+    learner = assemble_learner(config, actors, value_model)
     if runtime.gradient_checkpointing:
         learner.checkpoint_activations()
     retriever = None
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
-    prompts, num_too_long = read_prompts(inputs["prompts"].file("records.jsonl"), policy, config)
+    response_tokens = config.sampling.max_new_tokens
+    prompts, num_too_long = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
-    demonstrations = None
+    ptx = None
     if config.ptx.coef > 0:
-        demonstrations = read_demonstrations(inputs["demonstrations"].file("records.jsonl"), policy)
-    start = start_of(config, inputs, learner)
+        path = inputs["demonstrations"].file(RECORDS)
+        ptx = PTX(read_demonstrations(path, policy), config.ptx.coef, config.ptx.batch_size)
+    start = start_of(inputs, learner, config.kl.coef, steered=config.kl.target is not None)
     end = start.updates + config.num_updates
     average = None
     if config.ema_decay is not None:
@@ -152,11 +151,27 @@ def run(
         samples_per_prompt=config.samples_per_prompt,
         seed=config.seed,
     )
-    begun, control = resume(out, learner, average, start, tracker)
+    queries_of = partial(
+        ask,
+        policy,
+        retriever=retriever,
+        retrieval=config.retrieval,
+        seed=config.seed,
+        max_new_tokens=response_tokens,
+    )
+    rates_of = partial(
+        learning_rates,
+        num_updates=config.num_updates,
+        learning_rate=config.learning_rate,
+        value_learning_rate=config.value_learning_rate,
+        warmup_share=config.warmup_share,
+        schedule=config.lr_scheduler_type,
+    )
+    begun, control = resume(out, learner, average, start.control, start.updates, tracker)
 
     if begun < end and not sharded:  # the probe's passes are one process's own
         first = [prompts[number] for number in rows_of(begun + 1)]
-        rows = [query.tokens for query in ask(policy, first, retriever, config, begun + 1)]
+        rows = [query.tokens for query in queries_of(first, begun + 1)]
         expected = estimate_memory(
             actors,
             learner,
@@ -175,13 +190,13 @@ def run(
             if control.stopped:
                 break
             watch = Stopwatch()
-            set_learning_rates(learner.optimizer, learning_rates(config, update - start.updates))
+            set_learning_rates(learner.optimizer, rates_of(update - start.updates))
 
             with fsdp.unsharded(*learner.models.values(), reference.policy.model):
                 # 1 Generate.
                 with watch("generate"), compute_precision(config.precision, device):
                     asked = [prompts[number] for number in rows_of(update)]
-                    queries = ask(policy, asked, retriever, config, update)
+                    queries = queries_of(asked, update)
                     trajectory = roll_out(
                         policy, queries, config.sampling, len(asked), config.score_at, sampler
                     )
@@ -208,19 +223,20 @@ def run(
 
             # 3 Shape, and 4 Advantages.
             kl = kl_weights(control.kl_coef, config.kl.where)
-            rollout = shape(trajectory, outputs, terms, config, kl.in_reward)
+            shaping = shaping_settings(config, kl.in_reward)
+            rollout = shape(trajectory, outputs, terms, shaping)
 
             # 5 Learn.
-            with watch("update"), kept_on_failure(rollout, out / "checkpoints", update):
+            with watch("update"), kept_on_failure(rollout, out / CHECKPOINTS, update):
                 require_finite(rollout, update)
                 stats = ppo_step(
                     learner,
                     rollout,
-                    config,
                     update,
+                    step_settings(config),
+                    loss_settings(config, kl.in_loss),
                     runtime.micro_batch_size,
-                    kl.in_loss,
-                    demonstrations,
+                    ptx,
                 )
             if average is not None:
                 average.add(policy.model)
@@ -252,7 +268,7 @@ def run(
 
             # 7 Keep.
             if distributed.is_main():
-                rollouts.write(rollout, rollouts.path_of(out / "rollouts", update))
+                parquet.write(rollout, parquet.path_of(out / ROLLOUTS, update))
             warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
             last = update == end or bool(control.stopped)
@@ -280,7 +296,7 @@ def run(
             generated_tokens=num_actions(logged, config.batch_size),
             training_flops=flops_of(logged, work, config.batch_size, config.samples_per_prompt),
         )
-        write_json(out / "tables.json", [table] if table else [])
+        write_json(out / TABLES, [table] if table else [])
         publish(out, learner, actors.reference, retriever, inputs, config, notes, tracker)
     distributed.barrier()
     metrics = control.metrics
@@ -301,121 +317,3 @@ def check_inputs(config: PPOConfig, inputs: Mapping[str, Artifact]) -> None:
             f"ppo.ptx.coef (={config.ptx.coef}) must be 0 without an input demonstrations; add "
             "nodes.ppo.inputs.demonstrations=demonstrations."
         )
-
-
-def describe_estimate(expected: Estimate, device: torch.device) -> str:
-    """Return a line on what an update will take, with a way out where it is more than there is."""
-    free = free_memory(device)
-    if expected.fits and (free is None or expected.memory_bytes <= free + expected.held_bytes):
-        return f"ppo  {expected}"
-    there = (
-        "" if free is None else f", and {(free + expected.held_bytes) / 2**30:.2g} GiB are there"
-    )
-    return (
-        f"ppo  {expected}{there}: lower runtime.micro_batch_size, or set "
-        "runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
-    )
-
-
-def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> list[str]:
-    """Return what a reader of the report should know first."""
-    notes = [control.stopped] if control.stopped else []
-    notes += reward.notes()
-    if num_too_long:
-        notes.append(
-            f"{num_too_long} prompts were left out: with a response they do not fit the context."
-        )
-    return notes
-
-
-def read_prompts(path: Path, policy: Policy, config: PPOConfig) -> tuple[list[Prompt], int]:
-    """Return the prompts in `path` that fit the context with a response, and how many do not.
-
-    Raises: DataError: none does, or the chat template refuses one.
-    """
-    every = read_records(Prompt, path)
-    policy.check_chats(every)
-    response_tokens = config.sampling.max_new_tokens
-    kept = prompts_that_fit(policy, every, response_tokens)
-    if not kept:
-        raise DataError(
-            f"prompts (={len(every)} rows) must hold one that fits the context (="
-            f"{policy.spec.context} tokens) with a response of {response_tokens} tokens.",
-            path,
-        )
-    return kept, len(every) - len(kept)
-
-
-def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:
-    """Return the held-out prompts, of which the first are shown with answers."""
-    return read_records(Prompt, inputs["prompts"].file("validation.jsonl"))
-
-
-def resume(
-    out: Path,
-    learner: Learner,
-    average: AveragedWeights | None,
-    start: Start,
-    tracker: Tracker,
-) -> tuple[int, LoopState]:
-    """Load the newest checkpoint and forget what came after it; return its update and control.
-
-    Without one, those of the start.
-    """
-    newest = checkpoints.newest(out / "checkpoints")
-    update, control = start.updates, start.control
-    if newest is not None:
-        update, control = newest[0], load_state(newest[1], learner, average)
-    distributed.barrier()  # nobody writes before everybody has read
-    tracker.rewind(update)
-    if distributed.is_main():
-        rollouts.remove_after(out / "rollouts", update)
-    return update, control
-
-
-def checkpoint(
-    out: Path, learner: Learner, average: AveragedWeights | None, control: LoopState, update: int
-) -> None:
-    """Save everything as it is after `update`."""
-    state = state_of(learner, average)
-    if distributed.is_main():
-        checkpoints.save(out / "checkpoints", update, lambda path: save_state(path, state, control))
-    distributed.barrier()
-
-
-@contextmanager
-def kept_on_failure(rollout: Rollout, folder: Path, update: int) -> Iterator[None]:
-    """Write the rollout into `folder` if training on it fails, and say so in the error."""
-    try:
-        yield
-    except TrainingError as error:
-        path = folder / f"failed-update-{update:05d}.parquet"
-        if distributed.is_main():
-            rollouts.write(rollout, path)
-        raise TrainingError(f"{error} Its rollout is kept: {path}") from error
-
-
-def publish(
-    out: Path,
-    learner: Learner,
-    reference: Reference,
-    retriever: Retriever | None,
-    inputs: Mapping[str, Artifact],
-    config: PPOConfig,
-    notes: list[str],
-    tracker: Tracker,
-) -> None:
-    """Write the policy, the value model, samples before and after, and notes."""
-    policy = learner.policy
-    policy.spec = dataclasses.replace(policy.spec, temperature=config.sampling.temperature)
-    save_policy(policy, out / "model")
-    if learner.value_model is not None:
-        save_value_model(learner.value_model, out / "value")
-    held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
-        : config.num_samples
-    ]
-    rows = sample_rows(policy, reference, held_out, retriever, config)
-    write_jsonl(out / "samples.jsonl", rows)
-    if rows:
-        tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
-    write_json(out / "notes.json", notes)

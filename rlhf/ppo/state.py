@@ -25,8 +25,12 @@ from torch import Tensor, nn
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.parallel import distributed, fsdp
+from plumbrule.protocols import Tracker
+from plumbrule.store import checkpoints
+from plumbrule.store.file_names import CHECKPOINTS, ROLLOUTS
+from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
-from rlhf.ppo.step import Learner
+from rlhf.ppo.rollout import parquet
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,36 @@ def _describe(where: dict[str, int | str]) -> str:
     number = where["processes"]
     how = ", weights spread over them," if "sharding" in where else ""
     return f"{number} process{'es' if number != 1 else ''}{how} on {where['device']}"
+
+
+def resume(
+    out: Path,
+    learner: Learner,
+    average: AveragedWeights | None,
+    first: LoopState,
+    num_done: int,
+    tracker: Tracker,
+) -> tuple[int, LoopState]:
+    """Load the newest checkpoint and forget what came after it; return its update and control.
+
+    Args: first, num_done: where the run begins, returned without a checkpoint.
+    """
+    newest = checkpoints.newest(out / CHECKPOINTS)
+    update, control = num_done, first
+    if newest is not None:
+        update, control = newest[0], load_state(newest[1], learner, average)
+    distributed.barrier()  # nobody writes before everybody has read
+    tracker.rewind(update)
+    if distributed.is_main():
+        parquet.remove_after(out / ROLLOUTS, update)
+    return update, control
+
+
+def checkpoint(
+    out: Path, learner: Learner, average: AveragedWeights | None, control: LoopState, update: int
+) -> None:
+    """Save everything as it is after `update`."""
+    state = state_of(learner, average)
+    if distributed.is_main():
+        checkpoints.save(out / CHECKPOINTS, update, lambda path: save_state(path, state, control))
+    distributed.barrier()

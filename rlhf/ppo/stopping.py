@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from plumbrule.errors import ConfigError
 from plumbrule.store.artifacts import Artifact
-from rlhf.ppo.config import PPOConfig
+from plumbrule.store.file_names import FITS
 
 
 class KLLimit(NamedTuple):
@@ -18,17 +17,20 @@ class KLLimit(NamedTuple):
     setting: str
 
 
-def kl_limit(config: PPOConfig, inputs: Mapping[str, Artifact]) -> KLLimit | None:
+def kl_limit(
+    run_kl: float | None, study: Artifact | None = None, series: str | None = None
+) -> KLLimit | None:
     """Return the lower of the limits that are set; None: there is none.
 
+    Args: run_kl: `ppo.early_stop.run_kl`. study: of over-optimisation, whose predicted peak is a
+    limit; None: it is none. series: of the study; None: its only one of PPO.
     Raises: ConfigError: the study predicts no peak for the series.
     """
     limits = []
-    if config.early_stop.run_kl is not None:
-        limits.append(KLLimit(config.early_stop.run_kl, "ppo.early_stop.run_kl"))
-    if config.stop_at is not None:
-        kl = predicted_peak(inputs["overoptimisation"], config.stop_series)
-        limits.append(KLLimit(kl, "the peak that ppo.stop_at predicts"))
+    if run_kl is not None:
+        limits.append(KLLimit(run_kl, "ppo.early_stop.run_kl"))
+    if study is not None:
+        limits.append(KLLimit(predicted_peak(study, series), "the peak that ppo.stop_at predicts"))
     return min(limits) if limits else None
 
 
@@ -38,7 +40,7 @@ def predicted_peak(study: Artifact, series: str | None) -> float:
     Raises: ConfigError: no such series of PPO, several to choose from, or one without a peak, or
     with one that most resamples put beyond what the study saw.
     """
-    fits = json.loads(study.file("fits.json").read_text(encoding="utf-8"))
+    fits = json.loads(study.file(FITS).read_text(encoding="utf-8"))
     known = {row["series"]: row for row in fits if row["method"] == "ppo"}
     if series is None and len(known) == 1:
         series = next(iter(known))

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from plumbrule.lm.adapters import merged
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import hidden_states, hidden_width, trunk
+from plumbrule.store.file_names import WEIGHTS
 from rlhf.reward_model.model import RewardModel
 
 
@@ -91,6 +92,6 @@ def save_value_model(model: ValueModel, folder: Path) -> None:
     Of a branch these are its own layers, counted from its first; of a head on the policy, the head.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, str(folder / "model.safetensors"))
+    save_model(model, str(folder / WEIGHTS))
     if model.trunk is not None:
         model.trunk.config.save_pretrained(folder)  # type: ignore[union-attr, operator]

@@ -60,10 +60,9 @@ from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import REWARD_STATS
+from plumbrule.store.file_names import HEAD, MODEL, REWARD_STATS
 from plumbrule.store.json_files import read_json
 
-MODEL, HEAD, STATS = "model", "head.safetensors", REWARD_STATS
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 """What a precision is once it is settled."""
 
@@ -245,7 +244,7 @@ class RewardModel(nn.Module):
         save_policy(self.policy, folder / MODEL)
         heads = self.heads().state_dict()
         save_file({name: t.detach().cpu().contiguous() for name, t in heads.items()}, folder / HEAD)
-        write_json(folder / STATS, dataclasses.asdict(self.stats))
+        write_json(folder / REWARD_STATS, dataclasses.asdict(self.stats))
 
 
 def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> RewardModel:
@@ -255,11 +254,11 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
     """
     folder = Path(folder)
     try:
-        stats = RewardStats(**read_json(folder / STATS))
+        stats = RewardStats(**read_json(folder / REWARD_STATS))
         heads = load_file(folder / HEAD)
     except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtifactError(
-            f"{folder} must hold a reward model ({STATS}, {HEAD}, {MODEL}/): {error}; "
+            f"{folder} must hold a reward model ({REWARD_STATS}, {HEAD}, {MODEL}/): {error}; "
             "remove the folder and run again."
         ) from None
     model = RewardModel(load_policy(folder / MODEL, device=device), stats)
@@ -267,8 +266,8 @@ def load_reward_model(folder: Path, *, device: str | torch.device = "cpu") -> Re
         model.heads().load_state_dict(heads)
     except RuntimeError as error:
         raise ArtifactError(
-            f"{folder / HEAD} must hold the heads that {STATS} names: {error}; remove the folder "
-            "and run again."
+            f"{folder / HEAD} must hold the heads that {REWARD_STATS} names: {error}; remove the "
+            "folder and run again."
         ) from None
     return model
 
@@ -278,7 +277,7 @@ def reward_model_of(artifact: Artifact, device: str | torch.device) -> RewardMod
 
     Raises: ArtifactError: a file of it is missing, damaged or holds something else.
     """
-    for name in (STATS, HEAD, MODEL):
+    for name in (REWARD_STATS, HEAD, MODEL):
         artifact.file(name)
     return load_reward_model(artifact.path, device=device)
 

@@ -34,7 +34,15 @@ from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import NOTES, REPORT_CARD, SAMPLES, SPLITS, VALIDATION
+from plumbrule.store.file_names import (
+    CHECKPOINTS,
+    MODEL,
+    NOTES,
+    REPORT_CARD,
+    SAMPLES,
+    SPLITS,
+    VALIDATION,
+)
 from plumbrule.store.headline import publish
 from plumbrule.store.json_files import write_jsonl
 from rlhf.reward_model.config import RMConfig
@@ -74,7 +82,7 @@ def run(
     Raises: DataError: a split without a pair that fits, or answers that can not normalise.
     TrainingError: a loss or score that is NaN or Inf.
     """
-    policy = load_policy(inputs["policy"].file("model"), device=resolve_device(runtime))
+    policy = load_policy(inputs["policy"].file(MODEL), device=resolve_device(runtime))
     stats = RewardStats(config.append_terminal, config.precision, config.uses_token_logprobs)
     policy = prepare_training(policy, config.adapter, config.seed, "rm.adapter")
     model = RewardModel(policy, stats, seed=config.seed)
@@ -97,7 +105,7 @@ def run(
     asked = [*held_out.preferences, *training.preferences]
     calibration = first_answers(model, sources[-1], asked, config)
     # 3 training
-    train(model, training.rankings, config, runtime, out / "checkpoints", tracker)
+    train(model, training.rankings, config, runtime, out / CHECKPOINTS, tracker)
     # 4 normalisation
     own = score_rows(model, calibration, runtime.micro_batch_size)
     model.stats = normalised(model.stats, own)

@@ -30,6 +30,7 @@ from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.protocols import Episode, Scorer
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import REWARD_STATS
 from rlhf.reward_model.model import RewardModel, RewardScorer, reward_model_of
 from rlhf.rewards.config import EnsembleConfig
 from rlhf.rewards.options import TermInputs
@@ -77,7 +78,7 @@ def check_terminal(slot: str, artifact: Artifact) -> None:
     Its score would be read one token away from where it was trained.
     Raises: ConfigError: `append_terminal` in reward_stats.json is not true.
     """
-    stats = json.loads(artifact.file("reward_stats.json").read_text(encoding="utf-8"))
+    stats = json.loads(artifact.file(REWARD_STATS).read_text(encoding="utf-8"))
     if stats.get("append_terminal") is not True:
         raise ConfigError(
             f"{slot}: append_terminal (={stats.get('append_terminal')}) must be true, since PPO's "

@@ -22,6 +22,7 @@ from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
+from plumbrule.store.file_names import NOTES, REWARD
 from plumbrule.store.layout import artifacts_of
 from plumbrule.store.manifests import inputs_of
 from rlhf.rewards.config import RewardConfig
@@ -38,7 +39,7 @@ def run(
     tracker: Tracker,
 ) -> Mapping[str, float]:
     """Write `reward.json`: the terms with all that they are made from; return their number."""
-    write_json(out / "reward.json", asdict(config))
+    write_json(out / REWARD, asdict(config))
     notes = []
     if any(term.normalise == "batch" for term in config.terms):
         notes.append(
@@ -47,7 +48,7 @@ def run(
         )
     if "http" in config.weights:
         notes.append("A term is asked of a scorer behind a URL, which no config can reproduce.")
-    write_json(out / "notes.json", notes)
+    write_json(out / NOTES, notes)
     return {"reward/terms": float(len(config.terms))}
 
 
@@ -59,7 +60,7 @@ def open_configured(artifact: Artifact, runtime: RuntimeConfig) -> Scorer:
     """
     from rlhf.rewards.terms import open_terms
 
-    text = artifact.file("reward.json").read_text(encoding="utf-8")
+    text = artifact.file(REWARD).read_text(encoding="utf-8")
     merged = OmegaConf.merge(OmegaConf.structured(RewardConfig), json.loads(text))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RewardConfig)

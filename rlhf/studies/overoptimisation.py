@@ -29,6 +29,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import FIGURES, FITS, METRIC_ROWS, NOTES, PROMPTS, TABLES
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (
@@ -84,10 +85,10 @@ def run(
     series = [one for method in LAWS for one in read_series(method, inputs, config)]
     if not series:
         raise DataError("inputs must hold a run of ppo or best_of_n; give the node one.")
-    write_json(out / "fits.json", [as_row(one) for one in series])
-    write_json(out / "figures.json", figures(series))
-    write_json(out / "tables.json", [table(series)])
-    write_json(out / "notes.json", notes(series))
+    write_json(out / FITS, [as_row(one) for one in series])
+    write_json(out / FIGURES, figures(series))
+    write_json(out / TABLES, [table(series)])
+    write_json(out / NOTES, notes(series))
     metrics: dict[str, float] = {"overoptimisation/series": float(len(series))}
     for one in series:
         if one.fit is not None and one.fit.peak.value < FURTHEST:
@@ -116,7 +117,7 @@ def read_ppo(artifact: Artifact) -> Run:
 
     Raises: DataError: gold is no term of its reward.
     """
-    rows = [row for row in read_metrics(artifact.file("metrics.jsonl").parent) if KL in row]
+    rows = [row for row in read_metrics(artifact.file(METRIC_ROWS).parent) if KL in row]
     if not rows or any(GOLD not in row for row in rows):
         raise DataError(
             "updates must have a gold score; add {name: gold, weight: 0} to the reward's terms.",
@@ -132,7 +133,7 @@ def read_best_of_n(artifact: Artifact) -> Run:
 
     Raises: DataError: the answers have no utility.
     """
-    rows = [row for _, row in read_rows(artifact.file("prompts.jsonl"))]
+    rows = [row for _, row in read_rows(artifact.file(PROMPTS))]
     if any("utility" not in row for row in rows):
         raise DataError(
             "answers must have a utility; sample them with labeller=gold.", artifact.path

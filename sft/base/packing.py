@@ -24,7 +24,7 @@ import numpy as np
 from plumbrule.lm.randomness import generator
 
 PADDING = -1
-"""The document number of slots that hold no token."""
+"""The document number of positions that hold no token."""
 
 
 class Encoded(NamedTuple):
@@ -91,28 +91,28 @@ def _cut(document: Encoded, row_tokens: int) -> list[Encoded]:
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return bins of indices whose lengths add up to at most `capacity`.
 
-    Longest first, each into the fullest bin that still has room for it; equal lengths in their
+    Longest first, each into the fullest bin that still has space for it; equal lengths in their
     order. Every length must lie in [1, capacity]. Which bin is fullest is found in one step: bit r
-    of `free` is set while some bin has room for exactly r, so the lowest bit at or above a length
+    of `free` is set while some bin has space for exactly r, so the lowest bit at or above a length
     names the bin, and the whole takes O(n log n).
     """
     bins: list[list[int]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    bins_with: list[list[int]] = [[] for _ in range(capacity + 1)]
     free = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length = lengths[index]
         fitting = free >> length
         if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            chosen = with_room[room].pop()
-            if not with_room[room]:
-                free &= ~(1 << room)
+            space = length + (fitting & -fitting).bit_length() - 1
+            chosen = bins_with[space].pop()
+            if not bins_with[space]:
+                free &= ~(1 << space)
         else:
-            room, chosen = capacity, len(bins)
+            space, chosen = capacity, len(bins)
             bins.append([])
         bins[chosen].append(index)
-        left = room - length
-        with_room[left].append(chosen)
+        left = space - length
+        bins_with[left].append(chosen)
         free |= 1 << left
     return bins
 

@@ -1,9 +1,9 @@
 """Stage `base`: a small causal language model from nothing, or a named one as it is.
 
-From a corpus to a policy folder in one file, read top to bottom: train a tokenizer, pack the
-documents into rows, make a Llama, train it, measure it on held-out texts, save it. The loop is our
-own because there is nothing in it that a trainer would shorten: no data to stream, no evaluation to
-schedule, no pickles to explain.
+From a corpus to a policy folder, read top to bottom: train a tokenizer, pack the documents into
+rows (`packing.py`), make a Llama, train it (`packed_rows.py` computes the loss), measure it on
+held-out texts (`held_out.py`), save it. The loop is our own because there is nothing in it that a
+trainer would shorten: no data to stream, no evaluation to schedule, no pickles to explain.
 
 What was decided:
 
@@ -16,7 +16,6 @@ What was decided:
 - Warm-up, constant, linear decay to 0: the trapezoid of Hägele et al. 2024 (arXiv:2405.18392).
 - Everything random is a function of (seed, step), so a checkpoint holds weights and optimizer state
   only, and a run that was killed ends with the same bytes on a CPU as one that was not.
-
 - The weights at step 0 may hold a rough circuit for looking things up (`sft/base/induction.py`).
 
 A model that is named, shipped or from a hub, is not trained here but taken as it is, so that one
@@ -27,16 +26,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_model, save_model
-from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM
 
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.lm.config import ModelConfig
@@ -54,11 +50,13 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.file_names import NOTES, RECORDS, VALIDATION
+from plumbrule.store.file_names import CHECKPOINTS, MODEL, NOTES, RECORDS, VALIDATION, WEIGHTS
 from plumbrule.store.json_files import write_json
 from sft.base.config import BaseConfig
-from sft.base.corpus import Text, encode, plain_parts, read_corpus
+from sft.base.corpus import encode, plain_parts, read_corpus
+from sft.base.held_out import HeldOutEvaluation
 from sft.base.induction import construct
+from sft.base.packed_rows import to_tensors, token_nll
 from sft.base.packing import PADDING, Packed, batch, pack
 
 ADAM_BETAS = (0.9, 0.95)
@@ -113,11 +111,13 @@ def run(
     if device.type == "cpu" and config.sequence_tokens <= SHORT_ROW:
         model.set_attn_implementation("eager")  # a fifth faster there than the fused kernel
     model.to(device)  # type: ignore[arg-type]
-    exam = HeldOutEvaluation(tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size)
-    train(model, rows, config, runtime.micro_batch_size, out / "checkpoints", tracker, exam)
+    evaluation = HeldOutEvaluation(
+        tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size
+    )
+    train(model, rows, config, runtime.micro_batch_size, out / CHECKPOINTS, tracker, evaluation)
 
-    # 4. What it came to.
-    save_policy(make_policy(model, tokenizer, config.model.context), out / "model")
+    # 4. The policy, its held-out metrics and notes.
+    save_policy(make_policy(model, tokenizer, config.model.context), out / MODEL)
     metrics = {
         "base/documents_split": float(rows.num_split),
         "base/padding_share": float((rows.documents == PADDING).mean()),
@@ -130,7 +130,7 @@ def run(
             f"{rows.num_split} of {len(texts)} documents were longer than a row of "
             f"{config.sequence_tokens} tokens and were split."
         )
-    metrics |= exam.take(model)
+    metrics |= evaluation.run(model)
     if not held_out:
         notes.append("The corpus has no held-out texts, so the base model's loss is not known.")
     write_json(out / NOTES, notes)
@@ -148,7 +148,7 @@ def take_over(model: ModelConfig, out: Path) -> Mapping[str, float]:
     )
     turns = settled_turns(model.system_turns, policy.spec.system_turns)
     policy.spec = dataclasses.replace(policy.spec, system_turns=turns)
-    save_policy(policy, out / "model")
+    save_policy(policy, out / MODEL)
     if policy.notes:
         write_json(out / NOTES, list(policy.notes))
     return {"base/parameters": float(num_parameters(policy.model))}
@@ -161,7 +161,7 @@ def train(
     micro_batch_size: int,
     saves: Path,
     tracker: Tracker,
-    exam: HeldOutEvaluation | None = None,
+    evaluation: HeldOutEvaluation | None = None,
 ) -> None:
     """Train `model` in place on packed rows, going on from the newest checkpoint under `saves`.
 
@@ -211,8 +211,8 @@ def train(
             if done % log_every == 0 or done == config.steps:
                 logged = {"base/train_loss": loss.item(), "base/grad_norm": norm.item()}
                 tracker.log({**logged, "base/learning_rate": config.learning_rate * scale}, done)
-            if exam is not None and config.measure_every and done % config.measure_every == 0:
-                tracker.log(exam.take(model), done)
+            if evaluation is not None and config.measure_every and done % config.measure_every == 0:
+                tracker.log(evaluation.run(model), done)
             if done % config.save_every == 0 and done < config.steps:
                 checkpoints.save(saves, done, lambda folder: _save(model, optimizers, folder))
     if start < config.steps:
@@ -248,142 +248,10 @@ def trapezoid(step: int, steps: int, warmup_share: float, decay_share: float) ->
     return min(1.0, rising, falling)
 
 
-class MicroBatch(NamedTuple):
-    """Rows on the device. All (b, t): tokens int64, weights float32, documents int32."""
-
-    tokens: Tensor
-    weights: Tensor
-    documents: Tensor
-
-
-def to_tensors(
-    rows: Packed, chosen: np.ndarray, micro_batch_size: int, device: torch.device
-) -> Iterator[MicroBatch]:
-    """Yield the chosen rows, `micro_batch_size` at a time."""
-    for at in range(0, len(chosen), micro_batch_size):
-        some = chosen[at : at + micro_batch_size]
-        yield MicroBatch(
-            torch.from_numpy(rows.tokens[some]).to(device, torch.int64),
-            torch.from_numpy(rows.weights[some]).to(device),
-            torch.from_numpy(rows.documents[some]).to(device),
-        )
-
-
-def token_nll(model: LlamaForCausalLM, tokens: Tensor, documents: Tensor, wanted: Tensor) -> Tensor:
-    """Return the negative log-likelihood (n,) float32 of the n tokens where `wanted` is True.
-
-    Arguments and order as in `token_logits`.
-    """
-    logits = token_logits(model, tokens, documents, wanted)
-    return F.cross_entropy(logits.float(), tokens[:, 1:][wanted[:, 1:]], reduction="none")
-
-
-def token_logits(
-    model: LlamaForCausalLM, tokens: Tensor, documents: Tensor, wanted: Tensor
-) -> Tensor:
-    """Return the logits (n, v) that predict the n tokens where `wanted` is True.
-
-    Each token is predicted from the earlier tokens of its own document. Column 0 is never wanted.
-    Padding, numbered as one more document, sees itself, so no row of attention is empty.
-
-    Args: tokens, documents: (b, t) integers. wanted: (b, t) bool. Order of the result: row-major.
-    """
-    attention, positions = block_diagonal(documents)
-    if model.config._attn_implementation == "eager":  # it adds the mask to the scores
-        attention = torch.zeros(attention.shape, device=attention.device).masked_fill(
-            ~attention, torch.finfo(torch.float32).min
-        )
-    hidden = model.model(
-        input_ids=tokens, attention_mask=attention, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    return model.lm_head(hidden[:, :-1][wanted[:, 1:]])
-
-
-def block_diagonal(documents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what keeps documents apart: attention (b, 1, t, t) bool and positions (b, t) int64.
-
-    attention[i, 0, q, k] is True where token q sees token k: same document, k <= q. positions count
-    from 0 at each document's first token. Documents must be contiguous.
-    """
-    length = documents.shape[1]
-    place = torch.arange(length, device=documents.device)
-    same = documents[:, None, :, None] == documents[:, None, None, :]
-    attention = same & (place[:, None] >= place[None, :])
-    begins = torch.ones_like(documents, dtype=torch.bool)
-    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    started = torch.where(begins, place, 0).cummax(dim=1).values
-    return attention, place - started
-
-
-class HeldOutEvaluation:
-    """Held-out texts, ready to be measured as often as one likes."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        texts: Sequence[Text],
-        row_tokens: int,
-        micro_batch_size: int,
-    ) -> None:
-        """Pack the texts of each kind into rows of their own."""
-        self.num_bytes = sum(len(text.text.encode()) for text in texts)
-        self.micro_batch_size = micro_batch_size
-        self.rows: dict[str, Packed] = {}
-        for kind in sorted({text.kind for text in texts}):
-            encoded = encode(tokenizer, [text for text in texts if text.kind == kind])
-            self.rows[kind] = pack(encoded, row_tokens, tokenizer.pad_token_id)
-
-    @torch.no_grad()
-    def take(self, model: LlamaForCausalLM) -> dict[str, float]:
-        """Return loss, perplexity, bits per byte and, per kind, exact matches, in float32.
-
-        loss: nats per token, weighted as in training; perplexity: its exponential. bits_per_byte:
-        over all tokens, whatever their weight, per UTF-8 byte of text, so it compares tokenizers. A
-        token sees at most its own row. exact_<kind>: share of texts of which each token with a
-        weight of 1 or more is the likeliest one, given those before it; texts without such a token
-        do not count, and one longer than a row counts piece by piece. No texts: no metrics.
-        """
-        if not self.rows:
-            return {}
-        nats = weighted = weight = 0.0
-        exact: dict[str, float] = {}
-        for kind, rows in self.rows.items():
-            right = total = 0
-            for micro in to_tensors(
-                rows, np.arange(len(rows.tokens)), self.micro_batch_size, model.device
-            ):
-                wanted = torch.zeros_like(micro.documents, dtype=torch.bool)
-                wanted[:, 1:] = micro.documents[:, 1:] == micro.documents[:, :-1]
-                wanted &= micro.documents != PADDING
-                logits = token_logits(model, micro.tokens, micro.documents, wanted).float()
-                targets = micro.tokens[wanted]
-                nll = F.cross_entropy(logits, targets, reduction="none").double()
-                nats += nll.sum().item()
-                weighted += (nll * micro.weights[wanted]).sum().item()
-                weight += micro.weights.sum().item()
-                asked = wanted & (micro.weights >= 1)
-                missed = torch.zeros_like(wanted)
-                missed[wanted] = logits.argmax(-1) != targets
-                for row, documents in enumerate(micro.documents):
-                    for number in documents[asked[row]].unique():
-                        mine = asked[row] & (documents == number)
-                        right += not bool(missed[row][mine].any())
-                        total += 1
-            if kind and total:
-                exact[f"base/exact_{kind}"] = right / total
-        loss = weighted / weight if weight else math.nan
-        return {
-            "base/loss": loss,
-            "base/perplexity": math.exp(loss),
-            "base/bits_per_byte": nats / math.log(2) / self.num_bytes,
-            **exact,
-        }
-
-
 def _save(
     model: LlamaForCausalLM, optimizers: dict[str, torch.optim.Optimizer], folder: Path
 ) -> None:
-    save_model(model, str(folder / "model.safetensors"))
+    save_model(model, str(folder / WEIGHTS))
     state = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     torch.save(state, folder / "optimizers.pt")
 
@@ -396,7 +264,7 @@ def _resume(
     if found is None:
         return 0
     step, folder = found
-    load_model(model, str(folder / "model.safetensors"))
+    load_model(model, str(folder / WEIGHTS))
     state = torch.load(folder / "optimizers.pt", map_location=model.device, weights_only=True)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state[name])

@@ -36,12 +36,15 @@ class Preview(NamedTuple):
 
 
 def preview(
-    config: DataConfig, num_tokens: Callable[[str], int] | None, room: int, context: int
+    config: DataConfig,
+    num_tokens: Callable[[str], int] | None,
+    max_prompt_tokens: int,
+    context: int,
 ) -> Preview:
     """Return what a data node will hold.
 
-    Args: num_tokens: of a text; None where no tokenizer is known. room: most tokens of a prompt
-    that is answered. context: most tokens of a prompt with its answer.
+    Args: num_tokens: of a text; None where no tokenizer is known. max_prompt_tokens: of
+    a prompt that is answered. context: most tokens of a prompt with its answer.
     Raises: DataError: what the stage would raise; or, of a role that is answered or learned from,
     all records are too long.
     """
@@ -59,9 +62,9 @@ def preview(
     items = [*train, *held_out]
     too_long = 0
     if num_tokens is not None:
-        too_long = sum(_exceeds(item, num_tokens, room, context) for item in items)
+        too_long = sum(_exceeds(item, num_tokens, max_prompt_tokens, context) for item in items)
     if too_long == len(items):
-        most = room if config.role == "prompts" else context
+        most = max_prompt_tokens if config.role == "prompts" else context
         raise DataError(
             f"records of role {config.role} (={len(items)}, all longer) must fit {most} "
             "tokens; raise model.context, lower sampling.max_new_tokens, or shorten them.",
@@ -70,11 +73,13 @@ def preview(
     return Preview(len(train), len(held_out), kept.dropped.total() + kept.duplicates, too_long)
 
 
-def _exceeds(item: Item, num_tokens: Callable[[str], int], room: int, context: int) -> bool:
+def _exceeds(
+    item: Item, num_tokens: Callable[[str], int], max_prompt_tokens: int, context: int
+) -> bool:
     """Return whether a record's texts alone, without a template's tokens, are too long."""
     match item:
         case Prompt():
-            answers, most = [""], room
+            answers, most = [""], max_prompt_tokens
         case Demonstration():
             answers, most = [item.response], context
         case Preference():

@@ -29,7 +29,7 @@ from plumbrule.lm.loading import (
     save_policy,
 )
 from plumbrule.lm.logprobs import trunk
-from plumbrule.lm.policy import POLICY_FILE, PolicySpec
+from plumbrule.lm.policy import PolicySpec
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import mean_nll
 from plumbrule.lm.templates import check_chats, settled_turns
@@ -37,7 +37,15 @@ from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, write_json
-from plumbrule.store.file_names import NOTES, RECORDS, SAMPLES, VALIDATION
+from plumbrule.store.file_names import (
+    CHECKPOINTS,
+    MODEL,
+    NOTES,
+    POLICY_FILE,
+    RECORDS,
+    SAMPLES,
+    VALIDATION,
+)
 from plumbrule.store.json_files import write_jsonl
 from plumbrule.store.packaged_files import located
 from sft.fine_tune.config import SFTConfig
@@ -91,12 +99,12 @@ def run(
             config,
             micro_batch_size=runtime.micro_batch_size,
             device=device,
-            saves=out / "checkpoints",
+            saves=out / CHECKPOINTS,
             tracker=tracker,
         )
 
     # 4. What it came to.
-    save_policy(policy, out / "model")
+    save_policy(policy, out / MODEL)
     metrics = {
         "sft/rows": float(len(learned.rows)),
         "sft/rows_too_long": float(learned.num_too_long),
@@ -120,7 +128,7 @@ def run(
 
 def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifact) -> None:
     """Raise DataError if the chat template refuses a demonstration; no model is loaded."""
-    path = base.file("model") if base is not None else config.model.name_or_path
+    path = base.file(MODEL) if base is not None else config.model.name_or_path
     if path is None:
         return  # `starting_policy` says so
     revision = None if base is not None else config.model.revision
@@ -148,7 +156,7 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
     Raises: ConfigError: neither a base artifact nor `model.name_or_path` is given.
     """
     if base is not None:
-        policy = load_policy(base.file("model"))
+        policy = load_policy(base.file(MODEL))
     elif config.model.name_or_path is not None:
         policy = load_policy(
             config.model.name_or_path,
@@ -172,10 +180,12 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
 def sample_responses(
     policy: Policy, held_out: EncodedDemonstrations, config: SFTConfig, rows_per_pass: int
 ) -> list[dict[str, Any]]:
-    """Return greedy responses to the first prompts that leave room for one, beside references."""
-    room = policy.spec.context - config.max_new_tokens
+    """Return greedy responses to the first prompts that fit with one, beside references."""
+    longest = policy.spec.context - config.max_new_tokens
     pairs = zip(held_out.demonstrations, held_out.rows, strict=True)
-    shown = [(d, row.prompt) for d, row in pairs if len(row.prompt) <= room][: config.num_samples]
+    shown = [(d, row.prompt) for d, row in pairs if len(row.prompt) <= longest][
+        : config.num_samples
+    ]
     sampling = SamplingConfig(
         temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=rows_per_pass
     )

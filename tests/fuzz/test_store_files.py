@@ -26,13 +26,14 @@ from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.store import attempts, checkpoints, claims
 from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.file_names import HEAD, REWARD_STATS
 from plumbrule.store.manifests import MANIFEST, Manifest, signed
 from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
 from rlhf.feedback.people.questions import to_row as question_row
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
+from rlhf.reward_model.model import RewardStats, load_reward_model
 
 OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
 OWNER.pop("readable")
@@ -146,7 +147,7 @@ def test_reward_stats(tmp_path: Path, examples: int) -> None:
     @amount(examples)
     @given(object_or_bytes(asdict(RewardStats())))
     def look(content: bytes) -> None:
-        (tmp_path / STATS).write_bytes(content)
+        (tmp_path / REWARD_STATS).write_bytes(content)
         (tmp_path / HEAD).write_bytes(content)
         with pytest.raises(ArtifactError):
             load_reward_model(tmp_path)
@@ -154,7 +155,7 @@ def test_reward_stats(tmp_path: Path, examples: int) -> None:
     look()
 
 
-def small_rollout() -> rollouts.Rollout:
+def small_rollout() -> parquet.Rollout:
     """Two responses of a rollout."""
     mask = padded([[1, 1], [1]], torch.bool)
     numbers = padded([[0.5, -1.0], [0.25]], torch.float32)
@@ -163,8 +164,8 @@ def small_rollout() -> rollouts.Rollout:
         torch.tensor([True, False]), numbers,
     )  # fmt: skip
     scores = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    tokens = dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers)
-    return rollouts.Rollout(
+    tokens = dict.fromkeys(parquet.TOKEN_COLUMNS, numbers)
+    return parquet.Rollout(
         trajectory, terms={"rm": scores}, raw_scores=scores, scores=scores, **tokens
     )
 
@@ -172,15 +173,15 @@ def small_rollout() -> rollouts.Rollout:
 @AMOUNTS
 def test_rollouts(tmp_path: Path, examples: int) -> None:
     path = tmp_path / "update-00001.parquet"
-    rollouts.write(small_rollout(), path)
+    parquet.write(small_rollout(), path)
     whole = path.read_bytes()
-    kept = rollouts.read(path)
+    kept = parquet.read(path)
     assert kept.trajectory.responses == [[4, 5], [6]]
 
     @amount(examples)
     @given(damaged(whole))
     def look(content: bytes) -> None:
         path.write_bytes(content)
-        suppressed(lambda: rollouts.read(path))
+        suppressed(lambda: parquet.read(path))
 
     look()

@@ -21,7 +21,9 @@ from safetensors.torch import save_file
 from plumbrule import surroundings
 from plumbrule.cli.main import explain_permission, new_run_id
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Manifest, Store, write_json
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.progress import Progress
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

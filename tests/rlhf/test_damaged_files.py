@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from plumbrule.errors import ArtifactError, DataError
-from rlhf.ppo.rollout import parquet as rollouts
+from plumbrule.store.file_names import HEAD, REWARD_STATS
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import HEAD, STATS, RewardStats, load_reward_model
+from rlhf.reward_model.model import RewardStats, load_reward_model
 
 
 def table() -> dict[str, list]:
@@ -32,7 +33,7 @@ def table() -> dict[str, list]:
         "rollout_logprobs": numbers,
         "raw_scores": [1.0, 2.0],
         "scores": [1.0, 2.0],
-        **dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers),
+        **dict.fromkeys(parquet.TOKEN_COLUMNS, numbers),
         "term:rm": [1.0, 2.0],
     }
 
@@ -72,7 +73,7 @@ def test_a_rollout_that_cannot_be_is_refused(tmp_path: Path, case: str) -> None:
     path = tmp_path / "update-00001.parquet"
     write(path)
     with pytest.raises(DataError, match=message) as error:
-        rollouts.read(path)
+        parquet.read(path)
     assert str(path) in str(error.value)
 
 
@@ -89,10 +90,10 @@ def test_a_rollout_is_read_as_it_was_written(tmp_path: Path, behind: int) -> Non
         torch.tensor([True, False]), numbers,
     )  # fmt: skip
     scores = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    tokens = dict.fromkeys(rollouts.TOKEN_COLUMNS, numbers)
-    whole = rollouts.Rollout(trajectory, terms={}, raw_scores=scores, scores=scores, **tokens)
-    rollouts.write(whole, tmp_path / "u.parquet")
-    kept = rollouts.read(tmp_path / "u.parquet")
+    tokens = dict.fromkeys(parquet.TOKEN_COLUMNS, numbers)
+    whole = parquet.Rollout(trajectory, terms={}, raw_scores=scores, scores=scores, **tokens)
+    parquet.write(whole, tmp_path / "u.parquet")
+    kept = parquet.read(tmp_path / "u.parquet")
     assert kept.trajectory.responses == [[], [3, 4]]
     assert torch.equal(kept.values, whole.values)
 
@@ -117,6 +118,6 @@ def test_reward_statistics_that_cannot_be_are_refused(
     tmp_path: Path, field: str, value: object, message: str
 ) -> None:
     (tmp_path / HEAD).touch()
-    (tmp_path / STATS).write_text(json.dumps({**vars(RewardStats()), field: value}))
+    (tmp_path / REWARD_STATS).write_text(json.dumps({**vars(RewardStats()), field: value}))
     with pytest.raises(ArtifactError, match=message):
         load_reward_model(tmp_path)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from plumbrule.errors import DataError, NeedsInput
 from rlhf.feedback.people import store_folder as folder
-from rlhf.feedback.people.judgements import Said, check_file, finished, read_file
+from rlhf.feedback.people.judgements import AnnotatorJudgements, check_file, finished, read_file
 from rlhf.feedback.people.questions import Question
 
 
-def of_people(questions: Sequence[Question], annotators: int, out: Path) -> dict[str, Said]:
+def of_people(
+    questions: Sequence[Question], annotators: int, out: Path
+) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements from the store that the artifact folder `out` lies in.
 
     The questions are written there first.
@@ -35,7 +37,9 @@ def of_people(questions: Sequence[Question], annotators: int, out: Path) -> dict
     return {name: said[name] for name in done}
 
 
-def of_file(questions: Sequence[Question], annotators: int, path: Path) -> dict[str, Said]:
+def of_file(
+    questions: Sequence[Question], annotators: int, path: Path
+) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements of the file at `path`.
 
     Raises: DataError: a row that breaks a rule or fits no question, with its number, or fewer than

@@ -52,7 +52,7 @@ class Judgement(NamedTuple):
     """When, UTC; for whoever wonders how long labelling takes."""
 
 
-Said = dict[str, Judgement]
+AnnotatorJudgements = dict[str, Judgement]
 """Question -> the judgement that counts, of one annotator."""
 
 
@@ -195,7 +195,7 @@ def append(path: Path, judgement: Judgement, seen: int) -> Judgement:
     return kept
 
 
-def read_journal(path: Path) -> Said:
+def read_journal(path: Path) -> AnnotatorJudgements:
     """Return what one annotator says, the last judgement of each question; {} without a file.
 
     Raises: DataError: a damaged row, but for a last one that was cut off.
@@ -225,13 +225,13 @@ def _rows(text: bytes, path: Path) -> tuple[list[Judgement], int]:
     return rows, place
 
 
-def read_file(path: Path) -> dict[str, Said]:
+def read_file(path: Path) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements of a file that was made elsewhere.
 
     A row replaces an earlier one only where its `revision` is higher, as in an annotator's journal.
     Raises: DataError: a row that breaks a rule, or a question twice by one annotator.
     """
-    said: dict[str, Said] = {}
+    said: dict[str, AnnotatorJudgements] = {}
     for number, row in read_rows(path):
         try:
             judgement = from_row(row)
@@ -262,7 +262,7 @@ def check_file(path: Path, questions: Mapping[str, Question]) -> None:
             raise DataError(str(error), path, number, json.dumps(row)) from None
 
 
-def finished(said: Mapping[str, Said], questions: Sequence[Question]) -> list[str]:
+def finished(said: Mapping[str, AnnotatorJudgements], questions: Sequence[Question]) -> list[str]:
     """Return, by name, who has judged every question."""
     asked = {q.id for q in questions}
     return sorted(name for name, own in said.items() if asked <= set(own))

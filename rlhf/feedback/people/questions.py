@@ -19,8 +19,6 @@ from plumbrule.errors import DataError
 from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_jsonl
 
-FILE = "questions.jsonl"
-
 
 class Question(NamedTuple):
     """One thing to judge. repeats: the id of the question that this one asks again, or None."""

@@ -15,18 +15,16 @@ from pathlib import Path
 
 from plumbrule.store.artifacts import write_json
 from plumbrule.store.claims import published_path
+from plumbrule.store.file_names import LABELLING, QUESTIONS
 from plumbrule.store.fingerprint import digest
 from plumbrule.store.layout import LABELS, store_of, store_root
-from rlhf.feedback.people.judgements import Said, StaleError, append, read_journal
+from rlhf.feedback.people.judgements import AnnotatorJudgements, StaleError, append, read_journal
 from rlhf.feedback.people.questions import (
-    FILE,
     Question,
     read_questions,
     require_own_ids,
     write_questions,
 )
-
-POINTER = "labelling.json"
 
 
 def prepare(questions: Sequence[Question], out: Path) -> Path:
@@ -38,8 +36,8 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
     labels = store_of(out) / LABELS
     folder = labels / digest([q.id for q in questions])
     (folder / "people").mkdir(parents=True, exist_ok=True)
-    if not (folder / FILE).exists():
-        write_questions(questions, folder / FILE)
+    if not (folder / QUESTIONS).exists():
+        write_questions(questions, folder / QUESTIONS)
     asked = {q.id for q in questions}
     for path in sorted(labels.glob("*/people/*.jsonl")):
         mine = folder / "people" / path.name
@@ -48,7 +46,7 @@ def prepare(questions: Sequence[Question], out: Path) -> Path:
             if judgement.question in asked - set(known):
                 with contextlib.suppress(StaleError):  # judged here this moment
                     append(mine, judgement, seen=0)
-    write_json(out / POINTER, {"labels": f"{LABELS}/{folder.name}"})
+    write_json(out / LABELLING, {"labels": f"{LABELS}/{folder.name}"})
     return folder
 
 
@@ -66,8 +64,8 @@ def questions_in(folder: Path) -> list[Question]:
 
     Raises: DataError: they are not those that the folder was made for.
     """
-    questions = read_questions(folder / FILE)
-    require_own_ids(questions, folder / FILE)
+    questions = read_questions(folder / QUESTIONS)
+    require_own_ids(questions, folder / QUESTIONS)
     return questions
 
 
@@ -76,7 +74,7 @@ def journal(folder: Path, annotator: str) -> Path:
     return folder / "people" / f"{annotator}.jsonl"
 
 
-def judgements_in(folder: Path) -> dict[str, Said]:
+def judgements_in(folder: Path) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements."""
     paths = sorted((folder / "people").glob("*.jsonl"))
     return {path.stem: read_journal(path) for path in paths}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from plumbrule.data.annotators import krippendorff_alpha, merge
 from plumbrule.data.records import Preference
-from rlhf.feedback.people.judgements import Said
+from rlhf.feedback.people.judgements import AnnotatorJudgements
 from rlhf.feedback.people.questions import Question
 from rlhf.feedback.rankings import count_alike
 
@@ -24,7 +24,7 @@ class Verdicts(NamedTuple):
     metrics: dict[str, float]
 
 
-def verdicts(questions: Sequence[Question], said: Mapping[str, Said]) -> Verdicts:
+def verdicts(questions: Sequence[Question], said: Mapping[str, AnnotatorJudgements]) -> Verdicts:
     """Return what the annotators of `said`, who judged every question, make of them together."""
     labels = [
         [_preference(q, name, ranks) for name in sorted(said) if (ranks := said[name][q.id].ranks)]

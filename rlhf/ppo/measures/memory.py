@@ -23,9 +23,9 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import CHECK_EVERY
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
+from rlhf.ppo.optimisation.learner import Learner, trainable
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.shared_trunk import Actors
-from rlhf.ppo.step import Learner, trainable
 
 PROBE_ROWS = 4
 """That go forward and backward; what a batch without padding keeps grows with its tokens."""
@@ -248,3 +248,17 @@ def free_memory(device: torch.device) -> int | None:
         return None
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return 1024 * int(found[0]) if found else None
+
+
+def describe_estimate(expected: Estimate, device: torch.device) -> str:
+    """Return a line on what an update will take, with a way out where it is more than there is."""
+    free = free_memory(device)
+    if expected.fits and (free is None or expected.memory_bytes <= free + expected.held_bytes):
+        return f"ppo  {expected}"
+    there = (
+        "" if free is None else f", and {(free + expected.held_bytes) / 2**30:.2g} GiB are there"
+    )
+    return (
+        f"ppo  {expected}{there}: lower runtime.micro_batch_size, or set "
+        "runtime.gradient_checkpointing=true, ppo.adapter.rank or ppo.unfrozen_layers"
+    )

@@ -17,8 +17,8 @@ from plumbrule.lm.adapters import has_adapter
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.lm.logprobs import trunk
 from plumbrule.machine.matmul import measured_gflops
+from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.shared_trunk import Actors
-from rlhf.ppo.step import Learner
 
 PARTS = {
     "prefill": "reading prompts",

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from plumbrule.errors import DataError
+from plumbrule.errors import DataError, TrainingError
+from plumbrule.lm.parallel import distributed
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
 
 
@@ -229,3 +231,15 @@ def remove_after(folder: Path, update: int) -> None:
         match = _NAME.fullmatch(path.name)
         if match is None or int(match.group(1)) > update:
             path.unlink()
+
+
+@contextmanager
+def kept_on_failure(rollout: Rollout, folder: Path, update: int) -> Iterator[None]:
+    """Write the rollout into `folder` if training on it fails, and say so in the error."""
+    try:
+        yield
+    except TrainingError as error:
+        path = folder / f"failed-update-{update:05d}.parquet"
+        if distributed.is_main():
+            write(rollout, path)
+        raise TrainingError(f"{error} Its rollout is kept: {path}") from error

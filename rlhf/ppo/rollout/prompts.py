@@ -6,16 +6,43 @@ belongs to (seed, epoch); update u takes the u-th part of that endless row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from plumbrule.data.records import Prompt
+from plumbrule.data.records import Prompt, read_records
+from plumbrule.errors import DataError
+from plumbrule.lm.config import RetrievalConfig
 from plumbrule.lm.loading import Policy, fits
 from plumbrule.lm.parallel import distributed
 from plumbrule.lm.randomness import generator
 from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
-from rlhf.ppo.config import PPOConfig
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import VALIDATION
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
+
+
+def read_prompts(path: Path, policy: Policy, response_tokens: int) -> tuple[list[Prompt], int]:
+    """Return the prompts in `path` that fit the context with a response, and how many do not.
+
+    Args: response_tokens: of the longest response.
+    Raises: DataError: none does, or the chat template refuses one.
+    """
+    every = read_records(Prompt, path)
+    policy.check_chats(every)
+    kept = prompts_that_fit(policy, every, response_tokens)
+    if not kept:
+        raise DataError(
+            f"prompts (={len(every)} rows) must hold one that fits the context (="
+            f"{policy.spec.context} tokens) with a response of {response_tokens} tokens.",
+            path,
+        )
+    return kept, len(every) - len(kept)
+
+
+def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:
+    """Return the held-out prompts, of which the first are shown with answers."""
+    return read_records(Prompt, inputs["prompts"].file(VALIDATION))
 
 
 def prompts_that_fit(
@@ -45,24 +72,28 @@ def batch_of(
 def ask(
     policy: Policy,
     prompts: Sequence[Prompt],
-    retriever: Retriever | None,
-    config: PPOConfig,
     update: int,
+    *,
+    retriever: Retriever | None,
+    retrieval: RetrievalConfig,
+    seed: int,
+    max_new_tokens: int,
 ) -> list[Query]:
     """Return this process's share of a rollout's queries: passages chosen, tokens, sampling keys.
 
     Args: prompts: of the whole rollout, since a prompt's keys count its earlier rows.
+    max_new_tokens: of a response, which must fit behind the query.
     """
-    keys = sampling_keys([p.id for p in prompts], config.seed, update)
+    keys = sampling_keys([p.id for p in prompts], seed, update)
     mine = distributed.rank_indices(len(prompts))
     own = [prompts[i] for i in mine]
     shown = shown_prompts(
         own,
         policy,
         retriever,
-        config.retrieval,
-        seed=config.seed,
-        max_new_tokens=config.sampling.max_new_tokens,
+        retrieval,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
     )
     return [
         Query(prompt.id, given.passages, given.tokens, keys[i])

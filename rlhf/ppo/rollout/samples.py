@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from plumbrule.data.records import Prompt
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever
-from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.shared_trunk import Reference
 
@@ -25,21 +25,25 @@ def sample_rows(
     reference: Reference,
     prompts: Sequence[Prompt],
     retriever: Retriever | None,
-    config: PPOConfig,
+    *,
+    sampling: SamplingConfig,
+    retrieval: RetrievalConfig,
+    seed: int,
+    precision: str,
 ) -> list[dict[str, Any]]:
     """Return one row per prompt with both policies' greedy responses."""
-    greedy = dataclasses.replace(config.sampling, temperature=0.0)
+    greedy = dataclasses.replace(sampling, temperature=0.0)
     shown = shown_prompts(
         prompts,
         policy,
         retriever,
-        config.retrieval,
-        seed=config.seed,
+        retrieval,
+        seed=seed,
         max_new_tokens=greedy.max_new_tokens,
     )
     queries = [given.tokens for given in shown]
     unused_keys = [0] * len(queries)
-    with compute_precision(config.precision, policy.model.device):
+    with compute_precision(precision, policy.model.device):
         with reference.context():
             before = generate(reference.policy, queries, sampling=greedy, keys=unused_keys)
         after = generate(policy, queries, sampling=greedy, keys=unused_keys)

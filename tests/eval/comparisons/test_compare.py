@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from worlds.evaluation import read_lines, small_config, small_inputs
 
-from eval.benchmarks.quantity import ABOUT, with_conditions
+from eval.benchmarks.quantity import with_conditions
 from eval.benchmarks.registry import BENCHMARKS
 from eval.comparisons.compare import compare, pair, run
 from eval.comparisons.config import CompareConfig
@@ -21,6 +21,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.report.metric_wording import direction
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from plumbrule.store.file_names import BENCHMARK_FACTS
 from plumbrule.store.fingerprint import code_hashes
 from plumbrule.tracking.stage_tracker import NullTracker
 
@@ -48,7 +49,7 @@ def write(folder, benchmark, rows, kind="sft", gold=None):
     (folder / "evaluated.json").write_text(json.dumps(about))
     if benchmark in BENCHMARKS:
         paired = [dataclasses.asdict(one) for one in quantities(benchmark, rows)]
-        (folder / ABOUT).write_text(json.dumps({benchmark: {"quantities": paired}}))
+        (folder / BENCHMARK_FACTS).write_text(json.dumps({benchmark: {"quantities": paired}}))
     return Artifact.of(folder, "eval")
 
 
@@ -166,8 +167,10 @@ def test_a_benchmark_without_quantities_is_noted(tmp_path):
     inputs = both(tmp_path, "prompts", [row(0, gold=1.0)], [row(0, gold=2.0)])
     for artifact in inputs.values():
         (artifact.path / "items" / "mute.jsonl").write_text(json.dumps(row(0)) + "\n")
-        about = json.loads((artifact.path / ABOUT).read_text())
-        (artifact.path / ABOUT).write_text(json.dumps({**about, "mute": {"quantities": []}}))
+        about = json.loads((artifact.path / BENCHMARK_FACTS).read_text())
+        (artifact.path / BENCHMARK_FACTS).write_text(
+            json.dumps({**about, "mute": {"quantities": []}})
+        )
     stage(inputs, tmp_path / "out")
     notes = json.loads((tmp_path / "out" / "notes.json").read_text())
     assert notes == ["mute names nothing that could be compared."]

@@ -18,7 +18,9 @@ from plumbrule.errors import ArtifactError, ConfigError, DataError
 from plumbrule.lm.cost_metrics import cost_metrics
 from plumbrule.report import plots
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, Manifest, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.stage_tracker import FileTracker
 
 IDS = [f"p{i}" for i in range(40)]

@@ -434,7 +434,9 @@ def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
     from plumbrule.cli import verbs
     from plumbrule.errors import ArtifactError
-    from plumbrule.store.artifacts import Manifest, Store, write_json
+    from plumbrule.store.artifacts import Store
+    from plumbrule.store.json_files import write_json
+    from plumbrule.store.manifests import Manifest
 
     store = Store(tmp_path)
     folder = store.folder("sft", "f" * 16)

@@ -27,8 +27,9 @@ from plumbrule.lm.config import AdapterConfig, ModelConfig
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.store import adapter_files
 from plumbrule.store.adapter_files import base_of, read_adapter, rebase_adapters
-from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import content_digest, hashed_config
+from plumbrule.store.manifests import Manifest
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 

@@ -10,7 +10,9 @@ import pytest
 
 from plumbrule.pipeline.execute import Planned, make_plan
 from plumbrule.pipeline.expected_time import duration, expected_seconds
-from plumbrule.store.artifacts import Manifest, Store, write_json
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import Manifest
 
 
 def publish(store: Store, planned: Planned, number: int, seconds: float, **changes: Any) -> None:

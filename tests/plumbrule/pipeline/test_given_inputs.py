@@ -19,7 +19,8 @@ from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
-from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.artifacts import Store
+from plumbrule.store.manifests import Manifest
 from rlhf.ppo.config import PPOConfig
 from rlhf.rewards.config import EnsembleConfig, RewardConfig
 

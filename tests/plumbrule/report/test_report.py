@@ -25,7 +25,7 @@ from plumbrule.report.figures import (
     ticks,
 )
 from plumbrule.report.metric_wording import (
-    METRICS,
+    WORDINGS,
     bounds_text,
     describe,
     read_wording,
@@ -396,15 +396,15 @@ def test_a_constant_curve_is_drawn() -> None:
 
 
 def test_a_case_of_a_metric_has_its_meaning() -> None:
-    assert describe("eval/accuracy_ppo_rag") == METRICS["eval/accuracy"]
-    assert describe("objective/kl") == METRICS["objective/kl"]
+    assert describe("eval/accuracy_ppo_rag") == WORDINGS["eval/accuracy"]
+    assert describe("objective/kl") == WORDINGS["objective/kl"]
     assert describe("nothing/at_all") == ("", "")
 
 
 def test_a_metric_has_its_wording_in_one_file() -> None:
     names = [name for path in wording_files() for name in read_wording(path)]
     assert [name for name, times in Counter(names).items() if times > 1] == []
-    assert set(names) == set(METRICS)
+    assert set(names) == set(WORDINGS)
 
 
 def test_every_headline_metric_has_a_wording() -> None:

@@ -11,8 +11,9 @@ import pytest
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims, manifests
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, Store, write_json
-from plumbrule.store.manifests import signed
+from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import MANIFEST, Manifest, signed
 
 
 def published(store: Store, **files: str) -> Path:

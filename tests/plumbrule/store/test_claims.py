@@ -14,7 +14,8 @@ import pytest
 
 from plumbrule.errors import Terminated, TrainingError
 from plumbrule.store import claims
-from plumbrule.store.artifacts import Manifest, Store
+from plumbrule.store.artifacts import Store
+from plumbrule.store.manifests import Manifest
 
 HOLDER = """
 import sys, time

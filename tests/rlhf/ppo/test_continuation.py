@@ -17,12 +17,14 @@ from worlds.trackers import Stopped, StopsAfter
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.loading import load_policy
-from plumbrule.store.artifacts import MANIFEST, Artifact, Manifest, write_json
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import MANIFEST, Manifest
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.kl import next_kl_coefficient
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.stage import run
 
@@ -82,7 +84,7 @@ def test_the_reference_stays_the_first_one_and_the_kl_goes_on_from_its_end(tmp_p
     first = train(tmp_path, "first", updates(3, learning_rate=2e-2))
     assert sorted(p.name for p in (first / "state").iterdir()) == ["control.json"]
     more = train(tmp_path, "more", updates(1, learning_rate=2e-2), first)
-    rollout = rollouts.read(more / "rollouts" / "update-00004.parquet")
+    rollout = parquet.read(more / "rollouts" / "update-00004.parquet")
     sft, trained = (load_policy(tmp_path / name / "model") for name in ("sft", "first"))
     said = evaluate(
         rollout.trajectory,

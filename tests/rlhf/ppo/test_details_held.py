@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from worlds import ppo as world
+from worlds.ppo import add_gradients, ppo_step
 
 from plumbrule.data.records import Prompt, read_records
 from plumbrule.lm.config import SamplingConfig
@@ -24,14 +25,16 @@ from plumbrule.lm.response_logprobs import TokenRow
 from plumbrule.protocols import Episode
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
-from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
+from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.objective import shape
-from rlhf.ppo.ptx import add_ptx_gradients
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.optimisation.learner import trainable
+from rlhf.ppo.optimisation.mini_batches import Place
+from rlhf.ppo.ptx import PTX, add_ptx_gradients
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.stage import run
-from rlhf.ppo.step import Place, add_gradients, ppo_step, trainable
+from rlhf.ppo.update_settings import shaping_settings
 from rlhf.reward_model.model import RewardModel, RewardScorer, Row, collate
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
@@ -122,7 +125,9 @@ def test_the_clip_comes_before_the_penalty_and_the_kl() -> None:
         reward=RewardConfig([RewardTermConfig("constant")]),
     )
     scores = {"constant": torch.tensor([7.0, -9.0], dtype=torch.float64)}
-    rollout = shape(trajectory, Evaluation(zeros, ref, zeros, zeros), scores, config, 0.1)
+    rollout = shape(
+        trajectory, Evaluation(zeros, ref, zeros, zeros), scores, shaping_settings(config, 0.1)
+    )
     assert rollout.raw_scores.tolist() == [7.0, -9.0]
     assert rollout.scores.tolist() == [5.0, -6.0]
     assert rollout.rewards.tolist() == [pytest.approx([-3.0, 4.0]), pytest.approx([-10.0, 0.0])]
@@ -136,7 +141,7 @@ def test_the_reference_is_the_policy_that_came_in_and_stays_it(tmp_path: Path) -
     """Its log-probs in the last update are those of the folder that PPO started from."""
     out = train(tmp_path, world.config(), spread=0.5)
     sft, trained = load_policy(tmp_path / "sft" / "model"), load_policy(out / "model")
-    rollout = rollouts.read(out / "rollouts" / "update-00006.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00006.parquet")
     mask = rollout.trajectory.action_mask
 
     def logprobs_of(policy: Policy) -> torch.Tensor:
@@ -239,10 +244,16 @@ def test_validation_samples_are_greedy_and_of_both_policies(tmp_path: Path) -> N
 @pytest.mark.detail(48)
 def test_the_gradient_of_demonstrations_is_the_coefficient_times_that_of_their_mean() -> None:
     """One demonstration, drawn eight times: coef * d/dw of -1/3 sum_j log p(token j)."""
-    config = world.config(ptx=PTXConfig(coef=2.5, batch_size=8))
-    policy = world.learner_of(config).policy
+    policy = world.learner_of(world.config()).policy
     row = TokenRow((2, 5, 3), (9, 6, 1))
-    sums = add_ptx_gradients(policy, [row], config, 3, Place(1, 1, 1))
+    sums = add_ptx_gradients(
+        policy,
+        PTX([row], coef=2.5, batch_size=8),
+        Place(1, 1, 1),
+        seed=0,
+        precision="float32",
+        micro_batch_size=3,
+    )
     found = gradient(policy.model)
 
     policy.model.zero_grad()
@@ -256,13 +267,15 @@ def test_the_gradient_of_demonstrations_is_the_coefficient_times_that_of_their_m
 @pytest.mark.detail(48)
 def test_each_optimizer_step_draws_demonstrations_of_its_own() -> None:
     """Of which there are six, told apart by their lengths; the same step draws the same ones."""
-    config = world.config(ptx=PTXConfig(coef=1.0, batch_size=2))
-    policy = world.learner_of(config).policy
-    known = [TokenRow((2, 5, 3), (6,) * (i + 1)) for i in range(6)]
+    policy = world.learner_of(world.config()).policy
+    known = PTX([TokenRow((2, 5, 3), (6,) * (i + 1)) for i in range(6)], 1.0, 2)
     places = [Place(u, e, m) for u in (1, 2) for e in (1, 2) for m in (1, 2)]
 
     def tokens(place: Place) -> float:
-        return float(add_ptx_gradients(policy, known, config, 2, place)[1])
+        sums = add_ptx_gradients(
+            policy, known, place, seed=0, precision="float32", micro_batch_size=2
+        )
+        return float(sums[1])
 
     drawn = [tokens(place) for place in places]
     assert [tokens(place) for place in places] == drawn
@@ -285,7 +298,7 @@ def test_importance_weights_scale_the_policys_gradient(cap: float, weight: float
         rollout = world.recorded(learner)
         sampled = rollout.logprobs - math.log(2.0)
         rollout = rollout._replace(trajectory=replace(rollout.trajectory, rollout_logprobs=sampled))
-        add_gradients(learner, rollout, list(range(16)), config, 4, 1)
+        add_gradients(learner, rollout, list(range(16)), config, 4)
         gradients[bound] = gradient(learner.policy.model)
     assert float(gradients[None].norm()) > 0.1
     assert torch.allclose(gradients[cap], weight * gradients[None], rtol=1e-9, atol=1e-12)
@@ -301,7 +314,7 @@ def test_the_gold_utility_beside_a_reward_is_logged_at_weight_0(tmp_path: Path) 
     config = world.config(total_episodes=16, reward=reward, missing_eos_penalty=0.0)
     out = train(tmp_path, config)
     row = read_metrics(out)[0]
-    rollout = rollouts.read(out / "rollouts" / "update-00001.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00001.parquet")
     assert torch.equal(rollout.scores, rollout.terms["rm"])
     assert row["objective/scores"] == pytest.approx(row["reward/rm_raw"])
     assert row["reward/gold_raw"] == pytest.approx(float(rollout.terms["gold"].mean()))

@@ -14,7 +14,7 @@ from plumbrule.machine import environment as machine
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures.metrics import LARGEST_GAP
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +35,7 @@ def run(folder: Path, device: str, **changes: object) -> Path:
 def test_a_run_on_an_accelerator_is_that_on_the_cpu(tmp_path: Path) -> None:
     """Up to float32 sums in another order, which Adam's first steps magnify."""
     here, there = run(tmp_path / "cpu", "cpu"), run(tmp_path / "cuda", "cuda")
-    first = [rollouts.read(rollouts.path_of(out / "rollouts", 1)) for out in (here, there)]
+    first = [parquet.read(parquet.path_of(out / "rollouts", 1)) for out in (here, there)]
     assert first[0].trajectory.responses == first[1].trajectory.responses
     assert torch.allclose(first[0].advantages, first[1].advantages, rtol=1e-3, atol=1e-4)
     ours, theirs = (load_file(out / "model" / "model.safetensors") for out in (here, there))

@@ -15,14 +15,17 @@ import ppo_reference as reference
 import pytest
 import torch
 from worlds import ppo as world
+from worlds.ppo import add_gradients
 
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.kl import kl_weights
 from rlhf.ppo.objective import shape
+from rlhf.ppo.optimisation.learner import Learner, trainable
 from rlhf.ppo.rollout.evaluation import Evaluation, action_logprobs, evaluate, state_values
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import rows_for_model
-from rlhf.ppo.step import SUMS, Learner, add_gradients, divisors_of, trainable
+from rlhf.ppo.step import SUMS, divisors_of
+from rlhf.ppo.update_settings import shaping_settings
 
 ROWS, GROUP, COEF = 8, 4, 0.3
 KL = [("k1", "reward"), ("k2", "reward"), ("k3", "reward"), ("k1", "loss"), ("k3", "loss")]
@@ -118,7 +121,7 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
     terms = {"rm": torch.linspace(-1.5, 1.5, ROWS, dtype=torch.float64)[torch.randperm(ROWS)]}
     in_reward, in_loss = (COEF, 0.0) if config.kl.where == "reward" else (0.0, COEF)
     assert kl_weights(COEF, config.kl.where) == (in_reward, in_loss)
-    shaped = shape(trajectory, outputs, terms, config, in_reward)
+    shaped = shape(trajectory, outputs, terms, shaping_settings(config, in_reward))
     old, ref = outputs.logprobs.tolist(), outputs.ref_logprobs.tolist()
     values = outputs.values.tolist()
 
@@ -161,7 +164,7 @@ def test_a_step_equals_the_reference(case: dict[str, Any]) -> None:
 
     # Losses and slopes
     order = sorted(range(ROWS), key=lambda i: -trajectory.num_tokens[i])
-    found, _ = add_gradients(learner, shaped, order, config, ROWS, 1, in_loss)
+    found, _ = add_gradients(learner, shaped, order, config, ROWS, in_loss)
     means = dict(zip(SUMS, (found / divisors_of(trajectory, order)).tolist(), strict=True))
     gradients = {n: gradient(model) for n, model in learner.models.items()}
     read = now(trajectory, learner)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from worlds import ppo as world
+from worlds.ppo import make_learner, ppo_step
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import SamplingConfig
@@ -24,10 +25,9 @@ from rlhf.ppo.config import EarlyStopConfig, KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.losses import importance_weights, policy_loss
 from rlhf.ppo.optimisation.tensorflow_adam import TensorFlowAdam
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Sampler
 from rlhf.ppo.stage import run
-from rlhf.ppo.step import make_learner, ppo_step
 
 
 def train(
@@ -159,7 +159,7 @@ def test_during_warm_up_the_value_model_alone_moves() -> None:
 @pytest.mark.detail(16)
 def test_a_score_after_the_response_has_a_value_of_its_own(tmp_path: Path) -> None:
     _, out, _ = train(tmp_path, world.config(score_at="after"), spread=0.5)
-    rollout = rollouts.read(out / "rollouts" / "update-00004.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00004.parquet")
     trajectory = rollout.trajectory
     ends = torch.tensor([len(r) for r in trajectory.responses])
     rows = torch.arange(len(ends))
@@ -197,7 +197,7 @@ def test_without_a_value_model_none_is_read_trained_or_kept(kind: str, tmp_path:
     rows, out, _ = train(tmp_path, world.config(advantage=kind, samples_per_prompt=4))
     assert not (out / "value").exists()
     assert {row["loss/value_avg"] for row in rows} == {0.0}
-    rollout = rollouts.read(out / "rollouts" / "update-00001.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00001.parquet")
     ids = list(rollout.trajectory.prompt_ids)
     assert all(len(set(ids[i : i + 4])) == 1 for i in range(0, 16, 4))
     assert not rollout.values.any()
@@ -338,7 +338,7 @@ def test_a_perturbed_sampler_is_metered_and_weighed(
     rows, out, _ = train(tmp_path, config, Perturbed(2.0), spread=0.5)
     assert rows[0]["val/logprob_gap_max"] > 0.1
     assert "temperature" in caplog.text
-    rollout = rollouts.read(out / "rollouts" / "update-00001.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00001.parquet")
     mask = rollout.trajectory.action_mask
     sampled = rollout.trajectory.rollout_logprobs
     weights = importance_weights(rollout.logprobs, sampled, mask, 2.0)
@@ -368,7 +368,7 @@ def test_importance_weights_make_a_perturbed_sampler_right() -> None:
 @pytest.mark.detail(10)
 def test_the_samplers_own_log_probs_may_be_the_old_ones(tmp_path: Path) -> None:
     rows, out, _ = train(tmp_path, world.config(old_logprobs="rollout", total_episodes=16))
-    rollout = rollouts.read(out / "rollouts" / "update-00001.parquet")
+    rollout = parquet.read(out / "rollouts" / "update-00001.parquet")
     assert torch.equal(rollout.logprobs, rollout.trajectory.rollout_logprobs)
     assert 0 < rows[0]["val/first_ratio_error"] < 1e-4  # float32: two passes, one policy
 

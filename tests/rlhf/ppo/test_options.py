@@ -20,9 +20,9 @@ from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.lr_schedules import lr_multiplier
 from rlhf.ppo.config import KLConfig, PPOConfig
+from rlhf.ppo.optimisation.learner import set_learning_rates
 from rlhf.ppo.options import ADVANTAGES, KL_ESTIMATORS, POLICY_LOSSES, REGISTRIES, SCHEDULES
 from rlhf.ppo.stage import run
-from rlhf.ppo.step import learning_rates, set_learning_rates
 
 PLUGIN = """
 import torch
@@ -179,7 +179,7 @@ def test_schedules_by_hand() -> None:
         warmup_share=0.2,
     )
     for update, share in ((1, 0.5), (2, 1.0), (7, 0.5)):  # (1 + cos(pi / 2)) / 2 at k = 4
-        set_learning_rates(learner.optimizer, learning_rates(config, update))
+        set_learning_rates(learner.optimizer, world.learning_rates(config, update))
         rates = [group["lr"] for group in learner.optimizer.param_groups]
         assert rates == pytest.approx([0.5 * share, 2.0 * share])
 

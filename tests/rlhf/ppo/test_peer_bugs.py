@@ -20,6 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from worlds import ppo as world
+from worlds.ppo import ppo_step
 from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.errors import TrainingError
@@ -36,11 +37,12 @@ from rlhf.masked import masked_mean, masked_var, whiten
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.objective import shape
+from rlhf.ppo.optimisation.learner import trainable
 from rlhf.ppo.rollout.evaluation import Evaluation, action_logprobs
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import rows_for_model
 from rlhf.ppo.stage import run
-from rlhf.ppo.step import ppo_step, trainable
+from rlhf.ppo.update_settings import shaping_settings
 from rlhf.reward_model.losses import bradley_terry
 
 
@@ -48,7 +50,8 @@ def shaped(rollout: Rollout, config: PPOConfig) -> Rollout:
     """Steps 3 and 4 on a recorded rollout's raw columns."""
     outputs = Evaluation(rollout.logprobs, rollout.ref_logprobs, rollout.values, rollout.entropy)
     kl = kl_weights(config.kl.coef, config.kl.where)
-    return shape(rollout.trajectory, outputs, rollout.terms, config, kl.in_reward)
+    settings = shaping_settings(config, kl.in_reward)
+    return shape(rollout.trajectory, outputs, rollout.terms, settings)
 
 
 def recorded(config: PPOConfig) -> Rollout:

@@ -18,7 +18,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.store.checkpoints import newest
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.state import load_state
 
@@ -117,7 +117,7 @@ def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
     """The same responses, whitened over all rows; one process writes."""
     outs = [folder / "out" for folder in folders]
     one, two = (
-        [rollouts.read(path) for path in sorted((out / "rollouts").iterdir())] for out in outs
+        [parquet.read(path) for path in sorted((out / "rollouts").iterdir())] for out in outs
     )
     assert len(one) == len(two) == world.config().num_updates
     for alone, shared in zip(one, two, strict=True):
@@ -159,7 +159,7 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
     paths = sorted((alone / "rollouts").iterdir())
     assert len(paths) == world.config().num_updates
     for path in paths:
-        one, other = rollouts.read(path), rollouts.read(several / "rollouts" / path.name)
+        one, other = parquet.read(path), parquet.read(several / "rollouts" / path.name)
         assert one.trajectory.responses == other.trajectory.responses
         assert torch.allclose(one.advantages, other.advantages, rtol=0, atol=1e-6)
     assert_same_weights(alone, several, atol=1e-8)
@@ -226,7 +226,7 @@ def test_what_is_shared_learns_the_same_in_two_processes(tmp_path: Path, mode: s
     launch(mode, two, 2)
     for update in range(1, world.config().num_updates + 1):
         ours, theirs = (
-            rollouts.read(rollouts.path_of(folder / "out" / "rollouts", update))
+            parquet.read(parquet.path_of(folder / "out" / "rollouts", update))
             for folder in (one, two)
         )
         assert ours.trajectory.responses == theirs.trajectory.responses

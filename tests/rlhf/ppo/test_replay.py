@@ -11,7 +11,9 @@ from worlds import ppo as world
 
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.store.artifacts import Manifest, Store, write_json
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import write_json
+from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
 from rlhf.ppo.replay import replay

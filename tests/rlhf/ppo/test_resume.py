@@ -20,7 +20,7 @@ from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.config import KLConfig, PPOConfig, PTXConfig
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 
 TIMED = ("metrics.jsonl", "tables.json")
 """Files that hold times."""
@@ -168,9 +168,9 @@ def test_rollouts_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     names = ["update-00001.parquet", "update-00002.parquet", "update-00003.parquet"]
     for name in (*names, "update-00004.partial"):
         (tmp_path / name).touch()
-    rollouts.remove_after(tmp_path, 2)
+    parquet.remove_after(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == names[:2]
-    rollouts.remove_after(tmp_path / "absent", 0)
+    parquet.remove_after(tmp_path / "absent", 0)
 
 
 def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 from worlds import ppo as world
+from worlds.ppo import add_gradients, make_actors, make_learner
 from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.cli import verbs
@@ -32,10 +33,10 @@ from rlhf.ppo import stage as ppo
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.losses import policy_loss, value_loss
 from rlhf.ppo.measures.memory import Estimate
+from rlhf.ppo.optimisation.learner import trainable
 from rlhf.ppo.rollout.evaluation import action_logprobs, state_values
 from rlhf.ppo.rollout.trajectory import rows_for_model
-from rlhf.ppo.shared_trunk import Actors, Reference, make_actors
-from rlhf.ppo.step import add_gradients, make_learner, trainable
+from rlhf.ppo.shared_trunk import Actors, Reference
 from rlhf.ppo.value_model import value_on
 
 ADAPTER = AdapterConfig(rank=2, targets=["q_proj", "v_proj", "down_proj"])
@@ -68,7 +69,7 @@ def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
         assert torch.allclose(found[name], expected[name], atol=2e-6), name
 
 
-def frozen_by_hand(policy, config, load):
+def frozen_by_hand(policy, load, **_):
     """Separate models, of which the policy learns in its top layer, norm and untied head only."""
     model = policy.model.requires_grad_(False)
     for module in (model.model.layers[2], model.model.norm):
@@ -133,7 +134,9 @@ def test_frozen_layers_are_computed_once_per_rollout(tmp_path, monkeypatch) -> N
     )
     made = []
     actors = ppo_models.make_actors
-    monkeypatch.setattr(ppo_models, "make_actors", lambda *a: made.append(actors(*a)) or made[0])
+    monkeypatch.setattr(
+        ppo_models, "make_actors", lambda *a, **k: made.append(actors(*a, **k)) or made[0]
+    )
     built(tmp_path)
     (tmp_path / "out").mkdir()
     widths: Counter[str] = Counter()
@@ -163,7 +166,7 @@ def test_frozen_layers_are_computed_once_per_rollout(tmp_path, monkeypatch) -> N
 
 
 def rows_of(out: Path, update: int):
-    kept = ppo.rollouts.read(ppo.rollouts.path_of(out / "rollouts", update)).trajectory
+    kept = ppo.parquet.read(ppo.parquet.path_of(out / "rollouts", update)).trajectory
     return kept.queries, kept.responses
 
 
@@ -172,8 +175,8 @@ def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) ->
     config = world.config(adapter=ADAPTER)
     shared = train(tmp_path / "shared", config)
 
-    def separate(policy, config, load):
-        policy = with_adapter(policy, config.adapter, config.seed, "ppo.adapter")
+    def separate(policy, load, *, adapter, seed, **_):
+        policy = with_adapter(policy, adapter, seed, "ppo.adapter")
         reference = load()
         return Actors(policy, policy, Reference(reference, reference))
 
@@ -211,7 +214,7 @@ def test_a_value_head_on_the_policy_adds_its_gradient_to_the_policys() -> None:
     learner = make_learner(policy, value_model, config)
     rollout = world.recorded(learner)
     rows = list(range(16))
-    add_gradients(learner, rollout, rows, config, 4, 1)
+    add_gradients(learner, rollout, rows, config, 4)
     found = [p.grad.clone() for p in [*trainable(policy.model), *trainable(value_model)]]
 
     inputs = rows_for_model(rollout.trajectory, rows, policy.pad_id)
@@ -243,7 +246,7 @@ def test_during_warm_up_a_value_head_on_the_policy_leaves_the_policy_alone(tmp_p
 
     actors = []
     make = ppo_models.make_actors
-    ppo_models.make_actors = lambda *a: actors.append(make(*a)) or actors[0]
+    ppo_models.make_actors = lambda *a, **k: actors.append(make(*a, **k)) or actors[0]
     try:
         ppo.run(config, world.inputs_in(tmp_path), world.runtime(), tmp_path / "out", Looks())
     finally:

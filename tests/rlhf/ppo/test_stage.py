@@ -33,7 +33,7 @@ from rlhf.ppo.kl import k1
 from rlhf.ppo.losses import policy_loss, value_loss
 from rlhf.ppo.measures.metrics import Consistency, consistency, warn_if_inconsistent
 from rlhf.ppo.models import load_actors, make_value_model
-from rlhf.ppo.rollout import parquet as rollouts
+from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import evaluate, state_values
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.prompts import batch_of
@@ -67,7 +67,7 @@ def train(
     headlines = run(config, inputs, runtime or world.runtime(), out, FileTracker(out))
     files = sorted((out / "rollouts").iterdir())
     return Finished(
-        inputs, config, out, headlines, read_metrics(out), [rollouts.read(f) for f in files]
+        inputs, config, out, headlines, read_metrics(out), [parquet.read(f) for f in files]
     )
 
 
@@ -150,9 +150,9 @@ def test_headlines_are_those_of_the_last_update(done: Finished) -> None:
 
 
 def test_the_file_reads_back_bit_for_bit(done: Finished, tmp_path: Path) -> None:
-    rollouts.write(done.rollouts[1], tmp_path / "again.parquet")
-    again = rollouts.read(tmp_path / "again.parquet")
-    for name in (*rollouts.TOKEN_COLUMNS, "scores", "raw_scores"):
+    parquet.write(done.rollouts[1], tmp_path / "again.parquet")
+    again = parquet.read(tmp_path / "again.parquet")
+    for name in (*parquet.TOKEN_COLUMNS, "scores", "raw_scores"):
         assert torch.equal(getattr(again, name), getattr(done.rollouts[1], name)), name
     assert again.terms.keys() == done.rollouts[1].terms.keys()
     assert vars(again.trajectory).keys() == vars(done.rollouts[1].trajectory).keys()
@@ -561,7 +561,7 @@ def test_a_score_that_is_no_number_ends_the_run_and_keeps_the_rollout(tmp_path: 
         train(tmp_path, world.config(), inputs)
     kept = tmp_path / "out" / "checkpoints" / "failed-update-00001.parquet"
     assert str(kept) in str(error.value)
-    assert math.isnan(float(rollouts.read(kept, finite=False).scores[2]))
+    assert math.isnan(float(parquet.read(kept, finite=False).scores[2]))
 
 
 @pytest.mark.detail(22)

@@ -11,23 +11,16 @@ import ppo_reference as reference
 import pytest
 import torch
 from worlds import ppo as world
+from worlds.ppo import add_gradients, learning_rates, make_learner, ppo_step
 
 from plumbrule.errors import ConfigError, TrainingError
 from rlhf.ppo import step as module
 from rlhf.ppo.measures.metrics import objective_metrics
+from rlhf.ppo.optimisation.gradients import clip_gradients
+from rlhf.ppo.optimisation.learner import set_learning_rates, trainable
 from rlhf.ppo.rollout.evaluation import evaluate
-from rlhf.ppo.rollout.parquet import TOKEN_COLUMNS, Rollout, read
-from rlhf.ppo.stage import kept_on_failure
-from rlhf.ppo.step import (
-    SUMS,
-    add_gradients,
-    clip_gradients,
-    learning_rates,
-    make_learner,
-    ppo_step,
-    set_learning_rates,
-    trainable,
-)
+from rlhf.ppo.rollout.parquet import TOKEN_COLUMNS, Rollout, kept_on_failure, read
+from rlhf.ppo.step import SUMS
 from rlhf.ppo.value_model import value_from_policy
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
@@ -40,7 +33,7 @@ def gradient(*models: torch.nn.Module) -> torch.Tensor:
 def gradient_of(rollout: Rollout, rows: list[int], micro_batch_size: int) -> torch.Tensor:
     config = world.config()
     learner = world.learner_of(config)
-    add_gradients(learner, rollout, rows, config, micro_batch_size, 1)
+    add_gradients(learner, rollout, rows, config, micro_batch_size)
     return gradient(*learner.models.values())
 
 
@@ -87,7 +80,7 @@ def test_loss_and_gradient_equal_the_reference() -> None:
             vf += reference.value_loss(new, old, rollout.returns[i].tolist(), mask, 0.2)
         return sum(pg) / len(pg), sum(vf) / len(vf)
 
-    sums, _ = add_gradients(learner, rollout, rows, config, 2, 1)
+    sums, _ = add_gradients(learner, rollout, rows, config, 2)
     num_tokens = int(rollout.trajectory.action_mask[rows].sum())
     found = dict(zip(SUMS, (sums / num_tokens).tolist(), strict=True))
     assert [found["policy loss"], found["value loss"]] == pytest.approx(loss(), rel=1e-9)
@@ -182,7 +175,7 @@ def test_there_is_no_entropy_bonus() -> None:
     learner = world.learner_of(config)
     rollout = world.recorded(learner)
     still = rollout._replace(advantages=torch.zeros_like(rollout.advantages))
-    add_gradients(learner, still, list(range(16)), config, 8, 1)
+    add_gradients(learner, still, list(range(16)), config, 8)
     assert not any(p.grad.any() for p in trainable(learner.policy.model) if p.grad is not None)
 
 
@@ -208,12 +201,13 @@ def test_every_epoch_covers_every_row_once_in_an_order_of_its_own(
     learner = world.learner_of(config)
     rollout = world.recorded(learner)
     seen: list[list[int]] = []
+    plain = module.add_gradients
     monkeypatch.setattr(
         module,
         "add_gradients",
-        lambda learner, rollout, rows, *rest: (
+        lambda learner, rollout, rows, *rest, **more: (
             seen.append(rows),
-            add_gradients(learner, rollout, rows, *rest),
+            plain(learner, rollout, rows, *rest, **more),
         )[1],
     )
     ppo_step(learner, rollout, config, 1, 8)
@@ -289,13 +283,13 @@ def test_stats_by_the_loop() -> None:
 def test_gradient_clipping_acts_on_each_model(max_norm: float) -> None:
     config = world.config(max_grad_norm=max_norm)
     learner = world.learner_of(config)
-    sums, _ = add_gradients(learner, world.recorded(learner), list(range(16)), config, 8, 1)
+    add_gradients(learner, world.recorded(learner), list(range(16)), config, 8)
 
     def lengths() -> list[float]:
         return [float(gradient(m).norm()) for m in learner.models.values()]
 
     before = lengths()
-    norms = clip_gradients(learner.models, sums, max_norm, "here")
+    norms = clip_gradients(learner.models, max_norm, "here")
     assert list(norms.values()) == pytest.approx(before)
     assert lengths() == pytest.approx([min(norm, max_norm) for norm in before], rel=1e-3)
 
@@ -321,7 +315,7 @@ def test_adam_takes_the_configured_epsilon() -> None:
     )
     rollout = world.recorded(learner)
     before = world.weights(learner)
-    add_gradients(learner, rollout, list(range(16)), config, 8, 1)
+    add_gradients(learner, rollout, list(range(16)), config, 8)
     g = gradient(*learner.models.values())
     ppo_step(learner, rollout, config, 1, 8)
     expected = before - config.learning_rate * g / (g.abs() + 1e-3)

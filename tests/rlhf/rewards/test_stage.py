@@ -20,7 +20,8 @@ from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, Manifest, Store
+from plumbrule.store.artifacts import Artifact, Store
+from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import FUNCTIONS, register

@@ -15,7 +15,6 @@ from plumbrule.report import plots
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import FileTracker
-from rlhf.ppo.config import EarlyStopConfig, PPOConfig
 from rlhf.ppo.stopping import KLLimit, kl_limit, stop_reason
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.overoptimisation import run
@@ -133,13 +132,11 @@ def test_a_run_without_gold_is_refused(tmp_path: Path) -> None:
         run(OveroptimisationConfig(), {}, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
 
 
-def stopping(series: str | None = "ppo size num_rankings=20", **options) -> PPOConfig:
-    return PPOConfig(stop_at="predicted_peak", stop_series=series, **options)
+SERIES = "ppo size num_rankings=20"
 
 
 def test_a_run_ends_behind_the_predicted_peak(study) -> None:
-    inputs = {"overoptimisation": study[0]}
-    limit = kl_limit(stopping(), inputs)
+    limit = kl_limit(None, study[0], SERIES)
     assert limit is not None
     assert limit.kl == pytest.approx(1.0, abs=0.2)
     assert stop_reason(limit.kl - 0.01, limit, 3, 16) == ""
@@ -150,10 +147,8 @@ def test_a_run_ends_behind_the_predicted_peak(study) -> None:
 
 
 def test_the_lower_of_two_limits_counts(study) -> None:
-    inputs = {"overoptimisation": study[0]}
-    both = stopping(early_stop=EarlyStopConfig(run_kl=0.5))
-    assert kl_limit(both, inputs) == KLLimit(0.5, "ppo.early_stop.run_kl")
-    assert kl_limit(PPOConfig(), inputs) is None
+    assert kl_limit(0.5, study[0], SERIES) == KLLimit(0.5, "ppo.early_stop.run_kl")
+    assert kl_limit(None) is None
 
 
 @pytest.mark.parametrize(
@@ -165,13 +160,13 @@ def test_the_lower_of_two_limits_counts(study) -> None:
 )
 def test_a_series_that_is_not_there_is_refused(study, series: str | None, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        kl_limit(stopping(series), {"overoptimisation": study[0]})
+        kl_limit(None, study[0], series)
     assert said in str(caught.value)
 
 
 def test_a_peak_that_the_study_did_not_see_stops_nothing(study) -> None:
     with pytest.raises(ConfigError, match="is extrapolated"):
-        kl_limit(stopping("ppo size num_rankings=80"), {"overoptimisation": study[0]})
+        kl_limit(None, study[0], "ppo size num_rankings=80")
 
 
 def test_without_a_fit_gains_are_over_the_first_point(tmp_path: Path) -> None:
@@ -195,7 +190,7 @@ def test_a_fit_without_a_peak_stops_nothing(tmp_path: Path) -> None:
     run(OveroptimisationConfig(), inputs, RuntimeConfig(), tmp_path, FileTracker(tmp_path))
     study = Artifact(tmp_path, "overoptimisation", "study", "3" * 16, {})
     with pytest.raises(ConfigError, match="its fit has no peak"):
-        kl_limit(stopping(None), {"overoptimisation": study})
+        kl_limit(None, study)
 
 
 @pytest.mark.parametrize(

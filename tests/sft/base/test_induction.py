@@ -8,7 +8,7 @@ from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import new_model
 from sft.base.config import BaseConfig
 from sft.base.induction import construct
-from sft.base.stage import token_logits
+from sft.base.packed_rows import token_logits
 
 SHAPE = ModelConfig(
     context=128, hidden_size=192, num_layers=4, num_heads=4, intermediate_size=512, vocab_size=512

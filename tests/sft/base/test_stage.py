@@ -23,15 +23,10 @@ from plumbrule.store.checkpoints import newest
 from plumbrule.tracking.stage_tracker import NullTracker
 from sft.base.config import BaseConfig
 from sft.base.corpus import Text
+from sft.base.held_out import HeldOutEvaluation
+from sft.base.packed_rows import block_diagonal, token_nll
 from sft.base.packing import Encoded, batch, pack
-from sft.base.stage import (
-    HeldOutEvaluation,
-    block_diagonal,
-    make_optimizers,
-    run,
-    token_nll,
-    trapezoid,
-)
+from sft.base.stage import make_optimizers, run, trapezoid
 from sft.base.stage import train as train_rows
 
 CONFIG = BaseConfig(
@@ -327,7 +322,7 @@ def test_exact_counts_texts_whose_full_weight_tokens_are_all_likeliest():
         Text("ab", (2,), (1.0,), "same"),
         Text("xyz", (3,), (0.5,), "light"),
     ]
-    found = HeldOutEvaluation(tokenizer, texts, 64, 8).take(model)
+    found = HeldOutEvaluation(tokenizer, texts, 64, 8).run(model)
     assert "base/exact_light" not in found  # nothing of full weight: nothing to be right about
     # "<bos>aaaaaa<eos>": the end token has full weight too and is never the likeliest here.
     assert found["base/exact_same"] == 0.0

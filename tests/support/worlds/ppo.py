@@ -6,7 +6,7 @@ The reward stands in for a reward model: an `rm` artifact whose opener is `open_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,17 @@ from plumbrule.lm.loading import Policy, make_policy, save_policy
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
+from rlhf.ppo import shared_trunk, step
 from rlhf.ppo.config import KLConfig, PPOConfig
+from rlhf.ppo.optimisation import learner as learners
+from rlhf.ppo.optimisation.learner import Learner, trainable
+from rlhf.ppo.ptx import PTX
 from rlhf.ppo.rollout.evaluation import evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.ppo.step import Learner, make_learner, trainable
-from rlhf.ppo.value_model import value_from_policy
+from rlhf.ppo.shared_trunk import Actors
+from rlhf.ppo.update_settings import loss_settings, step_settings
+from rlhf.ppo.value_model import ValueModel, value_from_policy
 from rlhf.rewards.config import RewardConfig
 
 WORDS = ["red", "blue", "green", "black", "white", "grey", "pink", "gold"]
@@ -217,6 +222,75 @@ def recorded(learner: Learner, seed: int = 0, rows: int = 16, gaps: bool = True)
         advantages=noise(1.0).to(dtype),
         returns=targets,
     )
+
+
+def make_learner(
+    policy: Policy,
+    value_model: ValueModel | None,
+    settings: PPOConfig,
+    reader: Policy | None = None,
+) -> Learner:
+    """A learner with the optimizer that the settings choose."""
+    return learners.make_learner(
+        policy,
+        value_model,
+        reader,
+        learning_rate=settings.learning_rate,
+        value_learning_rate=settings.value_learning_rate,
+        adam=settings.adam,
+        adam_epsilon=settings.adam_epsilon,
+    )
+
+
+def make_actors(policy: Policy, settings: PPOConfig, load: Callable[[], Policy]) -> Actors:
+    """Policy and reference as the settings share them."""
+    return shared_trunk.make_actors(
+        policy,
+        load,
+        adapter=settings.adapter,
+        unfrozen_layers=settings.unfrozen_layers,
+        seed=settings.seed,
+    )
+
+
+def learning_rates(settings: PPOConfig, update: int) -> tuple[float, float]:
+    """The rates of one update of the run that the settings describe."""
+    return learners.learning_rates(
+        update,
+        settings.num_updates,
+        learning_rate=settings.learning_rate,
+        value_learning_rate=settings.value_learning_rate,
+        warmup_share=settings.warmup_share,
+        schedule=settings.lr_scheduler_type,
+    )
+
+
+def ppo_step(
+    learner: Learner,
+    rollout: Rollout,
+    settings: PPOConfig,
+    update: int,
+    micro_batch_size: int,
+    ptx: PTX | None = None,
+) -> step.PPOStats:
+    """One update by the settings, whose KL is in the reward."""
+    loss = loss_settings(settings, 0.0)
+    return step.ppo_step(
+        learner, rollout, update, step_settings(settings), loss, micro_batch_size, ptx
+    )
+
+
+def add_gradients(
+    learner: Learner,
+    rollout: Rollout,
+    rows: Sequence[int],
+    settings: PPOConfig,
+    micro_batch_size: int,
+    kl_coef: float = 0.0,
+) -> tuple[torch.Tensor, float]:
+    """One mini-batch's gradient by the settings."""
+    loss = loss_settings(settings, kl_coef)
+    return step.add_gradients(learner, rollout, rows, loss, micro_batch_size)
 
 
 def learner_of(settings: PPOConfig, seed: int = 0) -> Learner:

@@ -22,10 +22,20 @@ from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo.config import PTXConfig
+from rlhf.ppo.optimisation.learner import set_learning_rates
 from rlhf.ppo.stage import run
 from rlhf.ppo.state import state_of
-from rlhf.ppo.step import learning_rates, make_learner, ppo_step, set_learning_rates
-from worlds.ppo import OPTIONS, config, inputs_in, learner_of, recorded, runtime
+from worlds.ppo import (
+    OPTIONS,
+    config,
+    inputs_in,
+    learner_of,
+    learning_rates,
+    make_learner,
+    ppo_step,
+    recorded,
+    runtime,
+)
 from worlds.trackers import Pausing
 
 

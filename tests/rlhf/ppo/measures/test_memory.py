@@ -15,7 +15,7 @@ from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures.memory import PROBE_TOKENS, Estimate, estimate_memory, free_memory
-from rlhf.ppo.step import trainable
+from rlhf.ppo.optimisation.learner import trainable
 
 
 def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: object):
@@ -23,7 +23,7 @@ def expected_of(tmp_path: Path, layers: int = 3, rows: int = 8, **changes: objec
     config = world.config(**changes)
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
     value_model = ppo_models.make_value_model(config, actors, inputs)
-    learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
+    learner = world.make_learner(actors.policy, value_model, config, actors.reader)
     queries = [actors.policy.encode(prompt.messages) for prompt in world.prompts()]
     before = [p.clone() for m in learner.models.values() for p in m.parameters()]
     state = torch.get_rng_state()
@@ -80,7 +80,7 @@ def test_a_run_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held already is not needed again."""
-    monkeypatch.setattr(ppo, "free_memory", lambda device: 2**30)
+    monkeypatch.setattr("rlhf.ppo.measures.memory.free_memory", lambda device: 2**30)
     device = torch.device("cpu")
     fits, held, does_not, broke = (
         ppo.describe_estimate(expected, device)

@@ -69,7 +69,7 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
     config = world.config(**changes)
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
     value_model = ppo_models.make_value_model(config, actors, inputs)
-    learner = ppo.make_learner(actors.policy, value_model, config, actors.reader)
+    learner = world.make_learner(actors.policy, value_model, config, actors.reader)
     layer = 4 * 16 * 16 + 3 * 16 * 32
     found = work_per_token(actors, learner, config.num_ppo_epochs)
     assert found == tuple(layer * n for n in expected)
@@ -79,7 +79,7 @@ def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
     inputs = world.build(tmp_path, layers=3)
     config = world.config(adapter=AdapterConfig(rank=1), advantage="rloo", samples_per_prompt=2)
     actors = ppo_models.load_actors(config, inputs, torch.device("cpu"))
-    learner = ppo.make_learner(actors.policy, None, config, actors.reader)
+    learner = world.make_learner(actors.policy, None, config, actors.reader)
     adapted = 3 * (4 * 16 * 16 + 3 * 16 * 32 + (4 * (16 + 16) + 3 * (16 + 32)))
     assert work_per_token(actors, learner, config.num_ppo_epochs).update == 4 * adapted * 2
 

@@ -1,0 +1,67 @@
+"""What PPO writes when it has ended: policy, value model, samples before and after, notes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from plumbrule.lm.loading import save_policy
+from plumbrule.protocols import Retriever, Tracker
+from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.file_names import MODEL, NOTES, SAMPLES, VALUE
+from plumbrule.store.json_files import write_jsonl
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.optimisation.learner import Learner
+from rlhf.ppo.rollout.prompts import prompts_that_fit, read_held_out
+from rlhf.ppo.rollout.samples import sample_rows
+from rlhf.ppo.shared_trunk import Reference
+from rlhf.ppo.state import LoopState
+from rlhf.ppo.value_model import save_value_model
+from rlhf.rewards.config import RewardConfig
+
+
+def publish(
+    out: Path,
+    learner: Learner,
+    reference: Reference,
+    retriever: Retriever | None,
+    inputs: Mapping[str, Artifact],
+    config: PPOConfig,
+    notes: list[str],
+    tracker: Tracker,
+) -> None:
+    """Write the policy, the value model, samples before and after, and notes."""
+    policy = learner.policy
+    policy.spec = dataclasses.replace(policy.spec, temperature=config.sampling.temperature)
+    save_policy(policy, out / MODEL)
+    if learner.value_model is not None:
+        save_value_model(learner.value_model, out / VALUE)
+    held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
+        : config.num_samples
+    ]
+    rows = sample_rows(
+        policy,
+        reference,
+        held_out,
+        retriever,
+        sampling=config.sampling,
+        retrieval=config.retrieval,
+        seed=config.seed,
+        precision=config.precision,
+    )
+    write_jsonl(out / SAMPLES, rows)
+    if rows:
+        tracker.table("ppo/samples", list(rows[0]), [list(row.values()) for row in rows])
+    write_json(out / NOTES, notes)
+
+
+def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> list[str]:
+    """Return what a reader of the report should know first."""
+    notes = [control.stopped] if control.stopped else []
+    notes += reward.notes()
+    if num_too_long:
+        notes.append(
+            f"{num_too_long} prompts were left out: with a response they do not fit the context."
+        )
+    return notes

@@ -1,0 +1,118 @@
+"""What steps 3 to 5 of an update read of the config, as plain values that a notebook can make.
+
+    shaping_settings   objective.shape    from scores and log-probs to advantages and returns
+    loss_settings      step.ppo_step      from a mini-batch to its loss
+    step_settings      step.ppo_step      from a rollout to optimizer steps
+
+Nothing here has a default: those stand in `PPOConfig`. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf.ppo.config import PPOConfig
+from rlhf.rewards.config import RewardConfig
+
+
+@dataclass(frozen=True)
+class ShapingSettings:
+    """From scores to rewards, and from rewards to advantages and returns."""
+
+    old_logprobs: str
+    """recompute or rollout, as `ppo.old_logprobs`."""
+    reward: RewardConfig
+    """The weights and transforms of the terms."""
+    score_clip: float | None
+    missing_eos_penalty: float
+    kl_estimator: str
+    kl_coef: float
+    """Subtracted from each token's reward, per nat; 0 where the KL is part of the loss."""
+    whiten_rewards: bool
+    advantage: str
+    """A name in `options.ADVANTAGES`."""
+    samples_per_prompt: int
+    """Responses to one prompt, which stand one behind the other."""
+    gamma: float
+    lam: float
+    whiten_advantages: bool
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """From a mini-batch of a rollout to its loss."""
+
+    temperature: float
+    """At which the tokens were sampled; log-probs are taken at it."""
+    precision: str
+    policy_loss: str
+    """A name in `options.POLICY_LOSSES`."""
+    cliprange: float
+    dual_clip: float | None
+    importance_cap: float | None
+    kl_estimator: str
+    kl_coef: float
+    """Weight of the KL in the loss, per nat; 0 where it is part of the reward."""
+    cliprange_value: float
+    vf_coef: float
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """From a rollout to `num_ppo_epochs * num_mini_batches` optimizer steps."""
+
+    seed: int
+    """Of the order of rows, and of the demonstrations of PPO-ptx."""
+    num_ppo_epochs: int
+    num_mini_batches: int
+    max_grad_norm: float
+    step_kl: float | None
+    """Nats per token of a mini-batch above which the rest of the update is left out."""
+    value_warmup_updates: int
+    """First updates of the run, which train the value model alone."""
+
+
+def shaping_settings(config: PPOConfig, kl_coef: float) -> ShapingSettings:
+    """Return what `shape` reads. Args: kl_coef: of the KL in the reward (`kl_weights`)."""
+    return ShapingSettings(
+        old_logprobs=config.old_logprobs,
+        reward=config.reward,
+        score_clip=config.score_clip,
+        missing_eos_penalty=config.missing_eos_penalty,
+        kl_estimator=config.kl.estimator,
+        kl_coef=kl_coef,
+        whiten_rewards=config.whiten_rewards,
+        advantage=config.advantage,
+        samples_per_prompt=config.samples_per_prompt,
+        gamma=config.gamma,
+        lam=config.lam,
+        whiten_advantages=config.whiten_advantages,
+    )
+
+
+def loss_settings(config: PPOConfig, kl_coef: float) -> LossSettings:
+    """Return what a mini-batch's loss reads. Args: kl_coef: of the KL in it (`kl_weights`)."""
+    return LossSettings(
+        temperature=config.sampling.temperature,
+        precision=config.precision,
+        policy_loss=config.policy_loss,
+        cliprange=config.cliprange,
+        dual_clip=config.dual_clip,
+        importance_cap=config.importance_cap,
+        kl_estimator=config.kl.estimator,
+        kl_coef=kl_coef,
+        cliprange_value=config.cliprange_value,
+        vf_coef=config.vf_coef,
+    )
+
+
+def step_settings(config: PPOConfig) -> StepSettings:
+    """Return what the loop over optimizer steps reads."""
+    return StepSettings(
+        seed=config.seed,
+        num_ppo_epochs=config.num_ppo_epochs,
+        num_mini_batches=config.num_mini_batches,
+        max_grad_norm=config.max_grad_norm,
+        step_kl=config.early_stop.step_kl,
+        value_warmup_updates=config.value_warmup_updates,
+    )
