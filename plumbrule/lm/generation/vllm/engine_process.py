@@ -18,9 +18,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.lm.generation.vllm import engine_script  # imports no vLLM until an engine starts
 from plumbrule.lm.generation.vllm.framing import FramingError, Message, pack, read_message
 
-SCRIPT = Path(__file__).with_name("engine_script.py")
+SCRIPT = Path(engine_script.__file__)
 LAST_LINES = 20
 """Of what a dead process printed, in the error."""
 GRACE_SECONDS = 5.0

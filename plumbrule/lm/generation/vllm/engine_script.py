@@ -28,7 +28,6 @@ _SPEC = importlib.util.spec_from_file_location("framing", Path(__file__).with_na
 assert _SPEC is not None
 assert _SPEC.loader is not None
 framing = importlib.util.module_from_spec(_SPEC)
-sys.modules["framing"] = framing  # where a NamedTuple looks for its annotations
 _SPEC.loader.exec_module(framing)
 
 PR_SET_PDEATHSIG = 1

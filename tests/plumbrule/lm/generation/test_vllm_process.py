@@ -46,7 +46,6 @@ SPEAKS = f"""
 import importlib.util, os, sys, time
 spec = importlib.util.spec_from_file_location("framing", {str(SCRIPT.with_name("framing.py"))!r})
 framing = importlib.util.module_from_spec(spec)
-sys.modules["framing"] = framing
 spec.loader.exec_module(framing)
 def say(body, blobs=()):
     sys.stdout.buffer.write(framing.pack(body, blobs))
@@ -266,15 +265,20 @@ def test_keys_and_prompts_that_do_not_match_are_refused_before_anything_starts(
 
 def test_without_an_environment_the_error_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs vLLM's environment.*make install-vllm"):
-        vllm_python(str(tmp_path / "bin" / "python"))
+        vllm_python(RuntimeConfig(vllm_python=str(tmp_path / "bin" / "python")))
 
 
 def test_an_environment_without_vllm_or_with_another_version_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"has none; run `make install-vllm`"):
-        vllm_python(sys.executable)
+        vllm_python(RuntimeConfig(vllm_python=sys.executable))
     with pytest.raises(ConfigError, match=r"vLLM .=0.19.1, of .*. must be 0.32.0"):
         check_version("0.19.1", PYTHON)
     check_version("0.32.0+cu130", PYTHON)
+
+
+def test_weights_that_are_spread_over_processes_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must be own under runtime.sharding=fsdp"):
+        vllm_python(RuntimeConfig(device="cuda", processes=2, sharding="fsdp"))
 
 
 def test_an_engine_of_another_version_is_refused(script: Path) -> None:
