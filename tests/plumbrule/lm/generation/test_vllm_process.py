@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import IA3Config, get_peft_model
 from worlds import engine as world
 
 from plumbrule.errors import ConfigError, TrainingError
-from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.adapters import merged, with_adapter
+from plumbrule.lm.config import AdapterConfig, SamplingConfig
 from plumbrule.lm.generation.vllm.engine_process import (
     SCRIPT,
     EngineDied,
@@ -350,6 +352,26 @@ def test_weights_are_written_whole_and_the_tied_head_once(memory: SharedWeights)
         assert torch.equal(read.view(shape), weight)
     untied = world.policy(tied=False).model
     assert "lm_head.weight" in whole_weights(untied)
+
+
+def test_an_adapters_merged_weights_are_sent_and_its_own_stay() -> None:
+    policy = with_adapter(world.policy(tied=False), AdapterConfig(rank=4), 0, "adapter")
+    for name, weight in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    held = {name: weight.clone() for name, weight in policy.model.state_dict().items()}
+    sent = whole_weights(policy.model)
+    assert all(torch.equal(w, held[name]) for name, w in policy.model.state_dict().items())
+    whole = merged(policy).model.state_dict()
+    assert set(sent) == set(whole)
+    for name, weight in whole.items():
+        assert torch.allclose(sent[name], weight, atol=1e-6), name
+
+
+def test_an_adapter_that_is_no_lora_is_refused() -> None:
+    model = get_peft_model(world.policy().model, IA3Config(task_type="CAUSAL_LM"))
+    with pytest.raises(ConfigError, match="must be own for an adapter of kind"):
+        whole_weights(model)
 
 
 def test_the_config_names_the_models_class() -> None:

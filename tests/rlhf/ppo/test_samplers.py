@@ -1,4 +1,4 @@
-"""PPO whose rollouts vLLM samples, on the tiny world (`make test-vllm`); its errors without it."""
+"""PPO whose rollouts another engine samples, on the tiny world; of vLLM's with `make test-vllm`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +157,23 @@ def test_an_engine_that_is_killed_between_updates_changes_nothing(
         assert not Path(f"/proc/{pid}").exists()
 
 
-# Without vLLM
+# transformers, in this process
+
+
+def test_transformers_samples_a_run_and_is_named(tmp_path: Path) -> None:
+    """And another run leaves the same bytes."""
+    settings = config(sampler="transformers", total_episodes=16 * 3)
+    whole = train(tmp_path / "whole", settings)
+    for row in read_metrics(whole):
+        assert row["val/logprob_gap_max"] < 1e-4
+    path = parquet.path_of(whole / "rollouts", 3)
+    assert pq.read_schema(path).metadata[b"sampler"].startswith(b"transformers 5.")
+    again = train(tmp_path / "again", settings)
+    weights = [load_file(out / "model" / "model.safetensors") for out in (whole, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+# vLLM that is not there
 
 
 def test_vllm_that_is_not_installed_ends_the_stage_before_a_rollout(tmp_path: Path) -> None:
@@ -186,6 +202,24 @@ def test_the_plan_finds_out_and_says_what_is_not_weighed(
     assert "ppo.importance_cap=2" in note
 
 
+def test_the_plan_knows_heads_that_no_kernel_takes(
+    composed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("plumbrule.pipeline.sampler_checks.vllm_python", lambda _: Path())
+
+    def notes(device: str, *overrides: str) -> list[str]:
+        _, nodes = composed("ppo.sampler=vllm", "ppo.importance_cap=2", *overrides)
+        plan = [Planned(node, "0" * 16, {}, {}, {}, "build", "", {}) for node in nodes]
+        return check_samplers(plan, RuntimeConfig(device=device))
+
+    with pytest.raises(ConfigError, match=r"plumbrule/atlas-base: it has heads of 48 numbers"):
+        notes("cpu")
+    assert notes("cuda") == []
+    assert notes("cpu", "model=micro") == []
+    with pytest.raises(ConfigError, match=r"of this shape: it has heads of 16 numbers"):
+        notes("cpu", "model=micro", "model.num_heads=8")
+
+
 def test_an_engines_code_counts_for_those_alone_who_choose_it() -> None:
     own, theirs = code_hashes(["rlhf.ppo.stage"]), SAMPLERS.option("vllm").where
     assert not [path for path in own if "vllm" in path]
@@ -197,7 +231,9 @@ def test_an_engines_code_counts_for_those_alone_who_choose_it() -> None:
 
 
 def test_a_sampler_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"ppo.sampler .=sglang. must be one of own, vllm"):
+    with pytest.raises(
+        ConfigError, match=r"ppo.sampler .=sglang. must be one of own, transformers, vllm"
+    ):
         config(sampler="sglang")
 
 
