@@ -76,7 +76,8 @@ NOT_KNOWN = (
     "has no vLLM implementation",
 )
 NO_MEMORY = ("KV cache", "kv cache", "memory for the cache blocks", "out of memory", "t allocate")
-"""What vLLM says of each; both are looked for in its message."""
+TOO_LONG = "derived max_model_len"
+"""What vLLM says of each; they are looked for in its message."""
 
 
 class VLLMSampler:
@@ -281,6 +282,11 @@ def refusal(error: EngineFailed, policy: Policy, cache_gib: float) -> PlumbruleE
         return ConfigError(
             f"ppo.sampler (=vllm) must be own for this {kind}, which vLLM {VERSION} does not run "
             f"({said}); change it."
+        )
+    if TOO_LONG in error.said:
+        return ConfigError(
+            f"model.context (={policy.spec.context} tokens) must be at most the positions of the "
+            f"model's config.json with ppo.sampler=vllm ({said}); lower it, or use ppo.sampler=own."
         )
     if "OutOfMemory" in error.kind or any(part in error.said for part in NO_MEMORY):
         return ConfigError(

@@ -305,6 +305,11 @@ def test_an_engine_of_another_version_is_refused(script: Path) -> None:
         ("OutOfMemoryError", "CUDA is full", "runtime.sampler_cache_gib"),
         (
             "ValueError",
+            "User-specified max_model_len (64) is greater than the derived max_model_len (32)",
+            r"model.context .=64 tokens. must be at most the positions",
+        ),
+        (
+            "ValueError",
             "Model architectures ['X'] are not supported for now.",
             r"must be own for this LlamaForCausalLM",
         ),
