@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import NOT_HASHED, require, require_choice, require_range
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
-from plumbrule.stage_kind import POLICIES, Slot, StageKind
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 
 CONDITIONS = ("closed", "rag")
 
@@ -76,6 +77,26 @@ class EvalConfig:
             require_range("eval.max_prompts", self.max_prompts, 2, unit="prompts")
 
 
+def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
+    if {"reference", "prompts"} <= set(node.inputs):
+        return None
+    return (
+        "have inputs prompts and reference, for gold and KL",
+        "give it the policy that the baseline evaluates as reference",
+    )
+
+
+def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError for a KL of greedy answers."""
+    require(
+        "reference" not in node.inputs or node.config.sampling.temperature > 0,
+        "eval.sampling.temperature",
+        node.config.sampling.temperature,
+        f"be above 0 where node {node.name} has an input reference",
+        "greedy answers have no KL; raise it or leave the reference out",
+    )
+
+
 STAGE = StageKind(
     "eval",
     EvalConfig,
@@ -89,6 +110,10 @@ STAGE = StageKind(
     },
     links={"seed": "${seed}", "gold": "${gold}"},
     measured=True,
+    shows_passages=lambda config: "rag" in config.conditions,
+    passages_optional=True,
+    lacks_gold=_lacks_gold,
+    check="eval.config:check_inputs",
     headline=(
         "eval/known_accuracy_{policy}",
         "eval/accuracy_{policy}_rag",

@@ -188,11 +188,11 @@ def summarise(benchmark: Benchmark, measured: Measured, intervals: Intervals) ->
     Raises: ConfigError: the benchmark does not declare one of them.
     """
     metrics = benchmark.summarise(measured.items, intervals)
-    unknown = [name for name in metrics if benchmark.describe(name) is None]
+    unknown = [name for name in metrics if not benchmark.declares(name)]
     if unknown:
         raise ConfigError(
-            f"metrics of benchmark {benchmark.name} (={', '.join(unknown)}) must be declared; say "
-            "in its `metrics` what each measures."
+            f"metrics of benchmark {benchmark.name} (={', '.join(unknown)}) must be declared; name "
+            "them in its `metrics`."
         )
     return metrics
 
@@ -213,7 +213,7 @@ def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metri
         benchmark = BENCHMARKS[name]
         compared = with_conditions(benchmark.quantities(rows), rows)
         about[name] = {
-            "metrics": {m: benchmark.describe(m) for own in found.values() for m in own},
+            "metrics": benchmark.meanings(m for own in found.values() for m in own),
             "quantities": [dataclasses.asdict(one) for one in compared],
         }
     write_json(out / BENCHMARK_FACTS, about)

@@ -6,6 +6,7 @@ opens artifacts on the runtime's device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
@@ -13,6 +14,9 @@ from plumbrule.protocols import PassageIndex, Retriever, Scorer
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.input_names import SIGN, is_of_slot
+
+LONGEST_NUMBER = 20
+"""Digits of a number in the name of an input; longer ones are sorted as text."""
 
 
 class Gathered(NamedTuple):
@@ -53,8 +57,10 @@ class Inputs(Mapping[str, Artifact]):
         return len(self._artifacts)
 
     def many(self, slot: str) -> dict[str, Artifact]:
-        """Return the inputs of a slot that takes many (`rm`, `rm_1`, ...), sorted by name."""
-        return {name: self[name] for name in sorted(self) if is_of_slot(name, slot)}
+        """Return the inputs of a slot that takes many (`rm`, `rm_1`, ...), sorted by name, numbers
+        in it by their value.
+        """
+        return {name: self[name] for name in sorted(self, key=_by_number) if is_of_slot(name, slot)}
 
     def variations(self, slot: str) -> list[Gathered]:
         """Return the inputs of a slot that gathers, as the config orders them."""
@@ -79,3 +85,8 @@ class Inputs(Mapping[str, Artifact]):
     def scorer(self, slot: str, runtime: RuntimeConfig) -> Scorer | None:
         """Return the reward or reward model of a slot; None where the slot is empty."""
         return cast(Scorer, self[slot].open(runtime)) if slot in self else None
+
+
+def _by_number(name: str) -> str:
+    """Return a key that sorts `rm_2` before `rm_10`."""
+    return re.sub(r"\d+", lambda digits: digits.group().zfill(LONGEST_NUMBER), name)

@@ -12,10 +12,11 @@ from omegaconf.errors import OmegaConfBaseException
 from plumbrule.cli.composition import composed_config
 from plumbrule.cli.explain import explain
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline import execute as pipeline
 from plumbrule.pipeline.compose import from_hydra
+from plumbrule.pipeline.execute import RunContext, artifact_of, execute
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.layout import RUNS
 
@@ -39,7 +40,7 @@ def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, A
     store.require_writable()
     name = f"{config.run.name}/notebook-{uuid.uuid4().hex[:6]}"
     folder = store.root / RUNS / name
-    context = pipeline.RunContext(name, folder, store, config.runtime)
-    plan = pipeline.make_plan(list(nodes), store, strict=config.run.versions == "strict")
-    built = pipeline.execute(plan, context, lambda line: print(line, file=sys.stderr))
-    return {name: pipeline.artifact_of(one) for name, one in built.items()}
+    context = RunContext(name, folder, store, config.runtime)
+    plan = make_plan(list(nodes), store, strict=config.run.versions == "strict")
+    built = execute(plan, context, lambda line: print(line, file=sys.stderr))
+    return {name: artifact_of(one) for name, one in built.items()}

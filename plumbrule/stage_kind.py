@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 POLICIES = ("<policies>",)
@@ -41,8 +42,24 @@ class Slot:
     gathers: bool = False
     held_out: bool = False
     """Whether the stage measures on held-out rows of it and can't do without."""
+    compares_gold: bool = False
+    """Whether the stage needs the gold utility, and the KL to the start, of all that fills it."""
     read_if: Callable[[Any], bool] = lambda config: True
     """Whether a stage with this config reads it; an input that is not read is not built."""
+
+
+@dataclass(frozen=True)
+class PlacedNode:
+    """A node among those that it is made from, as the checks of its stage see it."""
+
+    name: str
+    kind: str
+    inputs: Mapping[str, PlacedNode]
+    """Input -> the node that fills it."""
+    config: Any = None
+    """None: it is not built here."""
+    given: Path | None = None
+    """Folder of the artifact that it stands for; None: it is built here."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +88,27 @@ class StageKind:
     """Whether it can be split over processes."""
     preview: str | None = None
     """`module:function` that counts what it will make, while planning; imports no torch."""
-    compares_gold: bool = False
-    """Whether it needs the gold utility, and the KL to the start, of all that it gathers."""
+    prepares_data: bool = False
+    """Whether its config has a `role`, whose records it makes, and the `dataset` that it reads."""
+    held_out_like: str | None = None
+    """The slot whose held-out rows its own follow; None: it holds out what its config says."""
+    shows_passages: Callable[[Any], bool] = lambda config: config.retrieval.share > 0
+    """Of a config with `retrieval`: whether prompts are shown passages."""
+    passages_optional: bool = False
+    """Whether a node without an index leaves passages away by itself."""
+    lacks_gold: Callable[[PlacedNode], tuple[str, str] | None] = lambda node: None
+    """Of a node: what it must do before a slot that `compares_gold` can take it, and the fix; None:
+    nothing."""
+    check: str | None = None
+    """`module:function` that is called with each node to be built and the RuntimeConfig, and raises
+    ConfigError for settings that don't fit the node's inputs; imports no torch."""
     needs_one_of: Collection[str] = ()
     """Optional slots of which at least one must be filled."""
     reward: Callable[[Any], Any] = lambda config: None
     """Of a config: the RewardConfig that the stage scores responses with; None: it uses none."""
+    model: Callable[[Any, Collection[str]], Any] = lambda config, inputs: None
+    """Of a config and the names of the node's inputs: the ModelConfig that it starts from; None:
+    it starts from an input, or has no model."""
     precision: Callable[[Any], tuple[str, str] | None] = lambda config: None
     """Of a config: the setting that says in which precision the stage computes, and its value;
     None: it has none, or does not use it."""

@@ -21,7 +21,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from plumbrule.data.records import Document, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Document
 from plumbrule.errors import DataError
 from plumbrule.store.json_files import write_jsonl
 

@@ -156,14 +156,14 @@ def prepared(
         return run
 
     def shrinking(*arguments: Any, **named: Any) -> Any:
-        from plumbrule.lm.generation import continuous_batching as slots
+        from plumbrule.lm.generation import continuous_batching
 
-        kept = slots.can_decode
-        slots.can_decode = lambda _: False  # type: ignore[assignment]
+        kept = continuous_batching.can_decode
+        continuous_batching.can_decode = lambda _: False  # type: ignore[assignment]
         try:
             return generate(*arguments, **named)
         finally:
-            slots.can_decode = kept
+            continuous_batching.can_decode = kept
 
     return {side: in_turn(side) for side in (*SIDES, ENGINE)}
 

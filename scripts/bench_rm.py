@@ -24,7 +24,7 @@ from plumbrule.lm.randomness import generator
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, Row
 from rlhf.reward_model.stage import split_up
-from rlhf.reward_model.training import Ranking, micro_batches
+from rlhf.reward_model.training import LossSettings, Ranking, micro_batches
 
 PROMPT_TOKENS, ANSWER_TOKENS = 64, (8, 48)
 """Of a prompt, and the shortest and longest answer."""
@@ -92,7 +92,7 @@ def step(
     """Return the seconds of one forward and backward pass, and the gradient."""
     model.zero_grad()
     begun = time.perf_counter()
-    for losses, _ in micro_batches(model, batch, micro_batch_size, RMConfig()):
+    for losses, _ in micro_batches(model, batch, micro_batch_size, LossSettings.of(RMConfig())):
         (losses.sum() / len(batch)).backward()
     took = time.perf_counter() - begun
     return took, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

@@ -52,7 +52,7 @@ from statistics_mutants import MUTANTS as STATISTICS
 
 OTHERS = [*OTHER, *STATISTICS]
 PACKAGES = ("plumbrule", "rlhf", "sft", "rag", "eval")
-SOURCES = (*PACKAGES, "tests", "conf", "docs", "scripts", "pyproject.toml")
+SOURCES = (*PACKAGES, "tests", "conf", "docs", "scripts", "pyproject.toml", "setup.py")
 LIBRARIES = (
     *(
         "torch",

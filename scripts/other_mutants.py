@@ -125,8 +125,8 @@ MUTANTS = [
         "sampler",
         "a token of probability 0 makes the entropy NaN",
         "plumbrule/lm/logprobs.py",
-        "torch.where(logits > -torch.inf, surprise.neg().exp() * surprise, 0.0).sum(-1)",
-        "(surprise.neg().exp() * surprise).sum(-1)",
+        "torch.where(logits > -torch.inf, nll.neg().exp() * nll, 0.0).sum(-1)",
+        "(nll.neg().exp() * nll).sum(-1)",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
     ),
     OtherMutant(

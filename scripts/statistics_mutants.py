@@ -175,7 +175,7 @@ MUTANTS: list[OtherMutant] = [
     OtherMutant(
         "statistics",
         "the report leaves out how many groups there are",
-        "plumbrule/report/contents.py",
+        "plumbrule/report/number_tables.py",
         'parts = (f"n {n}" if n else "", f"groups {groups}" if groups else "")',
         'parts = (f"n {n}" if n else "", "")',
         ("plumbrule/report/test_report.py::test_items_and_groups_stand_beside_every_interval",),

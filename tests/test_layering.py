@@ -14,9 +14,7 @@ from module_imports import MODULES, circles, imported_by, imports
 from places import ROOT
 
 STAGES = {"sft", "rlhf", "rag", "eval"}
-NAME_STAGES = {
-    f"plumbrule.pipeline.{name}" for name in ("stages", "experiment", "compose", "checks")
-}
+NAME_STAGES = {f"plumbrule.pipeline.{name}" for name in ("stages", "experiment", "compose")}
 """All of plumbrule that may import a stage (its config), or name its modules in a string."""
 RUNS_STAGES = {"pipeline", "cli", "notebook", "tracking"}
 """Parts of plumbrule that carry stages out; no stage imports them."""

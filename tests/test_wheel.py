@@ -22,6 +22,7 @@ PARTS = (
     "eval",
     "conf",
     "pyproject.toml",
+    "setup.py",
     "README.md",
     "LICENSE",
 )

@@ -2,7 +2,7 @@
 
     BENCHMARK = Benchmark(
         name="bold", items=ItemFormat({"bold": ["prompt"]}, ["domain", "group"]), asked=...,
-        measure=measure, summarise=summarise, quantities=quantities, metrics={...}, headline=...,
+        measure=measure, summarise=summarise, quantities=quantities, metrics=(...), headline=...,
     )
 
 `measure` asks the policy and returns *item rows*; `summarise` turns rows into metrics with
@@ -21,7 +21,7 @@ was cut would be another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,9 +68,10 @@ class Benchmark:
     """Rows of one condition -> metrics."""
     quantities: Callable[[Sequence[Row]], Sequence[Quantity]]
     """Rows of all conditions -> what a comparison pairs, as far as a row has its column."""
-    metrics: Mapping[str, str]
-    """Metric -> what it measures, with its unit; `*` stands for any text, and the first name that
-    fits counts. A metric that none fits is refused."""
+    metrics: Collection[str]
+    """Its metrics; `*` stands for any text, and one that none fits is refused. What they mean says
+    `eval/metrics.toml`; a plug-in gives a mapping, metric -> what it measures, with its unit, which
+    goes into `benchmarks.json`."""
     headline: Callable[[str, str, str], Sequence[str]]
     """(metric, kind of the policy, condition) -> its names among the metrics of the run; none for
     one that stands in metrics.json alone."""
@@ -93,7 +94,15 @@ class Benchmark:
         """The file of the data artifact that holds them."""
         return VALIDATION if self.items is None else RECORDS
 
-    def describe(self, metric: str) -> str | None:
-        """Return what a metric measures; None where it is not declared."""
-        fits = (text for name, text in self.metrics.items() if fnmatchcase(metric, name))
-        return next(fits, None)
+    def declares(self, metric: str) -> bool:
+        """Return whether a metric is one of its own."""
+        return any(fnmatchcase(metric, name) for name in self.metrics)
+
+    def meanings(self, metrics: Iterable[str]) -> dict[str, str]:
+        """Return metric -> what it measures, of a plug-in's; the first name that fits counts."""
+        if not isinstance(self.metrics, Mapping):
+            return {}
+        return {
+            metric: next(text for name, text in self.metrics.items() if fnmatchcase(metric, name))
+            for metric in metrics
+        }

@@ -15,7 +15,7 @@ import torch
 
 from eval.benchmarks.answers import Answered
 from plumbrule.errors import ConfigError
-from plumbrule.lm.loading import Policy
+from plumbrule.lm.policy import Policy
 from plumbrule.lm.response_logprobs import response_logprobs
 
 

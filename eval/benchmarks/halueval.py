@@ -75,20 +75,35 @@ class Protocol:
     no: str = "No"
 
 
+def text_of(item: BenchmarkItem, field: str) -> str:
+    """Return a field of an item as text. Raises: DataError: the item lacks it."""
+    if field not in item.fields:
+        raise DataError(
+            f"item {item.id!r} of {item.task} must have the field {field}; add it, or remove the "
+            "item."
+        )
+    return str(item.fields[field])
+
+
 def ask_short(candidate: Candidate) -> Ask:
-    """Return the short question, with the item's knowledge as a passage where it has any."""
-    fields, text = candidate.item.fields, candidate.text
-    match candidate.item.task:
+    """Return the short question, with the item's knowledge as a passage where it has any.
+
+    Raises: DataError: the item lacks a field of its task.
+    """
+    item, text = candidate.item, candidate.text
+    match item.task:
         case "halueval_qa":
-            turn = f"Question: {fields['question']}\nAnswer: {text}\nIs it false? Yes or No."
+            question = text_of(item, "question")
+            turn = f"Question: {question}\nAnswer: {text}\nIs it false? Yes or No."
         case "halueval_dialogue":
-            turn = f"{fields['history']}\nReply: {text}\nIs it false? Yes or No."
+            turn = f"{text_of(item, 'history')}\nReply: {text}\nIs it false? Yes or No."
         case "halueval_summarization":
             turn = f"Summary: {text}\nDoes the summary say what the text does not? Yes or No."
         case _:
-            turn = f"{fields['query']}\nReply: {text}\nDoes the reply state falsehoods? Yes or No."
-    source = SOURCE[candidate.item.task]
-    return Ask(turn, (str(fields[source]).strip(),) if source else ())
+            query = text_of(item, "query")
+            turn = f"{query}\nReply: {text}\nDoes the reply state falsehoods? Yes or No."
+    source = SOURCE[item.task]
+    return Ask(turn, (text_of(item, source).strip(),) if source else ())
 
 
 SHORT = Protocol("short", ask_short)
@@ -105,20 +120,25 @@ def candidates(items: Sequence[BenchmarkItem]) -> list[Candidate]:
             raise DataError(
                 f"item {item.id!r}: task (={item.task!r}) must be one of {', '.join(SOURCE)}."
             )
-        try:
-            if item.task == "halueval_general":
-                text, label = str(item.fields["response"]), bool(item.meta["hallucinated"])
-                found.append(Candidate(item, "response", text.strip(), label))
-                continue
-            for side, label in (("right", False), ("hallucinated", True)):
-                found.append(Candidate(item, side, str(item.fields[side]).strip(), label))
-        except KeyError as error:
-            raise DataError(f"item {item.id!r} of {item.task} has no {error}.") from None
+        if item.task == "halueval_general":
+            if "hallucinated" not in item.meta:
+                raise DataError(
+                    f"item {item.id!r} of {item.task} must say in its meta whether it is "
+                    "hallucinated; add it, or remove the item."
+                )
+            label = bool(item.meta["hallucinated"])
+            found.append(Candidate(item, "response", text_of(item, "response").strip(), label))
+            continue
+        for side, label in (("right", False), ("hallucinated", True)):
+            found.append(Candidate(item, side, text_of(item, side).strip(), label))
     return found
 
 
 def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
-    """Return what the judge is asked of each text. Raises: DataError: as `candidates`."""
+    """Return what the judge is asked of each text.
+
+    Raises: DataError: as `candidates` and `ask_short`.
+    """
     return [
         Prompt(f"{one.item.id}/{one.side}", (Message("user", SHORT.ask(one).turn),))
         for one in candidates(items)
@@ -166,7 +186,7 @@ def judged(candidate: Candidate, score: float, condition: str) -> dict[str, Any]
     """Return the row of a candidate whose log-odds of Yes are `score`."""
     item, text = candidate.item, candidate.text
     source = SOURCE[item.task]
-    knowledge = str(item.fields[source]) if source else str(item.fields["query"])
+    knowledge = text_of(item, source or "query")
     return {
         "id": f"{item.id}/{candidate.side}",
         "group": item.group or item.id,
@@ -283,14 +303,14 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics={
-        "*_rule_*": "share of texts or pairs on which a rule that reads no meaning is right",
-        "*_balanced_accuracy": "mean of the shares judged rightly of right and hallucinated texts",
-        "*_pair_accuracy": "share of pairs whose hallucinated side has the higher odds of Yes",
-        "*_accuracy": "share of texts judged rightly by the log-probs of Yes and No",
-        "*_auroc": "AUROC of the log-odds of Yes for hallucinated texts",
-        "*_said_yes": "share of texts judged hallucinated",
-    },
+    metrics=(
+        "*_rule_*",
+        "*_balanced_accuracy",
+        "*_pair_accuracy",
+        "*_accuracy",
+        "*_auroc",
+        "*_said_yes",
+    ),
     headline=headline,
     folder=lambda config: config.halueval.path,
     per_group=lambda config: config.halueval.per_task,

@@ -25,7 +25,8 @@ from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
-from plumbrule.atlas.gold import judge, normalise_answer, terms
+from plumbrule.atlas.gold import terms
+from plumbrule.atlas.judgement import judge, normalise_answer
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.data.splits import bootstrap_cluster
@@ -164,17 +165,17 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=lambda rows: QUANTITIES,
-    metrics={
-        "accuracy": "share of questions after the cut-off whose greedy answer is right",
-        "abstain": "share of questions after the cut-off answered with not knowing",
-        "confident_wrong": "share of questions after the cut-off answered wrongly",
-        "answer_shown": "share of questions after the cut-off with the answer in a passage",
-        "known_accuracy": "share of questions before the cut-off answered rightly",
-        "known_abstain": "share of questions before the cut-off answered with not knowing",
-        "known_confident_wrong": "share of questions before the cut-off answered wrongly",
-        "abstain_unanswerable": "share of unanswerable questions answered with not knowing",
-        "confident_wrong_unanswerable": "share of unanswerable questions answered all the same",
-    },
+    metrics=(
+        "accuracy",
+        "abstain",
+        "confident_wrong",
+        "answer_shown",
+        "known_accuracy",
+        "known_abstain",
+        "known_confident_wrong",
+        "abstain_unanswerable",
+        "confident_wrong_unanswerable",
+    ),
     headline=headline,
     both_conditions=True,
 )

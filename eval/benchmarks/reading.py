@@ -135,14 +135,13 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics={
-        "* · *": "the metric before the dot, of the items with this entry of meta",
-        "read_accuracy": "share of questions whose answer stands in the passages, answered rightly",
-        "read_new_words_accuracy": "the same with names of words that no training text shows",
-        "closed_book_accuracy": "share of questions without passages answered rightly",
-        "closed_book_beside_passages_accuracy": "the same behind passages that have nothing to do "
-        "with the question",
-        "abstain_accuracy": "share of questions that nothing answers, answered with not knowing",
-    },
+    metrics=(
+        "* · *",
+        "read_accuracy",
+        "read_new_words_accuracy",
+        "closed_book_accuracy",
+        "closed_book_beside_passages_accuracy",
+        "abstain_accuracy",
+    ),
     headline=headline,
 )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from eval.benchmarks.quantity import Quantity, items_file
 from eval.comparisons.config import CompareConfig
 from eval.intervals import Intervals, Row, publish, values
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_range
-from plumbrule.stage_kind import MEASURED, Slot, StageKind
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import MEASURED, PlacedNode, Slot, StageKind
 
 
 @dataclass
@@ -79,17 +80,30 @@ METHODS = StageKind(
     MethodsConfig,
     "eval.comparisons.methods:run",
     {
-        "policy": Slot(("eval",), gathers=True),
+        "policy": Slot(("eval",), gathers=True, compares_gold=True),
         "baseline": Slot(("eval",), gathers=True),
-        "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+        "best_of_n": Slot(("best_of_n",), required=False, gathers=True, compares_gold=True),
     },
-    compares_gold=True,
     headline=("methods/gold_gain_*", "methods/kl_*"),
 )
+
+
+def check_summary(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError where there is nothing to summarise."""
+    require(
+        bool(node.config.metrics),
+        "summary.metrics",
+        node.config.metrics,
+        f"name what node {node.name} shall summarise",
+        "give headline metrics of its inputs",
+    )
+
+
 SUMMARY = StageKind(
     "summary",
     SummaryConfig,
     "eval.comparisons.summary:run",
     {"run": Slot(MEASURED, gathers=True)},
     headline=("summary/*",),
+    check="eval.comparisons.config:check_summary",
 )

@@ -32,7 +32,7 @@ from eval.comparisons.costs import input_of, lineage, total
 from eval.comparisons.methods_page import as_row, curve_tables, figure, notes, table
 from eval.comparisons.trials import HALVES, Evaluated, Half, Trial, choose, over_seeds
 from eval.intervals import publish
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Gathered, Inputs
 from plumbrule.lm.cost_metrics import COSTS

@@ -114,17 +114,19 @@ def as_row(line: Line) -> dict[str, Any]:
 
 
 def table(lines: Sequence[Line], baseline: str | None) -> dict[str, Any]:
-    """Return the table of the report."""
-
-    def cell(interval: Interval | None) -> str:
-        return "" if interval is None else interval.text(4)
-
+    """Return the table of the report, which cuts the means' bounds to where the metric can lie."""
     change = f"less that of {baseline}, seed by seed" if baseline else ""
     return {
         "title": "means over seeds",
         "columns": ["metric", "run", "seeds", "mean", change],
         "rows": [
-            [line.metric, line.label, len(line.values), cell(line.mean), cell(line.change)]
+            [
+                line.metric,
+                line.label,
+                len(line.values),
+                {"metric": line.metric, **line.mean.as_json()},
+                "" if line.change is None else line.change.text(4),
+            ]
             for line in lines
         ],
     }

@@ -92,6 +92,9 @@ ATLAS_WORLD = ("seed", "num_known", "num_after", "phrasings")
 """What fixes the world itself."""
 
 
+ATLAS_UNREAD = ("path", "validation_share", "split_seed", "annotators")
+"""Settings of a data set that the generated one does not read."""
+
 ATLAS_SIZES = {
     "corpus": ("num_corpus", "sentiment_gap"),
     "demonstrations": ("num_demonstrations",),

@@ -8,9 +8,9 @@ import sys
 def main() -> None:
     """Run the command line and exit."""
     try:
-        from plumbrule.cli.main import main as run
+        from plumbrule.cli import main as command_line
 
-        run()
+        command_line.main()
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         sys.exit(130)

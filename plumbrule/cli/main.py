@@ -41,14 +41,14 @@ from plumbrule.cli.plan_page import print_plan, tracking_line
 from plumbrule.cli.sweep import FAILURE, SWEEP, SweepCell, check_cells, end_sweep, note_folder
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.machine.accelerators import require_device
-from plumbrule.pipeline import plugins
-from plumbrule.pipeline import run_record as record
+from plumbrule.pipeline import plugins, run_record
 from plumbrule.pipeline.compose import compose_run
 from plumbrule.pipeline.data_sources import model_words
-from plumbrule.pipeline.execute import Planned, RunContext, execute, make_plan
+from plumbrule.pipeline.execute import RunContext, execute
 from plumbrule.pipeline.expected_time import expected_seconds
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.model_checks import check_models
+from plumbrule.pipeline.plan import Planned, make_plan
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.pipeline.sampler_checks import check_samplers
 from plumbrule.report.metric_wording import bounds_text
@@ -230,7 +230,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     folder = store.root / RUNS / config.run.name / run_id
     folder.mkdir(parents=True)
     write_json(
-        folder / RUN_RECORD, {**record.opening(config, overrides, run_id), "state": "running"}
+        folder / RUN_RECORD, {**run_record.opening(config, overrides, run_id), "state": "running"}
     )
     tracker: RunTracker | None = None
     try:
@@ -239,11 +239,11 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
         with contextlib.redirect_stdout(sys.stderr):  # libraries print to it on their own
             built = execute(plan, context, say)
         seconds = time.monotonic() - began
-        whole = record.close(config, overrides, run_id, built, store, seconds, composed.goals)
-        record.write_reports(whole, built, folder)
+        whole = run_record.close(config, overrides, run_id, built, store, seconds, composed.goals)
+        run_record.write_reports(whole, built, folder)
         write_json(folder / RUN_RECORD, whole)
     except BaseException as error:
-        opening = record.opening(config, overrides, run_id)
+        opening = run_record.opening(config, overrides, run_id)
         if error.__cause__ is not None or not isinstance(
             error, PlumbruleError | KeyboardInterrupt | NeedsInput
         ):

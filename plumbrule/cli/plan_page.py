@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from plumbrule.errors import ConfigError
-from plumbrule.machine import environment as machine
-from plumbrule.machine import precision
+from plumbrule.machine import environment, precision
 from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.data_sources import describe_sources
-from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.expected_time import duration
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.tracking.wandb_start import wandb_mode
 
@@ -55,7 +54,7 @@ def print_plan(
         out.append(line)
     for told in (
         _precision_line(composed.config, plan),
-        machine.threads_line(composed.config.runtime),
+        environment.threads_line(composed.config.runtime),
         *notes,
     ):
         if told is not None:

@@ -31,7 +31,7 @@ from plumbrule.cli.listing import list_artifacts, list_runs
 from plumbrule.cli.show import show_what
 from plumbrule.cli.store_names import find_artifact, find_run, runs
 from plumbrule.errors import ArtifactError, ConfigError
-from plumbrule.machine import environment as machine
+from plumbrule.machine import environment
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
@@ -154,7 +154,7 @@ def _replay(store: Store, options: argparse.Namespace) -> None:
     runtime = RuntimeConfig(**{"device": "cpu", **_known_runtime(manifest.runtime)})
     changed = changed_config(manifest, options.settings, options.reward)
     config = resolved(changed, runtime.device)
-    machine.prepare(runtime)
+    environment.prepare(runtime)
     folder = store.folder("ppo", manifest.fingerprint)
     replay = importlib.import_module("rlhf.ppo.replay").replay
     rows = replay(config, inputs, runtime, folder, options.update, options.reward is not None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.records import as_object, numbered_lines, require_file
+from plumbrule.data.json_lines import as_object, numbered_lines, require_file
 from plumbrule.data.strict_json import parse_json, require_depth, require_unicode
 from plumbrule.errors import DataError, listed
 
@@ -113,7 +113,7 @@ def _cell(name: str, text: str, path: Path, row: int) -> Any:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as arrow
+    import pyarrow
     from pyarrow import parquet
 
     require_file(path)
@@ -124,7 +124,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, _as_json(row, path, number)
-    except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"can't be read as Parquet ({reason:.120}); fetch it again.", path, number + 1

@@ -6,8 +6,8 @@ A policy may come with an adapter already. Every stage that trains starts from i
 
 Saved, an adapter brings its base along, in `base/`. A link to another folder would be smaller, but
 holds only until that folder is moved, trained over or removed; and in a store a hard link is a copy
-that takes no room. What the files must be is checked in `adapter_files.py`, before weights are
-read.
+that takes no disk space. What the files must be is checked in `adapter_files.py`, before weights
+are read.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def with_adapter(policy: Policy, config: AdapterConfig, seed: int, setting: str)
     from peft import LoraConfig, get_peft_model
 
     check_targets(policy.model, config.targets, setting)
-    check_room(policy.model, config, setting)
+    check_memory(policy.model, config, setting)
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
@@ -256,7 +256,7 @@ def check_targets(model: nn.Module, targets: Sequence[str], setting: str) -> Non
         )
 
 
-def check_room(model: PreTrainedModel, config: AdapterConfig, setting: str) -> None:
+def check_memory(model: PreTrainedModel, config: AdapterConfig, setting: str) -> None:
     """Raise ConfigError unless fresh adapters fit the memory, which they are not given yet."""
     head = output_embeddings(model)
     every = config.targets == ["all-linear"]

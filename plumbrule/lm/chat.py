@@ -54,7 +54,7 @@ _DATE = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE of at most `vocab_size` tokens, with the chat template above.
 
-    Raises: ConfigError: vocab_size leaves no room beside the 256 bytes and the special tokens.
+    Raises: ConfigError: vocab_size is used up by the 256 bytes and the special tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import huggingface_hub.constants
 import torch
@@ -49,10 +49,55 @@ def micro_batch(batch_size: int, most: int) -> int:
     return next(n for n in range(min(batch_size, most), 0, -1) if batch_size % n == 0)
 
 
-def plain_arguments(device: torch.device, saves: Path) -> dict[str, Any]:
-    """Return the arguments of a trainer that are the same in every stage."""
+class UpdateSettings(Protocol):
+    """What the config of every stage that trains here says of its optimizer steps."""
+
+    seed: int
+    batch_size: int
+    learning_rate: float
+    warmup_share: float
+    adam_epsilon: float
+    max_grad_norm: float
+    precision: str
+    save_every: int
+
+
+def start_from(saves: Path, tracker: Tracker) -> tuple[int, str | None]:
+    """Return how many steps the newest checkpoint under `saves` has behind it, and its folder.
+
+    0 and None without one. What the tracker has of later steps is forgotten.
+    """
+    if saves.is_dir():
+        checkpoints.prune(saves, keep=2)
+    found = checkpoints.newest(saves)
+    start = found[0] if found else 0
+    tracker.rewind(start)
+    return start, str(found[1]) if found else None
+
+
+def common_arguments(
+    settings: UpdateSettings, steps: int, rows_per_pass: int, device: torch.device, saves: Path
+) -> dict[str, Any]:
+    """Return the arguments of a trainer that are the same in every stage.
+
+    Args: steps: optimizer steps of the whole training. rows_per_pass: a divisor of
+    `settings.batch_size`.
+    """
     return {
         "output_dir": str(saves),
+        "seed": settings.seed,
+        # The rows: tokenised, ordered and short enough already.
+        "max_length": None,
+        "per_device_train_batch_size": rows_per_pass,
+        "gradient_accumulation_steps": settings.batch_size // rows_per_pass,
+        # The update.
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": math.ceil(settings.warmup_share * steps),
+        "adam_epsilon": settings.adam_epsilon,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.precision == "bfloat16",
+        "save_steps": settings.save_every,
         "num_train_epochs": 1,  # all epochs are laid out as one
         "train_sampling_strategy": "sequential",
         "optim": "adamw_torch",

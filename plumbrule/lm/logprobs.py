@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen as unpadded
+from plumbrule.lm import varlen
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -106,8 +106,10 @@ def logprobs(
     scored = torch.zeros_like(blank, dtype=found.dtype).index_put(index, found)
     if not entropy:
         return TokenScores(scored, None)
-    spread = torch.cat([s[1] for s in slices])
-    return TokenScores(scored, torch.zeros_like(blank, dtype=spread.dtype).index_put(index, spread))
+    entropies = torch.cat([s[1] for s in slices])
+    return TokenScores(
+        scored, torch.zeros_like(blank, dtype=entropies.dtype).index_put(index, entropies)
+    )
 
 
 def _score(
@@ -120,10 +122,10 @@ def _score(
     if not entropy:
         return found, found.detach()
     with torch.no_grad():
-        surprise = total[:, None] - logits
-        # A token of probability 0 has an infinite surprise, and 0 * inf is NaN.
-        spread = torch.where(logits > -torch.inf, surprise.neg().exp() * surprise, 0.0).sum(-1)
-    return found, spread
+        nll = total[:, None] - logits
+        # A token of probability 0 has an infinite nll, and 0 * inf is NaN.
+        entropies = torch.where(logits > -torch.inf, nll.neg().exp() * nll, 0.0).sum(-1)
+    return found, entropies
 
 
 def hidden_states(
@@ -135,7 +137,7 @@ def hidden_states(
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
-    A model that runs unpadded (`unpadded.py`) computes the real tokens only.
+    A model that runs unpadded (`varlen.py`) computes the real tokens only.
 
     Args: model: a causal language model or a bare trunk, PEFT-wrapped or not. tokens: (b, l) int64.
         real_mask: (b, l) bool. frozen_states: (n, h), hidden states at the n real tokens, row by
@@ -143,8 +145,8 @@ def hidden_states(
         (b,) int64, how many first tokens a row has in common with the last row before it that
         shares none; a model that runs unpadded computes them once.
     """
-    if unpadded.is_set(causal_lm(model)):
-        return unpadded.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared)
+    if varlen.is_set(causal_lm(model)):
+        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared)
     assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)
 
@@ -258,11 +260,11 @@ def buckets(
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     lists: list[list[int]] = []
-    room = 0
+    capacity = 0
     for i in order:
-        if not lists or len(lists[-1]) >= room:
+        if not lists or len(lists[-1]) >= capacity:
             lists.append([])
             fit = max_rows if max_tokens is None else max_tokens // max(1, lengths[i])
-            room = max(1, min(max_rows, fit))
+            capacity = max(1, min(max_rows, fit))
         lists[-1].append(i)
     return lists

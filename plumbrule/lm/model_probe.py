@@ -1,8 +1,8 @@
 """One probe of every model at load: are the log-probs we read the model's own?
 
-Four things are not as in the model's own forward pass: rows run unpadded (`unpadded.py`), logits
-are made from hidden states (`scoring.output_logits`), rows share a batch, and sampling goes through
-a left-padded KV cache. A family may break any of them without an error: it drops our layout and
+Four things are not as in the model's own forward pass: rows run unpadded (`varlen.py`), logits
+are made from hidden states (`output_logits`), rows share a batch, and sampling goes through a
+left-padded KV cache. A family may break any of them without an error: it drops our layout and
 attends to other rows, applies something behind its output layer, offsets its positions, or keeps a
 state that no KV cache holds. A list of such families would be out of date with the next release.
 
@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen as unpadded
-from plumbrule.lm.generation import kv_cache as cache
+from plumbrule.lm import varlen
+from plumbrule.lm.generation import kv_cache
 from plumbrule.lm.logprobs import causal_lm, hidden_states, output_logits, pad_rows
 
 LONG, SHORT = 9, 5
@@ -65,8 +65,8 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         later tokens, it changes its own weights, or it does not run on a row of tokens.
     """
     lm = causal_lm(model)
-    if unpadded.is_set(lm):
-        lm.set_attn_implementation(unpadded.PLAIN)
+    if varlen.is_set(lm):
+        lm.set_attn_implementation(varlen.PLAIN)
     key = _content(model)
     found = _verdicts.get(key)
     if found is None:
@@ -77,8 +77,8 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
             raise _refused(lm, "must not change its own weights or config when it runs")
         _verdicts[key] = found
     if found.unpadded:
-        unpadded.set_unpadded(lm)
-    cache.set_recomputed(lm, not found.cached)
+        varlen.set_unpadded(lm)
+    kv_cache.set_recomputed(lm, not found.cached)
     return found
 
 
@@ -93,7 +93,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
             lm, f"must run on a plain row of tokens, but says: {_first_line(error)}"
         ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
-        return Passes(unpadded.can_unpad(lm), True)  # NaN weights: sampling and training say so
+        return Passes(varlen.can_unpad(lm), True)  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
         raise _refused(lm, "must not attend to later tokens")
     try:
@@ -138,7 +138,7 @@ def _own_logits(lm: PreTrainedModel, row: list[int]) -> Tensor:
 
 
 def _scored(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tensor]:
-    """Return logits (l, v) of each row, read as `scoring` reads a padded batch."""
+    """Return logits (l, v) of each row, read as `logprobs` reads a padded batch."""
     tokens, real_mask = (x.to(causal_lm(model).device) for x in pad_rows(rows, pad_id))
     logits = output_logits(model, hidden_states(model, tokens, real_mask))
     return [logits[i, : len(row)] for i, row in enumerate(rows)]
@@ -147,13 +147,13 @@ def _scored(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tensor
 def _unpadded(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tensor]:
     """Return the same of an unpadded pass, in a model that is left as it was."""
     lm = causal_lm(model)
-    if not unpadded.can_unpad(lm):
+    if not varlen.can_unpad(lm):
         raise ValueError("not all layers attend to all earlier tokens")
-    unpadded.set_unpadded(lm)
+    varlen.set_unpadded(lm)
     try:
         return _scored(model, rows, pad_id)
     finally:
-        lm.set_attn_implementation(unpadded.PLAIN)
+        lm.set_attn_implementation(varlen.PLAIN)
 
 
 def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:
@@ -161,7 +161,7 @@ def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
     own pass has it, before and after a row has left the batch.
     """
     order = [0, 1, 0]
-    growing = cache.CachedRows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
+    growing = kv_cache.CachedRows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
     for left in range(CONTINUED, -1, -1):  # tokens of each row that are not read yet
         found = list(output_logits(model, growing.hidden)[:, None])
         wanted = [own[i][-left - 1][None] for i in order]

@@ -15,20 +15,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plumbrule.atlas.config import ATLAS_SIZES
 from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.readers import READERS, has_reader, read
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.overrides import as_override
+from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
 from plumbrule.pipeline.stages import BENCHMARKS, STAGES, section_of, slot_of
 from plumbrule.store.input_names import is_of_slot
-
-if TYPE_CHECKING:
-    from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
 
 ATLAS = "atlas"
 FIRST_ROWS = 50
@@ -159,7 +157,7 @@ def _drop_users(
             lacking[name] = ""
             continue
         changed: dict[str, Any] = {"inputs": {**kept, **dict.fromkeys(gone)}}
-        if "index" in gone and about.kind != "eval":  # which leaves its condition rag out
+        if "index" in gone and not STAGES[about.kind].passages_optional:
             own = about.set.get("retrieval", {})
             changed["set"] = {**about.set, "retrieval": {**own, "share": 0.0}}
         fitted.nodes[name] = dataclasses.replace(about, **changed)

@@ -1,52 +1,37 @@
-"""The pipeline: plan a graph, then resolve or build each node.
+"""Resolve or build each node of a plan.
 
-`make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
-manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
-which config key, input or source file differs from the most alike artifact of the node. `execute`
-then walks the plan. Several commands may walk the same graph at once: whoever gets the claim
-builds, the others wait and say for whom.
+Several commands may walk the same graph at once: whoever gets the claim builds, the others wait and
+say for whom.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from plumbrule.errors import (
-    ArtifactError,
-    ConfigError,
     NeedsInput,
     PlumbruleError,
     Terminated,
     TrainingError,
 )
-from plumbrule.machine import environment as machine
-from plumbrule.machine import precision
-from plumbrule.pipeline.given_inputs import Given, copy_files, read_given, require_whole
-from plumbrule.pipeline.graph import Node
+from plumbrule.machine import environment, precision
+from plumbrule.pipeline.given_inputs import Given, copy_files, require_whole
 from plumbrule.pipeline.launch import run_in_processes
+from plumbrule.pipeline.plan import Planned, require_unchanged_code
 from plumbrule.pipeline.stages import STAGES, section_of
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.checkpoints import newest
 from plumbrule.store.file_names import CHECKPOINTS, METRIC_ROWS, WANDB_RUN
-from plumbrule.store.fingerprint import (
-    changed_settings,
-    code_hashes,
-    differences,
-    digest,
-    forget,
-    hashed_config,
-)
+from plumbrule.store.json_files import as_read_back
 from plumbrule.store.manifests import Manifest
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
@@ -55,25 +40,6 @@ from plumbrule.tracking.trackers import FilesOnly, NodeFacts, RunTracker
 WAIT_SECONDS = 1.0
 FULL_BYTES = 2**20
 """A disk with less room than this is full."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A node as the plan sees it. state: cached, resume, build, or copy (of an artifact that lies
-    elsewhere); reason: why it is not cached.
-    """
-
-    node: Node
-    fingerprint: str
-    config: Mapping[str, Any]
-    """All of it that changes a number, as the manifest shows it."""
-    code: Mapping[str, str]
-    inputs: Mapping[str, tuple[str, str]]
-    """Slot -> (kind, fingerprint)."""
-    state: str
-    reason: str
-    versions: Mapping[str, tuple[str, str]]
-    """Library -> (version that made the artifact, version here), where they differ."""
 
 
 @dataclass(frozen=True)
@@ -96,135 +62,6 @@ class RunContext:
     store: Store
     runtime: RuntimeConfig
     tracker: RunTracker = field(default_factory=FilesOnly)
-
-
-def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
-    """Return the plan of `nodes` (inputs before users) against what the store holds.
-
-    Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
-    """
-    planned: dict[str, Planned] = {}
-    known = store.manifests()
-    for node in nodes:
-        if isinstance(node.config, Given):
-            planned[node.name] = _plan_given(node, store, strict)
-            continue
-        inputs = {
-            slot: (planned[source].node.kind, planned[source].fingerprint)
-            for slot, source in node.inputs.items()
-        }
-        code = code_hashes(entry_modules(node.kind, inputs))
-        try:
-            config = hashed_config(node.config)
-            settings = changed_settings(node.config)
-        except ConfigError as error:
-            raise ConfigError(f"{node.name}: {error}") from None
-        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
-        fingerprint = digest([node.kind, code, settings, links])
-        manifest = store.manifest(node.kind, fingerprint)
-        changed: dict[str, tuple[str, str]] = {}
-        if manifest is not None:
-            state, reason = "cached", ""
-            changed = _changed_versions(node, manifest, strict)
-        else:
-            begun = attempts.begun(store.folder(node.kind, fingerprint))
-            state = "build" if begun is None else "resume"
-            reason = _why(node, config, settings, code, links, known)
-            if begun is not None:
-                reason = f"from step {begun}"
-        planned[node.name] = Planned(
-            node, fingerprint, config, code, inputs, state, reason, changed
-        )
-    return list(planned.values())
-
-
-def _plan_given(node: Node, store: Store, strict: bool) -> Planned:
-    """Return the plan of a node that stands for an artifact which is there."""
-    given = node.config
-    manifest = store.manifest(node.kind, given.fingerprint)
-    state, reason = ("copy", "from another store") if manifest is None else ("cached", "")
-    changed = _changed_versions(node, manifest or read_given(given), strict)
-    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, changed)
-
-
-def _changed_versions(node: Node, manifest: Manifest, strict: bool) -> dict[str, tuple[str, str]]:
-    """Return the libraries whose versions differ from those that made a node's artifact.
-
-    Raises: ArtifactError: one does, and strict.
-    """
-    changed = machine.changed_versions(manifest.versions)
-    if changed and strict:
-        name, (then, now) = next(iter(changed.items()))
-        raise ArtifactError(
-            f"{node.name} ({manifest.fingerprint}) was made with {name} {then}, here is {now}, and "
-            "run.versions is strict; install that version, or pass run.versions=show."
-        )
-    return changed
-
-
-def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Return the modules that a node's code is reached from: its stage, its inputs' openers."""
-    entries = [STAGES[kind].run, *(STAGES[source].opener for source, _ in inputs.values())]
-    return [entry.split(":")[0] for entry in entries if entry is not None]
-
-
-def _require_unchanged_code(planned: Planned) -> None:
-    """Raise ConfigError if a source file that the node reaches was edited after the plan was made.
-
-    Its artifact would else be named after code that did not make it.
-    """
-    forget()
-    now = code_hashes(entry_modules(planned.node.kind, planned.inputs))
-    edited = differences(planned.code, now)
-    if edited:
-        raise ConfigError(
-            f"{planned.node.name}: {', '.join(edited[:4])} must not change between the plan and "
-            "the building; run the same command again."
-        )
-
-
-def _why(
-    node: Node,
-    config: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    code: Mapping[str, str],
-    links: Mapping[str, str],
-    known: list[Manifest],
-) -> str:
-    """Return what differs from the most alike artifact of this node, newest first.
-
-    A setting that is newer than the artifact and left at its first default is no difference.
-    """
-    left_off = set(differences(_plain(config), _plain(settings)))
-    candidates = []
-    for age, manifest in enumerate(reversed(known)):
-        if manifest.kind == node.kind and manifest.node == node.name:
-            keys = differences(dict(manifest.config), _plain(config))
-            keys = [key for key in keys if key not in left_off or _holds(manifest.config, key)]
-            files = differences(dict(manifest.code), dict(code))
-            inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
-            candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
-    if not candidates:
-        return "new"
-    _, _, keys, files, inputs = min(candidates, key=lambda c: c[:2])
-    changed = keys + files + inputs
-    shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
-    return f"changed: {shown}"
-
-
-def _holds(config: Mapping[str, Any], key: str) -> bool:
-    """Return whether a nested mapping has a dotted key."""
-    value: Any = config
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as it reads back from JSON."""
-    return json.loads(json.dumps(value))
 
 
 def execute(
@@ -268,8 +105,8 @@ def _say_what_is_emulated(
         if found is not None and found[1] == "bfloat16" and planned.state != "cached":
             settings.append(f"{section_of(planned.node.kind)}.{found[0]}")
     if settings and not precision.native(runtime.device).bfloat16:
-        machine.prepare(runtime)
-        rates = machine.hardware(runtime)
+        environment.prepare(runtime)
+        rates = environment.hardware(runtime)
         gflops = {name: rates[f"{name}_gflops"] for name in ("float32", "bfloat16")}
         say(precision.emulation_line(list(dict.fromkeys(settings)), runtime.device, gflops))
 
@@ -320,7 +157,7 @@ def _resolve(
         begun = newest(attempt / CHECKPOINTS)
         resumed = begun is not None
         say(f"{name}: {'resuming' if resumed else 'building'} {kind}/{planned.fingerprint}")
-        moved = machine.moved(begun[1], context.runtime) if begun else None
+        moved = environment.moved(begun[1], context.runtime) if begun else None
         if moved:
             say(
                 f"{name}: the checkpoint was written elsewhere ({moved}); the artifact will agree "
@@ -357,19 +194,19 @@ def _build(
         node.name,
         node.kind,
         planned.fingerprint,
-        _plain(planned.config),
+        as_read_back(planned.config),
         planned.inputs,
         folder,
     )
     tracker: FileTracker | None = None
     try:
         tracker = _tracker(about, context)
-        machine.prepare(context.runtime)
+        environment.prepare(context.runtime)
         run = stage_function(node.kind)
-        _require_unchanged_code(planned)
+        require_unchanged_code(planned)
         if context.runtime.processes * context.runtime.nodes > 1 and STAGES[node.kind].parallel:
             metrics = run_in_processes(node, inputs, context.runtime, folder)
-            _require_unchanged_code(planned)  # its workers have read it later than this process
+            require_unchanged_code(planned)  # its workers have read it later than this process
             tracker.send(read_metrics(folder))
         else:
             metrics = run(node.config, inputs, context.runtime, folder, tracker)
@@ -380,15 +217,15 @@ def _build(
                 node=node.name,
                 kind=node.kind,
                 fingerprint=planned.fingerprint,
-                config=_plain(planned.config),
+                config=as_read_back(planned.config),
                 inputs={slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()},
                 metrics=headline,
                 code=planned.code,
                 seed=getattr(node.config, "seed", None),
-                git=machine.git_state(),
-                versions=machine.versions(),
+                git=environment.git_state(),
+                versions=environment.versions(),
                 runtime=asdict(context.runtime),
-                hardware=machine.hardware(context.runtime),
+                hardware=environment.hardware(context.runtime),
                 wall_seconds=round(time.monotonic() - began, 2),
                 wandb_run_id=context.tracker.run_id,
                 started=started,

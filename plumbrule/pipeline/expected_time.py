@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from plumbrule.atlas.config import ATLAS_SIZES
-from plumbrule.pipeline.execute import Planned
+from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences

@@ -19,8 +19,9 @@ from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.attempts import OWNER
+from plumbrule.store.content_digests import SLOW
 from plumbrule.store.layout import kind_folder
-from plumbrule.store.manifests import MANIFEST, SLOW, Manifest, file_damage, read_manifest
+from plumbrule.store.manifests import MANIFEST, Manifest, file_damage, read_manifest
 
 
 @dataclass(frozen=True)

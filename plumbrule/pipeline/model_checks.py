@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import ModelConfig
 from plumbrule.overrides import as_override
-from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.plan import Planned
+from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.model_files import PICKLES
 from plumbrule.store.packaged_files import located
@@ -74,13 +75,10 @@ def _models_of(planned: Planned) -> list[Named]:
     node = planned.node
     if isinstance(node.config, Given) or planned.state not in ("build", "resume"):
         return []
-    if node.kind == "base" or (node.kind == "sft" and "base" not in node.inputs):
-        model: ModelConfig = node.config.model
-        if model.name_or_path is not None:
-            name = model.name_or_path
-            return [
-                Named("model.name_or_path", name, model.revision, model.pad_token, model.context)
-            ]
+    model: ModelConfig | None = STAGES[node.kind].model(node.config, node.inputs)
+    if model is not None and model.name_or_path is not None:
+        name = model.name_or_path
+        return [Named("model.name_or_path", name, model.revision, model.pad_token, model.context)]
     if node.kind == "feedback" and node.config.judge.name_or_path is not None:
         judge = node.config.judge
         setting = "feedback.judge.name_or_path"

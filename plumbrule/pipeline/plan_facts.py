@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline.execute import Planned
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
+from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES, answers_prompts
 from plumbrule.store.packaged_files import located
 

@@ -7,14 +7,11 @@ three of five finds them in the store.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from plumbrule.errors import GraphError
+from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import STAGES
-
-if TYPE_CHECKING:
-    from plumbrule.pipeline.experiment import RunConfig
 
 
 def expand_ensembles(config: RunConfig, nodes: dict[str, NodeConfig]) -> dict[str, NodeConfig]:

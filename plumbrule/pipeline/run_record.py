@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plumbrule.machine import environment as machine
+from plumbrule.machine import environment
 from plumbrule.pipeline.execute import NodeResult
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.stages import POLICY_KINDS, STAGES
@@ -45,8 +45,8 @@ def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, A
         "seeds": list(config.run.seeds) or [config.seed],
         "objective": config.run.objective,
         "notes": list(config.run.notes),
-        "git": machine.git_state(),
-        "versions": machine.versions(),
+        "git": environment.git_state(),
+        "versions": environment.versions(),
     }
 
 

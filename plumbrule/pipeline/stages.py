@@ -1,13 +1,15 @@
 """The kinds of stages, each as its config module declares it (`plumbrule/stage_kind.py`).
 
-To add a kind, add its config module to `CONFIG_MODULES`; its section of the config, its group of
-files, its inputs and its headline metrics follow.
+To add a kind, add its folder to `sft`, `rlhf`, `rag` or `eval`: its `config.py` is found, and its
+section of the config, its group of files, its inputs and its headline metrics follow.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 
 import eval.comparisons.config
@@ -26,7 +28,7 @@ import sft.fine_tune.config
 from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.stage_kind import MEASURED, POLICIES, Slot, StageKind
 
-CONFIG_MODULES: tuple[ModuleType, ...] = (
+NAMED: tuple[ModuleType, ...] = (
     sft.data.config,
     sft.base.config,
     sft.fine_tune.config,
@@ -42,6 +44,18 @@ CONFIG_MODULES: tuple[ModuleType, ...] = (
     eval.config,
 )
 """In the order in which a finished run prints headline metrics."""
+
+
+def _further_modules() -> Iterator[ModuleType]:
+    """Yield the other `config.py` of the stages' folders, by name; some declare no stage."""
+    for package in (sft, rlhf, rag, eval):
+        for file in sorted(Path(package.__path__[0]).glob("*/config.py")):
+            module = importlib.import_module(f"{package.__name__}.{file.parent.name}.config")
+            if module not in NAMED:
+                yield module
+
+
+CONFIG_MODULES = (*NAMED, *_further_modules())
 
 
 def _declared() -> Iterator[StageKind]:

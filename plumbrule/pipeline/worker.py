@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from plumbrule.errors import ConfigError
-from plumbrule.machine import environment as machine
+from plumbrule.machine import environment
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.execute import stage_function
 from plumbrule.pipeline.experiment import as_json
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
         slot: Artifact(**{**about, "path": Path(about["path"])})
         for slot, about in stage["inputs"].items()
     }
-    machine.prepare(runtime)
+    environment.prepare(runtime)
     distributed.start(runtime)
     try:
         tracker: Tracker = FileTracker(folder) if distributed.is_main() else NullTracker()

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.report import figures, plots
+from plumbrule.report import figures
 from plumbrule.report.answers import MAIN, answer
-from plumbrule.report.metric_wording import WORDINGS, better_when, describe, within
-from plumbrule.store import json_files
+from plumbrule.report.curves import curves, stage_figure
+from plumbrule.report.number_tables import (
+    benchmark_tables,
+    card_rows,
+    comparison_rows,
+    headline,
+    stage_table,
+    with_bounds,
+)
+from plumbrule.report.optional_files import read_json
+from plumbrule.report.samples import paired_samples, samples
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     COMPARISONS,
     FIGURES,
     INTERVALS,
-    METRIC_ROWS,
     METRICS,
     NOTES,
     REPORT_CARD,
-    SAMPLES,
     TABLES,
 )
 from plumbrule.store.input_names import SIGN
-from plumbrule.store.metric_rows import read_metrics
 
 MAX_ANSWERS = 12
-MAX_CURVES = 12
-MAX_SAMPLES = 6
 
 
 def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
             for note in read_json(folder, NOTES) or []
         ],
         "headline": [
-            {**_headline(name, metrics, intervals.get(name, {})), "is_main": name == main_card}
+            {**headline(name, metrics, intervals.get(name, {})), "is_main": name == main_card}
             for name in by_goal(record, goals, main_card)
         ],
         "graph": figures.graph(collapsed(nodes)),
@@ -73,33 +75,33 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
         "num_hidden": len(folders) - len(shown),
         "number": figures.number,
         "comparisons": [
-            (name, _comparison(rows)) for name, rows in comparisons.items() if name in shown
+            (name, comparison_rows(rows)) for name, rows in comparisons.items() if name in shown
         ],
-        "benchmarks": _benchmarks(
+        "benchmarks": benchmark_tables(
             {name: found for name, folder in shown.items() if (found := read_json(folder, METRICS))}
         ),
         "cards": [
-            (name, _flatten(found), figures.reliability(found.get("reliability", [])))
+            (name, card_rows(found), figures.reliability(found.get("reliability", [])))
             for name, folder in shown.items()
             if (found := read_json(folder, REPORT_CARD))
         ],
         "figures": [
-            (name, [_plot(figure) for figure in found])
+            (name, [stage_figure(figure) for figure in found])
             for name, folder in folders.items()
             if (found := read_json(folder, FIGURES))
         ],
         "tables": [
-            (name, table)
+            (name, stage_table(table))
             for name, folder in shown.items()
             for table in read_json(folder, TABLES) or []
         ],
         "curves": [
-            (name, charts) for name, cells in by_node(folders).items() if (charts := _curves(cells))
+            (name, charts) for name, cells in by_node(folders).items() if (charts := curves(cells))
         ],
         "pairs": [
             (name, rows) for name in comparisons if (rows := paired_samples(name, nodes, folders))
         ],
-        "samples": [(name, rows) for name, folder in shown.items() if (rows := _samples(folder))],
+        "samples": [(name, rows) for name, folder in shown.items() if (rows := samples(folder))],
         "hardware": next((n["hardware"] for n in nodes.values() if n["hardware"]), {}),
     }
 
@@ -179,7 +181,7 @@ def grids(
         rows = [
             (
                 name.removeprefix(node).removeprefix(SIGN).replace(SIGN, " "),
-                [_with_bounds(m, metrics[name]) for m in columns],
+                [with_bounds(m, metrics[name]) for m in columns],
             )
             for name in names
         ]
@@ -187,74 +189,6 @@ def grids(
             tables.append({"node": node, "columns": columns, "rows": rows})
     tables.sort(key=lambda table: table["node"] not in {n.split(SIGN)[0] for n in comparisons})
     return tables
-
-
-def _with_bounds(name: str, metrics: Mapping[str, float]) -> dict[str, str]:
-    """Return a metric of a node and its interval as text."""
-    if name not in metrics:
-        return {"value": "", "bounds": ""}
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    low, high = within(name, low, high)
-    bounds = "" if low is None or high is None else f"{_shown(low)} to {_shown(high)}"
-    return {"value": _shown(metrics[name]), "bounds": bounds}
-
-
-def paired_samples(
-    compare: str, nodes: Mapping[str, Mapping[str, Any]], folders: Mapping[str, Artifact]
-) -> list[dict[str, Any]]:
-    """Return prompts that both evaluations of a compare node show, with both responses.
-
-    Each has the columns of `samples.jsonl` that are numbers, before and after.
-    """
-    if SIGN in compare:
-        return []
-    inputs = nodes.get(compare, {}).get("inputs", {})
-    sides = [
-        {
-            (row["benchmark"], row["condition"], row["id"]): row
-            for row in read_jsonl(folders[inputs[slot]], SAMPLES)
-            if "response" in row
-        }
-        for slot in ("baseline", "policy")
-        if inputs.get(slot) in folders
-    ]
-    if len(sides) < 2:
-        return []
-    before, after = sides
-    shared = [key for key in before if key in after]
-    chosen = [key for b in BENCHMARKS for key in shared if key[0] == b][:MAX_PAIRS]
-    return [
-        {
-            "condition": key[1],
-            "prompt": before[key]["prompt"],
-            "passages": before[key].get("passages") or [],
-            "sides": [
-                {
-                    "node": inputs[slot],
-                    "response": side[key]["response"],
-                    "scores": [
-                        (name, _shown(value))
-                        for name, value in side[key].items()
-                        if isinstance(value, int | float) and value is not None
-                    ],
-                }
-                for slot, side in (("baseline", before), ("policy", after))
-            ],
-        }
-        for key in chosen
-    ]
-
-
-BENCHMARKS = ("prompts", "questions")
-"""Whose samples are shown before and after, in this order."""
-MAX_PAIRS = 8
-
-
-def read_jsonl(artifact: Artifact, name: str) -> list[Any]:
-    """Return the rows of an artifact's JSON Lines file, none where it has no such file."""
-    if not artifact.has(name):
-        return []
-    return json_files.read_jsonl(artifact.file(name))
 
 
 def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -276,213 +210,3 @@ def collapsed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
         else dict(alike[0])
         for name, alike in groups.items()
     }
-
-
-def read_json(artifact: Artifact, name: str) -> Any:
-    """Return the value of an artifact's JSON file, or None where it has no such file."""
-    if not artifact.has(name):
-        return None
-    return json_files.read_json(artifact.file(name))
-
-
-def _headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a headline metric with its interval. found: what its stage wrote of it, or {}."""
-    unit, meaning = describe(name)
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    return {
-        "name": name,
-        "value": figures.number(metrics[name]),
-        "interval": _interval({"low": low, "high": high, "reason": found.get("reason")}, name),
-        "size": _size(found),
-        "unit": unit,
-        "meaning": meaning,
-    }
-
-
-def _plot(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stage's figure as the page shows it."""
-    words = {name: figure[name] for name in ("title", "caption", "y")}
-    return {**words, "svg": plots.plot(figure), "legend": plots.legend(figure)}
-
-
-def _comparison(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return comparison rows, rewards first, each with an interval bar.
-
-    Rows of one quantity share an axis, which holds zero. A bound that is not known leaves no bar.
-    """
-    shown = []
-    measured = Counter(row["what"] for row in rows)
-    for row in sorted(rows, key=lambda row: not str(row["what"]).startswith("gold")):
-        if row["condition"] == "all" and measured[row["what"]] == 2:
-            continue  # it repeats the one condition that there is
-        alike = [other for other in rows if other["what"] == row["what"]]
-        ends = [float(o[k]) for o in alike for k in ("low", "high") if o[k] is not None]
-        span = (min([0.0, *ends]), max([0.0, *ends]))
-        known = row["low"] is not None and row["high"] is not None
-        shown.append(
-            {
-                **row,
-                "bar": figures.interval_bar(
-                    row["difference"], row["low"], row["high"], span, better_when(row)
-                )
-                if known
-                else "",
-                "interval": _interval(row),
-                "groups": _shown(row.get("groups")),
-                **{k: _shown(row[k]) for k in ("baseline", "policy", "difference")},
-            }
-        )
-    return shown
-
-
-def _benchmarks(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one table per benchmark: metrics down, evaluated nodes and conditions across.
-
-    A cell is empty where that node and condition has no such metric.
-    """
-    columns: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for node, by_benchmark in evaluations.items():
-        for benchmark, by_condition in by_benchmark.items():
-            for condition, metrics in by_condition.items():
-                head = f"{node} · {condition}" if len(by_condition) > 1 else node
-                columns.setdefault(benchmark, {})[head] = metrics
-    return [
-        {
-            "name": benchmark,
-            "columns": list(found),
-            "rows": [
-                (metric, [_cell(metrics.get(metric), metric) for metrics in found.values()])
-                for metric in dict.fromkeys(m for metrics in found.values() for m in metrics)
-            ],
-        }
-        for benchmark, found in columns.items()
-    ]
-
-
-def _cell(number: Mapping[str, Any] | None, name: str) -> dict[str, str]:
-    """Return value, interval and n of one measured number, as text."""
-    if number is None:
-        return {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
-    interval = _interval(number, name)
-    return {
-        "value": _shown(number["value"]),
-        "interval": interval,
-        "n": _shown(number.get("n")),
-        "groups": _shown(number.get("groups")),
-        "bounds": " · ".join(part for part in (interval, _size(number)) if part),
-    }
-
-
-def _interval(number: Mapping[str, Any], metric: str = "") -> str:
-    """Return the bounds of a number as text, or why it has none. metric: "": a difference."""
-    low, high = number.get("low"), number.get("high")
-    if metric:
-        low, high = within(metric, low, high)
-    if low is None or high is None:
-        return str(number.get("reason") or "")
-    return f"{_shown(low)} to {_shown(high)}"
-
-
-def _size(number: Mapping[str, Any]) -> str:
-    """Return how many items and groups a number rests on, as text."""
-    n, groups = _shown(number.get("n")), _shown(number.get("groups"))
-    parts = (f"n {n}" if n else "", f"groups {groups}" if groups else "")
-    return " · ".join(part for part in parts if part)
-
-
-def _flatten(found: Mapping[str, Any], path: str = "") -> list[dict[str, str]]:
-    """Return one row per number of a nested mapping; {"value", "low", "high", "n"} is one."""
-    rows: list[dict[str, str]] = []
-    for key, value in found.items():
-        name = f"{path} · {key}" if path else str(key)
-        if isinstance(value, Mapping) and "value" in value:
-            rows.append({"name": name, **_cell(value, f"rm/{key}")})
-        elif isinstance(value, Mapping):
-            rows += _flatten(value, name)
-        elif isinstance(value, int | float | str):
-            rows.append(
-                {"name": name, "value": _shown(value), "interval": "", "n": "", "groups": ""}
-            )
-    return rows
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return figures.number(float(value)) if isinstance(value, int | float) else str(value)
-
-
-def _curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
-    """Return charts of the metrics that a node's stages logged at three or more updates.
-
-    One variation is a line chart; several share the axes of a larger one.
-    """
-    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for cell, artifact in cells.items():
-        logged = artifact.has(METRIC_ROWS) and artifact.file(METRIC_ROWS).parent
-        for row in read_metrics(logged) if logged else []:
-            for name, value in row.items():
-                if name != "update" and isinstance(value, int | float) and math.isfinite(value):
-                    points = series.setdefault(name, {}).setdefault(cell, [])
-                    points.append((row["update"], value))
-    order = list(WORDINGS)
-    names = [n for n, by in series.items() if max(map(len, by.values())) >= 3]
-    names = [n for n in names if not n.startswith("time/")]
-    names.sort(key=lambda n: order.index(n) if n in order else len(order))
-    return [
-        {
-            "name": name,
-            "unit": describe(name)[0],
-            "meaning": describe(name)[1],
-            **_chart(name, {cell: _thinned(points) for cell, points in series[name].items()}),
-        }
-        for name in names[:MAX_CURVES]
-    ]
-
-
-def _chart(name: str, cells: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Return the drawing of one metric's curves and its legend."""
-    if len(cells) == 1:
-        return {"svg": figures.line_chart(next(iter(cells.values())), name), "legend": []}
-    figure = {
-        "title": name,
-        "x": "update",
-        "series": [
-            {"name": cell, "style": "line", "colour": n, "points": points}
-            for n, (cell, points) in enumerate(cells.items())
-        ],
-    }
-    return {"svg": plots.plot(figure), "legend": plots.legend(figure)}
-
-
-def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
-    """Return at most `most` points, means of equal runs, so that a page stays small."""
-    if len(points) <= most:
-        return points
-    size = -(-len(points) // most)
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
-
-
-def _samples(artifact: Artifact) -> list[list[tuple[str, str]]]:
-    """Return the first samples of an artifact as lists of (field, text)."""
-    return [list(_fields(row)) for row in read_jsonl(artifact, SAMPLES)[:MAX_SAMPLES]]
-
-
-def _fields(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in row.items():
-        if key in ("id", "key", "keys", "meta") or value in (None, [], {}, ""):
-            continue
-        yield key, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return figures.number(value)
-    if isinstance(value, list) and value and isinstance(value[0], Mapping) and "role" in value[0]:
-        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in value)
-    if isinstance(value, list):
-        return "\n".join(f"- {_text(item)}" for item in value)
-    if isinstance(value, Mapping):
-        return "\n".join(f"{k}: {_text(v)}" for k, v in value.items())
-    return str(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +37,16 @@ def read_wording(path: Path) -> dict[str, Wording]:
 
 
 WORDINGS = {name: words for path in wording_files() for name, words in read_wording(path).items()}
-"""Metric -> its wording. `*/gold_gain` is any stage's."""
+"""Metric -> its wording. `*/gold_gain` is any stage's; any other `*` stands for any text, and the
+first name that fits counts."""
+_PATTERNS = [name for name in WORDINGS if "*" in name and not name.startswith("*/")]
 
 
 def describe(name: str) -> Wording:
     """Return the wording of a metric, or of the metric that it is a case of; else two blanks.
 
     `eval/accuracy_ppo_rag` is a case of `eval/accuracy`, `ppo/gold_gain` of `*/gold_gain`,
+    `eval/halueval_qa_auroc_sft` of `eval/halueval_*_auroc`,
     `summary/rm/ece_pairs` of `rm/ece`, and `ppo_2:objective/kl`, a node's own, of `objective/kl`.
     """
     name = name.rpartition(":")[2]
@@ -57,6 +61,9 @@ def describe(name: str) -> Wording:
         for known in (name, f"*/{name.partition('/')[2]}"):
             if known in WORDINGS:
                 return WORDINGS[known]
+        for pattern in _PATTERNS:
+            if fnmatchcase(name, pattern):
+                return WORDINGS[pattern]
         if "_" not in name:
             return Wording("", "")
         name = name.rpartition("_")[0]
@@ -64,7 +71,7 @@ def describe(name: str) -> Wording:
 
 DIFFERENCES = ("change", "gain", "gap", "decline", "difference", "bias")
 """Words in the names of metrics that may be below 0 whatever their unit."""
-SIGNED_UNITS = ("reward", "utility", "nats")
+SIGNED_UNITS = ("reward", "utility", "nats", "rank correlation")
 """How the units of those begin; a loss in nats is none."""
 
 

@@ -23,7 +23,7 @@ from plumbrule.store import attempts
 from plumbrule.store.adapter_files import rebase_adapters
 from plumbrule.store.attempts import is_working
 from plumbrule.store.checkpoints import mode_of_new_files, set_mode
-from plumbrule.store.json_files import write_json as write_json
+from plumbrule.store.content_digests import SLOW, digests
 from plumbrule.store.layout import (
     ARTIFACTS,
     RUNS,
@@ -34,10 +34,8 @@ from plumbrule.store.layout import (
 )
 from plumbrule.store.manifests import (
     MANIFEST,
-    SLOW,
     Manifest,
     describe_file,
-    digests,
     file_damage,
     is_inside,
     read_manifest,

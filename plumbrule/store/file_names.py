@@ -60,8 +60,8 @@ METRICS = "metrics.json"
 ITEMS = "items"
 """Folder of what an evaluation measured of each item, `<benchmark>.jsonl`."""
 BENCHMARK_FACTS = "benchmarks.json"
-"""Of an evaluation: benchmark -> `metrics`: metric -> what it measures; `quantities`: those that a
-comparison pairs."""
+"""Of an evaluation: benchmark -> `quantities`: what a comparison pairs; `metrics`: of a plug-in\'s,
+metric -> what it measures."""
 EVALUATED = "evaluated.json"
 """Which policy an evaluation measured, and on what."""
 COMPARISONS = "comparisons.json"

@@ -2,7 +2,7 @@
 
 Every file has one form: text is written as it is and not as escapes; a JSON file is indented by one
 space and ends with a line break; a row of JSON Lines is one line. Files that others made are read
-elsewhere, with errors that name their rows (`plumbrule/data/records.py`).
+elsewhere, with errors that name their rows (`plumbrule/data/json_lines.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def read_json(path: Path) -> Any:
     Raises: OSError: it can't be read. ValueError: it is no JSON.
     """
     return json.loads(path.read_bytes().decode("utf-8"))
+
+
+def as_read_back(value: Any) -> Any:
+    """Return a value as it reads back from JSON: lists for tuples, keys as text."""
+    return json.loads(json.dumps(value))
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_choice, require_range
-from plumbrule.stage_kind import Slot, StageKind
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import PlacedNode, Slot, StageKind
+from plumbrule.store.manifests import read_manifest
 from rlhf.rewards.config import RewardConfig
+from rlhf.rewards.graph_checks import check_reward
 
 
 @dataclass
@@ -40,6 +43,24 @@ class RejectConfig:
         require_range("reject.keep", self.keep, 1, unit="answers")
 
 
+def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
+    """Return what is wrong unless the gold utility ranked the answers, also given ones."""
+    samples = node.inputs["samples"]
+    if samples.given is None:
+        labeller = samples.config.labeller
+    else:
+        labeller = read_manifest(samples.given).config.get("labeller")
+    if labeller == "gold":
+        return None
+    rule = f"choose among answers whose utility is known, not ranked by {labeller}"
+    return rule, "use feedback.labeller=gold"
+
+
+def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless the reward has the reward models that it names."""
+    check_reward(node, node.config.reward)
+
+
 BEST_OF_N = StageKind(
     "best_of_n",
     BestOfNConfig,
@@ -48,7 +69,9 @@ BEST_OF_N = StageKind(
     links={"reward": "${reward}"},
     measured=True,
     headline=("best_of_n/utility_gain*",),
+    lacks_gold=_lacks_gold,
     reward=lambda config: config.reward,
+    check="rlhf.best_of_n.config:check_inputs",
 )
 REJECT = StageKind(
     "reject",
@@ -57,4 +80,5 @@ REJECT = StageKind(
     {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
     links={"reward": "${reward}"},
     reward=lambda config: config.reward,
+    check="rlhf.best_of_n.config:check_inputs",
 )

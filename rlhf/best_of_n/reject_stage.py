@@ -17,8 +17,9 @@ from plumbrule.data.records import Demonstration, write_records
 from plumbrule.errors import DataError
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import NOTES, REPLIES, SAMPLES, SPLITS
+from plumbrule.store.json_files import write_json
 from rlhf.best_of_n.config import RejectConfig
 from rlhf.rewards.scored_answers import AnsweredPrompt, read_answers, score_answers
 from rlhf.rewards.terms import open_terms

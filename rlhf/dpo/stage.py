@@ -20,6 +20,7 @@ The annotator's confidence is not used: a ranking counts in full or is left out 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from plumbrule.data.records import Preference
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
-from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.config import AdapterConfig, SamplingConfig
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.loading import (
@@ -47,7 +48,7 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store.adapter_files import merge_command
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     CHECKPOINTS,
     MODEL,
@@ -58,7 +59,7 @@ from plumbrule.store.file_names import (
     VALIDATION,
 )
 from plumbrule.store.headline import publish
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (
@@ -96,7 +97,7 @@ def run(
     refuse_leaks(learned, unseen)
     refuse_ties_alone(learned, paths[0])
     device = resolve_device(runtime)
-    policy = starting_policy(config, inputs["policy"], device)
+    policy = starting_policy(inputs["policy"], config.adapter, config.seed, device)
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     training = encode_split(policy, learned, limit, config.pairs, config.seed)
     held_out = encode_split(policy, unseen, limit, "all", config.seed)
@@ -111,7 +112,10 @@ def run(
     before = answer_logprobs(policy, list(measured.values()), size)
     asked = [p for p in unseen if fits(policy, p.messages, p.passages, config.max_new_tokens)]
     shown = asked[: config.num_samples]
-    answers_before = answers_to(policy, shown, config, size)
+    answer = partial(
+        answers_to, max_new_tokens=config.max_new_tokens, seed=config.seed, rows_per_pass=size
+    )
+    answers_before = answer(policy, shown)
 
     # 3
     if config.num_train_epochs > 0:
@@ -135,33 +139,35 @@ def run(
     metrics = {
         "dpo/pairs": float(len(training.pairs)),
         "dpo/pairs_too_long": float(training.num_too_long + held_out.num_too_long),
-        **cost(policy, training, config),
+        **cost(policy, training, config.num_train_epochs),
     }
     numbers: dict[str, Mapping[str, Any]] = {}
     if held_out.pairs:
         card = report_card(scored(held_out, logratios, config.beta))
         write_json(out / REPORT_CARD, card)
         numbers |= card_metrics(card)
-        metrics |= held_out_metrics(held_out, logratios, config)
+        metrics |= held_out_metrics(
+            held_out, logratios, config.loss, config.beta, config.label_smoothing
+        )
     if sampled := asked[: config.num_kl_prompts]:
         start = load_policy(inputs["policy"].file(MODEL), device=device)
-        numbers["dpo/kl"] = kl_to(start, policy, sampled, config, size)
+        numbers["dpo/kl"] = kl_to(
+            start, policy, sampled, answer(policy, sampled, temperature=1.0), size
+        )
     metrics |= publish(numbers, out)
-    rows = sample_rows(policy, shown, answers_before, answers_to(policy, shown, config, size))
+    rows = sample_rows(policy, shown, answers_before, answer(policy, shown))
     write_samples(out / SAMPLES, rows, tracker)
     write_json(out / NOTES, notes(metrics, training.num_empty + held_out.num_empty, limit))
     return metrics
 
 
-def cost(policy: Policy, training: Split, config: DPOConfig) -> dict[str, float]:
+def cost(policy: Policy, training: Split, num_train_epochs: float) -> dict[str, float]:
     """Return the FLOPs of training and of reading the reference once, and the rankings."""
     paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
     once = training.paired().values()
     trained, read = (sum(row.num_tokens for row in every) for every in (paired, once))
     each = ADAPTED if has_adapter(policy) else TRAINED
-    flops = (each * trained * config.num_train_epochs + READ * read) * num_weights(
-        trunk(policy.model)
-    )
+    flops = (each * trained * num_train_epochs + READ * read) * num_weights(trunk(policy.model))
     return cost_metrics(training_flops=flops, labels=len(training.preferences))
 
 
@@ -186,13 +192,15 @@ def refuse_no_pairs(split: Split, limit: int, path: Path) -> None:
         )
 
 
-def starting_policy(config: DPOConfig, artifact: Artifact, device: torch.device) -> Policy:
+def starting_policy(
+    artifact: Artifact, adapter: AdapterConfig, seed: int, device: torch.device
+) -> Policy:
     """Return the policy to train, ready for it; it answers as before.
 
     Raises: ConfigError: as `prepare_training`; an adapter on the output layer.
     """
     policy = load_policy(artifact.file(MODEL), device=device)
-    policy = prepare_training(policy, config.adapter, config.seed, "dpo.adapter")
+    policy = prepare_training(policy, adapter, seed, "dpo.adapter")
     if has_adapter(policy) and hasattr(output_embeddings(policy.model), "lora_A"):
         raise ConfigError(
             f"dpo: policy (={artifact.node or artifact.kind}) must have no adapter on its output "
@@ -217,14 +225,18 @@ def scored(split: Split, logratios: Mapping[Place, float], beta: float) -> list[
 
 
 def held_out_metrics(
-    split: Split, logratios: Mapping[Place, float], config: DPOConfig
+    split: Split,
+    logratios: Mapping[Place, float],
+    loss: str,
+    beta: float,
+    label_smoothing: float,
 ) -> dict[str, float]:
     """Return means over all pairs of a split: of the loss, of both rewards and their difference."""
     found = [[logratios[place] for place in pair] for pair in split.pairs]
     sizes = [[len(split.answers[i][k].response) for i, k in pair] for pair in split.pairs]
     both, lengths = torch.tensor(found, dtype=torch.float64).T, torch.tensor(sizes).T
-    losses = preference_losses(both, lengths, config.loss, config.beta, config.label_smoothing)
-    chosen, rejected = (config.beta * both.mean(1)).tolist()
+    losses = preference_losses(both, lengths, loss, beta, label_smoothing)
+    chosen, rejected = (beta * both.mean(1)).tolist()
     return {
         "dpo/loss": losses.mean().item(),
         "dpo/margin": chosen - rejected,
@@ -245,15 +257,15 @@ def kl_to(
     start: Policy,
     policy: Policy,
     asked: Sequence[Preference],
-    config: DPOConfig,
+    samples: Sequence[Sample],
     rows_per_pass: int,
 ) -> dict[str, float | None]:
     """Return the KL of the policy to `start`, nats per response, with bounds over prompts.
 
-    The mean of log p - log p_start (k1) over one response each to the prompts of rankings, sampled
-    at temperature 1.
+    The mean of log p - log p_start (k1) over one response each to the prompts of rankings.
+
+    Args: samples: the policy's responses, sampled at temperature 1.
     """
-    samples = answers_to(policy, asked, config, rows_per_pass, temperature=1.0)
     answers = [
         TokenRow(tuple(policy.encode(p.messages, p.passages)), tuple(sample.tokens))
         for p, sample in zip(asked, samples, strict=True)
@@ -266,14 +278,16 @@ def kl_to(
 def answers_to(
     policy: Policy,
     asked: Sequence[Preference],
-    config: DPOConfig,
+    *,
+    max_new_tokens: int,
+    seed: int,
     rows_per_pass: int,
     temperature: float = 0.0,
 ) -> Sequence[Sample]:
     """Return one answer of the policy to the prompt of each ranking, greedy or sampled."""
-    sampling = SamplingConfig(temperature, config.max_new_tokens, rows_per_pass)
+    sampling = SamplingConfig(temperature, max_new_tokens, rows_per_pass)
     prompts = [policy.encode(p.messages, p.passages) for p in asked]
-    keys = [row_key("dpo sample", config.seed, p.id) for p in asked]
+    keys = [row_key("dpo sample", seed, p.id) for p in asked]
     return generate(policy, prompts, sampling=sampling, keys=keys)
 
 

@@ -13,7 +13,7 @@ its defaults would do, and why they are not used:
   of a training depends on how its pairs were dealt out; it leaves `label_smoothing` out of the
   sigmoid loss, so that cDPO can not be had; it pads all answers to the longest, and computes
   entropies and more at every token. `_Trainer` takes the project's one log-softmax at response
-  tokens, a few rows of like length at a time, and the losses of `dpo_losses.py`: the same numbers
+  tokens, a few rows of like length at a time, and the losses of `losses.py`: the same numbers
   (a test compares loss and gradient with TRL's).
 - Order, NaN and checkpoints: `plumbrule/lm/hf_trainer.py`.
 - Several GPUs in view, bf16 and gradient checkpointing by default, progress bars, usage telemetry:
@@ -37,16 +37,16 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from plumbrule.lm.hf_trainer import (
     ROWS_LOGGED,
     Reporter,
+    common_arguments,
     keep_to,
     micro_batch,
     order,
-    plain_arguments,
     quiet,
+    start_from,
 )
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.response_logprobs import PaddedRows, efficient_rows, score_passes, sum_rows
 from plumbrule.protocols import Tracker
-from plumbrule.store import checkpoints
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import Example
@@ -74,11 +74,7 @@ def train(
     """
     rows = order(len(examples), config.num_train_epochs, config.seed, "dpo pairs")
     steps = math.ceil(len(rows) / config.batch_size)
-    if saves.is_dir():
-        checkpoints.prune(saves, keep=2)
-    found = checkpoints.newest(saves)
-    start = found[0] if found else 0
-    tracker.rewind(start)
+    start, newest = start_from(saves, tracker)
     with quiet(), tracker.progress(steps, "dpo", "steps") as line:
         line.skip(start)
         trainer = make_trainer(
@@ -87,7 +83,7 @@ def train(
             arguments(config, steps, micro_batch_size, device, saves),
             [Reporter("dpo", tracker, line, saves, max(1, steps // ROWS_LOGGED), LOGGED)],
         )
-        trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+        trainer.train(resume_from_checkpoint=newest)
     policy.model.eval()
 
 
@@ -130,26 +126,13 @@ def arguments(
     """Return all that TRL and transformers are told."""
     pairs = micro_batch(config.batch_size, max(1, micro_batch_size // 2))
     told = trl.DPOConfig(
-        **plain_arguments(device, saves),
-        seed=config.seed,
-        # The rows: tokenised, ordered and short enough already.
-        max_length=None,
-        per_device_train_batch_size=pairs,
-        gradient_accumulation_steps=config.batch_size // pairs,
+        **common_arguments(config, steps, pairs, device, saves),
         # The loss.
         beta=config.beta,
         loss_type=[config.loss],
         label_smoothing=config.label_smoothing,
         precompute_ref_log_probs=True,
         disable_dropout=True,
-        # The update.
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(config.warmup_share * steps),
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        save_steps=config.save_every,
     )
     keep_to(device, told)
     return told

@@ -17,8 +17,10 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
-from plumbrule.stage_kind import POLICIES, Slot, StageKind
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 from rlhf.rewards.config import RewardConfig
+from rlhf.rewards.graph_checks import check_reward
 
 LABELLERS = ("gold", "rm", "judge", "person", "file")
 PEOPLE = ("person", "file")
@@ -114,7 +116,7 @@ with labeller=gold, else 0."""
     tie_width: float = 0.0
     """Answers closer than this in noisy score are ties."""
     flipped: float = 0.0
-    """Share of rankings, in [0, 0.5], that are turned upside down at last; not of people's."""
+    """Share of rankings, in [0, 0.5], that are reversed at last; not of people's."""
     annotators: int = 1
     """People who must judge every question, with labeller=person or file; more are welcome. Their \
 rankings are merged."""
@@ -173,6 +175,25 @@ def _precision_of_judge(config: FeedbackConfig) -> tuple[str, str] | None:
     return ("judge.precision", config.judge.precision) if config.labeller == "judge" else None
 
 
+def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless whoever ranks has what that takes."""
+    config: FeedbackConfig = node.config
+    if config.labeller == "rm":
+        check_reward(node, config.reward, "feedback.reward")
+    if config.labeller == "judge":
+        named, given = config.judge.name_or_path, node.inputs.get("judge")
+        source = None if given is None else given.name
+        require(
+            (named is None) != (given is None),
+            "feedback.judge.name_or_path",
+            named,
+            f"name a model if and only if node {node.name} has no judge input (={source})",
+            f"name one, or point the node at a policy: nodes.{node.name}.inputs.judge=sft"
+            if named is None
+            else f"take one of the two out: nodes.{node.name}.inputs.judge=null",
+        )
+
+
 STAGE = StageKind(
     "feedback",
     FeedbackConfig,
@@ -193,6 +214,8 @@ STAGE = StageKind(
     },
     links={"seed": "${seed}", "gold": "${gold}", "reward.gold": "${gold}"},
     measured=True,
+    held_out_like="prompts",
+    check="rlhf.feedback.config:check_inputs",
     reward=lambda config: config.reward if config.labeller == "rm" else None,
     precision=_precision_of_judge,
 )

@@ -12,7 +12,7 @@ From the scores of the first three a ranking is made in the same way:
    added to the scores.
 2. Answers are ranked by the sum; those within `tie_width` tie. Answers of equal text are one
    answer, and a prompt whose answers are all equal is not ranked.
-3. A share `flipped` of the rankings, keyed per prompt, is turned upside down. With two answers that
+3. A share `flipped` of the rankings, keyed per prompt, is reversed. With two answers that
    is the label noise of Coste et al. 2023 (arXiv:2310.02743), who flip a quarter of all pairs; with
    more, the pairs of one prompt turn together. Scores change their sign, so that they follow the
    ranks.
@@ -28,21 +28,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.data.records import Preference
+from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import generator
-from plumbrule.protocols import Tracker
+from plumbrule.protocols import Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import CHECKPOINTS, JUDGEMENTS, PEOPLES_LABELS, QUESTIONS, REPLIES
 from rlhf.feedback import judge
-from rlhf.feedback.config import PEOPLE, FeedbackConfig
+from rlhf.feedback.config import PEOPLE, FeedbackConfig, JudgeConfig
 from rlhf.feedback.people import asking
 from rlhf.feedback.people.judgements import read_file, write_file
 from rlhf.feedback.people.questions import in_asking_order, question_of, write_questions
 from rlhf.feedback.people.verdicts import verdicts
 from rlhf.feedback.rankings import ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct, episodes_of
+from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.scored_answers import AnsweredPrompt, score_answers
 from rlhf.rewards.terms import open_terms
 
@@ -104,36 +107,45 @@ def label(
     """
     if config.labeller in PEOPLE:
         return by_people(questions, answers, config, out)
-    truths = gold_terms(questions, answers, config)
+    every = config.labeller == "gold"
+    truths = gold_terms(questions, answers, config.gold, every=every)
     scores: Sequence[Sequence[float] | None]
     metrics: dict[str, float] = {}
     notes: list[str] = []
     if config.labeller == "gold":
         scores = [None if truth is None else truth["score"] for truth in truths]
     elif config.labeller == "rm":
-        scores = by_reward(questions, answers, config, inputs, runtime, out, tracker)
+        scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
+        scores = by_reward(questions, answers, config.reward, scorers, tracker)
         notes = config.reward.notes()
     else:
-        scores, metrics, notes = by_judge(questions, answers, config, inputs, runtime, out, tracker)
-    judged = [rank(*one, config) for one in zip(questions, answers, scores, truths, strict=True)]
+        model = judge.open_judge(config.judge, inputs, runtime)
+        scores, metrics, notes = by_judge(questions, answers, config.judge, model, out, tracker)
+    noise = noise_of(config)
+    judged = [
+        rank(*one, noise, config.labeller)
+        for one in zip(questions, answers, scores, truths, strict=True)
+    ]
     return Labels(judged, metrics, notes)
 
 
 def gold_terms(
     questions: Sequence[SampledPrompt],
     answers: Sequence[Sequence[SampledResponse]],
-    config: FeedbackConfig,
+    gold: GoldConfig,
+    *,
+    every: bool,
 ) -> list[Terms | None]:
     """Return what the gold utility makes of each question's answers.
 
-    With labeller=gold of every question; with others None where a prompt names no answer, since
-    brevity and courtesy, all that it then knows, are no truth to measure a labeller by.
+    Args: every: of every question, for labeller=gold; else None where a prompt names no answer,
+    since brevity and courtesy, all that it then knows, are no truth to measure a labeller by.
     """
-    known = [config.labeller == "gold" or "answer" in q.prompt.meta for q in questions]
+    known = [every or "answer" in q.prompt.meta for q in questions]
     rows = [row for row, is_known in zip(answers, known, strict=True) if is_known]
     asked = [q for q, is_known in zip(questions, known, strict=True) if is_known]
     episodes = [e for q, row in zip(asked, rows, strict=True) for e in episodes_of(q, row)]
-    found = GoldUtility(config.gold).score(episodes)
+    found = GoldUtility(gold).score(episodes)
     values = {term: iter(column.tolist()) for term, column in found.items()}
     return [
         {term: [next(column) for _ in row] for term, column in values.items()} if is_known else None
@@ -144,18 +156,15 @@ def gold_terms(
 def by_reward(
     questions: Sequence[SampledPrompt],
     answers: Sequence[Sequence[SampledResponse]],
-    config: FeedbackConfig,
-    inputs: Mapping[str, Artifact],
-    runtime: RuntimeConfig,
-    out: Path,
+    reward: RewardConfig,
+    scorers: Mapping[str, Scorer],
     tracker: Tracker,
 ) -> list[list[float]]:
     """Return the reward (K,) of each question's answers.
 
-    A term that is normalised by its batch is normalised over all answers. Replies of a scorer
-    behind a URL are kept under `replies/`.
+    A term that is normalised by its batch is normalised over all answers.
+    Args: scorers: of the reward's terms (`open_terms`).
     """
-    scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     answered = [
         AnsweredPrompt(
             question.prompt,
@@ -166,15 +175,14 @@ def by_reward(
         )
         for question, row in zip(questions, answers, strict=True)
     ]
-    return [s.tolist() for s in score_answers(answered, scorers, config.reward, tracker)]
+    return [s.tolist() for s in score_answers(answered, scorers, reward, tracker)]
 
 
 def by_judge(
     questions: Sequence[SampledPrompt],
     answers: Sequence[Sequence[SampledResponse]],
-    config: FeedbackConfig,
-    inputs: Mapping[str, Artifact],
-    runtime: RuntimeConfig,
+    config: JudgeConfig,
+    model: Policy,
     out: Path,
     tracker: Tracker,
 ) -> tuple[list[list[float] | None], dict[str, float], list[str]]:
@@ -182,9 +190,8 @@ def by_judge(
 
     None where all answers are equal or two of them are too long for it. Writes `judgements.jsonl`.
     """
-    model = judge.open_judge(config.judge, inputs, runtime)
     folder = out / CHECKPOINTS / "judge"
-    votes = judge.vote_on_all(model, questions, answers, config.judge, folder, tracker)
+    votes = judge.vote_on_all(model, questions, answers, config, folder, tracker)
     judge.write_votes(out / JUDGEMENTS, questions, votes)
     scores = [
         judge.scores_of(own, row) if own else None for own, row in zip(votes, answers, strict=True)
@@ -198,12 +205,38 @@ def by_judge(
     return scores, metrics, [note] if num_too_long else []
 
 
+class LabelNoise(NamedTuple):
+    """What is done to scores and rankings on purpose."""
+
+    seed: int
+    deviation: float
+    """Of the normal noise on a score."""
+    length_taste: float
+    """Added to a score per ten words."""
+    tie_width: float
+    """Scores closer than this are tied."""
+    flipped: float
+    """Share of the rankings that is reversed."""
+
+
+def noise_of(config: FeedbackConfig) -> LabelNoise:
+    """Return the noise that a config asks for."""
+    return LabelNoise(
+        config.seed,
+        config.noise_deviation,
+        config.length_taste,
+        config.tie_width,
+        config.flipped,
+    )
+
+
 def rank(
     question: SampledPrompt,
     answers: Sequence[SampledResponse],
     scores: Sequence[float] | None,
     truth: Terms | None,
-    config: FeedbackConfig,
+    noise: LabelNoise,
+    annotator: str,
 ) -> Judged:
     """Rank one question's distinct answers by noisy score: steps 1 to 3 above.
 
@@ -217,15 +250,15 @@ def rank(
         return Judged(list(scores), utilities, None)
     noisy = []
     for k in kept:
-        error = generator("label", config.seed, question.prompt.id, k).normal()
+        error = generator("label", noise.seed, question.prompt.id, k).normal()
         words = len(answers[k].response.split())
-        noise = error * config.noise_deviation
-        noisy.append(scores[k] + noise + config.length_taste * words / 10)
-    ranks = ranks_of(noisy, config.tie_width)
+        added = error * noise.deviation
+        noisy.append(scores[k] + added + noise.length_taste * words / 10)
+    ranks = ranks_of(noisy, noise.tie_width)
     flipped = None
-    if config.flipped:
-        drawn = float(generator("flip", config.seed, question.prompt.id).random())
-        flipped = drawn < config.flipped
+    if noise.flipped:
+        drawn = float(generator("flip", noise.seed, question.prompt.id).random())
+        flipped = drawn < noise.flipped
     if flipped:
         ranks, noisy = reversed_ranking(ranks), [-score for score in noisy]
     preference = Preference(
@@ -235,7 +268,7 @@ def rank(
         ranks=ranks,
         passages=question.passages,
         scores=tuple(noisy),
-        annotator=config.labeller,
+        annotator=annotator,
         finished=tuple(answers[k].finished for k in kept),
         utilities=None if truth is None else tuple(truth["score"][k] for k in kept),
         terms=None if truth is None else terms_of(truth, kept),

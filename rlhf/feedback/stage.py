@@ -27,9 +27,9 @@ from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.lm.logprobs import trunk
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import CHECKPOINTS, MODEL, NOTES, SAMPLES, SPLITS
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.labellers import Judged, check_labeller, label
 from rlhf.feedback.rankings import count_agreement, count_ties
@@ -121,7 +121,7 @@ def measure(
     tie_rate: share of pairs of distinct answers that tie. agreement: share of pairs, ordered both
     by the gold utility without noise and in the ranking, that are ordered the same: the highest
     accuracy that a reward model can reach on these labels. duplicates: share of answers whose text
-    another has, too. flipped: share of rankings that were turned upside down, if any could be.
+    another has, too. flipped: share of rankings that were reversed, if any could be.
 
     Where no utilities are known there are no `agreement` and no `utility`.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
-from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 from rlhf.ppo.options import (
     ADVANTAGES,
     KL_ESTIMATORS,
@@ -333,6 +333,15 @@ Adam's moments and the trained weights, three times their size on disk."""
         return "values" in ADVANTAGES.option(self.advantage).traits
 
 
+def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
+    if "gold" in node.config.reward.weights:
+        return None
+    return (
+        "have the gold utility in its reward, at weight 0 where it shall not count",
+        "add {name: gold, weight: 0} to reward.terms",
+    )
+
+
 STAGE = StageKind(
     "ppo",
     PPOConfig,
@@ -364,6 +373,8 @@ STAGE = StageKind(
     measured=True,
     headline=("objective/kl",),
     parallel=True,
+    lacks_gold=_lacks_gold,
+    check="rlhf.ppo.graph_checks:check",
     reward=lambda config: config.reward,
     precision=own_precision,
 )

@@ -31,8 +31,9 @@ from torch import Tensor
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.loading import load_policy
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import MODEL, STATE, VALUE, WEIGHTS
+from plumbrule.store.json_files import write_json
 from plumbrule.store.manifests import inputs_of
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.state import LoopState, State, put_optimizer, put_weights, trained, weights_file

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from plumbrule.lm.loading import save_policy
 from plumbrule.protocols import Retriever, Tracker
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import MODEL, NOTES, SAMPLES, VALUE
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.rollout.prompts import prompts_that_fit, read_held_out

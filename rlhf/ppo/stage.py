@@ -38,8 +38,9 @@ from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import CHECKPOINTS, RECORDS, REPLIES, ROLLOUTS, TABLES
+from plumbrule.store.json_files import write_json
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.config import PPOConfig

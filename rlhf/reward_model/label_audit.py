@@ -1,4 +1,4 @@
-"""What rankings say about whoever made them: how noisy, how fond of length, how often upside down.
+"""What rankings say about whoever made them: how noisy, how fond of length, how often reversed.
 
 Where the utility of each answer is known without noise (the generated world's, say), a ranking is a
 measurement of the labeller. The model is Thurstone's (1927, case V): an answer is perceived at
@@ -60,7 +60,7 @@ PLAIN, FLIPPING = LabellerFit(), LabellerFit(flipped=0.1)
 
 def audit(preferences: Sequence[Preference]) -> dict[str, Interval]:
     """Return the labeller's `noise` and `length_taste`, both in utility, with intervals; and
-    `flipped`, the share of rankings upside down, where `Preference.flipped` says that some may be.
+    `flipped`, the share of reversed rankings, where `Preference.flipped` says that some may be.
 
     Preferences need `utilities`; others are left out. Empty where none
     is left, and where many answers of different utility tie: what a labeller calls equal is then

@@ -59,9 +59,9 @@ from plumbrule.lm.logprobs import (
 from plumbrule.lm.randomness import generator
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import HEAD, MODEL, REWARD_STATS
-from plumbrule.store.json_files import read_json
+from plumbrule.store.json_files import read_json, write_json
 
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 """What a precision is once it is settled."""

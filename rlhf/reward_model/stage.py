@@ -7,7 +7,7 @@
 2. First answers of the policy are set aside for step 4, before training moves its weights.
 3. Training (`reward_training.py`).
 4. Normalisation: mean and variance of the scores on the answers of step 2.
-5. The report card: all held-out pairs (`report_card.py`), worse answers dressed up and rankings
+5. The report card: all held-out pairs (`report_card.py`), perturbed worse answers and rankings
    from elsewhere (`stress.py`), scores of the policy's own answers; then everything is written.
 
 The annotator's confidence is not used: a ranking counts in full or is left out of the data.
@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from plumbrule.data.records import Message, Preference, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, read_records
 from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
@@ -33,7 +34,7 @@ from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     CHECKPOINTS,
     MODEL,
@@ -44,7 +45,7 @@ from plumbrule.store.file_names import (
     VALIDATION,
 )
 from plumbrule.store.headline import publish
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
@@ -115,9 +116,7 @@ def run(
     labels = audit([*training.preferences, *held_out.preferences])
     card |= {
         "labels": {name: interval.as_json() for name, interval in labels.items()},
-        "adversarial": adversarial(
-            pairs_to_perturb(rankings), dressed_scorer(model, limit, runtime)
-        ),
+        "adversarial": adversarial(pairs_to_perturb(rankings), text_scorer(model, limit, runtime)),
         "elsewhere": out_of_distribution_metrics(model, others, limit, runtime),
         "own_answers": distribution(model.stats, own),
     }
@@ -131,7 +130,7 @@ def run(
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
         **{f"rm/accuracy_{slot}": x["accuracy"]["value"] for slot, x in card["elsewhere"].items()},
-        **training_cost(model, training, config),
+        **training_cost(model, training, config.num_train_epochs, frozen=config.frozen_trunk),
         "rm/loss": card["loss"]["value"],
         "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
@@ -139,15 +138,17 @@ def run(
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def training_cost(model: RewardModel, training: Split, config: RMConfig) -> dict[str, float]:
+def training_cost(
+    model: RewardModel, training: Split, num_train_epochs: float, *, frozen: bool
+) -> dict[str, float]:
     """Return the FLOPs of training, and the rankings, as headline metrics."""
-    each = READ if config.frozen_trunk else ADAPTED if has_adapter(model.policy) else TRAINED
+    each = READ if frozen else ADAPTED if has_adapter(model.policy) else TRAINED
     tokens = sum(len(row) for ranking in training.rankings for row in ranking.rows)
-    flops = each * num_weights(model.trunk) * tokens * config.num_train_epochs
+    flops = each * num_weights(model.trunk) * tokens * num_train_epochs
     return cost_metrics(training_flops=flops, labels=len(training.preferences))
 
 
-def dressed_scorer(
+def text_scorer(
     model: RewardModel, limit: int, runtime: RuntimeConfig
 ) -> Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray]:
     """Return a function from (preference, answer's place, other text) to raw scores (n,).

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,23 @@ class Ranking(NamedTuple):
     """Places in `rows` of equal rank, where the loss reads them."""
 
 
+class LossSettings(NamedTuple):
+    """What the loss of a ranking reads of the config, under the names that it has there."""
+
+    loss: str
+    top_k: int
+    ties: str
+    tie_rate: float
+    label_smoothing: float
+    noise_rate: float
+    centring: float
+
+    @classmethod
+    def of(cls, config: RMConfig) -> LossSettings:
+        """Return those of a config."""
+        return cls(**{name: getattr(config, name) for name in cls._fields})
+
+
 def pair(better: Row, worse: Row, margin: float = 0.0) -> Ranking:
     """Return a ranking of two."""
     return Ranking((better, worse), (1, 2), ((0, 1),), (margin,))
@@ -85,19 +103,27 @@ def train(
         checkpoint_activations(model.trunk)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=config.adam_epsilon)
-    steps = num_steps(len(rankings), config)
+    steps = num_steps(len(rankings), config.num_train_epochs, config.batch_size)
+    batch_at = partial(
+        batch_of,
+        num_rankings=len(rankings),
+        num_train_epochs=config.num_train_epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    loss_settings = LossSettings.of(config)
     first = load_checkpoint(model, optimizer, folder)
     tracker.rewind(first)
     with tracker.progress(steps, "rm", "steps") as line:
         line.skip(first)
         for step in range(first, steps):
             # 1
-            batch = [rankings[i] for i in batch_of(step, len(rankings), config)]
+            batch = [rankings[i] for i in batch_at(step)]
             # 2
             optimizer.zero_grad()
             loss, num_right = 0.0, 0
             size = runtime.micro_batch_size
-            for losses, gaps in micro_batches(model, batch, size, config):
+            for losses, gaps in micro_batches(model, batch, size, loss_settings):
                 part = losses.sum() / len(batch)
                 part.backward()
                 loss += part.item()
@@ -125,12 +151,11 @@ def train(
 
 
 def micro_batches(
-    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, config: RMConfig
+    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, settings: LossSettings
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (losses (e,), score gaps of all pairs (p,)) of groups of rankings of like length.
 
-    A group has at most `micro_batch_size` rows, or is one ranking. Of the config, the loss's
-    settings are read.
+    A group has at most `micro_batch_size` rows, or is one ranking.
     """
     device = model.head.weight.device
     for group in grouped(batch, micro_batch_size):
@@ -138,25 +163,27 @@ def micro_batches(
         scores = model.scores(*rows.to(device))
         pairs, owners = compared([r.pairs for r in group], group, device)
         gaps = score_gaps(scores, pairs)
-        if config.loss in ("plackett_luce", "best_of_k"):
-            top = 1 if config.loss == "best_of_k" else config.top_k
+        if settings.loss in ("plackett_luce", "best_of_k"):
+            top = 1 if settings.loss == "best_of_k" else settings.top_k
             lists = scores.split([len(r.rows) for r in group])
             ranks = [torch.tensor(r.ranks, device=device) for r in group]
             each = [plackett_luce(s, r, top) for s, r in zip(lists, ranks, strict=True)]
             losses = torch.stack(each)
-        elif config.ties != "ignore":
+        elif settings.ties != "ignore":
             ties, tied = compared([r.ties for r in group], group, device)
-            both = paired_with_ties(scores, pairs, ties, config.ties, config.tie_rate)
+            both = paired_with_ties(scores, pairs, ties, settings.ties, settings.tie_rate)
             losses = mean_by_owner(torch.cat(both), torch.cat([owners, tied]), len(group))
         else:
             margins = torch.tensor([m for r in group for m in r.margins], device=device)
-            one = bradley_terry(scores, pairs, margins, config.label_smoothing, config.noise_rate)
+            one = bradley_terry(
+                scores, pairs, margins, settings.label_smoothing, settings.noise_rate
+            )
             losses = mean_by_owner(one, owners, len(group))
-        if config.centring:
+        if settings.centring:
             ties, tied = compared([r.ties for r in group], group, device)
             every, whose = torch.cat([pairs, ties]), torch.cat([owners, tied])
             off = mean_by_owner(centring(scores, every), whose, len(group))
-            losses = losses + config.centring * off
+            losses = losses + settings.centring * off
         yield losses, gaps.detach()
 
 
@@ -191,21 +218,23 @@ def grouped(batch: Sequence[Ranking], micro_batch_size: int) -> Iterator[list[Ra
         yield group
 
 
-def num_steps(num_rankings: int, config: RMConfig) -> int:
+def num_steps(num_rankings: int, num_train_epochs: float, batch_size: int) -> int:
     """Return the number of optimizer steps; the last may hold fewer than batch_size rankings."""
-    return math.ceil(round(num_rankings * config.num_train_epochs) / config.batch_size)
+    return math.ceil(round(num_rankings * num_train_epochs) / batch_size)
 
 
-def batch_of(step: int, num_rankings: int, config: RMConfig) -> list[int]:
+def batch_of(
+    step: int, num_rankings: int, *, num_train_epochs: float, batch_size: int, seed: int
+) -> list[int]:
     """Return the indices of the rankings of optimizer step `step` (from 0).
 
     Rankings form one endless row, epoch after epoch, each epoch shuffled by its own key; a step is
     a stretch of that row.
     """
-    end = round(num_rankings * config.num_train_epochs)
-    places = range(step * config.batch_size, min((step + 1) * config.batch_size, end))
+    end = round(num_rankings * num_train_epochs)
+    places = range(step * batch_size, min((step + 1) * batch_size, end))
     orders = {
-        epoch: generator("rm order", config.seed, epoch).permutation(num_rankings)
+        epoch: generator("rm order", seed, epoch).permutation(num_rankings)
         for epoch in {place // num_rankings for place in places}
     }
     return [int(orders[place // num_rankings][place % num_rankings]) for place in places]

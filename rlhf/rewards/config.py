@@ -258,4 +258,5 @@ STAGE = StageKind(
     links={"gold": "${gold}"},
     opener="rlhf.rewards.stage:open_configured",
     reward=lambda config: config,
+    check="rlhf.rewards.graph_checks:check",
 )

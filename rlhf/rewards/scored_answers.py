@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from plumbrule.data.records import Message, Prompt, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.protocols import Episode, Scorer, Tracker
 from rlhf.rewards.config import RewardConfig

@@ -21,10 +21,11 @@ from omegaconf import OmegaConf
 from plumbrule.errors import ArtifactError
 from plumbrule.protocols import Episode, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import MANIFEST, Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import NOTES, REWARD
+from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import artifacts_of
-from plumbrule.store.manifests import inputs_of
+from plumbrule.store.manifests import MANIFEST, inputs_of
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.options import TOTAL
 

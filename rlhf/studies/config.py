@@ -28,9 +28,8 @@ STAGE = StageKind(
     OveroptimisationConfig,
     "rlhf.studies.overoptimisation:run",
     {
-        "ppo": Slot(("ppo",), required=False, gathers=True),
-        "best_of_n": Slot(("best_of_n",), required=False, gathers=True),
+        "ppo": Slot(("ppo",), required=False, gathers=True, compares_gold=True),
+        "best_of_n": Slot(("best_of_n",), required=False, gathers=True, compares_gold=True),
     },
-    compares_gold=True,
     headline=("overoptimisation/peak_kl_*", "overoptimisation/decline_*"),
 )

@@ -22,14 +22,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import FIGURES, FITS, METRIC_ROWS, NOTES, PROMPTS, TABLES
+from plumbrule.store.json_files import write_json
 from plumbrule.store.metric_rows import read_metrics
 from rlhf.studies.config import OveroptimisationConfig
 from rlhf.studies.scaling_fits import (

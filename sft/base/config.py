@@ -114,5 +114,6 @@ STAGE = StageKind(
         "base/closed_book_accuracy",
         "base/abstain_accuracy",
     ),
+    model=lambda config, inputs: config.model,
     precision=lambda config: own_precision(config) if _from_scratch(config) else None,
 )

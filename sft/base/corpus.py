@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import DataError
 from plumbrule.lm.chat import SPECIAL_TOKENS
 from sft.base.packing import Encoded

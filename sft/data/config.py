@@ -108,4 +108,5 @@ STAGE = StageKind(
     "sft.data.stage:run",
     section=None,  # a node's config is made of `dataset`, `data.<role>` and `atlas`
     preview="sft.data.preview:preview",
+    prepares_data=True,
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
 from plumbrule.lm.config import AdapterConfig, ModelConfig
-from plumbrule.stage_kind import POLICIES, Slot, StageKind, own_precision
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 
 
 @dataclass
@@ -57,6 +59,21 @@ class SFTConfig:
         )
 
 
+def _model(config: SFTConfig, inputs: Collection[str]) -> ModelConfig | None:
+    return None if "base" in inputs else config.model
+
+
+def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless there is a model to start from."""
+    require(
+        "base" in node.inputs or node.config.model.name_or_path is not None,
+        "model.name_or_path",
+        None,
+        "name a model where sft has no base input",
+        "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
+    )
+
+
 STAGE = StageKind(
     "sft",
     SFTConfig,
@@ -66,5 +83,7 @@ STAGE = StageKind(
     makes_policy=True,
     measured=True,
     headline=("sft/loss",),
+    check="sft.fine_tune.config:check_inputs",
+    model=_model,
     precision=own_precision,
 )

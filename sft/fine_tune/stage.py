@@ -36,7 +36,7 @@ from plumbrule.lm.templates import check_chats, settled_turns
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     CHECKPOINTS,
     MODEL,
@@ -46,7 +46,7 @@ from plumbrule.store.file_names import (
     SAMPLES,
     VALIDATION,
 )
-from plumbrule.store.json_files import write_jsonl
+from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.store.packaged_files import located
 from sft.fine_tune.config import SFTConfig
 

@@ -31,18 +31,18 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from plumbrule.lm.hf_trainer import (
     ROWS_LOGGED,
     Reporter,
+    common_arguments,
     keep_to,
     micro_batch,
     order,
-    plain_arguments,
     quiet,
+    start_from,
 )
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import seed_everything
 from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, score_passes
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
-from plumbrule.store import checkpoints
 from sft.fine_tune.config import SFTConfig
 
 IGNORED = -100
@@ -67,11 +67,7 @@ def train(
     """
     rows = order(len(examples), config.num_train_epochs, config.seed, "sft rows")
     steps = math.ceil(len(rows) / config.batch_size)
-    if saves.is_dir():
-        checkpoints.prune(saves, keep=2)
-    found = checkpoints.newest(saves)
-    start = found[0] if found else 0
-    tracker.rewind(start)
+    start, newest = start_from(saves, tracker)
     seed_everything(config.seed)
     with quiet(), tracker.progress(steps, "sft", "steps") as line:
         line.skip(start)
@@ -86,7 +82,7 @@ def train(
         trainer.remove_callback(PrinterCallback)
         # Or a model whose forward knows no `num_items_in_batch` would get no count of tokens.
         trainer.model_accepts_loss_kwargs = True
-        trainer.train(resume_from_checkpoint=str(found[1]) if found else None)
+        trainer.train(resume_from_checkpoint=newest)
     policy.model.eval()
 
 
@@ -105,22 +101,9 @@ def arguments(
     """Return all that TRL and transformers are told."""
     rows = micro_batch(config.batch_size, micro_batch_size)
     told = trl.SFTConfig(
-        **plain_arguments(device, saves),
-        seed=config.seed,
-        # The rows: tokenised, ordered and short enough already.
+        **common_arguments(config, steps, rows, device, saves),
         dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
         packing=False,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=config.batch_size // rows,
-        # The update.
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(config.warmup_share * steps),
-        adam_epsilon=config.adam_epsilon,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        save_steps=config.save_every,
     )
     keep_to(device, told)
     return told

@@ -65,15 +65,16 @@ def run(config: Any, inputs: Any, runtime: Any, out: Path, tracker: Any) -> dict
 def main(store: Path, processes: int) -> None:
     """Build the node."""
     from plumbrule.errors import PlumbruleError
-    from plumbrule.machine import environment as machine
-    from plumbrule.pipeline import execute as pipeline
+    from plumbrule.machine import environment
     from plumbrule.pipeline import plugins
+    from plumbrule.pipeline.execute import RunContext, execute
     from plumbrule.pipeline.graph import Node
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store import artifacts, attempts
 
     plugins.load()
-    machine.prepare = lambda runtime: None  # threads and determinism of a torch that is not used
+    environment.prepare = lambda runtime: None  # of a torch that is not used
     rename = attempts.publish
 
     def publish(attempt: Path, artifact: Path) -> bool:
@@ -83,7 +84,7 @@ def main(store: Path, processes: int) -> None:
     artifacts.attempts.publish = publish
     nodes = [Node("slow", "data", {}, SlowConfig())]
     at = artifacts.Store(store)
-    context = pipeline.RunContext(
+    context = RunContext(
         f"{NAME}/1",
         store / "runs" / NAME / "1",
         at,
@@ -91,7 +92,7 @@ def main(store: Path, processes: int) -> None:
     )
 
     def build() -> None:
-        built = pipeline.execute(pipeline.make_plan(nodes, at), context, print)
+        built = execute(make_plan(nodes, at), context, print)
         print(built["slow"].state, flush=True)
 
     if processes > 1:  # as the command line does

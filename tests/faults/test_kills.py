@@ -132,6 +132,17 @@ def test_four_cells_started_together_train_shared_stages_once(tmp_path: Path) ->
 def test_a_full_disk_leaves_the_last_good_state(reference: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
+
+    def build() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command("run.only=base", "base.steps=60", "model.hidden_size=256"),
+            env=environment(disk),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)],
         capture_output=True,
@@ -140,27 +151,13 @@ def test_a_full_disk_leaves_the_last_good_state(reference: Path, tmp_path: Path)
     if mounted.returncode:
         pytest.skip("a small disk needs the right to mount a tmpfs")
     try:
-        done = subprocess.run(
-            command("run.only=base", "base.steps=60", "model.hidden_size=256"),
-            env=environment(disk),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = build()
         assert done.returncode == 1, done.stderr[-2000:]
         assert "must have room to write on" in done.stderr
         assert not list(disk.glob("artifacts/base/*/manifest.json"))
         assert list(disk.glob("artifacts/data/*/manifest.json"))  # what was published stands
         subprocess.run(["mount", "-o", "remount,size=400m", str(disk)], check=True)
-        resumed = subprocess.run(
-            command("run.only=base", "base.steps=60", "model.hidden_size=256"),
-            env=environment(disk),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        resumed = build()
         assert resumed.returncode == 0, resumed.stderr[-2000:]
         assert list(disk.glob("artifacts/base/*/manifest.json"))
     finally:

@@ -99,42 +99,46 @@ def require_sound(scene: Scene, kept: list[str]) -> None:
     assert [p.name for p in artifact.path.parent.iterdir()] == [artifact.path.name]
 
 
+def stopped_at(scene: Scene, hold: str) -> subprocess.Popen[str]:
+    """Return a builder that is stopped at `hold` and will go on from there once it is woken."""
+    stale = scene.start("stale", hold=hold)
+    stale.send_signal(signal.SIGSTOP)
+    scene.release("stale", hold)
+    return stale
+
+
+def require_refused(stale: subprocess.Popen[str]) -> None:
+    """Wake a stopped builder and fail unless it ends and says who took its work over."""
+    stale.send_signal(signal.SIGCONT)
+    code, said = end(stale)
+    assert code == 1
+    assert "was taken over by run other/1 (process" in said
+
+
 TAKEN = ["stale 1", "stale 2", *(f"other {step}" for step in (3, 4, 5, 6))]
 
 
 def test_stopped_while_building_and_woken_after_the_other_published(scene: Scene) -> None:
-    stale = scene.start("stale", hold="step3")
-    stale.send_signal(signal.SIGSTOP)
-    scene.release("stale", "step3")
+    stale = stopped_at(scene, "step3")
     code, said = end(scene.start("other"))
     assert code == 0, said
     assert "slow: resuming" in said
     scene.published()
-    stale.send_signal(signal.SIGCONT)
-    code, said = end(stale)
-    assert code == 1
-    assert "was taken over by run other/1 (process" in said
+    require_refused(stale)
     require_sound(scene, TAKEN)
 
 
 def test_woken_while_the_other_builds(scene: Scene) -> None:
-    stale = scene.start("stale", hold="step3")
-    stale.send_signal(signal.SIGSTOP)
-    scene.release("stale", "step3")
+    stale = stopped_at(scene, "step3")
     other = scene.start("other", hold="step5")
-    stale.send_signal(signal.SIGCONT)
-    code, said = end(stale)
-    assert code == 1
-    assert "was taken over by run other/1 (process" in said
+    require_refused(stale)
     scene.release("other", "step5")
     assert end(other)[0] == 0
     require_sound(scene, TAKEN)
 
 
 def test_woken_while_the_other_publishes(scene: Scene) -> None:
-    stale = scene.start("stale", hold="step3")
-    stale.send_signal(signal.SIGSTOP)
-    scene.release("stale", "step3")
+    stale = stopped_at(scene, "step3")
     other = scene.start("other", hold="publish")
     stale.send_signal(signal.SIGCONT)
     assert end(stale)[0] == 1
@@ -145,14 +149,9 @@ def test_woken_while_the_other_publishes(scene: Scene) -> None:
 
 def test_stopped_just_before_its_own_publishing(scene: Scene) -> None:
     """It has looked at its claim for the last time; all that is left is the rename."""
-    stale = scene.start("stale", hold="publish")
-    stale.send_signal(signal.SIGSTOP)
-    scene.release("stale", "publish")
+    stale = stopped_at(scene, "publish")
     other = scene.start("other", hold="publish")
-    stale.send_signal(signal.SIGCONT)
-    code, said = end(stale)
-    assert code == 1
-    assert "was taken over by run other/1 (process" in said
+    require_refused(stale)
     scene.release("other", "publish")
     assert end(other)[0] == 0
     require_sound(scene, [f"stale {step}" for step in range(1, 7)])
@@ -160,18 +159,13 @@ def test_stopped_just_before_its_own_publishing(scene: Scene) -> None:
 
 def test_the_other_is_killed_and_the_first_wakes(scene: Scene) -> None:
     """Nobody holds the claim then; the message still names who took it over."""
-    stale = scene.start("stale", hold="step3")
-    stale.send_signal(signal.SIGSTOP)
-    scene.release("stale", "step3")
+    stale = stopped_at(scene, "step3")
     other = scene.start("other", hold="step5")
     other.kill()
     other.communicate()
     (claim,) = scene.store.glob("artifacts/data/*.build/claim.json")
     claim.unlink()
-    stale.send_signal(signal.SIGCONT)
-    code, said = end(stale)
-    assert code == 1
-    assert "was taken over by run other/1 (process" in said
+    require_refused(stale)
     third = scene.start("third")
     assert end(third)[0] == 0
     kept = ["stale 1", "stale 2", "other 3", "other 4", "third 5", "third 6"]
@@ -188,10 +182,7 @@ def test_workers_that_run_on_while_their_parent_is_stopped(scene: Scene) -> None
     time.sleep(0.5)
     scene.release("other", "step5")
     assert end(other)[0] == 0
-    stale.send_signal(signal.SIGCONT)
-    code, said = end(stale)
-    assert code == 1
-    assert "was taken over by run other/1 (process" in said
+    require_refused(stale)
     require_sound(scene, TAKEN)
 
 

@@ -14,7 +14,7 @@ from plumbrule.data.records import Message, Prompt
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.protocols import Episode
-from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import Judgement, from_row, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions
 from rlhf.feedback.people.questions import to_row as question_to_row
@@ -82,7 +82,7 @@ def labels(tmp_path):
     """A folder of one question."""
     out = tmp_path / "artifacts" / "feedback" / "f"
     out.mkdir(parents=True)
-    return folder.prepare([QUESTION], out)
+    return store_folder.prepare([QUESTION], out)
 
 
 @efforts

@@ -34,6 +34,15 @@ def test_a_slot_that_takes_many_has_numbered_and_named_ones_and_no_neighbours() 
     assert not is_of_slot("rmx", "rm")
 
 
+def test_numbered_inputs_are_sorted_by_their_number() -> None:
+    names = ["rm", *(f"rm_{i}" for i in range(1, 12)), "rm_1_warm", "rm_warm"]
+    assert list(inputs(*sorted(names)).many("rm")) == [
+        *("rm", "rm_1", "rm_1_warm"),
+        *(f"rm_{i}" for i in range(2, 12)),
+        "rm_warm",
+    ]
+
+
 def test_variations_keep_the_order_of_the_config_and_know_their_settings() -> None:
     given = inputs("run_b@seed=1@kl.coef=0.1", "run@x=a=b", "run_b", "policy@seed=1")
     first, bare, last = given.variations("run")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import ROOT
+from plugin_files import importer
 from worlds.articles import build, documents, opened
 
 from plumbrule.data.records import Document
@@ -70,19 +69,7 @@ class Lengths:
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
     """Import a plug-in's text as a file; its digest. What it registers is gone afterwards."""
-    for table in REGISTRIES:
-        monkeypatch.setattr(table, "_options", dict(table._options))
-    path = tmp_path / "own_rag.py"
-
-    def imported(text: str) -> str:
-        path.write_text(text, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location("own_rag", path)
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-    return imported
+    return importer(monkeypatch, REGISTRIES, tmp_path / "own_rag.py")
 
 
 def many() -> list[Document]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from plumbrule.data.json_lines import numbered_lines
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
-from plumbrule.data.records import BenchmarkItem, numbered_lines
+from plumbrule.data.records import BenchmarkItem
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError
 from plumbrule.store.source_files import files_under
@@ -64,5 +65,6 @@ register_format(
         readers={"bold": read_bold},
         columns="no rows: one object {group: {entity: [prompt, ...]}} per domain",
         examples={"bold": {"profession_prompt.json": '{"arts": {"Dancer": ["A dancer is "]}}'}},
+        unread_settings=("validation_share", "split_seed", "annotators"),
     )
 )

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from plumbrule.data.json_lines import read_rows
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
-from plumbrule.data.records import BenchmarkItem, read_rows
+from plumbrule.data.records import BenchmarkItem
 from plumbrule.data.row_files import JSON_ENDINGS
 from plumbrule.errors import DataError
 from plumbrule.store.source_files import files_under
@@ -91,5 +92,6 @@ register_format(
         readers={"halueval": read_halueval},
         columns="those of `HALUEVAL_FIELDS`, by task; general also hallucination: yes or no",
         examples={"halueval": _EXAMPLE},
+        unread_settings=("validation_share", "split_seed", "annotators"),
     )
 )

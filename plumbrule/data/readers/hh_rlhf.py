@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from plumbrule.data.json_lines import read_rows
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
-from plumbrule.data.records import Message, Preference, read_rows
+from plumbrule.data.records import Message, Preference
 from plumbrule.data.roles import to_role
 from plumbrule.data.row_files import stem_of
 from plumbrule.data.splits import first_turn
@@ -115,5 +116,6 @@ register_format(
         columns="chosen and rejected: whole dialogues as text",
         examples={role: {"train.jsonl": _EXAMPLE} for role in ROLES},
         own_split=_holds_out,
+        unread_settings=("annotators",),
     )
 )

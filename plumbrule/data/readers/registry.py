@@ -47,6 +47,7 @@ class Format(NamedTuple):
     text, a small folder that tests read. own_split: whether the files of a path hold rows out, by
     their names alone; None: only the rows say. read_items: reads any benchmark and checks each item
     itself, so that its errors name file and row; None: it feeds no more than `readers`.
+    unread_settings: of a data set, those that mean nothing here.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Format(NamedTuple):
     columns: str
     examples: Mapping[str, Mapping[str, str]]
     own_split: Callable[[Path], bool] | None = None
+    unread_settings: tuple[str, ...] = ()
     read_items: Callable[[Path, ItemFormat], Iterator[SourceRow]] | None = None
 
 

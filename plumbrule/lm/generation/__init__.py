@@ -1,4 +1,4 @@
-"""The one sampler: `generate` in `sampler.py`, on the key-value cache of `cache.py`."""
+"""The one sampler: `generate` in `sampler.py`, on the KV cache of `kv_cache.py`."""
 
 from plumbrule.lm.generation.sampler import Sample, generate
 

@@ -1,14 +1,14 @@
-"""Decoding in fixed slots: every step has the same shapes and addresses, whatever ends or begins.
+"""Continuous batching over a static KV cache: every step has the same shapes and addresses.
 
 On an accelerator a small model's step is launched more slowly than it is computed. A CUDA graph
 launches all of it at once, but replays fixed addresses only, which a cache that shrinks as rows
-end does not have. So here a batch is a number of slots. Each has its room in the cache and its own
+end does not have. So here a batch is a number of slots. Each has its part of the cache and its own
 write position; a row that ends is followed by the next prompt in its slot, and nothing moves. All
 that a step reads and writes (tokens, positions, draws, results) are tensors made once.
 
-Rows read their whole room at every step, behind a mask, so on a CPU, where a launch costs nothing,
-the shrinking batch of `sampler.py` is faster. What is picked is the same: a response depends on
-its key and its prompt.
+Rows attend over the full capacity at every step, behind a mask, so on a CPU, where a launch costs
+nothing, the shrinking batch of `sampler.py` is faster. What is picked is the same: a response
+depends on its key and its prompt.
 
 The graph is captured anew for each call: it holds the addresses of weights as they were cast for
 this call, and autocast keeps its copies for as long as its context.
@@ -44,11 +44,11 @@ REFILL_SHARE = 0.25
 
 
 class SlotLayer(DynamicLayer):
-    """Keys and values (slots, heads, room, size) of one layer, at fixed addresses."""
+    """Keys and values (slots, heads, capacity, size) of one layer, at fixed addresses."""
 
-    def __init__(self, positions: Tensor, room: int):
+    def __init__(self, positions: Tensor, capacity: int):
         super().__init__()
-        self.positions, self.room = positions, room
+        self.positions, self.capacity = positions, capacity
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -65,9 +65,9 @@ class SlotLayer(DynamicLayer):
         """Return where keys and values are kept, made of the heads, sizes and kind of `like`."""
         if not self.is_initialized:
             self.dtype, self.device = kept_dtype(like[1]), like[0].device
-            slots, room = len(self.positions), self.room
+            slots, capacity = len(self.positions), self.capacity
             self.keys, self.values = (
-                some.new_zeros(slots, some.shape[1], room, some.shape[3], dtype=self.dtype)
+                some.new_zeros(slots, some.shape[1], capacity, some.shape[3], dtype=self.dtype)
                 for some in like
             )
             self.is_initialized = True
@@ -118,7 +118,7 @@ class Decoder:
         device, limit = draws.device, draws.shape[1]
         self.limit = limit
         self.num_slots = min(num_slots, len(prompts))
-        self.room = max(map(len, prompts)) + limit
+        self.capacity = max(map(len, prompts)) + limit
         self.stops = torch.tensor(policy.spec.stop_token_ids, device=device)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -130,16 +130,16 @@ class Decoder:
         self.positions = zeros(self.num_slots)  # where `picked` is going to be written
         self.counts = zeros(self.num_slots)  # tokens of the response, `picked` included
         self.ended = torch.ones(self.num_slots, dtype=torch.bool, device=device)
-        # What each row came to; one more row, which nobody reads, is for slots that have ended.
+        # The result of each row; one more row, which nobody reads, is for slots that have ended.
         self.tokens = zeros(len(prompts) + 1, limit)
         self.logprobs = zeros(len(prompts) + 1, limit, dtype=torch.float32)
         self.lengths = zeros(len(prompts) + 1)
         self.finished = zeros(len(prompts) + 1, dtype=torch.bool)
 
-        self.columns = torch.arange(self.room, device=device)
+        self.columns = torch.arange(self.capacity, device=device)
         config = causal_lm(policy.model).config
         self.cache = DynamicCache(config=config)
-        self.layers = [SlotLayer(self.positions, self.room) for _ in self.cache.layers]
+        self.layers = [SlotLayer(self.positions, self.capacity) for _ in self.cache.layers]
         self.cache.layers = list(self.layers)
 
     def step(self) -> None:
@@ -160,7 +160,7 @@ class Decoder:
             use_cache=True,
         ).last_hidden_state[:, -1]
         self.take(hidden, torch.arange(self.num_slots, device=hidden.device))
-        self.positions.add_(1).clamp_(max=self.room - 1)
+        self.positions.add_(1).clamp_(max=self.capacity - 1)
 
     def take(self, hidden: Tensor, slots: Tensor) -> None:
         """Pick the next token of some slots (n,) from the hidden states (n, h) before it."""

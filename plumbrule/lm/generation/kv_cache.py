@@ -1,10 +1,10 @@
-"""A key-value cache with its room set aside, and the prompts read into it.
+"""A preallocated KV cache, and the prefill of prompts into it.
 
 transformers' `DynamicCache` grows by concatenation: each new token copies all keys and values of
 the batch, which on a small model costs more than the model itself. The longest response is known
-here, so a layer allocates that room once and a new token is written into it; what the model reads
-is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers made
-them: slower, and as right.
+here, so a layer allocates its capacity once and a new token is written into it; what the model
+reads is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers
+made them: slower, and as right.
 
 Whether a model is right with such a cache is asked of it once, at load (`model_probe.py`). One that
 is not is marked (`set_recomputed`), and each of its tokens reads the whole row again (`WholeRows`).
@@ -31,14 +31,14 @@ _STATES = "cache_params"
 
 
 class PreallocatedLayer(DynamicLayer):
-    """Keys and values (b, heads, length, size) of one layer, views of buffers `room` long.
+    """Keys and values (b, heads, length, size) of one layer, views of buffers of `capacity` tokens.
 
-    unpadded: the model's attention is that of `unpadded.py`, which says in what they are kept.
+    unpadded: the model's attention is that of `varlen.py`, which says in what they are kept.
     """
 
-    def __init__(self, room: int, unpadded: bool):
+    def __init__(self, capacity: int, unpadded: bool):
         super().__init__()
-        self.room, self.unpadded = room, unpadded
+        self.capacity, self.unpadded = capacity, unpadded
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -68,22 +68,22 @@ class PreallocatedLayer(DynamicLayer):
 
     def _allocate(self, states: Tensor) -> Tensor:
         rows, heads, _, size = states.shape
-        return states.new_empty(rows, heads, self.room, size)
+        return states.new_empty(rows, heads, self.capacity, size)
 
     @staticmethod
     def _select(buffer: Tensor, indices: Tensor, length: int) -> Tensor:
-        """Return a buffer of the same room that holds the rows `indices`."""
+        """Return a buffer of the same capacity that holds the rows `indices`."""
         chosen = buffer.new_empty(len(indices), *buffer.shape[1:])
         chosen[:, :, :length] = buffer[indices, :, :length]
         return chosen
 
 
-def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
-    """Return an empty cache for a model of `config` that will hold at most `room` tokens a row."""
+def new_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
+    """Return an empty cache for a model of `config`, for at most `capacity` tokens a row."""
     cache = DynamicCache(config=config)
     unpadded = bool(config._attn_implementation == NAME)
     cache.layers = [
-        PreallocatedLayer(room, unpadded) if type(layer) is DynamicLayer else layer
+        PreallocatedLayer(capacity, unpadded) if type(layer) is DynamicLayer else layer
         for layer in cache.layers
     ]
     return cache
@@ -92,7 +92,7 @@ def new_cache(config: PretrainedConfig, room: int) -> DynamicCache:
 def prefill(
     model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
 ) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Return hidden states (b, h) at the prompts' ends, the cache, and the mask with room.
+    """Return hidden states (b, h) at the prompts' ends, the cache, and the attention mask.
 
     The mask is (b, l + limit) bool: left padding False, prompt and all response columns True.
     """

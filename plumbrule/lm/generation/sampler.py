@@ -26,7 +26,7 @@ from torch import Tensor
 
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
-from plumbrule.lm.generation import continuous_batching as slots
+from plumbrule.lm.generation import continuous_batching
 from plumbrule.lm.generation.kv_cache import read_rows
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import buckets, output_logits
@@ -82,7 +82,7 @@ def generate(
     was_training = policy.model.training
     policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
     try:
-        if policy.model.device.type == "cuda" and slots.can_decode(policy):
+        if policy.model.device.type == "cuda" and continuous_batching.can_decode(policy):
             return decode_in_slots(policy, prompts, sampling, keys, progress)
         for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
             chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
@@ -162,10 +162,10 @@ def decode_in_slots(
     keys: Sequence[int],
     progress: ProgressLine | None = None,
 ) -> list[Sample]:
-    """Return what `generate` does, decoded in `sampling.batch_size` fixed slots (`slots.py`)."""
+    """Return what `generate` does, by continuous batching in `sampling.batch_size` slots."""
     given = np.array(keys, dtype=np.uint64)[:, None]
     draws = torch.from_numpy(uniforms(given, np.arange(sampling.max_new_tokens)[None, :]))
-    decoder = slots.Decoder(
+    decoder = continuous_batching.Decoder(
         policy, prompts, draws.to(policy.model.device), sampling.temperature, sampling.batch_size
     )
     decoder.run(progress)

@@ -1,4 +1,4 @@
-"""Models whose weights are spread over the processes: torch's fully sharded data parallel (FSDP2).
+"""Models whose weights are sharded over the processes: torch's fully sharded data parallel (FSDP2).
 
 A process holds its slice of every layer's weights, and so of their gradients and of the optimizer's
 moments; a layer's weights are whole only while it runs (under autocast, its bfloat16 copy until the
@@ -49,9 +49,9 @@ class TiedHead(nn.Module):
 
 
 def shard_policy(model: PreTrainedModel) -> None:
-    """Spread a causal language model's trunk over the processes.
+    """Shard a causal language model's trunk over the processes.
 
-    Raises: ConfigError: a model that can't be spread.
+    Raises: ConfigError: a model that can't be sharded.
     """
     lm = causal_lm(model)
     embedding, head = cast(nn.Embedding, lm.get_input_embeddings()), output_embeddings(lm)
@@ -67,7 +67,7 @@ def shard_policy(model: PreTrainedModel) -> None:
 
 
 def shard_trunk(whole: nn.Module) -> None:
-    """Spread a trunk over the processes: each layer by itself, then what is beside the layers.
+    """Shard a trunk over the processes: each layer by itself, then what is beside the layers.
 
     Gradients are summed over the processes, not averaged.
     Raises: ConfigError: it holds no list of layers.
@@ -97,15 +97,15 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Return whether any weight of `model` is spread over the processes."""
+    """Return whether any weight of `model` is sharded over the processes."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 @contextmanager
 def unsharded(*models: nn.Module | None) -> Iterator[None]:
-    """Have all weights of the models whole on every process; every process must come here.
+    """All-gather the weights of the models (collective: every process must call it).
 
-    Inside no pass of these models talks to another process. Models that are not spread are as ever.
+    Inside no pass of these models talks to another process. Models that are not sharded stay whole.
     """
     parts = _parts(models)
     for part in parts:
@@ -126,7 +126,7 @@ def reshard(*models: nn.Module | None) -> None:
 
 
 def _parts(models: Iterable[nn.Module | None]) -> list[Any]:
-    """Return all parts of the models that were spread by themselves."""
+    """Return all parts of the models that were sharded by themselves."""
     return [
         module
         for model in models
@@ -141,7 +141,7 @@ def padded_micro_batches(
 ) -> Iterator[tuple[list[int], float]]:
     """Yield this process's parts of `rows`, each with how much it counts: 1.
 
-    Where the model is spread, every process yields as many as the one with the most rows; the
+    Where the model is sharded, every process yields as many as the one with the most rows; the
     first of the rows then stands in, and counts 0.
     """
     mine = list(parts)
@@ -152,7 +152,7 @@ def padded_micro_batches(
 
 
 def whole(value: Any) -> Any:
-    """Return a tensor, or what holds tensors in dicts and lists, with no tensor spread any more.
+    """Return a tensor, or what holds tensors in dicts and lists, with no tensor sharded any more.
 
     Every process must come here with the same, and the main one alone gets the numbers, on the CPU.
     """
@@ -167,7 +167,7 @@ def whole(value: Any) -> Any:
 
 
 def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a whole tensor spread as `other` is; as it is where `other` is whole."""
+    """Return a whole tensor sharded as `other` is; as it is where `other` is whole."""
     if not isinstance(other, DTensor):
         return tensor
     placed = tensor.to(other.device)
@@ -185,13 +185,13 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, of spread ones over all processes."""
+    """Return the norm of all gradients together, of sharded ones over all processes."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    spread = [local(g) for g in gradients if isinstance(g, DTensor)]
+    sharded = [local(g) for g in gradients if isinstance(g, DTensor)]
     norm = get_total_norm([g for g in gradients if not isinstance(g, DTensor)])
-    if not spread:
+    if not sharded:
         return norm
-    squares = get_total_norm(spread).square()
+    squares = get_total_norm(sharded).square()
     distributed.all_reduce_sum_([squares])
     return (squares + norm.square()).sqrt()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plumbrule.errors import DataError, NeedsInput
-from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import AnnotatorJudgements, check_file, finished, read_file
 from rlhf.feedback.people.questions import Question
 
@@ -23,8 +23,8 @@ def of_people(
     The questions are written there first.
     Raises: NeedsInput: fewer than `annotators` people have judged all; it holds the command to run.
     """
-    labels = folder.prepare(questions, out)
-    said = folder.judgements_in(labels)
+    labels = store_folder.prepare(questions, out)
+    said = store_folder.judgements_in(labels)
     done = finished(said, questions)
     if len(done) < annotators:
         so_far = ", ".join(f"{name} {len(own)}" for name, own in sorted(said.items()))
@@ -32,7 +32,7 @@ def of_people(
         raise NeedsInput(
             labels,
             f"{people} must judge {len(questions)} questions (so far: {so_far or 'nobody'}); "
-            f"run `{folder.command(out)}`.",
+            f"run `{store_folder.command(out)}`.",
         )
     return {name: said[name] for name in done}
 

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plumbrule.data.records import read_rows
+from plumbrule.data.json_lines import read_rows
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError
 from plumbrule.store.checkpoints import fsync_folder

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plumbrule.data.records import Message, read_rows, to_messages
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, to_messages
 from plumbrule.errors import DataError
 from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_jsonl

@@ -13,10 +13,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from plumbrule.store.artifacts import write_json
 from plumbrule.store.claims import published_path
 from plumbrule.store.file_names import LABELLING, QUESTIONS
 from plumbrule.store.fingerprint import digest
+from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import LABELS, store_of, store_root
 from rlhf.feedback.people.judgements import AnnotatorJudgements, StaleError, append, read_journal
 from rlhf.feedback.people.questions import (

@@ -10,6 +10,7 @@ from worlds.evaluation import halueval, small_config, small_policy
 
 from eval.benchmarks.halueval import (
     SHORT,
+    asked,
     candidates,
     judge_metrics,
     judged,
@@ -154,6 +155,25 @@ def test_a_row_that_does_not_fit_is_left_out_on_both_sides_and_counted():
 def test_items_of_another_shape_are_named(item, said):
     with pytest.raises(DataError, match=said):
         candidates([item])
+
+
+@pytest.mark.parametrize(
+    ("task", "missing"),
+    [
+        ("qa", "question"),
+        ("qa", "knowledge"),
+        ("dialogue", "history"),
+        ("summarization", "document"),
+        ("general", "query"),
+    ],
+)
+def test_a_field_that_only_the_question_needs_is_named(task, missing):
+    fields = dict.fromkeys(("question", "knowledge", "history", "document", "query"), "a")
+    fields |= {"right": "a", "hallucinated": "b", "response": "c"}
+    del fields[missing]
+    item = BenchmarkItem("x", f"halueval_{task}", fields, meta={"hallucinated": True})
+    with pytest.raises(DataError, match=rf"item 'x' of halueval_{task} .*field {missing};"):
+        asked([item], small_config())
 
 
 def official(name):

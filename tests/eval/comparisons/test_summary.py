@@ -56,6 +56,7 @@ def test_what_seeds_share_cancels_in_the_difference(tmp_path: Path) -> None:
     assert metrics["summary/x_one_low"] < 0.5 < metrics["summary/x_one_high"]
     (table,) = json.loads((tmp_path / "tables.json").read_text())
     assert [row[:3] for row in table["rows"]] == [["x", "one", 3], ["x", "other", 3]]
+    assert table["rows"][0][3] == {"metric": "x", **first["mean"]}
 
 
 def test_one_seed_has_a_value_and_no_interval(tmp_path: Path) -> None:

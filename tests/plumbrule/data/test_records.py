@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plumbrule.data.json_lines import read_rows
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -18,7 +19,6 @@ from plumbrule.data.records import (
     Prompt,
     from_dict,
     read_records,
-    read_rows,
     to_dict,
     write_records,
 )

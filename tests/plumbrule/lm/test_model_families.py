@@ -10,8 +10,7 @@ from worlds.tiny_families import FAMILIES
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import SamplingConfig
-from plumbrule.lm.generation import generate
-from plumbrule.lm.generation import kv_cache as cache
+from plumbrule.lm.generation import generate, kv_cache
 from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.logprobs import logprobs, pad_rows
@@ -111,9 +110,9 @@ def test_an_unknown_head_and_a_look_ahead_are_refused(monkeypatch):
 
 def test_a_cache_that_mixes_rows_is_not_used(monkeypatch):
     model = tiny_models.model("llama", seed=3)
-    select = cache.PreallocatedLayer.batch_select_indices
+    select = kv_cache.PreallocatedLayer.batch_select_indices
     monkeypatch.setattr(
-        cache.PreallocatedLayer,
+        kv_cache.PreallocatedLayer,
         "batch_select_indices",
         lambda self, rows: select(self, rows.flip(0)),
     )

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from worlds import tiny_models
 
-from plumbrule.lm import varlen as unpadded
+from plumbrule.lm import varlen
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, save_policy
@@ -40,7 +40,7 @@ def gradients_of(model, side):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monkeypatch):
-    monkeypatch.setattr(unpadded, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
@@ -88,7 +88,7 @@ SHARED = [0, 4, 4, 0, 2, 0]
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_rows_that_share_their_beginning_equal_rows_apart(kind, side, by_row, monkeypatch):
     """Hidden states and gradients; only tokens that no earlier row of the run has are computed."""
-    monkeypatch.setattr(unpadded, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
     model = tiny_models.model(kind, dtype=torch.float64)
     set_unpadded(model)
     tokens, real = pad_rows(RUNS, 0, side)
@@ -151,7 +151,7 @@ def test_adapters_are_run_too():
 
 
 def test_rows_of_a_group_are_of_like_length():
-    layout = unpadded.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
+    layout = varlen.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
     assert [(g.first, g.num_rows, g.width) for g in layout] == [
         (0, 3, 100),
         (231, 2, 59),
@@ -174,7 +174,7 @@ def test_the_number_of_tokens_of_a_pass_is_rounded_up_a_little(number):
         return type("Output", (), {"last_hidden_state": states})
 
     ids = torch.ones(number, dtype=torch.int64)
-    hidden = unpadded.run(trunk, [], ids, input_ids=ids)
+    hidden = varlen.run(trunk, [], ids, input_ids=ids)
     assert len(hidden) == number
     [(_, computed)] = seen
     assert number <= computed <= number + number / 16
@@ -195,14 +195,14 @@ def test_attention_is_float32_on_a_cpu_where_bf16_would_be_slow(monkeypatch):
     """Trained, scored and sampled alike, so that the three agree."""
     policy = tiny_models.policy("llama")
     seen = []
-    plain = unpadded.sdpa_attention_forward
+    plain = varlen.sdpa_attention_forward
 
     def look(module, query, key, value, *arguments, **settings):
         dtypes = {some.dtype for some in (query, key, value)}
         seen.append((*dtypes, torch.is_autocast_enabled("cpu")))
         return plain(module, query, key, value, *arguments, **settings)
 
-    monkeypatch.setattr(unpadded, "sdpa_attention_forward", look)
+    monkeypatch.setattr(varlen, "sdpa_attention_forward", look)
     tokens, real, target = batch()
     exact = logprobs(policy.model, tokens, real, target).logprobs
     with torch.autocast("cpu", torch.bfloat16):
@@ -225,7 +225,7 @@ def test_a_model_in_bf16_learns_on_a_cpu():
 def test_sampling_and_saved_folders_know_nothing_of_it(tmp_path):
     policy = tiny_models.policy("llama")
     save_policy(policy, tmp_path)
-    assert unpadded.NAME not in (tmp_path / "config.json").read_text()
+    assert varlen.NAME not in (tmp_path / "config.json").read_text()
     again = load_policy(tmp_path)
     assert is_set(again.model)
     tokens = torch.tensor([ROWS[2]])

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from plumbrule.machine import cpus, openmp
-from plumbrule.machine import environment as machine
+from plumbrule.machine import cpus, environment, openmp
 from plumbrule.pipeline import launch
-from plumbrule.pipeline.execute import RunContext, execute, make_plan
+from plumbrule.pipeline.execute import RunContext, execute
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Store
@@ -32,9 +32,9 @@ def eight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("eight")
 def test_threads_are_shared_among_processes() -> None:
-    assert machine.num_threads(RuntimeConfig()) == 8
-    assert machine.num_threads(RuntimeConfig(processes=3)) == 2
-    assert machine.num_threads(RuntimeConfig(processes=20)) == 1
+    assert environment.num_threads(RuntimeConfig()) == 8
+    assert environment.num_threads(RuntimeConfig(processes=3)) == 2
+    assert environment.num_threads(RuntimeConfig(processes=20)) == 1
 
 
 @pytest.mark.usefixtures("eight")
@@ -45,20 +45,20 @@ def test_the_users_omp_num_threads_wins(
     monkeypatch: pytest.MonkeyPatch, chosen: str, threads: int
 ) -> None:
     monkeypatch.setattr(openmp, "_CHOSEN", chosen)
-    assert machine.num_threads(RuntimeConfig()) == threads
-    assert machine.num_threads(RuntimeConfig(threads=2)) == 2
+    assert environment.num_threads(RuntimeConfig()) == threads
+    assert environment.num_threads(RuntimeConfig(threads=2)) == 2
 
 
 @pytest.mark.usefixtures("eight")
 def test_more_threads_than_there_are_become_those_and_are_said() -> None:
-    assert machine.num_threads(RuntimeConfig(threads=64)) == 8
-    line = machine.threads_line(RuntimeConfig(threads=64))
+    assert environment.num_threads(RuntimeConfig(threads=64)) == 8
+    line = environment.threads_line(RuntimeConfig(threads=64))
     assert line is not None
     assert "runtime.threads (=64)" in line
     assert "8 will be used" in line
-    assert machine.num_threads(RuntimeConfig(threads=6, processes=2)) == 4
-    assert machine.threads_line(RuntimeConfig(threads=8)) is None
-    assert machine.threads_line(RuntimeConfig()) is None
+    assert environment.num_threads(RuntimeConfig(threads=6, processes=2)) == 4
+    assert environment.threads_line(RuntimeConfig(threads=8)) is None
+    assert environment.threads_line(RuntimeConfig()) is None
 
 
 @pytest.mark.parametrize(
@@ -175,20 +175,20 @@ def test_a_manifest_holds_what_makes_figures_comparable(composed: Callable, tmp_
 def test_a_checkpoint_knows_where_it_was_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    machine.prepare(RuntimeConfig(threads=1))
+    environment.prepare(RuntimeConfig(threads=1))
     saved = checkpoints.save(tmp_path, 3, lambda folder: (folder / "x").write_bytes(b"1") and None)
     assert checkpoints.is_complete(saved)
     there = checkpoints.written_on(saved)
-    assert there == machine.compared()
-    assert machine.moved(saved, RuntimeConfig(threads=1)) is None
+    assert there == environment.compared()
+    assert environment.moved(saved, RuntimeConfig(threads=1)) is None
     monkeypatch.setattr(cpus, "most", lambda: 2)
-    assert machine.moved(saved, RuntimeConfig(threads=2)) == "threads 1, here 2"
+    assert environment.moved(saved, RuntimeConfig(threads=2)) == "threads 1, here 2"
     monkeypatch.setattr(cpus, "processor", lambda: "another CPU")
-    assert machine.moved(saved, RuntimeConfig(threads=1)) == (
+    assert environment.moved(saved, RuntimeConfig(threads=1)) == (
         f"processor {there['processor']}, here another CPU"
     )
     (saved / checkpoints.WHERE).unlink()
-    assert machine.moved(saved, RuntimeConfig(threads=2)) is None
+    assert environment.moved(saved, RuntimeConfig(threads=2)) is None
 
 
 def test_a_run_that_is_resumed_elsewhere_says_so(
@@ -198,7 +198,7 @@ def test_a_run_that_is_resumed_elsewhere_says_so(
     store = Store(tmp_path)
     context = RunContext("t/1", tmp_path / "runs/t/1", store, RuntimeConfig(threads=1))
     (planned,) = make_plan(nodes, store)
-    machine.prepare(RuntimeConfig(threads=1))
+    environment.prepare(RuntimeConfig(threads=1))
     begun = store.folder("data", planned.fingerprint) / "checkpoints"
     saved = checkpoints.save(begun, 1, lambda folder: (folder / "x").write_bytes(b"1") and None)
     about = {**json.loads((saved / checkpoints.WHERE).read_text("utf-8")), "processor": "a VAX"}
@@ -218,5 +218,5 @@ def test_the_commit_is_of_the_repository_that_tracks_the_package(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    monkeypatch.setattr(machine, "ROOT", tmp_path)
-    assert machine.git_state.__wrapped__() == {}
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.git_state.__wrapped__() == {}

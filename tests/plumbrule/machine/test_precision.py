@@ -15,10 +15,10 @@ from places import ROOT
 from plumbrule.cli.main import CONF, print_plan
 from plumbrule.config import PRECISIONS
 from plumbrule.errors import ConfigError
-from plumbrule.machine import cpus, precision
-from plumbrule.machine import environment as machine
+from plumbrule.machine import cpus, environment, precision
 from plumbrule.pipeline.compose import Composed
-from plumbrule.pipeline.execute import RunContext, execute, make_plan
+from plumbrule.pipeline.execute import RunContext, execute
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Store
@@ -169,8 +169,8 @@ def test_emulated_bfloat16_runs_after_one_line_with_the_measured_ratio(
     _, nodes = composed("ppo.precision=bfloat16", "rm.precision=bfloat16")
     with_instructions(monkeypatch)
     rates = {"float32_gflops": 33.0, "bfloat16_gflops": 0.5}
-    monkeypatch.setattr(machine, "hardware", lambda runtime: rates)
-    monkeypatch.setattr(machine, "prepare", lambda runtime: None)
+    monkeypatch.setattr(environment, "hardware", lambda runtime: rates)
+    monkeypatch.setattr(environment, "prepare", lambda runtime: None)
     store = Store(tmp_path)
     context = RunContext("t/1", tmp_path, store, RuntimeConfig())
 

@@ -129,7 +129,7 @@ def test_experiment_own_is_one_short_line(
 def test_data_are_counted_while_planning_and_a_bad_row_stops_the_plan(
     compose: Callable[..., Composed], data: dict[str, str], tmp_path: Path
 ) -> None:
-    from plumbrule.pipeline.execute import make_plan
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.store.artifacts import Store
 
     store = Store(tmp_path / "store")
@@ -148,7 +148,7 @@ def test_data_are_counted_while_planning_and_a_bad_row_stops_the_plan(
 def test_prompts_that_are_too_long_are_counted_by_the_tokenizer_alone(
     compose: Callable[..., Composed], tmp_path: Path
 ) -> None:
-    from plumbrule.pipeline.execute import make_plan
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.store.artifacts import Store
 
     path = tmp_path / "long.jsonl"

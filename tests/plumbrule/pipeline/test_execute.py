@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from plumbrule.errors import ArtifactError, ConfigError, NeedsInput, Terminated
+from plumbrule.machine import environment
 from plumbrule.pipeline import execute as pipeline
-from plumbrule.pipeline.execute import NodeResult, RunContext, execute, make_plan
+from plumbrule.pipeline import plan as plan_module
+from plumbrule.pipeline.execute import NodeResult, RunContext, execute
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Store
@@ -61,9 +64,9 @@ def test_a_plan_says_which_setting_input_or_file_changed(
     ]
     plan = make_plan(composed(*SMALL, "atlas.seed=1")[1], store)
     assert [p.reason for p in plan] == ["changed: atlas.seed", "changed: input documents"]
-    real = pipeline.code_hashes
+    real = plan_module.code_hashes
     monkeypatch.setattr(
-        pipeline, "code_hashes", lambda entries: {**real(entries), "rag/chunks.py": "edited"}
+        plan_module, "code_hashes", lambda entries: {**real(entries), "rag/chunks.py": "edited"}
     )
     plan = make_plan(composed(*SMALL)[1], store)
     assert plan[1].reason.startswith("changed: rag/chunks.py")
@@ -100,7 +103,7 @@ def test_a_docstring_rebuilds_nothing_and_a_constant_names_its_file(
     text = source.read_text(encoding="utf-8")
     real = Path.read_text
 
-    def edited(new: str) -> dict[str, pipeline.Planned]:
+    def edited(new: str) -> dict[str, plan_module.Planned]:
         monkeypatch.setattr(
             Path, "read_text", lambda self, **k: new if self == source else real(self, **k)
         )
@@ -135,7 +138,7 @@ def test_other_library_versions_are_shown_or_refused(
 ) -> None:
     _, nodes = composed(*SMALL, "run.goals=[documents]")
     build(store, nodes)
-    monkeypatch.setattr(pipeline.machine, "versions", lambda: {"torch": "9.9"})
+    monkeypatch.setattr(environment, "versions", lambda: {"torch": "9.9"})
     (planned,) = make_plan(nodes, store)
     assert planned.state == "cached"
     assert planned.versions["torch"][1] == "9.9"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from plumbrule.pipeline.execute import Planned, make_plan
 from plumbrule.pipeline.expected_time import duration, expected_seconds
+from plumbrule.pipeline.plan import Planned, make_plan
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json
 from plumbrule.store.manifests import Manifest

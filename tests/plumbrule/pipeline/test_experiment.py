@@ -126,7 +126,7 @@ def test_no_yaml_names_code() -> None:
         (["nodes.eval.inputs.policy=nowhere"], "must name a node"),
         (
             ["nodes.eval.inputs.policy=prompts"],
-            "must be of kind base or sft or dpo or ppo, not data",
+            "must be of kind base or sft or dpo or ppo",
         ),
         (["nodes.sft.inputs.demonstrations=null"], "sft can't run without it"),
         (["run.goals=[evl]"], "did you mean eval"),
@@ -185,7 +185,7 @@ def test_bad_overrides_are_explained_in_one_line(
 
 
 def test_a_missing_path_is_named(composed: Callable) -> None:
-    from plumbrule.pipeline.execute import make_plan
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.store.artifacts import Store
 
     _, nodes = composed("dataset=jsonl", "dataset.path=/nowhere", "run.goals=[sft]")
@@ -260,7 +260,7 @@ def test_a_role_can_have_a_data_set_of_its_own(composed: Callable) -> None:
 
 def test_more_questions_do_not_train_a_new_base(composed: Callable) -> None:
     def fingerprints(*overrides: str) -> dict[str, str]:
-        from plumbrule.pipeline.execute import make_plan
+        from plumbrule.pipeline.plan import make_plan
         from plumbrule.store.artifacts import Store
 
         plan = make_plan(composed(*overrides)[1], Store("."))

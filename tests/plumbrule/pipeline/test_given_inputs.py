@@ -13,16 +13,19 @@ import pytest
 from plumbrule.errors import ArtifactError, ConfigError, GraphError
 from plumbrule.pipeline import checks
 from plumbrule.pipeline import execute as pipeline
-from plumbrule.pipeline.execute import RunContext, execute, make_plan
+from plumbrule.pipeline.execute import RunContext, execute
 from plumbrule.pipeline.experiment import as_json
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import attempts, claims
 from plumbrule.store.artifacts import Store
 from plumbrule.store.manifests import Manifest
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.graph_checks import check_continued
 from rlhf.rewards.config import EnsembleConfig, RewardConfig
+from rlhf.rewards.graph_checks import check_reward
 
 PRINT = "0123456789abcdef"
 
@@ -145,8 +148,10 @@ def test_checks_take_given_inputs(composed: Callable, mine: Store) -> None:
 
 def test_a_ppo_may_continue_a_given_one(mine: Store) -> None:
     before = publish(mine, "ppo", {}, {"policy": "p"})
-    node = Node("more", "ppo", {"continues": "before", "policy": "sft"}, None)
-    checks.check_continued(node, [Node("before", "ppo", {}, before), node])
+    _, node = checks.place(
+        [Node("b", "ppo", {}, before), Node("more", "ppo", {"continues": "b"}, 0)]
+    )
+    check_continued(node, node.inputs["continues"])
 
 
 @pytest.mark.parametrize("labeller", ["gold", "rm"])
@@ -154,8 +159,9 @@ def test_who_ranked_given_samples_stands_in_their_manifest(mine: Store, labeller
     samples = publish(mine, "feedback", {"labeller": labeller}, {})
     best = Node("best", "best_of_n", {"samples": "s"}, None)
     study = Node("study", "methods", {"best_of_n": "best"}, None)
+    placed = checks.place([Node("s", "feedback", {}, samples), best, study])
     with nullcontext() if labeller == "gold" else pytest.raises(ConfigError, match="not ranked by"):
-        checks.check_gathered(study, [Node("s", "feedback", {}, samples), best, study])
+        checks.check_gathered(placed[-1])
 
 
 @pytest.mark.parametrize("other_start", ["p", "q"])
@@ -166,10 +172,10 @@ def test_given_reward_models_start_where_their_manifests_say(
     two = publish(Store(tmp_path / "third"), "rm", {}, {"policy": other_start})
     reward = RewardConfig(ensemble=EnsembleConfig(rule="weights"))
     node = Node("ppo", "ppo", {"rm": "a", "rm_1": "b"}, PPOConfig(reward=reward))
-    nodes = [Node("a", "rm", {}, one), Node("b", "rm", {}, two), node]
+    placed = checks.place([Node("a", "rm", {}, one), Node("b", "rm", {}, two), node])
     same = other_start == "p"
     with nullcontext() if same else pytest.raises(ConfigError, match="start from several"):
-        checks.check_averaged(node, reward, nodes)
+        check_reward(placed[-1], reward)
 
 
 def test_given_artifacts_are_held_to_the_versions(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline.execute import make_plan
 from plumbrule.pipeline.model_checks import check_models
+from plumbrule.pipeline.plan import make_plan
 from plumbrule.store.artifacts import Store
 
 TOKENIZER = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.pipeline.execute import entry_modules
+from plumbrule.pipeline.plan import entry_modules
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store import fingerprint
 

@@ -14,7 +14,6 @@ import pytest
 from plumbrule.pipeline.run_record import HEADLINE, headlines_of, merge_metrics
 from plumbrule.report import render_report
 from plumbrule.report.answers import answer, by_condition
-from plumbrule.report.contents import _benchmarks, _comparison
 from plumbrule.report.figures import (
     CHARACTER,
     graph,
@@ -32,6 +31,7 @@ from plumbrule.report.metric_wording import (
     within,
     wording_files,
 )
+from plumbrule.report.number_tables import benchmark_tables, comparison_rows, stage_table
 
 
 def record(**metrics: float) -> dict[str, Any]:
@@ -102,14 +102,14 @@ def test_a_headline_name_breaks_behind_its_signs_and_nowhere_else(tmp_path: Path
 
 def test_an_unknown_bound_shows_no_interval() -> None:
     row = {"what": "gold_gain", "condition": "closed", "baseline": 1, "policy": 2, "n": 1}
-    shown = _comparison([{**row, "difference": 1, "low": None, "high": None}])
+    shown = comparison_rows([{**row, "difference": 1, "low": None, "high": None}])
     assert shown[0]["interval"] == ""
     assert shown[0]["bar"] == ""
 
 
 def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
-    (table,) = _benchmarks(
+    (table,) = benchmark_tables(
         {
             "eval_sft": {"questions": {"closed": {"accuracy": share}}},
             "eval": {"questions": {"closed": {"abstain": {"value": 1.0, "low": None, "n": 1}}}},
@@ -126,7 +126,7 @@ def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() ->
 def test_items_and_groups_stand_beside_every_interval(tmp_path: Path) -> None:
     number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "groups": 8}
     few = {**number, "low": None, "high": None, "reason": "too few: 2 groups of at least 5"}
-    (table,) = _benchmarks({"eval": {"bold": {"closed": {"a": number, "b": few}}}})
+    (table,) = benchmark_tables({"eval": {"bold": {"closed": {"a": number, "b": few}}}})
     (known, unknown) = (cells[0]["bounds"] for _, cells in table["rows"])
     assert known == "0.4 to 0.6 · n 40 · groups 8"
     assert unknown == "too few: 2 groups of at least 5 · n 40 · groups 8"
@@ -166,7 +166,7 @@ def test_a_fall_is_coloured_by_whether_the_metric_should_rise(what, above, below
     for colour, (low, high) in cases.items():
         if above == below and colour != "level":
             low, high = -1.5, -0.5
-        shown = _comparison([{**row, "difference": 0.1, "low": low, "high": high}])
+        shown = comparison_rows([{**row, "difference": 0.1, "low": low, "high": high}])
         assert f'class="interval {colour}"' in shown[0]["bar"]
 
 
@@ -213,7 +213,7 @@ def test_a_row_over_all_conditions_stands_where_there_is_one_condition_only() ->
     one = [compared("accuracy_change", 0.1, 0.2, c) for c in ("all", "closed")]
     two = [compared("abstain_unanswerable_change", 0.1, 0.2, c) for c in ("all", "closed", "rag")]
     assert [row["condition"] for row in by_condition([*one, *two])] == ["all", "closed", "rag"]
-    assert [row["condition"] for row in _comparison([*one, *two])] == [
+    assert [row["condition"] for row in comparison_rows([*one, *two])] == [
         "closed", "all", "closed", "rag"
     ]  # fmt: skip
 
@@ -399,6 +399,11 @@ def test_a_case_of_a_metric_has_its_meaning() -> None:
     assert describe("eval/accuracy_ppo_rag") == WORDINGS["eval/accuracy"]
     assert describe("objective/kl") == WORDINGS["objective/kl"]
     assert describe("nothing/at_all") == ("", "")
+    auroc, balanced = "eval/halueval_*_auroc", "eval/halueval_*_balanced_accuracy"
+    assert describe("eval/halueval_qa_auroc_sft") == WORDINGS[auroc]
+    assert describe("eval/halueval_qa_balanced_accuracy_ppo") == WORDINGS[balanced]
+    assert describe("sft/bold_all_gap_change").meaning.endswith("positive texts, of a domain")
+    assert within("eval/gold_proxy_spearman_sft_closed", -0.2, 0.4) == (-0.2, 0.4)
 
 
 def test_a_metric_has_its_wording_in_one_file() -> None:
@@ -452,6 +457,18 @@ def test_a_report_card_is_a_table_with_its_reliability(tmp_path: Path) -> None:
     assert "rm: where the time goes" in page
     assert '<td>ref<td class="n">2' in page
     assert "adversarial · longer" in markdown
+
+
+def test_the_interval_in_a_stages_table_ends_where_its_metric_does(tmp_path: Path) -> None:
+    number = {"value": 0.9, "low": -4.0, "high": 5.8, "n": 2, "groups": None}
+    table = {"title": "means", "columns": ["metric", "mean"], "rows": []}
+    for metric in ("rm/accuracy", "methods/gold_gain"):
+        table["rows"].append([metric, {"metric": metric, **number}])
+    rows = stage_table(table)["rows"]
+    assert rows[0] == ["rm/accuracy", "0.9000 [0.0000, 1.0000]"]
+    assert rows[1] == ["methods/gold_gain", "0.9000 [-4.0000, 5.8000]"]
+    unknown = {"metric": "rm/accuracy", **number, "low": None, "high": None}
+    assert stage_table({"rows": [[unknown]]})["rows"] == [["0.9000"]]
 
 
 def test_headlines_are_the_known_ones_and_those_of_studies() -> None:

@@ -196,7 +196,7 @@ def test_a_default_that_changed_counts_for_those_who_relied_on_it(
 def test_whoever_relied_on_a_default_of_ours_that_changed_is_built_again(
     composed: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from plumbrule.pipeline.execute import make_plan
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.store.artifacts import Store
 
     def fingerprints(*overrides: str) -> dict[str, str]:

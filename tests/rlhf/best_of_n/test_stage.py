@@ -14,7 +14,7 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.best_of_n import reject_stage as rejection
+from rlhf.best_of_n import reject_stage
 from rlhf.best_of_n import stage as best_of_n
 from rlhf.best_of_n.config import BestOfNConfig, RejectConfig
 from rlhf.best_of_n.stage import best_of, sizes
@@ -92,9 +92,9 @@ def answered(*responses, finished=None):
 def test_the_best_answers_are_kept_once_and_only_if_they_ended():
     prompt = answered("cut", "best", "best", " ", "next", finished=[False, True, True, True, True])
     rewards = np.array([9.0, 5.0, 5.0, 7.0, 1.0])
-    assert rejection.chosen(prompt, rewards, 1) == [1]
-    assert rejection.chosen(prompt, rewards, 3) == [1, 4]
-    assert rejection.chosen(answered("cut", finished=[False]), np.zeros(1), 1) == []
+    assert reject_stage.chosen(prompt, rewards, 1) == [1]
+    assert reject_stage.chosen(prompt, rewards, 3) == [1, 4]
+    assert reject_stage.chosen(answered("cut", finished=[False]), np.zeros(1), 1) == []
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_what_a_prompt_says_of_itself_reaches_the_reward(given, tmp_path, monkey
         FUNCTIONS, "length", lambda episodes: [len(e.prompt.meta["answer"]) for e in episodes]
     )
     monkeypatch.setitem(_DIGESTS, "length", "of a plug-in")
-    for stage, config in ((best_of_n, BestOfNConfig), (rejection, RejectConfig)):
+    for stage, config in ((best_of_n, BestOfNConfig), (reject_stage, RejectConfig)):
         settings = config(reward=RewardConfig([RewardTermConfig("length")]))
         stage.run(settings, given, RUNTIME, tmp_path, NullTracker())
 
@@ -182,7 +182,7 @@ def test_a_reward_that_is_not_a_number_is_named_and_chooses_nothing(
 
 
 def test_rejection_writes_demonstrations_of_both_splits(given, tmp_path):
-    metrics = rejection.run(RejectConfig(), given, RUNTIME, tmp_path, NullTracker())
+    metrics = reject_stage.run(RejectConfig(), given, RUNTIME, tmp_path, NullTracker())
     rows = read_records(Demonstration, tmp_path / "records.jsonl")
     assert len(rows) == metrics["reject/demonstrations"] <= 12
     assert read_records(Demonstration, tmp_path / "validation.jsonl")

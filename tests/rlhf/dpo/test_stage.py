@@ -18,7 +18,8 @@ from worlds.stages import small_dpo as small
 from worlds.trackers import Stopped, StoppingTracker
 
 from plumbrule.cli import verbs
-from plumbrule.data.records import Preference, read_records, read_rows, write_records
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, read_records, write_records
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import adapters
 from plumbrule.lm.adapters import with_adapter
@@ -164,7 +165,8 @@ def test_the_kl_is_that_of_the_answers_that_the_policy_samples(given, whole):
     out, metrics, _ = whole
     start, end = load_policy(given["policy"].file("model")), load_policy(out / "model")
     held_out = read_records(Preference, given["preferences"].file("validation.jsonl"))
-    said = dpo.answers_to(end, held_out, small(), 8, temperature=1.0)
+    settings = {"max_new_tokens": small().max_new_tokens, "seed": small().seed, "rows_per_pass": 8}
+    said = dpo.answers_to(end, held_out, **settings, temperature=1.0)
     start.model.double()
     end.model.double()
     gaps = []
@@ -174,7 +176,7 @@ def test_the_kl_is_that_of_the_answers_that_the_policy_samples(given, whole):
         gaps.append(nats[0] - nats[1])
     assert metrics["dpo/kl"] == pytest.approx(sum(gaps) / len(gaps), rel=1e-4)
     assert "dpo/kl_low" not in metrics  # four held-out prompts are too few for bounds
-    assert dpo.answers_to(end, held_out, small(), 8) != said  # those are greedy
+    assert dpo.answers_to(end, held_out, **settings) != said  # those are greedy
 
 
 def test_the_first_batch_is_logged_as_it_was_before_the_step(whole):

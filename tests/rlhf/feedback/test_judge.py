@@ -13,13 +13,13 @@ from worlds.rankings import WORDS, chat, saved_policy, saved_prompts, tiny_polic
 from worlds.stages import CPU, run_stage, small_feedback
 
 from plumbrule.cli.merge import merge
-from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import load_policy, make_policy, save_policy
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.progress import Progress
-from rlhf.feedback import judge
-from rlhf.feedback import sampling as answering
+from rlhf.feedback import judge, sampling
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.judge import Vote, measure, open_judge, scores_of, turn, vote_on_chunk
@@ -260,7 +260,7 @@ def test_killed_and_started_again_gives_the_same_files(given, tmp_path, monkeypa
     monkeypatch.setattr(judge, "vote_on_chunk", counted)
     with pytest.raises(KeyboardInterrupt):
         build(small(), given, tmp_path / "killed")
-    monkeypatch.setattr(answering, "sample_chunk", None)  # nothing is sampled again
+    monkeypatch.setattr(sampling, "sample_chunk", None)  # nothing is sampled again
     assert build(small(), given, tmp_path / "killed") == metrics
     assert judged == [5, 5, 5, 4]  # the first chunk once, the second twice, the third once
     assert published(tmp_path / "killed") == published(tmp_path / "whole")
@@ -296,7 +296,7 @@ def test_a_judge_whose_context_nothing_fits_is_an_error(given, tmp_path):
 
 
 def test_a_judge_that_is_wrong_costs_no_sampling(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(answering, "sample_chunk", None)
+    monkeypatch.setattr(sampling, "sample_chunk", None)
     config = small(judge=JudgeConfig(words=["red", "red round"]))
     with pytest.raises(ConfigError, match="neither may begin the other"):
         build(config, given, tmp_path)

@@ -14,15 +14,16 @@ from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
-from plumbrule.data.records import Preference, Prompt, read_records, read_rows, write_records
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, Prompt, read_records, write_records
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.protocols import Episode
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback import sampling as answering
+from rlhf.feedback import sampling
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.labellers import gold_terms, rank
+from rlhf.feedback.labellers import gold_terms, noise_of, rank
 from rlhf.feedback.rankings import count_agreement, ranks_of, reversed_ranking
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse
 from rlhf.reward_model import stage as rm
@@ -44,7 +45,8 @@ def answered(*texts):
 
 
 def ranked(terms, answers, config, asked=None):
-    return rank(asked or question(), answers, terms["score"], terms, config)
+    noise = noise_of(config)
+    return rank(asked or question(), answers, terms["score"], terms, noise, config.labeller)
 
 
 # Scores into a ranking
@@ -64,7 +66,9 @@ def test_without_noise_the_ranking_is_that_of_the_scores():
 def test_scores_rank_and_the_truth_goes_along():
     truth = {"score": [3.0, 2.0, 1.0], "right": [3.0, 2.0, 1.0]}
     config = small(labeller="rm", noise=0.0)
-    judged = rank(question(), answered("a", "b", "b"), [0.1, 0.2, 0.2], truth, config)
+    judged = rank(
+        question(), answered("a", "b", "b"), [0.1, 0.2, 0.2], truth, noise_of(config), "rm"
+    )
     assert judged.scores == [0.1, 0.2, 0.2]
     assert judged.utilities == [3.0, 2.0, 1.0]
     assert judged.preference.ranks == (2, 1)
@@ -82,7 +86,9 @@ def test_equal_answers_are_merged_before_ranking():
 
 def test_equal_answers_alone_and_unknown_scores_give_no_preference():
     assert ranked({"score": [1.0, 1.0]}, answered("a", "a"), small()).preference is None
-    judged = rank(question(), answered("a", "b"), None, {"score": [1.0, 2.0]}, small())
+    judged = rank(
+        question(), answered("a", "b"), None, {"score": [1.0, 2.0]}, noise_of(small()), "gold"
+    )
     assert judged == (None, [1.0, 2.0], None)
 
 
@@ -119,7 +125,7 @@ def test_only_the_gold_utility_has_noise_unless_told_so():
 def test_a_prompt_s_meta_does_not_pass_for_what_is_known_of_answers(tmp_path):
     """Neither in the ranking nor once it is written and read again."""
     asked = question(finished=[True] * 7, utilities=[1.0] * 7, flipped=True, group="g")
-    made = rank(asked, answered("a", "b"), [0.0, 1.0], None, small()).preference
+    made = rank(asked, answered("a", "b"), [0.0, 1.0], None, noise_of(small()), "gold").preference
     write_records([made], tmp_path / "rows.jsonl")
     for ranking in (made, *read_records(Preference, tmp_path / "rows.jsonl")):
         assert ranking.meta == asked.prompt.meta
@@ -130,13 +136,13 @@ def test_a_prompt_s_meta_does_not_pass_for_what_is_known_of_answers(tmp_path):
 def test_the_truth_is_known_where_a_prompt_names_its_answer():
     asked = [question(), question(group="g")]
     rows = [answered("red", "blue"), answered("red", "blue")]
-    known, unknown = gold_terms(asked, rows, small(labeller="rm"))
+    known, unknown = gold_terms(asked, rows, small().gold, every=False)
     assert unknown is None
     wanted = GoldUtility(GoldConfig()).score(
         [Episode(asked[0].prompt, (), text, True) for text in ("red", "blue")]
     )
     assert known == {term: values.tolist() for term, values in wanted.items()}
-    assert None not in gold_terms(asked, rows, small())
+    assert None not in gold_terms(asked, rows, small().gold, every=True)
 
 
 # Flips
@@ -327,7 +333,7 @@ def test_replies_of_a_scorer_behind_a_url_are_kept_and_said(given, tmp_path):
 
 
 def test_a_reward_model_that_is_wrong_costs_no_sampling(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(answering, "sample_chunk", None)
+    monkeypatch.setattr(sampling, "sample_chunk", None)
     copy = shutil.copytree(given["rm"].path, tmp_path / "rm")
     stats = json.loads((copy / "reward_stats.json").read_text("utf-8"))
     (copy / "reward_stats.json").write_text(json.dumps(stats | {"append_terminal": False}))

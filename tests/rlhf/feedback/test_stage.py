@@ -8,7 +8,8 @@ from worlds.stages import run_stage
 from worlds.stages import small_feedback as small
 
 from plumbrule.atlas.config import GoldConfig
-from plumbrule.data.records import Message, Preference, Prompt, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Message, Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.chat import encode_chat
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
@@ -16,7 +17,7 @@ from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.protocols import Passage
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from rlhf.feedback import sampling as answering
+from rlhf.feedback import sampling
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.labellers import Judged
 from rlhf.feedback.rankings import count_agreement, count_ties, first_of_each, ranks_of
@@ -138,10 +139,10 @@ def test_another_seed_gives_other_answers(given, tmp_path):
 
 
 def test_killed_and_started_again_gives_the_same_files(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(answering, "CHUNK_PROMPTS", 5)
+    monkeypatch.setattr(sampling, "CHUNK_PROMPTS", 5)
     metrics = build(small(), given, tmp_path / "whole")
     sampled = []
-    real = answering.sample_chunk
+    real = sampling.sample_chunk
 
     def counted(policy, questions, config, line):
         sampled.append(len(questions))
@@ -149,7 +150,7 @@ def test_killed_and_started_again_gives_the_same_files(given, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(policy, questions, config, line)
 
-    monkeypatch.setattr(answering, "sample_chunk", counted)
+    monkeypatch.setattr(sampling, "sample_chunk", counted)
     with pytest.raises(KeyboardInterrupt):
         build(small(), given, tmp_path / "killed")
     assert not (tmp_path / "killed" / "samples.jsonl").exists()

@@ -164,15 +164,7 @@ def test_the_reference_is_the_policy_that_came_in_and_stays_it(tmp_path: Path) -
 @pytest.mark.detail(45)
 def test_what_is_read_before_the_update_keeps_no_graph() -> None:
     learner = world.learner_of(world.config())
-    seen = evaluate(
-        world.recorded(learner).trajectory,
-        learner.policy,
-        learner.policy,
-        learner.value_model,
-        temperature=1.0,
-        precision="float32",
-        micro_batch_size=4,
-    )
+    seen = world.evaluated(learner, world.recorded(learner).trajectory, micro_batch_size=4)
     assert [name for name, column in seen._asdict().items() if column.requires_grad] == []
 
 

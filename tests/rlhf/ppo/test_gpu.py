@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from worlds import ppo as world
 
-from plumbrule.machine import environment as machine
+from plumbrule.machine import environment
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures.metrics import LARGEST_GAP
@@ -27,7 +27,7 @@ def run(folder: Path, device: str, **changes: object) -> Path:
     inputs = world.build(folder)
     out = folder / "out"
     out.mkdir()
-    machine.prepare(world.runtime())  # as the pipeline does: the same kernels as in a real run
+    environment.prepare(world.runtime())  # as the pipeline does: the same kernels as in a real run
     ppo.run(world.config(**changes), inputs, world.runtime(device=device), out, FileTracker(out))
     return out
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import detail_page
 import pytest
 from places import ROOT
+from plugin_files import importer
 from worlds import ppo as world
 
 from plumbrule.errors import ConfigError
@@ -63,19 +62,7 @@ def chosen() -> dict[str, Any]:
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
     """Import a plug-in's text as a file; its digest. What it registers is gone afterwards."""
-    for table in REGISTRIES:
-        monkeypatch.setattr(table, "_options", dict(table._options))
-    path = tmp_path / "own_ppo.py"
-
-    def imported(text: str) -> str:
-        path.write_text(text, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location("own_ppo", path)
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-    return imported
+    return importer(monkeypatch, REGISTRIES, tmp_path / "own_ppo.py")
 
 
 def test_a_plug_in_trains(load: Callable[[str], str], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 from rlhf.ppo import models as ppo_models
-from rlhf.ppo import shared_trunk as sharing
+from rlhf.ppo import shared_trunk
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.losses import policy_loss, value_loss
@@ -128,9 +128,9 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
 
 def test_frozen_layers_are_computed_once_per_rollout(tmp_path, monkeypatch) -> None:
     calls: Counter[str] = Counter()
-    plain = sharing.FrozenLayers.read
+    plain = shared_trunk.FrozenLayers.read
     monkeypatch.setattr(
-        sharing.FrozenLayers, "read", lambda *a, **k: calls.update(["read"]) or plain(*a, **k)
+        shared_trunk.FrozenLayers, "read", lambda *a, **k: calls.update(["read"]) or plain(*a, **k)
     )
     made = []
     actors = ppo_models.make_actors

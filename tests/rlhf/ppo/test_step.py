@@ -62,15 +62,7 @@ def test_loss_and_gradient_equal_the_reference() -> None:
     rows = [3, 0, 7, 12]
 
     def loss() -> tuple[float, float]:
-        seen = evaluate(
-            rollout.trajectory,
-            learner.policy,
-            learner.policy,
-            learner.value_model,
-            temperature=1.0,
-            precision="float32",
-            micro_batch_size=3,
-        )
+        seen = world.evaluated(learner, rollout.trajectory, micro_batch_size=3)
         pg, vf = [], []
         for i in rows:
             mask = rollout.trajectory.action_mask[i].tolist()
@@ -230,15 +222,7 @@ def test_the_first_ratio_is_one_and_the_loss_minus_the_mean_advantage() -> None:
     learner = world.learner_of(config)
     rollout = world.recorded(learner)
     learner.policy.model.train()
-    seen = evaluate(
-        rollout.trajectory,
-        learner.policy,
-        learner.policy,
-        learner.value_model,
-        temperature=1.0,
-        precision="float32",
-        micro_batch_size=5,
-    )
+    seen = world.evaluated(learner, rollout.trajectory, micro_batch_size=5)
     stats = ppo_step(learner, rollout._replace(logprobs=seen.logprobs), config, 1, 8)
     assert stats.first_ratio_error < 1e-12
     assert stats.ratio == pytest.approx(1.0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Worse answers dressed up, rankings from elsewhere, and the scores of a policy's own answers."""
+"""Perturbed answers, rankings from elsewhere, and the scores of a policy's own answers."""
 
 import json
 
@@ -13,7 +13,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.perturbations import DRESSES, adversarial, pairs_to_perturb
+from rlhf.reward_model.perturbations import PHRASES, adversarial, pairs_to_perturb
 from rlhf.reward_model.report_card import ScoredRanking
 
 RIGHT = {"right": 2.0, "wrong": 0.0, "polite": 0.0}
@@ -31,7 +31,7 @@ def by_length(texts):
     return np.array([float(len(text.split())) for _, _, text in texts])
 
 
-def test_without_terms_all_pairs_are_dressed_and_their_worse_answer_is_named():
+def test_without_terms_all_pairs_are_perturbed_and_their_worse_answer_is_named():
     (one,) = pairs_to_perturb([scored(0, ("good", "bad bad"), (1, 2), (3.0, 1.0))])
     assert (one.worse, one.better_score, one.worse_score) == (1, 3.0, 1.0)
 
@@ -68,9 +68,9 @@ def test_a_model_that_looks_at_nothing_else_than_the_right_word_is_not_fooled():
     assert {x["value"] for x in found.values()} == {1.0}
 
 
-@pytest.mark.parametrize("name", DRESSES)
+@pytest.mark.parametrize("name", PHRASES)
 def test_dress_keeps_the_answer(name):
-    assert "in Mera Hill." in DRESSES[name]("Bero bakes in Mera Hill.")
+    assert "in Mera Hill." in PHRASES[name]("Bero bakes in Mera Hill.")
 
 
 def test_no_pairs_no_numbers():
@@ -88,7 +88,7 @@ def test_a_stage_writes_all_of_it(tmp_path):
     config = RMConfig(batch_size=5, learning_rate=3e-3, sampling=SamplingConfig(max_new_tokens=6))
     metrics = rm.run(config, inputs, RuntimeConfig(device="cpu"), out, NullTracker())
     card = json.loads((out / "report_card.json").read_text("utf-8"))
-    assert set(card["adversarial"]) == {"as_it_was", *DRESSES}
+    assert set(card["adversarial"]) == {"as_it_was", *PHRASES}
     assert card["adversarial"]["as_it_was"]["value"] == pytest.approx(card["accuracy"]["value"])
     assert card["elsewhere"]["ood"]["accuracy"]["n"] == 16 * 3
     assert metrics["rm/accuracy_ood"] == card["elsewhere"]["ood"]["accuracy"]["value"] > 0.7

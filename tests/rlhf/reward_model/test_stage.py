@@ -20,7 +20,8 @@ from worlds.stages import CPU, run_stage
 from worlds.stages import small_rm as small
 from worlds.trackers import Stopped, StoppingTracker
 
-from plumbrule.data.records import Preference, Prompt, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm import adapters
 from plumbrule.lm.config import AdapterConfig, SamplingConfig

@@ -12,6 +12,7 @@ from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, RewardStats
 from rlhf.reward_model.training import (
+    LossSettings,
     Ranking,
     batch_of,
     micro_batches,
@@ -47,7 +48,7 @@ def mean_loss(
     model.zero_grad()
     total = 0.0
     config = RMConfig(loss=loss, centring=centre, ties=ties)
-    for losses, _ in micro_batches(model, batch, micro_batch_size, config):
+    for losses, _ in micro_batches(model, batch, micro_batch_size, LossSettings.of(config)):
         part = losses.sum() / len(batch)
         part.backward()
         total += part.item()
@@ -190,21 +191,21 @@ def test_one_pass_of_a_ranking_equals_its_pairs_apart():
 
 
 def test_every_epoch_takes_every_pair_once_in_another_order():
-    config = RMConfig(batch_size=4, num_train_epochs=2.0)
-    assert num_steps(10, config) == 5
-    taken = [i for step in range(5) for i in batch_of(step, 10, config)]
+    assert num_steps(10, 2.0, 4) == 5
+    settings = {"num_train_epochs": 2.0, "batch_size": 4, "seed": 0}
+    taken = [i for step in range(5) for i in batch_of(step, 10, **settings)]
     assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
     assert taken[:10] != taken[10:]
 
 
 def test_half_an_epoch_is_half_of_the_pairs():
-    config = RMConfig(batch_size=4, num_train_epochs=0.5)
-    assert num_steps(12, config) == 2
-    assert [len(batch_of(step, 12, config)) for step in range(2)] == [4, 2]
+    assert num_steps(12, 0.5, 4) == 2
+    settings = {"num_train_epochs": 0.5, "batch_size": 4, "seed": 0}
+    assert [len(batch_of(step, 12, **settings)) for step in range(2)] == [4, 2]
 
 
 def test_the_order_belongs_to_the_seed():
-    orders = [batch_of(0, 50, RMConfig(batch_size=50, seed=seed)) for seed in (0, 0, 1)]
+    orders = [batch_of(0, 50, num_train_epochs=1.0, batch_size=50, seed=seed) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
 
 

@@ -109,12 +109,22 @@ def test_a_scorer_that_stays_away_stops_the_run():
 
 
 def test_a_scorer_that_is_too_slow_is_given_up():
+    """It answers when it has been given up, or after a minute: whoever waits for it gets scores."""
+    given_up = threading.Event()
+
     def slow(body, number):
-        threading.Event().wait(0.6)
+        given_up.wait(60)
         return lengths(body, number)
 
-    with served(slow) as (url, _), pytest.raises(TrainingError, match=r"not whole after 0.1 s"):
-        HTTPScorer(config(url, timeout_seconds=0.1, patience_seconds=0.0)).score(said("a"))
+    with served(slow) as (url, _):
+        try:
+            # on a busy machine the socket's own timeout may come before the timer's
+            with pytest.raises(
+                TrainingError, match=r"gave no answer.*(not whole after 1 s|timed out)"
+            ):
+                HTTPScorer(config(url, timeout_seconds=1.0, patience_seconds=0.0)).score(said("a"))
+        finally:
+            given_up.set()
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 from places import ROOT
+from plugin_files import importer
 from worlds import ppo as world
 
 from plumbrule.errors import ConfigError
@@ -63,18 +62,7 @@ def open_letters(given):
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
     """Import a plug-in's text as a file; its digest. What it registers is gone afterwards."""
-    monkeypatch.setattr(TERMS, "_options", dict(TERMS._options))
-    path = tmp_path / "letters.py"
-
-    def imported(text: str) -> str:
-        path.write_text(text, encoding="utf-8")
-        spec = importlib.util.spec_from_file_location("letters", path)
-        assert spec is not None
-        assert spec.loader is not None
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-    return imported
+    return importer(monkeypatch, [TERMS], tmp_path / "letters.py")
 
 
 def said(*texts: str) -> list[Episode]:

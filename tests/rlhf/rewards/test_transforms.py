@@ -132,5 +132,5 @@ def test_reward_whitening_keeps_the_mean_and_uses_the_population_variance() -> N
 
 
 def test_masked_moments_raise_on_nothing() -> None:
-    with pytest.raises(ValueError, match="at least one slot"):
+    with pytest.raises(ValueError, match="at least one position"):
         masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool))

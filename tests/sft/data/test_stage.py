@@ -15,6 +15,7 @@ from places import SHARED as DATA_FOLDER
 from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.atlas.config import AtlasConfig
 from plumbrule.data.benchmark_items import BENCHMARK
+from plumbrule.data.json_lines import read_rows
 from plumbrule.data.readers import READERS, SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
@@ -24,7 +25,6 @@ from plumbrule.data.records import (
     Preference,
     Prompt,
     read_records,
-    read_rows,
     write_records,
 )
 from plumbrule.data.splits import in_held_out_share, normalise, start_of

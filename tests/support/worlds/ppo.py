@@ -31,7 +31,7 @@ from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.optimisation import learner as learners
 from rlhf.ppo.optimisation.learner import Learner, trainable
 from rlhf.ppo.ptx import PTX
-from rlhf.ppo.rollout.evaluation import evaluate
+from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
 from rlhf.ppo.shared_trunk import Actors
@@ -323,6 +323,19 @@ def exact_policy(seed: int = 0, tied: bool = True) -> Policy:
         pad_token_id=0,
     )
     return make_policy(GPT2LMHeadModel(shape).double(), tokenizer())
+
+
+def evaluated(learner: Learner, trajectory: Trajectory, micro_batch_size: int) -> Evaluation:
+    """Evaluate a trajectory with the learner's models, the policy as its own reference."""
+    return evaluate(
+        trajectory,
+        learner.policy,
+        learner.policy,
+        learner.value_model,
+        temperature=1.0,
+        precision="float32",
+        micro_batch_size=micro_batch_size,
+    )
 
 
 def weights(learner: Learner) -> torch.Tensor:

@@ -387,7 +387,7 @@ def test_what_cannot_be_sampled():
 
 
 def test_a_preallocated_layer_holds_what_concatenation_would():
-    layer = PreallocatedLayer(room=9, unpadded=False)
+    layer = PreallocatedLayer(capacity=9, unpadded=False)
     steps = [torch.randn(3, 2, n, 4) for n in (5, 1, 1)]
     for step in steps[:2]:
         keys, values = layer.update(step, step + 1)

@@ -12,13 +12,14 @@ import pytest
 from worlds.rankings import chat
 from worlds.stages import CPU, run_stage, small_feedback
 
-from plumbrule.data.records import Preference, read_records, read_rows
+from plumbrule.data.json_lines import read_rows
+from plumbrule.data.records import Preference, read_records
 from plumbrule.errors import ConfigError, DataError, NeedsInput
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
-from rlhf.feedback import sampling as answering
+from rlhf.feedback import sampling
 from rlhf.feedback import stage as feedback
-from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import (
     Judgement,
     StaleError,
@@ -327,9 +328,9 @@ def by_length(question: Question) -> tuple[int, ...]:
 
 
 def judge_all(labels: Path, name: str, rank=by_length) -> None:
-    for question in folder.questions_in(labels):
+    for question in store_folder.questions_in(labels):
         judgement = Judgement(question.id, name, rank(question))
-        append(folder.journal(labels, name), judgement, seen=0)
+        append(store_folder.journal(labels, name), judgement, seen=0)
 
 
 @pytest.fixture
@@ -342,9 +343,9 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert f"`plumbrule label f1 --store {tmp_path}`" in str(wanted)
     assert "1 person must judge" in str(wanted)
     assert wanted.path.parent == tmp_path / "labels"
-    asked = folder.questions_in(wanted.path)
+    asked = store_folder.questions_in(wanted.path)
     judge_all(wanted.path, "anna")
-    monkeypatch.setattr(answering, "sample_chunk", None)  # nothing is sampled again
+    monkeypatch.setattr(sampling, "sample_chunk", None)  # nothing is sampled again
     metrics = build(small(), given, out)
     rankings = [
         *read_records(Preference, out / "records.jsonl"),
@@ -369,7 +370,7 @@ def test_the_stage_waits_for_a_person_and_then_goes_on(given, out, tmp_path, mon
     assert len(samples) == 3 * 14
     assert {row["utility"] for row in samples} == {None}
     assert read_questions(out / "questions.jsonl") == asked
-    assert read_file(out / "labels.jsonl") == folder.judgements_in(wanted.path)
+    assert read_file(out / "labels.jsonl") == store_folder.judgements_in(wanted.path)
 
 
 def test_a_reward_model_learns_from_people_s_rankings(given, out):
@@ -394,9 +395,11 @@ def test_a_reward_model_learns_from_people_s_rankings(given, out):
 
 def test_a_killed_server_s_half_finished_work_is_waited_for(given, out):
     wanted = wait(small(), given, out)
-    asked = folder.questions_in(wanted.path)
+    asked = store_folder.questions_in(wanted.path)
     for question in asked[:3]:
-        append(folder.journal(wanted.path, "ben"), Judgement(question.id, "ben", None), seen=0)
+        append(
+            store_folder.journal(wanted.path, "ben"), Judgement(question.id, "ben", None), seen=0
+        )
     assert "so far: ben 3" in str(wait(small(), given, out))
 
 
@@ -406,8 +409,8 @@ def test_as_many_people_as_wanted_must_finish_and_are_merged(given, out):
     judge_all(labels, "anna")
     assert "2 people must judge" in str(wait(config, given, out))
     judge_all(labels, "ben", lambda q: tuple(max(by_length(q)) + 1 - r for r in by_length(q)))
-    first = folder.questions_in(labels)[0]
-    append(folder.journal(labels, "cleo"), Judgement(first.id, "cleo", (1, 2, 3)), seen=0)
+    first = store_folder.questions_in(labels)[0]
+    append(store_folder.journal(labels, "cleo"), Judgement(first.id, "cleo", (1, 2, 3)), seen=0)
     metrics = build(config, given, out)
     assert metrics["feedback/annotators"] == 2.0  # cleo did not finish
     assert metrics["feedback/tie_rate"] == 1.0  # the two contradict each other everywhere
@@ -418,7 +421,7 @@ def test_as_many_people_as_wanted_must_finish_and_are_merged(given, out):
 def test_what_no_one_can_say_is_left_out_and_counted(given, out):
     config = small(repeats=0.0)
     labels = wait(config, given, out).path
-    asked = folder.questions_in(labels)
+    asked = store_folder.questions_in(labels)
     unsaid = {q.id for q in asked[:2]}
     judge_all(labels, "anna", lambda q: None if q.id in unsaid else by_length(q))
     metrics = build(config, given, out)
@@ -436,15 +439,15 @@ def test_labels_survive_another_fingerprint_and_other_questions(given, out):
     # more prompts: another folder, which takes over what was said of the questions that are in both
     more = wait(small(repeats=0.0), given, out.with_name("f3"))
     assert more.path != labels
-    assert f"so far: anna {len(folder.questions_in(labels))}" in str(more)
-    old, new = (read_journal(folder.journal(p, "anna")) for p in (labels, more.path))
+    assert f"so far: anna {len(store_folder.questions_in(labels))}" in str(more)
+    old, new = (read_journal(store_folder.journal(p, "anna")) for p in (labels, more.path))
     assert old == new
     # and what was said here stays where the other folder has something else
     (known, judgement), *_ = new.items()
     changed = judgement._replace(ranks=None)
-    append(folder.journal(labels, "anna"), changed, seen=1)
+    append(store_folder.journal(labels, "anna"), changed, seen=1)
     wait(small(repeats=0.0), given, out.with_name("f3"))
-    assert read_journal(folder.journal(more.path, "anna"))[known] == judgement
+    assert read_journal(store_folder.journal(more.path, "anna"))[known] == judgement
 
 
 def test_a_file_stands_in_for_people(given, out):

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from plumbrule.data.records import Message, Preference, read_records
-from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import Judgement, append, read_journal
 from rlhf.feedback.people.questions import in_asking_order, question_of
 
@@ -163,7 +163,7 @@ def labels(tmp_path) -> Path:
     out.mkdir(parents=True)
     chats = [(Message("user", f"what is <i>{i}</i>?"),) for i in range(3)]
     questions = [question_of(chat, ("<u>seen</u>",), ANSWERS) for chat in chats]
-    return folder.prepare(in_asking_order(questions, 0.0), out)
+    return store_folder.prepare(in_asking_order(questions, 0.0), out)
 
 
 @pytest.fixture
@@ -176,7 +176,9 @@ def served(labels, tmp_path, page):
 
 
 def kept(labels: Path, question: int = 0, name: str = "anna") -> Judgement:
-    return read_journal(folder.journal(labels, name))[folder.questions_in(labels)[question].id]
+    return read_journal(store_folder.journal(labels, name))[
+        store_folder.questions_in(labels)[question].id
+    ]
 
 
 def ranks_by_text(labels: Path, question: int = 0) -> dict[str, int]:
@@ -273,8 +275,8 @@ def test_cant_say_comment_and_undo(page, served, labels):
 
 
 def test_a_stale_page_says_so_and_shows_what_stands(page, served, labels):
-    question = folder.questions_in(labels)[0].id
-    append(folder.journal(labels, "anna"), Judgement(question, "anna", (1, 2, 3, 3)), seen=0)
+    question = store_folder.questions_in(labels)[0].id
+    append(store_folder.journal(labels, "anna"), Judgement(question, "anna", (1, 2, 3, 3)), seen=0)
     page.keys("1", "1", "1", "1", Keys.ENTER)
     page.until(lambda: page.find("#problem").is_displayed())
     assert "Your ranking was not saved" in page.text("#problem")
@@ -313,7 +315,7 @@ def test_from_a_run_that_waits_to_a_reward_model(page, tmp_path):
 
     server = Server(label, tmp_path)
     page.start(server.url, "anna")
-    total = len(folder.questions_in(tmp_path / record["awaits"]))
+    total = len(store_folder.questions_in(tmp_path / record["awaits"]))
     assert total >= 20
     for number in range(total):
         if number == total // 2:

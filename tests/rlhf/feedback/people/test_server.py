@@ -21,7 +21,7 @@ from plumbrule.cli.verbs import command_awaiting, labels_of
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store
-from rlhf.feedback.people import store_folder as folder
+from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import Judgement, append, read_journal
 from rlhf.feedback.people.questions import Question, in_asking_order, question_of
 from rlhf.feedback.people.server import MOST_BYTES, application, is_loopback, listen
@@ -41,7 +41,7 @@ def labels(tmp_path) -> Path:
     """A folder of 4 questions, one asked twice, that the feedback artifact `f1` awaits."""
     out = tmp_path / "artifacts" / "feedback" / "f1"
     out.mkdir(parents=True)
-    return folder.prepare(asked(), out)
+    return store_folder.prepare(asked(), out)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_session_from_the_first_question_to_the_last(client, labels):
         assert len(now.json()["judged"]) == number
     again = client.get(f"/api/question/{session['questions'][0]}?annotator=anna").json()
     assert (again["revision"], again["ranks"], again["comment"]) == (1, [2, 1, 1], "fine")
-    kept = read_journal(folder.journal(labels, "anna"))
+    kept = read_journal(store_folder.journal(labels, "anna"))
     assert {j.ranks for j in kept.values()} == {(2, 1, 1)}
     assert all(j.at for j in kept.values())
 
@@ -95,10 +95,10 @@ def test_a_judgement_is_on_the_disk_when_it_is_answered(client, labels, monkeypa
 
     monkeypatch.setattr(os, "fsync", fsync)
     judge(client, asked()[0].id, None)
-    kept = folder.journal(labels, "anna").stat()
+    kept = store_folder.journal(labels, "anna").stat()
     assert (kept.st_ino, kept.st_size) in synced  # whole
     assert labels.joinpath("people").stat().st_ino in {inode for inode, _ in synced}  # its name
-    assert read_journal(folder.journal(labels, "anna"))[asked()[0].id].ranks is None
+    assert read_journal(store_folder.journal(labels, "anna"))[asked()[0].id].ranks is None
 
 
 def test_a_stale_judgement_gets_409_and_changes_nothing(client, labels):
@@ -107,7 +107,7 @@ def test_a_stale_judgement_gets_409_and_changes_nothing(client, labels):
     second = judge(client, name, [3, 2, 1])
     assert second.status_code == 409
     assert "meanwhile" in second.json()["error"]
-    assert read_journal(folder.journal(labels, "anna"))[name].ranks == (1, 2, 3)
+    assert read_journal(store_folder.journal(labels, "anna"))[name].ranks == (1, 2, 3)
     assert judge(client, name, None, revision=1).status_code == 200
     assert judge(client, name, [3, 2, 1], annotator="ben").status_code == 200  # another's file
 
@@ -347,7 +347,7 @@ def test_a_killed_server_loses_nothing_and_needs_no_torch(labels, tmp_path):
     assert {"uvicorn", "rlhf.feedback.people.store_folder"} <= imported
     assert not {"torch", "transformers", "wandb", "nltk"} & imported
     # a row that the disk had half of when the process died
-    path = folder.journal(labels, "anna")
+    path = store_folder.journal(labels, "anna")
     whole = path.read_bytes()
     path.write_bytes(whole + whole.splitlines()[0][:30])
     served = Served(tmp_path)
@@ -393,6 +393,6 @@ def test_the_stage_does_not_reach_the_server_by_import():
 
 def test_an_append_of_another_server_is_seen_at_once(client, labels):
     name = asked()[0].id
-    append(folder.journal(labels, "anna"), Judgement(name, "anna", (1, 1, 2)), seen=0)
+    append(store_folder.journal(labels, "anna"), Judgement(name, "anna", (1, 1, 2)), seen=0)
     assert client.get(f"/api/question/{name}?annotator=anna").json()["ranks"] == [1, 1, 2]
     assert judge(client, name, [1, 2, 3]).status_code == 409

@@ -17,7 +17,7 @@ from plumbrule.timing import Stopwatch, timed
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
-from rlhf.ppo.measures import throughput as speed
+from rlhf.ppo.measures import throughput
 from rlhf.ppo.measures.throughput import Work, flops_of, num_actions, time_table, work_per_token
 
 
@@ -133,7 +133,7 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
     metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
     [table] = json.loads((out / "tables.json").read_text())
     parts = [cells[0].split(":")[0] for cells in table["rows"]]
-    assert parts == [*speed.PARTS, "all"]
+    assert parts == [*throughput.PARTS, "all"]
     for row in read_metrics(out):
         outer = row["time/generate_seconds"]
         assert 0 < row["time/prefill_seconds"] + row["time/decode_seconds"] <= outer

@@ -1,0 +1,173 @@
+"""The plan of a run: what the store holds of each node, and why the rest is built.
+
+`make_plan` fingerprints every node, inputs first, and looks each up in the store: *cached* has a
+manifest, *resume* has unfinished work, *build* has nothing, and for the last two the plan says
+which config key, input or source file differs from the most alike artifact of the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.machine import environment
+from plumbrule.pipeline.given_inputs import Given, read_given
+from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.stages import STAGES
+from plumbrule.store import attempts
+from plumbrule.store.artifacts import Store
+from plumbrule.store.fingerprint import (
+    changed_settings,
+    code_hashes,
+    differences,
+    digest,
+    forget,
+    hashed_config,
+)
+from plumbrule.store.json_files import as_read_back
+from plumbrule.store.manifests import Manifest
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node as the plan sees it. state: cached, resume, build, or copy (of an artifact that lies
+    elsewhere); reason: why it is not cached.
+    """
+
+    node: Node
+    fingerprint: str
+    config: Mapping[str, Any]
+    """All of it that changes a number, as the manifest shows it."""
+    code: Mapping[str, str]
+    inputs: Mapping[str, tuple[str, str]]
+    """Slot -> (kind, fingerprint)."""
+    state: str
+    reason: str
+    versions: Mapping[str, tuple[str, str]]
+    """Library -> (version that made the artifact, version here), where they differ."""
+
+
+def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
+    """Return the plan of `nodes` (inputs before users) against what the store holds.
+
+    Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
+    """
+    planned: dict[str, Planned] = {}
+    known = store.manifests()
+    for node in nodes:
+        if isinstance(node.config, Given):
+            planned[node.name] = _plan_given(node, store, strict)
+            continue
+        inputs = {
+            slot: (planned[source].node.kind, planned[source].fingerprint)
+            for slot, source in node.inputs.items()
+        }
+        code = code_hashes(entry_modules(node.kind, inputs))
+        try:
+            config = hashed_config(node.config)
+            settings = changed_settings(node.config)
+        except ConfigError as error:
+            raise ConfigError(f"{node.name}: {error}") from None
+        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
+        fingerprint = digest([node.kind, code, settings, links])
+        manifest = store.manifest(node.kind, fingerprint)
+        changed: dict[str, tuple[str, str]] = {}
+        if manifest is not None:
+            state, reason = "cached", ""
+            changed = _changed_versions(node, manifest, strict)
+        else:
+            begun = attempts.begun(store.folder(node.kind, fingerprint))
+            state = "build" if begun is None else "resume"
+            reason = _why(node, config, settings, code, links, known)
+            if begun is not None:
+                reason = f"from step {begun}"
+        planned[node.name] = Planned(
+            node, fingerprint, config, code, inputs, state, reason, changed
+        )
+    return list(planned.values())
+
+
+def _plan_given(node: Node, store: Store, strict: bool) -> Planned:
+    """Return the plan of a node that stands for an artifact which is there."""
+    given = node.config
+    manifest = store.manifest(node.kind, given.fingerprint)
+    state, reason = ("copy", "from another store") if manifest is None else ("cached", "")
+    changed = _changed_versions(node, manifest or read_given(given), strict)
+    return Planned(node, given.fingerprint, {}, {}, {}, state, reason, changed)
+
+
+def _changed_versions(node: Node, manifest: Manifest, strict: bool) -> dict[str, tuple[str, str]]:
+    """Return the libraries whose versions differ from those that made a node's artifact.
+
+    Raises: ArtifactError: one does, and strict.
+    """
+    changed = environment.changed_versions(manifest.versions)
+    if changed and strict:
+        name, (then, now) = next(iter(changed.items()))
+        raise ArtifactError(
+            f"{node.name} ({manifest.fingerprint}) was made with {name} {then}, here is {now}, and "
+            "run.versions is strict; install that version, or pass run.versions=show."
+        )
+    return changed
+
+
+def entry_modules(kind: str, inputs: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return the modules that a node's code is reached from: its stage, its inputs' openers."""
+    entries = [STAGES[kind].run, *(STAGES[source].opener for source, _ in inputs.values())]
+    return [entry.split(":")[0] for entry in entries if entry is not None]
+
+
+def require_unchanged_code(planned: Planned) -> None:
+    """Raise ConfigError if a source file that the node reaches was edited after the plan was made.
+
+    Its artifact would else be named after code that did not make it.
+    """
+    forget()
+    now = code_hashes(entry_modules(planned.node.kind, planned.inputs))
+    edited = differences(planned.code, now)
+    if edited:
+        raise ConfigError(
+            f"{planned.node.name}: {', '.join(edited[:4])} must not change between the plan and "
+            "the building; run the same command again."
+        )
+
+
+def _why(
+    node: Node,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    code: Mapping[str, str],
+    links: Mapping[str, str],
+    known: list[Manifest],
+) -> str:
+    """Return what differs from the most alike artifact of this node, newest first.
+
+    A setting that is newer than the artifact and left at its first default is no difference.
+    """
+    left_off = set(differences(as_read_back(config), as_read_back(settings)))
+    candidates = []
+    for age, manifest in enumerate(reversed(known)):
+        if manifest.kind == node.kind and manifest.node == node.name:
+            keys = differences(dict(manifest.config), as_read_back(config))
+            keys = [key for key in keys if key not in left_off or _holds(manifest.config, key)]
+            files = differences(dict(manifest.code), dict(code))
+            inputs = [f"input {slot}" for slot in differences(dict(manifest.inputs), dict(links))]
+            candidates.append((len(keys) + len(files) + len(inputs), age, keys, files, inputs))
+    if not candidates:
+        return "new"
+    _, _, keys, files, inputs = min(candidates, key=lambda c: c[:2])
+    changed = keys + files + inputs
+    shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+    return f"changed: {shown}"
+
+
+def _holds(config: Mapping[str, Any], key: str) -> bool:
+    """Return whether a nested mapping has a dotted key."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
