@@ -25,7 +25,7 @@ from worlds.trackers import Stopped, StoppingTracker
 import rlhf
 from plumbrule.data.records import Preference, read_records, write_records
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.pipeline.execute import entry_modules, make_plan
+from plumbrule.pipeline.plan import entry_modules, make_plan
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.stages import STAGES
@@ -41,7 +41,7 @@ PARTS = (*CODE, "conf", "pyproject.toml", "setup.py")
 CPU = RuntimeConfig(device="cpu", micro_batch_size=8)
 CODE_OF_ALL = """
 import json
-from plumbrule.pipeline.execute import entry_modules, make_plan
+from plumbrule.pipeline.plan import entry_modules, make_plan
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.stages import STAGES

@@ -36,9 +36,10 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
 from plumbrule.store import checkpoints
-from plumbrule.store.artifacts import Artifact, write_json
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import NOTES, RECORDS, VALIDATION
 from plumbrule.store.headline import publish
+from plumbrule.store.json_files import write_json
 from rlhf.dpo.pairs import pairs_of
 from rlhf.kto.config import KTOConfig
 from rlhf.lr_schedules import cosine, lr_multiplier
