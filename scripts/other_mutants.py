@@ -22,6 +22,7 @@ class OtherMutant(NamedTuple):
 
 
 GENERATION = "plumbrule/lm/generation/test_generation.py"
+PROCESS = "plumbrule/lm/generation/test_vllm_process.py"
 SCORING = "plumbrule/lm/test_logprobs.py"
 LOSSES = "rlhf/reward_model/test_losses.py"
 FROZEN = "rlhf/reward_model/test_frozen_layers.py"
@@ -129,6 +130,30 @@ MUTANTS = [
         "torch.where(logits > -torch.inf, nll.neg().exp() * nll, 0.0).sum(-1)",
         "(nll.neg().exp() * nll).sum(-1)",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine's log-probs may be those of the unscaled distribution",
+        "plumbrule/lm/generation/vllm/vllm_sampler.py",
+        "gaps = (theirs - tempered).abs()",
+        "gaps = torch.minimum((theirs - tempered).abs(), (theirs - plain).abs())",
+        (f"{PROCESS}::test_a_probe_tells_the_unscaled_distribution_from_another_model",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine is sent the weights below an adapter",
+        "plumbrule/lm/generation/vllm/shared_weights.py",
+        "weights[name] = weights[name] + delta",
+        "weights[name] = weights[name] + 0 * delta",
+        (f"{PROCESS}::test_an_adapters_merged_weights_are_sent_and_its_own_stay",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine that died is asked no second time",
+        "plumbrule/lm/generation/vllm/vllm_sampler.py",
+        "            except EngineDied as died:",
+        "            except NotImplementedError as died:",
+        (f"{PROCESS}::test_an_engine_that_dies_twice_ends_the_run_with_its_last_lines",),
     ),
     # Retrieval
     OtherMutant(

@@ -24,6 +24,16 @@ from plumbrule.pipeline.graph import Node
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that start vLLM unless the command line asks for marks by name."""
+    if "vllm" in config.getoption("-m"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("vllm")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def compose_whole() -> Callable[..., Composed]:
     """Compose overrides as the command line does: config, nodes, goals and what is left out."""
