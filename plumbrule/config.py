@@ -148,10 +148,16 @@ def require_source(name: str, value: str, revision_name: str, revision: str | No
     plain = len(parts) <= 2 and all(part and part[0] not in ".~-" for part in parts)
     require(plain, name, value, "be a folder that exists or a hub name", "check the path")
     digits = revision or ""
+    resolved = (
+        f"add {revision_name}=main, which the plan resolves to its commit and records, or "
+        if revision_name == "model.revision"
+        else ""
+    )
     require(
         len(digits) == 40 and set(digits) <= set("0123456789abcdef"),
         revision_name,
         revision,
         f"be a 40-digit hex commit of the hub name {value}, which is no folder here",
-        f"give one (branches move), or correct {name}",
+        f"give one (branches move): copy it from https://huggingface.co/{value}/commits/main, or "
+        f"{resolved}correct {name}",
     )

@@ -27,16 +27,40 @@ process publishes, ends the stage."""
 and Slurm give this command, shared among its processes. More than there are: all there are."""
     micro_batch_size: int = 32
     """Rows per forward and backward pass."""
+    sampler_device: str | None = None
+    """Of ppo.sampler=vllm: cpu, cuda or cuda:N. None: where the policy is trained; on a GPU the \
+engine then gives its memory back while it does not sample."""
+    sampler_cache_gib: float = 1.0
+    """Of ppo.sampler=vllm: memory for keys and values, GiB; responses that it can't hold together \
+are answered one after the other."""
+    sampler_timeout_seconds: float = 600.0
+    """Of ppo.sampler=vllm: an engine that is silent for longer ends the stage; the first answer \
+takes its start, the others a whole rollout of one process."""
+    vllm_python: str | None = None
+    """Of ppo.sampler=vllm: the Python of vLLM's environment; None: .venv-vllm/bin/python of the \
+working folder, else of the code's (`make install-vllm`)."""
     gradient_checkpointing: bool = False
     """Of sft, rm, ppo and dpo: keep one activation per layer and compute the others again in the \
 backward pass: less memory for a third more work."""
 
     def __post_init__(self) -> None:
-        number = self.device.removeprefix("cuda:")
-        known = self.device in ("auto", "cpu", "cuda") or (
-            number != self.device and number.isdecimal() and len(number) <= 4
-        )
+        known = self.device == "auto" or _is_device(self.device)
         require(known, "runtime.device", self.device, "be auto, cpu, cuda or cuda:N", "choose one")
+        require(
+            self.sampler_device is None or _is_device(self.sampler_device),
+            "runtime.sampler_device",
+            self.sampler_device,
+            "be cpu, cuda or cuda:N",
+            "choose one, or leave it out",
+        )
+        require_range("runtime.sampler_cache_gib", self.sampler_cache_gib, 1e-6, 1e6, unit="GiB")
+        require_range(
+            "runtime.sampler_timeout_seconds",
+            self.sampler_timeout_seconds,
+            0.1,
+            86_400.0,
+            unit="seconds",
+        )
         require_range("runtime.processes", self.processes, 1, 1024)
         require_range("runtime.nodes", self.nodes, 1, 1024)
         require_choice("runtime.sharding", self.sharding, ("none", "fsdp"))
@@ -58,3 +82,9 @@ backward pass: less memory for a third more work."""
         )
         if self.threads is not None:
             require_range("runtime.threads", self.threads, 1, 4096)
+
+
+def _is_device(name: str) -> bool:
+    """Return whether a name is cpu, cuda or cuda:N."""
+    number = name.removeprefix("cuda:")
+    return name in ("cpu", "cuda") or (number != name and number.isdecimal() and len(number) <= 4)

@@ -2,14 +2,16 @@
 
     python scripts/bench_decode.py                                 # a CPU, about four minutes
     python scripts/bench_decode.py --shape 1b --device cuda        # an accelerator
+    python scripts/bench_decode.py --only shrinking vllm           # after make install-vllm
 
 Sides: `generate`, transformers' own on padded batches; `continuous`, its continuous batching;
 `shrinking`, our batch that ended rows leave; `slots`, ours at fixed addresses, replayed as a graph
-on an accelerator. All answer the same prompts, of 8 to 64 tokens, from the same weights, in the
-same precision, with temperature 1 and nothing truncated; the first two draw random numbers of
-their own. The model and its lengths are those of `bench_ppo.py`. Printed are sampled tokens per
-second, median and range over alternating repeats, after one that warms up, and the ratio to
-`generate`.
+on an accelerator; where it is named, `vllm`, as `ppo.sampler=vllm` uses it, its weights sent before
+each answer (its start falls into the repeat that warms up). All answer the same prompts, of 8 to 64
+tokens, from the same weights, in the same precision, with temperature 1 and nothing truncated;
+transformers and vLLM draw random numbers of their own. The model and its lengths are those of
+`bench_ppo.py`. Printed are sampled tokens per second, median and range over alternating repeats,
+after one that warms up, and the ratio to the first side.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -29,6 +32,8 @@ from typing import Any
 from bench_ppo import SHAPE, WORKLOAD, make_workload
 
 SIDES = ("generate", "continuous", "shrinking", "slots")
+ENGINE = "vllm"
+"""A side that is asked for by name: it needs an environment of its own."""
 
 
 def main() -> None:
@@ -38,12 +43,12 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPE, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
-    parser.add_argument("--only", nargs="*", choices=SIDES, default=SIDES)
+    parser.add_argument("--only", nargs="*", choices=(*SIDES, ENGINE), default=SIDES)
     given = parser.parse_args()
     given.dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         make_workload(Path(folder), given.shape, given.device)
-        sides = prepared(Path(folder), given)
+        sides = prepared(Path(folder), given, stack)
         speeds: dict[str, list[float]] = {side: [] for side in given.only}
         for repeat in range(given.repeats + 1):
             for side in given.only:
@@ -56,16 +61,20 @@ def main() -> None:
     for side, found in speeds.items():
         line = f"{side:11} {statistics.median(found):8.0f} tokens/s"
         line += f" ({min(found):.0f}-{max(found):.0f})"
-        if "generate" in speeds:
-            ratio = statistics.median(found) / statistics.median(speeds["generate"])
-            line += f", {ratio:.2f} of generate"
+        ratio = statistics.median(found) / statistics.median(speeds[given.only[0]])
+        line += f", {ratio:.2f} of {given.only[0]}"
         print(line)
     medians = {side: round(statistics.median(found), 1) for side, found in speeds.items()}
     print(json.dumps({"tokens_per_second": medians, "repeats": given.repeats}))
 
 
-def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], int]]:
-    """Return what each side runs; it returns how many tokens it sampled."""
+def prepared(
+    folder: Path, given: argparse.Namespace, stack: contextlib.ExitStack
+) -> dict[str, Callable[[], int]]:
+    """Return what each side runs; it returns how many tokens it sampled.
+
+    Args: stack: ends what a side has started.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -119,6 +128,16 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
         found = plain.generate_batch(rows, generation_config=GenerationConfig(**settings))
         return sum(len(one.generated_tokens) for one in found.values())
 
+    engine: list[Callable[..., Any]] = []
+
+    def vllm() -> int:
+        from rlhf.ppo.rollout.samplers import open_sampler
+
+        if not engine:
+            runtime = RuntimeConfig(device=given.device)
+            engine.append(stack.enter_context(open_sampler(ENGINE, given.dtype, runtime)).answer)
+        return ours(engine[0])
+
     def in_turn(side: str) -> Callable[[], int]:
         def run() -> int:
             number = {
@@ -126,6 +145,7 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
                 "continuous": continuous,
                 "shrinking": lambda: ours(shrinking),
                 "slots": lambda: ours(decode_in_slots),
+                ENGINE: vllm,
             }[side]()
             if number == 0:
                 raise SystemExit(f"{side} sampled nothing; see what it printed.")
@@ -145,7 +165,7 @@ def prepared(folder: Path, given: argparse.Namespace) -> dict[str, Callable[[], 
         finally:
             continuous_batching.can_decode = kept
 
-    return {side: in_turn(side) for side in SIDES}
+    return {side: in_turn(side) for side in (*SIDES, ENGINE)}
 
 
 def sampled(rows: Sequence[Sequence[int]], terminal: int) -> int:

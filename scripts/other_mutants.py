@@ -22,8 +22,11 @@ class OtherMutant(NamedTuple):
 
 
 GENERATION = "plumbrule/lm/generation/test_generation.py"
+PROCESS = "plumbrule/lm/generation/test_vllm_process.py"
 SCORING = "plumbrule/lm/test_logprobs.py"
 LOSSES = "rlhf/reward_model/test_losses.py"
+FROZEN = "rlhf/reward_model/test_frozen_layers.py"
+CONVERSION = "plumbrule/lm/conversion/test_convert.py"
 RANKING = "rag/index/test_ranking.py"
 HALUEVAL = "eval/benchmarks/test_halueval.py"
 
@@ -127,6 +130,30 @@ MUTANTS = [
         "nll = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)",
         "nll = total[:, None] - logits",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine's log-probs may be those of the unscaled distribution",
+        "plumbrule/lm/generation/vllm/vllm_sampler.py",
+        "gaps = (theirs - tempered).abs()",
+        "gaps = torch.minimum((theirs - tempered).abs(), (theirs - plain).abs())",
+        (f"{PROCESS}::test_a_probe_tells_the_unscaled_distribution_from_another_model",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine is sent the weights below an adapter",
+        "plumbrule/lm/generation/vllm/shared_weights.py",
+        "weights[name] = weights[name] + delta",
+        "weights[name] = weights[name] + 0 * delta",
+        (f"{PROCESS}::test_an_adapters_merged_weights_are_sent_and_its_own_stay",),
+    ),
+    OtherMutant(
+        "sampler",
+        "an engine that died is asked no second time",
+        "plumbrule/lm/generation/vllm/vllm_sampler.py",
+        "            except EngineDied as died:",
+        "            except NotImplementedError as died:",
+        (f"{PROCESS}::test_an_engine_that_dies_twice_ends_the_run_with_its_last_lines",),
     ),
     # Retrieval
     OtherMutant(
@@ -379,6 +406,39 @@ MUTANTS = [
         "if ranking != other:",
         "if not where:",
         ("plumbrule/data/test_readers.py::test_an_annotators_second_word_on_an_item_is_an_error",),
+    ),
+    OtherMutant(
+        "reward losses",
+        "an answer reads the kept states of the batch's first",
+        "plumbrule/lm/frozen_layers.py",
+        "begins = [self._begins[row] for row in rows]",
+        "begins = [self._begins[rows[0]] for row in rows]",
+        (f"{FROZEN}::test_it_trains_as_frozen_layers_that_run_in_every_step",),
+    ),
+    # Models
+    OtherMutant(
+        "models",
+        "what a GGUF holds beside the model is dropped",
+        "plumbrule/lm/conversion/gguf.py",
+        "if held == taken:",
+        "if held >= taken:",
+        (f"{CONVERSION}::test_a_gguf_of_another_kind_is_refused",),
+    ),
+    OtherMutant(
+        "models",
+        "special tokens that transformers adds to a GGUF's stay",
+        "plumbrule/lm/conversion/gguf.py",
+        "if place >= num_tokens}",
+        "if place > num_tokens}",
+        (f"{CONVERSION}::test_a_gguf_becomes_a_plain_folder_with_its_weights",),
+    ),
+    OtherMutant(
+        "models",
+        "a conversion is written where it is asked for at once",
+        "plumbrule/lm/conversion/convert.py",
+        'partial = target.with_name(f".{target.name}.{os.getpid()}")',
+        "partial = target",
+        (f"{CONVERSION}::test_an_interrupted_conversion_leaves_nothing",),
     ),
     # Artifacts
     OtherMutant(

@@ -562,8 +562,15 @@ MUTANTS = [
         52,
         "the meter compares the training pass with itself",
         "rlhf/ppo/measures/metrics.py",
-        "gap = fill(rollout_logprobs.double() - logprobs.double(), action_mask).abs()",
-        "gap = fill(logprobs.double() - logprobs.double(), action_mask).abs()",
+        "log_ratio = fill(logprobs.double() - rollout_logprobs.double(), action_mask)",
+        "log_ratio = fill(logprobs.double() - logprobs.double(), action_mask)",
+    ),
+    Mutant(
+        52,
+        "the band of ratios has no lower end",
+        "rlhf/ppo/measures/metrics.py",
+        "out = ((ratio < BAND[0]) | (ratio > BAND[1])).double()",
+        "out = (ratio > BAND[1]).double()",
     ),
     Mutant(
         52,

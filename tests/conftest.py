@@ -24,6 +24,16 @@ from plumbrule.pipeline.graph import Node
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that start vLLM unless the command line asks for marks by name."""
+    if "vllm" in config.getoption("-m"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("vllm")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def compose_whole() -> Callable[..., Composed]:
     """Compose overrides as the command line does: config, nodes, goals and what is left out."""
@@ -38,6 +48,19 @@ def compose_whole() -> Callable[..., Composed]:
 def composed(compose_whole: Callable[..., Composed]) -> Callable[..., tuple[RunConfig, list[Node]]]:
     """Compose overrides to the config and its nodes, without running anything."""
     return lambda *overrides: compose_whole(*overrides)[:2]
+
+
+@pytest.fixture
+def converted_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put something where each packaged model lies once it is converted, so that it composes."""
+    from plumbrule.store import packaged_models
+
+    monkeypatch.setenv(packaged_models.VARIABLE, str(tmp_path / "models"))
+    for name in packaged_models.PACKAGED:
+        folder = packaged_models.converted_folder(name)
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    return tmp_path / "models"
 
 
 @pytest.fixture

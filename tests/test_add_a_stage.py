@@ -25,9 +25,9 @@ from worlds.trackers import Stopped, StoppingTracker
 import rlhf
 from plumbrule.data.records import Preference, read_records, write_records
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.pipeline.plan import entry_modules, make_plan
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.plan import entry_modules, make_plan
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, Store

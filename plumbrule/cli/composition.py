@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, schemas
+from plumbrule.pipeline.planning.recipes import recipe_of_model
 from plumbrule.store.fingerprint import ROOT, digest
 from plumbrule.store.layout import RUNS, store_root
 
@@ -29,6 +30,9 @@ DRY = "dry"
 def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
     OmegaConf.register_new_resolver("cell", cell_name, replace=True)
+    OmegaConf.register_new_resolver(
+        "recipe_of_model", lambda choice: recipe_of_model(choice, CONF), replace=True
+    )
     OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
     store = ConfigStore.instance()
     for group, schema in schemas().items():

@@ -50,6 +50,8 @@ from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.model_checks import check_models
 from plumbrule.pipeline.plan import Planned, make_plan
 from plumbrule.pipeline.plan_facts import preview_data
+from plumbrule.pipeline.planning.needs import describe_needs
+from plumbrule.pipeline.sampler_checks import check_samplers
 from plumbrule.report.metric_wording import bounds_text
 from plumbrule.report.sweep_table import (
     CELL,
@@ -220,7 +222,11 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     plan = make_plan(composed.nodes, store, strict=config.run.versions == "strict")
     rows = preview_data(config, plan)
     tracked = tracking_line(config, overrides)
-    notes = check_models(plan)
+    notes = [
+        *check_models(plan),
+        *check_samplers(plan, config.runtime),
+        *describe_needs(config, plan, CONF),
+    ]
     print_plan(composed, plan, rows, expected_seconds(plan, store), [*notes, tracked])
     require_ready(config, plan)
     if config.run.dry:

@@ -31,7 +31,7 @@ def print_plan(
     """
     out = [f"plan of {composed.config.run.name}: {len(plan)} nodes"]
     out += [f"  {line}" for line in describe_sources(composed.nodes, rows)]
-    out += [f"  {line}" for line in composed.left_out]
+    out += [f"  {line}" for line in (*composed.left_out, *composed.resolved)]
     width = max(len(p.node.name) for p in plan)
     for planned in plan:
         line = f"  {planned.node.name:<{width}}  {planned.state:<7}"

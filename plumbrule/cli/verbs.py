@@ -4,7 +4,8 @@
 `plumbrule replay <run or artifact> [setting=value ...]` computes a PPO's kept rollouts again under
 another reward or other settings, `plumbrule label <run or artifact>` asks people to rank the
 answers that a feedback node awaits, and `plumbrule merge <artifact, run or folder> --to <folder>`
-writes a policy with an adapter as a plain Hugging Face model. `plumbrule doc <setting>` says what a
+writes a policy with an adapter as a plain Hugging Face model. `plumbrule convert <GGUF or folder>
+<out>` writes a GGUF, or a model in another dtype, as one. `plumbrule doc <setting>` says what a
 setting is.
 """
 
@@ -28,6 +29,7 @@ from plumbrule.cli import help_page
 from plumbrule.cli.composition import composed_config
 from plumbrule.cli.explain import explain
 from plumbrule.cli.listing import list_artifacts, list_runs
+from plumbrule.cli.messages import say
 from plumbrule.cli.show import show_what
 from plumbrule.cli.store_names import find_artifact, find_run, runs
 from plumbrule.errors import ArtifactError, ConfigError
@@ -43,6 +45,12 @@ from plumbrule.store.file_names import LABELLING, MODEL
 from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import VARIABLE, kind_folder, kind_of, store_root
 from plumbrule.store.manifests import Manifest, is_inside
+from plumbrule.store.packaged_models import (
+    PACKAGED,
+    by_word,
+    converted_folder,
+    packaged_file,
+)
 
 VERBS = {
     "ls": "list runs, newest last, or artifacts with --artifacts",
@@ -50,6 +58,7 @@ VERBS = {
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
     "merge": "write a policy with an adapter as a plain model",
+    "convert": "write a GGUF, or a model in another dtype, as a plain model",
     "doc": "say what a setting is, or a group of them",
 }
 """Verb -> what it does."""
@@ -59,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="plumbrule", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    ls, show, again, label, merge, doc = (
+    ls, show, again, label, merge, convert, doc = (
         verbs.add_parser(name, help=VERBS[name]) for name in VERBS
     )
     ls.add_argument("text", nargs="*", help="only lines that hold each of these")
@@ -79,6 +88,9 @@ def main(arguments: Sequence[str]) -> int:
     merge.add_argument("what", help="an artifact's fingerprint, a run, or a model's folder")
     merge.add_argument("--to", required=True, help="a folder that is new or empty")
     merge.add_argument("--node", help="of a run; default: its only one that has an adapter")
+    convert.add_argument("source", help=f"a GGUF, a model's folder, or {_packaged_words()}")
+    convert.add_argument("out", nargs="?", help="a folder that is new or empty")
+    convert.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     for sub in (ls, show, again):
         sub.add_argument("--json", action="store_true", help="print JSON")
     for sub in (ls, show, again, label, merge):
@@ -92,6 +104,9 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule --help")
     if options.verb == "doc":
         print(help_page.describe(options.setting, RunConfig, _composed(options.overrides)))
+        return 0
+    if options.verb == "convert":
+        print(_convert(options))
         return 0
     store = Store(store_root(options.store))
     if options.verb == "replay":
@@ -110,6 +125,27 @@ def main(arguments: Sequence[str]) -> int:
     else:
         list_runs(store, options.json, options.text)
     return 0
+
+
+def _packaged_words() -> str:
+    return " or ".join(model.word for model in PACKAGED.values())
+
+
+def _convert(options: argparse.Namespace) -> Path:
+    """Write a plain model and return its folder; a packaged one goes where configs find it.
+
+    Raises: ConfigError: a source that can't be converted, or no folder to write it to.
+    """
+    name = by_word(options.source)
+    given = Path(options.source)
+    source = packaged_file(PACKAGED[name]) if name and not given.exists() else given
+    if options.out is None and name is None:
+        raise ConfigError("out (=None) must name a new folder; add it behind the source.")
+    out = Path(options.out) if options.out else converted_folder(str(name))
+    importlib.import_module("plumbrule.lm.conversion.convert").convert(
+        source, out, options.dtype, say
+    )
+    return out
 
 
 def _composed(overrides: Sequence[str]) -> help_page.Composed:

@@ -17,6 +17,39 @@ SYSTEM_TURNS = ("keep", "fold", "refuse")
 
 
 @dataclass
+class ShapeConfig:
+    """What a plan is told of a hub model whose files are not here yet; loading reads none of it.
+
+    A model whose config.json is here is read from that.
+    """
+
+    parameters: int | None = None
+    """All weights, a tied one once; None: not known before the model is here."""
+    layers: int = 0
+    hidden_size: int = 0
+    intermediate_size: int = 0
+    heads: int = 0
+    """Attention heads of the queries."""
+    kv_heads: int = 0
+    """Attention heads of the keys and values."""
+    head_size: int = 0
+    """Numbers per attention head."""
+    vocab_size: int = 0
+    """Rows of the embedding."""
+    download_gb: float = 0.0
+    """Of the weights on the hub, 10^9 bytes, about."""
+
+    def __post_init__(self) -> None:
+        sizes = ("layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_size")
+        least = 0 if self.parameters is None else 1
+        for name in (*sizes, "vocab_size"):
+            require_range(f"model.shape.{name}", getattr(self, name), least)
+        require_range("model.shape.download_gb", self.download_gb, 0.0, unit="GB")
+        if self.parameters is not None:
+            require_range("model.shape.parameters", self.parameters, 1)
+
+
+@dataclass
 class ModelConfig:
     """A causal language model: one to load, or the shape of one to make from scratch."""
 
@@ -24,7 +57,8 @@ class ModelConfig:
     """Folder, hub name, or plumbrule/atlas-base, which is shipped; None: a Llama of the shape
     below, made by the base stage."""
     revision: str | None = None
-    """40-hex commit of a hub model; None for a folder."""
+    """Commit of a hub model, 40 hex digits; a branch or tag, such as main, becomes the commit that
+    it names while planning. None for a folder."""
     context: int = 512
     """Longest prompt and response together, tokens."""
     vocab_size: int = 2048
@@ -38,6 +72,8 @@ class ModelConfig:
     system_turns: str = "keep"
     """keep: as the data has them; fold: put before the next user turn, for chat templates that
     refuse system turns; refuse: an error."""
+    shape: ShapeConfig = field(default_factory=ShapeConfig, metadata=NOT_HASHED)
+    """Of a hub model: what the plan reckons memory and download by, until its files are here."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size"):

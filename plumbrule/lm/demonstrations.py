@@ -18,11 +18,15 @@ from plumbrule.lm.token_rows import TokenRow
 
 
 class EncodedDemonstrations(NamedTuple):
-    """The demonstrations that fit the context, the row of each, and how many did not fit."""
+    """The demonstrations that fit the context, the row of each, and how many did not fit.
+
+    lengths: tokens of every demonstration, those that do not fit too.
+    """
 
     demonstrations: list[Demonstration]
     rows: list[TokenRow]
     num_too_long: int
+    lengths: Sequence[int] = ()
 
 
 def encode_demonstrations(
@@ -35,4 +39,5 @@ def encode_demonstrations(
         [d for d, fit in zip(demonstrations, fits, strict=True) if fit],
         [row for row, fit in zip(rows, fits, strict=True) if fit],
         fits.count(False),
+        [row.num_tokens for row in rows],
     )

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import huggingface_hub.constants
 import torch
@@ -49,8 +49,8 @@ def micro_batch(batch_size: int, most: int) -> int:
     return next(n for n in range(min(batch_size, most), 0, -1) if batch_size % n == 0)
 
 
-class UpdateSettings(Protocol):
-    """What the config of every stage that trains here says of its optimizer steps."""
+class UpdateSettings(NamedTuple):
+    """What every stage that trains here says of its optimizer steps."""
 
     seed: int
     batch_size: int

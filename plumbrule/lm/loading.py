@@ -52,7 +52,7 @@ from plumbrule.lm.weights import load_whole
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.adapter_files import BASE, is_adapter_folder
 from plumbrule.store.file_names import POLICY_FILE
-from plumbrule.store.model_files import PICKLES
+from plumbrule.store.model_files import conversion_note, refuse_pickles
 from plumbrule.store.packaged_files import located
 
 transformers.utils.logging.disable_progress_bar()  # stages show their own
@@ -110,6 +110,8 @@ def load_policy(
         context = saved.context
     policy = make_policy(model, tokenizer, context)
     policy.source = str(path)
+    if said := conversion_note(folder):
+        policy.notes = (f"{said}.", *policy.notes)
     if saved is not None:
         if saved.chat_template_sha256 != policy.spec.chat_template_sha256:
             raise ArtifactError(
@@ -204,15 +206,7 @@ def _response_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _load_weights(path: str | Path, revision: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        pickled = sorted(f.name for f in folder.glob("*") if f.suffix in PICKLES)
-        if pickled:
-            raise ConfigError(
-                f"model.name_or_path (={path}) must hold safetensors, but has {pickled[0]}, a "
-                "pickle that could run code; convert it where you trust it: load it with "
-                "transformers and save_pretrained it."
-            )
+    refuse_pickles(Path(path), "model.name_or_path")
     try:
         config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
         _zero_dropout(config)

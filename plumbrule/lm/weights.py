@@ -76,7 +76,7 @@ def load_whole(
         raise ConfigError(
             f"{setting} (={path}) must hold readable safetensors ({error})."
         ) from None
-    wrong = _differences(found, spare)
+    wrong = differences(found, spare)
     if wrong:
         raise ConfigError(
             f"{setting} (={path}{f', a {claimed}' if claimed else ''}) must hold the weights of "
@@ -86,7 +86,7 @@ def load_whole(
     return model
 
 
-def _differences(found: dict[str, Any], spare: str | None) -> list[str]:
+def differences(found: dict[str, Any], spare: str | None = None) -> list[str]:
     """Return what a checkpoint lacks and what it holds beside, in words."""
     mismatched = [f"{name} {list(has)} for {list(wants)}" for name, has, wants in _shapes(found)]
     allowed = re.compile(f"{BUFFERS}|{spare}" if spare else BUFFERS)
@@ -127,7 +127,7 @@ def require_whole_encoder(model: PreTrainedModel, folder: Path) -> None:
     with torch.no_grad():
         for name in poolers:
             model.get_parameter(name).zero_()
-    wrong = _differences(
+    wrong = differences(
         {**found, "missing_keys": found["missing_keys"] - poolers}, f"{HEADS}|{POOLER}"
     )
     if wrong:

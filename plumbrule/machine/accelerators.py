@@ -79,3 +79,60 @@ def require_device(runtime: RuntimeConfig) -> None:
         f"be a device of this machine, which has {found} of the {needed} that are needed",
         "use runtime=cpu, or runtime.device=auto, which takes what is there",
     )
+
+
+class _MemoryInfo(ctypes.Structure):
+    """NVML's nvmlMemory_t, bytes."""
+
+    _fields_ = [
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    ]
+
+
+def device_bytes(device: str) -> int | None:
+    """Return the memory of the device that `runtime.device` names; None where it is not known.
+
+    Of several accelerators the smallest; of the CPU that of the machine. Those that are not there,
+    or are not NVIDIA's, are not known.
+    """
+    if device == "cpu" or (device == "auto" and num_accelerators() == 0):
+        return _machine_bytes()
+    sizes = _sizes_by_nvml()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and sizes:
+        places = [int(name) for name in visible.split(",") if name.strip().isdecimal()]
+        sizes = [sizes[place] for place in places if place < len(sizes)]
+    number = device.partition(":")[2]
+    if number and int(number) < len(sizes):
+        return sizes[int(number)]
+    return min(sizes, default=None)
+
+
+def _sizes_by_nvml() -> list[int]:
+    """Return the memory of each device that the driver has, bytes."""
+    try:
+        library = ctypes.CDLL(NVML)
+        if library.nvmlInit_v2():
+            return []
+        number = ctypes.c_uint()
+        library.nvmlDeviceGetCount_v2(ctypes.byref(number))
+        found = []
+        for place in range(number.value):
+            handle, about = ctypes.c_void_p(), _MemoryInfo()
+            library.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
+            if not library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(about)):
+                found.append(int(about.total))
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return []
+    return found
+
+
+def _machine_bytes() -> int | None:
+    """Return the memory of this machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

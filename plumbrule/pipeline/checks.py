@@ -22,8 +22,10 @@ from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.launch import SLURM
 from plumbrule.pipeline.stages import STAGES, answers_prompts, slot_of
 from plumbrule.stage_kind import PlacedNode
+from plumbrule.store.hub import FORM
 from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.packaged_files import shipped_world
+from plumbrule.store.source_files import is_hub_data
 
 
 def check(config: RunConfig, nodes: list[Node]) -> None:
@@ -118,14 +120,15 @@ NO_TABLES = (".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".zip", ".tar.gz", ".pkl
 def check_path(setting: str, dataset: DatasetConfig) -> None:
     """Raise ConfigError for a path that is a URL, a name on the hub or a file of another form."""
     path = dataset.path
-    if path is None or (dataset.format, "prompts") not in READERS or dataset.source:
+    known = (dataset.format, "prompts") in READERS and not dataset.source
+    if path is None or not known or is_hub_data(path):
         return
     require(
         "://" not in path,
         setting,
         path,
         "be a file or folder of this machine, not a URL",
-        "download it and name the file",
+        f"download it and name the file, or give a data set of the hub as {FORM}",
     )
     owner, slash, name = path.partition("/")
     hub = bool(slash and owner and name) and "/" not in name and owner[0] not in ".~"
@@ -135,7 +138,7 @@ def check_path(setting: str, dataset: DatasetConfig) -> None:
         path,
         "be a file or folder, and there is none of that name here",
         "check the path; a data set of Hugging Face's hub is fetched with `hf download --repo-type "
-        f"dataset {path} --local-dir {name}`, then {setting}={name}",
+        f"dataset {path} --local-dir {name}`, then {setting}={name}, or given as {FORM}",
     )
     require(
         dataset.format != "jsonl" or not path.lower().endswith(NO_TABLES),

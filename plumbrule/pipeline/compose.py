@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from plumbrule.pipeline.data_sources import fit_to_data, items_of, refuse_missin
 from plumbrule.pipeline.experiment import GROUPS, RunConfig
 from plumbrule.pipeline.given_inputs import take_given
 from plumbrule.pipeline.graph import Node, NodeConfig, nearest, order, read_nodes
+from plumbrule.pipeline.planning.revisions import settle_revisions
 from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.pipeline.stages import STAGES, section_of
@@ -39,12 +40,16 @@ def from_hydra(cfg: DictConfig) -> tuple[RunConfig, list[Node]]:
 
 
 class Composed(NamedTuple):
-    """A run before it is planned. goals: those that the data can fill; left_out: sentences."""
+    """A run before it is planned. goals: those that the data can fill; left_out: sentences.
+
+    resolved: branches of the hub that became commits, as sentences.
+    """
 
     config: RunConfig
     nodes: list[Node]
     goals: list[str]
     left_out: list[str]
+    resolved: Sequence[str] = ()
 
 
 def compose_run(cfg: DictConfig) -> Composed:
@@ -55,6 +60,7 @@ def compose_run(cfg: DictConfig) -> Composed:
     """
     refuse_unknown(cfg)
     missing = _missing_values(cfg)
+    settled = settle_revisions(cfg)
     config = _typed(cfg)
     seeds = config.run.seeds or [config.seed]
     composed = {seed: _with_seed(cfg, seed) for seed in config.run.seeds} or {config.seed: cfg}
@@ -86,7 +92,8 @@ def compose_run(cfg: DictConfig) -> Composed:
         for node in _needed(varied, goals)
     ]
     check(config, nodes)
-    return Composed(config, nodes, [n.name for goal in goals for n in varied[goal]], first.left_out)
+    reached = [n.name for goal in goals for n in varied[goal]]
+    return Composed(config, nodes, reached, first.left_out, settled)
 
 
 def _missing_values(cfg: DictConfig) -> list[str]:

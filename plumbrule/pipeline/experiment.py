@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from plumbrule.atlas.config import AtlasConfig, GoldConfig
 from plumbrule.config import require, require_choice
 from plumbrule.lm.config import ModelConfig
+from plumbrule.pipeline.planning.recipes import RecipeConfig
 from plumbrule.pipeline.stages import LINKS, SECTIONS
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.config import TrackingConfig
@@ -89,6 +90,7 @@ class RunConfig:
     """Name -> NodeConfig. Typed by `read_nodes` rather than here: Hydra can't add an entry to a
     typed mapping from the command line."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     atlas: AtlasConfig = field(default_factory=AtlasConfig)
     gold: GoldConfig = field(default_factory=GoldConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
@@ -107,6 +109,7 @@ class RunConfig:
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
+    "recipe": RecipeConfig,
     "atlas": AtlasConfig,
     "gold": GoldConfig,
     "dataset": DatasetConfig,

@@ -20,7 +20,7 @@ from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.adapter_files import is_adapter_folder
-from plumbrule.store.model_files import PICKLES
+from plumbrule.store.model_files import PICKLES, conversion_note
 from plumbrule.store.packaged_files import located
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -62,6 +62,8 @@ def check_models(plan: list[Planned]) -> list[str]:
         elif folder is not None and not is_adapter_folder(folder):
             wrong += problems(folder, model)
             notes += _beyond_positions(folder, model)
+            if said := conversion_note(folder):
+                notes.append(f"{model.name}: {said}")
     if len(wrong) == 1:
         raise ConfigError(f"{wrong[0]}.")
     if wrong:

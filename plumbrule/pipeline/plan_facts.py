@@ -17,7 +17,9 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.stages import STAGES, answers_prompts
+from plumbrule.store.hub import folder_here, hub_data
 from plumbrule.store.packaged_files import located
+from plumbrule.store.source_files import is_hub_data
 
 
 def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
@@ -34,7 +36,11 @@ def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
             continue
         if planned.state == "cached":
             continue
-        if not found:
+        path = node.config.dataset.path
+        if is_hub_data(path) and folder_here(hub_data(path)) is None:
+            found[node.name] = "not counted before it is downloaded"
+            continue
+        if num_tokens is None:
             num_tokens = token_counter(config.model.name_or_path)
         module, name = entry.split(":")
         preview = getattr(importlib.import_module(module), name)

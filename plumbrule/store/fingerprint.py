@@ -26,7 +26,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.adapter_files import base_of, is_adapter_folder
 from plumbrule.store.computing_code import computing_code, is_config
 from plumbrule.store.packaged_files import located
-from plumbrule.store.source_files import files_under
+from plumbrule.store.source_files import files_under, is_hub_data
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("plumbrule", "sft", "rlhf", "rag", "eval")
@@ -122,9 +122,12 @@ def first_defaults() -> dict[str, dict[str, Any]]:
 def content_digest(path: str) -> str:
     """Return 16 hex digits of the names and bytes of the files under `path`.
 
-    Litter of file managers and hidden files don't count, as no reader reads them.
+    Litter of file managers and hidden files don't count, as no reader reads them. A data set on the
+    hub counts by its name and commit.
     Raises: ConfigError: nothing is there, or something that can't be read.
     """
+    if is_hub_data(path):
+        return digest(path)
     root = Path(path)
     try:
         files = files_under(root)

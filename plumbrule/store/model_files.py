@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from plumbrule.errors import ConfigError
 
@@ -15,6 +16,37 @@ LFS_POINTER = b"version https://git-lfs"
 """How the text begins that stands in the place of a file which Git LFS holds."""
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 """Endings of formats that can run code when they are read."""
+
+
+CONVERSION = "conversion.json"
+"""In a folder that `plumbrule convert` wrote: what it was made from."""
+
+
+def conversion_facts(folder: Path) -> dict[str, Any]:
+    """Return what a folder that was converted says of its source; {} for any other folder."""
+    try:
+        facts = json.loads((folder / CONVERSION).read_bytes().decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def conversion_note(folder: Path) -> str:
+    """Return what is said of a converted model wherever it is used; "" for any other folder."""
+    return str(conversion_facts(folder).get("note", ""))
+
+
+def refuse_pickles(folder: Path, setting: str) -> None:
+    """Raise ConfigError if the weights of a folder are pickles only."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(f.name for f in folder.glob("*") if f.suffix in PICKLES)
+    if pickled:
+        raise ConfigError(
+            f"{setting} (={folder}) must hold safetensors, but has {pickled[0]}, a pickle that "
+            "could run code; convert it where you trust it: load it with transformers and "
+            "save_pretrained it."
+        )
 
 
 def require_undamaged(path: str | Path, setting: str) -> None:

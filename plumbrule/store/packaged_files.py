@@ -18,6 +18,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.store.file_names import MODEL
 from plumbrule.store.json_files import read_json
 from plumbrule.store.manifests import MANIFEST
+from plumbrule.store.packaged_models import PACKAGED, require_converted
 
 SHIPPED = {"plumbrule/atlas-base": Path(__file__).parents[1] / "atlas" / "base"}
 """Name -> folder. `plumbrule experiment=atlas_base` rebuilds it; `scripts/ship_atlas.py` puts it
@@ -25,12 +26,14 @@ there."""
 
 
 def located(name: str | Path) -> str | Path:
-    """Return the model folder of a shipped model's name; any other name or path as it is.
+    """Return the folder of a shipped or packaged model's name; any other name or path as it is.
 
     Raises: ConfigError: the folder is not there.
     """
-    if not isinstance(name, str) or name not in SHIPPED or Path(name).is_dir():
+    if not isinstance(name, str) or name not in {**SHIPPED, **PACKAGED} or Path(name).is_dir():
         return name
+    if name in PACKAGED:
+        return require_converted(name)
     folder = SHIPPED[name] / MODEL
     if not folder.is_dir():
         raise ConfigError(

@@ -17,6 +17,14 @@ from plumbrule.errors import DataError
 LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 """What file managers and archivers leave, beside names that begin with a dot."""
 
+HUB = "hf:"
+"""What a path of data begins with that names the hub and no folder here (`hub.py`)."""
+
+
+def is_hub_data(path: Path | str | None) -> bool:
+    """Return whether a path of data names the hub and no folder here."""
+    return str(path or "").startswith(HUB)
+
 
 def is_litter(name: str) -> bool:
     """Return whether a file or folder of this name is nobody's data."""

@@ -44,6 +44,7 @@ from plumbrule.lm.loading import (
 from plumbrule.lm.logprobs import output_embeddings, trunk
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import TokenRow
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import mean_interval
@@ -102,6 +103,10 @@ def run(
     training = encode_split(policy, learned, limit, config.pairs, config.seed)
     held_out = encode_split(policy, unseen, limit, "all", config.seed)
     refuse_no_pairs(training, limit, paths[0])
+    lengths = [row.num_tokens for s in (training, held_out) for rows in s.answers for row in rows]
+    too_long = training.num_too_long + held_out.num_too_long
+    said = describe_lengths("answers with their prompts", lengths, limit, too_long, "pairs")
+    tracker.say(f"dpo  {said}")
 
     # 2
     size = runtime.micro_batch_size

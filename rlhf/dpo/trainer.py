@@ -37,6 +37,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from plumbrule.lm.hf_trainer import (
     ROWS_LOGGED,
     Reporter,
+    UpdateSettings,
     common_arguments,
     keep_to,
     micro_batch,
@@ -125,8 +126,18 @@ def arguments(
 ) -> trl.DPOConfig:
     """Return all that TRL and transformers are told."""
     pairs = micro_batch(config.batch_size, max(1, micro_batch_size // 2))
+    settings = UpdateSettings(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_share=config.warmup_share,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        precision=config.precision,
+        save_every=config.save_every,
+    )
     told = trl.DPOConfig(
-        **common_arguments(config, steps, pairs, device, saves),
+        **common_arguments(settings, steps, pairs, device, saves),
         # The loss.
         beta=config.beta,
         loss_type=[config.loss],

@@ -18,7 +18,9 @@ from rlhf.ppo.options import (
     LOSS_AGGREGATIONS,
     OUTSIDE_RULES,
     POLICY_LOSSES,
+    SAMPLERS,
     SCHEDULES,
+    sampler_code,
 )
 from rlhf.rewards.config import RequireConfig, RewardConfig
 
@@ -190,6 +192,10 @@ ppo.unfrozen_layers. policy: a head on the policy's hidden states, which its gra
 as they are and are shared with reference and value branch. None: all are trained."""
     value_warmup_updates: int = 0
     """First updates that train the value model alone."""
+    sampler: str = "own"
+    """Who answers the rollouts' prompts. own: the policy itself; transformers: its \
+continuous batching; vllm: an engine in an environment of its own (`make install-vllm`); or a \
+plug-in's. Samples after training are own's."""
     old_logprobs: str = "recompute"
     """recompute: from the pass that training differentiates. rollout: from the sampler."""
     importance_cap: float | None = None
@@ -283,6 +289,7 @@ Adam's moments and the trained weights, three times their size on disk."""
         require_choice("ppo.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         require_range("ppo.warmup_share", self.warmup_share, 0.0, 1.0)
         require_choice("ppo.score_at", self.score_at, ("last", "after"))
+        require_choice("ppo.sampler", self.sampler, SAMPLERS)
         require_choice("ppo.old_logprobs", self.old_logprobs, ("recompute", "rollout"))
         require_choice("ppo.value_init", self.value_init, ("policy", "rm"))
         require_choice("ppo.value_trunk", self.value_trunk, ("own", "branch", "policy"))
@@ -314,6 +321,7 @@ Adam's moments and the trained weights, three times their size on disk."""
             "policy_loss": POLICY_LOSSES.source(self.policy_loss),
             "kl.estimator": KL_ESTIMATORS.source(self.kl.estimator),
             "lr_scheduler_type": SCHEDULES.source(self.lr_scheduler_type),
+            "sampler": sampler_code(self.sampler),
         }
         self.source = " ".join(f"{name}:{digest}" for name, digest in sources.items() if digest)
 

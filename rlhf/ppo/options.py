@@ -9,10 +9,12 @@ here.
     POLICY_LOSSES  ppo.policy_loss          PolicyLossInputs -> (loss, clipped) (`loss_inputs.py`)
     KL_ESTIMATORS  ppo.kl.estimator         log-ratios (b, t) -> nats (b, t) (`kl.py`)
     SCHEDULES      ppo.lr_scheduler_type    share of the run done -> share of the rate
+    SAMPLERS       ppo.sampler              (precision, runtime) -> an opened `NamedSampler`
 
 An advantage with the trait `values` is given a value model's estimates, and what it returns is
 whitened over the rollout unless `ppo.whiten_advantages` is false; one with `groups` compares
-the responses to one prompt and needs at least two of them.
+the responses to one prompt and needs at least two of them. A sampler's code counts for those alone
+who choose it (`sampler_code`), so the stage imports none but its own.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from plumbrule.registry import Registry
+from plumbrule.store.fingerprint import code_hashes, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rlhf.ppo.advantages import AdvantageInputs, Advantages
     from rlhf.ppo.loss_inputs import PolicyLossInputs
+    from rlhf.ppo.rollout.trajectory import OpenSampler
 
 ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
     "ppo.advantage",
@@ -67,4 +71,22 @@ LOSS_AGGREGATIONS = ("token", "sequence", "constant")
 IMPORTANCE_LEVELS = ("token", "sequence", "geometric")
 OUTSIDE_RULES = ("clip", "mask")
 """What `ppo.importance_level` and `ppo.importance_outside` may be (`losses.py`)."""
+OWN_SAMPLER = "own"
+SAMPLERS: Registry[OpenSampler] = Registry(
+    "ppo.sampler",
+    {
+        OWN_SAMPLER: ("rlhf.ppo.rollout.samplers:open_own",),
+        "transformers": ("rlhf.ppo.rollout.transformers_engine:open_transformers",),
+        "vllm": ("rlhf.ppo.rollout.vllm_engine:open_vllm",),
+    },
+)
 REGISTRIES = (ADVANTAGES, POLICY_LOSSES, KL_ESTIMATORS, SCHEDULES)
+"""Tables of which ours are part of the stage's code."""
+
+
+def sampler_code(name: str) -> str:
+    """Return the digest of a sampler's code, of ours too; "" for the stage's own."""
+    option = SAMPLERS.option(name)
+    if name == OWN_SAMPLER or not isinstance(option.where, str):
+        return option.source
+    return digest(code_hashes([option.where.partition(":")[0]]))

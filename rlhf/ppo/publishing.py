@@ -56,10 +56,20 @@ def publish(
     write_json(out / NOTES, notes)
 
 
-def notes_on(num_too_long: int, control: LoopState, reward: RewardConfig) -> list[str]:
-    """Return what a reader of the report should know first."""
+def notes_on(
+    num_too_long: int, control: LoopState, reward: RewardConfig, sampler: str
+) -> list[str]:
+    """Return what a reader of the report should know first.
+
+    Args: sampler: the name of who answered the rollouts' prompts.
+    """
     notes = [control.stopped] if control.stopped else []
     notes += reward.notes()
+    if sampler not in ("own", "given"):
+        notes.append(
+            f"Rollouts were sampled by {sampler}; val/logprob_gap_mean and val/ratio_out_of_band "
+            "say how far it was from the policy."
+        )
     if num_too_long:
         notes.append(
             f"{num_too_long} prompts were left out: with a response they do not fit the context."

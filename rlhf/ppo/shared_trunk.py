@@ -13,37 +13,35 @@ Three settings share more, each exact: the same numbers as separate models under
   `policy` a head on the policy's hidden states, whose gradient then moves the policy's trunk as
   well.
 
-A part of a model comes from `clone_sharing_weights`: the same module with some children replaced,
-which shares all others.
+A part of a model comes from `clone_sharing_weights` (`plumbrule/lm/frozen_layers.py`): the same
+module with some children replaced, which shares all others.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
-from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen
 from plumbrule.lm.adapters import as_inherited, prepare_training
 from plumbrule.lm.config import AdapterConfig
+from plumbrule.lm.frozen_layers import (
+    LAYERS,
+    FrozenLayers,
+    check_split,
+    clone_sharing_weights,
+    parts_of,
+)
 from plumbrule.lm.loading import Policy
-from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, trunk
-from plumbrule.store.adapter_files import merge_command
+from plumbrule.lm.logprobs import trunk
 
 M = TypeVar("M", bound=nn.Module)
-LAYERS = "layers"
-NORMS = ("norm", "final_layer_norm", "final_layernorm")
-"""What families call the normalisation after the last layer."""
-PROBE_TOKENS = 8
-"""Of the row on which a split model is compared with the whole one."""
+SETTING = "ppo.unfrozen_layers"
 
 
 class Reference(NamedTuple):
@@ -54,26 +52,6 @@ class Reference(NamedTuple):
     reader: Policy
     """Reads rollouts, inside `context`: the whole policy, or its layers above the frozen ones."""
     context: Callable[[], AbstractContextManager[None]] = nullcontext
-
-
-@dataclass(frozen=True)
-class FrozenLayers:
-    """The frozen lower layers; `trunk` ends in the hidden states between layers."""
-
-    trunk: nn.Module
-    pad_id: int
-
-    @torch.no_grad()
-    def read(self, rows: Sequence[Sequence[int]], micro_batch_size: int) -> list[Tensor]:
-        """Return what the layers make of each row's tokens, (tokens, h)."""
-        device = next(self.trunk.parameters()).device
-        states = []
-        for first in range(0, len(rows), micro_batch_size):
-            some = rows[first : first + micro_batch_size]
-            tokens, real_mask = (x.to(device) for x in pad_rows(some, self.pad_id))
-            hidden = hidden_states(self.trunk, tokens, real_mask)
-            states += [hidden[i, : len(row)].clone() for i, row in enumerate(some)]
-        return states
 
 
 class Actors(NamedTuple):
@@ -118,8 +96,7 @@ def _on_frozen_layers(policy: Policy, top: int) -> Actors:
     """Return actors of which only `top` layers, the last normalisation and an untied head learn."""
     lm = policy.model
     whole = trunk(lm)
-    norm_name, layers, norm = _parts(lm, whole, top, policy.source)
-    lower, upper = layers[: len(layers) - top], layers[len(layers) - top :]
+    lower, upper, norm, norm_name = parts_of(lm, top, SETTING, policy.source)
     frozen_layers = FrozenLayers(
         clone_sharing_weights(whole, **{LAYERS: lower, norm_name: nn.Identity()}), policy.pad_id
     )
@@ -147,57 +124,8 @@ def _on_frozen_layers(policy: Policy, top: int) -> Actors:
         policy,
         clone_sharing_weights(lm, **{prefix: clone_sharing_weights(whole, **{LAYERS: upper})}),
     )
-    _check_split(whole, frozen_layers, trunk(reader.model), policy.pad_id)
+    check_split(whole, frozen_layers, trunk(reader.model), SETTING)
     return Actors(policy, reader, reference, frozen_layers)
-
-
-def _parts(
-    lm: PreTrainedModel, whole: nn.Module, top: int, source: str | None
-) -> tuple[str, nn.ModuleList, nn.Module]:
-    """Return the name of a trunk's last normalisation, its layers, and that normalisation."""
-    children = dict(whole.named_children())
-    layers, norms = children.get(LAYERS), [n for n in NORMS if n in children]
-    if causal_lm(lm) is not lm:
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={top}) must be left out for a policy that is an adapter; set "
-            "ppo.adapter.inherited=merge, or merge it first: "
-            f"{merge_command(source or 'POLICY')}."
-        )
-    if not isinstance(layers, nn.ModuleList) or not norms:
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}, which has no "
-            f"`{LAYERS}` with a normalisation behind them."
-        )
-    if not varlen.is_set(lm):
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={top}) must be left out for {type(lm).__name__}: not all of "
-            "its layers attend to all earlier tokens."
-        )
-    number = len(layers)
-    if top >= number:
-        raise ConfigError(
-            f"ppo.unfrozen_layers (={top}) must be fewer than the model's {number} layers; lower "
-            "it, or leave it out to train all."
-        )
-    return norms[0], layers, children[norms[0]]
-
-
-def _check_split(
-    whole: nn.Module, frozen_layers: FrozenLayers, top: nn.Module, pad_id: int
-) -> None:
-    """Raise ConfigError unless frozen layers and top together compute what the whole trunk does."""
-    device = next(whole.parameters()).device
-    tokens = torch.arange(PROBE_TOKENS, device=device)[None]
-    real_mask = torch.ones_like(tokens, dtype=torch.bool)
-    with torch.no_grad():
-        expected = hidden_states(whole, tokens, real_mask)
-        [states] = frozen_layers.read(tokens.tolist(), 1)
-        found = hidden_states(top, tokens, real_mask, states)
-    if not torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())):
-        raise ConfigError(
-            f"ppo.unfrozen_layers must be left out for {type(whole).__name__}: its lower and upper "
-            "layers, run apart, do not compute what it does."
-        )
 
 
 def branch_of(actors: Actors) -> nn.Module:
@@ -206,13 +134,6 @@ def branch_of(actors: Actors) -> nn.Module:
     embeddings = cast(PreTrainedModel, top).get_input_embeddings()
     unused = {name: None for name, module in top.named_children() if module is embeddings}
     return copy.deepcopy(clone_sharing_weights(top, **unused)).requires_grad_(True)
-
-
-def clone_sharing_weights(module: M, **replaced: nn.Module | None) -> M:
-    """Return a module like `module` with some children replaced; it shares all others."""
-    other = copy.copy(module)
-    other._modules = {**module._modules, **replaced}
-    return other
 
 
 def _frozen_copy(module: M) -> M:

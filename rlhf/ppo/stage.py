@@ -34,9 +34,9 @@ from pathlib import Path
 from plumbrule.errors import ConfigError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.cost_metrics import cost_metrics
-from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import resolve_device
 from plumbrule.lm.parallel import distributed, fsdp
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -82,6 +82,7 @@ from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import kept_on_failure
 from rlhf.ppo.rollout.prompts import ask, batch_of, read_held_out, read_prompts
+from rlhf.ppo.rollout.samplers import open_sampler
 from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.state import LoopState, checkpoint, resume, state_of
@@ -109,11 +110,11 @@ def run(
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
-    sampler: Sampler = generate,
+    sampler: Sampler | None = None,
 ) -> Mapping[str, float]:
     """Train a policy against the reward; return headline metrics of the last update.
 
-    Args: sampler: answers the rollouts' queries.
+    Args: sampler: answers the rollouts' queries; None: the one that `config.sampler` names.
     Raises: ConfigError: settings and inputs that do not go together. TrainingError: NaN or Inf in
     a score, a loss or a gradient; the rollout is kept beside the checkpoints.
     """
@@ -135,7 +136,8 @@ def run(
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
     response_tokens = config.sampling.max_new_tokens
-    prompts, num_too_long = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
+    prompts, lengths = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
+    num_too_long = len(lengths) - len(prompts)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     ptx = None
     if config.ptx.coef > 0:
@@ -189,8 +191,14 @@ def run(
             averaged=config.ema_decay is not None,
         )
         tracker.say(describe_estimate(expected, device))
+    if begun < end and distributed.is_main():
+        most = policy.spec.context - response_tokens
+        tracker.say(f"ppo  {describe_lengths('prompts', lengths, most, num_too_long)}")
 
-    with tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress:
+    with (
+        open_sampler(config.sampler, config.precision, runtime, sampler) as engine,
+        tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress,
+    ):
         progress.skip((begun - start.updates) * config.batch_size)
         for update in range(begun + 1, end + 1):
             if control.stopped:
@@ -204,7 +212,7 @@ def run(
                     asked = [prompts[number] for number in rows_of(update)]
                     queries = queries_of(asked, update)
                     trajectory = roll_out(
-                        policy, queries, config.sampling, len(asked), config.score_at, sampler
+                        policy, queries, config.sampling, len(asked), config.score_at, engine.answer
                     )
                     trajectory = with_frozen_states(
                         trajectory, actors.frozen_layers, runtime.micro_batch_size
@@ -256,6 +264,7 @@ def run(
                 "objective/entropy_coef": bonus,
                 "val/logprob_gap_max": gap.largest,
                 "val/logprob_gap_mean": gap.mean,
+                "val/ratio_out_of_band": gap.out_of_band,
                 **{f"lr/{group['name']}": group["lr"] for group in learner.optimizer.param_groups},
                 **time_metrics(watch, config.batch_size),
                 "ppo/updates": float(update - start.updates),
@@ -281,7 +290,7 @@ def run(
 
             # 7 Keep.
             if distributed.is_main():
-                parquet.write(rollout, parquet.path_of(out / ROLLOUTS, update))
+                parquet.write(rollout, parquet.path_of(out / ROLLOUTS, update), engine.name)
             warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
             last = update == end or bool(control.stopped)
@@ -300,7 +309,7 @@ def run(
     if sharded:
         actors, learner = gather_full_model(config, inputs, device, learner)
     if distributed.is_main():
-        notes = notes_on(num_too_long, control, config.reward)
+        notes = notes_on(num_too_long, control, config.reward, engine.name)
         work = work_per_token(actors, learner, config.num_ppo_epochs)
         rate = matmul_rate(device, config.precision)
         logged = read_metrics(out)

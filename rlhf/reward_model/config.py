@@ -59,6 +59,9 @@ margins unused, rao_kupper or davidson."""
 policy's context."""
     frozen_trunk: bool = False
     """Whether the heads alone learn, on the policy's hidden states as they are."""
+    unfrozen_layers: int | None = None
+    """Top layers of the trunk that learn; None: all. What the frozen ones below make of an answer \
+is computed once and kept for all epochs, in a file on the disk."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """Low-rank adapters that learn in place of the trunk."""
     uses_token_logprobs: bool = False
@@ -125,6 +128,15 @@ policy of its own, down to the base model's seed."""
             f"be false with rm.adapter.rank (={self.adapter.rank})",
             "choose one",
         )
+        if self.unfrozen_layers is not None:
+            require_range("rm.unfrozen_layers", self.unfrozen_layers, 1, unit="layers")
+            require(
+                not (self.frozen_trunk or self.adapter.rank),
+                "rm.unfrozen_layers",
+                self.unfrozen_layers,
+                "be left out with rm.frozen_trunk or rm.adapter.rank, which freeze all layers",
+                "choose one",
+            )
         require(
             not (self.label_smoothing and self.noise_rate),
             "rm.noise_rate",

@@ -46,6 +46,7 @@ from torch import Tensor, nn
 from plumbrule.config import PRECISIONS
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError, TrainingError
+from plumbrule.lm.frozen_layers import KeptStates
 from plumbrule.lm.loading import Policy, load_policy, resolve_device, save_policy
 from plumbrule.lm.logprobs import (
     causal_lm,
@@ -159,6 +160,7 @@ class RewardModel(nn.Module):
         self.policy = policy
         self.stats = stats or RewardStats()
         self.trunk = trunk(policy.model)
+        self._kept: KeptStates | None = None
         lm = causal_lm(policy.model)
         if output_embeddings(lm).weight is not lm.get_input_embeddings().weight:
             output_embeddings(lm).requires_grad_(False)
@@ -212,7 +214,7 @@ class RewardModel(nn.Module):
         last = last_real(real_mask)
         device = tokens.device
         with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
-            hidden = hidden_states(self.trunk, tokens, real_mask, shared=shared)
+            hidden = self._hidden_states(tokens, real_mask, shared)
         rows = torch.arange(len(tokens), device=device)
         with torch.autocast(device.type, enabled=False):
             hidden = hidden.to(self.head.weight.dtype)
@@ -225,6 +227,17 @@ class RewardModel(nn.Module):
             weights = self.surprise_head(hidden[owners, columns - 1]).squeeze(-1)
             surprise = 1 - found[owners, columns].exp()
             return scores.index_add(0, owners, weights * surprise.to(scores.dtype))
+
+    def keep_states(self, kept: KeptStates | None) -> None:
+        """Read rows that `kept` holds from there, from now on, instead of running frozen layers."""
+        self._kept = kept
+
+    def _hidden_states(self, tokens: Tensor, real_mask: Tensor, shared: Tensor | None) -> Tensor:
+        if self._kept is not None:
+            states = self._kept.of(tokens, real_mask)
+            if states is not None:
+                return hidden_states(self._kept.split.top, tokens, real_mask, states)
+        return hidden_states(self.trunk, tokens, real_mask, shared=shared)
 
     def normalised_head(self) -> nn.Linear:
         """Return a new head that gives normalised scores: what a value model starts from."""

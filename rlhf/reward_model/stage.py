@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from plumbrule.data.json_lines import read_rows
@@ -29,9 +30,11 @@ from plumbrule.errors import DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, cost_metrics, num_weights
+from plumbrule.lm.frozen_layers import KeptStates, SplitTrunk, freeze_lower_layers
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import fits, load_policy, resolve_device
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -89,6 +92,7 @@ def run(
     model = RewardModel(policy, stats, seed=config.seed)
     if config.frozen_trunk:
         model.trunk.requires_grad_(False)
+    split = freeze_below(model, config.unfrozen_layers)
     sources = list(Inputs(inputs).many("preferences").values())
     limit = min(config.max_tokens or policy.spec.context, policy.spec.context)
     # 1 rows and pairs
@@ -102,11 +106,17 @@ def run(
         for slot, source in Inputs(inputs).many("ood").items()
     }
     too_long = training.num_too_long + held_out.num_too_long
+    lengths = [len(row) for split in (training, held_out) for rows in split.rows for row in rows]
+    said = describe_lengths("answers with their prompts", lengths, limit, too_long, "pairs")
+    tracker.say(f"rm  {said}")
     # 2 answers of the policy as it is
     asked = [*held_out.preferences, *training.preferences]
     calibration = first_answers(model, sources[-1], asked, config)
     # 3 training
+    if split is not None and config.num_train_epochs > 0:
+        keep_states(model, split, training, runtime, out, tracker)
     train(model, training.rankings, config, runtime, out / CHECKPOINTS, tracker)
+    model.keep_states(None)
     # 4 normalisation
     own = score_rows(model, calibration, runtime.micro_batch_size)
     model.stats = normalised(model.stats, own)
@@ -130,7 +140,9 @@ def run(
         "rm/length_correlation": card["length_correlation"]["value"],
         **{f"rm/adversarial_{name}": x["value"] for name, x in card["adversarial"].items()},
         **{f"rm/accuracy_{slot}": x["accuracy"]["value"] for slot, x in card["elsewhere"].items()},
-        **training_cost(model, training, config.num_train_epochs, frozen=config.frozen_trunk),
+        **training_cost(
+            model, training, config.num_train_epochs, split, frozen=config.frozen_trunk
+        ),
         "rm/loss": card["loss"]["value"],
         "rm/pairs": float(training.num_pairs),
         "rm/pairs_too_long": float(too_long),
@@ -138,13 +150,55 @@ def run(
     return {name: value for name, value in metrics.items() if value is not None}
 
 
+def freeze_below(model: RewardModel, top: int | None) -> SplitTrunk | None:
+    """Freeze a reward model's trunk but its `top` upper layers; None: all of it learns.
+
+    Raises: ConfigError: the model can't be split there.
+    """
+    if top is None:
+        return None
+    policy = model.policy
+    return freeze_lower_layers(
+        policy.model, top, policy.pad_id, "rm.unfrozen_layers", policy.source
+    )
+
+
+def keep_states(
+    model: RewardModel,
+    split: SplitTrunk,
+    training: Split,
+    runtime: RuntimeConfig,
+    out: Path,
+    tracker: Tracker,
+) -> None:
+    """Compute once what the frozen layers make of every training answer.
+
+    Raises: ConfigError: the disk of `out` has too little space.
+    """
+    rows = [row.tokens for ranking in training.rankings for row in ranking.rows]
+    device, precision = model.head.weight.device.type, model.stats.precision
+    with torch.autocast(device, torch.bfloat16, precision == "bfloat16"):
+        model.keep_states(KeptStates(split, rows, runtime.micro_batch_size, out, tracker))
+
+
 def training_cost(
-    model: RewardModel, training: Split, num_train_epochs: float, *, frozen: bool
+    model: RewardModel,
+    training: Split,
+    num_train_epochs: float,
+    split: SplitTrunk | None = None,
+    *,
+    frozen: bool,
 ) -> dict[str, float]:
-    """Return the FLOPs of training, and the rankings, as headline metrics."""
+    """Return the FLOPs of training, and the rankings, as headline metrics.
+
+    Frozen lower layers are read once, whatever the number of epochs.
+    """
     each = READ if frozen else ADAPTED if has_adapter(model.policy) else TRAINED
     tokens = sum(len(row) for ranking in training.rankings for row in ranking.rows)
-    flops = each * num_weights(model.trunk) * tokens * num_train_epochs
+    below = 0 if split is None else num_weights(split.frozen.trunk)
+    flops = each * (num_weights(model.trunk) - below) * tokens * num_train_epochs
+    if num_train_epochs > 0:
+        flops += READ * below * tokens
     return cost_metrics(training_flops=flops, labels=len(training.preferences))
 
 

@@ -67,7 +67,7 @@ class LossSettings(NamedTuple):
     """What the loss of a ranking reads of the config, under the names that it has there."""
 
     loss: str
-    top_k: int
+    top_k: int | None
     ties: str
     tie_rate: float
     label_smoothing: float
@@ -77,7 +77,15 @@ class LossSettings(NamedTuple):
     @classmethod
     def of(cls, config: RMConfig) -> LossSettings:
         """Return those of a config."""
-        return cls(**{name: getattr(config, name) for name in cls._fields})
+        return cls(
+            loss=config.loss,
+            top_k=config.top_k,
+            ties=config.ties,
+            tie_rate=config.tie_rate,
+            label_smoothing=config.label_smoothing,
+            noise_rate=config.noise_rate,
+            centring=config.centring,
+        )
 
 
 def pair(better: Row, worse: Row, margin: float = 0.0) -> Ranking:

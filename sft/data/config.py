@@ -10,6 +10,8 @@ from plumbrule.data.annotators import MERGES
 from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.readers import READERS, has_reader, source_digest
 from plumbrule.stage_kind import StageKind
+from plumbrule.store.hub import hub_data, is_commit
+from plumbrule.store.source_files import is_hub_data
 
 ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
 """Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
@@ -23,7 +25,8 @@ class DatasetConfig:
     """atlas (generated), hh_rlhf, jsonl (ours, chat, TRL's and others, told apart by their \
 columns), halueval or bold."""
     path: str | None = field(default=None, metadata=CONTENT)
-    """File or folder; None only for atlas. Hashed by the content of the files, not by name."""
+    """File or folder; None only for atlas. Hashed by the content of the files, not by name. Or
+    hf://datasets/<owner>/<name>@<commit>/<folder> on the hub, hashed by that."""
     validation_share: float = 0.1
     """Share of conversations held out, by a hash of their first user turn; 0: none. A source with \
 its own held-out rows keeps them."""
@@ -40,6 +43,15 @@ soft (the same, with the mean utility of each answer as its score) or separate (
 
     def __post_init__(self) -> None:
         require_choice("dataset.format", self.format, {"atlas", *(name for name, _ in READERS)})
+        if is_hub_data(self.path):
+            data = hub_data(str(self.path))
+            require(
+                is_commit(data.revision),
+                "dataset.path",
+                self.path,
+                "name a commit of 40 hex digits",
+                "give one (branches move)",
+            )
         require_choice("dataset.annotators", self.annotators, MERGES)
         self.source = source_digest(self.format)
         require_range("dataset.validation_share", self.validation_share, 0.0, 0.9)

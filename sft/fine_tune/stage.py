@@ -32,6 +32,7 @@ from plumbrule.lm.logprobs import trunk
 from plumbrule.lm.policy import PolicySpec
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import mean_nll
+from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.lm.templates import check_chats, settled_turns
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
@@ -88,6 +89,11 @@ def run(
             f"(={policy.spec.context} tokens); raise model.context or give shorter ones.",
             records,
         )
+
+    lengths = [*learned.lengths, *held_out.lengths]
+    num_too_long = learned.num_too_long + held_out.num_too_long
+    told = describe_lengths("demonstrations", lengths, policy.spec.context, num_too_long)
+    tracker.say(f"sft  {told}")
 
     # 3. Training.
     if config.num_train_epochs > 0:

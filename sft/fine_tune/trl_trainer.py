@@ -31,6 +31,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from plumbrule.lm.hf_trainer import (
     ROWS_LOGGED,
     Reporter,
+    UpdateSettings,
     common_arguments,
     keep_to,
     micro_batch,
@@ -100,8 +101,18 @@ def arguments(
 ) -> trl.SFTConfig:
     """Return all that TRL and transformers are told."""
     rows = micro_batch(config.batch_size, micro_batch_size)
+    settings = UpdateSettings(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_share=config.warmup_share,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        precision=config.precision,
+        save_every=config.save_every,
+    )
     told = trl.SFTConfig(
-        **common_arguments(config, steps, rows, device, saves),
+        **common_arguments(settings, steps, rows, device, saves),
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=False,
     )

@@ -18,7 +18,8 @@ from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.records import BenchmarkItem, Record
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.fingerprint import plugin_digest
-from plumbrule.store.source_files import require_readable
+from plumbrule.store.hub import folder_here, hub_data, local_path
+from plumbrule.store.source_files import is_hub_data, require_readable
 
 
 class SourceRow(NamedTuple):
@@ -121,15 +122,16 @@ def read(
         raise DataError(
             f"dataset.format (={format}) must have a reader for role {role}; it feeds {roles}."
         )
-    require_readable(Path(path))
+    path = local_path(path)
+    require_readable(path)
     if (format, role) in READERS:
-        rows = READERS[format, role](Path(path))
+        rows = READERS[format, role](path)
         return rows if items is None else checked(rows, items)
     assert items is not None  # has_reader has checked it
     known = FORMATS.get(format)
     if known is not None and known.read_items is not None:
-        return known.read_items(Path(path), items)
-    return checked(READERS[format, BENCHMARK](Path(path)), items)
+        return known.read_items(path, items)
+    return checked(READERS[format, BENCHMARK](path), items)
 
 
 def checked(rows: Iterable[SourceRow], items: ItemFormat) -> Iterator[SourceRow]:
@@ -146,9 +148,14 @@ def checked(rows: Iterable[SourceRow], items: ItemFormat) -> Iterator[SourceRow]
 def brings_own_split(format: str, path: Path | str) -> bool | None:
     """Return whether a source holds rows out itself, by its files' names; None: not known.
 
-    Opens no file, so planning may ask.
+    Opens no file and downloads none, so planning may ask.
     Raises: DataError: the path or the folder can't be read.
     """
+    if is_hub_data(path):
+        here = folder_here(hub_data(str(path)))
+        if here is None:
+            return None
+        path = here
     require_readable(Path(path))
     known = FORMATS.get(format)
     return known.own_split(Path(path)) if known is not None and known.own_split else None

@@ -35,18 +35,26 @@ log = logging.getLogger(__name__)
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest plausible |rollout - training log-prob| of any token, nats, by precision."""
 
+BAND = (0.5, 2.0)
+"""Ratios within which a token counts as sampled by the policy; rounding leaves none outside."""
+
 
 class Consistency(NamedTuple):
     """How far the sampler's log-probs are from the training pass's, over action tokens, nats."""
 
     largest: float
     mean: float
+    out_of_band: float = 0.0
+    """Share of the tokens whose ratio, training over sampling probability, is outside `BAND`."""
 
 
 def consistency(rollout_logprobs: Tensor, logprobs: Tensor, action_mask: Tensor) -> Consistency:
-    """Return the largest and the mean |difference| of two (b, t) log-probs."""
-    gap = fill(rollout_logprobs.double() - logprobs.double(), action_mask).abs()
-    return Consistency(float(gap.max()), float(masked_mean(gap, action_mask)))
+    """Return how far two (b, t) log-probs are apart."""
+    log_ratio = fill(logprobs.double() - rollout_logprobs.double(), action_mask)
+    gap, ratio = log_ratio.abs(), log_ratio.exp()
+    out = ((ratio < BAND[0]) | (ratio > BAND[1])).double()
+    means = (float(masked_mean(some, action_mask)) for some in (gap, out))
+    return Consistency(float(gap.max()), *means)
 
 
 def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:

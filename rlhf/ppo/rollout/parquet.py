@@ -98,8 +98,11 @@ def path_of(folder: Path, update: int) -> Path:
     return folder / f"update-{update:05d}.parquet"
 
 
-def write(rollout: Rollout, path: Path) -> None:
-    """Write a rollout as one Parquet file, whole or not at all."""
+def write(rollout: Rollout, path: Path, sampler: str = "own") -> None:
+    """Write a rollout as one Parquet file, whole or not at all.
+
+    Args: sampler: who sampled it; stands in the file's metadata.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectory = rollout.trajectory
     lengths = [len(response) + trajectory.steps_after_end for response in trajectory.responses]
@@ -129,7 +132,8 @@ def write(rollout: Rollout, path: Path) -> None:
     for name, term in rollout.terms.items():
         columns[f"term:{name}"] = term.tolist()
     partial = path.with_suffix(".partial")
-    pq.write_table(pa.table(columns), partial, compression="zstd")
+    table = pa.table(columns).replace_schema_metadata({"sampler": sampler})
+    pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
 
 

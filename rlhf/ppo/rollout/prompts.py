@@ -22,22 +22,26 @@ from plumbrule.store.file_names import VALIDATION
 from rlhf.ppo.rollout.trajectory import Query, sampling_keys
 
 
-def read_prompts(path: Path, policy: Policy, response_tokens: int) -> tuple[list[Prompt], int]:
-    """Return the prompts in `path` that fit the context with a response, and how many do not.
+def read_prompts(
+    path: Path, policy: Policy, response_tokens: int
+) -> tuple[list[Prompt], list[int]]:
+    """Return the prompts in `path` that fit the context with a response; tokens of each in `path`.
 
     Args: response_tokens: of the longest response.
     Raises: DataError: none does, or the chat template refuses one.
     """
     every = read_records(Prompt, path)
     policy.check_chats(every)
-    kept = prompts_that_fit(policy, every, response_tokens)
+    lengths = [len(policy.encode(prompt.messages)) for prompt in every]
+    most = policy.spec.context - response_tokens
+    kept = [prompt for prompt, length in zip(every, lengths, strict=True) if length <= most]
     if not kept:
         raise DataError(
             f"prompts (={len(every)} rows) must hold one that fits the context (="
             f"{policy.spec.context} tokens) with a response of {response_tokens} tokens.",
             path,
         )
-    return kept, len(every) - len(kept)
+    return kept, lengths
 
 
 def read_held_out(inputs: Mapping[str, Artifact]) -> list[Prompt]:

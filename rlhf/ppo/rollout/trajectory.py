@@ -18,6 +18,7 @@ right, where causal attention never meets it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import pad_rows
 from plumbrule.lm.parallel import distributed
 from plumbrule.lm.randomness import row_key
+from plumbrule.runtime_config import RuntimeConfig
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,27 @@ class Sampler(Protocol):
         keys: Sequence[int],
     ) -> list[Sample]:
         """Return one sample per prompt, in order; `keys` are the seeds of their random numbers."""
+        ...
+
+
+class NamedSampler(NamedTuple):
+    """A sampler, and what a rollout's file says of who sampled it."""
+
+    name: str
+    answer: Sampler
+
+
+class OpenSampler(Protocol):
+    """What a table of samplers holds under a name."""
+
+    def __call__(
+        self, precision: str, runtime: RuntimeConfig
+    ) -> AbstractContextManager[NamedSampler]:
+        """Return the sampler in a `with`, at whose end it is closed.
+
+        Args: precision: float32 or bfloat16, of forward passes. runtime: device, and what an engine
+            may take.
+        """
         ...
 
 

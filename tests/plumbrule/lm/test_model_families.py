@@ -13,7 +13,7 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate, kv_cache
 from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import make_policy
-from plumbrule.lm.logprobs import logprobs, pad_rows
+from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
 from plumbrule.lm.model_probe import choose_passes
 from plumbrule.lm.varlen import is_set
 
@@ -30,6 +30,11 @@ PROMPTS = [ROWS[0], ROWS[2], ROWS[0], ROWS[1]]
 STEPS = {"NemotronH": 2e-3, "Zamba2": 2e-3}
 """Nats that the samples of a family may be off: where these two read a token by its own, they leave
 out the least time step (`time_step_min`) that they have where they read a whole row."""
+NO_FLOAT64 = {"DeepseekV3", "Qwen3Moe", "GptOss", "XGLM", "Jamba", "GraniteMoeHybrid", "Qwen3Next",
+              "MiniMax"}  # fmt: skip
+"""Transformers' own code has no float64 for these (grouped matrix products of experts)."""
+UNSHIFTED = {"Bart"}
+"""Families whose own loss does not shift the labels by a token."""
 FAST = ("Llama", "OPT", "Nemotron", "Gemma2", "Granite", "Bart", "Mamba", "Mamba2", "FalconMamba",
         "Rwkv", "Jamba", "Qwen3Next", "RecurrentGemma")  # fmt: skip
 """Each kind once; the others are slow tests."""
@@ -71,6 +76,110 @@ def test_log_probs_and_samples_are_the_models_own(family):
     for prompt, sample in zip(PROMPTS, samples, strict=True):
         wanted = own_logprobs(own, [*prompt, *sample.tokens])[len(prompt) - 1 :]
         assert np.allclose(sample.logprobs, wanted, atol=STEPS.get(family, 2e-4))
+
+
+def own_gradients(model, rows, unshifted):
+    """Return the gradients of transformers' own loss, a mean over all predicted tokens."""
+    count = sum(len(row) - 1 for row in rows)
+    for row in rows:
+        tokens = torch.tensor([row])
+        labels = torch.cat([tokens[:, 1:], torch.tensor([[-100]])], 1) if unshifted else tokens
+        loss = model(input_ids=tokens, labels=labels, use_cache=False).loss
+        (loss * (len(row) - 1) / count).backward()
+    return gradients(model)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def layouts(model):
+    """Yield the passes that a model can train in: packed where it runs unpadded, and padded."""
+    if is_set(model):
+        yield "packed"
+        model.set_attn_implementation("sdpa")
+    yield "padded"
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_gradient_step_is_transformers_own(family):
+    """To 1e-5 of the largest gradient, in float64 but for transformers' own float32 norms."""
+    dtype = torch.float32 if family in NO_FLOAT64 else torch.float64
+    own = tiny_families.model(family, dtype)
+    wanted = own_gradients(own, ROWS, family in UNSHIFTED)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    policy = make_policy(tiny_families.model(family, dtype), tiny_models.tokenizer())
+    for layout in layouts(policy.model):
+        for side in ("left", "right"):
+            tokens, real = pad_rows(ROWS, 0, side)
+            target = real.clone()
+            target[torch.arange(len(ROWS)), real.to(torch.uint8).argmax(1)] = False
+            policy.model.zero_grad()
+            found = logprobs(policy.model, tokens, real, target).logprobs
+            (-found.sum() / target.sum()).backward()
+            for i, row in enumerate(ROWS):
+                mine, theirs = found[i][target[i]].detach().double(), own_logprobs(own, row)
+                assert torch.allclose(mine, theirs, rtol=0, atol=1e-5), (layout, side)
+            taken = gradients(policy.model)
+            assert taken.keys() == wanted.keys()
+            for name, gradient in wanted.items():
+                gap = float((taken[name] - gradient).abs().max())
+                assert gap <= 1e-5 * largest, (layout, side, name, gap / largest)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f in UNPADDED])
+def test_rows_that_share_a_prompt_train_as_rows_of_their_own(family):
+    """Answers to one prompt, whose tokens are computed once: packed as PPO packs them."""
+    rows = [ROWS[2], [*ROWS[2][:6], 70, 71], [*ROWS[2][:6], 90], ROWS[0]]
+    dtype = torch.float32 if family in NO_FLOAT64 else torch.float64
+    own = tiny_families.model(family, dtype)
+    policy = make_policy(tiny_families.model(family, dtype), tiny_models.tokenizer())
+    tokens, real = pad_rows(rows, 0)
+    shared = torch.tensor([0, 6, 6, 0])
+    hidden = hidden_states(policy.model, tokens, real, shared=shared)
+    target = real.clone()
+    target[:, 0] = False
+    found = logprobs(policy.model, tokens, real, target, hidden=hidden).logprobs
+    (-found.sum() / target.sum()).backward()
+    wanted = own_gradients(own, rows, False)
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    for i, row in enumerate(rows):
+        mine, theirs = found[i][target[i]].detach().double(), own_logprobs(own, row)
+        assert torch.allclose(mine, theirs, rtol=0, atol=1e-5)
+    for name, gradient in gradients(policy.model).items():
+        assert float((gradient - wanted[name]).abs().max()) <= 1e-5 * largest, name
+
+
+@pytest.mark.parametrize("family", families())
+def test_samples_are_the_models_own_to_five_digits_in_float64(family):
+    if family in NO_FLOAT64 | STEPS.keys():
+        pytest.skip(f"{family} has no float64, or leaves out its least time step")
+    own = tiny_families.model(family, torch.float64)
+    policy = make_policy(tiny_families.model(family, torch.float64), tiny_models.tokenizer())
+    samples = generate(
+        policy, PROMPTS, sampling=SamplingConfig(max_new_tokens=8), keys=[3, 4, 3, 5]
+    )
+    for prompt, sample in zip(PROMPTS, samples, strict=True):
+        wanted = own_logprobs(own, [*prompt, *sample.tokens])[len(prompt) - 1 :]
+        assert np.allclose(sample.logprobs, wanted, rtol=0, atol=1e-5)
+
+
+def test_windows_and_caps_of_the_rows_above_do_something():
+    """Or a pass that ignores them would be as good."""
+    row = torch.tensor([ROWS[2]])
+    for family, plain in {
+        "Gemma2": {"attn_logit_softcapping": None},
+        "Mistral": {"sliding_window": None},
+        "Gemma3Text": {"sliding_window": 64},
+        "Qwen2 sliding": {"layer_types": ["full_attention"] * 2},
+        "Olmo3": {"sliding_window": 64},
+        "Olmo": {"clip_qkv": None},
+        "Falcon ALiBi": {"alibi": False},
+    }.items():
+        with torch.no_grad():
+            logits = [m(row, use_cache=False).logits for m in (
+                tiny_families.model(family), tiny_families.model(family, **plain))]  # fmt: skip
+        assert (logits[0] - logits[1])[0, -1].abs().max() > 1e-3, family
 
 
 @pytest.mark.parametrize("family", REFUSED)

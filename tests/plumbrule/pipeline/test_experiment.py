@@ -38,11 +38,14 @@ EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 NEEDS = {
     "hh_rlhf": ["dataset.path=.", "eval.halueval.path=.", "eval.bold.path=."],
     "own": ["dataset.path=nowhere.jsonl", "model.name_or_path=plumbrule/atlas-base"],
+    "tldr": ["dataset.path=nowhere.jsonl", "data.preferences.path=nowhere.jsonl"],
 }
 
 
 @pytest.mark.parametrize(("group", "name"), GROUP_FILES)
-def test_every_group_file_composes(composed: Callable, group: str, name: str) -> None:
+def test_every_group_file_composes(
+    composed: Callable, converted_models: Path, group: str, name: str
+) -> None:
     overrides = [f"{group}={name}"]
     if group == "dataset" and name != "atlas":
         overrides += ["dataset.path=nowhere", "run.goals=[sft]"]

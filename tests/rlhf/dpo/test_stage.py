@@ -320,7 +320,10 @@ def test_pairs_that_are_too_long_are_counted_and_said(tmp_path):
     long = " ".join(WORDS * 30)
     rewrite(given, lambda rows: rows[0]["responses"].__setitem__(0, long))  # 2 of 3 pairs
     rewrite(given, lambda rows: rows[1]["responses"].__setitem__(0, long), "validation.jsonl")
-    metrics = build(small(), given, tmp_path / "out")
+    tracker = StoppingTracker()
+    metrics = build(small(), given, tmp_path / "out", tracker=tracker)
+    assert tracker.said[0].startswith("dpo  27 answers with their prompts of ")
+    assert tracker.said[0].endswith("; 4 pairs left out, longer than 96")
     assert metrics["dpo/pairs"] == 3 * 6 - 2
     assert metrics["dpo/pairs_too_long"] == 4
     assert notes(tmp_path / "out")[0] == (

@@ -31,7 +31,7 @@ from rlhf.ppo.stage import run
 
 
 def train(
-    folder: Path, config: PPOConfig, sampler: Sampler = generate, **policy: Any
+    folder: Path, config: PPOConfig, sampler: Sampler | None = None, **policy: Any
 ) -> tuple[list[dict[str, Any]], Path, Mapping[str, float]]:
     """Run the stage; return its logged rows, its folder and its headlines."""
     inputs = world.build(folder, **policy)

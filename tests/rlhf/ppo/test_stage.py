@@ -382,7 +382,11 @@ def test_bfloat16_runs_within_its_bound(tmp_path: Path) -> None:
 def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> None:
     mask = torch.tensor([[True, True, False]])
     gap = consistency(torch.tensor([[-1.0, -2.0, math.nan]]), torch.tensor([[-1.5, -2.0, 0]]), mask)
-    assert gap == Consistency(largest=0.5, mean=0.25)
+    assert gap == Consistency(largest=0.5, mean=0.25, out_of_band=0.0)
+    wide = consistency(torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-1.7, -1.3, 9.0]]), mask)
+    assert wide.out_of_band == 1.0  # e^-0.7 = 0.497 and e^0.7 = 2.01
+    near = consistency(torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-1.7, -1.35, 9.0]]), mask)
+    assert near.out_of_band == 0.5  # e^0.65 = 1.92
 
     def warns(largest: float, mean: float, precision: str) -> bool:
         return warn_if_inconsistent(Consistency(largest, mean), precision, 3)

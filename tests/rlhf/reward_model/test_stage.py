@@ -89,7 +89,9 @@ def test_pairs_that_are_too_long_are_counted_and_said(tmp_path):
     rows = [row for _, row in read_rows(path)]
     rows[0]["responses"][0] = " ".join(WORDS * 30)  # in 2 of the ranking's 3 pairs
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    metrics = build(small(num_train_epochs=0.2), given, tmp_path / "out")
+    tracker = StoppingTracker()
+    metrics = build(small(num_train_epochs=0.2), given, tmp_path / "out", tracker=tracker)
+    assert "(shortest, median, 95 %, longest); 2 pairs left out, longer than 96" in tracker.said[0]
     assert metrics["rm/pairs"] == 3 * 20 - 2
     assert metrics["rm/pairs_too_long"] == 2
     said = json.loads((tmp_path / "out" / "notes.json").read_text("utf-8"))

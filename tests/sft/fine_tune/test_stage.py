@@ -249,7 +249,10 @@ def test_rows_that_do_not_fit_are_counted_and_never_cut(inputs, tmp_path):
     long = demonstration(3, response="Velm lies on the Ash. " * 20)
     rows = demonstrations(tmp_path / "data", [*ROWS[:4], long], [long])
     config = dataclasses.replace(CONFIG, num_train_epochs=1.0)
-    metrics = train({**inputs, "demonstrations": rows}, tmp_path / "out", config=config)
+    tracker = StoppingTracker()
+    metrics = train({**inputs, "demonstrations": rows}, tmp_path / "out", tracker, config)
+    assert tracker.said[0].startswith("sft  6 demonstrations of ")
+    assert "; 2 left out, longer than " in tracker.said[0]
     assert (metrics["sft/rows"], metrics["sft/rows_too_long"]) == (4, 1)
     assert "sft/loss" not in metrics
     notes = json.loads((tmp_path / "out" / "notes.json").read_text())

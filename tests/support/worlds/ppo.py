@@ -61,13 +61,14 @@ def tiny_policy(
     spread: float = 0.02,
     layers: int = 1,
     tied: bool = True,
+    width: int = 16,
 ) -> Policy:
     """An untrained policy whose tokens are nearly equally likely; `spread` makes them less so."""
     torch.manual_seed(seed)
     shape = LlamaConfig(
         vocab_size=len(TOKENS),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=64,

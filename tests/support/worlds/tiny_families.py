@@ -58,7 +58,9 @@ FAMILIES = {
     "Llama": GROUPED,
     "Qwen2": GROUPED,
     "Qwen3": HEADS,
+    "Olmo": {**SIZE, "clip_qkv": 0.5},
     "Olmo2": SIZE,
+    "Mistral v0.3": {**HEADS, "sliding_window": None},
     "Phi": SIZE,
     "Glm4": HEADS,
     "SmolLM3": GROUPED,
@@ -75,8 +77,11 @@ FAMILIES = {
     "Qwen3Moe": {**HEADS, **EXPERTS, "num_experts": 4},
     # Windows, capped scores, sinks, positions of their own, or no attention interface.
     "Mistral": {**HEADS, "sliding_window": 6},
-    "Gemma2": {**HEADS, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "Gemma2": {**HEADS, "sliding_window": 6, "query_pre_attn_scalar": 8,
+               "attn_logit_softcapping": 1.0, "final_logit_softcapping": 1.5},
     "Gemma3Text": {**HEADS, **WINDOW},
+    "Qwen2 sliding": {**GROUPED, "use_sliding_window": True, **WINDOW},
+    "Olmo3": {**SIZE, **WINDOW},
     "Cohere2": {**GROUPED, **WINDOW},
     "GptOss": {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 6},
     "Phi3": {**GROUPED, "sliding_window": None},
@@ -85,7 +90,10 @@ FAMILIES = {
               "initializer_range": 0.2, **IDS},
     "Mpt": {"vocab_size": tiny_models.VOCAB, "d_model": 32, "n_layers": 2, "n_heads": 4,
             "max_seq_len": 64, "initializer_range": 0.2, **IDS},
-    "Falcon": {**SIZE, "ffn_hidden_size": 48},
+    "Falcon rotary": {**SIZE, "ffn_hidden_size": 48},
+    "Falcon ALiBi": {**SIZE, "ffn_hidden_size": 48, "alibi": True, "parallel_attn": False},
+    "Falcon grouped": {**SIZE, "ffn_hidden_size": 48, "new_decoder_architecture": True,
+                       "num_kv_heads": 2},
     "GPTJ": {**GPT, "n_positions": 64, "rotary_dim": 4, "initializer_range": 0.3},
     "XGLM": {"vocab_size": tiny_models.VOCAB, "d_model": 32, "ffn_dim": 48, "num_layers": 2,
              "attention_heads": 4, "max_position_embeddings": 64, "init_std": 0.2, **IDS},
@@ -134,12 +142,12 @@ FAMILIES = {
                "dim_head": 8, "dim_ff": 48, "num_hidden_layers": 2, "prompt_types": 4,
                "prompt_length": 4, "segment_types": 4, **IDS},
 }  # fmt: skip
-"""Class prefix -> settings."""
+"""Class prefix, and what tells several rows of it apart -> settings. Adding a family is a line."""
 
 
 def model(family: str, dtype: torch.dtype = torch.float32, **changes: object) -> PreTrainedModel:
     """Return a random model of a family, the same each time."""
-    config = getattr(transformers, f"{family}Config")(**{**FAMILIES[family], **changes})
+    config = getattr(transformers, f"{family.split()[0]}Config")(**{**FAMILIES[family], **changes})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(config).to(dtype)

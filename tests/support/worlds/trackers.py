@@ -14,16 +14,20 @@ class Stopped(BaseException):
 
 
 class StoppingTracker(NullTracker):
-    """Keeps what is logged and raises `Stopped` when update `stop_at` is logged."""
+    """Keeps what is logged and said and raises `Stopped` when update `stop_at` is logged."""
 
     def __init__(self, stop_at: int | None = None):
         self.stop_at = stop_at
+        self.said: list[str] = []
         self.rows: dict[int, dict[str, float]] = {}
 
     def log(self, metrics: Mapping[str, float], update: int) -> None:
         if update == self.stop_at:
             raise Stopped
         self.rows[update] = dict(metrics)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 class StopsAfter(FileTracker):

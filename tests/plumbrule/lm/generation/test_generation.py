@@ -12,7 +12,7 @@ from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import Decoder, can_decode
-from plumbrule.lm.generation.kv_cache import PreallocatedLayer, new_cache
+from plumbrule.lm.generation.kv_cache import PreallocatedLayer, is_recomputed, new_cache
 from plumbrule.lm.generation.sampler import decode_in_slots
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import logprobs, pad_rows
@@ -206,6 +206,7 @@ def test_samples_of_one_prompt_differ_by_key_and_share_the_prompt():
 def test_copies_of_several_prompts_in_one_batch_each_read_their_own():
     """Four prompts, three copies of each, turned about; equal ones are read once and copied."""
     policy = tiny_models.policy(dtype=torch.float64)
+    assert not is_recomputed(policy.model)  # as the probe of a new model marks one whose cache errs
     prompts = [PROMPTS[i % 4] for i in range(12)]
     keys = [row_key("copies", i) for i in range(12)]
     together = generate(policy, prompts, sampling=sampling(batch_size=12), keys=keys)

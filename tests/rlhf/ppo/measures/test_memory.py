@@ -11,6 +11,8 @@ from worlds import ppo as world
 
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.generation.continuous_batching import Decoder
+from plumbrule.lm.sizes.memory_plan import Rows, ppo_memory
+from plumbrule.lm.sizes.shapes import shape_in
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
@@ -76,6 +78,8 @@ def test_a_run_says_it_first(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ppo.run(world.config(total_episodes=16), inputs, world.runtime(), out, FileTracker(out))
     said = capsys.readouterr().err
     assert "GiB an update, reward aside" in said.splitlines()[0]
+    assert "prompts of " in said.splitlines()[1]
+    assert said.splitlines()[1].split("; ")[1].startswith("none longer than ")
 
 
 def test_too_little_memory_is_said_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,3 +144,37 @@ def test_the_slots_take_a_step_for_every_token_of_the_probe() -> None:
         decoder.run()
         steps.append(len(taken))
     assert steps == [length - 1 for length in PROBE_TOKENS]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"value_trunk": "policy"},
+        {"unfrozen_layers": 2, "value_trunk": "branch"},
+        {"adapter": AdapterConfig(rank=1), "value_trunk": "policy"},
+        {"ema_decay": 0.9},
+    ],
+    ids=["plain", "head", "branch", "adapter", "average"],
+)
+def test_the_plans_formula_is_near_what_is_measured(tmp_path: Path, changes: dict) -> None:
+    """Within a factor of 1.6: the formula knows no queries shorter than the longest."""
+    found, actors, _ = expected_of(tmp_path, layers=4, **changes)
+    config = world.config(**changes)
+    shape = shape_in(world.build(tmp_path / "again", layers=4)["policy"].file("model"))
+    assert shape is not None
+    longest = max(len(actors.policy.encode(p.messages)) for p in world.prompts())
+    tokens = longest + config.sampling.max_new_tokens
+    sampled = Rows(min(len(world.prompts()), config.sampling.batch_size), tokens)
+    planned = ppo_memory(
+        shape,
+        Rows(8, tokens),
+        sampled,
+        "float32",
+        rank=config.adapter.rank,
+        unfrozen_layers=config.unfrozen_layers,
+        value_trunk=config.value_trunk,
+        num_reward_models=0,
+        averaged=config.ema_decay is not None,
+    )
+    assert found.memory_bytes / 1.6 < planned.total < 1.6 * found.memory_bytes

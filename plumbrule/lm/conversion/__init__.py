@@ -1,0 +1,1 @@
+"""`plumbrule convert`: a GGUF read (`gguf.py`) and a plain folder written (`convert.py`)."""

@@ -1,0 +1,1 @@
+"""How large a model is and what it takes, known before it is loaded. No torch."""

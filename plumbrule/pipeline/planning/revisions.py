@@ -1,0 +1,52 @@
+"""Branches and tags of the hub become commits before a config is typed, so that commits are hashed.
+
+`model.revision=main` and `hf://datasets/<owner>/<name>@main` are what people know; what they name
+moves. While composing the hub says which commit it is (offline: the cache), and the run continues
+as if that had been given: it is what fingerprints hash, `run.json` records and the plan shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from plumbrule.errors import ConfigError
+from plumbrule.store.hub import commit_of, hub_data, is_commit
+from plumbrule.store.packaged_files import located
+from plumbrule.store.source_files import is_hub_data
+
+
+def settle_revisions(cfg: DictConfig) -> list[str]:
+    """Put commits in the place of branches and tags; return what was resolved, as sentences.
+
+    Raises: ConfigError: one that can't be resolved.
+    """
+    found = []
+    name, revision = cfg.model.name_or_path, cfg.model.revision
+    is_name = isinstance(name, str) and name.count("/") == 1 and not Path(located(name)).is_dir()
+    if is_name and isinstance(revision, str) and revision and not is_commit(revision):
+        commit = _resolved("model.revision", name, revision, "model")
+        cfg.model.revision = commit
+        found.append(_sentence("model.revision", revision, name, f"model.revision={commit}"))
+    for setting in ["dataset.path", *(f"data.{role}.path" for role in cfg.data)]:
+        path = OmegaConf.select(cfg, setting)
+        if not is_hub_data(path) or is_commit(hub_data(path).revision):
+            continue
+        data = hub_data(path)
+        commit = _resolved(setting, data.name, data.revision, "dataset")
+        settled = data._replace(revision=commit)
+        OmegaConf.update(cfg, setting, str(settled))
+        found.append(_sentence(setting, data.revision, data.name, f"{setting}={settled}"))
+    return found
+
+
+def _resolved(setting: str, name: str, revision: str, kind: str) -> str:
+    try:
+        return commit_of(name, revision, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{setting}: {error}") from None
+
+
+def _sentence(setting: str, revision: str, name: str, kept: str) -> str:
+    return f"{setting}: {revision} of {name} is resolved to its commit; to keep it, add {kept}"
