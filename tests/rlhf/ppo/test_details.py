@@ -23,7 +23,11 @@ def test_a_stale_page_and_an_unheld_detail_are_named(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     (tmp_path / "tests").mkdir()
-    marks = "".join(f"@pytest.mark.detail({n})\n" for n in range(1, 55) if n not in (9, 53))
+    marks = "".join(
+        f"@pytest.mark.detail({n})\n"
+        for n in range(1, detail_page.NUM_DETAILS + 1)
+        if n not in (9, 53)
+    )
     (tmp_path / "tests" / "test_all.py").write_text(f"{marks}def test_all(): pass\n")
     stale = "rlhf/ppo/README.md is stale; run python scripts/detail_page.py."
     unheld, last = detail_page.check(tmp_path)

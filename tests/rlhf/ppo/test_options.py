@@ -116,10 +116,12 @@ def test_an_unknown_name_is_an_error_that_names_those_that_there_are(table) -> N
 
 
 def test_a_config_knows_the_names_of_the_tables(load: Callable[[str], str]) -> None:
-    with pytest.raises(ConfigError, match=r"ppo.policy_loss \(=unclipped\) must be one of clip;"):
+    with pytest.raises(
+        ConfigError, match=r"ppo.policy_loss \(=unclipped\) must be one of cispo, clip, gspo;"
+    ):
         PPOConfig(policy_loss="unclipped")
     load(PLUGIN)
-    with pytest.raises(ConfigError, match=r"must be one of clip, unclipped;"):
+    with pytest.raises(ConfigError, match=r"must be one of cispo, clip, gspo, unclipped;"):
         PPOConfig(policy_loss="clipped")
 
 
