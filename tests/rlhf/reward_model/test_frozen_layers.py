@@ -46,7 +46,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
             module.requires_grad_(True)
 
     monkeypatch.setattr(rm, "freeze_below", freeze)
-    monkeypatch.setattr(rm, "training_cost", lambda *arguments: {})
+    monkeypatch.setattr(rm, "training_cost", lambda *arguments, frozen: {})
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
