@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from plumbrule.report.contents import command_of
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import RUN_RECORD, RUNS
-from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest
+from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest, require_numbers
 
 
 def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
@@ -20,10 +21,37 @@ def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
     for path in store.root.glob(f"{RUNS}/*/*/{RUN_RECORD}"):
         try:
             record = read_json(path)
+            _require_types(record)
             found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
-        except (OSError, ValueError, TypeError, RecursionError):  # damaged
+        except (OSError, ValueError, RecursionError):  # damaged
             continue
     return sorted(found, key=lambda item: item[0].name)
+
+
+def _require_types(record: Any) -> None:
+    """Raise ValueError unless a run's record has the types that are read of it."""
+    require_numbers(_object(record).get("metrics", {}), "metrics")
+    _require_texts([record.get(name, "") for name in ("name", "id", "state", "error", "awaits")])
+    for name in ("overrides", "notes", "headline"):
+        _require_texts(record.get(name, []))
+    section = _object(_object(record.get("config", {})).get("run", {}))
+    _require_texts([section.get("only") or ""])
+    _require_texts(section.get("goals", []))
+    for node in map(_object, _object(record.get("nodes", {})).values()):
+        _require_texts([node.get(name) for name in ("kind", "state", "artifact")])
+        if not re.fullmatch(r"artifacts/[^/\0]+/[^/\0]+", node["artifact"]):
+            raise ValueError(f"{node['artifact']!r:.80} is no artifact of a store")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _require_texts(values: Any) -> None:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("not a list of texts")
 
 
 def find_run(store: Store, what: str) -> tuple[Path, dict[str, Any]] | None:

@@ -57,7 +57,7 @@ def _kept(key: str) -> dict[str, float] | None:
     try:
         found = read_json(folder / FILE)[key] if folder else {}
         rates = {name: float(found[name]) for name in DTYPES}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return rates if all(0 < rate < math.inf for rate in rates.values()) else None
 
@@ -72,6 +72,6 @@ def _measure_and_keep(key: str, device: torch.device) -> dict[str, float]:
         folder.mkdir(parents=True, exist_ok=True)
         others = read_json(path) if path.is_file() else {}
         write_json(path, {**(others if isinstance(others, dict) else {}), key: rates})
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass  # a home that can't be written: measured again by the next command
     return rates

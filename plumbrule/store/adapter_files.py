@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from plumbrule.errors import ConfigError
@@ -255,7 +256,8 @@ def _check_method(folder: Path, config: Mapping[str, Any]) -> None:
         "lora_alpha": config.get("lora_alpha", 8),
         **_mapping(folder, config, "alpha_pattern"),
     }.items():
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
+        number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        if not number or abs(alpha) > float_info.max or not isfinite(alpha):
             raise _refused(folder, name, alpha, "be a finite number")
     mapping = config.get("auto_mapping")
     library = mapping.get("parent_library", "") if isinstance(mapping, dict) else ""

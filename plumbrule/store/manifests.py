@@ -32,6 +32,8 @@ from plumbrule.store.content_digests import FAST, SLOW, digests
 MANIFEST = "manifest.json"
 UNSETTLED_SECONDS = 0.1
 """File systems note times in steps of some milliseconds: two changes within one look like one."""
+MOST = 2**63 - 1
+"""Of a size in bytes, a time in seconds or a whole number in a file of ours; more is damage."""
 _DIGEST_LINE = '\n "digest": "'
 _DIGITS = frozenset("0123456789abcdef")
 _CHECKED: dict[tuple[int, ...], set[str]] = {}
@@ -121,21 +123,33 @@ def _require_types(found: Any) -> None:
     for name in ("config", "inputs", "files", "metrics", "code", "versions", "runtime", "hardware"):
         if not isinstance(found.get(name, {}), dict):
             raise ValueError(f"{name} is no object")
-    for name, kind in (("inputs", str), ("code", str), ("metrics", int | float)):
+    for name in ("inputs", "code"):
         for key, value in found.get(name, {}).items():
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, str):
                 raise ValueError(f"{name}.{key} has another type")
-    if type(found.get("wall_seconds", 0.0)) not in (int, float):
-        raise ValueError("wall_seconds is no number")
+    require_numbers(found.get("metrics", {}), "metrics")
+    seconds = found.get("wall_seconds", 0.0)
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MOST:
+        raise ValueError("wall_seconds is no time")
     for name, about in found.get("files", {}).items():
         if not is_inside(name):
             raise ValueError(f"files names {name!r:.80}, which is not inside the folder")
-        if not isinstance(about, dict) or type(about.get("size")) is not int:
+        size = about.get("size") if isinstance(about, dict) else None
+        if type(size) is not int or not 0 <= size <= MOST:
             raise ValueError(f"files.{name} has no size")
         if not _is_digest(about.get(SLOW), 64):
             raise ValueError(f"files.{name} has no sha256")
         if FAST in about and not _is_digest(about[FAST], 32):
             raise ValueError(f"files.{name} has no xxh128")
+
+
+def require_numbers(found: Any, name: str) -> None:
+    """Raise ValueError unless `found` is an object of numbers; a float may be NaN or infinite."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is no object")
+    for key, value in found.items():
+        if type(value) is not float and (type(value) is not int or abs(value) > MOST):
+            raise ValueError(f"{name}.{key} is no number, or out of range")
 
 
 def _is_digest(value: Any, length: int) -> bool:

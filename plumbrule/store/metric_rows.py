@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.store.file_names import METRIC_ROWS
+from plumbrule.store.manifests import MOST
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
@@ -22,6 +23,8 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             break
         if not isinstance(row, dict) or type(row.get("update")) is not int:
+            break
+        if any(isinstance(value, int) and abs(value) > MOST for value in row.values()):
             break
         rows.append(row)
     return rows

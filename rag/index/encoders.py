@@ -31,6 +31,8 @@ NEURAL = "sentence-transformers"
 NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.h5", "*.msgpack", "*.ot", "*.py"] + [
     f"{folder}/*" for folder in ("onnx", "openvino", "coreml")
 ]
+NAMES_MODULES = ("modules.json", "router_config.json", "config.json")
+"""Files of a model's folder that may name classes."""
 QUERY_BATCH = 64
 READ_ERRORS = (SafetensorError, OSError, ValueError, ImportError, KeyError, RuntimeError)
 """What damaged or unsuitable model files raise."""
@@ -153,6 +155,7 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
     damaged = model_damage(folder)
     if damaged is not None:
         raise ValueError(damaged)
+    require_known_modules(folder)
     for pickled in sorted(folder.rglob("pytorch_model*.bin")):
         if not any(pickled.parent.glob("*.safetensors")):
             name = pickled.relative_to(folder)
@@ -184,6 +187,23 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
         if hasattr(module, "auto_model"):  # the part that transformers reads
             require_whole_encoder(cast(Any, module).auto_model, folder / path)
     return NeuralEncoder(model.eval())
+
+
+def require_known_modules(folder: Path) -> None:
+    """Raise ValueError for a part of the model that is no class of sentence-transformers.
+
+    Before 6.0 it imports one from a folder on this machine whatever `trust_remote_code` says.
+    """
+    for path in sorted(p for name in NAMES_MODULES for p in folder.rglob(name)):
+        found = read_json(path)
+        parts = found if isinstance(found, list) else []  # of modules.json
+        named = [part.get("type") for part in parts if isinstance(part, dict)]
+        if isinstance(found, dict) and isinstance(found.get("types"), dict):  # of a router
+            named += found["types"].values()
+        for name in named:
+            if not str(name).startswith("sentence_transformers."):
+                at = path.relative_to(folder)
+                raise ValueError(f"{at} names code of its own (={str(name)[:80]})")
 
 
 def _download(name: str, revision: str | None) -> Path:

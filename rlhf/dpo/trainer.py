@@ -106,6 +106,7 @@ def make_trainer(
     trainer.model_accepts_loss_kwargs = True
     if "ref" in getattr(policy.model, "peft_config", {}):
         policy.model.delete_adapter("ref")  # TRL's copy of ours for log-probs that we have already
+        policy.model.set_adapter("default")  # PEFT before 0.21 froze ours when it made that copy
     return trainer
 
 

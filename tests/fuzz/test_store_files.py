@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +27,9 @@ from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.store import attempts, checkpoints, claims
 from plumbrule.store.artifacts import Artifact, Store
-from plumbrule.store.file_names import HEAD, REWARD_STATS
+from plumbrule.store.file_names import HEAD, METRIC_ROWS, REWARD_STATS
 from plumbrule.store.manifests import MANIFEST, Manifest, signed
+from plumbrule.store.metric_rows import read_metrics
 from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
 from rlhf.feedback.people.questions import to_row as question_row
@@ -92,6 +94,50 @@ def test_manifests(tmp_path: Path, examples: int) -> None:
         look.hypothesis.inner_test(content)
 
     look_at_files()
+
+
+RUN = {
+    "name": "try",
+    "state": "done",
+    "overrides": ["seed=1"],
+    "notes": ["so"],
+    "headline": ["sft/loss"],
+    "metrics": {"time/total_seconds": 1.0, "sft/loss": 0.5},
+    "nodes": {"sft": {"kind": "sft", "state": "built", "artifact": "artifacts/sft/a1"}},
+    "config": {"run": {"only": None, "goals": ["sft"]}},
+}
+
+
+@AMOUNTS
+def test_records_of_runs(tmp_path: Path, examples: int) -> None:
+    path = tmp_path / "runs" / "try" / "1" / "run.json"
+    path.parent.mkdir(parents=True)
+    metrics = changed_json(RUN["metrics"]).map(lambda found: {**RUN, "metrics": found})
+    nodes = changed_json(RUN["nodes"]["sft"]).map(lambda found: {**RUN, "nodes": {"sft": found}})
+    parts = (metrics | nodes).map(lambda record: json.dumps(record).encode())
+
+    @amount(examples)
+    @given(object_or_bytes(RUN) | parts)
+    def look(content: bytes) -> None:
+        path.write_bytes(content)
+        for words in (["ls"], ["ls", "--json"], ["show", "1"], ["show", "1", "--json"]):
+            with contextlib.suppress(ArtifactError):
+                verbs.main([*words, "--store", str(tmp_path)])
+
+    look()
+
+
+@AMOUNTS
+def test_rows_of_metrics(tmp_path: Path, examples: int) -> None:
+    @amount(examples)
+    @given(object_or_bytes({"update": 1, "sft/loss": 0.5}))
+    def look(content: bytes) -> None:
+        (tmp_path / METRIC_ROWS).write_bytes(content)
+        for row in read_metrics(tmp_path):
+            for value in row.values():
+                assert not isinstance(value, int) or math.isfinite(value)
+
+    look()
 
 
 @AMOUNTS

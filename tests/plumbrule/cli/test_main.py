@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -430,6 +431,35 @@ def test_every_verb_parses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no runs under" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"metrics": {"time/total_seconds": 10**400}},
+        {"metrics": {"time/total_seconds": "long"}},
+        {"metrics": []},
+        {"state": 1},
+        {"overrides": [1]},
+        {"headline": "x"},
+        {"config": {"run": {"goals": [None]}}},
+        {"nodes": {"sft": {"kind": "sft", "state": "built", "artifact": "../sft/a1"}}},
+    ],
+)
+def test_a_damaged_record_of_a_run_is_not_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: dict[str, Any]
+) -> None:
+    from plumbrule.cli import verbs
+    from plumbrule.store.json_files import write_json
+
+    whole = {"name": "r", "state": "done", "metrics": {"time/total_seconds": 1.0}}
+    for number, record in enumerate((whole, {**whole, **damage})):
+        (tmp_path / "runs" / "r" / f"run{number}").mkdir(parents=True)
+        write_json(tmp_path / "runs" / "r" / f"run{number}" / "run.json", record)
+    assert verbs.main(["ls", "--store", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert "runs/r/run0" in listed
+    assert "runs/r/run1" not in listed
+
+
 @pytest.mark.parametrize("name", ["a fingerprint", "a run"])
 def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
     from plumbrule.cli import verbs
@@ -445,7 +475,7 @@ def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
     store.publish(Manifest("sft", "sft", "f" * 16, {}, {}))
     run = tmp_path / "runs" / "r" / "1"
     run.mkdir(parents=True)
-    about = {"kind": "sft", "artifact": str(folder.relative_to(store.root))}
+    about = {"kind": "sft", "state": "built", "artifact": str(folder.relative_to(store.root))}
     write_json(run / "run.json", {"state": "done", "nodes": {"sft": about}})
     what = "f" * 16 if name == "a fingerprint" else "1"
     assert verbs.adapter_in(store, what, None) == folder / "model"

@@ -211,6 +211,7 @@ BROKEN = {
     "rank huge": (settings(r=10**12), r"rank r \(=1000000000000\) must fit the weights"),
     "pattern": (settings(rank_pattern={"q_proj": -3}), r"rank q_proj \(=-3\)"),
     "alpha": (settings(lora_alpha=float("nan")), r"lora_alpha \(=nan\) must be a finite number"),
+    "huge alpha": (settings(lora_alpha=10**400), r"lora_alpha \(=10+.* must be a finite number"),
     "list of ranks": (settings(rank_pattern=[1]), r"rank_pattern .* must map layers"),
     "offsets": (
         header(b'{"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 4]}}'),
@@ -431,7 +432,10 @@ def test_merge_takes_an_artifact_a_run_or_a_folder(adapted, base, tmp_path):
     run = store.root / "runs" / "mine" / "today"
     run.mkdir(parents=True)
     nodes = {"sft": "sft/" + "a1" * 8, "plain": "sft/" + "b2" * 8}
-    record = {n: {"kind": "sft", "artifact": f"artifacts/{where}"} for n, where in nodes.items()}
+    record = {
+        n: {"kind": "sft", "state": "built", "artifact": f"artifacts/{where}"}
+        for n, where in nodes.items()
+    }
     (run / "run.json").write_text(json.dumps({"nodes": record, "overrides": [], "state": "done"}))
 
     def merge(what: str, *more: str) -> int:

@@ -44,6 +44,20 @@ def test_a_slow_device_multiplies_small_matrices(
     assert found == pytest.approx(2.0 * size**3 / seconds / 1e9)
 
 
+def test_a_kept_rate_out_of_range_is_measured_again(
+    measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matmul_rates.matmul_gflops(CPU)
+    folder = matmul_rates.cache_folder()
+    assert folder is not None
+    path = folder / matmul_rates.FILE
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({key: dict.fromkeys(matmul_rates.DTYPES, 10**400) for key in kept}))
+    monkeypatch.setattr(matmul_rates, "_measured", {})  # another command
+    assert matmul_rates.matmul_gflops(CPU) == {"float32": 2.0, "bfloat16": 2.0}
+    assert len(measured) == 4
+
+
 def test_once_per_machine(measured: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     rates = {"float32": 2.0, "bfloat16": 2.0}
     assert matmul_rates.matmul_gflops(CPU) == rates

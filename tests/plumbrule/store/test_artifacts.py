@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims, manifests
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.json_files import write_json
-from plumbrule.store.manifests import MANIFEST, Manifest, signed
+from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest, signed
 
 
 def published(store: Store, **files: str) -> Path:
@@ -63,6 +66,34 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (folder / MANIFEST).write_text('{"node": "sft"')
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
         store.manifest("sft", "abc")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"files": {"a": {"size": 10**400}}}, "files.a has no size"),
+        ({"files": {"a": {"size": -1}}}, "files.a has no size"),
+        ({"wall_seconds": 10**400}, "wall_seconds is no time"),
+        ({"wall_seconds": float("nan")}, "wall_seconds is no time"),
+        ({"wall_seconds": float("inf")}, "wall_seconds is no time"),
+        ({"wall_seconds": -1.0}, "wall_seconds is no time"),
+        ({"metrics": {"data/rows": 10**400}}, "metrics.data/rows is no number, or out of range"),
+    ],
+)
+def test_a_number_out_of_range_is_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: dict[str, Any], said: str
+) -> None:
+    """What is added up or printed of a manifest, also of one whose digest is right."""
+    store = Store(tmp_path)
+    folder = published(store, a="x")
+    about = asdict(read_manifest(folder))
+    if "files" in damage:
+        damage = {"files": {"a": {**about["files"]["a"], **damage["files"]["a"]}}}
+    (folder / MANIFEST).write_text(signed({**about, **damage}))
+    with pytest.raises(ArtifactError, match=rf"is damaged \({said}\)"):
+        read_manifest(folder)
+    assert verbs.main(["ls", "--artifacts", "--store", str(tmp_path)]) == 0
+    assert "no such artifacts" in capsys.readouterr().out
 
 
 def test_pickles_are_never_published(tmp_path: Path) -> None:

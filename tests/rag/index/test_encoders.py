@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from worlds.articles import build, opened
 
 from plumbrule.errors import ArtifactError, ConfigError
-from rag.index.encoders import NEURAL, load_encoder, make_encoder
+from rag.index.encoders import NEURAL, load_encoder, make_encoder, require_known_modules
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["a born in rome", "the baker", "profession of a baker in lima"]
@@ -148,9 +148,25 @@ def test_a_model_s_own_code_is_not_run(folder: Path, tmp_path: Path) -> None:
     modules = json.loads((copy / "modules.json").read_text())
     modules[1]["type"] = "own.Pooling"
     (copy / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ConfigError, match=r"rag\.encoder.*no code of its own"):
+    with pytest.raises(ConfigError, match=r"rag\.encoder.*no code of its own.*own\.Pooling"):
         make_encoder(str(copy), None, 1024, [], "cpu")
     assert not ran.exists()
+    with pytest.raises(ArtifactError, match=r"own\.Pooling.*build the index again"):
+        load_encoder(NEURAL, copy, "cpu")
+    assert not ran.exists()
+
+
+def test_a_router_s_parts_are_looked_at_too(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "router"
+    shutil.copytree(folder, copy)
+    ours = "sentence_transformers.sentence_transformer.modules.Pooling"
+    (copy / "1_Router").mkdir()
+    parts = copy / "1_Router" / "router_config.json"
+    parts.write_text(json.dumps({"types": {"query": ours}}))
+    require_known_modules(copy)
+    parts.write_text(json.dumps({"types": {"query": ours, "document": "os.Pooling"}}))
+    with pytest.raises(ConfigError, match=r"router_config\.json names .* \(=os\.Pooling\)"):
+        make_encoder(str(copy), None, 1024, [], "cpu")
 
 
 def test_an_empty_folder_and_an_absent_hub_model_are_refused(tmp_path: Path) -> None:

@@ -239,11 +239,21 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
         )
 
 
-def test_an_adapter_alone_learns_and_no_copy_of_it_stays(tmp_path):
+@pytest.mark.parametrize("loaded", [False, True])
+def test_an_adapter_alone_learns_and_no_copy_of_it_stays(tmp_path, loaded):
     policy = with_adapter(moved_policy(), AdapterConfig(rank=2), 0, "dpo.adapter")
+    if loaded:  # to be read only, PEFT remembers; its own log-probs are the reference
+        policy.model.peft_config["default"].inference_mode = True
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if "lora_B" in name:
+                    weight.fill_(0.05)
     start = copy.deepcopy(policy.model.state_dict())
     logged, _ = trained(tmp_path, 8, policy, learning_rate=1e-2)
     assert list(policy.model.peft_config) == ["default"]
+    assert policy.model.active_adapters == ["default"]
+    trained_ones = {name for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert trained_ones == {name for name in start if "lora" in name}
     after = policy.model.state_dict()
     changed = {name for name in start if not torch.equal(start[name], after[name])}
     assert changed
