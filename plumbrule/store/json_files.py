@@ -12,7 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.store.manifests import write_text, write_texts
+from plumbrule.store.manifests import MOST, write_text, write_texts
+
+MOST_DIGITS = len(str(MOST)) + 1
+"""Of a whole number in a file, its sign included."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -23,9 +26,17 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file.
 
-    Raises: OSError: it can't be read. ValueError: it is no JSON.
+    Raises: OSError: it can't be read. ValueError: it is no JSON, or holds a whole number of more
+    than 64 bits, which no file of ours does and no float can.
     """
-    return json.loads(path.read_bytes().decode("utf-8"))
+    return json.loads(path.read_bytes().decode("utf-8"), parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int:
+    """Return a whole number of JSON. Raises: ValueError: it has more than 64 bits."""
+    if len(digits) > MOST_DIGITS or abs(int(digits)) > MOST:
+        raise ValueError(f"{digits:.40} has more than 64 bits")
+    return int(digits)
 
 
 def as_read_back(value: Any) -> Any:
@@ -53,7 +64,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 def read_jsonl(path: Path) -> list[Any]:
     """Return the rows of a file that `write_jsonl` wrote.
 
-    Raises: OSError: it can't be read. ValueError: a row is no JSON.
+    Raises: OSError: it can't be read. ValueError: a row is no JSON that `read_json` takes.
     """
     with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        return [json.loads(line, parse_int=_whole_number) for line in lines]

@@ -48,8 +48,15 @@ def changed(**columns: list | None) -> Callable[[Path], None]:
     return write
 
 
+def not_unicode() -> pa.Array:
+    """Return two texts of which the first has a byte that no UTF-8 has."""
+    bounds = pa.array([0, 1, 2], type=pa.int32()).buffers()[1]
+    return pa.StringArray.from_buffers(2, bounds, pa.py_buffer(b"\xf9y"))
+
+
 BAD_ROLLOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no Parquet": (lambda path: path.write_bytes(b"PAR1 is not enough"), "a Parquet file"),
+    "no UTF-8": (changed(text=not_unicode()), "a Parquet file of a rollout .*UTF8"),
     "no rows": (lambda path: pq.write_table(pa.table(table()).slice(0, 0), path), "not 0 rows"),
     "no column": (changed(values=None), "column values .=missing. must hold"),
     "float ids": (changed(response=[[4.0, 5.5], [6.0]]), "response .*must hold lists of token ids"),
