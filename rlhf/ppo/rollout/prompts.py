@@ -33,8 +33,7 @@ def read_prompts(
     every = read_records(Prompt, path)
     policy.check_chats(every)
     lengths = [len(policy.encode(prompt.messages)) for prompt in every]
-    most = policy.spec.context - response_tokens
-    kept = [prompt for prompt, length in zip(every, lengths, strict=True) if length <= most]
+    kept = prompts_that_fit(policy, every, response_tokens)
     if not kept:
         raise DataError(
             f"prompts (={len(every)} rows) must hold one that fits the context (="
