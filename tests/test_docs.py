@@ -31,8 +31,18 @@ from plumbrule.cli import help_page, verbs
 from plumbrule.cli.composition import CONF
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.planning import revisions
+from plumbrule.pipeline.setting_names import settings_of
 from plumbrule.report.metric_wording import describe
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.options import (
+    ADVANTAGES,
+    IMPORTANCE_LEVELS,
+    LOSS_AGGREGATIONS,
+    OUTSIDE_RULES,
+    POLICY_LOSSES,
+)
 
+OTHER_FRAMEWORKS = ROOT / "docs" / "from_others.md"
 DETAILS = ROOT / "rlhf" / "ppo" / "README.md"
 OPTIONS = {"--cfg", "--version", "--help", "--plugin", "--config-dir", "-m", "-sc"}
 """Of the command itself; a verb's are asked of its help."""
@@ -196,3 +206,43 @@ def test_the_page_about_extending_shows_each_example_as_it_is() -> None:
         assert f"(examples/{example.name})" in page
     for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
         assert any(block in source for source in sources), block
+
+
+def test_every_setting_of_ppo_has_a_counterpart_or_is_said_to_have_none() -> None:
+    page = OTHER_FRAMEWORKS.read_text("utf-8")
+    table = page.partition("## Settings and their counterparts")[2].partition("\n### ")[0]
+    rest = page.partition("## Settings without a counterpart")[2]
+    rows = re.findall(r"^\| `((?:ppo|runtime)\.[\w.]+)` \|(.*)\|$", table, re.MULTILINE)
+    lacking = re.findall(r"^- `(ppo\.[\w.]+)`:", rest, re.MULTILINE)
+    named = [name for name, _ in rows] + lacking
+    assert len(set(named)) == len(named)
+    assert set(named) <= set(settings_of(RunConfig))
+    settings = settings_of(PPOConfig, "ppo.")
+    groups = {setting.rpartition(".")[0] for setting in settings}
+    missing = [
+        setting
+        for setting in settings
+        if setting not in groups and not any(f"{setting}.".startswith(f"{n}.") for n in named)
+    ]
+    assert not missing
+    for name, cells in rows:
+        theirs = [cell.strip() for cell in cells.split("|")][:3]
+        assert all(theirs), name
+        assert theirs != ["none"] * 3, name
+
+
+def test_every_choice_of_ppo_has_a_row_beside_the_choices_of_others() -> None:
+    page = OTHER_FRAMEWORKS.read_text("utf-8")
+    for setting, choices in (
+        ("advantage", [name for name in ADVANTAGES if not ADVANTAGES.source(name)]),
+        ("policy_loss", [name for name in POLICY_LOSSES if not POLICY_LOSSES.source(name)]),
+        ("loss_aggregation", LOSS_AGGREGATIONS),
+    ):
+        table = page.partition(f"| `ppo.{setting}` | OpenRLHF |")[2].partition("\n\n")[0]
+        assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(choices), setting
+    for setting, allowed in (
+        ("importance_level", IMPORTANCE_LEVELS),
+        ("importance_outside", OUTSIDE_RULES),
+    ):
+        rows = re.findall(rf"^\| `ppo\.{setting}=(\w+)` \|", page, re.MULTILINE)
+        assert set(rows) == set(allowed), setting
