@@ -618,14 +618,14 @@ MUTANTS = [
     Mutant(
         56,
         "a response's mean counts its tokens twice",
-        "rlhf/ppo/aggregation.py",
+        "rlhf/ppo/optimisation/aggregation.py",
         "weights = weights / num_tokens",
         "weights = weights / num_tokens.square()",
     ),
     Mutant(
         56,
         "rows that are left out count in the divisor",
-        "rlhf/ppo/aggregation.py",
+        "rlhf/ppo/optimisation/aggregation.py",
         "divisor = int(num_tokens[kept].sum())",
         "divisor = int(num_tokens.sum())",
     ),
@@ -639,7 +639,7 @@ MUTANTS = [
     Mutant(
         57,
         "the bonus counts above its target too",
-        "rlhf/ppo/entropy.py",
+        "rlhf/ppo/optimisation/entropy.py",
         "return coef if target is None or entropy <= target else 0.0",
         "return coef",
     ),
@@ -681,7 +681,7 @@ MUTANTS = [
     Mutant(
         61,
         "unfinished responses weigh as others do",
-        "rlhf/ppo/aggregation.py",
+        "rlhf/ppo/optimisation/aggregation.py",
         "return torch.where(kept, weights, 0.0)",
         "return weights",
     ),

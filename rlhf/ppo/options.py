@@ -67,7 +67,7 @@ SCHEDULES: Registry[Callable[[float], float]] = Registry(
     },
 )
 LOSS_AGGREGATIONS = ("token", "sequence", "constant")
-"""What `ppo.loss_aggregation` may be (`aggregation.py`)."""
+"""What `ppo.loss_aggregation` may be (`optimisation/aggregation.py`)."""
 IMPORTANCE_LEVELS = ("token", "sequence", "geometric")
 OUTSIDE_RULES = ("clip", "mask")
 """What `ppo.importance_level` and `ppo.importance_outside` may be (`losses.py`)."""

@@ -47,7 +47,6 @@ from plumbrule.timing import Stopwatch
 from rlhf.masked import masked_mean
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.continuation import start_of, write_end
-from rlhf.ppo.entropy import entropy_weight, next_entropy_coefficient
 from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.measures.memory import describe_estimate, estimate_memory
 from rlhf.ppo.measures.metrics import (
@@ -74,6 +73,7 @@ from rlhf.ppo.models import (
     with_frozen_states,
 )
 from rlhf.ppo.objective import shape
+from rlhf.ppo.optimisation.entropy import entropy_weight, next_entropy_coefficient
 from rlhf.ppo.optimisation.learner import learning_rates, set_learning_rates
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.ptx import PTX, read_demonstrations

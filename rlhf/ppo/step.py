@@ -6,12 +6,12 @@ mini-batch   batch_size / num_mini_batches rows, one optimizer step; cut anew in
 micro-batch  rows of like length that go through the models together; a matter of memory only
 
 A mini-batch's loss is the sum over its action tokens, divided by their number in the *whole*
-mini-batch (the value loss: over its steps), or another sum that `aggregation.py` offers. What it is
-divided by is known before the first forward pass, since masks are data, so the gradient is one and
-the same for every cut into micro-batches and every number of processes: each process adds up its
-rows' gradients, and the sums are summed. (Means over micro-batches, as most code takes them, weigh
-a token by the length of its neighbours.) Gradient accumulation is this loop and nothing else; no
-wrapper decides when to step.
+mini-batch (the value loss: over its steps), or another sum (`optimisation/aggregation.py`). What it
+is divided by is known before the first forward pass, since masks are data, so the gradient is one
+and the same for every cut into micro-batches and every number of processes: each process adds up
+its rows' gradients, and the sums are summed. (Means over micro-batches, as most code takes them,
+weigh a token by the length of its neighbours.) Gradient accumulation is this loop and nothing else;
+no wrapper decides when to step.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from plumbrule.errors import TrainingError
 from plumbrule.lm.parallel import distributed, fsdp
-from rlhf.ppo.aggregation import loss_divisor, row_weights
 from rlhf.ppo.kl import kl_loss
 from rlhf.ppo.losses import PolicyLoss, ValueLoss, importance_weights, policy_loss, value_loss
+from rlhf.ppo.optimisation.aggregation import loss_divisor, row_weights
 from rlhf.ppo.optimisation.gradients import clip_gradients, reduce_gradients
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.optimisation.mini_batches import mini_batches

@@ -19,10 +19,10 @@ from plumbrule.lm.generation import generate
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.advantages import AdvantageInputs, from_values, length_adaptive_lam
-from rlhf.ppo.aggregation import loss_divisor, row_weights
 from rlhf.ppo.config import EntropyConfig, PPOConfig
-from rlhf.ppo.entropy import entropy_weight, next_entropy_coefficient
 from rlhf.ppo.losses import importance_weights, policy_loss
+from rlhf.ppo.optimisation.aggregation import loss_divisor, row_weights
+from rlhf.ppo.optimisation.entropy import entropy_weight, next_entropy_coefficient
 from rlhf.ppo.rollout.evaluation import action_scores
 from rlhf.ppo.rollout.trajectory import rows_for_model
 from rlhf.ppo.stage import run

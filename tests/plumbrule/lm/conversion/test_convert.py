@@ -277,8 +277,8 @@ def test_a_packaged_model_is_found_by_name_hashed_by_content_and_told_in_the_pla
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, composed: Callable
 ) -> None:
     from plumbrule.lm.config import ModelConfig
-    from plumbrule.pipeline.execute import make_plan
     from plumbrule.pipeline.model_checks import check_models
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.store.artifacts import Store
     from plumbrule.store.fingerprint import hashed_config
 
