@@ -276,7 +276,7 @@ def test_questions_are_found_by_run_or_fingerprint(labels, tmp_path, monkeypatch
     store = Store(tmp_path)
     awaits = str(labels.relative_to(tmp_path))
     write_run(tmp_path, "r1", state="waiting", awaits=awaits)
-    node = {"kind": "feedback", "artifact": "artifacts/feedback/f1"}
+    node = {"kind": "feedback", "state": "built", "artifact": "artifacts/feedback/f1"}
     write_run(tmp_path, "r2", state="done", nodes={"feedback": node})
     write_run(tmp_path, "r3", state="failed", error="no")
     for what in ("r1", "quickstart/r1", "r2", "f1", "feedback/f1"):
