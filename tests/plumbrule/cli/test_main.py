@@ -528,7 +528,7 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     run.register()
     GlobalHydra.instance().clear()
     overrides = ["run.only=prompts", "tracking=jsonl", f"run.store={tmp_path}"]
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(run.CONF), **run.VERSION_BASE):
         cfg = compose("config", overrides=[*overrides, "atlas.num_prompts=20"])
     monkeypatch.setattr(run, "start_tracker", lambda *a: Tracker())
     owner = run if fails == "start_tracker" else run.record
