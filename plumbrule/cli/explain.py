@@ -41,7 +41,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     inside = re.search(r"Key '(\w+)' not in '(\w+)'", text)
     listed = re.search(r"(?:Could not override|Error merging override) \+*'?([\w.@/]+)", text)
-    if inside and listed and listed.group(1).rpartition(".")[2] != inside.group(1):
+    if inside and listed and inside.group(1) not in listed.group(1).split("."):
         return (
             f"{listed.group(1)} (={inside.group(1)}) must hold known keys; "
             f"{hint(f'{listed.group(1)}.{inside.group(1)}', settings_of(RunConfig), KEYS)}"
@@ -55,6 +55,15 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if wrong and full_key:
         kind = TYPES.get(wrong.group(2), wrong.group(2))
         return f"{full_key.group(1)} (={wrong.group(1)}) must be {kind}; change it."
+    item = re.search(
+        r"Invalid type assigned: \w+ is not a subclass of \w+\. value: (.*?) full_key", text
+    )
+    if item and full_key:
+        group = full_key.group(1).partition("[")[0]
+        return (
+            f"{full_key.group(1)} (={item.group(1)}) must be a mapping, as {{name: ...}}; "
+            f"plumbrule doc {group} says what it may hold."
+        )
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown is None and "not in" in text and full_key:
         unknown = full_key
@@ -96,6 +105,8 @@ def explain_choice(error: MissingConfigException, arguments: Sequence[str]) -> s
 def explain_word(word: str) -> str:
     """Return what to do about a word that Hydra can't read, or reads as several values."""
     key, _, value = word.partition("=")
+    if value and word[0] in "'\"" and word[-1] == word[0]:
+        return f"the setting {word} must not be in quotes that reach Hydra; write {word[1:-1]}"
     try:
         sweeps = OverridesParser.create().parse_override(word).is_sweep_override()
     except HydraException:

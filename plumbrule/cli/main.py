@@ -198,6 +198,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         for name in (FAILURE, CELL):
             (folder / name).unlink(missing_ok=True)
     note_folder(folder.parent)
+    print(f"cell {' '.join(overrides)}")
     try:
         return run(cfg, overrides, SweepCell(about, folder))
     except NeedsInput as wanted:

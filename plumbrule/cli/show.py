@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.cli.store_names import find_artifact, find_run, pasted
+from plumbrule.pipeline.stages import STAGES
 from plumbrule.report.metric_wording import bounds_text, describe
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT, TRACEBACK
@@ -97,8 +98,21 @@ def summary(folder: Path, record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"  {name:<{width}}  {metrics[name]:.4g}{interval}" + (f"  {unit}" if unit else "")
         )
+    lines += policy_lines(folder, nodes)
     files = [path for path in (REPORT_PAGE, TRACEBACK) if (folder / path).is_file()]
     lines += [f"{Path(path).stem:<8} {folder / path}" for path in files]
     if (folder / REPORT_TEXT).is_file():
         lines.append(f"all of it: plumbrule show {folder.name} --full")
     return lines
+
+
+def policy_lines(folder: Path, nodes: Mapping[str, Any]) -> list[str]:
+    """Return a line for each policy that the run's nodes made: its Hugging Face folder."""
+    artifacts = {name: Path(node["artifact"]) for name, node in nodes.items()}
+    policies = {
+        name: folder.parents[2] / path / "model"
+        for name, path in artifacts.items()
+        if path.parent.name in STAGES and STAGES[path.parent.name].makes_policy
+    }
+    width = max(map(len, policies), default=0)
+    return [f"policy   {name:<{width}}  {model}" for name, model in policies.items()]

@@ -80,8 +80,8 @@ def find_artifact(store: Store, what: str) -> Manifest:
     ]
     if not found:
         raise ArtifactError(
-            f"nothing is called {what!r} in {store.root}; plumbrule ls lists runs, plumbrule ls "
-            "--artifacts lists artifacts."
+            f"nothing is called {what!r} in {store.root}; a run is named by its id, an artifact by "
+            "its fingerprint: plumbrule ls lists runs, plumbrule ls --artifacts artifacts."
         )
     if len(found) > 1:
         names = listed(sorted(f"{f.parent.name}/{f.name}" for f in found), 6)

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.store.manifests import MOST, write_text, write_texts
+from plumbrule.store.manifests import write_text, write_texts
 
+MOST = 2**64 - 1
+"""Of a whole number in a file: keys of random numbers have 64 bits."""
 MOST_DIGITS = len(str(MOST)) + 1
-"""Of a whole number in a file, its sign included."""
+"""Of such a number, its sign included."""
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -64,11 +64,12 @@ class EntropyConfig:
 
     coef: float = 0.0
     """Subtracted from the loss per nat of the policy's mean entropy; with a target, at the start; \
-0: none."""
+0: none. Costs memory in the backward pass: some arrays over the vocabulary, for a slice of tokens \
+at a time."""
     target: float | None = None
     """Nats per token: the coefficient grows by `step` after an update whose entropy was lower and \
 falls by it, not below 0, after one whose entropy was higher; it counts only while the entropy is \
-not above the target. None: the coefficient stays what it is."""
+not above the target (Skywork-OR1, arXiv:2505.22312). None: the coefficient stays what it is."""
     step: float = 0.005
     """By which an update moves the coefficient."""
 
@@ -152,11 +153,13 @@ the mean, then whitened over the rollout); or one of a plug-in."""
     """The advantages' lambda is 1 - 1 / (alpha * steps of the response), not below 0, in place of \
 lam. None: it is lam for every length. Of gae only."""
     policy_loss: str = "clip"
-    """clip: the clipped surrogate of each token's ratio; gspo: of the response's; cispo: the \
-clipped ratio is a weight that leaves every token a gradient; or one of a plug-in."""
+    """clip: the clipped surrogate of each token's ratio; gspo: of the response's, which needs a \
+far smaller cliprange (its paper: 3e-4 and 4e-4); cispo: the clipped ratio is a weight that leaves \
+every token a gradient; or one of a plug-in. Sources and whole commands: docs/methods.md."""
     loss_aggregation: str = "token"
     """token: mean over the action tokens of a mini-batch; sequence: over those of each response, \
-then over responses; constant: sum, over responses times sampling.max_new_tokens."""
+then over responses (GRPO, GSPO); constant: sum, over responses times sampling.max_new_tokens \
+(Dr. GRPO, arXiv:2503.20783)."""
     mask_unfinished: bool = False
     """Whether responses without their terminal token are left out of the policy's loss."""
     cliprange: float = 0.2
@@ -195,7 +198,8 @@ as they are and are shared with reference and value branch. None: all are traine
     sampler: str = "own"
     """Who answers the rollouts' prompts. own: the policy itself; transformers: its \
 continuous batching; vllm: an engine in an environment of its own (`make install-vllm`); or a \
-plug-in's. Samples after training are own's."""
+plug-in's. Samples after training are own's. What they cost and where they differ: \
+docs/machines.md."""
     old_logprobs: str = "recompute"
     """recompute: from the pass that training differentiates. rollout: from the sampler."""
     importance_cap: float | None = None

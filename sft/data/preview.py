@@ -55,7 +55,10 @@ def preview(
     held_out: Sequence[Item] = []
     if not train:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
-        raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
+        raise DataError(
+            f"no row of format {dataset.format} is left for role {config.role} ({reasons}).",
+            dataset.path,
+        )
     if config.is_split:
         train, held_out = divide(kept, dataset.validation_share, dataset.split_seed)
         check_split(train, held_out)

@@ -26,7 +26,8 @@ def settle_revisions(cfg: DictConfig) -> list[str]:
     name, revision = cfg.model.name_or_path, cfg.model.revision
     is_name = isinstance(name, str) and name.count("/") == 1 and not Path(located(name)).is_dir()
     if is_name and isinstance(revision, str) and revision and not is_commit(revision):
-        commit = _resolved("model.revision", name, revision, "model")
+        word = "model.revision=<40 digits>."
+        commit = _resolved("model.revision", name, revision, "model", word)
         cfg.model.revision = commit
         found.append(_sentence("model.revision", revision, name, f"model.revision={commit}"))
     for setting in ["dataset.path", *(f"data.{role}.path" for role in cfg.data)]:
@@ -34,18 +35,23 @@ def settle_revisions(cfg: DictConfig) -> list[str]:
         if not is_hub_data(path) or is_commit(hub_data(path).revision):
             continue
         data = hub_data(path)
-        commit = _resolved(setting, data.name, data.revision, "dataset")
+        word = f"{setting}={data._replace(revision='<40 digits>')}, or {setting}=<your copy>."
+        commit = _resolved(setting, data.name, data.revision, "dataset", word)
         settled = data._replace(revision=commit)
         OmegaConf.update(cfg, setting, str(settled))
         found.append(_sentence(setting, data.revision, data.name, f"{setting}={settled}"))
     return found
 
 
-def _resolved(setting: str, name: str, revision: str, kind: str) -> str:
+def _resolved(setting: str, name: str, revision: str, kind: str, word: str) -> str:
+    """Return the commit of a revision.
+
+    Args: word: what an error tells the user to write. Raises: ConfigError: it can't be known.
+    """
     try:
         return commit_of(name, revision, kind)
     except ConfigError as error:
-        raise ConfigError(f"{setting}: {error}") from None
+        raise ConfigError(f"{setting}: {error} Write {word}") from None
 
 
 def _sentence(setting: str, revision: str, name: str, kept: str) -> str:

@@ -237,6 +237,7 @@ def test_a_dry_sweep_plans_every_cell_and_leaves_nothing(store: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "all metrics of the sweep" not in done.stderr
     assert re.search(r"ppo +build .*changed: kl\.coef", done.stdout)
+    assert re.findall(r"^cell .*ppo\.kl\.coef=(\S+) ", done.stdout, re.MULTILINE) == ["0.2", "0.3"]
     assert sorted(store.rglob("*")) == before
     assert not list(tmp_path.iterdir())
 
@@ -266,6 +267,9 @@ def test_ls_and_show(store: Path) -> None:
     for line in ("state    done, ", "command  plumbrule debug=fast", "goals    compare, eval_base"):
         assert line in shown
     assert re.search(r"ppo/gold_gain +\S+", shown)
+    policies = re.findall(r"^policy +(\w+) +(.+)$", shown, re.MULTILINE)
+    assert [name for name, _ in policies] == ["base", "sft", "ppo"]
+    assert all((Path(folder) / "policy.json").is_file() for _, folder in policies)
     assert str(store / runs[0]["folder"] / "report.html") in shown
     assert len(shown.splitlines()) < 60
     whole = plumbrule(store, "show", runs[0]["id"], "--full", "--verify")
@@ -327,6 +331,9 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
         (["doc", "ppo.lr"], 2, "did you mean ppo.learning_rate?"),
         (["shw"], 2, "did you mean show?"),
         (["dataset.path=~/x"], 2, "must be quoted twice"),
+        (["'dataset.path=/x'"], 2, "must not be in quotes that reach Hydra; write dataset.path=/x"),
+        (["datset.path=x"], 2, "datset.path must be a known key; did you mean dataset.path?"),
+        (["reward.terms=[brief]"], 2, "reward.terms[0] (=brief) must be a mapping"),
         (["ls", "--jsn"], 2, "unknown arguments: --jsn"),
         (["doc", "ppo.kl.coef"], 0, "= 0.2 in experiment=quickstart; 0.05 by itself"),
         (["doc", "ppo.kl.coef", "ppo.kl.coef=0.7"], 0, "= 0.7 in ppo.kl.coef=0.7; 0.05 by itself"),

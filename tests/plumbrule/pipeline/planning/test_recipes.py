@@ -257,6 +257,10 @@ def test_a_revision_that_nothing_resolves_is_an_error_before_the_plan(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"^model\.revision: revision \(=v9\) of EleutherAI"):
         tldr("model=pythia_1b", "model.revision=v9")
+    path = "data.preferences.path=hf://datasets/owner/pairs@{}/data"
+    with pytest.raises(ConfigError) as raised:
+        tldr("model=pythia_1b", f'data.preferences.path="{path.format("v9").partition("=")[2]}"')
+    assert f"Write {path.format('<40 digits>')}, or" in str(raised.value)
 
 
 def test_the_word_recipe_is_a_group_of_the_config() -> None:
