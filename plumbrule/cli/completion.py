@@ -42,7 +42,9 @@ def answer(verbs: Iterable[str], hydra: Callable[[], object]) -> None:
         os.environ["COMP_LINE"] = " ".join([words[0], *known, last]) if words else line
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
             hydra()
-        offered += [w for w in said.getvalue().split() if not w.endswith("=schema")]
+        offered += [
+            w for w in said.getvalue().split() if not w.endswith("=schema") and "=of_" not in w
+        ]
     fits = [word for word in offered if word.startswith(last)]
     between = "\n" if any("fish" in word for word in sys.argv) else " "
     print(between.join(dict.fromkeys(fits)))

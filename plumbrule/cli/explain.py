@@ -47,7 +47,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             f"{hint(f'{listed.group(1)}.{inside.group(1)}', settings_of(RunConfig), KEYS)}"
         )
     full_key = re.search(r"full_key: (\S+)", text)
-    if full_key and " is not a ListConfig, list or tuple" in text:
+    if full_key and re.search(r" is not a ListConfig,.* list,? or tuple", text):
         key = full_key.group(1)
         value = next((w.partition("=")[2] for w in arguments if w.startswith(f"{key}=")), "a")
         return f"{key} (={value}) must be a list; write {shlex.quote(f'{key}=[{value}]')}."

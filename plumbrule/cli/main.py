@@ -34,7 +34,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli import completion, help_page, verbs
-from plumbrule.cli.composition import CONF, SWEEP_FOLDERS, group_options, register
+from plumbrule.cli.composition import (
+    CONF,
+    SWEEP_FOLDERS,
+    VERSION_BASE,
+    group_options,
+    register,
+    require_recipes,
+)
 from plumbrule.cli.explain import MULTIRUN, explain, unknown_option
 from plumbrule.cli.messages import describe_stop, explain_permission, say
 from plumbrule.cli.plan_page import print_plan, tracking_line
@@ -86,6 +93,8 @@ def main() -> None:
     words = model_words(sys.argv[1:], group_options("model"))
     sys.argv[1:] = sorted(words, key=lambda word: word not in MULTIRUN)  # Hydra wants it first
     if not set(sys.argv[1:]) & set(MULTIRUN):
+        if code := _guarded(lambda: require_recipes(sys.argv[1:])):
+            sys.exit(code)
         sys.exit(_guarded(_hydra_main))
     if code := _guarded(lambda: check_cells(sys.argv[1:])):
         sys.exit(code)
@@ -170,7 +179,7 @@ def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:
         return 143 if isinstance(stopped, Terminated) else 130
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+@hydra.main(config_path=str(CONF), config_name="config", **VERSION_BASE)
 def _hydra_main(cfg: DictConfig) -> float | None:
     """Run one composed config; in a sweep, a cell that fails leaves `failure.json`.
 

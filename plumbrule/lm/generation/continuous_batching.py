@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from plumbrule.lm.generation.kv_cache import is_recomputed, prefill
+from plumbrule.lm.generation.kv_cache import cache_argument, is_recomputed, prefill
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
@@ -152,12 +152,13 @@ class Decoder:
 
     def _step(self) -> None:
         mask = self.columns[None, :] <= self.positions[:, None]
-        hidden = trunk(self.policy.model)(
+        whole = trunk(self.policy.model)
+        hidden = whole(
             input_ids=self.picked[:, None],
             attention_mask=mask[:, None, None, :],
             position_ids=self.positions[:, None],
-            past_key_values=self.cache,
             use_cache=True,
+            **{cache_argument(whole): self.cache},
         ).last_hidden_state[:, -1]
         self.take(hidden, torch.arange(self.num_slots, device=hidden.device))
         self.positions.add_(1).clamp_(max=self.capacity - 1)

@@ -19,15 +19,20 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import (
+    CacheLayerMixin,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+)
 
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, positions, trunk
 from plumbrule.lm.varlen import NAME, kept_dtype
 
 _RECOMPUTED = "plumbrule_recomputed"
 """Attribute of a causal language model that is sampled without a cache."""
-_STATES = "cache_params"
-"""What models without any attention (Mamba and its like) call their cache."""
+_NAMES = ("cache", "past_key_values", "cache_params")
+"""What models call their cache: transformers 5.24 renamed the two others to the first; until then
+the last is that of models without any attention (Mamba and its like)."""
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -115,17 +120,20 @@ def _read(
 ) -> Tensor:
     """Return hidden states (b, h) at the last column, the tokens (b, l) put into the cache."""
     whole = trunk(model)
-    if _STATES in signature(whole.forward).parameters:
-        # A state has no columns: what is padded matters where it is read, and never again.
+    given: dict[str, Any]
+    if any(isinstance(layer, CacheLayerMixin) for layer in cache.layers):
+        given = {"attention_mask": real_mask, "position_ids": position}
+    else:  # A state has no columns: what is padded matters where it is read, and never again.
         begun = cast(LinearAttentionCacheLayerMixin, cache.layers[0]).has_previous_state[0]
-        given = {"attention_mask": None if begun else real_mask, _STATES: cache}
-    else:
-        given = {
-            "attention_mask": real_mask,
-            "position_ids": position,
-            "past_key_values": cache,
-        }
+        given = {"attention_mask": None if begun else real_mask}
+    given[cache_argument(whole)] = cache
     return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
+
+
+def cache_argument(whole: nn.Module) -> str:
+    """Return the name by which the trunk of a model takes its cache."""
+    taken = signature(whole.forward).parameters
+    return next((name for name in _NAMES if name in taken), "past_key_values")
 
 
 def select_rows(cache: DynamicCache, indices: Tensor) -> None:

@@ -172,7 +172,7 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(
     real = builtins.__import__
 
     def stopped(name: str, *rest: object, **named: object) -> object:
-        if name == "plumbrule.cli.main":
+        if name == "plumbrule.cli":
             raise KeyboardInterrupt
         return real(name, *rest, **named)  # type: ignore[arg-type]
 
@@ -535,10 +535,10 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     run.register()
     GlobalHydra.instance().clear()
     overrides = ["run.only=prompts", "tracking=jsonl", f"run.store={tmp_path}"]
-    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+    with initialize_config_dir(str(run.CONF), **run.VERSION_BASE):
         cfg = compose("config", overrides=[*overrides, "atlas.num_prompts=20"])
     monkeypatch.setattr(run, "start_tracker", lambda *a: Tracker())
-    owner = run if fails == "start_tracker" else run.record
+    owner = run if fails == "start_tracker" else run.run_record
     monkeypatch.setattr(owner, fails, refuses)
     with pytest.raises(OSError, match="no"):
         run.run(cfg, overrides)

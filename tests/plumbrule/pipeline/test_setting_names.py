@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from plumbrule.cli.composition import CONF, register
+from plumbrule.cli.composition import CONF, VERSION_BASE, register
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.experiment import RunConfig
@@ -49,7 +49,7 @@ def test_a_file_of_ones_own_is_read_as_strictly(tmp_path: Path) -> None:
         register()
         GlobalHydra.instance().clear()
         path = f"hydra.searchpath=[file://{tmp_path}]"
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), **VERSION_BASE):
             return from_hydra(compose("config", overrides=["experiment=mine", path]))[0]
 
     file.write_text(text, encoding="utf-8")

@@ -194,7 +194,7 @@ def test_what_is_cached_or_small_needs_no_line(tldr: Callable, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("recipe=1b", "recipe (=1b) must be one of"),
+        ("recipe=1b", "recipe (=1b) must be one of 100m_16gb, 1b_24gb"),
         ("recipe.most_parameters=0.5", "must be at least 1"),
         ("recipe.least_parameters=3e9", "must be at most recipe.most_parameters"),
         ("recipe.device_gb=0", "recipe.device_gb (=0.0 GB) must be at least 1"),
@@ -267,3 +267,12 @@ def test_the_word_recipe_is_a_group_of_the_config() -> None:
     cfg = composed_config(["model=qwen3_4b"])
     assert cfg.recipe.name == "3b_80gb"
     assert composed_config(["model=qwen3_4b", "recipe=tiny"]).recipe.name == "tiny"
+
+
+def test_a_model_file_of_ones_own_leaves_the_experiments_values(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    text = "defaults: [schema, _self_]\nname_or_path: a/b\nshape: {parameters: 1000000000}\n"
+    (tmp_path / "model" / "mine.yaml").write_text(text, encoding="utf-8")
+    cfg = composed_config(["model=mine", f"hydra.searchpath=[file://{tmp_path}]"])
+    assert cfg.recipe.name == "tiny"
+    assert cfg.sft.learning_rate == composed_config([]).sft.learning_rate
