@@ -54,9 +54,16 @@ def not_unicode() -> pa.Array:
     return pa.StringArray.from_buffers(2, bounds, pa.py_buffer(b"\xf9y"))
 
 
+def unreadable_name(path: Path) -> None:
+    """Write a rollout of which a column's name is no UTF-8."""
+    pq.write_table(pa.table(table()), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"returns", b"\xf2eturns"))
+
+
 BAD_ROLLOUTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no Parquet": (lambda path: path.write_bytes(b"PAR1 is not enough"), "a Parquet file"),
     "no UTF-8": (changed(text=not_unicode()), "a Parquet file of a rollout .*UTF8"),
+    "a name of no UTF-8": (unreadable_name, "a Parquet file of a rollout .*utf-8"),
     "no rows": (lambda path: pq.write_table(pa.table(table()).slice(0, 0), path), "not 0 rows"),
     "no column": (changed(values=None), "column values .=missing. must hold"),
     "float ids": (changed(response=[[4.0, 5.5], [6.0]]), "response .*must hold lists of token ids"),

@@ -149,7 +149,7 @@ def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True)
     try:
         table = pq.read_table(path)
         table.validate(full=True)  # text that is no UTF-8 would raise only where it is read
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"must be a Parquet file of a rollout ({error!s:.120}).", path) from None
     _require_columns(table, path)
     rows = table.to_pydict()
