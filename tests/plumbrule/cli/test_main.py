@@ -387,6 +387,7 @@ def test_a_waiting_node_is_not_failed_for_its_tracker(
     from plumbrule.errors import NeedsInput
     from plumbrule.pipeline import execute as pipeline
     from plumbrule.pipeline.graph import Node
+    from plumbrule.pipeline.plan import make_plan
     from plumbrule.runtime_config import RuntimeConfig
     from plumbrule.store.artifacts import Store
     from sft.data.config import DataConfig, DatasetConfig
@@ -409,7 +410,7 @@ def test_a_waiting_node_is_not_failed_for_its_tracker(
             raise raised
 
         monkeypatch.setattr(pipeline, "stage_function", lambda kind, run=fails: run)
-        plan = pipeline.make_plan([Node("prompts", "data", {}, config)], store)
+        plan = make_plan([Node("prompts", "data", {}, config)], store)
         with pytest.raises(type(error)):
             pipeline.execute(plan, context, lambda line: None)
     assert ends == [False, True]

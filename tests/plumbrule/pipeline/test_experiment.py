@@ -37,6 +37,7 @@ GROUP_FILES = sorted(
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 NEEDS = {
     "hh_rlhf": ["dataset.path=.", "eval.halueval.path=.", "eval.bold.path=."],
+    "smollm2": ["dataset.path=.", "eval.halueval.path=.", "eval.bold.path=."],
     "own": ["dataset.path=nowhere.jsonl", "model.name_or_path=plumbrule/atlas-base"],
     "tldr": ["dataset.path=nowhere.jsonl", "data.preferences.path=nowhere.jsonl"],
 }
