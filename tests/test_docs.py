@@ -57,6 +57,7 @@ OTHERS = {
 """Files that pages name and that are not the project's."""
 OTHER_METRICS = {"policy/entropy_avg": "TRL's", "base/read_new_words_accuracy": "not described yet"}
 SHIPPED = ROOT / "plumbrule" / "atlas" / "base" / "model"
+PACKAGES = ("plumbrule", "sft", "rlhf", "rag", "eval")
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
@@ -97,6 +98,20 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
             assert f"def {test}" in (ROOT / path).read_text("utf-8") if test else True, test
         else:  # a module by its name alone
             assert list(ROOT.glob(f"*/**/{path}")), path
+
+
+def test_every_module_that_a_module_names_exists() -> None:
+    """By its path, or by its name in the same folder or below a folder of it."""
+    modules = [p for top in PACKAGES for p in (ROOT / top).rglob("*.py")]
+    wrong = [
+        (module.relative_to(ROOT).as_posix(), named)
+        for module in modules
+        for named in re.findall(r"`([\w/]+\.py)`", module.read_text("utf-8"))
+        if named != "config.py"  # a kind of file
+        and not (ROOT / named).is_file()
+        and not list(module.parent.glob(f"**/{named}"))
+    ]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted(CONF.glob("experiment/*.yaml"))], ids=page_name)

@@ -6,8 +6,8 @@ A policy may come with an adapter already. Every stage that trains starts from i
 
 Saved, an adapter brings its base along, in `base/`. A link to another folder would be smaller, but
 holds only until that folder is moved, trained over or removed; and in a store a hard link is a copy
-that takes no disk space. What the files must be is checked in `adapter_files.py`, before weights
-are read.
+that takes no disk space. What the files must be is checked in `plumbrule/store/adapter_files.py`,
+before weights are read.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ policy that is trained is not the one that sampled, and the first PPO ratio is n
 and `eval()` make no difference to any number. Weights that a folder lacks are an error
 (`loading.py`), and how a model is run is chosen by asking it (`model_probe.py`).
 
-`Policy`, `PolicySpec` and the tokenizer of new models live in `policies.py` and `chat.py`, and are
+`Policy`, `PolicySpec` and the tokenizer of new models live in `policy.py` and `chat.py`, and are
 found here too.
 """
 

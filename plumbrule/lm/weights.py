@@ -10,7 +10,7 @@ a checkpoint of another model (a classifier's head, a second tower, another pref
   position numbers, the triangle of a causal mask (`BUFFERS`);
 - what the caller names as spare, since the part that is used does not read it.
 
-Damaged files are named before any of this (`model_files.py`).
+Damaged files are named before any of this (`plumbrule/store/model_files.py`).
 """
 
 from __future__ import annotations

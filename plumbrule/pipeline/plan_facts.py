@@ -3,7 +3,7 @@
 Data that no artifact holds yet are read to the end while planning, so that a bad row, an empty
 split or prompts that are all too long stop the command before anything is trained. Of a plan that
 is all cached only the first rows of each source are read, to know which nodes it can fill
-(`sources.py`). No torch here: lengths are counted by the tokenizer alone.
+(`data_sources.py`). No torch here: lengths are counted by the tokenizer alone.
 """
 
 from __future__ import annotations

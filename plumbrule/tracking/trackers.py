@@ -1,8 +1,9 @@
 """Where a command's metrics go beside its files: a registry of trackers, W&B the first of them.
 
-`metrics.jsonl` and `run.json` are always written (`stage_tracker.py`, `run_record.py`). A tracker
-mirrors them: one run for each command, or for each cell of a sweep, with the whole config, the
-curves of every node, the headline metrics and the report. A plug-in registers its own:
+`metrics.jsonl` and `run.json` are always written (`stage_tracker.py`,
+`plumbrule/pipeline/run_record.py`). A tracker mirrors them: one run for each command, or for each
+cell of a sweep, with the whole config, the curves of every node, the headline metrics and the
+report. A plug-in registers its own:
 
     from plumbrule.tracking.trackers import TRACKERS
 

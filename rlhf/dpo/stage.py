@@ -2,17 +2,17 @@
 
 Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): of two ranked answers the
 better one is made likelier against the worse one, both relative to the policy at the start. That
-start is the reference. TRL's DPOTrainer does the training (`dpo_trainer.py`); tokens and pairs
-(`dpo_pairs.py`), losses (`dpo_losses.py`), the order of pairs and measurement are ours.
+start is the reference. TRL's DPOTrainer does the training (`trainer.py`); tokens and pairs
+(`pairs.py`), losses (`losses.py`), the order of pairs and measurement are ours.
 
 1. Rankings of all inputs (`preferences`, `preferences_1`, ...: rounds of feedback) as token ids.
 2. What the policy makes of them as it is: log-probs of every answer, and answers of its own.
 3. Training.
 4. Held-out rankings again. The implicit reward of an answer is beta times its log-ratio to the
-   reference, so the report card of reward models (`report_card.py`) applies to it. The losses ask
-   for the difference of two rewards only, and both may fall: the better answers get less likely
-   too, in favour of answers that nobody ranked. `dpo/rewards_chosen` shows it, a note says it.
-   `dpo/kl` is how far the policy moved, on answers that it samples now.
+   reference, so the report card of reward models (`rlhf/reward_model/report_card.py`) applies to
+   it. The losses ask for the difference of two rewards only, and both may fall: the better answers
+   get less likely too, in favour of answers that nobody ranked. `dpo/rewards_chosen` shows it, a
+   note says it. `dpo/kl` is how far the policy moved, on answers that it samples now.
 
 The annotator's confidence is not used: a ranking counts in full or is left out of the data.
 """

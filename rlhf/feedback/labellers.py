@@ -1,10 +1,11 @@
 """Who ranks a policy's answers, and how scores become a ranking.
 
 gold          the utility of the generated world, so that what the rankings say falsely is known
-rm            a reward, from one reward model to a stack of terms (`reward_terms.py`): rankings by
-              the model that others are measured by, as in Gao et al. 2022 (arXiv:2210.10760)
+rm            a reward, from one reward model to a stack of terms (`rlhf/rewards/terms.py`):
+              rankings by the model that others are measured by, as in Gao et al. 2022
+              (arXiv:2210.10760)
 judge         a language model (`judge.py`)
-person, file  people (`labelling/`), who rank and give no scores
+person, file  people (`people/`), who rank and give no scores
 
 From the scores of the first three a ranking is made in the same way:
 

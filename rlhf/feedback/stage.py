@@ -1,7 +1,7 @@
 """Stage `feedback`: K answers per prompt from one policy, ranked by a labeller.
 
 1. Passages are chosen for a share of the prompts, and K answers per prompt are sampled
-   (`answering.py`), in chunks that a killed stage finds again.
+   (`sampling.py`), in chunks that a killed stage finds again.
 2. The labeller ranks each prompt's distinct answers (`labellers.py`): the known utility of the
    generated world, a reward, a language model, or people. A prompt whose answers are all equal says
    nothing about preference; it is left out of the rankings and counted.

@@ -11,7 +11,7 @@ first and the first advantages are the rewards' own. `value_init=rm`: the reward
 its head, rescaled to normalised scores, so that the value after a whole response is its score,
 but for the part that reads the response's surprises, if it has one.
 The trunk is separate in both cases: value and policy gradients do not meet. What can be shared
-(`value_trunk`) stands in `sharing.py`.
+(`value_trunk`) stands in `shared_trunk.py`.
 """
 
 from __future__ import annotations

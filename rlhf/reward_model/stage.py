@@ -5,10 +5,11 @@
    Rankings may come from several inputs (`preferences`, `preferences_1`, ...: rounds of feedback);
    the last one's answers are those of step 2.
 2. First answers of the policy are set aside for step 4, before training moves its weights.
-3. Training (`reward_training.py`).
+3. Training (`training.py`).
 4. Normalisation: mean and variance of the scores on the answers of step 2.
-5. The report card: all held-out pairs (`report_card.py`), perturbed worse answers and rankings
-   from elsewhere (`stress.py`), scores of the policy's own answers; then everything is written.
+5. The report card: all held-out pairs (`report_card.py`), perturbed worse answers
+   (`perturbations.py`) and rankings from elsewhere, scores of the policy's own answers; then
+   everything is written.
 
 The annotator's confidence is not used: a ranking counts in full or is left out of the data.
 """

@@ -6,8 +6,9 @@ here, so a layer allocates its capacity once and a new token is written into it;
 reads is a view. Layers of any other kind (sliding windows, recurrent states) stay as transformers
 made them: slower, and as right.
 
-Whether a model is right with such a cache is asked of it once, at load (`model_probe.py`). One that
-is not is marked (`set_recomputed`), and each of its tokens reads the whole row again (`WholeRows`).
+Whether a model is right with such a cache is asked of it once, at load
+(`plumbrule/lm/model_probe.py`). One that is not is marked (`set_recomputed`), and each of its
+tokens reads the whole row again (`WholeRows`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ the last is that of models without any attention (Mamba and its like)."""
 class PreallocatedLayer(DynamicLayer):
     """Keys and values (b, heads, length, size) of one layer, views of buffers of `capacity` tokens.
 
-    unpadded: the model's attention is that of `varlen.py`, which says in what they are kept.
+    unpadded: the model's attention is that of `plumbrule/lm/varlen.py`, which says in what they are
+    kept.
     """
 
     def __init__(self, capacity: int, unpadded: bool):

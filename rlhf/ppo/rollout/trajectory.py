@@ -56,7 +56,7 @@ class Trajectory:
     """(b, t) float32, as the sampler saw them, nats."""
     frozen_states: Sequence[Tensor] | None = None
     """Hidden states of the frozen lower layers at each row's tokens, (tokens, h) each; None: \
-nothing is frozen (`shared_trunk.py`)."""
+nothing is frozen (`rlhf/ppo/shared_trunk.py`)."""
 
     def __len__(self) -> int:
         return len(self.queries)
