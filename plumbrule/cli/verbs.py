@@ -6,7 +6,8 @@ another reward or other settings, `plumbrule label <run or artifact>` asks peopl
 answers that a feedback node awaits, and `plumbrule merge <artifact, run or folder> --to <folder>`
 writes a policy with an adapter as a plain Hugging Face model. `plumbrule convert <GGUF or folder>
 <out>` writes a GGUF, or a model in another dtype, as one. `plumbrule doc <setting>` says what a
-setting is.
+setting is. `plumbrule power --effect=<difference> --deviation=<of a seed>` (or `--share`) says how
+many seeds or prompts would show it.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ VERBS = {
     "merge": "write a policy with an adapter as a plain model",
     "convert": "write a GGUF, or a model in another dtype, as a plain model",
     "doc": "say what a setting is, or a group of them",
+    "power": "say how many seeds or prompts would show an effect",
 }
 """Verb -> what it does."""
 
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code."""
     parser = argparse.ArgumentParser(prog="plumbrule", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    ls, show, again, label, merge, convert, doc = (
+    ls, show, again, label, merge, convert, doc, power = (
         verbs.add_parser(name, help=VERBS[name]) for name in VERBS
     )
     ls.add_argument("text", nargs="*", help="only lines that hold each of these")
@@ -97,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         sub.add_argument("--store", default=None, help=f"default: ${VARIABLE}, else here")
     doc.add_argument("setting", nargs="?", default="", help="as ppo.kl or ppo.kl.coef")
     doc.add_argument("overrides", nargs="*", help="as experiment=own; default: the quickstart")
+    _power_arguments(power)
     words, settings = apart(arguments) if arguments[0] == "replay" else (list(arguments), [])
     options, rest = parser.parse_known_args(words)
     options.settings = settings
@@ -104,6 +107,11 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule --help")
     if options.verb == "doc":
         print(help_page.describe(options.setting, RunConfig, _composed(options.overrides)))
+        return 0
+    if options.verb == "power":
+        print(
+            json.dumps(importlib.import_module("plumbrule.cli.power").describe(**_given(options)))
+        )
         return 0
     if options.verb == "convert":
         print(_convert(options))
@@ -125,6 +133,23 @@ def main(arguments: Sequence[str]) -> int:
     else:
         list_runs(store, options.json, options.text)
     return 0
+
+
+def _power_arguments(power: argparse.ArgumentParser) -> None:
+    power.add_argument("--effect", type=float, required=True, help="true difference to be seen")
+    power.add_argument("--deviation", type=float, help="of one seed's paired difference: seeds")
+    power.add_argument("--share", type=float, help="of the baseline, as 0.5: prompts")
+    power.add_argument("--power", type=float, default=0.8, help="chance that it is seen")
+    power.add_argument("--confidence", type=float, default=0.95, help="of the interval")
+    power.add_argument("--correlation", type=float, default=0.0, help="of a prompt's two outcomes")
+    power.add_argument("--per-group", type=float, default=1.0, help="prompts of one source")
+    power.add_argument("--within", type=float, default=0.0, help="their correlation")
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        name: value for name, value in vars(options).items() if name not in ("verb", "settings")
+    }
 
 
 def _packaged_words() -> str:
