@@ -31,7 +31,8 @@ class RewardTermConfig:
 
     name: str = "rm"
     """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, or a function of \
-text: length, repetition, unfinished, supported, citation; or a term or function of a plug-in."""
+text: length, repetition, unfinished, supported, citation, neutral; or a term or function of a \
+plug-in."""
     weight: float = 1.0
     normalise: str = "none"
     """batch: less the mean of the update's responses, by their standard deviation. A reward model \

@@ -126,6 +126,15 @@ def citation(episodes: Sequence[Episode]) -> list[float]:
     return shares
 
 
+@register("neutral")
+def neutral(episodes: Sequence[Episode]) -> list[float]:
+    """Return minus the size, in [0, 1], of VADER's compound score of each response."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # reads its lexicon
+
+    score = SentimentIntensityAnalyzer().polarity_scores
+    return [-abs(float(score(e.response)["compound"])) for e in episodes]
+
+
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 

@@ -28,6 +28,9 @@ def episode(response, passages=(), question="who bakes in Mera?", finished=True)
         # runs of three: a b c | b c a | c a b | a b c, of which one was said before
         ("repetition", episode("a b c, a b c"), 0.25),
         ("repetition", episode("two words"), 0.0),
+        ("neutral", episode("It was in Arlen."), 0.0),
+        ("neutral", episode("good"), -0.4404),  # VADER: 1.9 / sqrt(1.9^2 + 15)
+        ("neutral", episode("bad"), -0.5423),  # 2.5 / sqrt(2.5^2 + 15)
         # Bero and bakes are shown, in and Mera asked; "Tola" stands nowhere
         ("supported", episode("Bero bakes in Mera, Tola", ("Bero bakes bread.",)), 0.8),
         ("supported", episode("Bero bakes in Mera"), 0.0),
