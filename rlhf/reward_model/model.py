@@ -33,6 +33,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,6 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import HEAD, MODEL, REWARD_STATS
 from plumbrule.store.json_files import read_json, write_json
-from plumbrule.tracking.stage_tracker import NullTracker
 
 COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
 """What a precision is once it is settled."""
@@ -362,12 +362,13 @@ def score_rows(
     distinct = list(index)
     scores = torch.zeros(len(distinct))
     device = model.head.weight.device
-    tracker = tracker or NullTracker()
-    with torch.no_grad(), tracker.progress(len(distinct), what, "answers") as line:
+    progress = tracker.progress(len(distinct), what, "answers") if tracker else nullcontext()
+    with torch.no_grad(), progress as line:
         for group in by_prompt(distinct, micro_batch_size):
             batch = collate([distinct[i] for i in group], model.policy.pad_id)
             scores[group] = model.scores(*batch.to(device)).cpu()
-            line.advance(len(group))
+            if line is not None:
+                line.advance(len(group))
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
         raise TrainingError(
