@@ -435,8 +435,8 @@ MUTANTS = [
     OtherMutant(
         "models",
         "a conversion is written where it is asked for at once",
-        "plumbrule/lm/conversion/convert.py",
-        'partial = target.with_name(f".{target.name}.{os.getpid()}")',
+        "plumbrule/store/attempts.py",
+        "partial = build / claim.owner.token",
         "partial = target",
         (f"{CONVERSION}::test_an_interrupted_conversion_leaves_nothing",),
     ),
