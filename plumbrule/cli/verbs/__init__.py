@@ -20,6 +20,7 @@ from plumbrule.store.layout import VARIABLE, store_root
 VERBS = {
     "ls": "list runs, newest last, or artifacts with --artifacts",
     "show": "print a run or an artifact",
+    "gather": "put the cells of a sweep, or runs, into tables and a page",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
     "merge": "write a policy with an adapter as a plain model",

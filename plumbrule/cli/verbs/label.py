@@ -7,9 +7,9 @@ import importlib
 import shlex
 from pathlib import Path
 
-from plumbrule.cli.store_names import find_run, runs
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ArtifactError
+from plumbrule.results.store_names import find_run, runs
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.claims import BUILD
 from plumbrule.store.file_names import LABELLING

@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plumbrule.cli.store_names import pasted, runs
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.results.store_names import pasted, runs
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences, hashed_config
 from plumbrule.store.manifests import Manifest

@@ -6,10 +6,10 @@ import argparse
 import importlib
 from pathlib import Path
 
-from plumbrule.cli.store_names import find_artifact, find_run
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ArtifactError
 from plumbrule.pipeline.stages import POLICY_KINDS
+from plumbrule.results.store_names import find_artifact, find_run
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.file_names import MODEL

@@ -12,12 +12,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.cli.store_names import find_artifact, find_run
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment
 from plumbrule.machine.precision import resolved
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.results.store_names import find_artifact, find_run
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.layout import kind_of

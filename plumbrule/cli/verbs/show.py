@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plumbrule.cli.store_names import find_artifact, find_run, pasted
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.report.metric_wording import bounds_text, describe
+from plumbrule.results.store_names import find_artifact, find_run, pasted
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT, TRACEBACK
 
