@@ -440,6 +440,17 @@ MUTANTS = [
         "partial = target",
         (f"{CONVERSION}::test_an_interrupted_conversion_leaves_nothing",),
     ),
+    OtherMutant(
+        "models",
+        "what a killed conversion left stays for ever",
+        "plumbrule/store/attempts.py",
+        "if path.is_dir() and _TOKEN.fullmatch(path.name):",
+        "if path.is_dir() and _TOKEN.fullmatch(path.suffix):",
+        (
+            "faults/test_killed_writers.py::"
+            "test_a_killed_writer_leaves_no_folder_and_the_next_one_removes_its_rest",
+        ),
+    ),
     # Artifacts
     OtherMutant(
         "artifacts",
