@@ -304,6 +304,33 @@ MUTANTS = [
     ),
     OtherMutant(
         "rewards",
+        "criteria of a rubric count alike whatever their weights",
+        "rlhf/rewards/judge.py",
+        "return np.asarray((met * weights).sum(1) / weights.sum())",
+        "return np.asarray(met.mean(1))",
+        ("rlhf/rewards/test_judge.py::test_a_rubric_is_the_weighted_share_of_what_holds",),
+    ),
+    OtherMutant(
+        "rewards",
+        "a grade is not over the probabilities of the grades alone",
+        "rlhf/rewards/judge.py",
+        "softmax(nats, axis=1) @ np.array(scale.values)",
+        "np.exp(nats) @ np.array(scale.values)",
+        (
+            "rlhf/rewards/test_judge.py::"
+            "test_a_grade_is_the_expected_one_over_the_judges_own_probabilities",
+        ),
+    ),
+    OtherMutant(
+        "rewards",
+        "an ambiguous reply has the first of its grades",
+        "rlhf/rewards/verdicts.py",
+        'return number if lowest <= number <= highest and not re.search(r"\\d", rest) else None',
+        "return number if lowest <= number <= highest else None",
+        ("rlhf/rewards/test_judge.py::test_a_grade_in_text",),
+    ),
+    OtherMutant(
+        "rewards",
         "a term is clipped before it is normalised",
         "rlhf/rewards/transforms.py",
         "Prepared(normalised, clip_scores(normalised, term.clip))",

@@ -14,9 +14,9 @@ from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
 from eval.config import EvalConfig
 from plumbrule.data.records import Prompt
-from plumbrule.lm.answer_likelihood import log_odds
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
+from plumbrule.lm.judges.answer_likelihood import log_odds
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.retrieval_prompts import passages_for

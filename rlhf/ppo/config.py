@@ -354,6 +354,7 @@ STAGE = StageKind(
             many=True,
             read_if=lambda config: "rm" in config.reward.weights or config.value_init == "rm",
         ),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
         "prompts": Slot(("data",)),
         "index": Slot(
             ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
