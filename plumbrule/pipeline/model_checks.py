@@ -82,11 +82,17 @@ def _models_of(planned: Planned) -> list[Named]:
     if model is not None and model.name_or_path is not None:
         name = model.name_or_path
         return [Named("model.name_or_path", name, model.revision, model.pad_token, model.context)]
-    if node.kind == "feedback" and node.config.judge.name_or_path is not None:
-        judge = node.config.judge
-        setting = "feedback.judge.name_or_path"
-        return [Named(setting, judge.name_or_path, judge.revision, judge.pad_token, None)]
-    return []
+    others = {}
+    if node.kind == "feedback":
+        others["feedback.judge"] = node.config.judge
+    reward = STAGES[node.kind].reward(node.config)
+    if reward is not None and reward.asks_judge:
+        others["reward.judge_model"] = reward.judge_model
+    return [
+        Named(f"{section}.name_or_path", of.name_or_path, of.revision, of.pad_token, None)
+        for section, of in others.items()
+        if of.name_or_path is not None
+    ]
 
 
 def _folder(model: Named) -> Path | str | None:
