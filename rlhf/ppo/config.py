@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
+from plumbrule.config import (
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    PRECISIONS,
+    require,
+    require_choice,
+    require_named,
+    require_range,
+)
 from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 from rlhf.ppo.options import (
@@ -113,6 +121,36 @@ Above 0 the node needs an input `demonstrations`."""
 
 
 @dataclass
+class DistillConfig:
+    """A teacher that says of each sampled token how likely it finds it. Off by default."""
+
+    coef: float = 0.0
+    """Added to a token's advantage per nat by which the teacher finds it likelier; 0: no teacher. \
+Above 0 the node needs an input `teacher`, or a model that is named here."""
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a causal language model with the policy's tokenizer; None: the node's \
+`teacher` input."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    precision: str = "float32"
+    """Of the teacher's weights: float32 or bfloat16. Its log-softmax is float32 in both."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.distill.coef", self.coef, 0.0, 1e6, "per nat")
+        require_choice("ppo.distill.precision", self.precision, ("float32", "bfloat16"))
+        require_named("ppo.distill", self.name_or_path, self.revision, self.pad_token)
+        require(
+            self.name_or_path is None or self.coef > 0,
+            "ppo.distill.coef",
+            self.coef,
+            f"be above 0 with ppo.distill.name_or_path (={self.name_or_path})",
+            "raise it, or take the teacher out",
+        )
+
+
+@dataclass
 class PPOConfig:
     """Stage `ppo`: clipped-objective PPO from the SFT policy against a reward."""
 
@@ -144,7 +182,8 @@ OpenAI's first code."""
     advantage: str = "gae"
     """gae (with a value model), or one number per response from the others to its prompt: rloo \
 (less the mean of the others), grpo (less the mean, over the deviation), reinforce_baseline (less \
-the mean, then whitened over the rollout); or one of a plug-in."""
+the mean, then whitened over the rollout); none: 0, where ppo.distill alone trains; or one of a \
+plug-in."""
     gamma: float = 1.0
     lam: float = 0.95
     lam_value: float | None = None
@@ -227,6 +266,7 @@ Weights, the value head and the log-softmax are float32 in all."""
     stop_series: str | None = None
     """Which series of that study predicts it; None: its only one of PPO."""
     ptx: PTXConfig = field(default_factory=PTXConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     require_rm: RequireConfig = field(default_factory=RequireConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -347,6 +387,21 @@ Adam's moments and the trained weights, three times their size on disk."""
             f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
             "raise it or use gae",
         )
+        if self.advantage == "none":
+            require(
+                self.distill.coef > 0,
+                "ppo.advantage",
+                self.advantage,
+                "be another without ppo.distill.coef, for then nothing says what is better",
+                "set that, or use gae",
+            )
+            require(
+                not self.kl.coef or self.kl.where == "loss",
+                "ppo.kl.coef",
+                self.kl.coef,
+                "be 0 with ppo.advantage=none, which reads no reward and so no KL in it",
+                "set it to 0, or ppo.kl.where=loss",
+            )
         if not self.has_value_model:
             require(
                 self.score_at == "last" and not self.value_warmup_updates,
@@ -448,6 +503,7 @@ STAGE = StageKind(
         "demonstrations": Slot(
             ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
         ),
+        "teacher": Slot(POLICIES, required=False, read_if=lambda config: config.distill.coef > 0),
         "overoptimisation": Slot(
             ("overoptimisation",),
             required=False,
