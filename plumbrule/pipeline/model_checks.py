@@ -47,9 +47,10 @@ class Named(NamedTuple):
     context: int | None
 
 
-def check_models(plan: list[Planned]) -> list[str]:
+def check_models(plan: list[Planned], *, dry: bool = False) -> list[str]:
     """Return what is worth knowing of the models that nodes to be built will load, as sentences.
 
+    Args: dry: nothing will be built, so a model that is yet to be fetched is such a sentence.
     Raises: ConfigError: some can't be loaded; one message lists all that is wrong.
     """
     models = dict.fromkeys(model for planned in plan for model in _models_of(planned))
@@ -58,7 +59,7 @@ def check_models(plan: list[Planned]) -> list[str]:
     for model in models:
         folder = _folder(model)
         if isinstance(folder, str):
-            wrong.append(folder)
+            (notes if dry else wrong).append(folder)
         elif folder is not None and not is_adapter_folder(folder):
             wrong += problems(folder, model)
             notes += _beyond_positions(folder, model)
