@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
-
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios

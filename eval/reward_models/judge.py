@@ -17,7 +17,7 @@ from typing import Any
 
 from eval.reward_models.rankings import Tested
 from plumbrule.data.records import Message, Preference
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.judges.answer_likelihood import log_odds
 from plumbrule.lm.policy import Policy
 from plumbrule.protocols import Tracker
 

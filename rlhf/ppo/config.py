@@ -22,7 +22,13 @@ from rlhf.ppo.options import (
     SCHEDULES,
     sampler_code,
 )
-from rlhf.ppo.settings.option_groups import EarlyStopConfig, EntropyConfig, KLConfig, PTXConfig
+from rlhf.ppo.settings.option_groups import (
+    DistillConfig,
+    EarlyStopConfig,
+    EntropyConfig,
+    KLConfig,
+    PTXConfig,
+)
 from rlhf.rewards.config import RequireConfig, RewardConfig
 
 
@@ -58,7 +64,8 @@ OpenAI's first code."""
     advantage: str = "gae"
     """gae (with a value model), or one number per response from the others to its prompt: rloo \
 (less the mean of the others), grpo (less the mean, over the deviation), reinforce_baseline (less \
-the mean, then whitened over the rollout); or one of a plug-in."""
+the mean, then whitened over the rollout); none: 0, where ppo.distill alone trains; or one of a \
+plug-in."""
     gamma: float = 1.0
     lam: float = 0.95
     lam_value: float | None = None
@@ -141,6 +148,7 @@ Weights, the value head and the log-softmax are float32 in all."""
     stop_series: str | None = None
     """Which series of that study predicts it; None: its only one of PPO."""
     ptx: PTXConfig = field(default_factory=PTXConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     require_rm: RequireConfig = field(default_factory=RequireConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -261,6 +269,21 @@ Adam's moments and the trained weights, three times their size on disk."""
             f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
             "raise it or use gae",
         )
+        if self.advantage == "none":
+            require(
+                self.distill.coef > 0,
+                "ppo.advantage",
+                self.advantage,
+                "be another without ppo.distill.coef, for then nothing says what is better",
+                "set that, or use gae",
+            )
+            require(
+                not self.kl.coef or self.kl.where == "loss",
+                "ppo.kl.coef",
+                self.kl.coef,
+                "be 0 with ppo.advantage=none, which reads no reward and so no KL in it",
+                "set it to 0, or ppo.kl.where=loss",
+            )
         if not self.has_value_model:
             require(
                 self.score_at == "last" and not self.value_warmup_updates,
@@ -362,6 +385,7 @@ STAGE = StageKind(
         "demonstrations": Slot(
             ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
         ),
+        "teacher": Slot(POLICIES, required=False, read_if=lambda config: config.distill.coef > 0),
         "overoptimisation": Slot(
             ("overoptimisation",),
             required=False,
