@@ -76,7 +76,7 @@ class Run:
         Raises: ConfigError: a model or a sampler can't be used.
         """
         return [
-            *check_models(self.plan),
+            *check_models(self.plan, dry=self.config.run.dry),
             *check_samplers(self.plan, self.runtime),
             *describe_needs(self.config, self.plan, CONF),
         ]

@@ -53,7 +53,8 @@ def compose_cells(
         for place, overrides in enumerate(job_overrides):
             try:
                 changed = changed_words(words[place], words[0])
-                if begun is None or not all(is_plain(key, loader) for key in changed):
+                set_alone = all(k in words[place] and is_plain(k, loader) for k in changed)
+                if begun is None or not set_alone:
                     require_recipes(overrides)
                     cfg = loader.load_sweep_config(master, list(overrides))
                     begun = cfg if place == 0 else begun
