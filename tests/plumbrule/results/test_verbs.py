@@ -84,6 +84,7 @@ def test_diff_tells_settings_data_code_versions_and_metrics(
             nodes[name] = {"kind": kind, "state": "built", "artifact": artifact}
         found = {"ppo/gold_gain": float(number), "ppo/gold_gain_low": number - 0.2}
         found |= {"ppo/gold_gain_high": number + 0.2, "objective/kl": 1.0}
+        found |= {"sft/loss": 2.0 + number, "sft/loss_low": 1.5, "sft/loss_high": 3.5}
         more = {"config": {"ppo": {"kl": {"coef": coef}}}, "versions": {"torch": f"2.{number}"}}
         folder = made_runs.write_run(store, number, [], found, nodes=nodes, **more)
         runs.append(folder.name)
@@ -104,6 +105,7 @@ def test_diff_tells_settings_data_code_versions_and_metrics(
     with pytest.raises(ArtifactError, match="'nothing' must be a run"):
         call(store, "diff", runs[0], "nothing")
     assert plumbrule.diff(*runs, store=tmp_path).metrics[0].apart
+    assert plumbrule.diff(*runs, ["sft/loss"], store=tmp_path).metrics[0].apart is False
 
 
 def test_ls_filters_by_state_tag_day_and_number(
