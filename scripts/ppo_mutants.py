@@ -685,4 +685,18 @@ MUTANTS = [
         "return torch.where(kept, weights, 0.0)",
         "return weights",
     ),
+    Mutant(
+        62,
+        "the policy is paid for what the teacher would not say",
+        "rlhf/ppo/optimisation/distillation.py",
+        "return fill(coef * (teacher_logprobs - logprobs), action_mask)",
+        "return fill(coef * (logprobs - teacher_logprobs), action_mask)",
+    ),
+    Mutant(
+        62,
+        "the teacher is read at temperature 1",
+        "rlhf/ppo/rollout/teacher.py",
+        "nats = action_logprobs(teacher.model, inputs, temperature)",
+        "nats = action_logprobs(teacher.model, inputs, 1.0)",
+    ),
 ]

@@ -233,7 +233,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     rows = preview_data(config, plan)
     tracked = tracking_line(config, overrides)
     notes = [
-        *check_models(plan),
+        *check_models(plan, dry=config.run.dry),
         *check_samplers(plan, config.runtime),
         *describe_needs(config, plan, CONF),
     ]

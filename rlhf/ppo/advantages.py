@@ -168,6 +168,11 @@ def reinforce_baseline(given: AdvantageInputs) -> Advantages:
     return Advantages(whiten(advantages, given.action_mask), returns)
 
 
+def no_advantages(given: AdvantageInputs) -> Advantages:
+    """0 at every token, whatever the rewards are: a teacher alone says what is better."""
+    return Advantages(torch.zeros_like(given.rewards), torch.zeros_like(given.rewards))
+
+
 def _of_groups(given: AdvantageInputs, kind: str) -> Advantages:
     """Return one number per response at each of its action tokens, and no returns."""
     rewards, mask = given.rewards, given.action_mask

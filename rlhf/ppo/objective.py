@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf.masked import fill, whiten
 from rlhf.ppo.advantages import AdvantageInputs, Advantages
 from rlhf.ppo.kl import estimate, k1
+from rlhf.ppo.optimisation.distillation import distillation_advantages
 from rlhf.ppo.options import ADVANTAGES
 from rlhf.ppo.rollout.evaluation import Evaluation
 from rlhf.ppo.rollout.parquet import Rollout
@@ -72,6 +73,10 @@ def shape(
         lam_alpha=settings.lam_alpha,
         whiten_advantages=settings.whiten_advantages,
     )
+    if settings.distill_coef and outputs.teacher_logprobs is not None:
+        advantages = advantages + distillation_advantages(
+            old, outputs.teacher_logprobs, mask, settings.distill_coef
+        )
     return Rollout(
         trajectory=trajectory,
         **{**outputs._asdict(), "logprobs": old},

@@ -68,6 +68,7 @@ from rlhf.ppo.models import (
     assemble_learner,
     gather_full_model,
     load_actors,
+    load_teacher,
     make_value_model,
     shard_models,
     with_frozen_states,
@@ -84,6 +85,7 @@ from rlhf.ppo.rollout.parquet import kept_on_failure
 from rlhf.ppo.rollout.prompts import ask, batch_of, read_held_out, read_prompts
 from rlhf.ppo.rollout.samplers import open_sampler
 from rlhf.ppo.rollout.score import score_terms
+from rlhf.ppo.rollout.teacher import teacher_logprobs
 from rlhf.ppo.rollout.trajectory import Sampler, roll_out
 from rlhf.ppo.state import LoopState, checkpoint, resume, state_of
 from rlhf.ppo.step import ppo_step
@@ -127,6 +129,7 @@ def run(
     scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
+    teacher = load_teacher(config, inputs, policy)
     value_model = make_value_model(config, actors, inputs)
     sharded = shard_models(actors, value_model, runtime)
     learner = assemble_learner(config, actors, value_model)
@@ -189,6 +192,7 @@ def run(
             num_ppo_epochs=config.num_ppo_epochs,
             precision=config.precision,
             averaged=config.ema_decay is not None,
+            teacher=teacher,
         )
         tracker.say(describe_estimate(expected, device))
     if begun < end and distributed.is_main():
@@ -232,6 +236,15 @@ def run(
                         micro_batch_size=runtime.micro_batch_size,
                         ref_context=reference.context,
                     )
+                    if teacher is not None:
+                        taught = teacher_logprobs(
+                            trajectory,
+                            teacher,
+                            temperature=config.sampling.temperature,
+                            precision=config.precision,
+                            micro_batch_size=runtime.micro_batch_size,
+                        )
+                        outputs = outputs._replace(teacher_logprobs=taught)
 
             gap = consistency(trajectory.rollout_logprobs, outputs.logprobs, trajectory.action_mask)
 

@@ -42,6 +42,8 @@ class ShapingSettings:
     overlong_penalty: float
     limit_tokens: int
     """Longest response that may be sampled."""
+    distill_coef: float
+    """Added to a token's advantage per nat of the teacher's log-ratio to the policy."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def shaping_settings(config: PPOConfig, kl_coef: float) -> ShapingSettings:
         overlong_penalty=config.overlong_penalty,
         limit_tokens=config.sampling.max_new_tokens,
         whiten_advantages=config.whiten_advantages,
+        distill_coef=config.distill.coef,
     )
 
 

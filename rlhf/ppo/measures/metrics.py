@@ -24,7 +24,7 @@ from torch import Tensor
 from plumbrule.errors import TrainingError
 from plumbrule.timing import Stopwatch
 from rlhf.masked import fill, masked_mean, masked_var, row_sums, varies_by_rounding
-from rlhf.ppo.kl import num_cut
+from rlhf.ppo.kl import k1, num_cut
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.step import PPOStats
 from rlhf.rewards.config import RewardConfig
@@ -105,6 +105,9 @@ def objective_metrics(
             rollout.values, rollout.returns, trajectory.step_mask
         ),
     }
+    if rollout.teacher_logprobs is not None:
+        gap = k1(rollout.logprobs, rollout.teacher_logprobs, mask)
+        metrics["objective/teacher_kl"] = row_sums(gap, mask).mean()
     for name, term in rollout.terms.items():
         metrics[f"reward/{name}_raw"] = term.mean()
     prepared = prepare_terms(rollout.terms, reward.terms)
