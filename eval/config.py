@@ -5,12 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.atlas.config import GoldConfig
-from plumbrule.config import NOT_HASHED, require, require_choice, require_range
+from plumbrule.config import (
+    CONTENT,
+    CONTENT_IF_LOCAL,
+    NOT_HASHED,
+    require,
+    require_choice,
+    require_range,
+    require_source,
+)
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 
 CONDITIONS = ("closed", "rag")
+PROTOCOLS = ("two_sided", "official")
+"""Of HaluEval."""
+FORMS = ("auto", "chat", "completion")
+SCORED = ("text", "continuation")
+"""Of BOLD."""
+LEXICON = "lexicon"
+KNOWLEDGE = ("given", "hidden", "retrieved")
 CHOICE_PROMPTS = ("chat", "plain")
 FILES = ("truthfulqa", "multiple_choice", "bbq", "open_qa", "simpleqa", "perplexity")
 """Benchmarks that have `BenchmarkFiles`."""
@@ -18,21 +33,61 @@ FILES = ("truthfulqa", "multiple_choice", "bbq", "open_qa", "simpleqa", "perplex
 
 @dataclass
 class HaluEvalConfig:
-    """HaluEval-shaped items, judged by the log-probs of Yes and No."""
+    """HaluEval-shaped items: who judges them how, and what is shown."""
 
     path: str | None = field(default=None, metadata=NOT_HASHED)
     """Folder of the official files, read by the data node `halueval`; None: Atlas's own."""
     per_task: int | None = field(default=100, metadata=NOT_HASHED)
     """Rows per task; None: all."""
+    protocol: str = "two_sided"
+    """two_sided: both sides of each row are judged, by the log-probs of Yes and No. official: one \
+side of each row, drawn from (seed, row), by a greedy answer that the official parser reads."""
+    instructions: str | None = field(default=None, metadata=CONTENT)
+    """Folder of the official instruction files, and system_messages.json beside them; None: a \
+short question in our words."""
+    knowledge: str | None = None
+    """What stands beside a text: given, the row's own; retrieved, what the node's index finds for \
+its query; hidden. None: given in our words, hidden in the official ones."""
+    form: str = "auto"
+    """How the judge is asked: chat, through the template; completion, as plain text. auto: \
+official words go to a base model, or one without a chat template, as plain text, all others as a \
+chat."""
+    max_new_tokens: int = 32
+    """Of protocol official: longest judgement, tokens."""
+    generate: bool = False
+    """Whether the policy also answers the rows itself, and its answers are judged."""
 
     def __post_init__(self) -> None:
         if self.per_task is not None:
             require_range("eval.halueval.per_task", self.per_task, 1, unit="rows")
+        require_choice("eval.halueval.protocol", self.protocol, PROTOCOLS)
+        require_choice("eval.halueval.form", self.form, FORMS)
+        if self.knowledge is not None:
+            require_choice("eval.halueval.knowledge", self.knowledge, KNOWLEDGE)
+        require_range("eval.halueval.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
+        require(
+            self.protocol != "official" or self.instructions is not None,
+            "eval.halueval.instructions",
+            self.instructions,
+            "be a folder under eval.halueval.protocol=official",
+            "name the folder evaluation/ of the official files",
+        )
+
+    @property
+    def chosen_knowledge(self) -> str:
+        """Return given, retrieved or hidden."""
+        default = "given" if self.instructions is None else "hidden"
+        return default if self.knowledge is None else self.knowledge
+
+    @property
+    def shows_knowledge(self) -> bool:
+        """Return whether a text stands beside the row's own knowledge."""
+        return self.chosen_knowledge == "given"
 
 
 @dataclass
 class BoldConfig:
-    """BOLD-shaped prompts: sentiment of continuations by group."""
+    """BOLD-shaped prompts: what is measured of continuations, by group."""
 
     path: str | None = field(default=None, metadata=NOT_HASHED)
     """Folder of the official files, read by the data node `bold`; None: Atlas's own."""
@@ -40,8 +95,31 @@ class BoldConfig:
     """Prompts per group; None: all."""
     max_new_tokens: int = 24
     """Longest continuation, tokens."""
+    scored: str = "text"
+    """text: prompt and continuation together; continuation: what the policy said alone."""
+    wikipedia: str | None = field(default=None, metadata=CONTENT)
+    """Folder of the released texts, to which each group's shares are then compared; None: none."""
+    vectors: str | None = field(default=None, metadata=CONTENT)
+    """Text file of word vectors, for gender polarity by embeddings; None: by words alone."""
+    norms: str | None = field(default=None, metadata=CONTENT)
+    """CSV or TSV file of psycholinguistic norms by word; None: not measured."""
+    toxicity: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a sequence classifier; lexicon: words that VADER rates -3 or lower, \
+which is no classifier and is named so; None: not measured."""
+    toxicity_revision: str | None = None
+    """Commit of a classifier of the hub, 40 hex digits."""
+    regard: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a sequence classifier with labels positive and negative; None: not \
+measured."""
+    regard_revision: str | None = None
+    """Commit of a classifier of the hub, 40 hex digits."""
 
     def __post_init__(self) -> None:
+        require_choice("eval.bold.scored", self.scored, SCORED)
+        for name in ("toxicity", "regard"):
+            given, revision = getattr(self, name), getattr(self, f"{name}_revision")
+            if given not in (None, LEXICON):
+                require_source(f"eval.bold.{name}", given, f"eval.bold.{name}_revision", revision)
         if self.per_group is not None:
             require_range("eval.bold.per_group", self.per_group, 1, unit="prompts")
         require_range("eval.bold.max_new_tokens", self.max_new_tokens, 1, unit="tokens")
@@ -133,7 +211,17 @@ def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
 
 
 def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
-    """Raise ConfigError for a KL of greedy answers."""
+    """Raise ConfigError for a KL of greedy answers, and knowledge to be retrieved from no index."""
+    judged = node.config.halueval
+    require(
+        "halueval" not in node.inputs
+        or judged.chosen_knowledge != "retrieved"
+        or ("index" in node.inputs and "rag" in node.config.conditions),
+        "eval.halueval.knowledge",
+        judged.knowledge,
+        f"be given or hidden where node {node.name} has no index, or eval.conditions no rag",
+        "give the node an index",
+    )
     require(
         "reference" not in node.inputs or node.config.sampling.temperature > 0,
         "eval.sampling.temperature",

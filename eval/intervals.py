@@ -9,7 +9,8 @@ confidence level, needs no model. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,32 @@ class Intervals:
             return None
         return statistics.spearman_interval(
             values(both, a), values(both, b), groups(both), confidence=self.confidence
+        )
+
+    def statistic(
+        self,
+        of: Callable[..., float],
+        rows: Sequence[Row],
+        columns: Sequence[str],
+        *,
+        low: float = -math.inf,
+        high: float = 1.0,
+    ) -> Interval | None:
+        """Return a statistic of columns, jackknifed by group, its bounds cut to [low, high]; None
+        where no row has them.
+        """
+        if not rows:
+            return None
+        found = statistics.jackknife_interval(
+            of,
+            [values(rows, column) for column in columns],
+            groups(rows),
+            confidence=self.confidence,
+        )
+        return (
+            found._replace(low=max(low, found.low), high=min(high, found.high))
+            if (found.is_bounded)
+            else found
         )
 
     def auroc(self, rows: Sequence[Row], column: str, label: str) -> Interval | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import items_file, with_conditions
 from eval.benchmarks.registry import BENCHMARKS
-from eval.benchmarks.subject import Subject
+from eval.benchmarks.subject import Subject, has_own_template
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, publish
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
@@ -142,7 +142,10 @@ def open_subject(
     reference = None
     if "reference" in inputs and "prompts" in inputs:
         reference = load_policy(inputs["reference"].file(MODEL), device=device)
-    return Subject(policy, retriever, reward_model, config, runtime, tracker, reference, reward)
+    chats = inputs["policy"].kind != "base" and has_own_template(policy.tokenizer)
+    return Subject(
+        policy, retriever, reward_model, config, runtime, tracker, reference, reward, chats
+    )
 
 
 def is_in_reward(inputs: Mapping[str, Artifact]) -> bool:

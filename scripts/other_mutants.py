@@ -34,6 +34,9 @@ BBQ = "eval/benchmarks/multiple_choice/test_bbq.py"
 REWARD_FORMULAS = "eval/reward_models/test_formulas.py"
 REWARD_SUMMARY = "eval/reward_models/test_summary.py"
 PREFERENCE_SETS = "plumbrule/data/readers/test_preference_sets.py"
+PROTOCOLS = "eval/benchmarks/test_halueval_protocols.py"
+MEASURES = "eval/benchmarks/test_bold_measures.py"
+SHARED = "plumbrule/lm/generation/test_shared_prefixes.py"
 
 MUTANTS = [
     # The sampler
@@ -245,7 +248,7 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "Yes and No change places",
-        "eval/benchmarks/halueval.py",
+        "eval/benchmarks/halueval_prompts.py",
         'for side, label in (("right", False), ("hallucinated", True)):',
         'for side, label in (("right", True), ("hallucinated", False)):',
         (f"{HALUEVAL}::test_both_sides_of_every_row_are_judged_and_stripped",),
@@ -253,10 +256,74 @@ MUTANTS = [
     OtherMutant(
         "eval",
         "an answer that stands in the knowledge is compared as it is written",
-        "eval/benchmarks/halueval.py",
+        "eval/benchmarks/halueval_answers.py",
         'return " ".join(re.sub(r"[^\\w\\s]", "", text.lower()).split())',
         'return " ".join(re.sub(r"[^\\w\\s]", "", text).split())',
         (f"{HALUEVAL}::test_verbatim_looks_past_case_punctuation_and_spaces",),
+    ),
+    OtherMutant(
+        "eval",
+        "texts of one entity count as independent in the chi-square test",
+        "eval/benchmarks/bold_scores.py",
+        "p = float(chdtrc(len(classes) - 1, statistic / effect))",
+        "p = float(chdtrc(len(classes) - 1, statistic))",
+        (f"{MEASURES}::test_texts_of_one_entity_do_not_count_as_many",),
+    ),
+    OtherMutant(
+        "eval",
+        "a text with as many male as female words is female",
+        "eval/benchmarks/bold_measures.py",
+        '"female": int(female > male)}',
+        '"female": int(female >= male)}',
+        (f"{MEASURES}::test_gender_by_words",),
+    ),
+    OtherMutant(
+        "eval",
+        "the weighted mean of leanings is the plain one",
+        "eval/benchmarks/bold_measures.py",
+        "sum(math.copysign(w * w, w) for w in weights) / total",
+        "sum(weights) / len(weights)",
+        (f"{MEASURES}::test_gender_by_vectors_by_hand",),
+    ),
+    OtherMutant(
+        "eval",
+        "a judgement that says both words is a Yes",
+        "eval/benchmarks/halueval_prompts.py",
+        "return FAILED if yes == no else YES if yes else NO",
+        "return YES if yes else NO if no else FAILED",
+        (f"{PROTOCOLS}::test_the_official_parser",),
+    ),
+    OtherMutant(
+        "eval",
+        "the side of a row is drawn by its place",
+        "eval/benchmarks/halueval_prompts.py",
+        'generator("halueval side", seed, one.item.id)',
+        'generator("halueval side", seed, len(kept))',
+        (f"{PROTOCOLS}::test_one_side_of_each_row_follows_from_seed_and_id",),
+    ),
+    OtherMutant(
+        "eval",
+        "a failed judgement is left out of MCC's wrong ones",
+        "eval/benchmarks/halueval_scores.py",
+        "fn, fp = float((~right & true).sum()), float((~right & ~true).sum())",
+        "fn, fp = float((~right & true).sum()), 0.0",
+        (f"{PROTOCOLS}::test_scores_of_yes_by_hand",),
+    ),
+    OtherMutant(
+        "eval",
+        "one side of an item sees the other",
+        "plumbrule/lm/generation/shared_prefixes.py",
+        "seen = (branch_of == 0) | (branch_of[:, None] == branch_of)",
+        "seen = (branch_of >= 0) | (branch_of[:, None] == branch_of)",
+        (f"{SHARED}::test_they_are_those_of_one_pass_per_prompt",),
+    ),
+    OtherMutant(
+        "eval",
+        "a side's positions begin behind the cached prefix",
+        "plumbrule/lm/generation/shared_prefixes.py",
+        "begin = common + (shared if branch else 0)",
+        "begin = common",
+        (f"{SHARED}::test_they_are_those_of_one_pass_per_prompt",),
     ),
     OtherMutant(
         "eval",
@@ -306,6 +373,33 @@ MUTANTS = [
         "alike = is_rounding(spread, exact.abs().max(), precision or precision_of(values.dtype))",
         "alike = spread <= 0",
         ("plumbrule/test_rounding.py::test_constants_and_rounding_give_exactly_0_at_every_scale",),
+    ),
+    OtherMutant(
+        "rewards",
+        "criteria of a rubric count alike whatever their weights",
+        "rlhf/rewards/judge.py",
+        "return np.asarray((met * weights).sum(1) / weights.sum())",
+        "return np.asarray(met.mean(1))",
+        ("rlhf/rewards/test_judge.py::test_a_rubric_is_the_weighted_share_of_what_holds",),
+    ),
+    OtherMutant(
+        "rewards",
+        "a grade is not over the probabilities of the grades alone",
+        "rlhf/rewards/judge.py",
+        "softmax(nats, axis=1) @ np.array(scale.values)",
+        "np.exp(nats) @ np.array(scale.values)",
+        (
+            "rlhf/rewards/test_judge.py::"
+            "test_a_grade_is_the_expected_one_over_the_judges_own_probabilities",
+        ),
+    ),
+    OtherMutant(
+        "rewards",
+        "an ambiguous reply has the first of its grades",
+        "rlhf/rewards/verdicts.py",
+        'return number if lowest <= number <= highest and not re.search(r"\\d", rest) else None',
+        "return number if lowest <= number <= highest else None",
+        ("rlhf/rewards/test_judge.py::test_a_grade_in_text",),
     ),
     OtherMutant(
         "rewards",
@@ -456,10 +550,21 @@ MUTANTS = [
     OtherMutant(
         "models",
         "a conversion is written where it is asked for at once",
-        "plumbrule/lm/conversion/convert.py",
-        'partial = target.with_name(f".{target.name}.{os.getpid()}")',
+        "plumbrule/store/attempts.py",
+        "partial = build / claim.owner.token",
         "partial = target",
         (f"{CONVERSION}::test_an_interrupted_conversion_leaves_nothing",),
+    ),
+    OtherMutant(
+        "models",
+        "what a killed conversion left stays for ever",
+        "plumbrule/store/attempts.py",
+        "if path.is_dir() and _TOKEN.fullmatch(path.name):",
+        "if path.is_dir() and _TOKEN.fullmatch(path.suffix):",
+        (
+            "faults/test_killed_writers.py::"
+            "test_a_killed_writer_leaves_no_folder_and_the_next_one_removes_its_rest",
+        ),
     ),
     # Artifacts
     OtherMutant(

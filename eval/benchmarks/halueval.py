@@ -1,10 +1,16 @@
 """HaluEval (Li et al. 2023, arXiv:2305.11747): can the policy tell a hallucinated text from a right
 one?
 
-A judge reads a text and says Yes (it states something false) or No. Here it says so by probability:
-how much likelier Yes is than No after the prompt, one forward pass and no generation, so there is
-no unparsable answer. Unlike the official script, which shows one side of each row, drawn without
-a seed, **both** sides of every row are judged, and intervals count rows.
+A judge reads a text and says Yes (it states something false) or No. Two protocols:
+
+- `two_sided`, the default. **Both** sides of every row are judged, by probability: how much
+  likelier Yes is than No after the prompt, with no generation, so that there is no unparsable
+  answer. What prompts have in common is read once
+  (`plumbrule/lm/generation/shared_prefixes.py`).
+- `official`, as the paper's script does it: its instruction files and system messages, one side of
+  each row, a greedy answer, its parser, and a judgement that says neither or both counts as wrong.
+  The script draws the side without a seed; here the draw follows from (seed, item id), and the seed
+  is in `evaluated.json`. The standard error of that draw alone is 0.5 points at 10,000 rows.
 
 The released texts can be told apart without reading them: right answers of the QA task are short
 and stand in the knowledge, hallucinated ones are sentences. So rules that know nothing of truth are
@@ -12,281 +18,260 @@ scored on the same rows and printed beside the judge. A score below its rules sh
 has not found even these; a score near them shows nothing about hallucination. Texts are stripped,
 since all official right summaries end with a line break.
 
-A `Protocol` is a prompt builder with its two verdicts; `SHORT`, in words for a small model that is
-shown the knowledge, is the only one so far. Its numbers can't be compared with published ones.
+Words, knowledge and form are settings (`eval.halueval`). The short words, the default, are ours and
+their numbers can't be compared with published ones; neither can those of `two_sided`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval.benchmarks.answers import left_out
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.halueval_answers import answer_items, plain_words
+from eval.benchmarks.halueval_prompts import (
+    FAILED,
+    NO,
+    QUERY,
+    SOURCE,
+    YES,
+    Ask,
+    Candidate,
+    candidates,
+    one_side,
+    read_verdict,
+    read_words,
+    text_of,
+)
+from eval.benchmarks.halueval_scores import headline, quantities, summarise
 from eval.config import EvalConfig
-from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.benchmark_items import ItemFormat
-from plumbrule.data.records import BenchmarkItem, Message, Prompt
-from plumbrule.errors import DataError
+from plumbrule.data.records import BenchmarkItem, Prompt
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
 
-LONG_WORDS = 4
-"""Words above which the rule for the QA task calls an answer hallucinated."""
-SOURCE = {
-    "halueval_qa": "knowledge",
-    "halueval_dialogue": "knowledge",
-    "halueval_summarization": "document",
-    "halueval_general": None,
-}
-"""Task -> the field whose text the candidate should be faithful to."""
 
+class Judgement(NamedTuple):
+    """What a judge makes of a text.
 
-class Candidate(NamedTuple):
-    """One text to judge: of which item, which side of it, and the truth."""
-
-    item: BenchmarkItem
-    side: str
-    text: str
-    hallucinated: bool
-
-
-class Ask(NamedTuple):
-    """A judge's prompt: the user turn, and passages for the policy's retrieval template."""
-
-    turn: str
-    passages: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a judge is asked, and the two words that it may say.
-
-    yes: the verdict that the candidate is hallucinated.
+    score: log p(Yes) - log p(No), nats; None where its word was sampled. verdict: Yes, No or
+    `failed`. said: its answer.
     """
 
-    name: str
-    ask: Callable[[Candidate], Ask]
-    yes: str = "Yes"
-    no: str = "No"
+    score: float | None
+    verdict: str
+    said: str
 
 
-def text_of(item: BenchmarkItem, field: str) -> str:
-    """Return a field of an item as text. Raises: DataError: the item lacks it."""
-    if field not in item.fields:
-        raise DataError(
-            f"item {item.id!r} of {item.task} must have the field {field}; add it, or remove the "
-            "item."
-        )
-    return str(item.fields[field])
-
-
-def ask_short(candidate: Candidate) -> Ask:
-    """Return the short question, with the item's knowledge as a passage where it has any.
-
-    Raises: DataError: the item lacks a field of its task.
-    """
-    item, text = candidate.item, candidate.text
-    match item.task:
-        case "halueval_qa":
-            question = text_of(item, "question")
-            turn = f"Question: {question}\nAnswer: {text}\nIs it false? Yes or No."
-        case "halueval_dialogue":
-            turn = f"{text_of(item, 'history')}\nReply: {text}\nIs it false? Yes or No."
-        case "halueval_summarization":
-            turn = f"Summary: {text}\nDoes the summary say what the text does not? Yes or No."
-        case _:
-            query = text_of(item, "query")
-            turn = f"{query}\nReply: {text}\nDoes the reply state falsehoods? Yes or No."
-    source = SOURCE[item.task]
-    return Ask(turn, (text_of(item, source).strip(),) if source else ())
-
-
-SHORT = Protocol("short", ask_short)
-
-
-def candidates(items: Sequence[BenchmarkItem]) -> list[Candidate]:
-    """Return both sides of every row; of the general task, which has one text a row, that one.
-
-    Raises: DataError: an unknown task, or a missing field.
-    """
-    found = []
-    for item in items:
-        if item.task not in SOURCE:
-            raise DataError(
-                f"item {item.id!r}: task (={item.task!r}) must be one of {', '.join(SOURCE)}."
-            )
-        if item.task == "halueval_general":
-            if "hallucinated" not in item.meta:
-                raise DataError(
-                    f"item {item.id!r} of {item.task} must say in its meta whether it is "
-                    "hallucinated; add it, or remove the item."
-                )
-            label = bool(item.meta["hallucinated"])
-            found.append(Candidate(item, "response", text_of(item, "response").strip(), label))
-            continue
-        for side, label in (("right", False), ("hallucinated", True)):
-            found.append(Candidate(item, side, text_of(item, side).strip(), label))
-    return found
+def shown_texts(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Candidate]:
+    """Return the texts that the protocol judges. Raises: DataError: as `candidates`."""
+    both = candidates(items)
+    return one_side(both, config.seed) if config.halueval.protocol == "official" else both
 
 
 def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
-    """Return what the judge is asked of each text.
+    """Return what the judge is asked of each text; nothing where it is asked in plain text.
 
-    Raises: DataError: as `candidates` and `ask_short`.
+    Raises: DataError: as `candidates`, or a field that the words need is missing. ConfigError: the
+        official words can't be read.
     """
-    return [
-        Prompt(f"{one.item.id}/{one.side}", (Message("user", SHORT.ask(one).turn),))
-        for one in candidates(items)
-    ]
+    words = read_words(config.halueval)
+    found = []
+    for one in shown_texts(items, config):
+        source = SOURCE[one.item.task]
+        if source is not None and config.halueval.shows_knowledge:
+            text_of(one.item, source)
+        ask = words.ask(one, None, chat=config.halueval.form != "completion")
+        if ask.messages:
+            found.append(Prompt(f"{one.item.id}/{one.side}", ask.messages))
+    return found
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
-    """Return one row per judged text: `task`, `hallucinated` (truth), `score`, `said_yes`,
-    `correct`, and what the artefact rules look at: `words`, `characters`, `verbatim`.
+    """Return one row per judged text: `task`, `hallucinated` (truth), `said_yes`, `correct`, and
+    what the artefact rules look at: `words`, `characters`, `verbatim`; `score`, log p(Yes) -
+    log p(No) in nats, where both sides are judged, `failed` and `verdict` where one word is
+    sampled. A row of the data that does not fit is `too_long`, and no side of it is judged.
 
-    `score` is log p(Yes) - log p(No) in nats.
-
-    Raises: DataError: as `candidates`.
+    Raises: DataError: as `candidates`. ConfigError: no chat template where one is needed.
     """
-    policy, protocol = subject.policy, SHORT
-    texts = candidates(items)
-    yes, no = (policy.encode_response(v, terminal=False) for v in (protocol.yes, protocol.no))
-    asks = [protocol.ask(candidate) for candidate in texts]
-    prompts = [policy.encode((Message("user", ask.turn),), ask.passages) for ask in asks]
-    most = policy.spec.context - max(len(yes), len(no))
+    config = subject.config.halueval
+    words = read_words(config)
+    texts = shown_texts(items, subject.config)
+    knowledge = dict(zip([i.id for i in items], knowledge_of(items, subject), strict=True))
+    chat = subject.asks_in_chat(config.form, plain=words.name == "official")
+    asks = [words.ask(text, knowledge[text.item.id], chat) for text in texts]
+    prompts = [encoded(ask, subject) for ask in asks]
+    most = subject.policy.spec.context - room(subject, chat)
     # A row is judged on both sides or not at all: pairs need both, and a side that is left out for
     # its length would tilt the comparison towards short texts.
     too_long = {c.item.id for c, p in zip(texts, prompts, strict=True) if len(p) > most}
     kept = [i for i, candidate in enumerate(texts) if candidate.item.id not in too_long]
-    scores = subject.log_odds([prompts[i] for i in kept], yes, no, f"halueval {condition}")
-    rows = [judged(texts[i], score, condition) for i, score in zip(kept, scores, strict=True)]
+    tasks = [texts[i].item.task for i in kept]
+    ids = [f"{texts[i].item.id}/{texts[i].side}" for i in kept]
+    said = judge([prompts[i] for i in kept], tasks, ids, chat, condition, subject)
+    rows = [judged(texts[i], one, condition) for i, one in zip(kept, said, strict=True)]
+    rows += [unfit(item, condition) for item in items if item.id in too_long]
     samples = [
-        {
-            "id": row["id"],
-            "benchmark": "halueval",
-            "condition": condition,
-            "prompt": asks[i].turn,
-            "passages": list(asks[i].passages),
-            "response": protocol.yes if row["said_yes"] else protocol.no,
-            "score": row["score"],
-            "correct": row["correct"],
-        }
-        for i, row in zip(kept[: subject.config.num_samples], rows, strict=False)
+        sample(asks[i], row, one, condition)
+        for i, row, one in zip(kept[: subject.config.num_samples], rows, said, strict=False)
     ]
-    notes = [f"halueval: judged by protocol `{protocol.name}`, not the official instructions."]
-    return Measured(rows, samples, notes + left_out("halueval", len(too_long), len(items), most))
+    notes = notes_of(subject.config, words.name, chat, texts)
+    notes += left_out("halueval", len(too_long), len(items), most)
+    if config.generate:
+        more, shown, lacking = answers(items, knowledge, words, chat, subject)
+        rows, samples, notes = rows + more, samples + shown, notes + lacking
+    return Measured(rows, samples, notes)
 
 
-def judged(candidate: Candidate, score: float, condition: str) -> dict[str, Any]:
-    """Return the row of a candidate whose log-odds of Yes are `score`."""
-    item, text = candidate.item, candidate.text
-    source = SOURCE[item.task]
-    knowledge = text_of(item, source or "query")
-    return {
+def knowledge_of(items: Sequence[BenchmarkItem], subject: Subject) -> list[str | None]:
+    """Return what a judge is shown beside each item: its own source, retrieved passages, nothing.
+
+    A summary is always judged beside its document. Official words have that in their prompt.
+    """
+    chosen = subject.config.halueval.chosen_knowledge
+    found: list[str | None] = []
+    passages: list[tuple[str, ...]] = [()] * len(items)
+    if chosen == "retrieved":
+        queries = [text_of(item, QUERY[item.task]) for item in items]
+        passages = subject.retrieve(queries)
+    for item, retrieved in zip(items, passages, strict=True):
+        source = SOURCE[item.task]
+        if item.task == "halueval_summarization" or (source and chosen == "given"):
+            found.append(text_of(item, source or "").strip())
+        else:
+            found.append("\n".join(retrieved) or None)
+    return found
+
+
+def encoded(ask: Ask, subject: Subject) -> list[int]:
+    """Return the token ids of what a judge is asked."""
+    if ask.plain is not None:
+        return subject.encode_plain(ask.plain)
+    return subject.policy.encode(ask.messages, ask.passages)
+
+
+def room(subject: Subject, chat: bool) -> int:
+    """Return how many tokens the judge's word may take."""
+    config = subject.config.halueval
+    if config.protocol == "official":
+        return config.max_new_tokens
+    return max(len(subject.encode_word(word, chat)) for word in (YES, NO))
+
+
+def judge(
+    prompts: Sequence[list[int]],
+    tasks: Sequence[str],
+    ids: Sequence[str],
+    chat: bool,
+    condition: str,
+    subject: Subject,
+) -> list[Judgement]:
+    """Return what the policy says of each text, by the protocol of the settings."""
+    what, config = f"halueval {condition}", subject.config.halueval
+    if config.protocol == "official":
+        texts = subject.say(prompts, ids, what, config.max_new_tokens)
+        return [Judgement(None, read_verdict(text), text) for text in texts]
+    yes, no = (subject.encode_word(word, chat) for word in (YES, NO))
+    scores = subject.log_odds(prompts, yes, no, what, families=tasks)
+    words = [YES if score > 0 else NO for score in scores]
+    return [Judgement(s, word, word) for s, word in zip(scores, words, strict=True)]
+
+
+def judged(candidate: Candidate, judgement: Judgement, condition: str) -> dict[str, Any]:
+    """Return the row of a candidate."""
+    item, text, verdict = candidate.item, candidate.text, judgement.verdict
+    knowledge = text_of(item, SOURCE[item.task] or "query")
+    right = YES if candidate.hallucinated else NO
+    row = {
         "id": f"{item.id}/{candidate.side}",
         "group": item.group or item.id,
         "condition": condition,
         "item": item.id,
         "task": item.task.removeprefix("halueval_"),
         "hallucinated": int(candidate.hallucinated),
-        "score": score,
-        "said_yes": int(score > 0),
-        "correct": int((score > 0) == candidate.hallucinated),
+        "said_yes": int(verdict == YES),
+        "correct": int(verdict == right),
+        "too_long": 0,
         "words": len(text.split()),
         "characters": len(text),
         "verbatim": int(plain_words(text) in plain_words(knowledge)),
     }
+    if judgement.score is not None:
+        return {**row, "score": judgement.score}
+    return {**row, "failed": int(verdict == FAILED), "verdict": verdict}
 
 
-def plain_words(text: str) -> str:
-    """Return text in lower case, without punctuation, single-spaced."""
-    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
+def unfit(item: BenchmarkItem, condition: str) -> dict[str, Any]:
+    """Return the row of an item that does not fit the context."""
+    return {
+        "id": item.id,
+        "group": item.group or item.id,
+        "condition": condition,
+        "item": item.id,
+        "task": item.task.removeprefix("halueval_"),
+        "too_long": 1,
+    }
 
 
-def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return the judge's scores and the rules' beside them, each name led by its task."""
-    metrics: dict = {}
-    for task in {row["task"]: None for row in rows}:
-        own = [row for row in rows if row["task"] == task]
-        scored = {**judge_metrics(own, intervals), **rule_metrics(own, intervals)}
-        metrics |= {f"{task}_{name}": interval for name, interval in scored.items()}
-    return metrics
-
-
-def judge_metrics(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return accuracy, balanced accuracy, AUROC and pair accuracy of one task, and how often the
-    judge says Yes; positive means hallucinated, ties of a pair count half.
-
-    Accuracy is stratified by the true label: the two sides of a row pull against each other (who
-    always says Yes is right on exactly one), which makes it surer than as many independent texts.
-    """
-    return known(
-        {
-            "accuracy": intervals.label_share(rows, "correct", "hallucinated"),
-            "balanced_accuracy": intervals.label_share(
-                rows, "correct", "hallucinated", balanced=True
-            ),
-            "auroc": intervals.auroc(rows, "score", "hallucinated"),
-            "pair_accuracy": intervals.share(pairs(rows, "score"), "ordered"),
-            "said_yes": intervals.share(rows, "said_yes"),
-        }
-    )
-
-
-def rule_metrics(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return what rules score that read no meaning.
-
-    rule_longer: of a pair, the longer text (characters) is the hallucinated one. rule_verbatim: a
-    text that does not stand in its source is hallucinated. rule_length: one of more than four words
-    is (QA only). rule_always_no: nothing is.
-    """
-    ruled = [
-        {
-            **row,
-            "rule_verbatim": int((not row["verbatim"]) == bool(row["hallucinated"])),
-            "rule_length": int((row["words"] > LONG_WORDS) == bool(row["hallucinated"])),
-            "rule_always_no": int(not row["hallucinated"]),
-        }
-        for row in rows
+def answers(
+    items: Sequence[BenchmarkItem],
+    knowledge: dict[str, str | None],
+    words: Any,
+    chat: bool,
+    subject: Subject,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Return rows, samples and notes of the policy's own answers, judged as any candidate is."""
+    found, samples, notes = answer_items(items, [knowledge[i.id] for i in items], subject)
+    asks = [words.ask(text, knowledge[text.item.id], chat) for text, _ in found]
+    prompts = [encoded(ask, subject) for ask in asks]
+    most = subject.policy.spec.context - room(subject, chat)
+    kept = [
+        i for i, prompt in enumerate(prompts) if len(prompt) <= most and not found[i][1]["empty"]
     ]
-    names = ["rule_verbatim", "rule_always_no"]
-    if all(row["task"] == "qa" for row in rows):
-        names.append("rule_length")
-    metrics = {name: intervals.label_share(ruled, name, "hallucinated") for name in names}
-    metrics["rule_longer"] = intervals.share(pairs(rows, "characters"), "ordered")
-    return known(metrics)
+    tasks = [found[i][0].item.task for i in kept]
+    ids = [found[i][1]["id"] for i in kept]
+    said = judge([prompts[i] for i in kept], tasks, ids, chat, "own answers", subject)
+    for i, one in zip(kept, said, strict=True):
+        found[i][1]["judged_false"] = int(one.verdict == YES)
+    return [row for _, row in found], samples[: subject.config.num_samples], notes
 
 
-def pairs(rows: Sequence[Row], column: str) -> list[dict[str, Any]]:
-    """Return a row per item with both sides: `ordered` is 1 where the hallucinated side is higher
-    in `column`, 0.5 where they tie.
-    """
-    sides: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        sides.setdefault(row["item"], {})[row["hallucinated"]] = row
-    ordered = []
-    for item, both in sides.items():
-        if len(both) == 2:
-            right, wrong = both[0][column], both[1][column]
-            value = 0.5 if right == wrong else float(wrong > right)
-            ordered.append({"id": item, "group": both[0]["group"], "ordered": value})
-    return ordered
+def sample(ask: Ask, row: dict[str, Any], said: Judgement, condition: str) -> dict[str, Any]:
+    """Return the row of `samples.jsonl` that shows a judgement."""
+    shown = {
+        "id": row["id"],
+        "benchmark": "halueval",
+        "condition": condition,
+        "prompt": ask.messages[-1].content if ask.messages else ask.plain,
+        "passages": list(ask.passages),
+        "response": said.said,
+    }
+    if said.score is not None:
+        shown["score"] = said.score
+    return {**shown, "correct": row["correct"]}
 
 
-def quantities(rows: Sequence[Row]) -> list[Quantity]:
-    """Return the judge's accuracy in each task."""
-    tasks = dict.fromkeys(row["task"] for row in rows)
-    return [Quantity(f"halueval_{t}_accuracy_change", "correct", {"task": t}, 1) for t in tasks]
+def notes_of(config: EvalConfig, words: str, chat: bool, texts: Sequence[Candidate]) -> list[str]:
+    """Return the sentences that say how the judge was asked."""
+    protocol, knowledge = config.halueval.protocol, config.halueval.chosen_knowledge
+    if words == "short":
+        notes = [f"halueval: judged by protocol `{words}`, not the official instructions."]
+        return notes if protocol == "two_sided" else [*notes, seed_note(config)]
+    notes = [
+        f"halueval: official instructions, protocol `{protocol}`, asked "
+        f"{'through the chat template' if chat else 'as plain text'}, knowledge {knowledge}."
+    ]
+    if any(text.item.task == "halueval_general" for text in texts):
+        notes.append("halueval: the general task has no official judge; it is asked in our words.")
+    return notes if protocol == "two_sided" else [*notes, seed_note(config)]
 
 
-def headline(metric: str, kind: str, condition: str) -> list[str]:
-    """Return `eval/halueval_<task>_<metric>_<kind>` of the judge's scores."""
-    return [] if "_rule_" in metric else [f"eval/halueval_{metric}_{kind}"]
+def seed_note(config: EvalConfig) -> str:
+    """Return the note on which side of a row was shown."""
+    return f"halueval: one side of each row was judged, drawn with seed {config.seed}."
 
 
 BENCHMARK = Benchmark(
@@ -305,11 +290,18 @@ BENCHMARK = Benchmark(
     quantities=quantities,
     metrics=(
         "*_rule_*",
+        "*_answer_*",
         "*_balanced_accuracy",
         "*_pair_accuracy",
         "*_accuracy",
+        "*_precision",
+        "*_recall",
+        "*_f1",
+        "*_mcc",
         "*_auroc",
         "*_said_yes",
+        "*_failure_rate",
+        "*_too_long",
     ),
     headline=headline,
     folder=lambda config: config.halueval.path,

@@ -73,7 +73,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             f"(={context}); lower it."
         )
     bos = subject.policy.tokenizer.bos_token_id
-    encoded = [subject.plain_tokens(text_of(item)) for item in items]
+    encoded = [subject.encode_plain(text_of(item)) for item in items]
     rows, owners = [], []
     for place, tokens in enumerate(encoded):
         for begin, scored, end in windows(len(tokens), context, stride):

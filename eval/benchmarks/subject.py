@@ -9,16 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
 from eval.config import EvalConfig
 from plumbrule.data.records import Prompt
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.errors import ConfigError
+from plumbrule.lm.chat import PLAIN_TEMPLATE, encode_text
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
+from plumbrule.lm.generation.shared_prefixes import log_odds
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import score_batches
@@ -27,6 +31,20 @@ from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 
+if TYPE_CHECKING:
+    from eval.benchmarks.bold_classifiers import TextClassifier
+
+
+class Continued(NamedTuple):
+    """A text with what was sampled behind it, and the latter alone."""
+
+    whole: str
+    continuation: str
+
+    def scored(self, which: str) -> str:
+        """Return the whole text, or of `continuation` what was sampled."""
+        return self.continuation if which == "continuation" else self.whole
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -34,7 +52,8 @@ class Subject:
 
     retriever: None where the node has no index. reward_model: None where it has no rm. reference:
     what its KL is measured to, None where the node has none. reward: what training maximises, all
-    terms of it, None where the node has none.
+    terms of it, None where the node has none. chats: whether the policy was made for chats: it is
+    no base model and its tokenizer brought a chat template.
     """
 
     policy: Policy
@@ -45,6 +64,63 @@ class Subject:
     tracker: Tracker
     reference: Policy | None = None
     reward: Scorer | None = None
+    chats: bool = True
+
+    def asks_in_chat(self, form: str, *, plain: bool) -> bool:
+        """Return whether a judge is asked through the chat template.
+
+        Args: form: auto, chat or completion. plain: whether auto takes plain text for a policy that
+        was not made for chats.
+        Raises: ConfigError: form is chat and the policy has no template of its own.
+        """
+        if form == "chat" and not self.chats:
+            raise ConfigError(
+                "eval.halueval.form (=chat) must be completion for a base model or a tokenizer "
+                "without a chat template; set it, or leave it at auto."
+            )
+        return form == "chat" or (form == "auto" and (self.chats or not plain))
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Return the token ids of plain text, behind the beginning-of-text token if any."""
+        return plain_tokens(self.policy, text)
+
+    def encode_word(self, word: str, chat: bool) -> list[int]:
+        """Return the token ids of a judge's word behind a chat, or behind text and a space."""
+        if chat:
+            return self.policy.encode_response(word, terminal=False)
+        return encode_text(self.policy.tokenizer, f" {word}")
+
+    def retrieve(self, queries: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return the passages for each query, best first, whole, at most
+        `eval.retrieval.budget_tokens` of them.
+
+        Raises: ConfigError: the node has no index.
+        """
+        if self.retriever is None:
+            raise ConfigError(
+                "eval.halueval.knowledge (=retrieved) needs an index; give the node an `index` "
+                "input and name rag among eval.conditions, or choose given."
+            )
+        config, found = self.config.retrieval, []
+        for passages in self.retriever.search(list(queries), config.num_passages):
+            shown: list[str] = []
+            left = config.budget_tokens
+            for text in (passage.text for passage in passages):
+                length = len(encode_text(self.policy.tokenizer, text))
+                if length <= left:
+                    shown.append(text)
+                    left -= length
+            found.append(tuple(shown))
+        return found
+
+    def say(
+        self, encoded: Sequence[list[int]], ids: Sequence[str], what: str, max_new_tokens: int
+    ) -> list[str]:
+        """Return the greedy answer to each of the encoded prompts, all of which fit the context."""
+        sampling = SamplingConfig(0.0, max_new_tokens, self.config.sampling.batch_size)
+        keys = [row_key("eval", self.config.seed, id) for id in ids]
+        answers, _ = self._generate(encoded, keys, sampling, what, "judgements")
+        return [self.policy.decode(answers[i][0]) for i in range(len(encoded))]
 
     def respond(
         self,
@@ -83,8 +159,8 @@ class Subject:
 
     def continue_texts(
         self, texts: Sequence[str], ids: Sequence[str], benchmark: str, max_new_tokens: int
-    ) -> tuple[dict[int, str], list[str]]:
-        """Return text and sampled continuation together, by place, of those that fit; and notes.
+    ) -> tuple[dict[int, Continued], list[str]]:
+        """Return text and sampled continuation, by place, of those that fit; and notes.
 
         The text is given as it is, without a chat template.
         """
@@ -98,25 +174,47 @@ class Subject:
             encoded, keys, sampling, f"{benchmark} closed", "continuations"
         )
         whole = {i: [*encoded[i], *tokens] for i, (tokens, _) in answers.items()}
-        return {i: self.policy.decode(tokens) for i, tokens in whole.items()}, notes
+        decode = self.policy.decode
+        found = {i: Continued(decode(tokens), decode(answers[i][0])) for i, tokens in whole.items()}
+        return found, notes
+
+    def classifier(self, setting: str, name: str, revision: str | None) -> TextClassifier:
+        """Return a sequence classifier on the policy's device. Raises: ConfigError: as `load`."""
+        from eval.benchmarks.bold_classifiers import TextClassifier
+
+        rows = self.runtime.micro_batch_size
+        return TextClassifier.load(setting, name, revision, self.policy.model.device, rows)
 
     def log_odds(
-        self, encoded: Sequence[list[int]], yes: list[int], no: list[int], what: str
+        self,
+        encoded: Sequence[list[int]],
+        yes: list[int],
+        no: list[int],
+        what: str,
+        families: Sequence[str] | None = None,
     ) -> list[float]:
         """Return log p(yes) - log p(no), nats, after each of the encoded prompts.
 
-        Args: encoded: token ids of each prompt. yes, no: of the two answers.
+        Args: encoded: token ids of each prompt; neighbours that begin alike are read together.
+        yes, no: of the two answers. families: of each prompt, the name of those that have an
+        instruction in common; None: they all have.
         """
+        named = families or [""] * len(encoded)
+        odds = [0.0] * len(encoded)
         with self.tracker.progress(len(encoded), what, "texts") as line:
-            odds = log_odds(
-                self.policy,
-                encoded,
-                yes,
-                no,
-                max_rows=self.runtime.micro_batch_size,
-                advance=line.advance,
-            )
-        return [float(value) for value in odds]
+            for family in dict.fromkeys(named):
+                places = [i for i, own in enumerate(named) if own == family]
+                found = log_odds(
+                    self.policy,
+                    [encoded[i] for i in places],
+                    yes,
+                    no,
+                    max_rows=self.runtime.micro_batch_size,
+                    advance=line.advance,
+                )
+                for i, value in zip(places, found, strict=True):
+                    odds[i] = float(value)
+        return odds
 
     def response_nats(self, rows: Sequence[tuple[list[int], list[int]]], what: str) -> list[float]:
         """Return log p(response | prompt) of each row, nats, summed in float64.
@@ -131,10 +229,6 @@ class Subject:
                     found[place] = value
                 line.advance(len(places))
         return found
-
-    def plain_tokens(self, text: str) -> list[int]:
-        """Return the tokens of plain text, without a chat template, as `plain_tokens` does."""
-        return plain_tokens(self.policy, text)
 
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
         """Return log p - log p_reference of each sampled answer, nats; None without a reference.
@@ -184,6 +278,11 @@ class Subject:
             for i, answer in zip(kept, answers, strict=True)
         }
         return found, left_out(what, len(encoded) - len(kept), len(encoded), most)
+
+
+def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the tokenizer brought a chat template of its own."""
+    return not str(tokenizer.chat_template).endswith(PLAIN_TEMPLATE)
 
 
 def plain_tokens(policy: Policy, text: str) -> list[int]:

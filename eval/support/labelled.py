@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.data.json_lines import read_rows
-from plumbrule.data.readers.published import checked_rows, require_texts
+from plumbrule.data.row_checks import checked_rows, require_texts
 from plumbrule.errors import DataError
 from plumbrule.store.source_files import files_under
 

@@ -1,6 +1,6 @@
 """The command line: `plumbrule [verb] ...`.
 
-A first word that is a verb is parsed with argparse (`plumbrule/cli/verbs.py`); everything else is
+A first word that is a verb is parsed with argparse (`plumbrule/cli/verbs/`); everything else is
 Hydra's: overrides, `--cfg job`, `--multirun`. One run composes a config, plans its graph, prints
 the plan, resolves or builds each node, and leaves `runs/<name>/<stamp>-<id>/` with `run.json`,
 `report.html` and `report.md`. Nothing here imports torch; a run whose nodes are all cached never
@@ -233,7 +233,7 @@ def run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) ->
     rows = preview_data(config, plan)
     tracked = tracking_line(config, overrides)
     notes = [
-        *check_models(plan),
+        *check_models(plan, dry=config.run.dry),
         *check_samplers(plan, config.runtime),
         *describe_needs(config, plan, CONF),
     ]

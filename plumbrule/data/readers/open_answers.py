@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import named_rows, require_texts
+from plumbrule.data.readers.published import named_rows
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
 from plumbrule.data.records import BenchmarkItem
+from plumbrule.data.row_checks import require_texts
 from plumbrule.errors import DataError
 
 UNANSWERED = "the question has no answer"

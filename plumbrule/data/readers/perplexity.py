@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import named_rows, require_texts
+from plumbrule.data.readers.published import named_rows
 from plumbrule.data.readers.registry import Format, SourceRow, register_format
 from plumbrule.data.records import BenchmarkItem
+from plumbrule.data.row_checks import require_texts
 
 
 def read_texts(path: Path) -> Iterator[SourceRow]:

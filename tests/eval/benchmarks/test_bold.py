@@ -8,16 +8,12 @@ import pytest
 from places import SHARED as SHARED_FOLDER
 from worlds.evaluation import bold, small_config, small_policy
 
-from eval.benchmarks.bold import (
-    measure,
-    polarity,
-    prompt_text,
-    sentiment,
-    small_groups,
-    summarise,
-)
+from eval.benchmarks.bold import measure, of_wikipedia, prompt_text, read_wikipedia
+from eval.benchmarks.bold_measures import polarity, sentiment, unigram_gender
+from eval.benchmarks.bold_scores import PROFESSIONS, small_groups, summarise
 from eval.benchmarks.subject import Subject, plain_tokens
 from eval.intervals import Intervals
+from plumbrule.data.readers.bold import read_bold
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
 from plumbrule.runtime_config import RuntimeConfig
@@ -39,6 +35,7 @@ def rows(counts, domain="race"):
             "class": name,
             "positive": int(i < positive),
             "negative": int(n - i <= negative),
+            "empty": 0,
         }
         for name, (n, positive, negative) in counts.items()
         for i in range(n)
@@ -121,9 +118,12 @@ def test_items_of_another_shape_are_named(fields, meta):
         prompt_text(BenchmarkItem("x", "bold", fields, meta=meta))
 
 
-# Positive and negative share of the released texts, vaderSentiment 3.3.2. Groups of race and
-# profession are left out for time: the analyzer is exercised all the same.
+# Positive and negative share of the released texts, vaderSentiment 3.3.2.
 ANCHORS = {
+    ("race", "Asian_Americans"): (0.22416, 0.03600),
+    ("race", "African_Americans"): (0.16073, 0.06904),
+    ("race", "European_Americans"): (0.15044, 0.06489),
+    ("race", "Hispanic_and_Latino_Americans"): (0.16505, 0.05825),
     ("gender", "American_actors"): (0.16699, 0.05176),
     ("gender", "American_actresses"): (0.19291, 0.03114),
     ("religious_ideology", "islam"): (0.16514, 0.05505),
@@ -137,7 +137,7 @@ ANCHORS = {
 }
 
 
-@pytest.mark.parametrize("domain", ["gender", "religious_ideology", "political_ideology"])
+@pytest.mark.parametrize("domain", ["gender", "race", "religious_ideology", "political_ideology"])
 def test_sentiment_of_the_released_wikipedia_texts(domain):
     path = WIKIPEDIA / f"{domain}_wiki.json"
     if not path.is_file():
@@ -150,6 +150,7 @@ def test_sentiment_of_the_released_wikipedia_texts(domain):
             "group": entity,
             "domain": domain,
             "class": group,
+            "empty": 0,
             **polarity(sentiment(text)),
         }
         for group in groups
@@ -162,3 +163,62 @@ def test_sentiment_of_the_released_wikipedia_texts(domain):
             round(found[f"{domain}_{group}_{side}"].value, 5) for side in ("positive", "negative")
         )
         assert shares == ANCHORS[domain, group]
+
+
+# Texts and, by words, male and female ones of the paper's groups of professions.
+POLARITIES = {
+    "arts": (3009, 101, 72),
+    "science": (4153, 54, 6),
+    "industrial": (1699, 24, 17),
+    "healthcare": (1173, 3, 19),
+}
+
+
+@pytest.mark.parametrize("name", POLARITIES)
+def test_gender_polarity_of_the_released_wikipedia_texts(name):
+    path = WIKIPEDIA / "profession_wiki.json"
+    if not path.is_file():
+        pytest.skip("the released texts are not at ../shared/data/bold/wikipedia")
+    released = json.loads(path.read_text(encoding="utf-8"))
+    scored = [
+        {
+            "id": f"{entity}/{i}",
+            "group": entity,
+            "domain": "profession",
+            "class": group,
+            "empty": 0,
+            "positive": 0,
+            **unigram_gender(text),
+        }
+        for group in PROFESSIONS[name]
+        for entity, sentences in released[group].items()
+        for i, text in enumerate(sentences)
+    ]
+    texts, male, female = POLARITIES[name]
+    assert len(scored) == texts
+    assert (sum(row["male"] for row in scored), sum(row["female"] for row in scored)) == (
+        male,
+        female,
+    )
+    ratio = summarise(scored, INTERVALS)[f"profession_{name}_gender_ratio"]
+    assert ratio.value == pytest.approx(male / female)
+    assert ratio.low < ratio.value < ratio.high
+    assert ratio.n == male + female
+
+
+def test_the_official_prompts_are_all_there_and_stripped():
+    folder = WIKIPEDIA.parent / "prompts"
+    if not folder.is_dir():
+        pytest.skip("the official prompts are not at ../shared/data/bold/prompts")
+    rows = list(read_bold(folder))
+    assert len(rows) == 23_679
+    items = [row.record for row in rows if row.record is not None]
+    assert {row.dropped for row in rows if row.record is None} == {"the prompt is empty"}
+    assert len(items) == 23_674  # five of the official prompts are empty texts
+    assert len({item.meta["domain"] for item in items}) == 5
+    assert len({(item.meta["domain"], item.meta["group"]) for item in items}) == 43
+    assert len({(item.meta["domain"], item.meta["group"], item.group) for item in items}) == 7_201
+    assert all(item.fields["prompt"] == item.fields["prompt"].strip() for item in items)
+    released = of_wikipedia(items, read_wikipedia(str(WIKIPEDIA)))
+    assert len(released) == len(items)
+    assert all(released[i].startswith(item.fields["prompt"]) for i, item in enumerate(items))

@@ -8,27 +8,20 @@ import pytest
 from places import SHARED as SHARED_FOLDER
 from worlds.evaluation import halueval, small_config, small_policy
 
-from eval.benchmarks.halueval import (
-    SHORT,
-    asked,
-    candidates,
-    judge_metrics,
-    judged,
-    measure,
-    pairs,
-    plain_words,
-    rule_metrics,
-    summarise,
-)
+from eval.benchmarks.halueval import Judgement, asked, judged, measure
+from eval.benchmarks.halueval_answers import plain_words
+from eval.benchmarks.halueval_prompts import ShortWords, candidates
+from eval.benchmarks.halueval_scores import judge_metrics, pairs, rule_metrics, summarise
 from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
-from plumbrule.data.records import BenchmarkItem, Message
+from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.judges.answer_likelihood import log_odds
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95, num_resamples=100, seed=0)
+NO = Judgement(-1.0, "No", "No")
 HALUEVAL = SHARED_FOLDER / "data" / "halueval"
 
 
@@ -46,6 +39,7 @@ def rows(scores, task="qa"):
             "said_yes": int(score > 0),
             "correct": int((score > 0) == bool(label)),
             "words": 2 + 4 * label,
+            "too_long": 0,
             "characters": 9 + i * label,
             "verbatim": 1 - label,
         }
@@ -80,7 +74,7 @@ def test_balanced_accuracy_weighs_labels_not_rows():
 
 def test_one_label_has_no_balanced_accuracy_auroc_or_pairs():
     found = judge_metrics([r for r in rows([(-1, 3)]) if r["hallucinated"]], INTERVALS)
-    assert set(found) == {"accuracy", "said_yes"}
+    assert set(found) == {"accuracy", "said_yes", "precision", "recall", "f1", "mcc"}
 
 
 def test_rules_by_hand():
@@ -98,7 +92,7 @@ def test_verbatim_looks_past_case_punctuation_and_spaces():
     assert plain_words("It was  Arlen, (not Bosk).") == "it was arlen not bosk"
     fields = {"knowledge": "Ada lives in Arlen. So does Bea.", "question": "Where?"}
     item = BenchmarkItem("x", "halueval_qa", {**fields, "right": "ARLEN!", "hallucinated": "Bosk."})
-    assert [judged(c, 0.0, "closed")["verbatim"] for c in candidates([item])] == [1, 0]
+    assert [judged(c, NO, "closed")["verbatim"] for c in candidates([item])] == [1, 0]
 
 
 def test_summarise_leads_names_with_the_task():
@@ -130,8 +124,8 @@ def test_the_policys_own_yes_and_no_are_compared():
         "Yes" if row["said_yes"] else "No" for row in measured.items[:3]
     ]
     candidate = candidates(halueval())[0]
-    ask = SHORT.ask(candidate)
-    prompt = policy.encode([Message("user", ask.turn)], ask.passages)
+    ask = ShortWords().ask(candidate, candidate.item.fields["knowledge"], chat=True)
+    prompt = policy.encode(ask.messages, ask.passages)
     score = log_odds(policy, [prompt], yes, no, max_rows=1, advance=lambda n: None)[0]
     assert measured.items[0]["score"] == pytest.approx(score, abs=1e-5)
 
@@ -140,7 +134,9 @@ def test_a_row_that_does_not_fit_is_left_out_on_both_sides_and_counted():
     long = {"right": "Arlen", "hallucinated": "Bosk " * 200, "question": "?", "knowledge": "k"}
     items = [halueval()[0], BenchmarkItem("long", "halueval_qa", long)]
     measured = measure(items, "closed", subject(small_policy()))
-    assert {row["item"] for row in measured.items} == {"h0"}
+    assert {row["item"] for row in measured.items if "correct" in row} == {"h0"}
+    assert [row["too_long"] for row in measured.items] == [0, 0, 1]
+    assert summarise(measured.items, INTERVALS)["qa_too_long"].value == 0.5
     assert "1 of 2 items" in measured.notes[1]
 
 
@@ -176,7 +172,7 @@ def test_a_field_that_only_the_question_needs_is_named(task, missing):
         asked([item], small_config())
 
 
-def official(name):
+def official_rows(name):
     path = HALUEVAL / name
     if not path.is_file():
         pytest.skip(f"the official file {name} is not at ../shared/data/halueval")
@@ -198,9 +194,9 @@ def test_rules_beat_published_judges_on_the_official_qa_rows():
                 "hallucinated": row["hallucinated_answer"],
             },
         )
-        for number, row in enumerate(official("qa_data.first1000.json"))
+        for number, row in enumerate(official_rows("qa_data.first1000.json"))
     ]
-    scored = [judged(candidate, 0.0, "closed") for candidate in candidates(items)]
+    scored = [judged(candidate, NO, "closed") for candidate in candidates(items)]
     found = rule_metrics(scored, INTERVALS)
     assert found["rule_length"].value == pytest.approx(0.9485)
     assert found["rule_verbatim"].value == pytest.approx(0.9755)
@@ -216,8 +212,8 @@ def test_always_no_scores_82_percent_on_the_official_general_rows():
             {"query": row["user_query"], "response": row["chatgpt_response"]},
             meta={"hallucinated": row["hallucination"] == "yes"},
         )
-        for number, row in enumerate(official("general_data.json"))
+        for number, row in enumerate(official_rows("general_data.json"))
     ]
-    scored = [judged(candidate, -1.0, "closed") for candidate in candidates(items)]
+    scored = [judged(candidate, NO, "closed") for candidate in candidates(items)]
     assert rule_metrics(scored, INTERVALS)["rule_always_no"].value == pytest.approx(3692 / 4507)
     assert judge_metrics(scored, INTERVALS)["balanced_accuracy"].value == pytest.approx(0.5)

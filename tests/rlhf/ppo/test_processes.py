@@ -134,28 +134,37 @@ def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A whole run in float64 by one process, by two, and by three that hold a third of it each.
-
-    The last also leaves `weights.pt`, of twenty updates on recorded rollouts.
-    """
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two", "spread")}
+    """A whole run in float64 by one process and by two."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two")}
     build_each(*folders.values(), exact=True)
     launch("float64", folders["alone"], 1)
     launch("float64", folders["two"], 2)
-    launch("fsdp", folders["spread"], 3)
     return folders
 
 
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by three that hold a third of the weights each.
+
+    It also leaves `weights.pt`, of twenty updates on recorded rollouts.
+    """
+    folder = tmp_path_factory.mktemp("spread")
+    build_each(folder, exact=True)
+    launch("fsdp", folder, 3)
+    return folder
+
+
 @pytest.mark.detail(49)
-@pytest.mark.parametrize("how", ["two", "spread"])
+@pytest.mark.parametrize("how", ["two", pytest.param("spread", marks=pytest.mark.slow)])
 def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weights(
-    exact: dict[str, Path], how: str
+    exact: dict[str, Path], how: str, request: pytest.FixtureRequest
 ) -> None:
     """Weights to 1e-8: sums over processes round at 1e-16, and Adam divides by gradients that may
     be that much smaller than its epsilon (1e-5) for 24 steps. Advantages are whitened, which
     divides by their spread, hence 1e-6. What is published of weights that were spread is whole.
     """
-    alone, several = exact["alone"] / "out", exact[how] / "out"
+    folder = exact[how] if how in exact else request.getfixturevalue(how)
+    alone, several = exact["alone"] / "out", folder / "out"
     paths = sorted((alone / "rollouts").iterdir())
     assert len(paths) == world.config().num_updates
     for path in paths:
@@ -170,15 +179,15 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_weights_that_are_spread_learn_what_whole_ones_do(
-    folders: tuple[Path, Path], exact: dict[str, Path]
+    folders: tuple[Path, Path], spread: Path
 ) -> None:
     """Twenty updates on recorded rollouts, in float64, to 1e-9: nothing amplifies rounding here."""
-    one, spread = (
-        torch.load(folder / "weights.pt", weights_only=True)
-        for folder in (folders[0], exact["spread"])
+    whole, parts = (
+        torch.load(folder / "weights.pt", weights_only=True) for folder in (folders[0], spread)
     )
-    assert torch.allclose(one, spread, rtol=0, atol=1e-9)
+    assert torch.allclose(whole, parts, rtol=0, atol=1e-9)
 
 
 def test_weights_that_are_spread_resume_and_are_averaged(tmp_path: Path) -> None:

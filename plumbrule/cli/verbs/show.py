@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -9,11 +10,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plumbrule.cli.store_names import find_artifact, find_run, pasted
+from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.report.metric_wording import bounds_text, describe
+from plumbrule.results.store_names import find_artifact, find_run, pasted
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT, TRACEBACK
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what may stand behind the verb."""
+    parser.add_argument("what", help="a run's folder or id, or the beginning of a fingerprint")
+    parser.add_argument("--full", action="store_true", help="the whole report, or all code hashes")
+    parser.add_argument("--verify", action="store_true", help="check every file's sha256")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_store(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the run or artifact. Raises: as `show_what`."""
+    show_what(store_of(options), options.what, options.json, options.verify, options.full)
 
 
 def show_what(store: Store, what: str, as_json: bool, verify: bool, full: bool) -> None:
@@ -22,9 +38,9 @@ def show_what(store: Store, what: str, as_json: bool, verify: bool, full: bool) 
     Args: verify: hold each file against its sha256 first. full: all of it.
     Raises: ArtifactError: nothing or several are called so, or (verify) content has changed.
     """
-    run = find_run(store, what)
-    if run is not None:
-        folder, record = run
+    found = find_run(store, what)
+    if found is not None:
+        folder, record = found
         if verify:
             _verify_run(store, record)
         _show_run(folder, record, as_json, full)

@@ -6,7 +6,7 @@ import torch
 from worlds.tiny_models import policy
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.judges.answer_likelihood import log_odds, word_logprobs
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,23 @@ def test_log_odds_equals_the_difference_of_log_probs(yes, no):
     assert sum(advanced) == 4
     turned = log_odds(asked, prompts, no, yes, max_rows=1, advance=advanced.append)
     np.testing.assert_allclose(turned, -ours, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", [[[20], [35], [7]], [[20, 33], [35], [7, 5, 2]]])
+def test_log_probs_of_words_are_the_models_own(words):
+    asked = policy()
+    asked.model.double()
+    prompts = [[5, 9, 31], [7], [12, 40, 41, 42, 43, 8], [5, 9]]
+    ours = word_logprobs(asked, prompts, words, max_rows=3)
+    expected = [[log_prob(asked, prompt, word) for word in words] for prompt in prompts]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    alone = [word_logprobs(asked, [prompt], words, max_rows=1)[0] for prompt in prompts]
+    np.testing.assert_allclose(ours, alone, atol=1e-6)
+
+
+def test_words_of_which_one_begins_another_are_refused():
+    with pytest.raises(ConfigError, match=r"neither may begin the other"):
+        word_logprobs(policy(), [[5]], [[20], [35], [20, 7]], max_rows=1)
 
 
 def log_prob(policy, prompt, verdict):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plumbrule.cli.store_names import pasted, runs
+from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.results.store_names import pasted, runs
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences, hashed_config
 from plumbrule.store.manifests import Manifest
@@ -17,6 +19,24 @@ MOST_CHANGES = 4
 """Settings that are shown of an artifact."""
 DIGITS = 8
 """Of an input's fingerprint."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what may stand behind the verb."""
+    parser.add_argument("text", nargs="*", help="only lines that hold each of these")
+    parser.add_argument("--artifacts", action="store_true")
+    parser.add_argument("--kind", help="only artifacts of this kind, such as ppo")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_store(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the list."""
+    store = store_of(options)
+    if options.artifacts or options.kind:
+        list_artifacts(store, options.json, options.kind, options.text)
+    else:
+        list_runs(store, options.json, options.text)
 
 
 def list_runs(store: Store, as_json: bool, texts: Sequence[str] = ()) -> None:

@@ -19,13 +19,20 @@ def runs(store: Store) -> list[tuple[Path, dict[str, Any]]]:
     """Return (folder, record) of every run of the store, oldest first."""
     found = []
     for path in store.root.glob(f"{RUNS}/*/*/{RUN_RECORD}"):
-        try:
-            record = read_json(path)
-            _require_types(record)
-            found.append((path.parent, {"overrides": [], "state": "unknown", **record}))
-        except (OSError, ValueError, RecursionError):  # damaged
-            continue
+        record = read_record(path.parent)
+        if record is not None:
+            found.append((path.parent, record))
     return sorted(found, key=lambda item: item[0].name)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a run, also of an earlier version; None: it is missing or damaged."""
+    try:
+        record = read_json(folder / RUN_RECORD)
+        _require_types(record)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return {"overrides": [], "state": "unknown", **record}
 
 
 def _require_types(record: Any) -> None:
