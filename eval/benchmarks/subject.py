@@ -242,10 +242,6 @@ class Subject:
                 line.advance(len(places))
         return found
 
-    def plain_tokens(self, text: str) -> list[int]:
-        """Return the tokens of plain text, without a chat template, as `plain_tokens` does."""
-        return plain_tokens(self.policy, text)
-
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
         """Return log p - log p_reference of each sampled answer, nats; None without a reference.
 
