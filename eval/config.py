@@ -26,6 +26,9 @@ SCORED = ("text", "continuation")
 """Of BOLD."""
 LEXICON = "lexicon"
 KNOWLEDGE = ("given", "hidden", "retrieved")
+CHOICE_PROMPTS = ("chat", "plain")
+FILES = ("truthfulqa", "multiple_choice", "bbq", "open_qa", "simpleqa", "perplexity")
+"""Benchmarks that have `BenchmarkFiles`."""
 
 
 @dataclass
@@ -123,6 +126,29 @@ measured."""
 
 
 @dataclass
+class BenchmarkFiles:
+    """A benchmark of files that the user names; the path adds it to each evaluation."""
+
+    path: str | None = field(default=None, metadata=NOT_HASHED)
+    """File or folder, in the format of the benchmark's name; None: it is not measured."""
+    per_group: int | None = field(default=None, metadata=NOT_HASHED)
+    """Items per group, spread evenly; None: all."""
+
+
+@dataclass
+class PerplexityConfig(BenchmarkFiles):
+    """Texts whose perplexity is taken."""
+
+    stride: int | None = None
+    """Tokens between the windows in which a text longer than the context is read; None: half the
+    context."""
+
+    def __post_init__(self) -> None:
+        if self.stride is not None:
+            require_range("eval.perplexity.stride", self.stride, 1, unit="tokens")
+
+
+@dataclass
 class EvalConfig:
     """Stage `eval`: everything that is measured of one policy."""
 
@@ -137,6 +163,21 @@ class EvalConfig:
     retrieval: RetrievalConfig = field(default_factory=lambda: RetrievalConfig(share=1.0))
     halueval: HaluEvalConfig = field(default_factory=HaluEvalConfig)
     bold: BoldConfig = field(default_factory=BoldConfig)
+    truthfulqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """TruthfulQA: its `mc_task.json`."""
+    multiple_choice: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """Any questions with given answers: a table with question, choices and answer."""
+    bbq: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """BBQ: its files, one for each category; a group is a category and kind of context."""
+    open_qa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """Any questions with reference answers: a table with question and answers."""
+    simpleqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """SimpleQA: its CSV."""
+    perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
+    """Perplexity and bits per byte of any texts: a table with text."""
+    choice_prompt: str = "chat"
+    """How a question whose answers are given is put: chat, through the policy's template, or \
+plain, as text behind `Q:` with the answer behind `A:`, for a model that knows no chat."""
     confidence: float = 0.95
     """Of every interval."""
     num_resamples: int = 2000
@@ -148,6 +189,11 @@ class EvalConfig:
         require(bool(self.conditions), "eval.conditions", self.conditions, "name one", "add closed")
         for condition in self.conditions:
             require_choice("eval.conditions", condition, CONDITIONS)
+        require_choice("eval.choice_prompt", self.choice_prompt, CHOICE_PROMPTS)
+        for name in FILES:
+            if getattr(self, name).per_group is not None:
+                most = getattr(self, name).per_group
+                require_range(f"eval.{name}.per_group", most, 1, unit="items")
         require_range("eval.confidence", self.confidence, 0.5, 0.9999)
         require_range("eval.num_resamples", self.num_resamples, 100)
         require_range("eval.num_samples", self.num_samples, 0, unit="responses")

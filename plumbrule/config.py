@@ -161,3 +161,23 @@ def require_source(name: str, value: str, revision_name: str, revision: str | No
         f"give one (branches move): copy it from https://huggingface.co/{value}/commits/main, or "
         f"{resolved}correct {name}",
     )
+
+
+def require_named(
+    section: str, name_or_path: str | None, revision: str | None, pad_token: str | None = None
+) -> None:
+    """Raise ConfigError unless a section's model can be named so; None: it names none.
+
+    Args: section: of the config, which holds `name_or_path`, `revision` and `pad_token`.
+    """
+    if name_or_path is not None:
+        require_source(f"{section}.name_or_path", name_or_path, f"{section}.revision", revision)
+        return
+    for setting, value in (("revision", revision), ("pad_token", pad_token)):
+        require(
+            value is None,
+            f"{section}.{setting}",
+            value,
+            f"be null without {section}.name_or_path",
+            "name a model too, or take it out",
+        )

@@ -1,10 +1,10 @@
-"""What a busy neighbour costs a training on several threads, and what letting threads sleep costs.
+"""What a busy neighbour costs a training on several threads, and what watching for one costs.
 
 A small Llama (the shape of the shipped base model) is trained in float32 with plain AdamW in a
 process of its own, on as many threads as there are cores here (two, by the aim): alone, and beside
 one process that is never idle. Both once with this project's wait policy
-(`plumbrule/machine/openmp.py`) and once with OpenMP's default, in turn, `--repeats` times; the
-times are medians.
+(`plumbrule/machine/openmp.py`, `contention.py`) and once with OpenMP's default, in turn,
+`--repeats` times; the times are medians.
 
 Aims, on two cores: beside the neighbour at most 2.5 times the idle time (2 would be a core lost and
 nothing else), and an idle cost of the policy under 3 %. Run it on a machine that is otherwise idle.
@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from plumbrule.machine import cpus, openmp
+from plumbrule.machine import contention, cpus, openmp
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, TOKENS = 16, 64
@@ -47,6 +47,10 @@ def main() -> None:
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
+        if openmp.is_ours(os.environ):
+            import torch  # noqa: F401  whose OpenMP library is watched
+
+            contention.watch()
         print(json.dumps(train(given.steps, given.threads)))
         return
     seconds: dict[tuple[str, str], list[float]] = {}

@@ -11,7 +11,9 @@ each answer (its start falls into the repeat that warms up). All answer the same
 tokens, from the same weights, in the same precision, with temperature 1 and nothing truncated;
 transformers and vLLM draw random numbers of their own. The model and its lengths are those of
 `bench_ppo.py`. Printed are sampled tokens per second, median and range over alternating repeats,
-after one that warms up, and the ratio to the first side.
+after one that warms up, the ratio to `generate` (else to the first side), and the share of what the
+device's memory allows: a step that reads all weights and the keys and values of a full batch once,
+at the rate of a large copy.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench_ppo import SHAPE, WORKLOAD, make_workload
+from device_rates import copy_rate, device_name, wait
+from ppo_workload import SHAPE, WORKLOAD, mean_prompt_tokens, num_weights, require_workload
 
 SIDES = ("generate", "continuous", "shrinking", "slots")
 ENGINE = "vllm"
@@ -44,11 +47,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--only", nargs="*", choices=(*SIDES, ENGINE), default=SIDES)
+    parser.add_argument("--prompts", type=int, help="default: two full batches")
+    parser.add_argument("--workload", type=Path, help="folder that keeps it; made if it is not")
     given = parser.parse_args()
     given.dtype = given.dtype or ("float32" if given.device == "cpu" else "bfloat16")
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        make_workload(Path(folder), given.shape, given.device)
-        sides = prepared(Path(folder), given, stack)
+    given.prompts = given.prompts or 2 * WORKLOAD[given.shape]["batch"]
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        folder = given.workload or Path(scratch)
+        require_workload(folder, given.shape, given.device)
+        sides = prepared(folder, given, stack)
+        bandwidth = copy_rate(given.device)
+        most = most_tokens(folder, given, bandwidth)
         speeds: dict[str, list[float]] = {side: [] for side in given.only}
         for repeat in range(given.repeats + 1):
             for side in given.only:
@@ -58,14 +67,48 @@ def main() -> None:
                 print(f"{repeat} {side} {number} tokens, {took:.2f} s", file=sys.stderr, flush=True)
                 if repeat:
                     speeds[side].append(number / took)
+                    print(json.dumps(summary(given, speeds, bandwidth, most)), flush=True)
+    first = "generate" if "generate" in speeds else given.only[0]
     for side, found in speeds.items():
         line = f"{side:11} {statistics.median(found):8.0f} tokens/s"
         line += f" ({min(found):.0f}-{max(found):.0f})"
-        ratio = statistics.median(found) / statistics.median(speeds[given.only[0]])
-        line += f", {ratio:.2f} of {given.only[0]}"
+        ratio = statistics.median(found) / statistics.median(speeds[first])
+        line += f", {ratio:.2f} of {first}, {statistics.median(found) / most:.2f} of the memory's"
         print(line)
-    medians = {side: round(statistics.median(found), 1) for side, found in speeds.items()}
-    print(json.dumps({"tokens_per_second": medians, "repeats": given.repeats}))
+    print(json.dumps(summary(given, speeds, bandwidth, most)))
+
+
+def summary(
+    given: argparse.Namespace, speeds: dict[str, list[float]], bandwidth: float, most: float
+) -> dict[str, Any]:
+    """Return what other tools read: of each side measured so far, tokens a second and shares.
+
+    Args: bandwidth: bytes a second of a copy. most: tokens a second that it allows.
+    """
+    medians = {side: statistics.median(found) for side, found in speeds.items() if found}
+    return {
+        "device": device_name(given.device),
+        "dtype": given.dtype,
+        "prompts": given.prompts,
+        "tokens_per_second": {side: round(median, 1) for side, median in medians.items()},
+        "bandwidth_share": {side: round(median / most, 4) for side, median in medians.items()},
+        "bandwidth_gb_per_second": round(bandwidth / 1e9, 1),
+        "repeats": given.repeats,
+    }
+
+
+def most_tokens(folder: Path, given: argparse.Namespace, bandwidth: float) -> float:
+    """Return the tokens per second of steps that read weights, keys and values once, no more.
+
+    All rows of a batch are taken to be live in each step, at the mean of their lengths.
+    """
+    size, work = SHAPE[given.shape], WORKLOAD[given.shape]
+    bytes_of_number = 4 if given.dtype == "float32" else 2
+    rows = min(work["batch"], given.prompts)
+    context = mean_prompt_tokens(folder) + work["mean"] / 2
+    numbers = num_weights(size) + size["vocab"] * size["hidden_size"]  # the output layer's too
+    numbers += round(rows * context * 2 * size["num_layers"] * size["hidden_size"])
+    return rows * bandwidth / (bytes_of_number * numbers)
 
 
 def prepared(
@@ -91,7 +134,7 @@ def prepared(
     work = WORKLOAD[given.shape]
     policy = load_policy(folder / "policy" / "model", device=given.device)
     policy.model.to(getattr(torch, given.dtype))
-    prompts = read_records(Prompt, folder / "prompts" / "records.jsonl")[: 2 * work["batch"]]
+    prompts = read_records(Prompt, folder / "prompts" / "records.jsonl")[: given.prompts]
     rows = [policy.encode(prompt.messages) for prompt in prompts]
     keys = list(range(len(rows)))
     sampling = SamplingConfig(max_new_tokens=work["limit"], batch_size=work["batch"])
@@ -149,8 +192,7 @@ def prepared(
             }[side]()
             if number == 0:
                 raise SystemExit(f"{side} sampled nothing; see what it printed.")
-            if given.device != "cpu":
-                torch.cuda.synchronize()
+            wait(given.device)
             return number
 
         return run

@@ -6,9 +6,11 @@
 
 Both sides get the same checkpoint, the same token ids, four models (policy, reference, reward,
 value), a response limit of 64 tokens with ends of text after 24 on average, 64 episodes per rollout
-and 16 optimizer steps on each, of 16 episodes that go through the models together (TRL: per-device
-batch 64, accumulation 1, 4 mini-batches; under any accumulation it takes fewer steps). Each
-measurement is a process of its own: one rollout warms up, the next are timed. TRL 1.12.0 is the
+and 16 optimizer steps on each, of 16 episodes that go through the models together. `--shape 1b`:
+1.2G parameters, a limit of 512, 150 on average, 256 episodes, steps of 64 episodes, of which 16 go
+through the models together (for TRL 4 where the device has less than 110 GB). TRL's accumulation is
+set so that it takes as many steps; by its own settings it would take fewer. Each measurement is a
+process of its own: one rollout warms up, the next are timed. TRL 1.12.0 is the
 last release that has a PPOTrainer; it is put in a folder of its own, ahead of the installed one, on
 the same torch and transformers.
 
@@ -26,7 +28,6 @@ import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -39,36 +40,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from device_rates import device_name, matmul_rate
+from ppo_workload import (
+    EPOCHS,
+    MINI_BATCHES,
+    RATE,
+    SHAPE,
+    WORKLOAD,
+    mean_prompt_tokens,
+    num_weights,
+    ppo_config,
+    ppo_inputs,
+    require_workload,
+)
+
 TRL = "trl==1.12.0"
-SHAPE = {
-    "small": {
-        "hidden_size": 256,
-        "num_layers": 6,
-        "num_heads": 4,
-        "intermediate_size": 1024,
-        "vocab": 2048,
-    },
-    "1b": {
-        "hidden_size": 2048,
-        "num_layers": 16,
-        "num_heads": 32,
-        "intermediate_size": 8192,
-        "vocab": 32000,
-    },
-}
-"""small: 7.3M parameters, for a CPU. 1b: 1.2G, for a GPU."""
-PROMPT_TOKENS, NUM_PROMPTS = (8, 64), 512
-WORKLOAD = {
-    "small": {"batch": 64, "mean": 24, "limit": 64, "per_device": 16},
-    "1b": {"batch": 256, "mean": 150, "limit": 512, "per_device": 64},
-}
 OURS = ("float32", "bfloat16", "shared")
-RATE = 1e-7
-"""Learning rate of both, so that responses keep their lengths."""
-NUM_CALIBRATING = 256
-"""Prompts that are answered, twice, to set how likely the end of text is."""
-CUT = 8
-"""Vocabulary entries at the front that no prompt holds."""
+ROOM = 110e9
+"""Bytes that TRL needs of an accelerator for a pass of 16 rows of the 1b shape, about."""
 
 
 def main() -> None:
@@ -79,6 +68,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPE, default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", help="of: trl ours float32 bfloat16 shared")
+    parser.add_argument("--workload", type=Path, help="folder that keeps it; made if it is not")
     parser.add_argument("--trl", type=Path, help="folder that --prepare filled")
     parser.add_argument("--prepare", type=Path, help="put TRL into this folder and stop")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -100,46 +90,71 @@ def prepare(folder: Path) -> None:
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Run every side in turn, `repeats` times, and print medians, ranges and ratios."""
+    """Run every side in turn, `repeats` times, and print medians, ranges and ratios.
+
+    What is known so far is printed as JSON after each measurement, for a run that is cut off.
+    Raises: SystemExit: a side failed; the others are measured all the same.
+    """
     sides = ["trl", *OURS]
     if given.only:
-        named = [*given.only, *(OURS if "ours" in given.only else ())]
-        sides = [side for side in sides if side in named]
+        named = [side for name in given.only for side in (OURS if name == "ours" else (name,))]
+        sides = [side for side in named if side in sides]
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = given.workload or Path(scratch)
         if "trl" in sides and given.trl is None:
-            given.trl = folder / "trl"
+            given.trl = Path(scratch) / "trl"
             prepare(given.trl)
-        make_workload(folder, given.shape, given.device)
+        require_workload(folder, given.shape, given.device)
         results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for repeat in range(given.repeats):
-            for side in sides:
-                results[side].append(child(side, folder, given))
-                print(f"{repeat + 1} {side} {results[side][-1]}", file=sys.stderr, flush=True)
+            for side in [side for side in sides if side not in failed]:
+                try:
+                    results[side].append(child(side, folder, given))
+                except SystemExit as error:
+                    print(error, file=sys.stderr, flush=True)
+                    failed[side] = str(error).strip().splitlines()[-1][:200]
+                else:
+                    print(f"{repeat + 1} {side} {results[side][-1]}", file=sys.stderr, flush=True)
+                print(json.dumps(summary(given, results, failed)), flush=True)
     print(f"{platform.processor() or platform.machine()}, {given.device}, {given.shape}")
     for side, found in results.items():
-        print(describe(side, found))
-    if "trl" in results:
-        for side in sides[1:]:
+        if found:
+            print(describe(side, found))
+    for side in sides:
+        if side != "trl" and results.get("trl") and results[side]:
             print(ratios(side, results))
-    print(json.dumps(summary(given, results)))
+    print(json.dumps(summary(given, results, failed)))
+    if failed:
+        raise SystemExit(1)
 
 
-def summary(given: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the medians that other tools read: ratios to TRL, and shares of the matmul rate."""
+def summary(
+    given: argparse.Namespace, results: dict[str, list[dict[str, Any]]], failed: dict[str, str]
+) -> dict[str, Any]:
+    """Return the medians that other tools read: of each side, ratios to TRL, shares of matmul.
+
+    Args: failed: side -> why.
+    """
     names = {"float32": "fp32", "bfloat16": "bf16", "shared": "shared_trunk"}
-    found: dict[str, Any] = {"device": given.device, "repeats": given.repeats}
+    found: dict[str, Any] = {"device": device_name(given.device), "repeats": given.repeats}
+    theirs = results.get("trl", [])
+    for side, rows in results.items():
+        for key, of in (("episodes_per_second", 2), ("memory_mib", 0)):
+            if rows:
+                median = round(statistics.median(row[key] for row in rows), of)
+                found.setdefault(key, {})[side] = median
     for side, name in names.items():
         rows = results.get(side, [])
         if rows:
             share = statistics.median(row["useful_share"] for row in rows)
             found[f"update_flops_share_{name}"] = round(share, 3)
-        if rows and "trl" in results:
-            pairs = list(zip(rows, results["trl"], strict=True))
-            for key, of in (("speed", "episodes_per_second"), ("peak_memory", "memory_mib")):
+        for key, of in (("speed", "episodes_per_second"), ("peak_memory", "memory_mib")):
+            pairs = list(zip(rows, theirs, strict=False))  # of a run that is cut off, those so far
+            if pairs:
                 ratio = statistics.median(a[of] / b[of] for a, b in pairs)
                 found[f"{key}_{name}"] = round(ratio, 3)
-    return found
+    return {**found, "failed": failed} if failed else found
 
 
 def child(side: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -147,14 +162,18 @@ def child(side: str, folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 
     Raises: SystemExit: it fails.
     """
-    paths = [str(Path(__file__).resolve().parents[1])]
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     if side == "trl":
         paths.insert(0, str(given.trl))
     settings = ["--folder", str(folder), "--shape", given.shape, "--device", given.device]
     settings += ["--updates", str(given.updates)]
     done = subprocess.run(
         [sys.executable, __file__, "--child", side, *settings],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "HF_HUB_OFFLINE": "1",
+        },
         capture_output=True,
         encoding="utf-8",
         check=False,
@@ -193,125 +212,6 @@ def ratios(side: str, results: dict[str, list[dict[str, Any]]]) -> str:
 def spread(numbers: list[float], form: str) -> str:
     """Return the median and the range."""
     return f"{statistics.median(numbers):{form}} ({min(numbers):{form}}-{max(numbers):{form}})"
-
-
-# The workload: one folder that both sides read.
-
-
-def make_workload(folder: Path, shape: str, device: str) -> None:
-    """Write policy, reward model and prompts; on `device` it is seen how long responses are."""
-    import torch
-
-    from plumbrule.data.records import Message, Prompt, write_records
-    from plumbrule.lm.loading import make_policy, save_policy
-    from plumbrule.lm.randomness import generator
-    from rlhf.reward_model.model import RewardModel, RewardStats
-
-    size, work = SHAPE[shape], WORKLOAD[shape]
-    tokenizer = make_tokenizer(int(size["vocab"]))
-    torch.manual_seed(0)
-    policy = make_policy(new_lm(size, tokenizer), tokenizer, 1024)
-    torch.manual_seed(1)
-    judge = make_policy(new_lm(size, tokenizer), tokenizer, 1024)
-    RewardModel(judge, RewardStats(std=1.0, num_samples=1)).save(folder / "rm")
-
-    draw = generator("bench ppo", 0)
-    (folder / "prompts").mkdir()
-    overhead = len(policy.encode([Message("user", "w9")])) - 1
-    prompts, rows = [], []
-    for number in range(NUM_PROMPTS):
-        length = int(draw.integers(PROMPT_TOKENS[0], PROMPT_TOKENS[1] + 1)) - overhead
-        words = draw.integers(CUT, int(size["vocab"]) // 2, size=length)
-        messages = (Message("user", " ".join(f"w{word}" for word in words)),)
-        prompts.append(Prompt(f"prompt-{number:05d}", messages, {}))
-        rows.append(policy.encode(messages))
-    write_records(prompts, folder / "prompts" / "records.jsonl")
-    write_records(prompts[:2], folder / "prompts" / "validation.jsonl")
-    (folder / "ids.json").write_text(json.dumps(rows), encoding="utf-8")
-    policy.model.to(device)
-    calibrate(policy, rows[:NUM_CALIBRATING], int(work["mean"]), int(work["limit"]))
-    policy.model.to("cpu")
-    save_policy(policy, folder / "policy" / "model")
-
-
-def make_tokenizer(size: int) -> Any:
-    """Return a tokenizer of which every word `w<number>` is one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from plumbrule.lm.chat import SPECIAL_TOKENS, TEMPLATE
-
-    words = [*SPECIAL_TOKENS, "<unk>"]
-    words += [f"w{number}" for number in range(size - len(words))]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|pad|>"
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-def new_lm(size: dict[str, int], tokenizer: Any) -> Any:
-    """Return an untrained Llama whose first hidden coordinate is the same for every token."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    lm = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size["vocab"],
-            hidden_size=size["hidden_size"],
-            intermediate_size=size["intermediate_size"],
-            num_hidden_layers=size["num_layers"],
-            num_attention_heads=size["num_heads"],
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    with torch.no_grad():
-        lm.model.embed_tokens.weight[:, 0] = 0.1
-        for layer in lm.model.layers:
-            layer.self_attn.o_proj.weight[0] = 0.0
-            layer.mlp.down_proj.weight[0] = 0.0
-        lm.lm_head.weight[:, 0] = 0.0
-    return lm.eval()
-
-
-def calibrate(policy: Any, prompts: list[list[int]], mean: int, limit: int) -> None:
-    """Make the end of text as likely everywhere as gives responses of `mean` tokens up to `limit`.
-
-    With chance p at each token, responses have (1 - (1 - p)^limit) / p tokens on average. Two looks
-    at what is sampled correct for what it is likely after.
-    """
-    import torch
-
-    from plumbrule.lm.config import SamplingConfig
-    from plumbrule.lm.generation import generate
-
-    low, high = 1e-6, 1.0
-    for _ in range(60):
-        p = math.sqrt(low * high)
-        low, high = (p, high) if (1 - (1 - p) ** limit) / p > mean else (low, p)
-    wanted = math.log(p / (1 - p))
-    lm, eos = policy.model, policy.tokenizer.eos_token_id
-    tokens = torch.randint(CUT, lm.config.vocab_size, (8, 64), generator=torch.Generator())
-    tokens = tokens.to(lm.device)
-    with torch.no_grad():
-        hidden = lm.model(input_ids=tokens).last_hidden_state
-        first, others = hidden[..., 0].mean(), lm.lm_head(hidden).logsumexp(-1).mean()
-        lm.lm_head.weight[eos] = 0.0
-        lm.lm_head.weight[eos, 0] = (others + wanted) / first
-    sampling = SamplingConfig(max_new_tokens=limit, batch_size=64)
-    for _ in range(2):
-        found = generate(policy, prompts, sampling=sampling, keys=range(len(prompts)))
-        ends = sum(sample.finished for sample in found)
-        odds = ends / (sum(len(sample.tokens) for sample in found) - ends)
-        with torch.no_grad():
-            lm.lm_head.weight[eos, 0] += (wanted - math.log(odds)) / first
 
 
 # The two sides.
@@ -360,12 +260,9 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     import rlhf.ppo.stage as stage
-    from plumbrule.lm.config import SamplingConfig
+    from plumbrule.machine import environment
     from plumbrule.runtime_config import RuntimeConfig
-    from plumbrule.store.artifacts import Artifact
     from plumbrule.tracking.stage_tracker import NullTracker
-    from rlhf.ppo.config import PPOConfig
-    from rlhf.rewards.config import RewardConfig
 
     work, size = WORKLOAD[given.shape], SHAPE[given.shape]
     updates = given.updates + 1
@@ -373,20 +270,7 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
     if given.child == "shared":
         shared = {"unfrozen_layers": 2, "value_trunk": "branch"}
     precision = "float32" if given.child == "float32" else "bfloat16"
-    config = PPOConfig(
-        total_episodes=updates * work["batch"],
-        batch_size=work["batch"],
-        num_ppo_epochs=4,
-        num_mini_batches=4,
-        learning_rate=RATE,
-        value_learning_rate=RATE,
-        precision=precision,
-        reward=RewardConfig(),
-        sampling=SamplingConfig(max_new_tokens=work["limit"], batch_size=work["batch"]),
-        save_every=10**6,
-        num_samples=0,
-        **shared,
-    )
+    config = ppo_config(given.shape, updates, precision, **shared)
     memory = Memory(given.device)
     logged: list[dict[str, float]] = []
 
@@ -410,13 +294,10 @@ def run_ours(given: argparse.Namespace) -> dict[str, Any]:
 
     stage.estimate_memory = estimate_memory  # type: ignore[assignment]
     runtime = RuntimeConfig(device=given.device, micro_batch_size=work["per_device"])
-    inputs = {
-        "policy": Artifact.of(given.folder / "policy", "sft"),
-        "prompts": Artifact.of(given.folder / "prompts", "data"),
-        "rm": Artifact.of(given.folder / "rm", "rm", "rlhf.reward_model.model:open_reward"),
-    }
+    if given.device != "cpu":  # there TRL has the threads that torch chooses, and so have we
+        environment.prepare(runtime)  # the kernels of a real run
     with tempfile.TemporaryDirectory() as out:
-        stage.run(config, inputs, runtime, Path(out), Tracker())
+        stage.run(config, ppo_inputs(given.folder), runtime, Path(out), Tracker())
     timed = logged[1:]
     seconds = [work["batch"] / m["time/episodes_per_second"] for m in timed]
     names = ("generate", "score", "forward", "update")
@@ -456,6 +337,7 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
     if trl.__version__ != TRL.split("==")[1]:
         raise SystemExit(f"TRL (={trl.__version__}) must be {TRL}; use --prepare and --trl.")
     work, folder = WORKLOAD[given.shape], given.folder
+    together = rows_together(given)
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy" / "model", padding_side="left")
     dtype = torch.float32
 
@@ -477,10 +359,10 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
         use_cpu=given.device == "cpu",
         bf16=given.device != "cpu",
         report_to=[],
-        per_device_train_batch_size=work["batch"],
-        gradient_accumulation_steps=1,
-        num_mini_batches=4,
-        num_ppo_epochs=4,
+        per_device_train_batch_size=together,
+        gradient_accumulation_steps=work["batch"] // together,
+        num_mini_batches=MINI_BATCHES,
+        num_ppo_epochs=EPOCHS,
         total_episodes=updates * work["batch"],
         response_length=work["limit"],
         local_rollout_forward_batch_size=work["batch"],
@@ -505,12 +387,14 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
         train_dataset=data,
         eval_dataset=data.select(range(2)),
     )
+    # It would count the passes of all mini-batches towards one optimizer step.
+    trainer.accelerator.gradient_accumulation_steps = work["batch"] // MINI_BATCHES // together
     steps, moments = 0, []
     plain = trainer.optimizer.step
 
     def step(*arguments: Any, **named: Any) -> Any:
         nonlocal steps
-        steps += 1
+        steps += trainer.accelerator.sync_gradients
         return plain(*arguments, **named)
 
     trainer.optimizer.step = step
@@ -518,43 +402,28 @@ def run_trl(given: argparse.Namespace) -> dict[str, Any]:
     memory = Memory(given.device)
     memory.begin()
     trainer.train()
-    if steps != 16 * updates:
-        raise SystemExit(f"optimizer steps (={steps}) must be 16 for each of {updates} rollouts.")
+    expected = EPOCHS * MINI_BATCHES
+    if steps != expected * updates:
+        raise SystemExit(
+            f"optimizer steps (={steps}) must be {expected} for each of {updates} rollouts."
+        )
     seconds = [after - before for before, after in pairwise(moments)]
     return {
         "episodes_per_second": work["batch"] / statistics.mean(seconds),
         "memory_mib": memory.mib(),
+        "rows_together": together,
     }
 
 
-def mean_prompt_tokens(folder: Path) -> float:
-    """Return tokens per prompt."""
-    rows = json.loads((folder / "ids.json").read_text(encoding="utf-8"))
-    return statistics.mean(len(row) for row in rows)
-
-
-def num_weights(size: dict[str, int]) -> int:
-    """Return the weights of all layers; embeddings and head aside."""
-    per_layer = 4 * size["hidden_size"] ** 2 + 3 * size["hidden_size"] * size["intermediate_size"]
-    return size["num_layers"] * per_layer
-
-
-def matmul_rate(dtype: Any, device: str) -> float:
-    """Return FLOPs per second of a large matrix product, the best of ten."""
+def rows_together(given: argparse.Namespace) -> int:
+    """Return how many padded rows TRL's two models take at a time; a small device holds fewer."""
+    most = WORKLOAD[given.shape]["per_device"]
+    if given.device == "cpu":
+        return most
     import torch
 
-    n = 2048 if device == "cpu" else 8192
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(10):
-        if device != "cpu":
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        torch.mm(a, b)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return 2.0 * n**3 / best
+    room = torch.cuda.get_device_properties(0).total_memory
+    return most if room > ROOM else max(1, most // 4)
 
 
 if __name__ == "__main__":

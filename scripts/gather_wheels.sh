@@ -1,15 +1,18 @@
 #!/bin/bash
 # Fetch what a machine without a network lacks to run scripts/gpu_check.sh, as wheels in .whl/, and
-# TRL 1.12 for the benchmark in .trl/. For Python 3.12 on x86-64 with torch, peft, accelerate, pyarrow,
-# scikit-learn and pytest installed there. Versions are those of constraints.txt.
+# TRL 1.12 for the benchmark in .trl/. For Python 3.12 on x86-64 with torch 2.11, transformers 5.17 or
+# later, sentence-transformers, peft, accelerate, pyarrow, pandas, scikit-learn, sacrebleu, xxhash and
+# pytest installed there. Versions are those of constraints.txt. NAMES="transformers tokenizers" adds
+# wheels to the list.
 #
 #   scripts/gather_wheels.sh        # here, where there is an index; then take .whl and .trl along
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
+# shellcheck disable=SC2206
 names=(
-  transformers tokenizers hydra-core omegaconf trl datasets dill multiprocess bm25s pystemmer
-  nltk vadersentiment hypothesis
+  hydra-core omegaconf trl datasets dill multiprocess bm25s pystemmer nltk vadersentiment
+  ${NAMES:-}
 )
 mkdir -p .whl
 rm -f .whl/*.whl

@@ -6,6 +6,9 @@ from other_mutants import OtherMutant
 
 STATISTICS = "plumbrule/statistics/test_statistics.py"
 COMPARE = "eval/comparisons/test_compare.py"
+SEEDS = "plumbrule/statistics/test_seeds.py"
+VERBS = "plumbrule/results/test_verbs.py"
+GATHER = "plumbrule/results/test_gather.py"
 CARD = "rlhf/reward_model/test_report_card.py"
 
 MUTANTS: list[OtherMutant] = [
@@ -179,5 +182,77 @@ MUTANTS: list[OtherMutant] = [
         'parts = (f"n {n}" if n else "", f"groups {groups}" if groups else "")',
         'parts = (f"n {n}" if n else "", "")',
         ("plumbrule/report/test_report.py::test_items_and_groups_stand_beside_every_interval",),
+    ),
+    OtherMutant(
+        "statistics",
+        "the interquartile mean is a mean",
+        "plumbrule/statistics/seeds.py",
+        "dtype=np.float64), 0.25, axis=axis)",
+        "dtype=np.float64), 0.0, axis=axis)",
+        (f"{SEEDS}::test_the_interquartile_mean_leaves_a_quarter_out_at_each_end",),
+    ),
+    OtherMutant(
+        "statistics",
+        "Holm corrects each p-value alike",
+        "plumbrule/statistics/seeds.py",
+        "p[order] * np.arange(len(order), 0, -1)",
+        "p[order] * len(order)",
+        (f"{SEEDS}::test_holm_multiplies_the_smallest_most_and_keeps_the_order",),
+    ),
+    OtherMutant(
+        "statistics",
+        "a tie is an improvement",
+        "plumbrule/statistics/seeds.py",
+        "0.5 * (ours == theirs)",
+        "1.0 * (ours == theirs)",
+        (f"{SEEDS}::test_the_probability_of_improvement_counts_pairs_and_halves_of_ties",),
+    ),
+    OtherMutant(
+        "statistics",
+        "a profile counts what lies on the threshold",
+        "plumbrule/statistics/seeds.py",
+        "x[None, :] > np.asarray",
+        "x[None, :] >= np.asarray",
+        (f"{SEEDS}::test_a_profile_is_the_share_of_runs_above_each_threshold",),
+    ),
+    OtherMutant(
+        "statistics",
+        "gather pairs runs by their place and not by their seed",
+        "plumbrule/results/tables.py",
+        "seeds = [] if same else [seed for seed in before if seed in after]",
+        "seeds = [] if same else list(before)",
+        (f"{GATHER}::test_a_baseline_without_partner_seeds_is_refused",),
+    ),
+    OtherMutant(
+        "statistics",
+        "gather takes a cell of two groups for one",
+        "plumbrule/results/cells.py",
+        'if o not in shared and key_of(o) != "seed"',
+        'if o in shared and key_of(o) != "seed"',
+        (f"{GATHER}::test_groups_are_everything_but_the_seed_with_students_interval",),
+    ),
+    OtherMutant(
+        "statistics",
+        "gc deletes what a kept artifact was made from",
+        "plumbrule/results/unused.py",
+        "new = set().union(*named) - kept",
+        "new = set()",
+        (f"{VERBS}::test_gc_keeps_inputs_damaged_records_and_what_an_unended_run_built",),
+    ),
+    OtherMutant(
+        "statistics",
+        "best takes the lowest for the highest",
+        "plumbrule/results/best.py",
+        'sign = 1 if sought == "highest" else -1',
+        'sign = -1 if sought == "highest" else 1',
+        (f"{VERBS}::test_best_goes_by_which_way_is_better_and_names_its_runs",),
+    ),
+    OtherMutant(
+        "statistics",
+        "diff calls intervals that overlap apart",
+        "plumbrule/results/run_diff.py",
+        "apart = high_a < low_b or high_b < low_a",
+        "apart = high_a > low_b or high_b > low_a",
+        (f"{VERBS}::test_diff_tells_settings_data_code_versions_and_metrics",),
     ),
 ]

@@ -28,6 +28,7 @@ tracking inputs
 statistics atlas
 lm
 report
+results
 pipeline
 cli
 notebook __main__

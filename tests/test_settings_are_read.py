@@ -18,6 +18,8 @@ READ_BY_COMPUTED_NAME = {
     *(f"GoldConfig.{term}" for term in TERMS),  # getattr in atlas/gold.py
     "RewardConfig.gold",  # getattr of a term's section in rlhf/rewards/options.py
     "RewardConfig.classifier",
+    "RewardConfig.judge",
+    "RewardConfig.rubric",
     *(f"BudgetConfig.{cost}" for cost in COSTS),  # getattr in eval/comparisons/trials.py
 }
 ONLY_HASHED = {

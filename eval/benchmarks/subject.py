@@ -26,6 +26,7 @@ from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.generation.shared_prefixes import log_odds
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
+from plumbrule.lm.response_logprobs import score_batches
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Episode, ProgressLine, Retriever, Scorer, Tracker
@@ -226,6 +227,20 @@ class Subject:
             return log_odds(self.policy, some, yes, no, max_rows=rows, advance=advance).tolist()
 
         return self.journal.each(keys, compute, advance)
+
+    def response_nats(self, rows: Sequence[tuple[list[int], list[int]]], what: str) -> list[float]:
+        """Return log p(response | prompt) of each row, nats, summed in float64.
+
+        Args: rows: token ids of prompt and response. what: name of the work, for progress.
+        """
+        encoded = [TokenRow(tuple(prompt), tuple(response)) for prompt, response in rows]
+        found = [0.0] * len(rows)
+        with torch.inference_mode(), self.tracker.progress(len(rows), what, "texts") as line:
+            for places, nats in score_batches(self.policy, encoded, self.runtime.micro_batch_size):
+                for place, value in zip(places, nats.double().sum(1).tolist(), strict=True):
+                    found[place] = value
+                line.advance(len(places))
+        return found
 
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
         """Return log p - log p_reference of each sampled answer, nats; None without a reference.

@@ -6,26 +6,25 @@ hold. What Plumbrule needs beside (`policy.json`) is written too; other programs
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import is_same, merged, probe
 from plumbrule.lm.loading import load_policy, save_policy
+from plumbrule.store.attempts import written_whole
 
 
 def merge(source: Path, target: Path) -> None:
     """Write the adapter in `source`, merged into its base, to `target`, all of it or nothing.
 
-    Raises: ConfigError: something is in `target`; an adapter that can't be loaded or merged.
+    Raises: ConfigError: something is in `target`, or another process writes it; an adapter that
+        can't be loaded or merged.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"--to (={target}) must be a new or an empty folder; name another.")
     policy = merged(load_policy(source))
     expected = probe(policy.model)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with written_whole(target, "--to") as partial:
         save_policy(policy, partial)
         del policy
         if not is_same(probe(load_policy(partial).model), expected):
@@ -33,6 +32,3 @@ def merge(source: Path, target: Path) -> None:
                 f"adapter {source} must not be merged: its kind of model does not read back what "
                 "it writes; use it as it is."
             )
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -234,6 +234,12 @@ def output_logits(model: nn.Module, hidden: Tensor) -> Tensor:
     return logits
 
 
+def next_logprobs(model: nn.Module, hidden: Tensor, tokens: Sequence[int]) -> Tensor:
+    """Return log p of each of `tokens` as the next one after hidden states (n, h): (n, k) nats."""
+    logits = output_logits(model, hidden)
+    return logits[:, list(tokens)] - logits.logsumexp(-1, keepdim=True)
+
+
 def _first_column(real_mask: Tensor) -> int:
     """Return the first column in which some row is real."""
     return int(real_mask.any(0).to(torch.uint8).argmax())

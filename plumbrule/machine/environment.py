@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from plumbrule.machine import cpus, openmp
+from plumbrule.machine import contention, cpus, openmp
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.fingerprint import ROOT
@@ -177,6 +177,8 @@ def prepare(runtime: RuntimeConfig) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    if threads > 1 and openmp.is_ours(os.environ):
+        contention.watch()
     _prepared["threads"] = threads
     checkpoints.MACHINE.update(compared())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

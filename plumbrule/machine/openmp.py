@@ -1,33 +1,35 @@
 """How OpenMP's threads wait for each other; imported before torch by whatever starts a process.
 
-An OpenMP thread that has nothing to do spins by default: GCC's library, which torch's wheels for
-Linux bring along, for 300,000 turns. Where another process wants the same cores the spinning thread
-holds up the very thread that it waits for, and a training on two threads falls to a tenth of its
-speed. Here a thread that waits soon sleeps: after 3,000 turns (about ten microseconds), which spans
-the gaps between the small operations of a small model and is short beside a turn of the scheduler.
-Without them, sampling on two threads is as slow as on one. `GOMP_SPINCOUNT` says so to GCC's
-library, `OMP_WAIT_POLICY` to LLVM's, `KMP_BLOCKTIME` to Intel's; they are read once, when a library
-is loaded, and faiss and scikit-learn bring a copy each. `scripts/bench_contention.py` measures
-what it buys and what it costs.
+GCC's library, which torch's wheels for Linux bring along, keeps its own defaults: its threads spin,
+and `plumbrule.machine.contention`, which each process that computes starts, shortens that while
+others want the cores. LLVM's and Intel's have no second count to change to, so there a thread that
+has nothing to do sleeps at once (`KMP_BLOCKTIME`). The variables are read once, when a library is
+loaded, and faiss and scikit-learn bring a copy each.
 
-A user who has set any of the variables below keeps what was set.
+A user who has set any of the variables below keeps what was set, and nothing is watched.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
-POLICY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
-"""What is set."""
+POLICY = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "0"}
+"""What is set. Of GCC's library the second is its default, and the first makes its count while it \
+has more threads than cores 1,000 turns, not 100."""
 SET_BY_USERS = (*POLICY, "KMP_LIBRARY")
 """Any of these says how threads shall wait."""
 
 
-def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
+def set_wait_policy(environment: MutableMapping[str, str]) -> None:
     """Set the wait policy in `environment` unless something there says how threads shall wait."""
     if not any(name in environment for name in SET_BY_USERS):
         environment.update(POLICY)
+
+
+def is_ours(environment: Mapping[str, str]) -> bool:
+    """Return whether the wait policy in `environment` is the one that is set here."""
+    return {name: environment[name] for name in SET_BY_USERS if name in environment} == POLICY
 
 
 def chosen_threads() -> int | None:
@@ -41,4 +43,4 @@ def chosen_threads() -> int | None:
 
 _CHOSEN = os.environ.get("OMP_NUM_THREADS")
 """As the user set it: stages set it, too, for the libraries that they load."""
-let_threads_sleep(os.environ)
+set_wait_policy(os.environ)

@@ -57,11 +57,40 @@ def source_of(config: RunConfig, role: str) -> DatasetConfig:
     return config.data.get(role, config.dataset)
 
 
-def fit_to_data(config: RunConfig, nodes: Mapping[str, NodeConfig], goals: list[str]) -> Fitted:
-    """Return the graph with what the data can't fill left out.
+def with_named_benchmarks(
+    config: RunConfig, nodes: Mapping[str, NodeConfig]
+) -> dict[str, NodeConfig]:
+    """Return the graph with the benchmarks whose files the config names and that it lacks.
 
-    Raises: GraphError: see `order`.
+    Such a benchmark gets a data node of its name, and each evaluation an input of it, but for one
+    that has that input set, to null or to something else.
+
+    Raises: ConfigError: a node of that name does something else.
     """
+    found = dict(nodes)
+    roles = {one.set.get("role") for one in nodes.values() if one.kind == "data"}
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.folder(config.eval) is None or name in roles:
+            continue
+        if name in nodes:
+            raise ConfigError(
+                f"eval.{name}.path needs a node {name} that prepares its items, and nodes.{name} is"
+                f" of kind {nodes[name].kind}; give that node another name."
+            )
+        for user, about in nodes.items():
+            if about.kind == "eval" and about.given is None and name not in about.inputs:
+                inputs = {**found[user].inputs, name: name}
+                found[user] = dataclasses.replace(found[user], inputs=inputs)
+        found[name] = NodeConfig(kind="data", set={"role": name})
+    return found
+
+
+def fit_to_data(config: RunConfig, nodes: Mapping[str, NodeConfig], goals: list[str]) -> Fitted:
+    """Return the graph with benchmarks that the config names, and without what the data can't fill.
+
+    Raises: GraphError: see `order`. ConfigError: as `with_named_benchmarks`.
+    """
+    nodes = with_named_benchmarks(config, nodes)
     needed = order(nodes, goals)
     fitted = Fitted(dict(nodes), list(goals))
     built = {name: about for name, about in nodes.items() if about.given is None}

@@ -47,9 +47,10 @@ class Named(NamedTuple):
     context: int | None
 
 
-def check_models(plan: list[Planned]) -> list[str]:
+def check_models(plan: list[Planned], *, dry: bool = False) -> list[str]:
     """Return what is worth knowing of the models that nodes to be built will load, as sentences.
 
+    Args: dry: nothing will be built, so a model that is yet to be fetched is such a sentence.
     Raises: ConfigError: some can't be loaded; one message lists all that is wrong.
     """
     models = dict.fromkeys(model for planned in plan for model in _models_of(planned))
@@ -58,7 +59,7 @@ def check_models(plan: list[Planned]) -> list[str]:
     for model in models:
         folder = _folder(model)
         if isinstance(folder, str):
-            wrong.append(folder)
+            (notes if dry else wrong).append(folder)
         elif folder is not None and not is_adapter_folder(folder):
             wrong += problems(folder, model)
             notes += _beyond_positions(folder, model)
@@ -81,11 +82,19 @@ def _models_of(planned: Planned) -> list[Named]:
     if model is not None and model.name_or_path is not None:
         name = model.name_or_path
         return [Named("model.name_or_path", name, model.revision, model.pad_token, model.context)]
-    if node.kind == "feedback" and node.config.judge.name_or_path is not None:
-        judge = node.config.judge
-        setting = "feedback.judge.name_or_path"
-        return [Named(setting, judge.name_or_path, judge.revision, judge.pad_token, None)]
-    return []
+    others = {}
+    if node.kind == "feedback":
+        others["feedback.judge"] = node.config.judge
+    if node.kind == "ppo":
+        others["ppo.distill"] = node.config.distill
+    reward = STAGES[node.kind].reward(node.config)
+    if reward is not None and reward.asks_judge:
+        others["reward.judge_model"] = reward.judge_model
+    return [
+        Named(f"{section}.name_or_path", of.name_or_path, of.revision, of.pad_token, None)
+        for section, of in others.items()
+        if of.name_or_path is not None
+    ]
 
 
 def _folder(model: Named) -> Path | str | None:

@@ -43,7 +43,7 @@ def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
             "name": name,
             "unit": describe(name)[0],
             "meaning": describe(name)[1],
-            **_chart(name, {cell: _thinned(points) for cell, points in series[name].items()}),
+            **_chart(name, {cell: thinned(points) for cell, points in series[name].items()}),
         }
         for name in names[:MAX_CURVES]
     ]
@@ -64,7 +64,7 @@ def _chart(name: str, cells: Mapping[str, list[tuple[float, float]]]) -> dict[st
     return {"svg": plots.plot(figure), "legend": plots.legend(figure)}
 
 
-def _thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
+def thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
     """Return at most `most` points, means of equal runs, so that a page stays small."""
     if len(points) <= most:
         return points

@@ -1,8 +1,9 @@
 """Figures that a stage leaves for the report: several series on one pair of axes, as SVG text.
 
 A stage writes `figures.json`, a list of {"title", "caption", "x", "y", "series"}, each series with
-"name" ("": not in the legend), "style" (dots, line, dashes), "colour" (a small number) and
-"points" ((x, y), or (x, y, low, high) with an interval of y).
+"name" ("": not in the legend), "style" (dots, line, dashes, band), "colour" (a small number) and
+"points" ((x, y), or (x, y, low, high) with an interval of y). A band is a line with its points, and
+its intervals as an area. "labels", where there is such, are [x, text] of ticks in place of numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def plot(figure: Mapping[str, Any]) -> str:
         return ""
     xs = [p[0] for p in ends]
     ys = [y for p in ends for y in p[1:] if y is not None and math.isfinite(y)]
-    across, up = ticks(xs), ticks(ys)
+    labels = dict(figure.get("labels", ()))
+    across, up = (_places(labels) if labels else ticks(xs)), ticks(ys)
     left = label_width(up)
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -38,7 +40,7 @@ def plot(figure: Mapping[str, Any]) -> str:
 
     return (
         f'<svg class="plot" viewBox="0 0 {WIDE:.0f} {HIGH:.0f}" role="img" '
-        f'aria-label="{escape(str(figure["title"]))}">{_grid(across, up, left, at)}'
+        f'aria-label="{escape(str(figure["title"]))}">{_grid(across, up, left, at, labels)}'
         f"{''.join(_series(one, at) for one in series)}"
         f'<text x="{(left + WIDE) / 2:.0f}" y="{HIGH - 4:.0f}" text-anchor="middle">'
         f"{escape(str(figure['x']))}</text></svg>"
@@ -54,12 +56,24 @@ def legend(figure: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _places(labels: Mapping[float, str]) -> list[float]:
+    """Return the places of labels with half a step of room beside them."""
+    places = sorted(labels)
+    return [places[0] - 0.5, *places, places[-1] + 0.5]
+
+
 def _drawn(point: Sequence[float | None]) -> bool:
     """Return whether a point has a place."""
     return all(x is not None and math.isfinite(x) for x in point[:2])
 
 
-def _grid(across: Sequence[float], up: Sequence[float], left: float, at: Any) -> str:
+def _grid(
+    across: Sequence[float],
+    up: Sequence[float],
+    left: float,
+    at: Any,
+    labels: Mapping[float, str],
+) -> str:
     parts = []
     for y in up:
         _, py = at(across[0], y)
@@ -71,7 +85,8 @@ def _grid(across: Sequence[float], up: Sequence[float], left: float, at: Any) ->
     for x in across:
         px, py = at(x, up[0])
         parts.append(
-            f'<text x="{px:.1f}" y="{py + 13:.1f}" text-anchor="middle">{number(x)}</text>'
+            f'<text x="{px:.1f}" y="{py + 13:.1f}" text-anchor="middle">'
+            f"{escape(labels.get(x, '')) if labels else number(x)}</text>"
         )
     return "".join(parts)
 
@@ -82,7 +97,7 @@ def _series(one: Mapping[str, Any], at: Any) -> str:
     if one["style"] in ("line", "dashes"):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in points))
         return f'<polyline class="{one["style"]} {colour}" points="{line}"/>'
-    marks = []
+    marks = [_band(points, colour, at)] if one["style"] == "band" else []
     for point in points:
         x, y = at(point[0], point[1])
         title = f"{one['name']}: {number(point[0])}, {number(point[1])}".removeprefix(": ")
@@ -98,3 +113,17 @@ def _series(one: Mapping[str, Any], at: Any) -> str:
             f"<title>{escape(title)}</title></circle>"
         )
     return "".join(marks)
+
+
+def _band(points: Sequence[Sequence[float]], colour: str, at: Any) -> str:
+    """Return the line through points, and the area of their intervals where there are such."""
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in points))
+    bounded = [p for p in points if len(p) == 4 and all(map(_is_known, p[2:]))]
+    ends = [at(p[0], p[2]) for p in bounded] + [at(p[0], p[3]) for p in reversed(bounded)]
+    area = " ".join(f"{x:.1f},{y:.1f}" for x, y in ends)
+    drawn = f'<polygon class="{colour}" points="{area}"/>' if len(bounded) > 1 else ""
+    return f'{drawn}<polyline class="line {colour}" points="{line}"/>'
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

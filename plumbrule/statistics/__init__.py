@@ -13,10 +13,13 @@ coverage of each by simulation). So:
   (`means`); over seeds, Student's t;
 * AUROC, correlations and slopes: a jackknife over groups (`ranks`, `jackknife`);
 * the gap between the highest and lowest of several classes: a bootstrap (`spread`);
-* calibration: what a calibrated model would show stands beside the error (`calibration`).
+* calibration: what a calibrated model would show stands beside the error (`calibration`);
+* runs of several seeds beside one another: interquartile means, profiles and the probability of
+  improvement by a bootstrap over seeds, paired p-values that Holm corrects (`seeds`).
 
 Bounds are NaN, and `reason` says why, where too few groups, or no spread in them, allow none that
-would cover. Left out on purpose: p-values. An interval of the difference says as much and how much.
+would cover. P-values stand beside the interval of a difference in `plumbrule gather` alone, where
+many cells are held against one baseline; elsewhere the interval says as much and how much.
 """
 
 from plumbrule.statistics.calibration import (
@@ -45,6 +48,15 @@ from plumbrule.statistics.ranks import (
     spearman,
     spearman_interval,
 )
+from plumbrule.statistics.seeds import (
+    bootstrap_interval,
+    holm,
+    improvement_interval,
+    improvement_probability,
+    interquartile_mean,
+    paired_p_value,
+    performance_profile,
+)
 from plumbrule.statistics.shares import (
     paired_share_interval,
     share_interval,
@@ -62,15 +74,22 @@ __all__ = [
     "Interval",
     "auroc",
     "auroc_interval",
+    "bootstrap_interval",
     "calibration",
     "calibration_bins",
     "calibration_error",
     "chance_spread",
     "correlation_interval",
+    "holm",
+    "improvement_interval",
+    "improvement_probability",
+    "interquartile_mean",
     "jackknife_interval",
     "mean_interval",
     "paired_interval",
+    "paired_p_value",
     "paired_share_interval",
+    "performance_profile",
     "point",
     "sampled_bounds",
     "seed_interval",

@@ -16,6 +16,9 @@ writes into the old folder, never into the new one.
 
 Earlier versions built in `<fingerprint>/` itself. A living one is waited for; what a dead one left
 is taken over like any other attempt.
+
+A folder that a verb writes where the user says (`convert`, `merge`) is no artifact, but is claimed,
+written and renamed the same way (`written_whole`); nothing of it is taken over.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from plumbrule.errors import ArtifactError
+from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store import claims
 from plumbrule.store.checkpoints import (
     CHECKPOINT,
@@ -47,6 +51,7 @@ WORKING = (CHECKPOINTS, claims.NAME, OWNER, STAGE, RESULT)
 """What lies in an attempt and is never published."""
 NEVER_TAKEN = (MANIFEST, claims.NAME, OWNER, STAGE, RESULT)
 _TAKEN, _BEGUN = ".taken-", ".begun-"
+_TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 def claim(artifact: Path, run: str) -> Claim | Owner:
@@ -147,6 +152,39 @@ def clear(claim: Claim) -> None:
     for path in claim.path.parent.iterdir():
         if path.is_dir() or path.name.startswith("taken-"):
             _remove(path)
+
+
+@contextlib.contextmanager
+def written_whole(target: Path, setting: str) -> Iterator[Path]:
+    """Yield a path for a new folder, which becomes `target` when the block ends.
+
+    Where the block raises, or the process is killed, nothing lies in `target`; what a killed
+    process left in `<target>.build/` is removed by the next one that writes there.
+
+    Args: target: not there, or an empty folder. setting: that names it, for errors.
+    Raises: ConfigError: another process writes it. TrainingError: another took over, as
+        `Claim.check`.
+    """
+    target = target.absolute()
+    build = build_folder(target)
+    claim = claims.acquire(build, f"{setting} {target.name}")
+    if not isinstance(claim, Claim):
+        raise ConfigError(
+            f"{setting} (={target}) must be written by one process at a time, and process "
+            f"{claim.pid} on {claim.host.split('/')[0]} is at it; wait for that, or name another "
+            "folder."
+        )
+    with claim:
+        for path in build.iterdir():
+            if path.is_dir() and _TOKEN.fullmatch(path.name):
+                _remove(path)
+        partial = build / claim.owner.token
+        try:
+            yield partial
+            claim.check()
+            os.replace(partial, target)
+        finally:
+            _remove(partial)
 
 
 def is_working(name: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_choice, require_range
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.stage_kind import PlacedNode, Slot, StageKind
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 from plumbrule.store.manifests import read_manifest
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.graph_checks import check_reward
@@ -65,7 +65,11 @@ BEST_OF_N = StageKind(
     "best_of_n",
     BestOfNConfig,
     "rlhf.best_of_n.stage:run",
-    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    {
+        "samples": Slot(("feedback",)),
+        "rm": Slot(("rm",), required=False, many=True),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
+    },
     links={"reward": "${reward}"},
     measured=True,
     headline=("best_of_n/utility_gain*",),
@@ -77,7 +81,11 @@ REJECT = StageKind(
     "reject",
     RejectConfig,
     "rlhf.best_of_n.reject_stage:run",
-    {"samples": Slot(("feedback",)), "rm": Slot(("rm",), required=False, many=True)},
+    {
+        "samples": Slot(("feedback",)),
+        "rm": Slot(("rm",), required=False, many=True),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
+    },
     links={"reward": "${reward}"},
     reward=lambda config: config.reward,
     check="rlhf.best_of_n.config:check_inputs",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from plumbrule.atlas.config import GoldConfig
@@ -13,10 +12,11 @@ from plumbrule.config import (
     PRECISIONS,
     require,
     require_choice,
+    require_named,
     require_range,
-    require_source,
 )
 from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.lm.judges.questions import PASSAGES, require_fields
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 from rlhf.rewards.config import RewardConfig
@@ -56,26 +56,10 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         name = "feedback.judge"
-        if self.name_or_path is not None:
-            source = f"{name}.name_or_path"
-            require_source(source, self.name_or_path, f"{name}.revision", self.revision)
-        else:
-            for setting in ("revision", "pad_token"):
-                require(
-                    getattr(self, setting) is None,
-                    f"{name}.{setting}",
-                    getattr(self, setting),
-                    f"be null without {name}.name_or_path",
-                    "name a model too, or take it out",
-                )
+        require_named(name, self.name_or_path, self.revision, self.pad_token)
         require_choice(f"{name}.precision", self.precision, PRECISIONS)
-        fields = set(re.findall(r"\{(\w+)\}", self.question))
-        require(
-            {"prompt", "first", "second"} <= fields <= {"prompt", "first", "second", "passages"},
-            f"{name}.question",
-            sorted(fields),
-            "hold {prompt}, {first} and {second}, maybe {passages}, and no other field",
-            "correct its fields",
+        require_fields(
+            f"{name}.question", self.question, ("prompt", "first", "second"), (PASSAGES,)
         )
         words = [word.strip() for word in self.words]
         require(
@@ -210,7 +194,13 @@ STAGE = StageKind(
             many=True,
             read_if=lambda config: config.labeller == "rm" and "rm" in config.reward.weights,
         ),
-        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.labeller == "judge"),
+        "judge": Slot(
+            POLICIES,
+            required=False,
+            read_if=lambda config: (
+                config.labeller == "judge" or (config.labeller == "rm" and config.reward.asks_judge)
+            ),
+        ),
     },
     links={"seed": "${seed}", "gold": "${gold}", "reward.gold": "${gold}"},
     measured=True,

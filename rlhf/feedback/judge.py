@@ -19,7 +19,6 @@ artifact's `judgements.jsonl`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import permutations
@@ -27,18 +26,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.special import expit
 
 from plumbrule.data.records import Message
-from plumbrule.errors import ConfigError, DataError
-from plumbrule.lm.answer_likelihood import log_odds, require_apart
-from plumbrule.lm.loading import Policy, load_policy, resolve_device
+from plumbrule.errors import DataError
+from plumbrule.lm.judges.answer_likelihood import log_odds, require_apart
+from plumbrule.lm.judges.questions import conversation, fill
+from plumbrule.lm.loading import Policy, resolve_device
+from plumbrule.lm.named_policy import load_named
 from plumbrule.protocols import ProgressLine, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.file_names import MODEL
 from plumbrule.store.json_files import read_json, write_jsonl
 from rlhf.feedback.config import JudgeConfig
 from rlhf.feedback.sampling import SampledPrompt, SampledResponse, distinct
@@ -69,20 +68,15 @@ def open_judge(
 
     Raises: ConfigError: it does not load, or its tokenizer does not tell the two words apart.
     """
-    named = config.name_or_path
-    try:
-        judge = load_policy(
-            inputs["judge"].file(MODEL) if named is None else named,
-            device=resolve_device(runtime),
-            dtype=torch.bfloat16 if config.precision == "bfloat16" else torch.float32,
-            revision=config.revision,
-            pad_token=config.pad_token,
-        )
-    except ConfigError as error:  # the loader's fields are those of `model`
-        told = re.sub(
-            r"\bmodel\.(name_or_path|revision|pad_token)", r"feedback.judge.\1", str(error)
-        )
-        raise ConfigError(told) from None
+    judge = load_named(
+        config.name_or_path,
+        inputs.get("judge"),
+        "feedback.judge",
+        device=resolve_device(runtime),
+        revision=config.revision,
+        pad_token=config.pad_token,
+        precision=config.precision,
+    )
     require_apart(*words_of(judge, config))
     return judge
 
@@ -158,23 +152,13 @@ def vote_on_chunk(
 def turn(
     template: str, question: SampledPrompt, first: SampledResponse, second: SampledResponse
 ) -> str:
-    """Return what the judge is asked of two answers.
-
-    A line of the template with {passages} falls away where none were shown. A prompt of several
-    turns is told with their roles.
-    """
-    if not question.passages:
-        template = "\n".join(s for s in template.split("\n") if "{passages}" not in s)
-    messages = question.prompt.messages
-    told = [f"{m.role.capitalize()}: {m.content}" for m in messages]
-    filled = {
-        "prompt": messages[0].content if len(messages) == 1 else "\n".join(told),
-        "passages": "\n".join(question.passages),
+    """Return what the judge is asked of two answers."""
+    fields = {
+        "prompt": conversation(question.prompt.messages),
         "first": first.response,
         "second": second.response,
     }
-    # One pass, so that braces inside a text are text.
-    return re.sub(r"\{(prompt|passages|first|second)\}", lambda hit: filled[hit[1]], template)
+    return fill(template, question.passages, fields)
 
 
 def scores_of(votes: Votes, answers: Sequence[SampledResponse]) -> list[float]:

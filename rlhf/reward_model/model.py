@@ -33,6 +33,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,7 @@ from plumbrule.lm.logprobs import (
     trunk,
 )
 from plumbrule.lm.randomness import generator
-from plumbrule.protocols import Episode
+from plumbrule.protocols import Episode, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import HEAD, MODEL, REWARD_STATS
@@ -343,10 +344,17 @@ class RewardScorer:
         return Row(row.tokens[:context], row.begin), True
 
 
-def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -> Tensor:
+def score_rows(
+    model: RewardModel,
+    rows: Iterable[Row],
+    micro_batch_size: int,
+    tracker: Tracker | None = None,
+    what: str = "",
+) -> Tensor:
     """Return raw scores (n,) float32, on the CPU and without gradient, in the order of `rows`.
 
     Equal rows go through the model once, and so does a prompt with all its answers of one pass.
+    Args: tracker: shows how far it is, with `what` as the line's name; None: nothing is shown.
     Raises: TrainingError: a score is NaN or Inf.
     """
     index: dict[Row, int] = {}
@@ -354,10 +362,13 @@ def score_rows(model: RewardModel, rows: Iterable[Row], micro_batch_size: int) -
     distinct = list(index)
     scores = torch.zeros(len(distinct))
     device = model.head.weight.device
-    with torch.no_grad():
+    progress = tracker.progress(len(distinct), what, "answers") if tracker else nullcontext()
+    with torch.no_grad(), progress as line:
         for group in by_prompt(distinct, micro_batch_size):
             batch = collate([distinct[i] for i in group], model.policy.pad_id)
             scores[group] = model.scores(*batch.to(device)).cpu()
+            if line is not None:
+                line.advance(len(group))
     if not torch.isfinite(scores).all():
         bad = int((~torch.isfinite(scores)).sum())
         raise TrainingError(

@@ -75,7 +75,13 @@ def adversarial(
     better = np.array([p.better_score for p in pairs])
     plain = better - np.array([p.worse_score for p in pairs])
     found = {"as_it_was": order_accuracy(plain, groups).as_json()}
-    for name, perturb in PHRASES.items():
-        texts = [(p.preference, p.worse, perturb(p.preference.responses[p.worse])) for p in pairs]
-        found[name] = order_accuracy(better - score(texts), groups).as_json()
+    perturbed = score(
+        [
+            (p.preference, p.worse, perturb(p.preference.responses[p.worse]))
+            for perturb in PHRASES.values()
+            for p in pairs
+        ]
+    ).reshape(len(PHRASES), len(pairs))  # at once, so that a prompt is read once for all of them
+    for name, scores in zip(PHRASES, perturbed, strict=True):
+        found[name] = order_accuracy(better - scores, groups).as_json()
     return found

@@ -119,16 +119,17 @@ def run(
     train(model, training.rankings, config, runtime, out / CHECKPOINTS, tracker)
     model.keep_states(None)
     # 4 normalisation
-    own = score_rows(model, calibration, runtime.micro_batch_size)
+    own = score_rows(model, calibration, runtime.micro_batch_size, tracker, "rm own answers")
     model.stats = normalised(model.stats, own)
     # 5 report card
-    rankings = score_split(model, held_out, limit, runtime)
+    rankings = score_split(model, held_out, limit, runtime, tracker, "rm held out")
+    scorer = text_scorer(model, limit, runtime, tracker)
     card = report_card(rankings)
     labels = audit([*training.preferences, *held_out.preferences])
     card |= {
         "labels": {name: interval.as_json() for name, interval in labels.items()},
-        "adversarial": adversarial(pairs_to_perturb(rankings), text_scorer(model, limit, runtime)),
-        "elsewhere": out_of_distribution_metrics(model, others, limit, runtime),
+        "adversarial": adversarial(pairs_to_perturb(rankings), scorer),
+        "elsewhere": out_of_distribution_metrics(model, others, limit, runtime, tracker),
         "own_answers": distribution(model.stats, own),
     }
     model.save(out)
@@ -204,7 +205,7 @@ def training_cost(
 
 
 def text_scorer(
-    model: RewardModel, limit: int, runtime: RuntimeConfig
+    model: RewardModel, limit: int, runtime: RuntimeConfig, tracker: Tracker
 ) -> Callable[[Sequence[tuple[Preference, int, str]]], np.ndarray]:
     """Return a function from (preference, answer's place, other text) to raw scores (n,).
 
@@ -217,18 +218,23 @@ def text_scorer(
             finished = preference.which_finished()[place]
             row = model.encode(preference.messages, preference.passages, text, finished)
             rows.append(Row(row.tokens[:limit], row.begin))
-        return score_rows(model, rows, runtime.micro_batch_size).numpy().astype(np.float64)
+        scores = score_rows(model, rows, runtime.micro_batch_size, tracker, "rm perturbed")
+        return scores.numpy().astype(np.float64)
 
     return score
 
 
 def out_of_distribution_metrics(
-    model: RewardModel, others: Mapping[str, Split], limit: int, runtime: RuntimeConfig
+    model: RewardModel,
+    others: Mapping[str, Split],
+    limit: int,
+    runtime: RuntimeConfig,
+    tracker: Tracker,
 ) -> dict[str, Any]:
     """Return accuracy, calibration and correlation with length on each input `ood`, `ood_1`, ..."""
     found = {}
     for slot, split in others.items():
-        card = report_card(score_split(model, split, limit, runtime))
+        card = report_card(score_split(model, split, limit, runtime, tracker, f"rm {slot}"))
         found[slot] = {name: card[name] for name in ("accuracy", "ece", "length_correlation")}
     return found
 
@@ -332,11 +338,16 @@ def split_up(ranking: Ranking) -> list[Ranking]:
 
 
 def score_split(
-    model: RewardModel, split: Split, limit: int, runtime: RuntimeConfig
+    model: RewardModel,
+    split: Split,
+    limit: int,
+    runtime: RuntimeConfig,
+    tracker: Tracker,
+    what: str,
 ) -> list[ScoredRanking]:
     """Return every ranking of the split with raw scores; None for rows beyond `limit` tokens."""
     flat = [row for rows in split.rows for row in rows if len(row) <= limit]
-    scores = iter(score_rows(model, flat, runtime.micro_batch_size).tolist())
+    scores = iter(score_rows(model, flat, runtime.micro_batch_size, tracker, what).tolist())
     return [
         ScoredRanking(p, tuple(next(scores) if len(row) <= limit else None for row in rows))
         for p, rows in zip(split.preferences, split.rows, strict=True)

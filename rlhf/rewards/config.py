@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,8 +18,15 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.errors import ConfigError
-from plumbrule.stage_kind import Slot, StageKind
+from plumbrule.stage_kind import POLICIES, Slot, StageKind
+from rlhf.rewards.addresses import require_url
 from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
+from rlhf.rewards.judge_config import (
+    JUDGED_TERMS,
+    JudgeModelConfig,
+    JudgeTermConfig,
+    RubricConfig,
+)
 
 ENSEMBLE_RULES = ("mean", "worst", "uncertainty", "weights")
 
@@ -30,9 +36,9 @@ class RewardTermConfig:
     """One term of a reward, and what becomes of it before the sum."""
 
     name: str = "rm"
-    """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, or a function of \
-text: length, repetition, unfinished, supported, citation, neutral; or a term or function of a \
-plug-in."""
+    """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, judge, rubric, or \
+a function of text: length, repetition, unfinished, supported, citation, neutral; or a term or \
+function of a plug-in."""
     weight: float = 1.0
     normalise: str = "none"
     """batch: less the mean of the update's responses, by their standard deviation. A reward model \
@@ -143,21 +149,7 @@ class HTTPConfig:
         require_range("reward.http.timeout_seconds", self.timeout_seconds, 0.001, 86_400.0)
         require_range("reward.http.patience_seconds", self.patience_seconds, 0.0, 1e7)
         if self.url is not None:
-            secret = set(self.url) & set("@?#")
-            require(
-                self.url.startswith(("http://", "https://")) and not secret,
-                "reward.http.url",
-                "hidden" if secret else self.url,
-                "begin with http:// or https:// and hold no password and no query",
-                "put a secret into an environment variable and name it in reward.http.token_env",
-            )
-            require(
-                _is_address(self.url),
-                "reward.http.url",
-                self.url,
-                "be an address in plain letters, with a host",
-                "percent-encode other letters and blanks",
-            )
+            require_url("reward.http.url", self.url, "reward.http.token_env")
             require(
                 bool(self.version),
                 "reward.http.version",
@@ -165,16 +157,6 @@ class HTTPConfig:
                 "name what the scorer answers as its version",
                 "without it two runs of one config could mean different rewards",
             )
-
-
-def _is_address(url: str) -> bool:
-    """Return whether a client can send a request to `url`."""
-    try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return named and url.isascii() and url.isprintable() and " " not in url
 
 
 @dataclass
@@ -189,6 +171,10 @@ class RewardConfig:
     gold: GoldConfig = field(default_factory=GoldConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     http: HTTPConfig = field(default_factory=HTTPConfig)
+    judge_model: JudgeModelConfig = field(default_factory=JudgeModelConfig)
+    """Whom the terms judge and rubric ask."""
+    judge: JudgeTermConfig = field(default_factory=JudgeTermConfig)
+    rubric: RubricConfig = field(default_factory=RubricConfig)
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
@@ -211,6 +197,13 @@ class RewardConfig:
                 f"be given where a term is named {name}",
                 "give it, or leave the term out",
             )
+        require(
+            bool(self.rubric.criteria) or "rubric" not in names,
+            "reward.rubric.criteria",
+            [],
+            "hold at least one where a term is named rubric",
+            "add one, such as {name: brief, text: It is one sentence.}",
+        )
 
     def settings_of(self, name: str) -> Any:
         """Return the settings of a term: its own, else the section of its name, else None."""
@@ -218,13 +211,23 @@ class RewardConfig:
         return term.own_settings() or getattr(self, name, None)
 
     def notes(self) -> list[str]:
-        """Return what a reader of the report must know of a reward that is behind a URL."""
-        if "http" not in self.weights:
+        """Return what a reader of the report must know of terms that are behind a URL."""
+        behind = []
+        if "http" in self.weights:
+            behind.append(f"{self.http.url} (version {self.http.version})")
+        if self.asks_judge and self.judge_model.url is not None:
+            behind.append(f"{self.judge_model.url} (model {self.judge_model.model})")
+        if not behind:
             return []
         return [
-            f"The reward came from {self.http.url} (version {self.http.version}): this run is not "
-            "reproducible from its config. The replies are kept in the artifact."
+            f"The reward came from {' and '.join(behind)}: this run is not reproducible from its "
+            "config. The replies are kept in the artifact."
         ]
+
+    @property
+    def asks_judge(self) -> bool:
+        """Whether a term asks a language model."""
+        return any(name in self.weights for name in JUDGED_TERMS)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -255,7 +258,12 @@ STAGE = StageKind(
     "reward",
     RewardConfig,
     "rlhf.rewards.stage:run",
-    {"rm": Slot(("rm",), required=False, many=True, read_if=lambda config: "rm" in config.weights)},
+    {
+        "rm": Slot(
+            ("rm",), required=False, many=True, read_if=lambda config: "rm" in config.weights
+        ),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.asks_judge),
+    },
     links={"gold": "${gold}"},
     opener="rlhf.rewards.stage:open_configured",
     reward=lambda config: config,

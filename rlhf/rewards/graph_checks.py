@@ -39,16 +39,42 @@ def check_reward(node: PlacedNode, reward: RewardConfig, setting: str = "reward"
         f"not hold rm where node {node.name} has no rm input",
         "give the node one or choose another reward",
     )
-    token = reward.http.token_env
-    require(
-        "http" not in reward.weights or token is None or bool(os.environ.get(token)),
-        f"{setting}.http.token_env",
-        token,
-        "name an environment variable that is set",
-        "set it, or leave the setting out",
-    )
+    for used, section, token in (
+        ("http" in reward.weights, "http", reward.http.token_env),
+        (reward.asks_judge, "judge_model", reward.judge_model.token_env),
+    ):
+        require(
+            not used or token is None or bool(os.environ.get(token)),
+            f"{setting}.{section}.token_env",
+            token,
+            "name an environment variable that is set",
+            "set it, or leave the setting out",
+        )
+    if reward.asks_judge:
+        check_judge(node, reward, setting)
     if rule == "weights":
         check_averaged(models)
+
+
+def check_judge(node: PlacedNode, reward: RewardConfig, setting: str) -> None:
+    """Raise ConfigError unless the terms that ask a language model have exactly one to ask."""
+    model, given = reward.judge_model, node.inputs.get("judge")
+    named = model.name_or_path if model.url is None else model.url
+    require(
+        named is not None or given is not None,
+        f"{setting}.judge_model",
+        None,
+        f"name a model where node {node.name} has no judge input",
+        f"give {setting}.judge_model.name_or_path or {setting}.judge_model.url, or point the node "
+        f"at a policy: nodes.{node.name}.inputs.judge=sft",
+    )
+    require(
+        named is None or given is None,
+        f"{setting}.judge_model",
+        named,
+        f"be left out where node {node.name} has a judge input (={given.name if given else None})",
+        f"take one of the two out: nodes.{node.name}.inputs.judge=null",
+    )
 
 
 def reward_models(node: PlacedNode) -> list[PlacedNode]:

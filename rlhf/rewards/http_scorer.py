@@ -9,22 +9,13 @@ and must be what it answers; every reply is kept (`replies/<process>.jsonl` besi
 read before anyone is asked, so a resumed run sees the same rewards; and the run is marked as not
 reproducible from its config.
 
-A scorer that is down, slow or overloaded (no connection, no whole reply in `timeout_seconds`,
-status 429 or 5xx) is asked again after 1, 2, 4, ... at most 15 seconds, until `patience_seconds`
-have passed; then the run stops, and the same command goes on from its newest checkpoint. Any other
-status, and a reply of another form or without end, stops it at once; redirects are not followed.
+How long it is asked again while it is down, and what stops the run: `patient_post.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import os
-import time
-import urllib.error
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +23,14 @@ import numpy as np
 
 from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
-from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.errors import TrainingError
 from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode
-from plumbrule.store.content_digests import is_as_written, with_digest
-from rlhf.rewards.bounded_post import CutOffError, post
 from rlhf.rewards.config import HTTPConfig
+from rlhf.rewards.kept_replies import append_rows, key_of, read_rows
 from rlhf.rewards.options import TermInputs
+from rlhf.rewards.patient_post import Service, headers_with, shown
 
-log = logging.getLogger(__name__)
-LONGEST_PAUSE = 15.0
-"""Seconds between two tries."""
-SHOWN_CHARACTERS = 200
-"""Of a reply that is refused."""
 MOST_BYTES, BYTES_PER_SCORE = 2**20, 256
 """Of a reply: a mebibyte, and more where many scores are asked for at once."""
 
@@ -63,20 +49,14 @@ class HTTPScorer:
 
     def __init__(self, config: HTTPConfig, kept: Path | None = None):
         self.config, self.kept = config, kept
-        self.headers = {"Content-Type": "application/json"}
-        if config.token_env is not None:
-            token = os.environ.get(config.token_env)
-            if not token:
-                raise ConfigError(
-                    f"reward.http.token_env (={config.token_env}) must name an environment "
-                    "variable that is set; set it, or leave the setting out."
-                )
-            if not (token.isascii() and token.isprintable()):
-                raise ConfigError(
-                    f"the value of {config.token_env} (reward.http.token_env) must be one line of "
-                    "plain letters; set it without line breaks."
-                )
-            self.headers["Authorization"] = f"Bearer {token}"
+        self.service = Service(
+            name=f"the scorer at {config.url}",
+            url=str(config.url),
+            section="reward.http",
+            timeout_seconds=config.timeout_seconds,
+            patience_seconds=config.patience_seconds,
+            headers=headers_with(config.token_env, "reward.http"),
+        )
         self.known: dict[str, float] = {}
         if kept is not None:  # those of all processes, which may have been more
             for path in sorted(kept.parent.glob("*.jsonl")):
@@ -88,7 +68,7 @@ class HTTPScorer:
         Raises: TrainingError: the scorer stays away, refuses, or answers in another form.
         """
         bodies = [as_json(episode) for episode in episodes]
-        keys = [self._key(body) for body in bodies]
+        keys = [key_of(self.config.version, body) for body in bodies]
         asked = {key: body for key, body in zip(keys, bodies, strict=True) if key not in self.known}
         new = list(asked)
         size = self.config.batch_size
@@ -97,65 +77,23 @@ class HTTPScorer:
             self._keep(part, self._ask([asked[key] for key in part]))
         return {"score": np.array([self.known[key] for key in keys], dtype=np.float64)}
 
-    def _key(self, body: Mapping[str, Any]) -> str:
-        text = json.dumps([self.config.version, body], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
     def _keep(self, keys: Sequence[str], scores: Sequence[float]) -> None:
         self.known.update(zip(keys, scores, strict=True))
         if self.kept is not None:
-            self.kept.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.kept, "a", encoding="utf-8") as file:
-                file.write("\n")  # the last line may have been cut off
-                for key, score in zip(keys, scores, strict=True):
-                    row = with_digest({"key": key, "score": score})
-                    file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            rows = [{"key": k, "score": score} for k, score in zip(keys, scores, strict=True)]
+            append_rows(self.kept, rows)
 
     def _ask(self, bodies: Sequence[Mapping[str, Any]]) -> list[float]:
-        data = json.dumps({"episodes": bodies}).encode()
-        begun, pause = time.monotonic(), 1.0
-        while True:
-            try:
-                reply = post(
-                    str(self.config.url),
-                    data,
-                    self.headers,
-                    seconds=self.config.timeout_seconds,
-                    most_bytes=_most_bytes(len(bodies)),
-                )
-                return self._read(reply, len(bodies))
-            except urllib.error.HTTPError as error:
-                if error.code != 429 and error.code < 500:
-                    raise TrainingError(
-                        f"the scorer at {self.config.url} refused (status {error.code}); check "
-                        "reward.http.url and reward.http.token_env."
-                    ) from None
-                why = f"status {error.code}"
-            except CutOffError as error:
-                why = f"{error}" + (f"; it began: {_shown(error.reply)}" if error.reply else "")
-            except (OSError, HTTPException) as error:
-                why = str(getattr(error, "reason", error))
-            waited = time.monotonic() - begun
-            if waited + pause > self.config.patience_seconds:
-                raise TrainingError(
-                    f"the scorer at {self.config.url} gave no answer for {waited:.0f} s ({why}); "
-                    "start it and run the same command again, which goes on from the newest "
-                    "checkpoint."
-                )
-            log.warning("reward http: %s; asking again in %.0f s", why, pause)
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+        number = len(bodies)
+        return self.service.ask(
+            json.dumps({"episodes": bodies}).encode(),
+            lambda reply: self._read(reply, number),
+            MOST_BYTES + BYTES_PER_SCORE * number,
+            f"to {number} response(s)",
+        )
 
     def _read(self, reply: bytes, number: int) -> list[float]:
         """Return the scores of a reply. Raises: TrainingError: it is of another form."""
-        most = _most_bytes(number)
-        if len(reply) > most:
-            raise TrainingError(
-                f"the scorer at {self.config.url} must answer at most {most} bytes to {number} "
-                f"response(s); it answered: {_shown(reply)}"
-            )
         try:
             answer = parse_json(reply)
             version, scores = answer["version"], answer["scores"]
@@ -163,7 +101,7 @@ class HTTPScorer:
             why = f" ({error})" if type(error) is ValueError else ""
             raise TrainingError(
                 f"the scorer at {self.config.url} must answer "
-                f'{{"version": ..., "scores": [...]}}{why}; it answered: {_shown(reply)}'
+                f'{{"version": ..., "scores": [...]}}{why}; it answered: {shown(reply)}'
             ) from None
         if version != self.config.version:
             raise TrainingError(
@@ -174,19 +112,9 @@ class HTTPScorer:
         if not isinstance(scores, list) or len(scores) != number or not all(map(_is_score, scores)):
             raise TrainingError(
                 f"the scorer at {self.config.url} must answer {number} finite scores, one for "
-                f"each response; it answered: {_shown(reply)}"
+                f"each response; it answered: {shown(reply)}"
             )
         return [float(score) for score in scores]
-
-
-def _most_bytes(number: int) -> int:
-    """Return the bytes that a reply to `number` responses may have."""
-    return MOST_BYTES + BYTES_PER_SCORE * number
-
-
-def _shown(reply: bytes) -> str:
-    """Return the beginning of a reply, on one line."""
-    return repr(reply[:SHOWN_CHARACTERS].decode("utf-8", "replace"))
 
 
 def _is_score(value: Any) -> bool:
@@ -205,18 +133,6 @@ def as_json(episode: Episode) -> dict[str, Any]:
 
 
 def read_replies(path: Path) -> dict[str, float]:
-    """Return the replies in a file, without lines that were cut off while they were written, and
-    those that changed since: they are asked for again.
-    """
-    known: dict[str, float] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("key"), str):
-                score: Any = row.get("score")
-                if _is_score(score) and is_as_written(row):
-                    known[row["key"]] = float(score)
-    return known
+    """Return the scores that a file of replies holds, by their keys."""
+    rows = read_rows(path)
+    return {row["key"]: float(row["score"]) for row in rows if _is_score(row.get("score"))}

@@ -5,6 +5,8 @@
     constant    1 for every response: a control, under which a right PPO must not go anywhere
     classifier  a ready-made sequence classifier (`classifier.py`)
     http        a scorer behind a URL (`http_scorer.py`)
+    judge       a grade by a language model (`judge.py`)
+    rubric      criteria, each judged by a language model (`judge.py`)
 
 A function of text is a term as well, and needs no entry here (`functions.py`). What needs more, a
 model to load or settings of its own, is an opener. One file holds it, ours or a plug-in:
@@ -70,6 +72,8 @@ TERMS: Registry[Callable[[TermInputs], Scorer]] = Registry(
         "constant": ("rlhf.rewards.terms:open_constant",),
         "classifier": ("rlhf.rewards.classifier:open_term", "separate"),
         "http": ("rlhf.rewards.http_scorer:open_term", "separate"),
+        "judge": ("rlhf.rewards.judge:open_judge_term", "separate"),
+        "rubric": ("rlhf.rewards.judge:open_rubric_term", "separate"),
     },
     traits=("separate",),
 )

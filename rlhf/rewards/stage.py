@@ -23,9 +23,10 @@ from plumbrule.protocols import Episode, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import NOTES, REWARD
+from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.json_files import write_json
-from plumbrule.store.layout import artifacts_of
-from plumbrule.store.manifests import MANIFEST, inputs_of
+from plumbrule.store.layout import artifacts_of, find_artifact
+from plumbrule.store.manifests import inputs_of
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.options import TOTAL
 
@@ -47,8 +48,8 @@ def run(
             "A term is normalised over each update's responses, so single responses have no total "
             "of the reward: its terms are evaluated one by one, as they are."
         )
-    if "http" in config.weights:
-        notes.append("A term is asked of a scorer behind a URL, which no config can reproduce.")
+    if config.notes():
+        notes.append("A term is asked of a service behind a URL, which no config can reproduce.")
     write_json(out / NOTES, notes)
     return {"reward/terms": float(len(config.terms))}
 
@@ -65,21 +66,22 @@ def open_configured(artifact: Artifact, runtime: RuntimeConfig) -> Scorer:
     merged = OmegaConf.merge(OmegaConf.structured(RewardConfig), json.loads(text))
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RewardConfig)
-    return ConfiguredReward(config, open_terms(config, _reward_models(artifact), runtime))
+    return ConfiguredReward(config, open_terms(config, _models_of(artifact), runtime))
 
 
-def _reward_models(artifact: Artifact) -> dict[str, Artifact]:
-    """Return the reward models that the artifact's manifest names, from beside it in the store."""
+def _models_of(artifact: Artifact) -> dict[str, Artifact]:
+    """Return the models that the artifact's manifest names, from beside it in the store."""
     found = {}
     for slot, fingerprint in inputs_of(artifact.path).items():
-        folder = artifacts_of(artifact.path) / "rm" / fingerprint
-        if not (folder / MANIFEST).is_file():
+        kind = "rm" if is_of_slot(slot, "rm") else slot
+        folder = find_artifact(artifacts_of(artifact.path), fingerprint)
+        if folder is None:
             raise ArtifactError(
-                f"reward artifact {artifact.path} needs rm/{fingerprint}, which the store "
+                f"reward artifact {artifact.path} needs {kind}/{fingerprint}, which the store "
                 "does not hold; run the same command to build it again or, where the reward was "
-                f"copied from another store, copy rm/{fingerprint} into this store as well."
+                f"copied from another store, copy {kind}/{fingerprint} into this store as well."
             )
-        found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER)
+        found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER if kind == "rm" else None)
     return found
 
 

@@ -12,6 +12,7 @@ from plumbrule.data.readers import READERS, has_reader, source_digest
 from plumbrule.stage_kind import StageKind
 from plumbrule.store.hub import hub_data, is_commit
 from plumbrule.store.source_files import is_hub_data
+from sft.data.selection import TIES
 
 ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
 """Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
@@ -23,7 +24,7 @@ class DatasetConfig:
 
     format: str = "atlas"
     """atlas (generated), hh_rlhf, jsonl (ours, chat, TRL's and others, told apart by their \
-columns), halueval or bold."""
+columns) or that of a benchmark's files (docs/bring_data.md)."""
     path: str | None = field(default=None, metadata=CONTENT)
     """File or folder; None only for atlas. Hashed by the content of the files, not by name. Or
     hf://datasets/<owner>/<name>@<commit>/<folder> on the hub, hashed by that."""
@@ -38,6 +39,9 @@ Rankings of several annotators count one by one."""
     annotators: str = "majority"
     """Preferences that several named annotators judged: majority (one ranking, by Borda's count), \
 soft (the same, with the mean utility of each answer as its score) or separate (a row for each)."""
+    ties: str = "drop"
+    """Rankings in which all answers tie: drop (left out and counted), half (two rankings, one in \
+each order) or keep (for `rm.ties`). Ties beside ordered pairs stay."""
     source: str = ""
     """Digest of the plug-in's file that reads the format; filled in, whatever is given."""
 
@@ -53,6 +57,7 @@ soft (the same, with the mean utility of each answer as its score) or separate (
                 "give one (branches move)",
             )
         require_choice("dataset.annotators", self.annotators, MERGES)
+        require_choice("dataset.ties", self.ties, TIES)
         self.source = source_digest(self.format)
         require_range("dataset.validation_share", self.validation_share, 0.0, 0.9)
         if self.max_rows is not None:

@@ -50,7 +50,7 @@ def preview(
     """
     dataset = config.dataset
     kept = collect(source_rows(config), dataset.max_rows, unique=config.items is None)
-    kept = merge_rankings(kept, dataset.annotators)
+    kept = merge_rankings(kept, dataset.annotators, dataset.ties)
     train: Sequence[Item] = [*kept.train, *kept.validation]
     held_out: Sequence[Item] = []
     if not train:

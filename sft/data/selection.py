@@ -117,19 +117,19 @@ def collect(rows: Iterable[SourceRow], max_rows: int | None, unique: bool) -> Co
     return kept
 
 
-def merge_rankings(kept: Collected, how: str) -> Collected:
-    """Return `kept` with one ranking per item, as `how` says, and none without an ordered pair.
+def merge_rankings(kept: Collected, how: str, ties: str = "drop") -> Collected:
+    """Return `kept` with one ranking per item, as `how` says, and ties settled as `ties` says.
 
     how: majority, soft or separate (`plumbrule/data/annotators.py`). Rows that are no preferences
     stay as they are. Each side of a source's own split is settled on its own. An item whose answers
-    all tie, perhaps only once its annotators are merged, teaches no order; it is left out and
-    counted.
+    all tie, perhaps only once its annotators are merged, orders no pair: `settle_ties` says what
+    becomes of it, and it is counted.
 
     Raises: DataError: an annotator ranks an item twice.
     """
     if not any(isinstance(item, Preference) for item in (*kept.train, *kept.validation)):
         return kept
-    dropped, merged = Counter(kept.dropped), 0
+    dropped, conversions, merged = Counter(kept.dropped), Counter(kept.conversions), 0
     sides: list[list[Item]] = []
     several: list[list[Preference]] = []
     for side in (kept.train, kept.validation):
@@ -137,19 +137,49 @@ def merge_rankings(kept: Collected, how: str) -> Collected:
         several += judged_by_several(rankings)
         settled = rankings if how == "separate" else merge(rankings, how)
         merged += len(rankings) - len(settled)
-        ordered: list[Item] = [ranking for ranking in settled if len(set(ranking.ranks)) > 1]
-        if unordered := len(settled) - len(ordered):
-            dropped["no ordered pair: all answers tie"] += unordered
-        sides.append(ordered)
+        sides.append(settle_ties(settled, ties, dropped, conversions))
     return replace(
         kept,
         train=sides[0],
         validation=sides[1],
         dropped=dropped,
+        conversions=conversions,
         merged=merged,
         num_judged_by_several=len(several),
         alpha=krippendorff_alpha([ranking for labels in several for ranking in labels]),
     )
+
+
+TIED = "no ordered pair: all answers tie"
+TIES = {
+    "drop": TIED,
+    "half": "a tie, as a ranking in each order",
+    "keep": "a tie, kept as it is",
+}
+"""What may become of a ranking in which all answers tie -> what the data card calls it."""
+
+
+def settle_ties(
+    rankings: Sequence[Preference], ties: str, dropped: Counter[str], conversions: Counter[str]
+) -> list[Item]:
+    """Return the rankings with those that order no pair left out, kept or halved, and count them.
+
+    half: two rankings, in the given order and in its reverse, so that each answer wins once against
+    every other. keep: as they are, for losses that read ties (`rm.ties`).
+    """
+    found: list[Item] = []
+    for one in rankings:
+        if len(set(one.ranks)) > 1:
+            found.append(one)
+            continue
+        (dropped if ties == "drop" else conversions)[TIES[ties]] += 1
+        if ties == "keep":
+            found.append(one)
+        elif ties == "half":
+            order = tuple(range(1, len(one.ranks) + 1))
+            found.append(replace(one, ranks=order))
+            found.append(replace(one, id=f"{one.id}/reversed", ranks=order[::-1]))
+    return found
 
 
 def identity(item: Item, spelling: Callable[[str], str] = exact) -> tuple[Any, ...]:

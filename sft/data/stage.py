@@ -52,7 +52,7 @@ def run(
     # 1, 2
     rows = source_rows(config)
     kept = collect(rows, dataset.max_rows, unique=config.items is None)
-    kept = merge_rankings(kept, dataset.annotators)
+    kept = merge_rankings(kept, dataset.annotators, dataset.ties)
     if not kept.train and not kept.validation:
         reasons = ", ".join(f"{n} because {why}" for why, n in kept.dropped.items()) or "no rows"
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from eval.comparisons import compare, costs, methods
-from plumbrule.cli import verbs
+from plumbrule.cli.verbs.label import labels_of
+from plumbrule.cli.verbs.replay import inputs_of
 from plumbrule.errors import ArtifactError
 from plumbrule.inputs import Gathered
 from plumbrule.report import render_report
@@ -196,7 +197,7 @@ def compared(store: Store, artifact: Artifact) -> None:
 
 
 def labels(store: Store, artifact: Artifact) -> None:
-    verbs.labels_of(store, artifact.fingerprint)
+    labels_of(store, artifact.fingerprint)
 
 
 def reported(store: Store, artifact: Artifact) -> None:
@@ -249,4 +250,4 @@ def test_an_input_of_a_verb_is_checked(tmp_path: Path) -> None:
     manifest = replace(Manifest("ppo", "ppo", "c3", {}, {}), inputs={"prompts": "b2"})
     flip(data.path / "records.jsonl")
     with pytest.raises(ArtifactError, match=r"records\.jsonl has other content"):
-        verbs.inputs_of(store, manifest)["prompts"].file("records.jsonl")
+        inputs_of(store, manifest)["prompts"].file("records.jsonl")

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plumbrule.cli import verbs
+from plumbrule.cli.verbs.replay import inputs_of
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.store import attempts, checkpoints, claims
@@ -80,7 +81,7 @@ def test_manifests(tmp_path: Path, examples: int) -> None:
             lambda: store.manifest("sft", "a1"),
             lambda: store.verify("sft", "a1"),
             lambda: Artifact.at(folder).file("notes.json"),
-            lambda: verbs.inputs_of(store, Artifact.at(folder) and store.manifest("sft", "a1")),
+            lambda: inputs_of(store, Artifact.at(folder) and store.manifest("sft", "a1")),
         ):
             with contextlib.suppress(ArtifactError):
                 command()

@@ -5,7 +5,27 @@ small example, entered into the table of `registry.py`. A new one is a module an
 plug-in calls `register` instead.
 """
 
-from plumbrule.data.readers import bold, halueval, hh_rlhf, jsonl
+from plumbrule.data.readers import (
+    bbq,
+    bold,
+    halueval,
+    hh_rlhf,
+    jsonl,
+    multiple_choice,
+    open_answers,
+    perplexity,
+    truthfulqa,
+)
+from plumbrule.data.readers.preference_sets import (
+    arena,
+    helpsteer,
+    nectar,
+    oasst1,
+    pku_saferlhf,
+    shp,
+    tldr,
+    webgpt,
+)
 from plumbrule.data.readers.registry import (
     FORMATS,
     READERS,
@@ -17,19 +37,36 @@ from plumbrule.data.readers.registry import (
     register,
     source_digest,
 )
+from plumbrule.data.readers.reward_benchmarks import judge_pairs, rewardbench2, rm_bench
 
 __all__ = [
     "FORMATS",
     "READERS",
     "SourceRow",
+    "arena",
+    "bbq",
     "bold",
     "brings_own_split",
     "checked",
     "halueval",
     "has_reader",
+    "helpsteer",
     "hh_rlhf",
     "jsonl",
+    "judge_pairs",
+    "multiple_choice",
+    "nectar",
+    "oasst1",
+    "open_answers",
+    "perplexity",
+    "pku_saferlhf",
     "read",
     "register",
+    "rewardbench2",
+    "rm_bench",
+    "shp",
     "source_digest",
+    "tldr",
+    "truthfulqa",
+    "webgpt",
 ]

@@ -79,7 +79,15 @@ def register(format: str, role: str, reader: Reader) -> None:
 
 def register_format(format: Format) -> None:
     """Register a format of this folder, with all its readers."""
-    file = Path(sys._getframe(1).f_globals["__file__"])
+    _register_format(format, Path(sys._getframe(1).f_globals["__file__"]))
+
+
+def register_format_from(format: Format) -> None:
+    """Register a format for the module that called the caller."""
+    _register_format(format, Path(sys._getframe(2).f_globals["__file__"]))
+
+
+def _register_format(format: Format, file: Path) -> None:
     FORMATS[format.name] = format
     for role, reader in format.readers.items():
         _register(format.name, role, reader, file)
@@ -88,7 +96,7 @@ def register_format(format: Format) -> None:
 def _register(format: str, role: str, reader: Reader, file: Path) -> None:
     known = _FILES.get((format, role), file)
     if known != file:
-        holder = "Plumbrule" if known.parent == Path(__file__).parent else known.name
+        holder = "Plumbrule" if Path(__file__).parent in known.parents else known.name
         raise ConfigError(
             f"dataset.format (={format}, for role {role}) must be registered once; {holder} "
             f"and {file.name} both do. Rename one."

@@ -2,14 +2,13 @@
 
 What the folder was made from stands in it twice: for people in `README.md`, for the plan and the
 report in `conversion.json` (`plumbrule/store/model_files.py`). All of it is written under another
-name, read back and compared, and renamed into place: a conversion that is interrupted leaves
-nothing under the name that was asked for.
+name, read back and compared, and renamed into place (`written_whole`): a conversion that is
+interrupted leaves nothing under the name that was asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import resource
 import shutil
 import time
@@ -36,6 +35,7 @@ from plumbrule.store.adapter_files import (
     is_adapter_folder,
     merge_command,
 )
+from plumbrule.store.attempts import written_whole
 from plumbrule.store.checkpoints import mode_of_new_files, set_mode
 from plumbrule.store.content_digests import SLOW, digests
 from plumbrule.store.file_names import POLICY_FILE
@@ -91,8 +91,8 @@ def convert(source: Path, target: Path, dtype: str, say: Callable[[str], None]) 
     A folder that already holds this conversion is left as it is.
 
     Args: dtype: of DTYPES. say: is told each step.
-    Raises: ConfigError: something else is in `target`; a source that is damaged, no model, without
-        all its weights or with more, or too large for the memory.
+    Raises: ConfigError: something else is in `target`, or another process writes it; a source that
+        is damaged, no model, without all its weights or with more, or too large for the memory.
     """
     began = time.monotonic()
     source, target = source.expanduser().absolute(), target.expanduser().absolute()
@@ -102,12 +102,8 @@ def convert(source: Path, target: Path, dtype: str, say: Callable[[str], None]) 
             say(f"{target} holds this conversion already")
             return
         raise ConfigError(f"out (={target}) must be a new or an empty folder; name another.")
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with written_whole(target, "out") as partial:
         _write(source, partial, dtype, sha256, say)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     say(f"done in {time.monotonic() - began:.1f} s, peak memory {peak:.2f} GiB: {target}")
 

@@ -14,7 +14,7 @@ is what one pass per prompt computes, up to rounding.
 
 Whether prompts begin alike is seen from their token ids; nobody has to say it. A model with layers
 that do not attend to all earlier tokens (sliding windows, recurrent states), or words of different
-lengths, are scored prompt by prompt (`plumbrule/lm/answer_likelihood.py`).
+lengths, are scored prompt by prompt (`plumbrule/lm/judges/answer_likelihood.py`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from plumbrule.lm import answer_likelihood, varlen
+from plumbrule.lm import varlen
 from plumbrule.lm.generation.kv_cache import cache_argument, is_recomputed, new_cache
+from plumbrule.lm.judges import answer_likelihood
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
 

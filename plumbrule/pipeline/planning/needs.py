@@ -20,6 +20,7 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.plan import Planned
 from plumbrule.pipeline.planning.recipes import Advice, advise, recipe_of_size
+from plumbrule.pipeline.planning.revisions import UNKNOWN
 from plumbrule.store.hub import folder_here, hub_data, parameters_on_hub, size_on_hub
 from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.packaged_files import located
@@ -99,7 +100,7 @@ def downloads(model: ModelConfig, todo: Sequence[Planned]) -> list[str]:
     name = model.name_or_path
     if loads and name is not None and model.revision is not None and model_folder(model) is None:
         size = size_on_hub(name, model.revision) or model.shape.download_gb * 1e9 or None
-        wanted[f"model {name} at {model.revision[:8]}"] = size
+        wanted[f"model {name} at {_commit(model.revision)}"] = size
     for planned in todo:
         dataset = getattr(planned.node.config, "dataset", None)
         if dataset is None or not is_hub_data(dataset.path):
@@ -107,12 +108,16 @@ def downloads(model: ModelConfig, todo: Sequence[Planned]) -> list[str]:
         data = hub_data(dataset.path)
         if folder_here(data) is None:
             size = size_on_hub(data.name, data.revision, data.folder, "dataset")
-            wanted[f"data set {data.name} at {data.revision[:8]}"] = size
+            wanted[f"data set {data.name} at {_commit(data.revision)}"] = size
     told = [
         f"{what} ({size / 1e9:.2g} GB)" if size else f"{what} (size not known)"
         for what, size in wanted.items()
     ]
     return [f"downloads from huggingface.co: {', '.join(told)}"] if told else []
+
+
+def _commit(revision: str) -> str:
+    return "a commit that is not known here" if revision == UNKNOWN else revision[:8]
 
 
 def memory_needs(config: RunConfig, todo: Sequence[Planned], shape: Shape) -> list[Need]:

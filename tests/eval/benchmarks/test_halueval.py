@@ -16,7 +16,7 @@ from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
 from plumbrule.data.records import BenchmarkItem
 from plumbrule.errors import DataError
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.judges.answer_likelihood import log_odds
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 

@@ -366,17 +366,22 @@ def test_replay_takes_flags_and_settings_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from plumbrule.cli import verbs
+    from plumbrule.cli.verbs import replay
+    from plumbrule.errors import ConfigError
 
-    seen = []
-    monkeypatch.setattr(verbs, "_replay", lambda store, options: seen.append(options))
+    seen: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(replay, "replayed", lambda store, *given: seen.append(given) or [])
     words = ["ppo.gamma=0.9", "--reward", "gold", "ppo.lam=1", "--json", "--update", "1"]
     orders = (["replay", "run1", *words], ["replay", *words[1:], "run1", words[0]])
     for order in orders:
         assert verbs.main([*order, "--store", str(tmp_path)]) == 0
-    for options in seen:
-        assert options.what == "run1"
-        assert set(options.settings) == {"ppo.gamma=0.9", "ppo.lam=1"}
-        assert (options.reward, options.json, options.update) == ("gold", True, [1])
+    assert len(seen) == 2
+    for what, settings, *others in seen:
+        assert what == "run1"
+        assert set(settings) == {"ppo.gamma=0.9", "ppo.lam=1"}
+        assert others == ["gold", [1]]
+    with pytest.raises(ConfigError, match=r"one run or artifact, not 2 \(run1, run2\)"):
+        verbs.main(["replay", "run1", "run2", "--store", str(tmp_path)])
     with pytest.raises(SystemExit):
         verbs.main(["show", "x", "ppo.lam=1"])
 
@@ -470,7 +475,7 @@ def test_a_damaged_record_of_a_run_is_not_listed(
 
 @pytest.mark.parametrize("name", ["a fingerprint", "a run"])
 def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
-    from plumbrule.cli import verbs
+    from plumbrule.cli.verbs.merge import adapter_in
     from plumbrule.errors import ArtifactError
     from plumbrule.store.artifacts import Store
     from plumbrule.store.json_files import write_json
@@ -486,10 +491,10 @@ def test_merge_reads_only_what_was_published(tmp_path: Path, name: str) -> None:
     about = {"kind": "sft", "state": "built", "artifact": str(folder.relative_to(store.root))}
     write_json(run / "run.json", {"state": "done", "nodes": {"sft": about}})
     what = "f" * 16 if name == "a fingerprint" else "1"
-    assert verbs.adapter_in(store, what, None) == folder / "model"
+    assert adapter_in(store, what, None) == folder / "model"
     (folder / "model" / "adapter_config.json").write_text("[]")
     with pytest.raises(ArtifactError, match="has other content"):
-        verbs.adapter_in(store, what, None)
+        adapter_in(store, what, None)
 
 
 def test_a_sweep_is_found_wherever_its_store_is_said(tmp_path: Path) -> None:
@@ -517,7 +522,7 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from plumbrule.cli import main as run
+    from plumbrule.cli import main, runs
     from plumbrule.tracking.trackers import FilesOnly
 
     finished = []
@@ -533,16 +538,16 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     def refuses(*a: object) -> None:
         raise OSError("no")
 
-    run.register()
+    main.register()
     GlobalHydra.instance().clear()
     overrides = ["run.only=prompts", "tracking=jsonl", f"run.store={tmp_path}"]
-    with initialize_config_dir(str(run.CONF), **run.VERSION_BASE):
+    with initialize_config_dir(str(main.CONF), **main.VERSION_BASE):
         cfg = compose("config", overrides=[*overrides, "atlas.num_prompts=20"])
-    monkeypatch.setattr(run, "start_tracker", lambda *a: Tracker())
-    owner = run if fails == "start_tracker" else run.run_record
+    monkeypatch.setattr(runs, "start_tracker", lambda *a: Tracker())
+    owner = runs if fails == "start_tracker" else runs.run_record
     monkeypatch.setattr(owner, fails, refuses)
     with pytest.raises(OSError, match="no"):
-        run.run(cfg, overrides)
+        main.run(cfg, overrides)
     assert state() == "failed"
     (trace,) = tmp_path.glob("runs/*/*/failure.txt")
     assert "Traceback" in trace.read_text()
@@ -555,7 +560,7 @@ def test_only_what_is_built_needs_a_device_and_every_run_is_tracked(
 ) -> None:
     from types import SimpleNamespace
 
-    from plumbrule.cli import main as run
+    from plumbrule.cli import runs as run
 
     asked: list[str] = []
     monkeypatch.setattr(run, "require_device", lambda runtime: asked.append("device"))

@@ -383,6 +383,28 @@ def test_a_tokenizer_of_another_model_is_refused():
         make_policy(tiny_models.model(), larger)
 
 
+def test_rows_of_the_model_behind_the_tokenizers_tokens_are_sampled_scored_and_have_no_text():
+    """Models pad their vocabulary to a round number: Pythia has 27 rows more than tokens."""
+    lm, tokenizer = tiny_models.model(), tiny_models.tokenizer()
+    more = len(tokenizer) + 3
+    lm.resize_token_embeddings(len(tokenizer) + 8, mean_resizing=False)
+    with torch.no_grad():
+        lm.lm_head.weight[len(tokenizer) :] = 0.0
+        lm.lm_head.weight[more] = 3 * lm.lm_head.weight[5]
+    policy = make_policy(lm, tokenizer)
+    prompts = [policy.encode([USER]), policy.encode(CHAT)]
+    samples = generate(policy, prompts, sampling=SamplingConfig(max_new_tokens=20), keys=[0, 2])
+    assert any(more in sample.tokens for sample in samples)
+    for prompt, sample in zip(prompts, samples, strict=True):
+        row = torch.tensor([[*prompt, *sample.tokens]])
+        with torch.no_grad():
+            whole = lm(row).logits[0, :-1].double().log_softmax(-1)  # over all rows
+        own = whole.gather(-1, row[0, 1:, None])[len(prompt) - 1 :, 0]
+        assert torch.allclose(torch.tensor(sample.logprobs).double(), own, atol=2e-4)
+        kept = [token for token in sample.tokens if token < len(tokenizer)]
+        assert policy.decode(sample.tokens) == policy.decode(kept)
+
+
 def test_load_tokenizer_alone(saved):
     assert load_tokenizer(saved)("river").input_ids == tiny_models.tokenizer()("river").input_ids
 

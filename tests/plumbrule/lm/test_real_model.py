@@ -94,6 +94,7 @@ def test_it_is_the_model_of_the_package(policy: Policy) -> None:
     config = policy.model.config
     assert num_parameters(policy.model) == 134_515_008
     assert (config.num_attention_heads, config.num_key_value_heads) == (9, 3)
+    assert len(policy.tokenizer) == config.vocab_size == 49_152
     assert (policy.spec.context, config.max_position_embeddings) == (1024, 8192)
     assert policy.model.dtype == torch.float32
     said = "SmolLM2-135M-Instruct, dequantised from Q4_1; already instruction-tuned."

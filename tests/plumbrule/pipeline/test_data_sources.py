@@ -12,6 +12,7 @@ from plumbrule.errors import ConfigError, DataError
 from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.data_sources import describe_sources, model_words
 from plumbrule.pipeline.plan_facts import preview_data, token_counter
+from plumbrule.store.fingerprint import hashed_config
 
 
 @pytest.fixture
@@ -164,3 +165,46 @@ def test_prompts_that_are_too_long_are_counted_by_the_tokenizer_alone(
     assert count is not None
     assert count("and so on") == 3
     assert token_counter(None) is None
+
+
+QUESTION = {
+    "question": "Can pigs fly?",
+    "mc1_targets": {"No": 1, "Yes": 0},
+    "mc2_targets": {"No": 1, "Yes": 0},
+}
+
+
+@pytest.fixture
+def truthfulqa(tmp_path: Path) -> str:
+    """A file of TruthfulQA's shape."""
+    path = tmp_path / "mc_task.json"
+    path.write_text(json.dumps([QUESTION]), encoding="utf-8")
+    return f"eval.truthfulqa.path={path}"
+
+
+def test_naming_a_benchmarks_files_adds_it_to_each_evaluation(
+    compose: Callable[..., Composed], truthfulqa: str
+) -> None:
+    plain = {node.name: node for node in compose().nodes}
+    assert "truthfulqa" not in plain
+    run = compose(truthfulqa)
+    by_name = {node.name: node for node in run.nodes}
+    assert by_name["truthfulqa"].config.dataset.format == "truthfulqa"
+    for name in ("eval_base", "eval_sft", "eval"):
+        assert by_name[name].inputs == {**plain[name].inputs, "truthfulqa": "truthfulqa"}
+        assert hashed_config(by_name[name].config) == hashed_config(plain[name].config)
+
+
+def test_an_evaluation_may_do_without_it(compose: Callable[..., Composed], truthfulqa: str) -> None:
+    run = compose(truthfulqa, "+nodes.eval_base.inputs.truthfulqa=null")
+    by_name = {node.name: node for node in run.nodes}
+    assert "truthfulqa" not in by_name["eval_base"].inputs
+    assert "truthfulqa" in by_name["eval"].inputs
+
+
+def test_a_node_that_has_the_benchmarks_name_is_refused(
+    compose: Callable[..., Composed], truthfulqa: str
+) -> None:
+    node = "+nodes.truthfulqa={kind: data, set: {role: prompts}}"
+    with pytest.raises(ConfigError, match=r"eval.truthfulqa.path needs a node truthfulqa"):
+        compose(truthfulqa, node)

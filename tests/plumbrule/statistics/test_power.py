@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from plumbrule.cli.power import describe
+from plumbrule.cli.verbs.power import describe
 from plumbrule.errors import ConfigError
 from plumbrule.statistics import seed_interval
 from plumbrule.statistics.power import fewest, seed_power, share_power

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from worlds import ppo as world
 from worlds import ppo_process
 
 from plumbrule.errors import ConfigError
+from plumbrule.lm.loading import load_policy
 from plumbrule.store.checkpoints import newest
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
+from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.parquet import Rollout
@@ -134,28 +138,37 @@ def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A whole run in float64 by one process, by two, and by three that hold a third of it each.
-
-    The last also leaves `weights.pt`, of twenty updates on recorded rollouts.
-    """
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two", "spread")}
+    """A whole run in float64 by one process and by two."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two")}
     build_each(*folders.values(), exact=True)
     launch("float64", folders["alone"], 1)
     launch("float64", folders["two"], 2)
-    launch("fsdp", folders["spread"], 3)
     return folders
 
 
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by three that hold a third of the weights each.
+
+    It also leaves `weights.pt`, of twenty updates on recorded rollouts.
+    """
+    folder = tmp_path_factory.mktemp("spread")
+    build_each(folder, exact=True)
+    launch("fsdp", folder, 3)
+    return folder
+
+
 @pytest.mark.detail(49)
-@pytest.mark.parametrize("how", ["two", "spread"])
+@pytest.mark.parametrize("how", ["two", pytest.param("spread", marks=pytest.mark.slow)])
 def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weights(
-    exact: dict[str, Path], how: str
+    exact: dict[str, Path], how: str, request: pytest.FixtureRequest
 ) -> None:
     """Weights to 1e-8: sums over processes round at 1e-16, and Adam divides by gradients that may
     be that much smaller than its epsilon (1e-5) for 24 steps. Advantages are whitened, which
     divides by their spread, hence 1e-6. What is published of weights that were spread is whole.
     """
-    alone, several = exact["alone"] / "out", exact[how] / "out"
+    folder = exact[how] if how in exact else request.getfixturevalue(how)
+    alone, several = exact["alone"] / "out", folder / "out"
     paths = sorted((alone / "rollouts").iterdir())
     assert len(paths) == world.config().num_updates
     for path in paths:
@@ -170,15 +183,45 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
     assert files[0] == files[1]
 
 
+@pytest.mark.detail(63)
+@pytest.mark.detail(64)
+def test_batches_that_are_drawn_ahead_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process and three, of which some have no row of a small draw; in float64, to 1e-8."""
+    monkeypatch.setattr(ppo_models, "load_policy", partial(load_policy, dtype=torch.float64))
+    one, three = tmp_path / "one", tmp_path / "three"
+    build_each(one, three, exact=True)
+    launch("float64-ahead", three, 3)
+    config, out = world.config(**world.DRAWN_AHEAD), one / "out"
+    ppo.run(config, world.inputs_in(one), world.runtime(), out, FileTracker(out))
+    logs = [read_metrics(folder / "out") for folder in (one, three)]
+    assert len(logs[0]) == config.num_updates
+    sizes: set[float] = set()
+    for ours, theirs in zip(*logs, strict=True):
+        counted = {name for name in ours if name.startswith("rollout/")}
+        assert len(counted) == 8
+        assert {n: ours[n] for n in counted} == {n: theirs[n] for n in counted}
+        sizes.add(ours["rollout/draws"])
+    assert max(sizes) == 3
+    for path in sorted((out / "rollouts").iterdir()):
+        alone, shared = parquet.read(path), parquet.read(three / "out" / "rollouts" / path.name)
+        assert alone.trajectory.responses == shared.trajectory.responses
+        assert torch.allclose(alone.terms["rm"], shared.terms["rm"])
+    weights = [load_file(folder / "out" / "model/model.safetensors") for folder in (one, three)]
+    for key in weights[0]:
+        assert torch.allclose(weights[0][key], weights[1][key], rtol=0, atol=1e-8), key
+
+
+@pytest.mark.slow
 def test_weights_that_are_spread_learn_what_whole_ones_do(
-    folders: tuple[Path, Path], exact: dict[str, Path]
+    folders: tuple[Path, Path], spread: Path
 ) -> None:
     """Twenty updates on recorded rollouts, in float64, to 1e-9: nothing amplifies rounding here."""
-    one, spread = (
-        torch.load(folder / "weights.pt", weights_only=True)
-        for folder in (folders[0], exact["spread"])
+    whole, parts = (
+        torch.load(folder / "weights.pt", weights_only=True) for folder in (folders[0], spread)
     )
-    assert torch.allclose(one, spread, rtol=0, atol=1e-9)
+    assert torch.allclose(whole, parts, rtol=0, atol=1e-9)
 
 
 def test_weights_that_are_spread_resume_and_are_averaged(tmp_path: Path) -> None:

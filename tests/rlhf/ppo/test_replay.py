@@ -10,6 +10,7 @@ import pytest
 from worlds import ppo as world
 
 from plumbrule.cli import verbs
+from plumbrule.cli.verbs.replay import inputs_of
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json
@@ -97,7 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     )
     out = store.folder("ppo", "c3")
     out.mkdir(parents=True)
-    run(config, verbs.inputs_of(store, manifest), world.runtime(), out, FileTracker(out))
+    run(config, inputs_of(store, manifest), world.runtime(), out, FileTracker(out))
     store.publish(manifest)
     return store
 
@@ -139,7 +140,7 @@ def test_an_input_that_is_gone_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     manifest = Manifest("ppo", "ppo", "c3", asdict(PPOConfig(ptx=PTXConfig())), {"policy": "a1"})
     with pytest.raises(ArtifactError, match=r"needs its input policy .a1."):
-        verbs.inputs_of(store, manifest)
+        inputs_of(store, manifest)
 
 
 def test_a_run_that_has_not_ended_is_refused(store: Store) -> None:

@@ -66,7 +66,9 @@ def test_it_trains_as_frozen_layers_that_run_in_every_step(
     metrics = build(config, given, tmp_path / "plain")
     kept, run_each_time = tensors(tmp_path / "kept"), tensors(tmp_path / "plain")
     for name, weight in run_each_time.items():  # float32, summed in another order
-        assert torch.allclose(kept[name], weight, atol=2e-6), name
+        # The bias cancels in every pair: its gradient is rounding, which Adam divides by itself.
+        atol = 1e-4 if name == "score.bias" else 2e-6
+        assert torch.allclose(kept[name], weight, atol=atol), name
     for name, value in metrics.items():
         assert kept_metrics[name] == pytest.approx(value, abs=1e-4), name
     start = load_file(given["policy"].path / FILES[0])

@@ -14,7 +14,7 @@ from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.protocols import Episode
 from plumbrule.tracking.stage_tracker import FileTracker
-from rlhf.rewards import http_scorer
+from rlhf.rewards import http_scorer, patient_post
 from rlhf.rewards.bounded_post import post
 from rlhf.rewards.config import HTTPConfig
 from rlhf.rewards.http_scorer import HTTPScorer
@@ -31,9 +31,9 @@ def config(url, **settings):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(http_scorer, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(patient_post, "LONGEST_PAUSE", 0.05)
     pause = time.sleep
-    monkeypatch.setattr(http_scorer.time, "sleep", lambda seconds: pause(min(seconds, 0.05)))
+    monkeypatch.setattr(patient_post.time, "sleep", lambda seconds: pause(min(seconds, 0.05)))
 
 
 def test_scores_come_in_order_and_in_batches(tmp_path):

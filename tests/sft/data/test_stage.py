@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from places import SHARED as DATA_FOLDER
 
 from eval.benchmarks.registry import BENCHMARKS
-from plumbrule.atlas.config import AtlasConfig
+from plumbrule.atlas.config import ATLAS_SIZES, AtlasConfig
 from plumbrule.data.benchmark_items import BENCHMARK
 from plumbrule.data.json_lines import read_rows
-from plumbrule.data.readers import READERS, SourceRow
+from plumbrule.data.readers import FORMATS, READERS, SourceRow
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -391,7 +391,7 @@ def test_halueval_notes_name_the_absent_tasks(tmp_path):
 # --- Atlas and real files ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", dict.fromkeys([*ROLES, *BENCHMARKS]))
+@pytest.mark.parametrize("role", dict.fromkeys([*ROLES, *ATLAS_SIZES]))
 def test_atlas_feeds_every_role(role, tmp_path):
     config = DataConfig(role=role, dataset=DatasetConfig(), atlas=TINY, items=items_of(role))
     metrics = run(config, {}, RuntimeConfig(), tmp_path, NullTracker())
@@ -472,10 +472,65 @@ def test_bad_dataset_settings(name, value):
 
 
 def test_every_format_but_atlas_has_a_reader():
-    assert {format for format, _ in READERS} == {"jsonl", "hh_rlhf", "halueval", "bold"}
-    assert {role for _, role in READERS} == {*ROLES, BENCHMARK, "halueval", "bold"}
+    assert {format for format, _ in READERS} == set(FORMATS)
+    own = {name for name in BENCHMARKS if name in FORMATS}
+    assert {role for _, role in READERS} == {*ROLES, BENCHMARK, *own}
 
 
 def test_the_stage_imports_no_torch():
     code = "import sys, sft.data.stage, plumbrule.data.readers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- ties ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tied(tmp_path):
+    """Ten pairs with an order, and one ranking of three whose answers all tie."""
+    rows = [{"prompt": f"Q{i}?", "chosen": f"a{i}", "rejected": "b"} for i in range(10)]
+    records = [
+        Preference(str(i), chat(r["prompt"]), (r["chosen"], r["rejected"]), (1, 2))
+        for i, r in enumerate(rows)
+    ]
+    records.append(Preference("t", chat("Tie?"), ("x", "y", "z"), (1, 1, 1)))
+    write_records(records, tmp_path / "rows.jsonl")
+    return tmp_path / "rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("ties", "ranks", "told"),
+    [
+        ("drop", [], "preferences: 1 of 11 rows left out: no ordered pair: all answers tie."),
+        ("keep", [(1, 1, 1)], "preferences: 1 of 11 rows read as a tie, kept as it is."),
+        (
+            "half",
+            [(1, 2, 3), (3, 2, 1)],
+            "preferences: 1 of 11 rows read as a tie, as a ranking in each order.",
+        ),
+    ],
+)
+def test_one_policy_for_ties_and_they_are_counted(tied, tmp_path, ties, ranks, told):
+    dataset = DatasetConfig("jsonl", str(tied), validation_share=0.0, ties=ties)
+    (tmp_path / "out").mkdir()
+    run(DataConfig("preferences", dataset), {}, RuntimeConfig(), tmp_path / "out", NullTracker())
+    found = read_records(Preference, tmp_path / "out" / "records.jsonl")
+    assert [r.ranks for r in found if r.responses == ("x", "y", "z")] == ranks
+    assert len(found) == 10 + len(ranks)
+    assert told in json.loads((tmp_path / "out" / "notes.json").read_text())
+
+
+def test_half_a_win_for_either_is_each_pair_in_both_orders(tied, tmp_path):
+    dataset = DatasetConfig("jsonl", str(tied), validation_share=0.0, ties="half")
+    (tmp_path / "out").mkdir()
+    run(DataConfig("preferences", dataset), {}, RuntimeConfig(), tmp_path / "out", NullTracker())
+    found = read_records(Preference, tmp_path / "out" / "records.jsonl")
+    pairs = [p for r in found if r.responses == ("x", "y", "z") for p in r.pairs()]
+    assert sorted(pairs) == [(i, j) for i in range(3) for j in range(3) if i != j]
+
+
+def test_another_policy_for_ties_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"dataset.ties \(=none\) must be one of drop, half, keep"
+    ):
+        DatasetConfig(ties="none")

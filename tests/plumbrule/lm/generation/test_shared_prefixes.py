@@ -9,7 +9,6 @@ from worlds import tiny_families, tiny_models
 from worlds.tiny_models import policy
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import answer_likelihood
 from plumbrule.lm.generation import shared_prefixes
 from plumbrule.lm.generation.shared_prefixes import (
     batches,
@@ -19,6 +18,7 @@ from plumbrule.lm.generation.shared_prefixes import (
     log_odds,
     visible,
 )
+from plumbrule.lm.judges import answer_likelihood
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.varlen import is_set
 

@@ -15,6 +15,7 @@ from plumbrule.cli.plan_page import print_plan
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import ModelConfig
 from plumbrule.pipeline.compose import Composed
+from plumbrule.pipeline.model_checks import check_models
 from plumbrule.pipeline.plan import make_plan
 from plumbrule.pipeline.planning import needs, revisions
 from plumbrule.pipeline.planning.needs import describe_needs, memory_needs
@@ -261,6 +262,36 @@ def test_a_revision_that_nothing_resolves_is_an_error_before_the_plan(
     with pytest.raises(ConfigError) as raised:
         tldr("model=pythia_1b", f'data.preferences.path="{path.format("v9").partition("=")[2]}"')
     assert f"Write {path.format('<40 digits>')}, or" in str(raised.value)
+
+
+def test_a_dry_plan_offline_says_what_must_be_known_and_fetched_first(
+    compose_whole: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """`plumbrule experiment=tldr model=pythia_1b run.dry=true` on a machine that has nothing."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub.commit_of.cache_clear()
+    words = ("experiment=tldr", "model=pythia_1b")
+    with pytest.raises(ConfigError, match=r"^data\.preferences\.path: revision \(=main\)"):
+        compose_whole(*words)
+    composed = compose_whole(*words, "run.dry=true")
+    [said] = composed.resolved
+    assert said.startswith("data.preferences.path: revision (=main) of trl-lib/tldr-preference")
+    assert "fingerprints below that depend on it are not those that it will have" in said
+    plan = make_plan(composed.nodes, Store(tmp_path / "store"))
+    with pytest.raises(ConfigError, match="must be in Hugging Face's cache while HF_HUB_OFFLINE"):
+        check_models(plan)
+    lines = [*check_models(plan, dry=True), *describe_needs(composed.config, plan, CONF)]
+    assert "hf download EleutherAI/pythia-1b-deduped --revision 7199d8fc" in lines[0]
+    [fetched] = [line for line in lines if line.startswith("downloads from huggingface.co")]
+    assert "model EleutherAI/pythia-1b-deduped at 7199d8fc (2.1 GB)" in fetched
+    assert "trl-lib/tldr-preference at a commit that is not known here" in fetched
+    assert any(line.startswith("memory, GiB, for ") for line in lines)
+    print_plan(composed, plan, {}, {}, lines)
+    assert "plan of tldr: 11 nodes" in capsys.readouterr().out
 
 
 def test_the_word_recipe_is_a_group_of_the_config() -> None:

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `label` is not installed")
 from starlette.testclient import TestClient
 
-from plumbrule.cli.verbs import command_awaiting, labels_of
+from plumbrule.cli.verbs.label import command_awaiting, labels_of
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store

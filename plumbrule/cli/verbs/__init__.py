@@ -1,0 +1,62 @@
+"""Verbs: what is asked of a store rather than composed by Hydra, a module for each.
+
+The module `plumbrule/cli/verbs/<verb>.py` has two functions:
+
+    def arguments(parser): ...    # what may stand behind the verb
+    def run(options): ...         # do it and print; a PlumbruleError becomes the exit code
+
+It is imported when its verb is asked for, so no other verb waits for what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Sequence
+
+from plumbrule.store.artifacts import Store
+from plumbrule.store.layout import VARIABLE, store_root
+
+VERBS = {
+    "ls": "list runs, newest last, or artifacts with --artifacts",
+    "show": "print a run or an artifact",
+    "gather": "put the cells of a sweep, or runs, into tables and a page",
+    "best": "say which group of a sweep is best by a metric",
+    "diff": "say in what two runs differ: settings, data, code, versions, metrics",
+    "watch": "follow a run that is being built",
+    "tag": "give a run words by which ls finds it",
+    "gc": "delete artifacts that no run refers to",
+    "replay": "compute a PPO's kept rollouts again, offline",
+    "label": "rank answers on a local web page",
+    "merge": "write a policy with an adapter as a plain model",
+    "convert": "write a GGUF, or a model in another dtype, as a plain model",
+    "power": "say how many seeds or prompts would show an effect",
+    "doc": "say what a setting is, or a group of them",
+}
+"""Verb, which its module is named after -> what it does."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb and return the exit code.
+
+    Args: arguments: the verb, one of `VERBS`, and what stands behind it.
+    """
+    name, *words = arguments
+    verb = importlib.import_module(f"{__name__}.{name}")
+    parser = argparse.ArgumentParser(prog=f"plumbrule {name}", description=VERBS[name])
+    verb.arguments(parser)
+    options, rest = parser.parse_known_intermixed_args(words)
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule {name} --help")
+    verb.run(options)
+    return 0
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Let a verb be told its store."""
+    parser.add_argument("--store", default=None, help=f"default: ${VARIABLE}, else here")
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """Return the store that a verb was told."""
+    return Store(store_root(options.store))

@@ -1,0 +1,89 @@
+"""What a judge chooses among, how its text is read, and what it says. No torch here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from rlhf.rewards.judge_config import JudgeTermConfig, RubricConfig
+
+_DECORATION = r"[\s*_`\"'(:=]*"
+_GRADE = re.compile(
+    rf"{_DECORATION}(?:(?:grade|score|rating)\b(?:\s+is\b)?{_DECORATION})?(-?\d+(?:\.\d+)?)",
+    re.IGNORECASE,
+)
+_OUT_OF = re.compile(r"[\s*_]*(?:/|out of)\s*(\d)\b")
+
+
+class Scale(NamedTuple):
+    """The words that a judge chooses among."""
+
+    words: Sequence[str]
+    values: Sequence[float]
+    """Of each word."""
+    read: Callable[[str], float | None]
+    """The value that a text says; None: none."""
+
+
+class Verdicts(NamedTuple):
+    """What a judge says to n questions, (n,) float64 each."""
+
+    values: np.ndarray
+    """NaN: none."""
+    costs: Mapping[str, np.ndarray]
+    """Parts that are logged: tokens, and whatever tells how sure it is."""
+    example: str = ""
+    """A reply that had no value, for messages."""
+
+
+class JudgeModel(Protocol):
+    """A local policy or an endpoint."""
+
+    def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
+        """Return its verdicts on the questions, in their order."""
+        ...
+
+
+def grades(config: JudgeTermConfig) -> Scale:
+    """Return the whole numbers from the lowest grade to the highest."""
+    numbers = range(config.lowest, config.highest + 1)
+    return Scale(
+        [str(number) for number in numbers],
+        [float(number) for number in numbers],
+        lambda text: parse_grade(text, config.lowest, config.highest),
+    )
+
+
+def yes_or_no(config: RubricConfig) -> Scale:
+    """Return the rubric's two words, worth 1 and 0."""
+    words = [word.strip() for word in config.words]
+    return Scale(words, [1.0, 0.0], lambda text: parse_word(text, words, (1.0, 0.0)))
+
+
+def parse_grade(text: str, lowest: int, highest: int) -> float | None:
+    """Return the number with which a reply begins; None: there is none, or not on the scale.
+
+    `Grade:` before it, and `/<highest>` or `out of <highest>` behind it, are understood. A reply
+    that goes on with another number is ambiguous, and has no grade.
+    """
+    found = _GRADE.match(text)
+    if found is None:
+        return None
+    rest = text[found.end(1) :]
+    if out_of := _OUT_OF.match(rest):
+        if int(out_of[1]) != highest:
+            return None
+        rest = rest[out_of.end() :]
+    number = float(found[1])
+    return number if lowest <= number <= highest and not re.search(r"\d", rest) else None
+
+
+def parse_word(text: str, words: Sequence[str], values: Sequence[float]) -> float | None:
+    """Return the value of the word with which a reply begins; None: with none of them."""
+    first = re.match(r"\W*(\w+)", text)
+    said = "" if first is None else first[1].casefold()
+    known = {word.casefold(): value for word, value in zip(words, values, strict=True)}
+    return known.get(said)

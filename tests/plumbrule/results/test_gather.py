@@ -1,0 +1,260 @@
+"""Gathering a sweep: cells found again, groups, differences, files, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made_runs
+import pandas
+import pytest
+from made_runs import SWEEP
+
+from plumbrule.cli import verbs
+from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.results.cells import gather_cells
+from plumbrule.results.collapse import collapse_signs
+from plumbrule.results.formats import latex, markdown
+from plumbrule.results.formats import number as as_text
+from plumbrule.results.gathered import gather
+from plumbrule.store.artifacts import Store
+from plumbrule.store.json_files import write_json
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    made_runs.write_sweep(store, ["0.05", "0.2"], [0, 1, 2])
+    return store
+
+
+def test_a_sweep_is_found_by_its_id_its_folder_and_its_runs_name(store: Store) -> None:
+    for word in (
+        SWEEP,
+        str(store.root / "runs" / "quickstart" / "sweep"),
+        "quickstart",
+        "quick*/*",
+    ):
+        cells = gather_cells(store, [word])
+        assert [cell.seed for cell in cells] == ["0", "1", "2"] * 2, word
+        assert [cell.swept for cell in cells[::3]] == [
+            {"ppo.kl.coef": "0.05"},
+            {"ppo.kl.coef": "0.2"},
+        ]
+    assert len(gather_cells(store, [SWEEP, "quickstart"])) <= 12
+
+
+def test_groups_are_everything_but_the_seed_with_students_interval(store: Store) -> None:
+    table = gather(store, [SWEEP]).table
+    row = table[(table["group"] == "ppo.kl.coef=0.2") & (table["metric"] == "ppo/gold_gain")].iloc[
+        0
+    ]
+    # 1.0, 1.1, 1.4: mean 7/6, deviation sqrt(0.13 / 3), Student's quantile of 2 degrees 4.3027
+    assert (row["n"], row["over"]) == (3, "seeds")
+    assert row["mean"] == pytest.approx(7 / 6, abs=1e-12)
+    wide = 4.302653 * math.sqrt(0.13 / 3) / math.sqrt(3)
+    assert row["high"] - row["mean"] == pytest.approx(wide, abs=1e-5)
+    assert row["iqm"] == pytest.approx(7 / 6)  # of three none is left out
+    assert 1.0 <= row["iqm_low"] < row["iqm_high"] <= 1.4
+
+
+def test_differences_are_paired_by_seed_and_corrected(store: Store) -> None:
+    table = gather(store, [SWEEP], baseline="ppo.kl.coef=0.05").table
+    row = table[(table["group"] == "ppo.kl.coef=0.2") & (table["metric"] == "objective/kl")].iloc[0]
+    assert row["pairs"] == 3
+    assert row["difference"] == pytest.approx(-1.0)
+    base = table[table["group"] == "ppo.kl.coef=0.05"]
+    assert base["difference"].isna().all()
+    gold = table[(table["group"] == "ppo.kl.coef=0.2") & (table["metric"] == "ppo/gold_gain")]
+    assert gold["improvement"].tolist() == [1.0]
+
+
+def test_a_group_of_one_seed_says_that_its_interval_is_over_items(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made_runs.write_sweep(store, ["0.05", "0.2"], [0])
+    found = gather(store, [SWEEP])
+    assert set(found.table["over"]) == {"items"}
+    assert "1 (n=1, [0, 2] over its items)" in markdown(found.table, found.metrics)
+
+
+def test_failed_and_missing_cells_come_first_with_log_and_command(
+    store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = store.root / "runs" / "quickstart" / "sweep"
+    words = ["ppo.kl.coef=0.05,0.2", "seed=0,1,2,3", "run.store=/elsewhere"]
+    made_runs.plan(folder, words)
+    failed = made_runs.write_run(store, 50, ["ppo.kl.coef=0.05", "seed=3"], {}, state="failed")
+    (failed / "failure.txt").write_text("".join(f"line {i}\n" for i in range(30)))
+    with pytest.raises(TrainingError, match="2 of 8 cells are not done"):
+        verbs.main(["gather", SWEEP, "--store", str(store.root), "--to", str(tmp_path / "out")])
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "failed: ppo.kl.coef=0.05 seed=3"
+    assert said[1:21] == [f"  | line {i}" for i in range(10, 30)]
+    again = f"plumbrule ppo.kl.coef=0.05 seed=3 run.store={store.root}"
+    assert said[21] == f"  run it again: {again}"
+    assert said[22] == "missing: ppo.kl.coef=0.2 seed=3"
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_a_cell_that_was_run_again_by_itself_is_done(store: Store) -> None:
+    cell = store.root / "runs" / "quickstart" / "sweep" / "cell0" / "cell.json"
+    about = json.loads(cell.read_text())
+    write_json(cell, {**about, "run": "", "error": "no memory", "metrics": {}})
+    assert {c.state for c in gather_cells(store, [SWEEP])} == {"done"}  # its run is there still
+    shutil.rmtree(store.root / "runs" / about["run"])
+    assert next(c.state for c in gather_cells(store, [SWEEP])) == "failed"
+    made_runs.write_run(store, 70, ["seed=0", "ppo.kl.coef=0.05"], about["metrics"])
+    assert {c.state for c in gather_cells(store, [SWEEP])} == {"done"}
+
+
+def test_every_format_holds_the_same_numbers(store: Store, tmp_path: Path) -> None:
+    given = ["--store", str(store.root), "--to", str(tmp_path), "--baseline", "ppo.kl.coef=0.05"]
+    assert verbs.main(["gather", SWEEP, *given]) == 0
+    table = pandas.read_parquet(tmp_path / "table.parquet")
+    assert pandas.read_csv(tmp_path / "table.csv")["mean"].tolist() == table["mean"].tolist()
+    text = (tmp_path / "table.md").read_text()
+    tex = (tmp_path / "table.tex").read_text()
+    for mean in table["mean"]:
+        assert as_text(mean) in text
+        assert as_text(mean) in tex
+    assert len(pandas.read_parquet(tmp_path / "cells.parquet")) == 6
+    assert r"\toprule" in tex
+    assert r"objective/kl" in tex
+    assert r"ppo/gold\_gain" in tex
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b", "a/b", "[1, 2]", "two words", "Grün", "{x: 1}", "50%_&", "a|b", "<i>"]
+)
+def test_keys_and_values_may_hold_any_sign(tmp_path: Path, value: str) -> None:
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        for place, one in enumerate((value, "plain")):
+            run = 2 * seed + place
+            words = [f"+nodes.ppo.set.größe={one}", f"seed={seed}"]
+            made_runs.write_run(store, run, words, {"ppo/gold_gain": run, "objective/kl": 1})
+    group = f"nodes.ppo.set.größe={value}"
+    found = gather(store, ["quickstart"], baseline=group)
+    assert found.baseline == group
+    assert group in set(found.table["group"])
+    assert "\n" not in latex(found.table, found.metrics).split("midrule\n")[1].splitlines()[0]
+    assert markdown(found.table, found.metrics).count("\n") == 4
+    out = tmp_path / "out"
+    verbs.main(["gather", "quickstart", "--store", str(tmp_path), "--to", str(out)])
+    page = (out / "index.html").read_text("utf-8")
+    assert "größe=&lt;i&gt;" in page or value != "<i>"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "must be given a sweep or runs"),
+        (["nothing"], rf"'nothing' must name .*sweeps: {SWEEP}; names of runs: quickstart"),
+        (["quickstart", "--metric", "gold_gian"], r"--metric .=gold_gian. must be .*gold_gain"),
+        (["quickstart", "--metric", "gold_gain"], "did you mean ppo/gold_gain"),
+        (
+            ["quickstart", "--baseline", "ppo.kl.coef=0.3"],
+            r"--baseline .*none is.*mean ppo.kl.coef",
+        ),
+        (["quickstart", "--baseline", "ppo.kl.coef=0.0"], "none is called so"),
+    ],
+)
+def test_what_names_nothing_is_told_with_the_nearest_name(
+    store: Store, words: list[str], message: str
+) -> None:
+    with pytest.raises((ArtifactError, ConfigError), match=message):
+        verbs.main(["gather", *words, "--store", str(store.root)])
+
+
+def test_a_gather_over_an_empty_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="it holds none: name the store with --store"):
+        verbs.main(["gather", "x", "--store", str(tmp_path)])
+
+
+def test_a_baseline_without_partner_seeds_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, (coef, seed) in enumerate([("0.1", 0), ("0.1", 1), ("0.2", 2), ("0.2", 3)]):
+        words = [f"ppo.kl.coef={coef}", f"seed={seed}"]
+        made_runs.write_run(store, number, words, {"ppo/gold_gain": 1.0})
+    with pytest.raises(ConfigError, match=r"must have a seed in common.*its seeds are 0, 1"):
+        gather(store, ["quickstart"], baseline="ppo.kl.coef=0.1")
+
+
+def test_a_store_that_was_moved_gathers_the_same(store: Store, tmp_path: Path) -> None:
+    before = gather(store, [SWEEP])
+    moved = Store(shutil.move(store.root, tmp_path / "another disk"))
+    after = gather(moved, [SWEEP])
+    pandas.testing.assert_frame_equal(before.table, after.table)
+    assert len(after.curves) == len(before.curves) == 6
+    assert "'run.store=" in after.cells[0].command
+    assert "/elsewhere" not in after.cells[0].command
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text(path.read_text()[:40]),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.unlink(),
+    ],
+)
+def test_run_folders_cut_short_are_missing_or_known_by_their_cell(
+    store: Store, damage: Any
+) -> None:
+    first = sorted((store.root / "runs" / "quickstart").glob("2026*"))[0]
+    damage(first / "run.json")
+    cells = gather_cells(store, [SWEEP])
+    assert len(cells) == 6
+    assert {cell.state for cell in cells} == {"done"}  # cell.json has the metrics as well
+    damage(store.root / "runs" / "quickstart" / "sweep" / "cell0" / "cell.json")
+    states = [cell.state for cell in gather_cells(store, [SWEEP])]
+    assert states == ["missing"] + ["done"] * 5
+
+
+def test_records_of_an_older_layout_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    """Without nodes, headline, seed and state: what there is counts, and it is not called done."""
+    store = Store(tmp_path)
+    folder = made_runs.write_run(store, 0, ["seed=1"], {"ppo/gold_gain": 1.0})
+    write_json(folder / "run.json", {"metrics": {"ppo/gold_gain": 1.0}})
+    found = gather(store, ["quickstart"])
+    assert [cell.state for cell in found.cells] == ["missing"]
+    assert found.cells[0].error == "its record does not say what became of it"
+    write_json(folder / "run.json", {"metrics": {"ppo/gold_gain": 1.0}, "state": "done"})
+    assert gather(store, ["quickstart"], ["ppo/gold_gain"]).table["mean"].tolist() == [1.0]
+
+
+def test_curves_and_answers_that_are_gone_are_left_out(store: Store, tmp_path: Path) -> None:
+    shutil.rmtree(store.root / "artifacts")
+    assert gather(store, [SWEEP]).curves == []
+    assert verbs.main(["gather", SWEEP, "--store", str(store.root), "--to", str(tmp_path)]) == 0
+
+
+def rows(**series: list[Any]) -> list[dict[str, Any]]:
+    named = {name.replace("__", "/"): values for name, values in series.items()}
+    length = max(map(len, named.values()))
+    return [{"update": i, **{n: v[i] for n, v in named.items()}} for i in range(length)]
+
+
+@pytest.mark.parametrize(
+    ("series", "sign"),
+    [
+        ({"loss__policy": [1.0, "nan", 1.0]}, "loss/policy is nan at update 1"),
+        ({"objective__entropy": [2.0] * 10 + [0.1] * 10}, "entropy fell from 2 to 0.1"),
+        ({"val__response_length_tokens": [50.0] * 10 + [2.0] * 10}, "response length fell"),
+        ({"objective__scores": [0.0] * 4 + [2.0] * 8 + [-3.0] * 8}, "scores rose from 0 to 2"),
+    ],
+)
+def test_a_collapse_is_told_with_its_numbers(series: dict[str, list[Any]], sign: str) -> None:
+    (found,) = collapse_signs(rows(**series))
+    assert found.startswith(sign)
+
+
+def test_what_is_short_or_only_worse_is_no_collapse() -> None:
+    assert collapse_signs(rows(objective__entropy=[2.0] * 5 + [0.1])) == []
+    assert collapse_signs(rows(objective__scores=[0.0] * 6 + [2.0] * 6 + [-1.0] * 6)) == []
+    assert collapse_signs(rows(objective__scores=[5.0 - i for i in range(20)])) == []
+    assert collapse_signs([]) == []
