@@ -7,6 +7,7 @@ with a hub name.
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 
@@ -40,9 +41,7 @@ def main() -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    from plumbrule.cli.entry import main as command_line
-
-    command_line()
+    runpy.run_module("plumbrule", run_name="__main__")
 
 
 if __name__ == "__main__":
