@@ -82,6 +82,7 @@ def test_gender_by_vectors_by_hand(vectors):
     # furthest 0.8; (0.64 + 0) / 0.8 = 0.8
     assert read.of("a nurse at a table")["gender_wavg_female"] == 1
     assert sum(read.of("nobody known").values()) == 0
+    assert signed_square_mean([0.9, -0.1]) == pytest.approx((0.81 - 0.01) / 1.0)
 
 
 @pytest.mark.parametrize(
