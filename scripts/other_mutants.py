@@ -35,6 +35,7 @@ REWARD_FORMULAS = "eval/reward_models/test_formulas.py"
 REWARD_SUMMARY = "eval/reward_models/test_summary.py"
 PREFERENCE_SETS = "plumbrule/data/readers/test_preference_sets.py"
 PROTOCOLS = "eval/benchmarks/test_halueval_protocols.py"
+JOURNAL = "eval/benchmarks/test_journal.py"
 MEASURES = "eval/benchmarks/test_bold_measures.py"
 SHARED = "plumbrule/lm/generation/test_shared_prefixes.py"
 
@@ -260,6 +261,22 @@ MUTANTS = [
         'return " ".join(re.sub(r"[^\\w\\s]", "", text.lower()).split())',
         'return " ".join(re.sub(r"[^\\w\\s]", "", text).split())',
         (f"{HALUEVAL}::test_verbatim_looks_past_case_punctuation_and_spaces",),
+    ),
+    OtherMutant(
+        "eval",
+        "a journal's row serves another draw of the same prompt",
+        "eval/benchmarks/subject.py",
+        'self.journal.key("answer", encoded[i], settings, int(keys[i]))',
+        'self.journal.key("answer", encoded[i], settings)',
+        (f"{JOURNAL}::test_repeats_of_a_prompt_under_other_ids_stay_repeats",),
+    ),
+    OtherMutant(
+        "eval",
+        "an altered row of a journal is taken",
+        "eval/benchmarks/journal.py",
+        'if row["digest"] == digest_of(row["key"], row["result"]):',
+        'if row["digest"]:',
+        (f"{JOURNAL}::test_an_altered_row_is_not_there",),
     ),
     OtherMutant(
         "eval",
