@@ -85,7 +85,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         own = [k for k, owner in enumerate(owners) if owner == place]
         if not own:
             continue  # a single token, without one before it
-        first = "" if bos is not None else subject.policy.tokenizer.decode(encoded[place][:1])
+        first = "" if bos is not None else str(subject.policy.tokenizer.decode(encoded[place][:1]))
         found.append(
             {
                 "id": item.id,
