@@ -206,7 +206,9 @@ def test_a_metric_that_it_does_not_declare_is_refused(plugin, composed, tmp_path
 
 
 def test_a_role_that_is_no_benchmark_is_refused_with_those_that_are(plugin, composed):
-    with pytest.raises(PlumbruleError, match=r"role \(=manners\) must be one of .*bold, .*refusals"):
+    with pytest.raises(
+        PlumbruleError, match=r"role \(=manners\) must be one of .*bold, .*refusals"
+    ):
         composed("+nodes.manners={kind: data, set: {role: manners}}", "run.goals=[manners]")
 
 
