@@ -27,7 +27,15 @@ SCORED = ("text", "continuation")
 LEXICON = "lexicon"
 KNOWLEDGE = ("given", "hidden", "retrieved")
 CHOICE_PROMPTS = ("chat", "plain")
-FILES = ("truthfulqa", "multiple_choice", "bbq", "open_qa", "simpleqa", "perplexity")
+FILES = (
+    "truthfulqa",
+    "multiple_choice",
+    "bbq",
+    "open_qa",
+    "simpleqa",
+    "classification",
+    "perplexity",
+)
 """Benchmarks that have `BenchmarkFiles`."""
 
 
@@ -136,19 +144,6 @@ class BenchmarkFiles:
 
 
 @dataclass
-class PerplexityConfig(BenchmarkFiles):
-    """Texts whose perplexity is taken."""
-
-    stride: int | None = None
-    """Tokens between the windows in which a text longer than the context is read; None: half the
-    context."""
-
-    def __post_init__(self) -> None:
-        if self.stride is not None:
-            require_range("eval.perplexity.stride", self.stride, 1, unit="tokens")
-
-
-@dataclass
 class EvalConfig:
     """Stage `eval`: everything that is measured of one policy."""
 
@@ -169,12 +164,17 @@ class EvalConfig:
     """Any questions with given answers: a table with question, choices and answer."""
     bbq: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """BBQ: its files, one for each category; a group is a category and kind of context."""
+    classification: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """Any texts with a label each: a table with text and label."""
     open_qa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """Any questions with reference answers: a table with question and answers."""
     simpleqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """SimpleQA: its CSV."""
-    perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
+    perplexity: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """Perplexity and bits per byte of any texts: a table with text."""
+    perplexity_stride: int | None = None
+    """Tokens between the windows in which a text longer than the context is read; None: half the
+    context."""
     choice_prompt: str = "chat"
     """How a question whose answers are given is put: chat, through the policy's template, or \
 plain, as text behind `Q:` with the answer behind `A:`, for a model that knows no chat."""
@@ -189,6 +189,8 @@ plain, as text behind `Q:` with the answer behind `A:`, for a model that knows n
         require(bool(self.conditions), "eval.conditions", self.conditions, "name one", "add closed")
         for condition in self.conditions:
             require_choice("eval.conditions", condition, CONDITIONS)
+        if self.perplexity_stride is not None:
+            require_range("eval.perplexity_stride", self.perplexity_stride, 1, unit="tokens")
         require_choice("eval.choice_prompt", self.choice_prompt, CHOICE_PROMPTS)
         for name in FILES:
             if getattr(self, name).per_group is not None:

@@ -6,7 +6,7 @@ policies with different tokenizers can be compared by it.
 
 A text begins behind the tokenizer's beginning-of-text token, where it has one; else its first token
 is not scored, and neither are that token's bytes. A text longer than the context is read in windows
-of the context's length, each `eval.perplexity.stride` tokens behind the one before; a token is
+of the context's length, each `eval.perplexity_stride` tokens behind the one before; a token is
 scored once, in the first window that holds it, so all but those of the first window have at least
 context - stride tokens before them. The notes say both.
 """
@@ -66,10 +66,10 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     Raises: DataError: an item without text. ConfigError: the stride is longer than the context.
     """
     context = subject.policy.spec.context
-    stride = subject.config.perplexity.stride or max(1, context // 2)
+    stride = subject.config.perplexity_stride or max(1, context // 2)
     if stride >= context:
         raise ConfigError(
-            f"eval.perplexity.stride (={stride} tokens) must be below the policy's context "
+            f"eval.perplexity_stride (={stride} tokens) must be below the policy's context "
             f"(={context}); lower it."
         )
     bos = subject.policy.tokenizer.bos_token_id
@@ -85,7 +85,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         own = [k for k, owner in enumerate(owners) if owner == place]
         if not own:
             continue  # a single token, without one before it
-        first = "" if bos is not None else subject.policy.tokenizer.decode(encoded[place][:1])
+        first = "" if bos is not None else str(subject.policy.tokenizer.decode(encoded[place][:1]))
         found.append(
             {
                 "id": item.id,

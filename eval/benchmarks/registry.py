@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eval.benchmarks import bold, halueval, held_out_rewards, perplexity, questions, reading
 from eval.benchmarks.benchmark import Benchmark
-from eval.benchmarks.multiple_choice import bbq, general, truthfulqa
+from eval.benchmarks.multiple_choice import bbq, classification, general, truthfulqa
 from eval.benchmarks.open_answers import open_qa, simpleqa
 from plumbrule.config import require
 from plumbrule.data.benchmark_items import BENCHMARK
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         truthfulqa,
         general,
         bbq,
+        classification,
         open_qa,
         simpleqa,
         perplexity,

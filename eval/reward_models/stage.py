@@ -125,13 +125,13 @@ def read_sets(
         kept = [one for one in rankings if len(set(one.preference.ranks)) > 1]
         if not kept:
             raise DataError(f"set {name} must hold a ranking that orders two answers; add one.")
-        for one in kept:
-            if one.protocol not in PROTOCOLS:
+        for ranking in kept:
+            if ranking.protocol not in PROTOCOLS:
                 raise DataError(
-                    f"ranking {one.preference.id!r}: meta.protocol (={one.protocol!r:.40}) must be "
-                    f"one of {', '.join(PROTOCOLS)}."
+                    f"ranking {ranking.preference.id!r}: meta.protocol (={ranking.protocol!r:.40}) "
+                    f"must be one of {', '.join(PROTOCOLS)}."
                 )
-            item_rows(one, [0.0] * len(one.preference.responses), config.seed)
+            item_rows(ranking, [0.0] * len(ranking.preference.responses), config.seed)
         tied = len(rankings) - len(kept)
         notes = [f"{name}: {tied} rankings order no pair and are left out."] if tied else []
         sets[name] = (kept, sets[name][1] + notes)
@@ -187,7 +187,9 @@ def score_set(
     config: RewardEvalConfig,
 ) -> Found:
     """Return the rows of one set."""
-    said, orders = list(notes), []
+    said = list(notes)
+    orders: list[dict[str, Any]] = []
+    score: Scored
     if judge is not None:
         kept = [one for one in rankings if judge.fits(one)]
         if len(kept) < len(rankings):
@@ -197,18 +199,17 @@ def score_set(
             )
         rankings = kept
         scores, orders = judge.scores(rankings)
+        score = judge.scores_alone
     else:
         assert scorer is not None
-        scores = score_rankings(scorer, rankings)
+        score = partial(score_rankings, scorer)
+        scores = score(rankings)
     items = [
         row
         for one, values in zip(rankings, scores, strict=True)
         for row in item_rows(one, values, config.seed)
     ]
-    changed = []
-    if config.rewrites:
-        score = partial(score_rankings, scorer) if judge is None else judge.scores_alone
-        changed = rewrite_rows(rankings, scores, score, config)
+    changed = rewrite_rows(rankings, scores, score, config) if config.rewrites else []
     samples = [
         {
             "id": one.preference.id,
@@ -241,7 +242,9 @@ def score_rankings(scorer: Scorer, rankings: Sequence[Tested]) -> list[list[floa
             one.preference.responses, one.preference.which_finished(), strict=True
         )
     ]
-    found = scorer.score(episodes) if episodes else {"score": []}
+    if not episodes:
+        return []
+    found = scorer.score(episodes)
     if "score" not in found:
         raise DataError(
             "the reward must have a score of a single response; take normalise=batch out of its "

@@ -70,13 +70,13 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     metrics["f1_always"] = _f1(rows, truth, [1] * len(rows), truth, intervals)
     marked = [row for row in rows if "marked_chars" in row]
     if marked:
-        columns = [
+        shared, said, true = (
             [row[f"{name}_chars"] for row in marked] for name in ("shared", "predicted", "marked")
-        ]
-        metrics["span_f1"] = _f1(marked, *columns, intervals)
-        for name, whole in (("span_precision", columns[1]), ("span_recall", columns[2])):
+        )
+        metrics["span_f1"] = _f1(marked, shared, said, true, intervals)
+        for name, whole in (("span_precision", said), ("span_recall", true)):
             if any(whole):
-                metrics[name] = _ratio(marked, columns[0], whole, intervals)
+                metrics[name] = _ratio(marked, shared, whole, intervals)
     return known(metrics)
 
 

@@ -50,16 +50,15 @@ def question_text(item: BenchmarkItem) -> str:
     Raises: DataError: a field is not as the reader of format bbq makes it.
     """
     fields, answers = item.fields, item.fields.get("answers")
-    fits = (
-        isinstance(answers, list)
-        and len(answers) == len(LETTERS)
+    fits = isinstance(answers, list) and (
+        len(answers) == len(LETTERS)
         and all(isinstance(text, str) and text.strip() for text in answers)
         and all(isinstance(fields.get(n), str) for n in ("context", "question"))
         and all(type(fields.get(n)) is int and 0 <= fields[n] < 3 for n in FIELDS[3:])
         and fields["unknown"] != fields["biased"]
         and item.meta.get("condition") in CONTEXTS
     )
-    if not fits:
+    if not isinstance(answers, list) or not fits:
         raise DataError(
             f"bbq item {item.id!r} must have context, question, three answers, the places right, "
             "unknown and biased, and meta.condition ambig or disambig; repair the row."

@@ -45,7 +45,12 @@ def choices_of(item: BenchmarkItem) -> tuple[list[str], int]:
     """
     choices, answer = item.fields.get("choices"), item.fields.get("answer")
     fits = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
-    if not fits or len(choices) < 2 or len({c.strip() for c in choices}) < len(choices):
+    if (
+        not isinstance(choices, list)
+        or not fits
+        or len(choices) < 2
+        or len({c.strip() for c in choices}) < len(choices)
+    ):
         raise DataError(
             f"item {item.id!r}: choices (={choices!r:.80}) must be a list of at least two different"
             " texts; repair the row."

@@ -49,7 +49,7 @@ def answers_of(item: BenchmarkItem, name: str) -> dict[str, bool]:
     fits = isinstance(given, Mapping) and all(
         isinstance(text, str) and text.strip() and label in (0, 1) for text, label in given.items()
     )
-    if not fits:
+    if not isinstance(given, Mapping) or not fits:
         raise DataError(
             f"item {item.id!r}: {name} (={given!r:.80}) must be an object of answers with 0 or 1; "
             "repair the row."

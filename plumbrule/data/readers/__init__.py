@@ -8,6 +8,7 @@ plug-in calls `register` instead.
 from plumbrule.data.readers import (
     bbq,
     bold,
+    classification,
     halueval,
     hh_rlhf,
     jsonl,
@@ -48,6 +49,7 @@ __all__ = [
     "bold",
     "brings_own_split",
     "checked",
+    "classification",
     "halueval",
     "has_reader",
     "helpsteer",

@@ -19,7 +19,6 @@ from eval.benchmarks.perplexity import (
     windows,
 )
 from eval.benchmarks.subject import Subject
-from eval.config import PerplexityConfig
 from eval.intervals import Intervals
 from plumbrule.data.readers import read
 from plumbrule.data.records import BenchmarkItem
@@ -40,7 +39,7 @@ def policy():
 
 
 def subject(policy, **settings):
-    config = small_config(perplexity=PerplexityConfig(**settings))
+    config = small_config(**settings)
     runtime = RuntimeConfig(device="cpu", micro_batch_size=4)
     return Subject(policy, None, None, config, runtime, NullTracker())
 
@@ -86,7 +85,7 @@ def test_a_short_text_is_one_pass_behind_the_beginning_of_text(policy):
 
 def test_a_long_text_is_read_in_windows_and_a_random_policy_finds_all_tokens_alike(policy):
     items = [item(str(k), f"born in Arlen {k} " * 60) for k in range(10)]
-    measured = measure(items, "closed", subject(policy, stride=30))
+    measured = measure(items, "closed", subject(policy, perplexity_stride=30))
     found = summarise(measured.items, Intervals(0.95))
     assert all(row["tokens"] > 200 for row in measured.items)
     assert found["perplexity"].value == pytest.approx(420, rel=0.2)  # of 420 tokens
@@ -95,10 +94,10 @@ def test_a_long_text_is_read_in_windows_and_a_random_policy_finds_all_tokens_ali
 
 
 def test_a_stride_longer_than_the_context_is_refused(policy):
-    with pytest.raises(ConfigError, match=r"eval.perplexity.stride \(=96 tokens\) must be below"):
-        measure([item("a", "x")], "closed", subject(policy, stride=96))
-    with pytest.raises(ConfigError, match=r"eval.perplexity.stride \(=0 tokens\)"):
-        PerplexityConfig(stride=0)
+    with pytest.raises(ConfigError, match=r"eval.perplexity_stride \(=96 tokens\) must be below"):
+        measure([item("a", "x")], "closed", subject(policy, perplexity_stride=96))
+    with pytest.raises(ConfigError, match=r"eval.perplexity_stride \(=0 tokens\)"):
+        small_config(perplexity_stride=0)
 
 
 def test_texts_come_from_a_table_as_they_are(tmp_path):

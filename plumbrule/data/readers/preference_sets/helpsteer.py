@@ -66,8 +66,9 @@ def read_helpsteer2(path: Path) -> Iterator[SourceRow]:
     for file, held_out in split_files(path):
         prompts: dict[str, tuple[str, list[str], list[float]]] = {}
         for number, row in checked_rows(file, _check2):
-            first = (f"{stem_of(file)}:{number}", [], [])
-            _, answers, ratings = prompts.setdefault(row["prompt"], first)
+            if row["prompt"] not in prompts:
+                prompts[row["prompt"]] = (f"{stem_of(file)}:{number}", [], [])
+            _, answers, ratings = prompts[row["prompt"]]
             answers.append(row["response"])
             ratings.append(float(row["helpfulness"]))
         for prompt, (id, answers, ratings) in prompts.items():

@@ -46,10 +46,10 @@ def _check(row: Mapping[str, Any]) -> None:
     info, summaries = row.get("info"), row.get("summaries")
     if not isinstance(info, Mapping) or not _text(info):
         raise DataError(f"info (={info!r:.40}) must hold a post or an article.")
-    fits = isinstance(summaries, list) and len(summaries) == 2
-    if not fits or not all(
+    fits = isinstance(summaries, list) and all(
         isinstance(s, Mapping) and isinstance(s.get("text"), str) for s in summaries
-    ):
+    )
+    if not isinstance(summaries, list) or not fits or len(summaries) != 2:
         raise DataError(f"summaries (={summaries!r:.40}) must be two objects with text.")
     require_one_of(row, "choice", 0, 1)
     require_one_of(row, "split", *SPLITS)
