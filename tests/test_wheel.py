@@ -20,6 +20,7 @@ PARTS = (
     "rlhf",
     "rag",
     "eval",
+    "hydra_plugins",
     "conf",
     "pyproject.toml",
     "setup.py",
@@ -93,6 +94,9 @@ def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
     dry = run("run.dry=true")
     assert dry.returncode == 0, dry.stderr
     assert "compare" in dry.stdout
+    sweep = run("-m", "run.dry=true", "run.only=prompts", "seed=0,1")
+    assert sweep.returncode == 0, sweep.stderr
+    assert "plan of the sweep: 2 cells" in sweep.stdout
     own = elsewhere / "mine" / "experiment"
     own.mkdir(parents=True)
     (own / "small.yaml").write_text(

@@ -71,7 +71,7 @@ def execute(
 
     Raises: whatever a stage raises; what was published before stands.
     """
-    _say_what_is_emulated(plan, context.runtime, say)
+    say_what_is_emulated(plan, context.runtime, say)
     built: dict[str, NodeResult] = {}
     for number, planned in enumerate(plan, 1):
         node = planned.node
@@ -79,13 +79,13 @@ def execute(
         def numbered(line: str, place: str = f"(node {number} of {len(plan)})") -> None:
             say(f"{line} {place}")
 
-        built[node.name] = _resolve(planned, context, built, numbered)
+        built[node.name] = resolve(planned, context, built, numbered)
         if built[node.name].state in ("cached", "shared"):
-            _show_curves(built[node.name], context.tracker)
+            show_curves(built[node.name], context.tracker)
     return built
 
 
-def _show_curves(built: NodeResult, tracker: RunTracker) -> None:
+def show_curves(built: NodeResult, tracker: RunTracker) -> None:
     """Tell the command's tracker what a node logged that was not built here."""
     artifact = artifact_of(built)
     if not isinstance(tracker, FilesOnly) and artifact.has(METRIC_ROWS):
@@ -93,7 +93,7 @@ def _show_curves(built: NodeResult, tracker: RunTracker) -> None:
         tracker.show(built.planned.node.name, rows)
 
 
-def _say_what_is_emulated(
+def say_what_is_emulated(
     plan: list[Planned], runtime: RuntimeConfig, say: Callable[[str], None]
 ) -> None:
     """Say in one line, with the measured ratio, that nodes will compute in emulated bfloat16."""
@@ -111,13 +111,17 @@ def _say_what_is_emulated(
         say(precision.emulation_line(list(dict.fromkeys(settings)), runtime.device, gflops))
 
 
-def _resolve(
+def resolve(
     planned: Planned,
     context: RunContext,
     built: Mapping[str, NodeResult],
     say: Callable[[str], None],
 ) -> NodeResult:
-    """Return the node's artifact: from the store, from another command, or built here."""
+    """Return the node's artifact: from the store, from another command, or built here.
+
+    Args: built: the artifacts of the node's inputs, by the names of their nodes.
+    Raises: whatever the stage raises.
+    """
     name, kind = planned.node.name, planned.node.kind
     folder = context.store.folder(kind, planned.fingerprint)
     waiting = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -41,7 +41,13 @@ class Work:
 
 
 def expected_seconds(plan: list[Planned], store: Store) -> dict[str, float | None]:
-    """Return how long each node that is to be built may take; None where that is not known.
+    """Return how long each node that is to be built may take; None where that is not known."""
+    seconds = seconds_of_artifacts(plan, store)
+    return {p.node.name: seconds[p.fingerprint] for p in plan if p.fingerprint in seconds}
+
+
+def seconds_of_artifacts(plan: Sequence[Planned], store: Store) -> dict[str, float | None]:
+    """Return the same by fingerprint; the nodes may be those of several runs.
 
     The median of the scaled times of the most alike artifacts of the same node.
     """
@@ -55,7 +61,7 @@ def expected_seconds(plan: list[Planned], store: Store) -> dict[str, float | Non
         every.setdefault(planned.fingerprint, Work(planned.node.kind, planned.config, links))
     debug = _debug_runs(store, manifests)
     least = {m.fingerprint: 1.0 if _run_of(m) in debug else LEAST_SHARE for m in manifests}
-    return {p.node.name: _seconds_like(p, manifests, every, least) for p in todo}
+    return {p.fingerprint: _seconds_like(p, manifests, every, least) for p in todo}
 
 
 def _seconds_like(

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from plumbrule.atlas.config import AtlasConfig, GoldConfig
 from plumbrule.config import require, require_choice
 from plumbrule.lm.config import ModelConfig
+from plumbrule.pipeline.executors.config import ExecutorConfig
 from plumbrule.pipeline.planning.recipes import RecipeConfig
 from plumbrule.pipeline.stages import LINKS, SECTIONS
 from plumbrule.runtime_config import RuntimeConfig
@@ -97,6 +98,7 @@ class RunConfig:
     data: dict[str, DatasetConfig] = field(default_factory=dict)
     """Role -> its own data set, where it is not `dataset`."""
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     if TYPE_CHECKING:  # what the pipeline itself reads of stages, for whoever checks types
@@ -115,6 +117,7 @@ GROUPS: dict[str, type] = {
     "dataset": DatasetConfig,
     **SECTIONS,
     "runtime": RuntimeConfig,
+    "executor": ExecutorConfig,
     "tracking": TrackingConfig,
 }
 """Config group -> its schema, which its files name as `schema`."""

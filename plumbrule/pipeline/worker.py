@@ -13,7 +13,6 @@ from plumbrule.store.file_names import RESULT, STAGE
 
 import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
 
-import json
 import os
 import socket
 import sys
@@ -21,15 +20,12 @@ import threading
 import time
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from plumbrule.errors import ConfigError
 from plumbrule.machine import environment
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.execute import stage_function
-from plumbrule.pipeline.experiment import as_json
-from plumbrule.pipeline.stages import STAGES
+from plumbrule.pipeline.executors.typed_config import typed_config
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import claims
@@ -54,14 +50,7 @@ def main(folder: Path) -> None:
         )
         watcher.start()
     plugins.load()
-    config = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(STAGES[kind].config), stage["config"])
-    )
-    if json.loads(json.dumps(as_json(config))) != stage["config"]:
-        raise ConfigError(
-            f"config of {folder} must be what the run planned, but a plug-in was edited since; run "
-            "the same command again."
-        )
+    config = typed_config(kind, stage["config"], str(folder))
     runtime = RuntimeConfig(**stage["runtime"])
     inputs = {
         slot: Artifact(**{**about, "path": Path(about["path"])})

@@ -38,11 +38,15 @@ class PPOConfig:
 
     seed: int = 0
     total_episodes: int = 4096
-    """Responses sampled over the whole run; the last rollout is whole, so this is rounded up."""
+    """Responses that the whole run trains on; the last rollout is whole, so this is rounded up."""
     batch_size: int = 256
     """Episodes per rollout (update)."""
     samples_per_prompt: int = 1
     """Responses to each prompt of a rollout; they stand one behind the other."""
+    dynamic_sampling_max_draws: int = 1
+    """Above 1: prompts whose responses all have one score, and so no advantage, are replaced by \
+further ones until the rollout is full of others, or was drawn so often (DAPO, arXiv:2503.14476, \
+section 3.2). 1: none is replaced. Not of gae."""
     num_ppo_epochs: int = 4
     num_mini_batches: int = 4
     """Optimizer steps per rollout = num_ppo_epochs * num_mini_batches, always."""
@@ -123,6 +127,10 @@ plug-in's. Samples after training are own's. What they cost and where they diffe
 docs/machines.md."""
     old_logprobs: str = "recompute"
     """recompute: from the pass that training differentiates. rollout: from the sampler."""
+    staleness: int = 0
+    """1: each rollout but the first is sampled before the update ahead of it, as beside a trainer \
+that does not wait (one-step off-policy); a schedule only, nothing runs at the same time. 0: after \
+it. What corrects for the older policy: old_logprobs=rollout, or importance_cap."""
     importance_cap: float | None = None
     """Each token's loss is weighted by training over sampling probability, at most this: for a \
 sampler that is not quite the policy. None: not weighted."""
@@ -167,6 +175,10 @@ Adam's moments and the trained weights, three times their size on disk."""
         require_range("ppo.total_episodes", self.total_episodes, 1, unit="episodes")
         require_range("ppo.batch_size", self.batch_size, 2, unit="episodes")
         require_range("ppo.samples_per_prompt", self.samples_per_prompt, 1, unit="responses")
+        require_range(
+            "ppo.dynamic_sampling_max_draws", self.dynamic_sampling_max_draws, 1, unit="draws"
+        )
+        require_range("ppo.staleness", self.staleness, 0, 1, "updates")
         require_range("ppo.num_ppo_epochs", self.num_ppo_epochs, 1)
         require_range("ppo.num_mini_batches", self.num_mini_batches, 1)
         for name in ("num_mini_batches", "samples_per_prompt"):
@@ -261,6 +273,7 @@ Adam's moments and the trained weights, three times their size on disk."""
             "could take the coefficient to 0 and below",
             "raise it, or drop ppo.kl.target",
         )
+        self._check_sampling()
         require(
             self.samples_per_prompt >= 2
             or "groups" not in ADVANTAGES.option(self.advantage).traits,
@@ -342,6 +355,42 @@ Adam's moments and the trained weights, three times their size on disk."""
             f"{self.value_warmup_updates} updates",
             f"be fewer than the run's {self.num_updates}",
             "lower it or raise ppo.total_episodes",
+        )
+
+    def _check_sampling(self) -> None:
+        """Raise ConfigError where the rollouts' prompts or policy can't be chosen as asked."""
+        if self.dynamic_sampling_max_draws > 1:
+            require(
+                self.samples_per_prompt >= 2,
+                "ppo.samples_per_prompt",
+                self.samples_per_prompt,
+                "be at least 2 with ppo.dynamic_sampling_max_draws, which compares scores of one "
+                "prompt's responses",
+                "raise it, or leave ppo.dynamic_sampling_max_draws at 1",
+            )
+            require(
+                "groups" in ADVANTAGES.option(self.advantage).traits,
+                "ppo.advantage",
+                self.advantage,
+                "compare the responses to a prompt with ppo.dynamic_sampling_max_draws: where "
+                "values say what was to be expected, equal scores still teach",
+                "use rloo, grpo or reinforce_baseline",
+            )
+            whole = [term.name for term in self.reward.terms if term.normalise != "none"]
+            require(
+                not whole,
+                "reward.terms",
+                f"{', '.join(whole)} normalised over the rollout",
+                "have normalise=none with ppo.dynamic_sampling_max_draws: which prompts stay in a "
+                "rollout is decided by scores, so these can't depend on it",
+                "drop one of them",
+            )
+        require(
+            not self.staleness or self.old_logprobs == "rollout" or self.importance_cap is not None,
+            "ppo.staleness",
+            f"{self.staleness} update",
+            "go with what corrects for the older policy that sampled",
+            "set ppo.importance_cap, or ppo.old_logprobs=rollout",
         )
 
     @property

@@ -7,6 +7,7 @@ shaped again under other settings (`replay.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +29,32 @@ from rlhf.rewards.transforms import (
 )
 
 
+class Scores(NamedTuple):
+    """Both (b,) float64."""
+
+    raw: Tensor
+    """The weighted sum of the terms."""
+    final: Tensor
+    """After every transform, as it enters the rewards and so the advantage."""
+
+
+def scores_of(
+    trajectory: Trajectory, terms: Mapping[str, Tensor], settings: ShapingSettings
+) -> Scores:
+    """Return the scores of a trajectory's responses. Args: terms: each reward term, (b,)."""
+    raw = reward_of(terms, settings.reward)
+    clipped = clip_scores(raw, settings.score_clip)
+    scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
+    scores = penalise_overlong(
+        scores,
+        trajectory.action_mask.sum(dim=1),
+        settings.limit_tokens,
+        settings.overlong_buffer,
+        settings.overlong_penalty,
+    )
+    return Scores(raw, scores)
+
+
 def shape(
     trajectory: Trajectory,
     outputs: Evaluation,
@@ -44,16 +71,7 @@ def shape(
         old = trajectory.rollout_logprobs.to(old.dtype)
 
     # 3 Shape.
-    raw_scores = reward_of(terms, settings.reward)
-    clipped = clip_scores(raw_scores, settings.score_clip)
-    scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
-    scores = penalise_overlong(
-        scores,
-        mask.sum(dim=1),
-        settings.limit_tokens,
-        settings.overlong_buffer,
-        settings.overlong_penalty,
-    )
+    raw_scores, scores = scores_of(trajectory, terms, settings)
     penalties = settings.kl_coef * estimate(old, outputs.ref_logprobs, mask, settings.kl_estimator)
     rewards = shape_rewards(scores, penalties, mask, steps)
     if settings.whiten_rewards:

@@ -19,7 +19,8 @@ from places import ROOT
 from safetensors.torch import save_file
 
 from plumbrule import surroundings
-from plumbrule.cli.main import explain_permission, new_run_id
+from plumbrule.cli.messages import explain_permission
+from plumbrule.cli.runs import new_run_id
 from plumbrule.store import claims
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json

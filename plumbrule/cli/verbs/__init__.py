@@ -30,6 +30,7 @@ VERBS = {
     "label": "rank answers on a local web page",
     "merge": "write a policy with an adapter as a plain model",
     "convert": "write a GGUF, or a model in another dtype, as a plain model",
+    "power": "say how many seeds or prompts would show an effect",
     "doc": "say what a setting is, or a group of them",
 }
 """Verb, which its module is named after -> what it does."""

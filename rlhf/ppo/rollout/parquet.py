@@ -102,10 +102,11 @@ def path_of(folder: Path, update: int) -> Path:
     return folder / f"update-{update:05d}.parquet"
 
 
-def write(rollout: Rollout, path: Path, sampler: str = "own") -> None:
+def write(rollout: Rollout, path: Path, sampler: str = "own", staleness: int = 0) -> None:
     """Write a rollout as one Parquet file, whole or not at all.
 
-    Args: sampler: who sampled it; stands in the file's metadata.
+    Args: sampler: who sampled it. staleness: how many updates older the sampling policy was. Both
+    stand in the file's metadata, the latter where it is not 0.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectory = rollout.trajectory
@@ -138,7 +139,8 @@ def write(rollout: Rollout, path: Path, sampler: str = "own") -> None:
     for name, term in rollout.terms.items():
         columns[f"term:{name}"] = term.tolist()
     partial = path.with_suffix(".partial")
-    table = pa.table(columns).replace_schema_metadata({"sampler": sampler})
+    about = {"sampler": sampler, **({"staleness": str(staleness)} if staleness else {})}
+    table = pa.table(columns).replace_schema_metadata(about)
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
 

@@ -522,7 +522,7 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from plumbrule.cli import main as run
+    from plumbrule.cli import main, runs
     from plumbrule.tracking.trackers import FilesOnly
 
     finished = []
@@ -538,16 +538,16 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     def refuses(*a: object) -> None:
         raise OSError("no")
 
-    run.register()
+    main.register()
     GlobalHydra.instance().clear()
     overrides = ["run.only=prompts", "tracking=jsonl", f"run.store={tmp_path}"]
-    with initialize_config_dir(str(run.CONF), **run.VERSION_BASE):
+    with initialize_config_dir(str(main.CONF), **main.VERSION_BASE):
         cfg = compose("config", overrides=[*overrides, "atlas.num_prompts=20"])
-    monkeypatch.setattr(run, "start_tracker", lambda *a: Tracker())
-    owner = run if fails == "start_tracker" else run.run_record
+    monkeypatch.setattr(runs, "start_tracker", lambda *a: Tracker())
+    owner = runs if fails == "start_tracker" else runs.run_record
     monkeypatch.setattr(owner, fails, refuses)
     with pytest.raises(OSError, match="no"):
-        run.run(cfg, overrides)
+        main.run(cfg, overrides)
     assert state() == "failed"
     (trace,) = tmp_path.glob("runs/*/*/failure.txt")
     assert "Traceback" in trace.read_text()
@@ -560,7 +560,7 @@ def test_only_what_is_built_needs_a_device_and_every_run_is_tracked(
 ) -> None:
     from types import SimpleNamespace
 
-    from plumbrule.cli import main as run
+    from plumbrule.cli import runs as run
 
     asked: list[str] = []
     monkeypatch.setattr(run, "require_device", lambda runtime: asked.append("device"))

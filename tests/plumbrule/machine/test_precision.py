@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-from plumbrule.cli.main import CONF, print_plan
+from plumbrule.cli.composition import CONF
+from plumbrule.cli.plan_page import print_plan
 from plumbrule.config import PRECISIONS
 from plumbrule.errors import ConfigError
 from plumbrule.machine import cpus, environment, precision
@@ -180,7 +181,7 @@ def test_emulated_bfloat16_runs_after_one_line_with_the_measured_ratio(
     def begin(*_: object) -> None:
         raise Began
 
-    monkeypatch.setattr("plumbrule.pipeline.execute._resolve", begin)
+    monkeypatch.setattr("plumbrule.pipeline.execute.resolve", begin)
     said: list[str] = []
     with pytest.raises(Began):
         execute(make_plan(nodes, store), context, said.append)

@@ -1,0 +1,1 @@
+"""The launcher of `plumbrule -m`: all cells of a sweep as one graph."""

@@ -1,0 +1,199 @@
+"""Sweeps through our launcher: one graph, failures that stay where they are, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from plumbrule.cli.composition import CONF, SWEEP_FOLDERS, VERSION_BASE, composed_config, register
+from plumbrule.cli.main import main
+from plumbrule.cli.sweeps.cells import SWEEP
+from plumbrule.cli.sweeps.configs import compose_cells
+from plumbrule.cli.sweeps.launch import require_folders_apart
+from plumbrule.errors import ConfigError
+from plumbrule.pipeline.compose import compose_run
+
+BROKEN = """
+from rag.options import DENSE_INDEXES
+
+
+@DENSE_INDEXES.register("broken")
+def broken(vectors):
+    raise ValueError("it broke\\nin two lines")
+"""
+SMALL = ("atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]", "tracking=jsonl")
+
+
+def plumbrule(store: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "plumbrule", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=store,
+        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1", **env},
+        check=False,
+    )
+
+
+def records(store: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(store.glob("runs/*/*/run.json"))]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A store after a sweep of which one cell fails while its index is built."""
+    store = tmp_path_factory.mktemp("swept")
+    (store / "broken.py").write_text(BROKEN)
+    words = ["-m", "--plugin", "broken.py", "rag.dense_index=broken,flat", *SMALL]
+    return store, plumbrule(store, *words)
+
+
+def test_a_failing_node_fails_its_cell_and_the_other_goes_on(swept) -> None:
+    store, done = swept
+    assert done.returncode == 1, done.stderr
+    assert "plan of the sweep: 2 cells of 4 nodes, 3 of them different" in done.stdout
+    assert done.stderr.count("documents: building") == 1
+    assert "index failed: it broke; what does not need it goes on" in done.stderr
+    states = {record["state"]: record for record in records(store)}
+    assert set(states) == {"done", "failed"}
+    assert states["done"]["nodes"]["documents"]["state"] == "cached"  # the first cell built it
+    assert states["done"]["nodes"]["index"]["state"] == "built"
+    (failure,) = store.glob("runs/quickstart/sweep/*/failure.json")
+    told = json.loads(failure.read_text())
+    assert told["error"] == "it broke\nin two lines"
+    assert "in broken" in told["trace"]
+    assert not list(store.rglob("claim.json"))
+
+
+def test_the_same_sweep_builds_what_is_missing(swept, tmp_path: Path) -> None:
+    """Also in a store that was moved: nothing in it names where it lay."""
+    store = tmp_path / "Umzug ä [1]=x"
+    shutil.copytree(swept[0], store)
+    before = {path.name for path in (store / "artifacts" / "index").iterdir()}
+    words = ["-m", "rag.dense_index=flat", "rag.chunk_words=30,60", *SMALL, "run.dry=true"]
+    done = plumbrule(tmp_path, *words, PLUMBRULE_STORE=str(store))
+    assert done.returncode == 0, done.stderr
+    assert "cell rag.chunk_words=30  1 cached, 1 build" in done.stdout
+    assert "cell rag.chunk_words=60  2 cached" in done.stdout
+    assert "to build: 1 of 3 nodes" in done.stdout
+    assert "of disk" in done.stdout
+    assert {path.name for path in (store / "artifacts" / "index").iterdir()} == before
+
+
+def test_values_with_any_characters_make_cells_of_their_own(swept, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(swept[0] / "artifacts", store / "artifacts")
+    values = ('["a=b/c [x] (y) ä, ü"]', '["a=b/c [x] (y) ä, ö"]')
+    words = ["-m", f"run.notes={','.join(values)}", *SMALL]
+    done = plumbrule(store, *words)
+    assert done.returncode == 0, done.stderr
+    notes = [record["notes"] for record in records(store)]
+    assert sorted(notes) == sorted([value[2:-2]] for value in values)
+    cells = [json.loads(path.read_text()) for path in store.glob("runs/*/sweep/*/cell.json")]
+    assert sorted(cell["number"] for cell in cells) == [0, 1]
+    assert "has the artifacts of cell" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["seed=0,1,0"], "cells 0 (seed=0) and 2 (seed=0) must not write one folder"),
+        (["ppo.kl.coeff=0.1,0.2"], "ppo.kl.coeff must be a known key; did you mean ppo.kl.coef"),
+        (["executor=serial,local"], "executor must be the same for all cells"),
+    ],
+)
+def test_a_sweep_that_can_not_be_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    says: str,
+) -> None:
+    for variable in (SWEEP, SWEEP_FOLDERS):
+        monkeypatch.setenv(variable, "")  # the command sets them
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plumbrule", "-m", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert says in said
+    assert len(said.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("cell.json"))
+
+
+def test_a_choice_that_another_file_undoes_names_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [quickstart]\n"
+        "runtime: {device: cpu, micro_batch_size: 32}\n"
+    )
+    for variable in (SWEEP, SWEEP_FOLDERS):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.chdir(tmp_path)
+    words = ["--config-dir", "mine", "experiment=mine", "runtime=cpu,gpu1"]
+    monkeypatch.setattr(sys, "argv", ["plumbrule", "-m", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert "cells (runtime=cpu) and (runtime=gpu1) must differ, but come to one config" in said
+    assert "runtime=gpu1 sets runtime.device, which experiment=mine (experiment/mine.yaml)" in said
+    assert "sets again" in said
+
+
+@pytest.fixture
+def hydra_loader():
+    """Hydra's loader of configs, and the config of a sweep."""
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), **VERSION_BASE):
+        master = compose("config", return_hydra_config=True)
+        master.hydra.job.config_name = "config"
+        yield GlobalHydra.instance().config_loader(), master
+
+
+CELLS = (
+    ["ppo.kl.coef=0.1", "seed=0", "run.name=a"],
+    ["ppo.kl.coef=0.2", "seed=1", "run.name=a"],
+    ["ppo.kl.coef=0.2", "seed=2", "rag.chunk_words=40"],
+    ["seed=3", "+nodes.ppo.each={kl.coef: [0.1, 0.2]}"],
+    ['run.notes=["a=b, c"]', "ppo.cliprange=1e-1"],
+)
+
+
+def test_cells_are_what_composing_each_by_itself_gives(
+    hydra_loader: tuple[object, DictConfig],
+) -> None:
+    cells = CELLS
+    found = compose_cells(*hydra_loader, cells, 5)
+    assert [cell.number for cell in found] == [5, 6, 7, 8, 9]
+    assert len({cell.folder for cell in found}) == len(found)
+    for cell, overrides in zip(found, cells, strict=True):
+        alone = compose_run(composed_config(overrides))
+        assert cell.composed.config == alone.config, overrides
+        assert cell.composed.nodes == alone.nodes, overrides
+        assert list(cell.overrides) == overrides
+
+
+def test_folders_are_those_that_hydra_makes(hydra_loader: tuple[object, DictConfig]) -> None:
+    loader, master = hydra_loader
+    found = compose_cells(loader, master, CELLS[:2], 0)
+    for cell, overrides in zip(found, CELLS, strict=False):
+        alone = loader.load_sweep_config(master, overrides)  # type: ignore[attr-defined]
+        assert cell.folder.name == alone.hydra.sweep.subdir
+    require_folders_apart(found)
+    with pytest.raises(ConfigError, match="must not write one folder"):
+        require_folders_apart([found[0], found[1]._replace(folder=found[0].folder)])

@@ -1,0 +1,123 @@
+"""The same artifacts, byte for byte, whoever builds them; and what becomes of lost processes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "-m",
+    "rag.chunk_words=30,40",
+    "run.goals=[index]",
+    "atlas.num_known=16",
+    "atlas.num_after=12",
+    "runtime.threads=1",
+    "tracking=jsonl",
+    "executor.workers=2",
+)
+
+
+def plumbrule(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "plumbrule", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=store,
+        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Return every published file but manifests, which tell times, by its path in the store."""
+    files = [path for path in (store / "artifacts").rglob("*") if path.is_file()]
+    named = {path.relative_to(store).as_posix(): path for path in files}
+    return {n: path.read_bytes() for n, path in named.items() if not n.endswith("manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    store = tmp_path_factory.mktemp("serial")
+    done = plumbrule(store, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return contents(store)
+
+
+@pytest.mark.parametrize(
+    ("executor", "needs"), [("local", "loky"), ("submitit_local", "submitit"), ("ray", "ray")]
+)
+def test_two_workers_publish_the_same_bytes(
+    tmp_path: Path, serial: dict[str, bytes], executor: str, needs: str
+) -> None:
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"{needs} is not here")
+    done = plumbrule(tmp_path, *SMALL, f"executor={executor}")
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path) == serial
+    assert len({name.split("/")[2] for name in serial}) == 3  # documents once, an index each
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    states = sorted(r["nodes"][node]["state"] for r in records for node in r["nodes"])
+    assert states == ["built", "built", "built", "cached"]
+    logs = [path.read_text() for path in tmp_path.glob("runs/*/*/logs/*.log")]
+    assert len(logs) == 3
+    assert not list(tmp_path.rglob("*.pkl"))
+    assert not list(tmp_path.rglob("*.begun"))
+    assert "of 3 nodes 3 done, 0 cached, 0 running] " in done.stderr
+
+
+KILLED = """
+import os, signal
+from rag.options import DENSE_INDEXES
+
+
+@DENSE_INDEXES.register("killed")
+def killed(vectors):
+    print("about to go", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("executor", "needs", "how"),
+    [
+        ("local", "loky", "its process ended without an answer (out of memory?)"),
+        ("submitit_local", "submitit", "ended without an answer (INTERRUPTED"),
+        ("ray", "ray", "its Ray task was lost (WorkerCrashedError"),
+    ],
+)
+def test_a_process_that_is_killed_fails_its_own_node(
+    tmp_path: Path, executor: str, needs: str, how: str
+) -> None:
+    """As the kernel does for want of memory, Slurm to a job that is cancelled, Ray to a worker."""
+    if importlib.util.find_spec(needs) is None:
+        pytest.skip(f"{needs} is not here")
+    (tmp_path / "killed.py").write_text(KILLED)
+    words = [word for word in SMALL if not word.startswith("rag.")]
+    arguments = ["--plugin", "killed.py", *words, "rag.dense_index=killed,flat"]
+    done = plumbrule(tmp_path, *arguments, f"executor={executor}")
+    assert done.returncode == 1, done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    by_state = {record["state"]: record for record in records}
+    assert set(by_state) == {"done", "failed"}
+    assert how in by_state["failed"]["error"]
+    (failure,) = tmp_path.glob("runs/quickstart/sweep/*/failure.json")
+    log = (
+        tmp_path
+        / json.loads(failure.read_text())["error"].split("its output: ")[1].split(".log")[0]
+    )
+    assert "about to go" in log.with_suffix(".log").read_text()
+
+
+def test_a_ray_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not here")
+    words = [word for word in SMALL if word not in ("-m", "rag.chunk_words=30,40")]
+    done = plumbrule(tmp_path, *words, "executor=ray", "executor.address=127.0.0.1:1")
+    assert done.returncode == 2, done.stderr
+    assert "executor.address (=127.0.0.1:1) must be a Ray cluster that answers" in done.stderr
+    assert "Traceback" not in done.stderr
