@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plumbrule.report.sweep_table import FEWEST_SEEDS
 from plumbrule.results.cells import RunCell
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def estimate(row: Mapping[str, Any]) -> str:
     if row["n"] == 1:
         rest = f"{bounds} over its items" if bounds else ""
         return f"{number(row['mean'])} (n=1{',' if rest else ''}{rest})"
-    return f"{number(row['mean'])}{bounds or ', no interval'} (n={row['n']})"
+    why = ", too few seeds" if row["n"] < FEWEST_SEEDS else ", no spread"
+    return f"{number(row['mean'])}{bounds or why} (n={row['n']})"
 
 
 def difference(row: Mapping[str, Any]) -> str:

@@ -32,13 +32,15 @@ def run(options: argparse.Namespace) -> None:
     """
     store = store_of(options)
     found = gather(store, options.what, options.metric, options.baseline)
-    print("\n".join(unfinished_lines(found.cells)), file=sys.stderr, flush=True)
+    for line in unfinished_lines(found.cells):
+        print(line, file=sys.stderr, flush=True)
     if not found.table.empty:
         if options.json:
             print(found.table.to_json(orient="records"))
         else:
             print("\n".join(text_lines(found.table, options.metric or found.shown)))
-            print("\n".join(f"collapsed: {name}: {sign}" for name, sign in found.collapsed))
+            for name, sign in found.collapsed:
+                print(f"collapsed: {name}: {sign}")
     folder = Path(options.to) if options.to else store.root / "gathered" / found.name
     write(found, store, folder)
     print(f"tables and page: {folder}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,28 @@ def test_every_format_holds_the_same_numbers(store: Store, tmp_path: Path) -> No
     assert r"\toprule" in tex
     assert r"objective/kl" in tex
     assert r"ppo/gold\_gain" in tex
+
+
+def test_the_table_goes_to_wandb_as_an_artifact(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    given = ["--store", str(store.root), "--to", str(tmp_path / "out"), "--wandb"]
+    assert verbs.main(["gather", SWEEP, *given]) == 0
+    (run,) = (tmp_path / "out" / "wandb").glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 30.0  # W&B's own process may still be writing
+    while b"table-file" not in run.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert f"gathered-{SWEEP}".encode() in run.read_bytes()
+    assert b"table.parquet" in run.read_bytes()
+
+
+def test_two_seeds_have_no_interval_and_say_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made_runs.write_sweep(store, ["0.05", "0.2"], [0, 1])
+    found = gather(store, [SWEEP])
+    assert found.table["low"].isna().all()
+    assert "1.05, too few seeds (n=2)" in markdown(found.table, found.metrics)
 
 
 @pytest.mark.parametrize(
