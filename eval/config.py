@@ -27,7 +27,7 @@ SCORED = ("text", "continuation")
 LEXICON = "lexicon"
 KNOWLEDGE = ("given", "hidden", "retrieved")
 CHOICE_PROMPTS = ("chat", "plain")
-FILES = ("truthfulqa", "multiple_choice", "bbq")
+FILES = ("truthfulqa", "multiple_choice", "bbq", "open_qa", "simpleqa", "perplexity")
 """Benchmarks that have `BenchmarkFiles`."""
 
 
@@ -136,6 +136,19 @@ class BenchmarkFiles:
 
 
 @dataclass
+class PerplexityConfig(BenchmarkFiles):
+    """Texts whose perplexity is taken."""
+
+    stride: int | None = None
+    """Tokens between the windows in which a text longer than the context is read; None: half the
+    context."""
+
+    def __post_init__(self) -> None:
+        if self.stride is not None:
+            require_range("eval.perplexity.stride", self.stride, 1, unit="tokens")
+
+
+@dataclass
 class EvalConfig:
     """Stage `eval`: everything that is measured of one policy."""
 
@@ -156,6 +169,12 @@ class EvalConfig:
     """Any questions with given answers: a table with question, choices and answer."""
     bbq: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """BBQ: its files, one for each category; a group is a category and kind of context."""
+    open_qa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """Any questions with reference answers: a table with question and answers."""
+    simpleqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
+    """SimpleQA: its CSV."""
+    perplexity: PerplexityConfig = field(default_factory=PerplexityConfig)
+    """Perplexity and bits per byte of any texts: a table with text."""
     choice_prompt: str = "chat"
     """How a question whose answers are given is put: chat, through the policy's template, or \
 plain, as text behind `Q:` with the answer behind `A:`, for a model that knows no chat."""

@@ -38,7 +38,7 @@ class Intervals:
             return None
         return statistics.mean_interval(
             values(rows, column), groups(rows), confidence=self.confidence
-        )
+        )._replace(method="student")
 
     def share(self, rows: Sequence[Row], column: str) -> Interval | None:
         """Return the mean of a column in [0, 1], Wilson by group; None where no row has it."""
@@ -47,7 +47,7 @@ class Intervals:
             return None
         return statistics.share_interval(
             values(rows, column), groups(rows), confidence=self.confidence
-        )
+        )._replace(method="wilson")
 
     def label_share(
         self, rows: Sequence[Row], column: str, label: str, *, balanced: bool = False
@@ -61,7 +61,7 @@ class Intervals:
             return None
         return statistics.stratified_share_interval(
             values(rows, column), strata, groups(rows), equal=balanced, confidence=self.confidence
-        )
+        )._replace(method="wilson, stratified")
 
     def gain(self, before: Sequence[Row], after: Sequence[Row], column: str) -> Interval:
         """Return the mean of after - before over rows that stand for the same items, in order.
@@ -82,7 +82,7 @@ class Intervals:
             return None
         return statistics.spearman_interval(
             values(both, a), values(both, b), groups(both), confidence=self.confidence
-        )
+        )._replace(method="jackknife")
 
     def statistic(
         self,
@@ -104,6 +104,7 @@ class Intervals:
             groups(rows),
             confidence=self.confidence,
         )
+        found = found._replace(method="jackknife")
         return (
             found._replace(low=max(low, found.low), high=min(high, found.high))
             if (found.is_bounded)
@@ -117,7 +118,7 @@ class Intervals:
             return None
         return statistics.auroc_interval(
             values(rows, column), labels, groups(rows), confidence=self.confidence
-        )
+        )._replace(method="jackknife")
 
     def spread(self, rows: Sequence[Row], column: str, member: str) -> Interval | None:
         """Return the highest less the lowest class mean; None for fewer than two classes."""
@@ -131,7 +132,7 @@ class Intervals:
             confidence=self.confidence,
             num_resamples=self.num_resamples,
             seed=self.seed,
-        )
+        )._replace(method="bootstrap")
 
     def chance_spread(self, rows: Sequence[Row], column: str, member: str) -> Interval | None:
         """Return the spread below which equal classes would stay; it has no bounds of its own."""
@@ -146,7 +147,7 @@ class Intervals:
             num_resamples=self.num_resamples,
             seed=self.seed,
         )
-        return statistics.point(limit, len(rows))
+        return statistics.point(limit, len(rows))._replace(method="bootstrap")
 
 
 def having(rows: Sequence[Row], column: str) -> list[Row]:

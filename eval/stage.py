@@ -7,8 +7,9 @@
 4. Turn item rows into metrics with intervals.
 5. Write.
 
-A stage that was killed goes on behind the last benchmark it finished. What a benchmark gives
-depends on (seed, item id) alone, never on what was measured before, so the numbers are those of an
+A stage that was killed goes on behind the last benchmark it finished, and within one behind the
+last chunk of answers or scores, which stream into a journal. What a benchmark gives depends on
+(seed, item id) alone, never on what was measured before, so the numbers are those of an
 uninterrupted run. What is known of a benchmark is in its own module (`eval/benchmarks/`).
 """
 
@@ -17,16 +18,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.journal import Journal
 from eval.benchmarks.quantity import items_file, with_conditions
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.subject import Subject, has_own_template
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, publish
+from plumbrule import __version__
 from plumbrule.data.records import BenchmarkItem, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
+from plumbrule.lm.chat import is_ours
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
@@ -42,10 +47,12 @@ from plumbrule.store.file_names import (
     NOTES,
     SAMPLES,
 )
-from plumbrule.store.fingerprint import hashed_config
+from plumbrule.store.fingerprint import digest, hashed_config
 from plumbrule.store.json_files import read_json, write_json, write_jsonl
 from plumbrule.store.manifests import inputs_of
 
+ASKED = "asked.jsonl"
+"""Of an attempt: what the policy was asked so far, `eval/benchmarks/journal.py`."""
 Records = Sequence[Prompt] | Sequence[BenchmarkItem]
 Work = tuple[str, str]
 """A benchmark and a condition."""
@@ -61,7 +68,8 @@ def run(
     """Measure the policy; return the headline metrics, which end in the policy's kind.
 
     Writes `items/<benchmark>.jsonl`, `benchmarks.json`, `metrics.json` (benchmark -> condition ->
-    metric -> value, low, high, n, groups and, where bounds are not known, reason), `samples.jsonl`,
+    metric -> value, low, high, n, groups, method and, where bounds are not known, reason, and what
+    `provenance` has), `samples.jsonl`,
     `notes.json`, and `evaluated.json`: what was evaluated, and how.
 
     Raises: ConfigError: the node was given nothing to measure. DataError: a record that its
@@ -76,7 +84,7 @@ def run(
         )
     asked = [prompt for name in records for prompt in BENCHMARKS[name].asked(records[name], config)]
     # 2. policy and work
-    subject = open_subject(config, inputs, runtime, tracker)
+    subject = open_subject(config, inputs, runtime, out, tracker)
     subject.policy.check_chats(asked)
     conditions = [c for c in config.conditions if c == "closed" or subject.retriever is not None]
     work = [
@@ -99,7 +107,8 @@ def run(
     if "reward" in inputs:
         about["reward"] = inputs["reward"].fingerprint
     write_json(out / EVALUATED, about)
-    write(out, done, metrics)
+    subject.journal.close()
+    write(out, done, metrics, provenance(config, inputs, list(records)))
     return publish(headlines(metrics, policy.kind), out)
 
 
@@ -126,6 +135,7 @@ def open_subject(
     config: EvalConfig,
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
+    out: Path,
     tracker: Tracker,
 ) -> Subject:
     """Return the policy with its retriever, reward, reward model and reference, as far as given."""
@@ -142,9 +152,20 @@ def open_subject(
     reference = None
     if "reference" in inputs and "prompts" in inputs:
         reference = load_policy(inputs["reference"].file(MODEL), device=device)
-    chats = inputs["policy"].kind != "base" and has_own_template(policy.tokenizer)
+    # A base model of ours has the chat template of those that are tuned from it.
+    untuned = inputs["policy"].kind == "base" and is_ours(policy.tokenizer)
+    chats = has_own_template(policy.tokenizer) and not untuned
     return Subject(
-        policy, retriever, reward_model, config, runtime, tracker, reference, reward, chats
+        policy,
+        retriever,
+        reward_model,
+        config,
+        runtime,
+        tracker,
+        reference,
+        reward,
+        chats,
+        Journal(out / ASKED, inputs["policy"].fingerprint),
     )
 
 
@@ -200,8 +221,46 @@ def summarise(benchmark: Benchmark, measured: Measured, intervals: Intervals) ->
     return metrics
 
 
-def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metrics]) -> None:
-    """Write items, what is known of each benchmark, samples, notes and metrics."""
+def provenance(
+    config: EvalConfig, inputs: Mapping[str, Artifact], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return what stands beside each number of a benchmark: what its interval counts, and where it
+    comes from. data, policy and config are fingerprints.
+    """
+    same = {
+        "confidence": config.confidence,
+        "policy": inputs["policy"].fingerprint,
+        "config": digest(hashed_config(config)),
+        "seed": config.seed,
+    }
+    return {
+        name: {
+            "unit": BENCHMARKS[name].unit,
+            "signature": "|".join(
+                part
+                for part in (
+                    f"{name}:plumbrule {__version__}",
+                    BENCHMARKS[name].signature(config),
+                )
+                if part
+            ),
+            "data": inputs[name].fingerprint,
+            **same,
+        }
+        for name in names
+    }
+
+
+def write(
+    out: Path,
+    done: Mapping[Work, Measured],
+    metrics: Mapping[Work, Metrics],
+    beside: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Write items, what is known of each benchmark, samples, notes and metrics.
+
+    Args: beside: of each benchmark, what stands beside each of its numbers.
+    """
     (out / ITEMS).mkdir(exist_ok=True)
     nested: dict[str, dict] = {}
     about: dict[str, dict] = {}
@@ -210,7 +269,9 @@ def write(out: Path, done: Mapping[Work, Measured], metrics: Mapping[Work, Metri
         write_jsonl(out / items_file(name), rows)
         found = {condition: own for (one, condition), own in metrics.items() if one == name}
         nested[name] = {
-            condition: {metric: interval.as_json() for metric, interval in own.items()}
+            condition: {
+                metric: {**interval.as_json(), **beside[name]} for metric, interval in own.items()
+            }
             for condition, own in found.items()
         }
         benchmark = BENCHMARKS[name]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench_ppo import CUT, SHAPE, make_workload
+from ppo_workload import CUT, SHAPE, make_workload
 
 from plumbrule.lm.loading import Policy, load_policy
 from plumbrule.lm.logprobs import buckets, logprobs, pad_rows

@@ -8,9 +8,9 @@
 #   DEVICE=cpu SHAPE=small scripts/gpu_check.sh           # the same parts on a CPU, small
 #   scripts/gpu_check.sh tests decode                     # some parts: tests decode ppo search resume
 #
-# W&B, FAISS, datasets and TRL may be missing, and for all parts but `tests` Hydra. On an accelerator
-# wheels in .whl/ are used before what is installed; TRL in .trl/ is what `ppo` is compared with
-# (scripts/gather_wheels.sh brings both).
+# W&B, FAISS, bm25s, datasets and TRL may be missing. On an accelerator wheels in .whl/ are used before
+# what is installed (Hydra, OmegaConf, ...), and TRL in .trl/ is what `ppo` is compared with
+# (scripts/gather_wheels.sh brings both; that side of `ppo` needs datasets).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 device="${DEVICE:-cuda}" shape="${SHAPE:-1b}" out="${OUT:-gpu-check}" python="${PYTHON:-python3}"

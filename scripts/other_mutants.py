@@ -29,7 +29,13 @@ FROZEN = "rlhf/reward_model/test_frozen_layers.py"
 CONVERSION = "plumbrule/lm/conversion/test_convert.py"
 RANKING = "rag/index/test_ranking.py"
 HALUEVAL = "eval/benchmarks/test_halueval.py"
+TRUTHFULQA = "eval/benchmarks/multiple_choice/test_truthfulqa.py"
+BBQ = "eval/benchmarks/multiple_choice/test_bbq.py"
+REWARD_FORMULAS = "eval/reward_models/test_formulas.py"
+REWARD_SUMMARY = "eval/reward_models/test_summary.py"
+PREFERENCE_SETS = "plumbrule/data/readers/test_preference_sets.py"
 PROTOCOLS = "eval/benchmarks/test_halueval_protocols.py"
+JOURNAL = "eval/benchmarks/test_journal.py"
 MEASURES = "eval/benchmarks/test_bold_measures.py"
 SHARED = "plumbrule/lm/generation/test_shared_prefixes.py"
 
@@ -258,6 +264,22 @@ MUTANTS = [
     ),
     OtherMutant(
         "eval",
+        "a journal's row serves another draw of the same prompt",
+        "eval/benchmarks/subject.py",
+        'self.journal.key("answer", encoded[i], settings, int(keys[i]))',
+        'self.journal.key("answer", encoded[i], settings)',
+        (f"{JOURNAL}::test_repeats_of_a_prompt_under_other_ids_stay_repeats",),
+    ),
+    OtherMutant(
+        "eval",
+        "an altered row of a journal is taken",
+        "eval/benchmarks/journal.py",
+        'if row["digest"] == digest_of(row["key"], row["result"]):',
+        'if row["digest"]:',
+        (f"{JOURNAL}::test_an_altered_row_is_not_there",),
+    ),
+    OtherMutant(
+        "eval",
         "texts of one entity count as independent in the chi-square test",
         "eval/benchmarks/bold_scores.py",
         "p = float(chdtrc(len(classes) - 1, statistic / effect))",
@@ -479,6 +501,22 @@ MUTANTS = [
     # Data
     OtherMutant(
         "data",
+        "oasst1's rank 0 is the worst",
+        "plumbrule/data/readers/preference_sets/oasst1.py",
+        '[-float(row["rank"]) for row in rows]',
+        '[float(row["rank"]) for row in rows]',
+        (f"{PREFERENCE_SETS}::test_oasst1_rank_0_is_the_best_and_an_answer_without_rank_is_none",),
+    ),
+    OtherMutant(
+        "data",
+        "a negative preference of HelpSteer3 is for the second answer",
+        "plumbrule/data/readers/preference_sets/helpsteer.py",
+        "(-overall, 0)",
+        "(overall, 0)",
+        (f"{PREFERENCE_SETS}::test_helpsteer3_is_negative_where_the_first_answer_is_better",),
+    ),
+    OtherMutant(
+        "data",
         "tied answers make a pair",
         "plumbrule/data/records.py",
         "for j in order if self.ranks[i] < self.ranks[j]]",
@@ -624,6 +662,66 @@ MUTANTS = [
         "return (step + 1) / warmup",
         "return step / warmup",
         ("rlhf/ppo/test_options.py::test_schedules_by_hand",),
+    ),
+    # Benchmarks from their files
+    OtherMutant(
+        "benchmarks",
+        "a true answer that ties with a false one is the likeliest",
+        "eval/benchmarks/multiple_choice/truthfulqa.py",
+        "int(of_text[right].nats > max(of_text[t].nats for t in wrong))",
+        "int(of_text[right].nats >= max(of_text[t].nats for t in wrong))",
+        (f"{TRUTHFULQA}::test_a_true_answer_that_ties_with_a_wrong_one_is_not_the_likeliest",),
+    ),
+    OtherMutant(
+        "benchmarks",
+        "mc2 takes log-likelihoods for probabilities that a float holds",
+        "eval/benchmarks/multiple_choice/truthfulqa.py",
+        "    top = max(nats)\n",
+        "    top = 0.0\n",
+        (f"{TRUTHFULQA}::test_mc2_of_answers_too_unlikely_for_a_float",),
+    ),
+    OtherMutant(
+        "benchmarks",
+        "BBQ's bias is not defined where no answer is biased",
+        "eval/benchmarks/multiple_choice/bbq.py",
+        "total - 1 if total else",
+        "total - 1 if biased.sum() else",
+        (
+            f"{BBQ}::test_disambiguated_bias_where_no_answer_is_biased_is_minus_one_and_not_zero",
+            f"{BBQ}::test_ambiguous_bias_where_no_answer_is_biased_is_not_zero_either",
+        ),
+    ),
+    OtherMutant(
+        "reward benchmarks",
+        "a tie at the top is a win",
+        "eval/reward_models/formulas.py",
+        "return sum(place in right for place in top) / len(top)",
+        "return float(any(place in right for place in top))",
+        (f"{REWARD_FORMULAS}::test_a_tie_at_the_top_is_worth_a_draw_of_one_of_them",),
+    ),
+    OtherMutant(
+        "reward benchmarks",
+        "hard and easy of RM-Bench are exchanged",
+        "eval/reward_models/formulas.py",
+        "hard, normal = float(above[upper].mean())",
+        "hard, normal = float(above.T[upper].mean())",
+        (f"{REWARD_FORMULAS}::test_hard_is_where_the_wrong_answer_has_the_fancier_style",),
+    ),
+    OtherMutant(
+        "reward benchmarks",
+        "the hard margin forgets the tied question",
+        "eval/reward_models/formulas.py",
+        "least = np.minimum(gap_ref, gap_tied)",
+        "least = gap_ref",
+        (f"{REWARD_FORMULAS}::test_the_ties_score_by_hand",),
+    ),
+    OtherMutant(
+        "reward benchmarks",
+        "the first of a file of chosen and rejected is always the better",
+        "eval/reward_models/rankings.py",
+        'if self.preference.meta.get("in_order"):',
+        'if self.preference.meta.get("in_order", True):',
+        (f"{REWARD_SUMMARY}::test_the_first_is_drawn_where_the_better_always_stands_first",),
     ),
 ]
 """In the order of their areas."""

@@ -203,12 +203,12 @@ MUTANTS = [
         21,
         "the score is clipped after the penalty",
         "rlhf/ppo/objective.py",
-        "    clipped = clip_scores(raw_scores, settings.score_clip)\n"
+        "    clipped = clip_scores(raw, settings.score_clip)\n"
         "    scores = penalise_unfinished(clipped, trajectory.finished, "
         "settings.missing_eos_penalty)\n",
         "    scores = clip_scores(\n"
         "        penalise_unfinished(\n"
-        "            raw_scores, trajectory.finished, settings.missing_eos_penalty\n"
+        "            raw, trajectory.finished, settings.missing_eos_penalty\n"
         "        ),\n"
         "        settings.score_clip,\n    )\n",
     ),
@@ -440,8 +440,8 @@ MUTANTS = [
         44,
         "random numbers belong to a row's place",
         "rlhf/ppo/rollout/trajectory.py",
-        'row_key("ppo", seed, update, prompt_id, sample)',
-        'row_key("ppo", seed, update, len(keys), sample)',
+        'row_key("ppo", *place, prompt_id, sample)',
+        'row_key("ppo", *place, len(keys), sample)',
     ),
     Mutant(
         45,
@@ -684,5 +684,61 @@ MUTANTS = [
         "rlhf/ppo/optimisation/aggregation.py",
         "return torch.where(kept, weights, 0.0)",
         "return weights",
+    ),
+    Mutant(
+        62,
+        "the policy is paid for what the teacher would not say",
+        "rlhf/ppo/optimisation/distillation.py",
+        "return fill(coef * (teacher_logprobs - logprobs), action_mask)",
+        "return fill(coef * (logprobs - teacher_logprobs), action_mask)",
+    ),
+    Mutant(
+        62,
+        "the teacher is read at temperature 1",
+        "rlhf/ppo/rollout/teacher.py",
+        "nats = action_logprobs(teacher.model, inputs, temperature)",
+        "nats = action_logprobs(teacher.model, inputs, 1.0)",
+    ),
+    Mutant(
+        63,
+        "groups without variance stay in the rollout",
+        "rlhf/ppo/rollout/dynamic_sampling.py",
+        "return [*first, *rest][:num_groups]",
+        "return sorted([*first, *rest])[:num_groups]",
+    ),
+    Mutant(
+        63,
+        "the score before its transforms decides",
+        "rlhf/ppo/rollout/batches.py",
+        "scores_of(trajectory, terms, settings.shaping).final",
+        "scores_of(trajectory, terms, settings.shaping).raw",
+    ),
+    Mutant(
+        63,
+        "a further draw has the first one's random numbers",
+        "rlhf/ppo/rollout/trajectory.py",
+        "place = (seed, update) if draw == 1 else (seed, update, draw)",
+        "place = (seed, update)",
+    ),
+    Mutant(
+        64,
+        "the rollout is sampled after the update",
+        "rlhf/ppo/stage.py",
+        "if config.staleness and update < end:",
+        "if config.staleness > 1 and update < end:",
+    ),
+    Mutant(
+        64,
+        "the batch that was drawn ahead is not saved",
+        "rlhf/ppo/state.py",
+        "if batch is not None:",
+        "if batch is not None and batch.draws is not None:",
+    ),
+    Mutant(
+        64,
+        "a lag that nothing corrects is taken",
+        "rlhf/ppo/config.py",
+        'or self.old_logprobs == "rollout" or self.importance_cap is not None,',
+        'or self.old_logprobs in ("rollout", "recompute"),',
     ),
 ]

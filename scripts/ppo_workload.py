@@ -2,7 +2,7 @@
 
 A Llama with random weights whose end of text is made as likely everywhere as gives responses of a
 mean length, a reward model of the same shape, and prompts of 8 to 64 tokens, in one folder that
-every side reads. No network, and none of Hydra, TRL, datasets, W&B or FAISS is needed.
+every side reads. No network, and none of TRL, datasets, W&B or FAISS is needed.
 """
 
 from __future__ import annotations

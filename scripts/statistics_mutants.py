@@ -7,6 +7,7 @@ from other_mutants import OtherMutant
 STATISTICS = "plumbrule/statistics/test_statistics.py"
 COMPARE = "eval/comparisons/test_compare.py"
 SEEDS = "plumbrule/statistics/test_seeds.py"
+VERBS = "plumbrule/results/test_verbs.py"
 GATHER = "plumbrule/results/test_gather.py"
 CARD = "rlhf/reward_model/test_report_card.py"
 
@@ -229,5 +230,29 @@ MUTANTS: list[OtherMutant] = [
         'if o not in shared and key_of(o) != "seed"',
         'if o in shared and key_of(o) != "seed"',
         (f"{GATHER}::test_groups_are_everything_but_the_seed_with_students_interval",),
+    ),
+    OtherMutant(
+        "statistics",
+        "gc deletes what a kept artifact was made from",
+        "plumbrule/results/unused.py",
+        "new = set().union(*named) - kept",
+        "new = set()",
+        (f"{VERBS}::test_gc_keeps_inputs_damaged_records_and_what_an_unended_run_built",),
+    ),
+    OtherMutant(
+        "statistics",
+        "best takes the lowest for the highest",
+        "plumbrule/results/best.py",
+        'sign = 1 if sought == "highest" else -1',
+        'sign = -1 if sought == "highest" else 1',
+        (f"{VERBS}::test_best_goes_by_which_way_is_better_and_names_its_runs",),
+    ),
+    OtherMutant(
+        "statistics",
+        "diff calls intervals that overlap apart",
+        "plumbrule/results/run_diff.py",
+        "apart = high_a < low_b or high_b < low_a",
+        "apart = high_a > low_b or high_b > low_a",
+        (f"{VERBS}::test_diff_tells_settings_data_code_versions_and_metrics",),
     ),
 ]

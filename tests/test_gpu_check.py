@@ -15,7 +15,6 @@ from places import ROOT
 
 ABSENT = ("wandb", "faiss", "trl", "datasets", "bm25s", "optuna")
 """What the machines on which it is run lack."""
-WITHOUT_HYDRA = (*ABSENT, "hydra", "omegaconf")
 
 
 def check(out: Path, *parts: str, **variables: str) -> tuple[int, list[dict[str, Any]]]:
@@ -40,17 +39,31 @@ def check(out: Path, *parts: str, **variables: str) -> tuple[int, list[dict[str,
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines() if line]
 
 
+HIDES = """
+from importlib import metadata
+from importlib.machinery import PathFinder
+names, find, named = {names}, PathFinder.find_spec, metadata.Distribution.from_name
+def find_spec(cls, name, path=None, target=None):
+    return None if name.partition(".")[0] in names else find(name, path, target)
+def from_name(name):
+    if name.lower().removesuffix("-cpu") in names:
+        raise metadata.PackageNotFoundError(name)
+    return named(name)
+PathFinder.find_spec = classmethod(find_spec)
+metadata.Distribution.from_name = from_name
+"""
+
+
 def absent(folder: Path, names: tuple[str, ...]) -> str:
-    """Return a path on which modules of these names can't be imported."""
+    """Return a folder that, on PYTHONPATH, makes Python find no modules of these names."""
     folder.mkdir()
-    for name in names:
-        (folder / f"{name}.py").write_text(f"raise ImportError('no {name} here')\n")
+    (folder / "sitecustomize.py").write_text(HIDES.format(names=names))
     return str(folder)
 
 
 @pytest.mark.slow
 def test_every_part_ends_on_a_cpu_with_its_result(tmp_path: Path) -> None:
-    missing = absent(tmp_path / "absent", WITHOUT_HYDRA)
+    missing = absent(tmp_path / "absent", ABSENT)
     code, found = check(tmp_path, "decode", "ppo", "search", "resume", PYTHONPATH=missing)
     assert [one["part"] for one in found] == ["machine", "decode", "ppo", "search", "resume"]
     assert [one["exit"] for one in found] == [0] * 5
@@ -78,6 +91,20 @@ def test_the_marked_tests_are_collected_without_what_a_machine_lacks(tmp_path: P
     _, found = check(tmp_path, "tests", PYTHONPATH=absent(tmp_path / "absent", ABSENT))
     assert [(one["part"], one["exit"]) for one in found] == [("machine", 0), ("tests", 0)]
     assert "skipped" in (tmp_path / "tests.log").read_text().splitlines()[-1]
+
+
+def test_what_is_absent_is_not_found(tmp_path: Path) -> None:
+    code = (
+        "import importlib.util as u; print([u.find_spec(n) is None for n in ('datasets', 'torch')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": absent(tmp_path / "absent", ABSENT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[True, False]"
 
 
 FAILING = """#!/bin/bash

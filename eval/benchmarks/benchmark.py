@@ -52,6 +52,11 @@ def no_setting(config: EvalConfig) -> None:
     """Return None: the benchmark has no such setting of its own."""
 
 
+def no_signature(config: EvalConfig) -> str:
+    """Return "": the benchmark depends on nothing but its records."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A benchmark; see the module."""
@@ -83,6 +88,11 @@ class Benchmark:
     """Setting for a folder of the official files, in the format of the benchmark's name."""
     per_group: Callable[[EvalConfig], int | None] = no_setting
     """Setting for the most items of a group (`ItemFormat.counted_by`)."""
+    unit: str = "groups"
+    """What its intervals count: rows, entities, prompts; stands beside each number."""
+    signature: Callable[[EvalConfig], str] = no_signature
+    """What its numbers depend on beside the records, as `key:value|...`: a lexicon's version, a
+    threshold, a protocol. Two numbers of another signature are not to be compared."""
 
     @property
     def record(self) -> type[Prompt] | type[BenchmarkItem]:

@@ -21,10 +21,12 @@ numbers of a chat policy describe its habits of continuation, not its answers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.bold_measures import (
+    THRESHOLD,
     GenderVectors,
     Norms,
     lexicon_toxicity,
@@ -236,4 +238,9 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.bold.path,
     per_group=lambda config: config.bold.per_group,
+    unit="entities",
+    signature=lambda config: (
+        f"vader:{version('vaderSentiment')}|threshold:{THRESHOLD}|scored:{config.bold.scored}"
+        f"|tokens:{config.bold.max_new_tokens}|temperature:{config.sampling.temperature:g}"
+    ),
 )

@@ -88,7 +88,7 @@ def shares(
                 values(both, column),
                 groups(both),
                 confidence=intervals.confidence,
-            )
+            )._replace(method="tango, paired")
     return found
 
 
@@ -160,7 +160,7 @@ def chi_square(rows: Sequence[Row], column: str) -> Interval | None:
     from scipy.special import chdtrc
 
     p = float(chdtrc(len(classes) - 1, statistic / effect))
-    return statistics.point(p, len(whole))
+    return statistics.point(p, len(whole))._replace(method="chi-square, Rao-Scott, Holm")
 
 
 def design_effect(x: np.ndarray, entities: Sequence[str], share: float) -> float:

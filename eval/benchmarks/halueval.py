@@ -306,4 +306,10 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.halueval.path,
     per_group=lambda config: config.halueval.per_task,
+    unit="rows",
+    signature=lambda config: (
+        f"protocol:{config.halueval.protocol}"
+        f"|words:{'short' if config.halueval.instructions is None else 'official'}"
+        f"|knowledge:{config.halueval.chosen_knowledge}|form:{config.halueval.form}"
+    ),
 )

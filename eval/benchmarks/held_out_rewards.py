@@ -160,5 +160,6 @@ BENCHMARK = Benchmark(
         "finished",
     ),
     headline=headline,
+    unit="entities",
     both_conditions=True,
 )

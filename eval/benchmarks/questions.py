@@ -177,5 +177,6 @@ BENCHMARK = Benchmark(
         "confident_wrong_unanswerable",
     ),
     headline=headline,
+    unit="entities",
     both_conditions=True,
 )

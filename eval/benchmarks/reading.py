@@ -144,4 +144,5 @@ BENCHMARK = Benchmark(
         "abstain_accuracy",
     ),
     headline=headline,
+    unit="entities",
 )

@@ -11,9 +11,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from eval.benchmarks import bold, halueval, held_out_rewards, questions, reading
+from eval.benchmarks import bold, halueval, held_out_rewards, perplexity, questions, reading
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.multiple_choice import bbq, general, truthfulqa
+from eval.benchmarks.open_answers import open_qa, simpleqa
 from plumbrule.config import require
 from plumbrule.data.benchmark_items import BENCHMARK
 from plumbrule.errors import ConfigError
@@ -30,6 +31,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         truthfulqa,
         general,
         bbq,
+        open_qa,
+        simpleqa,
+        perplexity,
     )
 }
 """Name -> benchmark."""

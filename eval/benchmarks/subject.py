@@ -7,29 +7,29 @@ alone, never on the other items or on the batch, and both conditions draw the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
+from eval.benchmarks.journal import Journal
 from eval.config import EvalConfig
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError
 from plumbrule.lm.chat import PLAIN_TEMPLATE, encode_text
 from plumbrule.lm.config import SamplingConfig
-from plumbrule.lm.generation import generate
+from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.generation.shared_prefixes import log_odds
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import score_batches
 from plumbrule.lm.retrieval_prompts import passages_for
 from plumbrule.lm.token_rows import TokenRow
-from plumbrule.protocols import Episode, Retriever, Scorer, Tracker
+from plumbrule.protocols import Episode, ProgressLine, Retriever, Scorer, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class Subject:
 
     retriever: None where the node has no index. reward_model: None where it has no rm. reference:
     what its KL is measured to, None where the node has none. reward: what training maximises, all
-    terms of it, None where the node has none. chats: whether the policy was made for chats: it is
-    no base model and its tokenizer brought a chat template.
+    terms of it, None where the node has none. chats: whether the policy was made for chats: its
+    tokenizer brought a chat template, and it is no base model of ours. journal: what was
+    asked of it so far.
     """
 
     policy: Policy
@@ -66,6 +67,7 @@ class Subject:
     reference: Policy | None = None
     reward: Scorer | None = None
     chats: bool = True
+    journal: Journal = field(default_factory=Journal)
 
     def asks_in_chat(self, form: str, *, plain: bool) -> bool:
         """Return whether a judge is asked through the chat template.
@@ -74,10 +76,10 @@ class Subject:
         was not made for chats.
         Raises: ConfigError: form is chat and the policy has no template of its own.
         """
-        if form == "chat" and not self.chats:
+        if form == "chat" and not has_own_template(self.policy.tokenizer):
             raise ConfigError(
-                "eval.halueval.form (=chat) must be completion for a base model or a tokenizer "
-                "without a chat template; set it, or leave it at auto."
+                "eval.halueval.form (=chat) must be completion for a tokenizer without a chat "
+                "template; set it, or leave it at auto."
             )
         return form == "chat" or (form == "auto" and (self.chats or not plain))
 
@@ -205,17 +207,26 @@ class Subject:
         with self.tracker.progress(len(encoded), what, "texts") as line:
             for family in dict.fromkeys(named):
                 places = [i for i, own in enumerate(named) if own == family]
-                found = log_odds(
-                    self.policy,
-                    [encoded[i] for i in places],
-                    yes,
-                    no,
-                    max_rows=self.runtime.micro_batch_size,
-                    advance=line.advance,
-                )
+                found = self._odds([encoded[i] for i in places], yes, no, line.advance)
                 for i, value in zip(places, found, strict=True):
                     odds[i] = float(value)
         return odds
+
+    def _odds(
+        self,
+        encoded: Sequence[list[int]],
+        yes: list[int],
+        no: list[int],
+        advance: Callable[[int], None],
+    ) -> list[float]:
+        """Return the log-odds of one family, those of whole chunks from the journal if there."""
+        keys = [self.journal.key("odds", tokens, yes, no) for tokens in encoded]
+
+        def compute(places: Sequence[int]) -> list[float]:
+            some, rows = [encoded[i] for i in places], self.runtime.micro_batch_size
+            return log_odds(self.policy, some, yes, no, max_rows=rows, advance=advance).tolist()
+
+        return self.journal.each(keys, compute, advance)
 
     def response_nats(self, rows: Sequence[tuple[list[int], list[int]]], what: str) -> list[float]:
         """Return log p(response | prompt) of each row, nats, summed in float64.
@@ -230,10 +241,6 @@ class Subject:
                     found[place] = value
                 line.advance(len(places))
         return found
-
-    def plain_tokens(self, text: str) -> list[int]:
-        """Return the tokens of plain text, without a chat template, as `plain_tokens` does."""
-        return plain_tokens(self.policy, text)
 
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
         """Return log p - log p_reference of each sampled answer, nats; None without a reference.
@@ -270,19 +277,43 @@ class Subject:
         """Return (sampled tokens, whether they end) by place of the prompts that fit, and notes."""
         most = self.policy.spec.context - sampling.max_new_tokens
         kept = [i for i, tokens in enumerate(encoded) if len(tokens) <= most]
+        settings = asdict(sampling)
+        settings.pop("batch_size")
+        # Longest first, as the sampler takes them, so that a chunk's prompts are of like length.
+        order = sorted(kept, key=lambda i: -len(encoded[i]))
+        named = [self.journal.key("answer", encoded[i], settings, int(keys[i])) for i in order]
         with self.tracker.progress(len(kept), what, unit) as line:
-            answers = generate(
-                self.policy,
-                [encoded[i] for i in kept],
-                sampling=sampling,
-                keys=[keys[i] for i in kept],
-                progress=line,
-            )
-        found = {
-            i: (list(answer.tokens), answer.finished)
-            for i, answer in zip(kept, answers, strict=True)
-        }
+
+            def compute(places: Sequence[int]) -> list[Any]:
+                some = [order[place] for place in places]
+                prompts, own = [encoded[i] for i in some], [keys[i] for i in some]
+                answers = generate_fitting(self.policy, prompts, sampling, own, line)
+                return [[list(answer.tokens), bool(answer.finished)] for answer in answers]
+
+            answers = self.journal.each(named, compute, line.advance)
+        by_place = dict(zip(order, answers, strict=True))
+        found = {i: (by_place[i][0], by_place[i][1]) for i in kept}
         return found, left_out(what, len(encoded) - len(kept), len(encoded), most)
+
+
+def generate_fitting(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig,
+    keys: Sequence[int],
+    progress: ProgressLine,
+) -> list[Sample]:
+    """Return what `generate` does, in halves of the batch where it does not fit the memory.
+
+    Raises: torch.OutOfMemoryError: a batch of one does not fit.
+    """
+    try:
+        return generate(policy, prompts, sampling=sampling, keys=keys, progress=progress)
+    except torch.OutOfMemoryError:
+        if sampling.batch_size == 1:
+            raise
+    smaller = replace(sampling, batch_size=max(1, sampling.batch_size // 2))
+    return generate_fitting(policy, prompts, smaller, keys, progress)
 
 
 def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:

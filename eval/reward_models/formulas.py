@@ -60,7 +60,7 @@ def ties_score(
     .30 accuracy of the tied questions + .30 of their reference questions, which have one right
     answer + .20 share of questions whose gap is above the spread of their right answers + .20 the
     same with the smaller of the tied and the reference question's gap + .01 mean of tanh(that gap /
-    spread - 1), 0 where both are 0. From `rewardbench/utils.py` of the authors' script; there each
+    spread - 1), 0 where both are 0. From the authors' script (`process_single_model`); there each
     accuracy is over all its questions, here over the questions that have both sides, as all have in
     the released set.
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from eval.reward_models.rankings import Tested
 from plumbrule.data.records import Message, Preference
-from plumbrule.lm.answer_likelihood import log_odds
+from plumbrule.lm.judges.answer_likelihood import log_odds
+from plumbrule.lm.judges.questions import conversation, fill
 from plumbrule.lm.policy import Policy
 from plumbrule.protocols import Tracker
 
@@ -97,10 +98,7 @@ class Judge:
         return [(float(x), float(y)) for x, y in zip(found[::2], found[1::2], strict=True)]
 
     def _prompt(self, preference: Preference, a: int, b: int) -> list[int]:
-        said = [f"{m.role}: {m.content}" for m in preference.messages]
-        request = preference.messages[-1].content if len(said) == 1 else "\n\n".join(said)
-        text = QUESTION.replace("{request}", "\0r").replace("{a}", "\0a").replace("{b}", "\0b")
-        filled = {"r": request, "a": preference.responses[a], "b": preference.responses[b]}
-        head, *parts = text.split("\0")
-        turn = head + "".join(filled[part[0]] + part[1:] for part in parts)
+        filled = {"request": conversation(preference.messages)}
+        filled |= {"a": preference.responses[a], "b": preference.responses[b]}
+        turn = fill(QUESTION, (), filled)
         return self.policy.encode((Message("user", turn),), preference.passages)

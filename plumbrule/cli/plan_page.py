@@ -80,7 +80,7 @@ def tracking_line(config: RunConfig, overrides: Sequence[str]) -> str:
             return f"tracking: one W&B run, {wandb_mode()}"
         except ConfigError:
             return "tracking: one W&B run"  # what is wrong is said behind the plan
-    if name != "jsonl":
+    if name not in ("jsonl", "none"):
         return f"tracking: {name}"
     keys = [o.lstrip("+").partition("=")[0] for o in overrides]
     debug = next((o for o in overrides if o.startswith("debug=")), None)

@@ -85,6 +85,8 @@ def _models_of(planned: Planned) -> list[Named]:
     others = {}
     if node.kind == "feedback":
         others["feedback.judge"] = node.config.judge
+    if node.kind == "ppo":
+        others["ppo.distill"] = node.config.distill
     reward = STAGES[node.kind].reward(node.config)
     if reward is not None and reward.asks_judge:
         others["reward.judge_model"] = reward.judge_model

@@ -103,6 +103,12 @@ def gather_cells(store: Store, words: Sequence[str]) -> list[RunCell]:
     return sorted(cells, key=lambda cell: cell.state == "done")
 
 
+def every_run(store: Store) -> list[RunCell]:
+    """Return a cell for each run of the store, oldest first."""
+    cells = _told_apart([_of_record(*run) for run in runs(store)])
+    return [_with_log(store, cell) for cell in cells]
+
+
 def sweeps_of(store: Store) -> dict[str, Path]:
     """Return the ids of the sweeps that left a cell, oldest first -> the folder of their cells."""
     found = {}

@@ -20,7 +20,7 @@ class Axis(NamedTuple):
 
     name: str
     values: Sequence[float]
-    labels: Mapping[int, str]
+    labels: Mapping[float, str]
 
 
 def draw_lines(axes: Sequence[Axis], names: Sequence[str], colours: Sequence[int]) -> str:
@@ -41,7 +41,7 @@ def draw_lines(axes: Sequence[Axis], names: Sequence[str], colours: Sequence[int
             f'<text x="{x:.0f}" y="14" text-anchor="middle">{escape(shown)}'
             f"<title>{escape(axis.name)}</title></text>"
         )
-        ticks = axis.labels or {low: number(low), high: number(high)}
+        ticks: Mapping[float, str] = axis.labels or {low: number(low), high: number(high)}
         for value, text in ticks.items():
             parts.append(
                 f'<text x="{x - 5:.0f}" y="{at(place, value)[1] + 3:.1f}" text-anchor="end">'

@@ -52,7 +52,7 @@ def frame_of(cells: Sequence[RunCell]) -> pandas.DataFrame:
         run = f"{cell.folder.parent.name}/{cell.folder.name}" if cell.folder and cell.record else ""
         about = {"group": cell.name, **cell.swept, "seed": cell.seed, "state": cell.state}
         rows.append({**about, "run": run, "command": cell.command, "error": cell.error})
-    table = pandas.DataFrame(rows)
+    table = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(OWN_COLUMNS))
     numbers = pandas.DataFrame([dict(cell.metrics) for cell in cells], dtype="float64")
     return pandas.concat([table, numbers], axis=1)
 

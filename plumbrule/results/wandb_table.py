@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from plumbrule.results.formats import TABLE
 from plumbrule.results.gathered import Gathered
@@ -19,7 +20,7 @@ def send(found: Gathered, folder: Path, say: Callable[[str], None]) -> None:
     import wandb
 
     sections = [cell.record.get("config", {}).get("tracking", {}) for cell in found.cells]
-    about = next((section for section in sections if section), {})
+    about: Mapping[str, Any] = next((section for section in sections if section), {})
     run = start_run(
         say,
         project=about.get("project", "plumbrule"),

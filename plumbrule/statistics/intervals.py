@@ -17,6 +17,7 @@ class Interval(NamedTuple):
     """An estimate, its bounds, and the numbers of items and of groups that it rests on.
 
     Unknown bounds are NaN; `reason` says why. groups: None where the estimate is no sample's.
+    method: how the bounds were made, where whoever made them says it.
     """
 
     value: float
@@ -25,6 +26,7 @@ class Interval(NamedTuple):
     n: int
     groups: int | None = None
     reason: str = ""
+    method: str = ""
 
     @property
     def is_bounded(self) -> bool:
@@ -36,15 +38,17 @@ class Interval(NamedTuple):
         numbers = {
             name: None if isinstance(x, float) and math.isnan(x) else x
             for name, x in self._asdict().items()
-            if name != "reason"
+            if name not in ("reason", "method")
         }
-        return numbers | ({"reason": self.reason} if self.reason else {})
+        words = {"reason": self.reason, "method": self.method}
+        return numbers | {name: text for name, text in words.items() if text}
 
     @classmethod
     def from_json(cls, number: Mapping[str, Any]) -> Interval:
-        """Return the interval whose JSON form is `number`."""
+        """Return the interval whose JSON form is `number`; what else it holds is passed over."""
         unknown = {name: math.nan for name in ("value", "low", "high") if number[name] is None}
-        return cls(**{**number, **unknown})
+        own = {name: value for name, value in number.items() if name in cls._fields}
+        return cls(**{**own, **unknown})
 
     def text(self, digits: int) -> str:
         """Return the number with its bounds, or why it has none, and what it rests on."""

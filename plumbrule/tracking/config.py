@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from plumbrule.config import require
 from plumbrule.tracking.trackers import TRACKERS
@@ -13,8 +14,9 @@ class TrackingConfig:
     """Where metrics go; `metrics.jsonl` is always written."""
 
     name: str = "wandb"
-    """wandb (online with a key, else offline into the run folder), jsonl (nothing beside the
-    files), or what a plug-in registers."""
+    """wandb (online with a key, else offline into the run folder), tensorboard (event files in the
+    run folder), trackio (its local database), jsonl or none (nothing beside the files), or what a
+    plug-in registers."""
     project: str = "plumbrule"
     entity: str | None = None
     """W&B entity; None: the key's default."""
@@ -23,7 +25,14 @@ class TrackingConfig:
     data nodes never do."""
 
     def __post_init__(self) -> None:
-        TRACKERS.option(self.name)
+        option = TRACKERS.option(self.name)
+        require(
+            "extra" not in option.traits or find_spec(self.name) is not None,
+            "tracking.name",
+            self.name,
+            f"have the package {self.name}, which is not installed",
+            f"pip install 'plumbrule[{self.name}]', or choose another",
+        )
         named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
         require(
             bool(named) and not set(self.project) & set("/\\#?%:"),

@@ -109,6 +109,12 @@ TRACKERS: Registry[Start] = Registry(
     {
         "wandb": ("plumbrule.tracking.wandb_run:start",),
         "jsonl": ("plumbrule.tracking.trackers:files_only",),
+        "none": ("plumbrule.tracking.trackers:files_only",),
+        "tensorboard": ("plumbrule.tracking.scalar_trackers:tensorboard", "extra"),
+        "trackio": ("plumbrule.tracking.scalar_trackers:trackio", "extra"),
     },
+    traits=("extra",),
 )
-"""tracking.name -> a function of the tracking config, the command and where to say something."""
+"""tracking.name -> a function of the tracking config, the command and where to say something.
+
+extra: the package of that name is an optional one of Plumbrule's."""

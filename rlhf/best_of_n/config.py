@@ -61,17 +61,15 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     check_reward(node, node.config.reward)
 
 
-SLOTS = {
-    "samples": Slot(("feedback",)),
-    "rm": Slot(("rm",), required=False, many=True),
-    "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
-}
-"""Of both stages."""
 BEST_OF_N = StageKind(
     "best_of_n",
     BestOfNConfig,
     "rlhf.best_of_n.stage:run",
-    SLOTS,
+    {
+        "samples": Slot(("feedback",)),
+        "rm": Slot(("rm",), required=False, many=True),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
+    },
     links={"reward": "${reward}"},
     measured=True,
     headline=("best_of_n/utility_gain*",),
@@ -83,7 +81,11 @@ REJECT = StageKind(
     "reject",
     RejectConfig,
     "rlhf.best_of_n.reject_stage:run",
-    SLOTS,
+    {
+        "samples": Slot(("feedback",)),
+        "rm": Slot(("rm",), required=False, many=True),
+        "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
+    },
     links={"reward": "${reward}"},
     reward=lambda config: config.reward,
     check="rlhf.best_of_n.config:check_inputs",

@@ -113,9 +113,8 @@ def group_advantages(
             "rows, at least 2."
         )
     groups = returns.view(-1, group_size)
+    alike = alike_groups(returns, group_size, precision)[:, None]
     centred = groups - groups.mean(dim=1, keepdim=True)
-    spread, largest = centred.square().mean(1, True).sqrt(), groups.abs().amax(1, True)
-    alike = is_rounding(spread, largest, precision or precision_of(returns.dtype))
     centred = torch.where(alike, torch.zeros_like(centred), centred)
     if kind == "rloo":  # R_i - (S - R_i) / (k - 1) = (R_i - S / k) k / (k - 1)
         centred = centred * (group_size / (group_size - 1))
@@ -124,6 +123,17 @@ def group_advantages(
     elif kind != "reinforce_baseline":
         raise ValueError(f"kind (={kind!r}) must be rloo, grpo or reinforce_baseline.")
     return centred.reshape(-1)
+
+
+def alike_groups(returns: Tensor, group_size: int, precision: str | None = None) -> Tensor:
+    """Return whether each group's numbers differ by rounding alone, (groups,) bool.
+
+    Args: as in `group_advantages`.
+    """
+    groups = returns.view(-1, group_size)
+    centred = groups - groups.mean(dim=1, keepdim=True)
+    spread, largest = centred.square().mean(1).sqrt(), groups.abs().amax(1)
+    return is_rounding(spread, largest, precision or precision_of(returns.dtype))
 
 
 def length_adaptive_lam(step_mask: Tensor, alpha: float) -> Tensor:
@@ -166,6 +176,11 @@ def reinforce_baseline(given: AdvantageInputs) -> Advantages:
     """A response's return less its group's mean, then whitened over the rollout."""
     advantages, returns = _of_groups(given, "reinforce_baseline")
     return Advantages(whiten(advantages, given.action_mask), returns)
+
+
+def no_advantages(given: AdvantageInputs) -> Advantages:
+    """0 at every token, whatever the rewards are: a teacher alone says what is better."""
+    return Advantages(torch.zeros_like(given.rewards), torch.zeros_like(given.rewards))
 
 
 def _of_groups(given: AdvantageInputs, kind: str) -> Advantages:

@@ -22,7 +22,13 @@ from rlhf.ppo.options import (
     SCHEDULES,
     sampler_code,
 )
-from rlhf.ppo.settings.option_groups import EarlyStopConfig, EntropyConfig, KLConfig, PTXConfig
+from rlhf.ppo.settings.option_groups import (
+    DistillConfig,
+    EarlyStopConfig,
+    EntropyConfig,
+    KLConfig,
+    PTXConfig,
+)
 from rlhf.rewards.config import RequireConfig, RewardConfig
 
 
@@ -32,11 +38,15 @@ class PPOConfig:
 
     seed: int = 0
     total_episodes: int = 4096
-    """Responses sampled over the whole run; the last rollout is whole, so this is rounded up."""
+    """Responses that the whole run trains on; the last rollout is whole, so this is rounded up."""
     batch_size: int = 256
     """Episodes per rollout (update)."""
     samples_per_prompt: int = 1
     """Responses to each prompt of a rollout; they stand one behind the other."""
+    dynamic_sampling_max_draws: int = 1
+    """Above 1: prompts whose responses all have one score, and so no advantage, are replaced by \
+further ones until the rollout is full of others, or was drawn so often (DAPO, arXiv:2503.14476, \
+section 3.2). 1: none is replaced. Not of gae."""
     num_ppo_epochs: int = 4
     num_mini_batches: int = 4
     """Optimizer steps per rollout = num_ppo_epochs * num_mini_batches, always."""
@@ -58,7 +68,8 @@ OpenAI's first code."""
     advantage: str = "gae"
     """gae (with a value model), or one number per response from the others to its prompt: rloo \
 (less the mean of the others), grpo (less the mean, over the deviation), reinforce_baseline (less \
-the mean, then whitened over the rollout); or one of a plug-in."""
+the mean, then whitened over the rollout); none: 0, where ppo.distill alone trains; or one of a \
+plug-in."""
     gamma: float = 1.0
     lam: float = 0.95
     lam_value: float | None = None
@@ -116,6 +127,10 @@ plug-in's. Samples after training are own's. What they cost and where they diffe
 docs/machines.md."""
     old_logprobs: str = "recompute"
     """recompute: from the pass that training differentiates. rollout: from the sampler."""
+    staleness: int = 0
+    """1: each rollout but the first is sampled before the update ahead of it, as beside a trainer \
+that does not wait (one-step off-policy); a schedule only, nothing runs at the same time. 0: after \
+it. What corrects for the older policy: old_logprobs=rollout, or importance_cap."""
     importance_cap: float | None = None
     """Each token's loss is weighted by training over sampling probability, at most this: for a \
 sampler that is not quite the policy. None: not weighted."""
@@ -141,6 +156,7 @@ Weights, the value head and the log-softmax are float32 in all."""
     stop_series: str | None = None
     """Which series of that study predicts it; None: its only one of PPO."""
     ptx: PTXConfig = field(default_factory=PTXConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     require_rm: RequireConfig = field(default_factory=RequireConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -159,6 +175,10 @@ Adam's moments and the trained weights, three times their size on disk."""
         require_range("ppo.total_episodes", self.total_episodes, 1, unit="episodes")
         require_range("ppo.batch_size", self.batch_size, 2, unit="episodes")
         require_range("ppo.samples_per_prompt", self.samples_per_prompt, 1, unit="responses")
+        require_range(
+            "ppo.dynamic_sampling_max_draws", self.dynamic_sampling_max_draws, 1, unit="draws"
+        )
+        require_range("ppo.staleness", self.staleness, 0, 1, "updates")
         require_range("ppo.num_ppo_epochs", self.num_ppo_epochs, 1)
         require_range("ppo.num_mini_batches", self.num_mini_batches, 1)
         for name in ("num_mini_batches", "samples_per_prompt"):
@@ -253,6 +273,7 @@ Adam's moments and the trained weights, three times their size on disk."""
             "could take the coefficient to 0 and below",
             "raise it, or drop ppo.kl.target",
         )
+        self._check_sampling()
         require(
             self.samples_per_prompt >= 2
             or "groups" not in ADVANTAGES.option(self.advantage).traits,
@@ -261,6 +282,21 @@ Adam's moments and the trained weights, three times their size on disk."""
             f"be at least 2 for ppo.advantage={self.advantage}, which compares them",
             "raise it or use gae",
         )
+        if self.advantage == "none":
+            require(
+                self.distill.coef > 0,
+                "ppo.advantage",
+                self.advantage,
+                "be another without ppo.distill.coef, for then nothing says what is better",
+                "set that, or use gae",
+            )
+            require(
+                not self.kl.coef or self.kl.where == "loss",
+                "ppo.kl.coef",
+                self.kl.coef,
+                "be 0 with ppo.advantage=none, which reads no reward and so no KL in it",
+                "set it to 0, or ppo.kl.where=loss",
+            )
         if not self.has_value_model:
             require(
                 self.score_at == "last" and not self.value_warmup_updates,
@@ -321,6 +357,42 @@ Adam's moments and the trained weights, three times their size on disk."""
             "lower it or raise ppo.total_episodes",
         )
 
+    def _check_sampling(self) -> None:
+        """Raise ConfigError where the rollouts' prompts or policy can't be chosen as asked."""
+        if self.dynamic_sampling_max_draws > 1:
+            require(
+                self.samples_per_prompt >= 2,
+                "ppo.samples_per_prompt",
+                self.samples_per_prompt,
+                "be at least 2 with ppo.dynamic_sampling_max_draws, which compares scores of one "
+                "prompt's responses",
+                "raise it, or leave ppo.dynamic_sampling_max_draws at 1",
+            )
+            require(
+                "groups" in ADVANTAGES.option(self.advantage).traits,
+                "ppo.advantage",
+                self.advantage,
+                "compare the responses to a prompt with ppo.dynamic_sampling_max_draws: where "
+                "values say what was to be expected, equal scores still teach",
+                "use rloo, grpo or reinforce_baseline",
+            )
+            whole = [term.name for term in self.reward.terms if term.normalise != "none"]
+            require(
+                not whole,
+                "reward.terms",
+                f"{', '.join(whole)} normalised over the rollout",
+                "have normalise=none with ppo.dynamic_sampling_max_draws: which prompts stay in a "
+                "rollout is decided by scores, so these can't depend on it",
+                "drop one of them",
+            )
+        require(
+            not self.staleness or self.old_logprobs == "rollout" or self.importance_cap is not None,
+            "ppo.staleness",
+            f"{self.staleness} update",
+            "go with what corrects for the older policy that sampled",
+            "set ppo.importance_cap, or ppo.old_logprobs=rollout",
+        )
+
     @property
     def num_updates(self) -> int:
         """Rollouts in the run."""
@@ -362,6 +434,7 @@ STAGE = StageKind(
         "demonstrations": Slot(
             ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
         ),
+        "teacher": Slot(POLICIES, required=False, read_if=lambda config: config.distill.coef > 0),
         "overoptimisation": Slot(
             ("overoptimisation",),
             required=False,

@@ -15,7 +15,8 @@ reference. `continues` is the finished run, which gives
 With the state kept and a constant learning rate, two updates and then two more end with the very
 weights of four. Without it, training goes on from the published weights with fresh moments.
 Learning rates are those of a run of its own: `total_episodes`, schedule and `warmup_share` begin
-here. `value_warmup_updates` counts from the first run's first update.
+here. `value_warmup_updates` counts from the first run's first update. With `ppo.staleness` the
+first rollout here is sampled by the weights that are continued, so two and two are not quite four.
 """
 
 from __future__ import annotations

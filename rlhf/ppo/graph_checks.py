@@ -23,6 +23,8 @@ def check(node: PlacedNode, runtime: RuntimeConfig) -> None:
     if "continues" in node.inputs:
         check_continued(node, node.inputs["continues"])
     check_reward(node, config.reward)
+    if config.distill.coef > 0:
+        check_teacher(node, config, runtime)
     require(
         config.stop_at is None or "overoptimisation" in node.inputs,
         "ppo.stop_at",
@@ -43,6 +45,28 @@ def check(node: PlacedNode, runtime: RuntimeConfig) -> None:
         "set",
         f"be left out where the reward of node {node.name} has no term rm",
         "take it out",
+    )
+
+
+def check_teacher(node: PlacedNode, config: PPOConfig, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless there is exactly one teacher, and no weights are spread."""
+    named, given = config.distill.name_or_path, node.inputs.get("teacher")
+    source = None if given is None else given.name
+    require(
+        (named is None) != (given is None),
+        "ppo.distill.name_or_path",
+        named,
+        f"name a teacher if and only if node {node.name} has no teacher input (={source})",
+        f"name one, or point the node at a policy: +nodes.{node.name}.inputs.teacher=<node>"
+        if named is None
+        else f"take one of the two out: ~nodes.{node.name}.inputs.teacher",
+    )
+    require(
+        runtime.sharding == "none",
+        "ppo.distill.coef",
+        config.distill.coef,
+        f"be 0 under runtime.sharding={runtime.sharding}: a teacher is held whole",
+        "use runtime.sharding=none, or ppo.distill.precision=bfloat16 to make it smaller",
     )
 
 

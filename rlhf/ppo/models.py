@@ -11,6 +11,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, merged
 from plumbrule.lm.loading import Policy, load_policy
+from plumbrule.lm.named_policy import load_named
 from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -18,6 +19,7 @@ from plumbrule.store.file_names import MODEL
 from plumbrule.timing import timed
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.optimisation.learner import Learner, make_learner
+from rlhf.ppo.rollout.teacher import require_same_tokens
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.shared_trunk import Actors, FrozenLayers, branch_of, make_actors
 from rlhf.ppo.state import put_weights, weights_of
@@ -41,6 +43,29 @@ def load_actors(config: PPOConfig, inputs: Mapping[str, Artifact], device: torch
         unfrozen_layers=config.unfrozen_layers,
         seed=config.seed,
     )
+
+
+def load_teacher(
+    config: PPOConfig, inputs: Mapping[str, Artifact], policy: Policy
+) -> Policy | None:
+    """Return the teacher of `config.distill`, on the policy's device; None: there is none.
+
+    Raises: ConfigError: it does not load, or has another tokenizer or a shorter context.
+    """
+    distill = config.distill
+    if not distill.coef:
+        return None
+    teacher = load_named(
+        distill.name_or_path,
+        inputs.get("teacher"),
+        "ppo.distill",
+        device=policy.model.device,
+        revision=distill.revision,
+        pad_token=distill.pad_token,
+        precision=distill.precision,
+    )
+    require_same_tokens(teacher, policy)
+    return teacher
 
 
 def make_value_model(

@@ -7,12 +7,14 @@ shaped again under other settings (`replay.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
 from rlhf.masked import fill, whiten
 from rlhf.ppo.advantages import AdvantageInputs, Advantages
 from rlhf.ppo.kl import estimate, k1
+from rlhf.ppo.optimisation.distillation import distillation_advantages
 from rlhf.ppo.options import ADVANTAGES
 from rlhf.ppo.rollout.evaluation import Evaluation
 from rlhf.ppo.rollout.parquet import Rollout
@@ -25,6 +27,32 @@ from rlhf.rewards.transforms import (
     reward_of,
     shape_rewards,
 )
+
+
+class Scores(NamedTuple):
+    """Both (b,) float64."""
+
+    raw: Tensor
+    """The weighted sum of the terms."""
+    final: Tensor
+    """After every transform, as it enters the rewards and so the advantage."""
+
+
+def scores_of(
+    trajectory: Trajectory, terms: Mapping[str, Tensor], settings: ShapingSettings
+) -> Scores:
+    """Return the scores of a trajectory's responses. Args: terms: each reward term, (b,)."""
+    raw = reward_of(terms, settings.reward)
+    clipped = clip_scores(raw, settings.score_clip)
+    scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
+    scores = penalise_overlong(
+        scores,
+        trajectory.action_mask.sum(dim=1),
+        settings.limit_tokens,
+        settings.overlong_buffer,
+        settings.overlong_penalty,
+    )
+    return Scores(raw, scores)
 
 
 def shape(
@@ -43,16 +71,7 @@ def shape(
         old = trajectory.rollout_logprobs.to(old.dtype)
 
     # 3 Shape.
-    raw_scores = reward_of(terms, settings.reward)
-    clipped = clip_scores(raw_scores, settings.score_clip)
-    scores = penalise_unfinished(clipped, trajectory.finished, settings.missing_eos_penalty)
-    scores = penalise_overlong(
-        scores,
-        mask.sum(dim=1),
-        settings.limit_tokens,
-        settings.overlong_buffer,
-        settings.overlong_penalty,
-    )
+    raw_scores, scores = scores_of(trajectory, terms, settings)
     penalties = settings.kl_coef * estimate(old, outputs.ref_logprobs, mask, settings.kl_estimator)
     rewards = shape_rewards(scores, penalties, mask, steps)
     if settings.whiten_rewards:
@@ -72,6 +91,10 @@ def shape(
         lam_alpha=settings.lam_alpha,
         whiten_advantages=settings.whiten_advantages,
     )
+    if settings.distill_coef and outputs.teacher_logprobs is not None:
+        advantages = advantages + distillation_advantages(
+            old, outputs.teacher_logprobs, mask, settings.distill_coef
+        )
     return Rollout(
         trajectory=trajectory,
         **{**outputs._asdict(), "logprobs": old},

@@ -39,6 +39,7 @@ ADVANTAGES: Registry[Callable[[AdvantageInputs], Advantages]] = Registry(
         "rloo": ("rlhf.ppo.advantages:rloo", "groups"),
         "grpo": ("rlhf.ppo.advantages:grpo", "groups"),
         "reinforce_baseline": ("rlhf.ppo.advantages:reinforce_baseline", "groups"),
+        "none": ("rlhf.ppo.advantages:no_advantages",),
     },
     traits=("values", "groups"),
 )

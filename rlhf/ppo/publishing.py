@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from plumbrule.lm.loading import save_policy
 from plumbrule.protocols import Retriever, Tracker
@@ -18,7 +19,6 @@ from rlhf.ppo.rollout.samples import sample_rows
 from rlhf.ppo.shared_trunk import Reference
 from rlhf.ppo.state import LoopState
 from rlhf.ppo.value_model import save_value_model
-from rlhf.rewards.config import RewardConfig
 
 
 def publish(
@@ -57,14 +57,31 @@ def publish(
 
 
 def notes_on(
-    num_too_long: int, control: LoopState, reward: RewardConfig, sampler: str
+    num_too_long: int,
+    control: LoopState,
+    config: PPOConfig,
+    sampler: str,
+    logged: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Return what a reader of the report should know first.
 
-    Args: sampler: the name of who answered the rollouts' prompts.
+    Args: sampler: the name of who answered the rollouts' prompts. logged: rows of the run's log.
     """
     notes = [control.stopped] if control.stopped else []
-    notes += reward.notes()
+    notes += config.reward.notes()
+    if config.staleness:
+        notes.append(
+            "Rollouts, but for the first, were sampled by the policy before the last update "
+            f"(ppo.staleness={config.staleness}); nothing ran at the same time."
+        )
+    filled = [int(row.get("rollout/groups_filled_up", 0)) for row in logged]
+    if any(filled):
+        groups = len(filled) * config.batch_size // config.samples_per_prompt
+        notes.append(
+            f"{sum(filled)} of {groups} groups that were trained on have no variance: "
+            f"{sum(map(bool, filled))} of {len(filled)} updates reached "
+            f"ppo.dynamic_sampling_max_draws (={config.dynamic_sampling_max_draws})."
+        )
     if sampler not in ("own", "given"):
         notes.append(
             f"Rollouts were sampled by {sampler}; val/logprob_gap_mean and val/ratio_out_of_band "

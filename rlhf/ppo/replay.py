@@ -85,7 +85,14 @@ def replay(
                 f"reward.terms (={missing}) must be among those of the run "
                 f"(={sorted(terms)}) unless they are scored again; pass --reward."
             )
-        outputs = Evaluation(kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy)
+        if config.distill.coef and kept.teacher_logprobs is None:
+            raise ConfigError(
+                f"ppo.distill.coef (={config.distill.coef}) must be 0 for a run that had no "
+                "teacher, of which its rollouts hold nothing; leave it out."
+            )
+        outputs = Evaluation(
+            kept.logprobs, kept.ref_logprobs, kept.values, kept.entropy, kept.teacher_logprobs
+        )
         steered = config.kl.target is not None  # else the coefficient is the config's throughout
         coef = logged[update]["objective/kl_coef"] if steered else config.kl.coef
         kl = kl_weights(coef, config.kl.where)

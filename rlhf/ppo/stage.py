@@ -2,7 +2,7 @@
 
 For each update:
 
-1. Generate. The policy answers `batch_size` prompts.              -> Trajectory
+1. Generate. The policy answers prompts, `batch_size` responses.   -> Trajectory
 2. Score. Reward terms judge the text; policy, reference and
    value model read the tokens.                                    -> scores (b,), log-probs, values
 3. Shape. A KL penalty per token, the score at the last step.      -> rewards (b, t)
@@ -11,7 +11,12 @@ For each update:
 6. Control. The KL coefficient of the next update, and whether there is one.
 7. Keep. The rollout's file, the metrics, every few updates a checkpoint.
 
+With `ppo.staleness` the text of an update is generated and scored one update ahead, so before the
+policy that learns from it has taken the update between; a schedule that a trainer beside an engine
+would have, without its overlap.
+
 What is decided where: settings `config.py`, what of them each step reads `update_settings.py`,
+what a batch is made of `rollout/batches.py` and `rollout/dynamic_sampling.py`,
 steps 3 and 4 `objective.py`, the order of reward transforms `rlhf/rewards/transforms.py`, KL
 estimators and their control `kl.py`, gaps and truncation `advantages.py`, losses `losses.py`, the
 loop over mini-batches `step.py`, where values are read `value_model.py`, what is loaded and shared
@@ -50,9 +55,11 @@ from rlhf.ppo.continuation import start_of, write_end
 from rlhf.ppo.kl import kl_weights, next_kl_coefficient
 from rlhf.ppo.measures.memory import describe_estimate, estimate_memory
 from rlhf.ppo.measures.metrics import (
+    SAMPLED,
     consistency,
     objective_metrics,
     require_finite,
+    sampling_metrics,
     time_metrics,
     update_metrics,
     warn_if_inconsistent,
@@ -68,6 +75,7 @@ from rlhf.ppo.models import (
     assemble_learner,
     gather_full_model,
     load_actors,
+    load_teacher,
     make_value_model,
     shard_models,
     with_frozen_states,
@@ -79,16 +87,22 @@ from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.ptx import PTX, read_demonstrations
 from rlhf.ppo.publishing import notes_on, publish
 from rlhf.ppo.rollout import parquet
+from rlhf.ppo.rollout.batches import draw_batch
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import kept_on_failure
 from rlhf.ppo.rollout.prompts import ask, batch_of, read_held_out, read_prompts
 from rlhf.ppo.rollout.samplers import open_sampler
-from rlhf.ppo.rollout.score import score_terms
-from rlhf.ppo.rollout.trajectory import Sampler, roll_out
+from rlhf.ppo.rollout.teacher import teacher_logprobs
+from rlhf.ppo.rollout.trajectory import Sampler
 from rlhf.ppo.state import LoopState, checkpoint, resume, state_of
 from rlhf.ppo.step import ppo_step
 from rlhf.ppo.stopping import kl_limit, stop_reason
-from rlhf.ppo.update_settings import loss_settings, shaping_settings, step_settings
+from rlhf.ppo.update_settings import (
+    draw_settings,
+    loss_settings,
+    shaping_settings,
+    step_settings,
+)
 from rlhf.rewards.accuracy_gate import check_report_cards
 from rlhf.rewards.terms import open_terms
 
@@ -127,6 +141,7 @@ def run(
     scorers = open_terms(config.reward, inputs, runtime, out / REPLIES)
     actors = load_actors(config, inputs, device)
     policy, reference = actors.policy, actors.reference
+    teacher = load_teacher(config, inputs, policy)
     value_model = make_value_model(config, actors, inputs)
     sharded = shard_models(actors, value_model, runtime)
     learner = assemble_learner(config, actors, value_model)
@@ -175,7 +190,7 @@ def run(
         warmup_share=config.warmup_share,
         schedule=config.lr_scheduler_type,
     )
-    begun, control = resume(out, learner, average, start.control, start.updates, tracker)
+    begun, control, ahead = resume(out, learner, average, start.control, start.updates, tracker)
 
     if begun < end and not sharded:  # the probe's passes are one process's own
         probed = [prompts[number] for number in rows_of(begun + 1)]
@@ -189,6 +204,7 @@ def run(
             num_ppo_epochs=config.num_ppo_epochs,
             precision=config.precision,
             averaged=config.ema_decay is not None,
+            teacher=teacher,
         )
         tracker.say(describe_estimate(expected, device))
     if begun < end and distributed.is_main():
@@ -200,6 +216,16 @@ def run(
         tracker.progress(config.num_updates * config.batch_size, "ppo", "episodes") as progress,
     ):
         progress.skip((begun - start.updates) * config.batch_size)
+        draw = partial(
+            draw_batch,
+            policy,
+            prompts,
+            rows_of=rows_of,
+            queries_of=queries_of,
+            scorers=scorers,
+            sampler=engine.answer,
+            settings=draw_settings(config),
+        )
         for update in range(begun + 1, end + 1):
             if control.stopped:
                 break
@@ -207,20 +233,17 @@ def run(
             set_learning_rates(learner.optimizer, rates_of(update - start.updates))
 
             with fsdp.unsharded(*learner.models.values(), reference.policy.model):
-                # 1 Generate.
+                # 1 Generate, and score the text: this update's unless it was done ahead.
+                behind = 0 if ahead is None else config.staleness
+                batch, ahead = ahead or draw(update, watch=watch), None
+                if config.staleness and update < end:
+                    ahead = draw(update + 1, watch=watch)
                 with watch("generate"), compute_precision(config.precision, device):
-                    asked = [prompts[number] for number in rows_of(update)]
-                    queries = queries_of(asked, update)
-                    trajectory = roll_out(
-                        policy, queries, config.sampling, len(asked), config.score_at, engine.answer
-                    )
                     trajectory = with_frozen_states(
-                        trajectory, actors.frozen_layers, runtime.micro_batch_size
+                        batch.trajectory, actors.frozen_layers, runtime.micro_batch_size
                     )
 
-                # 2 Score: the text, then the tokens.
-                with watch("score"):
-                    terms = score_terms(scorers, trajectory, asked)
+                # 2 Score the tokens.
                 with watch("forward"):
                     outputs = evaluate(
                         trajectory,
@@ -232,13 +255,22 @@ def run(
                         micro_batch_size=runtime.micro_batch_size,
                         ref_context=reference.context,
                     )
+                    if teacher is not None:
+                        taught = teacher_logprobs(
+                            trajectory,
+                            teacher,
+                            temperature=config.sampling.temperature,
+                            precision=config.precision,
+                            micro_batch_size=runtime.micro_batch_size,
+                        )
+                        outputs = outputs._replace(teacher_logprobs=taught)
 
             gap = consistency(trajectory.rollout_logprobs, outputs.logprobs, trajectory.action_mask)
 
             # 3 Shape, and 4 Advantages.
             kl = kl_weights(control.kl_coef, config.kl.where)
             shaping = shaping_settings(config, kl.in_reward)
-            rollout = shape(trajectory, outputs, terms, shaping)
+            rollout = shape(trajectory, outputs, batch.terms, shaping)
 
             entropy = float(masked_mean(rollout.entropy, trajectory.action_mask))
             bonus = entropy_weight(control.entropy_coef, entropy, config.entropy.target)
@@ -273,6 +305,10 @@ def run(
 
             # 6 Control.
             measured = metrics["objective/kl"]
+            stopped = stop_reason(measured, limit, update - start.updates, config.num_updates)
+            unused = ahead if stopped else None  # it will not be trained on
+            staleness = behind if config.staleness else None
+            metrics |= sampling_metrics(batch, unused, staleness, control.metrics)
             control = LoopState(
                 next_kl_coefficient(
                     control.kl_coef,
@@ -281,7 +317,7 @@ def run(
                     config.kl.horizon,
                     config.batch_size,
                 ),
-                stop_reason(measured, limit, update - start.updates, config.num_updates),
+                stopped,
                 metrics,
                 next_entropy_coefficient(
                     control.entropy_coef, entropy, config.entropy.target, config.entropy.step
@@ -290,12 +326,14 @@ def run(
 
             # 7 Keep.
             if distributed.is_main():
-                parquet.write(rollout, parquet.path_of(out / ROLLOUTS, update), engine.name)
-            warn_if_inconsistent(gap, config.precision, update)
+                path = parquet.path_of(out / ROLLOUTS, update)
+                parquet.write(rollout, path, engine.name, staleness=behind)
+            if not behind:  # an older policy's log-probs are others
+                warn_if_inconsistent(gap, config.precision, update)
             tracker.log(metrics, update)
             last = update == end or bool(control.stopped)
             if last or update % config.save_every == 0:
-                checkpoint(out, learner, average, control, update)
+                checkpoint(out, learner, average, control, update, None if stopped else ahead)
             shown = {"score": metrics["objective/scores"], "kl": metrics["objective/kl"]}
             progress.advance(config.batch_size, **shown)
 
@@ -309,10 +347,10 @@ def run(
     if sharded:
         actors, learner = gather_full_model(config, inputs, device, learner)
     if distributed.is_main():
-        notes = notes_on(num_too_long, control, config.reward, engine.name)
         work = work_per_token(actors, learner, config.num_ppo_epochs)
         rate = matmul_rate(device, config.precision)
         logged = read_metrics(out)
+        notes = notes_on(num_too_long, control, config, engine.name, logged)
         table = time_table(logged, work, config.batch_size, rate, distributed.world_size())
         costs = cost_metrics(
             generated_tokens=num_actions(logged, config.batch_size),
@@ -326,6 +364,7 @@ def run(
     return {
         **{name: metrics[name] for name in HEADLINES},
         **{name: value for name, value in metrics.items() if name.startswith("reward/")},
+        **{name: metrics[name] for name in (SAMPLED,) if name in metrics},
         **costs,
         "ppo/episodes": episodes,
         "ppo/episodes_per_second": episodes / metrics["time/ppo_seconds"],

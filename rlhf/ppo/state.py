@@ -2,9 +2,10 @@
 
 Weights of policy and value model (those that are trained), their average if one is kept, Adam's
 moments, and the `LoopState`: the KL coefficient, why the run stopped if it did, and the last
-update's metrics. There is no random state: every random number is keyed by (seed, update, prompt,
-sample, token) or by (seed, update, epoch). There is no data cursor: it follows from the update.
-There is no learning rate: it is set anew for each update.
+update's metrics. There is no random state: every random number is keyed by (seed, update, draw,
+prompt, sample, token) or by (seed, update, epoch). There is no data cursor: it follows from the
+update. There is no learning rate: it is set anew for each update. With `ppo.staleness` the batch of
+the next update is there as well, since the weights that sampled it are not.
 
 Sums over processes depend in their last digits on how many there are, so the bytes belong to a
 topology, which the checkpoint names; another one is refused rather than resumed nearly right.
@@ -31,6 +32,7 @@ from plumbrule.store.file_names import CHECKPOINTS, ROLLOUTS
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.optimisation.weight_average import AveragedWeights
 from rlhf.ppo.rollout import parquet
+from rlhf.ppo.rollout.batches import Batch, load_batch, save_batch
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,16 @@ def _describe(where: dict[str, int | str]) -> str:
     return f"{number} process{'es' if number != 1 else ''}{how} on {where['device']}"
 
 
+class Resumed(NamedTuple):
+    """Where a run goes on."""
+
+    update: int
+    """The last one that is done."""
+    control: LoopState
+    batch: Batch | None = None
+    """Of the next update, where it was sampled already."""
+
+
 def resume(
     out: Path,
     learner: Learner,
@@ -157,27 +169,39 @@ def resume(
     first: LoopState,
     num_done: int,
     tracker: Tracker,
-) -> tuple[int, LoopState]:
-    """Load the newest checkpoint and forget what came after it; return its update and control.
+) -> Resumed:
+    """Load the newest checkpoint and forget what came after it; return where it goes on.
 
     Args: first, num_done: where the run begins, returned without a checkpoint.
     """
     newest = checkpoints.newest(out / CHECKPOINTS)
-    update, control = num_done, first
+    found = Resumed(num_done, first)
     if newest is not None:
-        update, control = newest[0], load_state(newest[1], learner, average)
+        control = load_state(newest[1], learner, average)
+        found = Resumed(newest[0], control, load_batch(newest[1], learner.policy.model.device))
     distributed.barrier()  # nobody writes before everybody has read
-    tracker.rewind(update)
+    tracker.rewind(found.update)
     if distributed.is_main():
-        parquet.remove_after(out / ROLLOUTS, update)
-    return update, control
+        parquet.remove_after(out / ROLLOUTS, found.update)
+    return found
 
 
 def checkpoint(
-    out: Path, learner: Learner, average: AveragedWeights | None, control: LoopState, update: int
+    out: Path,
+    learner: Learner,
+    average: AveragedWeights | None,
+    control: LoopState,
+    update: int,
+    batch: Batch | None = None,
 ) -> None:
-    """Save everything as it is after `update`."""
+    """Save everything as it is after `update`. Args: batch: of the next one, if it is there."""
     state = state_of(learner, average)
+
+    def write(folder: Path) -> None:
+        save_state(folder, state, control)
+        if batch is not None:
+            save_batch(batch, folder)
+
     if distributed.is_main():
-        checkpoints.save(out / CHECKPOINTS, update, lambda path: save_state(path, state, control))
+        checkpoints.save(out / CHECKPOINTS, update, write)
     distributed.barrier()

@@ -1,5 +1,6 @@
-"""What steps 3 to 5 of an update read of the config, as plain values that a notebook can make.
+"""What the steps of an update read of the config, as plain values that a notebook can make.
 
+    draw_settings      batches.draw_batch from prompts to responses and their terms
     shaping_settings   objective.shape    from scores and log-probs to advantages and returns
     loss_settings      step.ppo_step      from a mini-batch to its loss
     step_settings      step.ppo_step      from a rollout to optimizer steps
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from plumbrule.lm.config import SamplingConfig
 from rlhf.ppo.config import PPOConfig
 from rlhf.rewards.config import RewardConfig
 
@@ -42,6 +44,24 @@ class ShapingSettings:
     overlong_penalty: float
     limit_tokens: int
     """Longest response that may be sampled."""
+    distill_coef: float
+    """Added to a token's advantage per nat of the teacher's log-ratio to the policy."""
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """From an update's prompts to responses and what the reward gives them."""
+
+    seed: int
+    sampling: SamplingConfig
+    precision: str
+    score_at: str
+    """last or after, as `ppo.score_at`."""
+    samples_per_prompt: int
+    max_draws: int
+    """1: whatever is drawn first is the batch."""
+    shaping: ShapingSettings
+    """What scores are made by, which decide what stays in the batch."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,20 @@ def shaping_settings(config: PPOConfig, kl_coef: float) -> ShapingSettings:
         overlong_penalty=config.overlong_penalty,
         limit_tokens=config.sampling.max_new_tokens,
         whiten_advantages=config.whiten_advantages,
+        distill_coef=config.distill.coef,
+    )
+
+
+def draw_settings(config: PPOConfig) -> DrawSettings:
+    """Return what `draw_batch` reads."""
+    return DrawSettings(
+        seed=config.seed,
+        sampling=config.sampling,
+        precision=config.precision,
+        score_at=config.score_at,
+        samples_per_prompt=config.samples_per_prompt,
+        max_draws=config.dynamic_sampling_max_draws,
+        shaping=shaping_settings(config, 0.0),
     )
 
 

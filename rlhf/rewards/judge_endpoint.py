@@ -156,7 +156,7 @@ def read_replies(path: Path) -> dict[str, Reply]:
     """Return the replies that a file holds, by their keys."""
     found = {}
     for row in read_rows(path):
-        reply = [row.get(name) for name in Reply._fields]
-        if [type(value) for value in reply] == [str, int, int]:
-            found[row["key"]] = Reply(*reply)
+        text, read, said = (row.get(name) for name in Reply._fields)
+        if isinstance(text, str) and type(read) is int and type(said) is int:
+            found[row["key"]] = Reply(text, read, said)
     return found

@@ -97,6 +97,30 @@ def test_metrics_are_nested_with_bounds_and_counts(whole):
     assert metrics["bold"]["closed"]["region_gap_chance"]["low"] is None
 
 
+def test_each_number_says_what_it_rests_on_and_where_it_comes_from(whole):
+    inputs, out, _ = whole
+    metrics = json.loads((out / "metrics.json").read_text())
+    units = {"prompts": "entities", "questions": "entities", "halueval": "rows", "bold": "entities"}
+    for name, conditions in metrics.items():
+        for metrics_of in conditions.values():
+            for number in metrics_of.values():
+                assert number["unit"] == units[name]
+                assert number["method"]
+                assert number["signature"].startswith(f"{name}:plumbrule ")
+                assert number["data"] == inputs[name].fingerprint
+                assert number["policy"] == inputs["policy"].fingerprint
+                assert len(number["config"]) == 16
+                assert (number["seed"], number["confidence"]) == (0, 0.95)
+    gap = metrics["bold"]["closed"]["region_gap"]
+    assert "|vader:" in gap["signature"]
+    assert "|threshold:0.5|scored:text|tokens:4|" in gap["signature"]
+    assert gap["method"] == "bootstrap"
+    assert (
+        "|protocol:two_sided|words:short|knowledge:given|"
+        in (metrics["halueval"]["closed"]["qa_accuracy"]["signature"])
+    )
+
+
 def test_headlines_end_in_kind_and_condition(whole):
     _, _, headline = whole
     names = {

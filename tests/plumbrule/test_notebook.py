@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.notebook import compose_run
 
 PAGE = ROOT / "docs" / "notebook.md"
+NOTEBOOK = ROOT / "docs" / "examples" / "notebook.ipynb"
 
 
 def test_the_page_on_notebooks_runs(
@@ -20,13 +22,18 @@ def test_the_page_on_notebooks_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 6
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [block.rstrip("\n") for block in blocks]
     names: dict[str, object] = {"__name__": "notebook"}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
     said = capsys.readouterr().out
     assert "documents build new" in said
-    assert said.rstrip().endswith("[[1.0, 1.0, 1.0]]")
+    assert "[[1.0, 1.0, 1.0]]" in said
+    assert "atlas.num_prompts\n20    17.0\n30    26.0" in said
+    assert "index 1" in said
 
 
 @pytest.mark.parametrize("override", ["ppo.kl.coeff=1", "experiment=quickstat", "ppo.kl.coef=much"])

@@ -65,6 +65,11 @@ def kl_estimate(new: float, ref: float, kind: str) -> float:
     return {"k1": -log_r, "k2": log_r**2 / 2, "k3": math.exp(log_r) - 1 - log_r}[kind]
 
 
+def distillation(new: Row, teacher: Row, mask: Mask, coef: float) -> Row:
+    """What a teacher adds to each action token's advantage (arXiv:2306.13649, reverse KL)."""
+    return [coef * (t - p) if m else 0.0 for p, t, m in zip(new, teacher, mask, strict=True)]
+
+
 def group_baseline(totals: list[float], size: int, kind: str) -> list[float]:
     """One advantage per response from the returns of its group."""
     found = []

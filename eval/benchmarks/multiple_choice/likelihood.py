@@ -69,7 +69,7 @@ def _tokens(
     """Return the token ids of the question and of each answer, as eval.choice_prompt has it."""
     policy = subject.policy
     if subject.config.choice_prompt == "plain":
-        prompt = subject.plain_tokens(f"Q: {question}\nA:")
+        prompt = subject.encode_plain(f"Q: {question}\nA:")
         return prompt, [
             policy.tokenizer.encode(f" {answer}", add_special_tokens=False) for answer in answers
         ]

@@ -11,7 +11,8 @@ question stands alone, so a number compares with others of ours and not with pub
 
 Beside the scores stand what needs no model: `mc1_chance` and `mc2_chance`, of answers that are all
 equally likely, and `mc1_rule_longest`, of choosing the longest. UltraFeedback holds 811 of the
-questions. A note says how many are prompts of what the policy was trained on (`contamination.py`).
+questions. A note says how many are prompts of what the policy was trained on
+(`eval/benchmarks/contamination.py`).
 """
 
 from __future__ import annotations

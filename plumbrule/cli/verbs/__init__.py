@@ -21,10 +21,16 @@ VERBS = {
     "ls": "list runs, newest last, or artifacts with --artifacts",
     "show": "print a run or an artifact",
     "gather": "put the cells of a sweep, or runs, into tables and a page",
+    "best": "say which group of a sweep is best by a metric",
+    "diff": "say in what two runs differ: settings, data, code, versions, metrics",
+    "watch": "follow a run that is being built",
+    "tag": "give a run words by which ls finds it",
+    "gc": "delete artifacts that no run refers to",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
     "merge": "write a policy with an adapter as a plain model",
     "convert": "write a GGUF, or a model in another dtype, as a plain model",
+    "power": "say how many seeds or prompts would show an effect",
     "doc": "say what a setting is, or a group of them",
 }
 """Verb, which its module is named after -> what it does."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.results.store_names import pasted, runs
+from plumbrule.results.tags import read_tags
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import differences, hashed_config
 from plumbrule.store.manifests import Manifest
 
+Run = tuple[Path, Mapping[str, Any]]
+"""Folder and record of a run."""
+STATES = ("done", "running", "failed", "stopped", "waiting")
 MOST_CHANGES = 4
 """Settings that are shown of an artifact."""
 DIGITS = 8
@@ -26,6 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="*", help="only lines that hold each of these")
     parser.add_argument("--artifacts", action="store_true")
     parser.add_argument("--kind", help="only artifacts of this kind, such as ppo")
+    parser.add_argument("--state", choices=STATES, help="only runs in this state")
+    parser.add_argument("--tag", action="append", default=[], help="only runs with this tag")
+    parser.add_argument("--since", help="only runs begun then (UTC) or later: 2026-01-31")
+    parser.add_argument("--last", type=int, help="only so many of the newest")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_store(parser)
 
@@ -36,24 +46,62 @@ def run(options: argparse.Namespace) -> None:
     if options.artifacts or options.kind:
         list_artifacts(store, options.json, options.kind, options.text)
     else:
-        list_runs(store, options.json, options.text)
+        chosen = choose(runs(store), options.state, options.tag, options.since)
+        list_runs(store, options.json, options.text, chosen, options.last)
 
 
-def list_runs(store: Store, as_json: bool, texts: Sequence[str] = ()) -> None:
-    """Print a line for each run whose line holds each of `texts`."""
+def choose(
+    found: Sequence[Run],
+    state: str | None = None,
+    tags: Sequence[str] = (),
+    since: str | None = None,
+) -> list[Run]:
+    """Return the runs in a state, with each of some tags, begun on a day (UTC) or later.
+
+    Raises: ConfigError: `since` is no day.
+    """
+    begun = ""
+    if since is not None:
+        try:
+            begun = f"{date.fromisoformat(since):%Y%m%d}"
+        except ValueError:
+            raise ConfigError(f"--since (={since}) must be a day, as 2026-01-31.") from None
+    return [
+        (folder, record)
+        for folder, record in found
+        if state in (None, record["state"])
+        and set(tags) <= set(read_tags(folder))
+        and folder.name >= begun
+    ]
+
+
+def list_runs(
+    store: Store,
+    as_json: bool,
+    texts: Sequence[str] = (),
+    chosen: Sequence[Run] | None = None,
+    last: int | None = None,
+) -> None:
+    """Print a line for each run whose line holds each of `texts`.
+
+    Args: chosen: None: all of the store. last: how many of the newest; None: all.
+    """
     rows, records = [], []
-    for folder, record in runs(store):
+    for folder, record in runs(store) if chosen is None else chosen:
         name = str(folder.relative_to(store.root))
         seconds = record.get("metrics", {}).get("time/total_seconds")
         took = "" if seconds is None else f"{seconds:.1f} s"
-        row = (name, record["state"], took, pasted(record))
+        tags = read_tags(folder)
+        row = (name, record["state"], took, " ".join(tags), pasted(record))
         if all(text in "  ".join(row) for text in texts):
             rows.append(row)
-            records.append(_brief(name, record))
+            records.append({**_brief(name, record), **({"tags": tags} if tags else {})})
+    if last is not None:
+        rows, records = rows[-last:] if last > 0 else [], records[-last:] if last > 0 else []
     if as_json:
         print(json.dumps(records))
     elif rows:
-        print("\n".join(_table([("run", "state", "time", "command"), *rows], right=(2,))))
+        print("\n".join(_table([("run", "state", "time", "tags", "command"), *rows], right=(2,))))
     else:
         which = f" with {' and '.join(texts)}" if texts else ""
         print(f"no runs under {store.root / 'runs'}{which}")

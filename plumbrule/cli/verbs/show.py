@@ -14,6 +14,7 @@ from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.report.metric_wording import bounds_text, describe
 from plumbrule.results.store_names import find_artifact, find_run, pasted
+from plumbrule.results.tags import read_tags
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import REPORT_PAGE, REPORT_TEXT, TRACEBACK
 
@@ -96,6 +97,7 @@ def summary(folder: Path, record: Mapping[str, Any]) -> list[str]:
     took = "" if seconds is None else f", {seconds:.1f} s"
     lines = [f"run      {record.get('name', folder.parent.name)}/{folder.name}"]
     lines += [f"state    {record['state']}{took}"]
+    lines += [f"tags     {' '.join(tags)}"] if (tags := read_tags(folder)) else []
     lines += [f"command  {pasted(record)}"]
     section = record.get("config", {}).get("run", {})
     goals = [section["only"]] if section.get("only") else section.get("goals", [])

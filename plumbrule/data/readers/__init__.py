@@ -12,6 +12,8 @@ from plumbrule.data.readers import (
     hh_rlhf,
     jsonl,
     multiple_choice,
+    open_answers,
+    perplexity,
     truthfulqa,
 )
 from plumbrule.data.readers.preference_sets import (
@@ -55,6 +57,8 @@ __all__ = [
     "multiple_choice",
     "nectar",
     "oasst1",
+    "open_answers",
+    "perplexity",
     "pku_saferlhf",
     "read",
     "register",

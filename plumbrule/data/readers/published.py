@@ -6,7 +6,6 @@ reason; a row that is not of the format at all is an error with file and row.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 from plumbrule.data.readers.registry import Format, SourceRow, register_format_from
 from plumbrule.data.records import Message, Preference
 from plumbrule.data.roles import to_role
-from plumbrule.data.row_files import TABLE_ENDINGS, read_table
+from plumbrule.data.row_checks import checked_rows
+from plumbrule.data.row_files import TABLE_ENDINGS
 from plumbrule.errors import DataError
 from plumbrule.store.source_files import files_under
 
@@ -81,40 +81,6 @@ def split_files(
 def holds_out(path: Path) -> bool:
     """Return whether the files of a path hold rows out, by their names."""
     return any(side for _, side in split_files(path))
-
-
-def checked_rows(
-    file: Path, check: Callable[[Mapping[str, Any]], None]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number, row) of a table. Raises: DataError: what `check` raises, with file and row."""
-    for number, row in read_table(file):
-        try:
-            check(row)
-        except DataError as error:
-            text = json.dumps(row, ensure_ascii=False)
-            raise DataError(str(error), file, number, text) from None
-        yield number, row
-
-
-def require_texts(row: Mapping[str, Any], *names: str) -> None:
-    """Raise DataError unless each column is a text; it may be empty."""
-    for name in names:
-        if not isinstance(row.get(name), str):
-            raise DataError(f"{name} (={row.get(name)!r:.40}) must be text.")
-
-
-def require_one_of(row: Mapping[str, Any], name: str, *values: int | str) -> None:
-    """Raise DataError unless a column is one of the values; true is no 1."""
-    value = row.get(name)
-    if isinstance(value, bool) or value not in values:
-        named = ", ".join(str(v) for v in values)
-        raise DataError(f"{name} (={value!r:.40}) must be one of {named}.")
-
-
-def require_number(row: Mapping[str, Any], name: str) -> None:
-    """Raise DataError unless a column is a number."""
-    if type(row.get(name)) not in (int, float):
-        raise DataError(f"{name} (={row.get(name)!r:.40}) must be a number.")
 
 
 def ranks_by(values: Sequence[float]) -> tuple[int, ...]:

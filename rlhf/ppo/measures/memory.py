@@ -81,15 +81,17 @@ def estimate_memory(
     num_ppo_epochs: int = 1,
     precision: str = "float32",
     averaged: bool = False,
+    teacher: Policy | None = None,
 ) -> Estimate:
     """Return what an update on these queries (of this process, token ids) takes.
 
     Memory is that of the longest rows, time that of as many tokens as there are, with responses as
     long as they may be.
 
-    Args: averaged: whether an average of the policy's weights is kept.
+    Args: averaged: whether an average of the policy's weights is kept. teacher: of a distillation,
+    whose weights count and whose time does not.
     """
-    held, weights = _weights(actors, learner, averaged)
+    held, weights = _weights(actors, learner, averaged, teacher)
     if not queries:
         return Estimate(weights, held, 0.0)
     limit = sampling.max_new_tokens
@@ -207,12 +209,15 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], sampling: Sampling
     return longer + per_token * (limit - long)
 
 
-def _weights(actors: Actors, learner: Learner, averaged: bool) -> tuple[int, int]:
+def _weights(
+    actors: Actors, learner: Learner, averaged: bool, teacher: Policy | None
+) -> tuple[int, int]:
     """Return the bytes of all weights, each once, and of these with what training keeps beside.
 
     That is gradients, moments, and the average if one is kept.
     """
     models = [actors.policy.model, actors.reference.policy.model, *learner.models.values()]
+    models += [teacher.model] if teacher is not None else []
     every = {id(p): p for model in models for p in model.parameters()}
     held = sum(p.numel() * p.element_size() for p in every.values())
     trained = {

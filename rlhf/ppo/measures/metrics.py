@@ -16,6 +16,7 @@ another temperature, padding that is attended to, positions that are off by one,
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,8 @@ from torch import Tensor
 from plumbrule.errors import TrainingError
 from plumbrule.timing import Stopwatch
 from rlhf.masked import fill, masked_mean, masked_var, row_sums, varies_by_rounding
-from rlhf.ppo.kl import num_cut
+from rlhf.ppo.kl import k1, num_cut
+from rlhf.ppo.rollout.batches import Batch
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.step import PPOStats
 from rlhf.rewards.config import RewardConfig
@@ -32,6 +34,8 @@ from rlhf.rewards.transforms import prepare_terms
 
 log = logging.getLogger(__name__)
 
+SAMPLED = "ppo/episodes_sampled"
+"""With dynamic sampling: responses so far, trained on or not."""
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest plausible |rollout - training log-prob| of any token, nats, by precision."""
 
@@ -105,6 +109,9 @@ def objective_metrics(
             rollout.values, rollout.returns, trajectory.step_mask
         ),
     }
+    if rollout.teacher_logprobs is not None:
+        gap = k1(rollout.logprobs, rollout.teacher_logprobs, mask)
+        metrics["objective/teacher_kl"] = row_sums(gap, mask).mean()
     for name, term in rollout.terms.items():
         metrics[f"reward/{name}_raw"] = term.mean()
     prepared = prepare_terms(rollout.terms, reward.terms)
@@ -151,6 +158,35 @@ def update_metrics(stats: PPOStats) -> dict[str, float]:
         "objective/value_grad_norm": stats.value_grad_norm,
         "ppo/optimizer_steps": float(stats.num_steps),
     }
+
+
+def sampling_metrics(
+    batch: Batch,
+    unused: Batch | None,
+    staleness: int | None,
+    before: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the `rollout/*` metrics of an update, {} where neither option that needs them is on.
+
+    Args: unused: a batch that was drawn ahead and will not be trained on, as the run ends.
+    staleness: updates by which the policy that sampled is older; None: the option is off. before:
+    the metrics of the update before.
+    """
+    metrics: dict[str, float] = {}
+    if staleness is not None:
+        metrics["rollout/staleness_updates"] = float(staleness)
+    if batch.draws is not None:
+        size = batch.draws.group_size
+        sampled = batch.draws.groups + (unused.draws.groups if unused and unused.draws else 0)
+        metrics |= batch.draws.metrics(len(batch.trajectory) // size)
+        metrics[SAMPLED] = before.get(SAMPLED, 0.0) + sampled * size
+    if unused is not None:
+        lost = unused.draws
+        for part, number in zip(("prompt", "response"), unused.num_tokens, strict=True):
+            name = f"{part}_tokens_left_out"
+            more = number + (getattr(lost, name) if lost else 0)
+            metrics[f"rollout/{name}"] = metrics.get(f"rollout/{name}", 0.0) + more
+    return metrics
 
 
 def require_finite(rollout: Rollout, update: int) -> None:

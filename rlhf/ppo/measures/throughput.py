@@ -64,8 +64,17 @@ def work_per_token(actors: Actors, learner: Learner, num_ppo_epochs: int) -> Wor
 
 
 def num_actions(rows: Sequence[Mapping[str, Any]], batch_size: int) -> float:
-    """Return the tokens that were sampled in the updates in a run's log."""
-    return sum(float(row["val/response_length_tokens"]) for row in rows) * batch_size
+    """Return the tokens that were sampled in the updates in a run's log, trained on or not."""
+    trained = sum(float(row["val/response_length_tokens"]) for row in rows) * batch_size
+    return trained + sum(left_out(row)[1] for row in rows)
+
+
+def left_out(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the tokens of prompts and of responses that an update sampled and did not train on."""
+    prompt, response = (
+        float(row.get(f"rollout/{part}_tokens_left_out", 0.0)) for part in ("prompt", "response")
+    )
+    return prompt, response
 
 
 def flops_of(
@@ -83,6 +92,8 @@ def flops_of(
             prefill = work.prefill * prompt / samples_per_prompt
             one = prefill + work.decode * response + whole * (prompt + response)
             total += float(one) * batch_size
+            prompt, response = left_out(row)
+            total += work.prefill * prompt / samples_per_prompt + work.decode * response
     return total
 
 
@@ -115,7 +126,10 @@ def time_table(
     response = total("val/response_length_tokens") * batch_size
     seconds = {part: total(f"time/{part}_seconds") for part in PARTS}
     whole = sum(batch_size / float(row["time/episodes_per_second"]) for row in rows)
-    tokens = dict.fromkeys(PARTS, prompt + response) | {"prefill": prompt, "decode": response}
+    unused = [sum(tokens) for tokens in zip(*map(left_out, rows), strict=True)]
+    read, sampled = prompt + unused[0], response + unused[1]
+    tokens = dict.fromkeys(PARTS, prompt + response)
+    tokens |= {"prefill": read, "decode": sampled, "score": read + sampled}
     table, used = [], 0.0
     for part, meaning in PARTS.items():
         if not seconds[part]:

@@ -34,6 +34,8 @@ class Evaluation(NamedTuple):
     """Of the state before each step; 0 without a value model."""
     entropy: Tensor
     """Of the policy's whole next-token distribution, nats."""
+    teacher_logprobs: Tensor | None = None
+    """Of the teacher, nats; None: there is none (`teacher.py`)."""
 
 
 def compute_precision(precision: str, device: torch.device) -> AbstractContextManager[None]:
@@ -135,7 +137,7 @@ def evaluate(
     mask = trajectory.action_mask
     dtype = torch.promote_types(policy.model.dtype, torch.float32)
     blank = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    result = Evaluation(blank, blank.clone(), blank.clone(), blank.clone())
+    result = [blank, blank.clone(), blank.clone(), blank.clone()]
     mine = list(distributed.rank_indices(len(trajectory)))
     for rows in micro_batches(trajectory, mine, micro_batch_size):
         inputs = rows_for_model(trajectory, rows, policy.pad_id)
@@ -153,7 +155,7 @@ def evaluate(
         for whole, part in zip(result, (new, ref, values, entropy), strict=True):
             whole[rows, :width] = part
     distributed.all_reduce_sum_(result)  # rows of other processes are 0 here
-    return result
+    return Evaluation(*result)
 
 
 def micro_batches(

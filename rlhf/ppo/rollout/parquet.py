@@ -56,6 +56,8 @@ class Rollout(NamedTuple):
     advantages: Tensor
     """As they enter the loss, whitened where they are to be."""
     returns: Tensor
+    teacher_logprobs: Tensor | None = None
+    """Nats; None: there is no teacher."""
 
 
 TOKEN_COLUMNS = (
@@ -70,6 +72,8 @@ TOKEN_COLUMNS = (
     "returns",
 )
 """Columns that are lists over response positions; `action_mask` and `rollout_logprobs` are too."""
+TEACHER = "teacher_logprobs"
+"""A column more, of a rollout that a teacher has read."""
 _Fits = Callable[[pa.DataType], bool]
 _NUMBERS: tuple[int, _Fits, str] = (0, pa.types.is_floating, "numbers")
 COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
@@ -84,7 +88,7 @@ COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
     "raw_scores": _NUMBERS,
     "scores": _NUMBERS,
     **dict.fromkeys(
-        ("rollout_logprobs", *TOKEN_COLUMNS), (1, pa.types.is_floating, "lists of numbers")
+        ("rollout_logprobs", *TOKEN_COLUMNS, TEACHER), (1, pa.types.is_floating, "lists of numbers")
     ),
 }
 """Column -> (how deep in lists, the type there, in words); reward terms are numbers, too."""
@@ -98,10 +102,11 @@ def path_of(folder: Path, update: int) -> Path:
     return folder / f"update-{update:05d}.parquet"
 
 
-def write(rollout: Rollout, path: Path, sampler: str = "own") -> None:
+def write(rollout: Rollout, path: Path, sampler: str = "own", staleness: int = 0) -> None:
     """Write a rollout as one Parquet file, whole or not at all.
 
-    Args: sampler: who sampled it; stands in the file's metadata.
+    Args: sampler: who sampled it. staleness: how many updates older the sampling policy was. Both
+    stand in the file's metadata, the latter where it is not 0.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     trajectory = rollout.trajectory
@@ -129,10 +134,13 @@ def write(rollout: Rollout, path: Path, sampler: str = "own") -> None:
     }
     for name in TOKEN_COLUMNS:
         columns[name] = floats(getattr(rollout, name))
+    if rollout.teacher_logprobs is not None:
+        columns[TEACHER] = floats(rollout.teacher_logprobs)
     for name, term in rollout.terms.items():
         columns[f"term:{name}"] = term.tolist()
     partial = path.with_suffix(".partial")
-    table = pa.table(columns).replace_schema_metadata({"sampler": sampler})
+    about = {"sampler": sampler, **({"staleness": str(staleness)} if staleness else {})}
+    table = pa.table(columns).replace_schema_metadata(about)
     pq.write_table(table, partial, compression="zstd")
     os.replace(partial, path)
 
@@ -179,7 +187,7 @@ def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True)
         terms=terms,
         raw_scores=per_row("raw_scores"),
         scores=per_row("scores"),
-        **{name: tensor(name) for name in TOKEN_COLUMNS},
+        **{name: tensor(name) for name in (*TOKEN_COLUMNS, TEACHER) if name in rows},
     )
 
 
@@ -188,7 +196,8 @@ def _require_columns(table: pa.Table, path: Path) -> None:
     if table.num_rows == 0:
         raise DataError(f"must hold a response at least, not 0 rows; {REDO}", path)
     terms = [name for name in table.column_names if name.startswith("term:")]
-    for name in (*COLUMN_TYPES, *terms):
+    absent = {TEACHER} - set(table.column_names)
+    for name in (*(name for name in COLUMN_TYPES if name not in absent), *terms):
         depth, fits, what = COLUMN_TYPES.get(name, _NUMBERS)
         if table.column_names.count(name) != 1:
             found = "missing" if name not in table.column_names else "there twice"
@@ -220,7 +229,9 @@ def _require_values(rows: Mapping[str, list[Any]], path: Path, finite: bool) -> 
             if any(id_ < 0 for id_ in rows[name][number - 1]):
                 raise DataError(f"{name} must hold token ids from 0 on; {REDO}", path, number)
         length = len(response) + max(extra)
-        for name in ("action_mask", "rollout_logprobs", *TOKEN_COLUMNS):
+        for name in ("action_mask", "rollout_logprobs", *TOKEN_COLUMNS, TEACHER):
+            if name not in rows:
+                continue
             values = rows[name][number - 1]
             if len(values) != length:
                 raise DataError(

@@ -1,11 +1,14 @@
 """Which prompts an update asks, a pure function of (seed, update): nothing to save for a resume.
 
 Episodes run through the training prompts epoch by epoch, each epoch in an order of its own that
-belongs to (seed, epoch); update u takes the u-th part of that endless row.
+belongs to (seed, epoch); update u takes the u-th part of that endless row. What dynamic sampling
+draws beside it is taken from an order that belongs to (seed, update), so that the row, and with it
+the first draw of every update, is that of a run without.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,10 +75,32 @@ def batch_of(
     return [number for number in chosen for _ in range(samples_per_prompt)]
 
 
+def further_prompts(
+    num_prompts: int, update: int, asked: Sequence[int], number: int, *, seed: int = 0
+) -> list[int]:
+    """Return `number` prompt numbers that `update` asks after those that it has `asked`.
+
+    They are the next of an order that belongs to (seed, update) and were not asked yet. Once all
+    were, the order is gone through again.
+
+    Args: asked: one number for each group, of all earlier draws of the update.
+    """
+    order = generator("ppo further prompts", seed, update).permutation(num_prompts).tolist()
+    times = Counter(asked)
+    found: list[int] = []
+    while len(found) < number:
+        least = min(times[one] for one in order)
+        fresh = [one for one in order if times[one] == least][: number - len(found)]
+        found += fresh
+        times.update(fresh)
+    return found
+
+
 def ask(
     policy: Policy,
     prompts: Sequence[Prompt],
     update: int,
+    draw: int = 1,
     *,
     retriever: Retriever | None,
     retrieval: RetrievalConfig,
@@ -84,10 +109,10 @@ def ask(
 ) -> list[Query]:
     """Return this process's share of a rollout's queries: passages chosen, tokens, sampling keys.
 
-    Args: prompts: of the whole rollout, since a prompt's keys count its earlier rows.
-    max_new_tokens: of a response, which must fit behind the query.
+    Args: prompts: of the whole draw, since a prompt's keys count its earlier rows. draw: from 1, of
+    those of the update. max_new_tokens: of a response, which must fit behind the query.
     """
-    keys = sampling_keys([p.id for p in prompts], seed, update)
+    keys = sampling_keys([p.id for p in prompts], seed, update, draw)
     mine = distributed.rank_indices(len(prompts))
     own = [prompts[i] for i in mine]
     shown = shown_prompts(

@@ -1,7 +1,8 @@
 """Who answers a rollout's queries: the sampler that `ppo.sampler` names, opened for a run.
 
 A sampler is a callable (`Sampler`); an engine beside it has to be started and ended, so each is
-opened as a context. It is asked once for each update and sees the policy's weights of then.
+opened as a context. It is asked once for each draw of an update's prompts and sees the policy's
+weights of then.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ def score_terms(
     finished = trajectory.finished.tolist()
     mine = list(distributed.rank_indices(len(trajectory)))
     episodes = [
-        Episode(prompts[i], trajectory.passages[i], trajectory.texts[i], finished[i]) for i in mine
+        Episode(prompts[i], trajectory.passages[i], trajectory.texts[i], finished[i])
+        for i in mine or [0]  # without a row of its own a process still must name the parts
     ]
     terms: dict[str, Tensor] = {}
     for name, scorer in scorers.items():
         for part, values in score_distinct(name, scorer, episodes).items():
             full = trajectory.finished.new_zeros(len(trajectory), dtype=torch.float64)
-            full[mine] = torch.from_numpy(values).to(full.device)
+            full[mine] = torch.from_numpy(values[: len(mine)]).to(full.device)
             terms[name if part == "score" else f"{name}/{part}"] = full
     distributed.all_reduce_sum_(list(terms.values()))  # rows of other processes are 0 here
     return terms

@@ -143,46 +143,56 @@ class OpenSampler(Protocol):
         ...
 
 
-def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int) -> list[int]:
-    """Return the key of each response's random numbers: (seed, update, prompt, sample).
+def sampling_keys(prompt_ids: Sequence[str], seed: int, update: int, draw: int = 1) -> list[int]:
+    """Return the key of each response's random numbers: (seed, update, draw, prompt, sample).
 
-    The sample counts earlier rows of the same prompt. Ranks and batch positions do not enter, so
-    neither the number of processes nor the batch size of the sampler changes a response.
+    The sample counts earlier rows of the same prompt in the draw; a first draw, the only one
+    without dynamic sampling, is not named. Ranks and batch positions do not enter, so neither the
+    number of processes nor the batch size of the sampler changes a response.
     """
+    place = (seed, update) if draw == 1 else (seed, update, draw)
     seen: dict[str, int] = {}
     keys = []
     for prompt_id in prompt_ids:
         sample = seen.setdefault(prompt_id, 0)
-        keys.append(row_key("ppo", seed, update, prompt_id, sample))
+        keys.append(row_key("ppo", *place, prompt_id, sample))
         seen[prompt_id] += 1
     return keys
 
 
-def roll_out(
+class Answer(NamedTuple):
+    """A response as it was sampled."""
+
+    query: Query
+    sample: Sample
+    text: str
+    """Decoded, without its terminal token."""
+
+
+def answers(
     policy: Policy,
     queries: Sequence[Query],
     sampling: SamplingConfig,
     num_rows: int,
-    score_at: str = "last",
     sampler: Sampler = generate,
-) -> Trajectory:
-    """Return the policy's responses to a rollout's queries, the same in every process.
+) -> list[Answer]:
+    """Return the policy's responses to a draw's queries, the same in every process.
 
-    Args: queries: this process's share of the rollout (`distributed.share(num_rows)`). score_at:
-    last or after, see `step_mask`.
+    Args: queries: this process's share of the draw (`distributed.rank_indices(num_rows)`).
     """
     samples = sampler(
         policy, [q.tokens for q in queries], sampling=sampling, keys=[q.key for q in queries]
     )
     texts = [policy.decode(sample.tokens) for sample in samples]
-    rows = distributed.gather_rows(list(zip(queries, samples, texts, strict=True)), num_rows)
-    return assemble(rows, policy.model.device, score_at)
+    mine = [Answer(*row) for row in zip(queries, samples, texts, strict=True)]
+    return distributed.gather_rows(mine, num_rows)
 
 
-def assemble(
-    rows: Sequence[tuple[Query, Sample, str]], device: torch.device, score_at: str = "last"
-) -> Trajectory:
-    """Return the trajectory of samples and their texts; the policy chose each of their tokens."""
+def assemble(rows: Sequence[Answer], device: torch.device, score_at: str = "last") -> Trajectory:
+    """Return the trajectory of answers; the policy chose each of their tokens.
+
+    Args: score_at: last or after, see `step_mask`.
+    """
     queries, samples, texts = zip(*rows, strict=True)
     extra = score_at == "after"
     chosen = [[True] * len(s.tokens) + [False] * extra for s in samples]

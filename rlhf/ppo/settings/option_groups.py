@@ -1,10 +1,16 @@
-"""Groups of settings of stage ppo: KL, entropy bonus, early stopping, PPO-ptx. No torch here."""
+"""Groups of settings of stage ppo: KL, entropy, early stopping, PPO-ptx, teacher. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from plumbrule.config import require, require_choice, require_range
+from plumbrule.config import (
+    CONTENT_IF_LOCAL,
+    require,
+    require_choice,
+    require_named,
+    require_range,
+)
 from rlhf.ppo.options import KL_ESTIMATORS
 
 
@@ -93,3 +99,33 @@ Above 0 the node needs an input `demonstrations`."""
     def __post_init__(self) -> None:
         require_range("ppo.ptx.coef", self.coef, 0.0)
         require_range("ppo.ptx.batch_size", self.batch_size, 1, unit="demonstrations")
+
+
+@dataclass
+class DistillConfig:
+    """A teacher that says of each sampled token how likely it finds it. Off by default."""
+
+    coef: float = 0.0
+    """Added to a token's advantage per nat by which the teacher finds it likelier; 0: no teacher. \
+Above 0 the node needs an input `teacher`, or a model that is named here."""
+    name_or_path: str | None = field(default=None, metadata=CONTENT_IF_LOCAL)
+    """Folder or hub name of a causal language model with the policy's tokenizer; None: the node's \
+`teacher` input."""
+    revision: str | None = None
+    """40-hex commit of a hub model; None for a folder."""
+    pad_token: str | None = None
+    """Pad token to use where the tokenizer names none; None: refuse such a tokenizer."""
+    precision: str = "float32"
+    """Of the teacher's weights: float32 or bfloat16. Its log-softmax is float32 in both."""
+
+    def __post_init__(self) -> None:
+        require_range("ppo.distill.coef", self.coef, 0.0, 1e6, "per nat")
+        require_choice("ppo.distill.precision", self.precision, ("float32", "bfloat16"))
+        require_named("ppo.distill", self.name_or_path, self.revision, self.pad_token)
+        require(
+            self.name_or_path is None or self.coef > 0,
+            "ppo.distill.coef",
+            self.coef,
+            f"be above 0 with ppo.distill.name_or_path (={self.name_or_path})",
+            "raise it, or take the teacher out",
+        )

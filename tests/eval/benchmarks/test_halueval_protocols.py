@@ -240,8 +240,10 @@ def test_plain_text_and_its_words_are_scored_as_one_text(instructions):
 
 def test_a_chat_template_is_needed_for_the_chat_form(instructions):
     config = HaluEvalConfig(instructions=str(instructions), form="chat")
+    asker = subject(config, chats=False)
+    asker.policy.tokenizer.chat_template = PLAIN_TEMPLATE
     with pytest.raises(ConfigError, match=r"eval.halueval.form \(=chat\) must be completion"):
-        measure(halueval()[:1], "closed", subject(config, chats=False))
+        measure(halueval()[:1], "closed", asker)
 
 
 def test_a_tokenizer_without_a_template_is_known():

@@ -13,8 +13,13 @@ from plumbrule.store import fingerprint
 
 REWARDS = ["best_of_n", "feedback", "ppo", "reject", "reward"]
 """Those that open a configured reward. The stage `reward` is one itself."""
-PUBLISH = ["best_of_n", "compare", "dpo", "eval", "methods", "overoptimisation", "rm", "summary"]
+PUBLISH = [
+    *("best_of_n", "compare", "dpo", "eval", "eval_rm", "eval_support", "methods"),
+    *("overoptimisation", "rm", "summary"),
+]
 """Those that publish an interval: rm and dpo have a report card, best_of_n a curve."""
+READ = ["data", "eval_rm"]
+"""Those that read files of any format."""
 TRAIN = ["dpo", "feedback", "ppo", "rm", "sft"]
 """Those that publish what they cost."""
 
@@ -48,10 +53,12 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], list[s
 @pytest.mark.parametrize(
     ("file", "kinds"),
     [
-        ("plumbrule/data/readers/jsonl.py", ["data"]),
-        ("plumbrule/data/readers/registry.py", ["data"]),
-        ("plumbrule/data/columns.py", ["data"]),
-        ("plumbrule/data/annotators.py", ["data", "feedback"]),
+        ("plumbrule/data/readers/jsonl.py", READ),
+        ("plumbrule/data/readers/registry.py", READ),
+        ("plumbrule/data/columns.py", READ),
+        ("plumbrule/data/annotators.py", [*READ, "feedback"]),
+        ("eval/benchmarks/perplexity.py", ["eval"]),
+        ("eval/reward_models/formulas.py", ["eval_rm"]),
         ("rlhf/rewards/functions.py", REWARDS),
         ("rlhf/ppo/losses.py", ["ppo"]),
         ("rlhf/ppo/rollout/trajectory.py", ["ppo"]),

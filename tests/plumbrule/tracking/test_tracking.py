@@ -169,7 +169,7 @@ def test_a_plug_in_tracks_in_its_own_way(tmp_path: Path) -> None:
         assert told == [({"metrics": {}}, False)]
     finally:
         del TRACKERS._options["mine"]
-    with pytest.raises(ConfigError, match=r"tracking\.name \(=mine\) must be one of jsonl, wandb"):
+    with pytest.raises(ConfigError, match=r"tracking\.name \(=mine\) must be one of jsonl, none, "):
         TrackingConfig(name="mine")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from worlds import ppo as world
 from worlds import ppo_process
 
 from plumbrule.errors import ConfigError
+from plumbrule.lm.loading import load_policy
 from plumbrule.store.checkpoints import newest
+from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
+from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.parquet import Rollout
@@ -177,6 +181,36 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
     assert max(float((after[key] - before[key]).abs().max()) for key in after) > 1e-3
     files = [sorted(p.name for p in out.rglob("*") if p.is_file()) for out in (alone, several)]
     assert files[0] == files[1]
+
+
+@pytest.mark.detail(63)
+@pytest.mark.detail(64)
+def test_batches_that_are_drawn_ahead_do_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process and three, of which some have no row of a small draw; in float64, to 1e-8."""
+    monkeypatch.setattr(ppo_models, "load_policy", partial(load_policy, dtype=torch.float64))
+    one, three = tmp_path / "one", tmp_path / "three"
+    build_each(one, three, exact=True)
+    launch("float64-ahead", three, 3)
+    config, out = world.config(**world.DRAWN_AHEAD), one / "out"
+    ppo.run(config, world.inputs_in(one), world.runtime(), out, FileTracker(out))
+    logs = [read_metrics(folder / "out") for folder in (one, three)]
+    assert len(logs[0]) == config.num_updates
+    sizes: set[float] = set()
+    for ours, theirs in zip(*logs, strict=True):
+        counted = {name for name in ours if name.startswith("rollout/")}
+        assert len(counted) == 8
+        assert {n: ours[n] for n in counted} == {n: theirs[n] for n in counted}
+        sizes.add(ours["rollout/draws"])
+    assert max(sizes) == 3
+    for path in sorted((out / "rollouts").iterdir()):
+        alone, shared = parquet.read(path), parquet.read(three / "out" / "rollouts" / path.name)
+        assert alone.trajectory.responses == shared.trajectory.responses
+        assert torch.allclose(alone.terms["rm"], shared.terms["rm"])
+    weights = [load_file(folder / "out" / "model/model.safetensors") for folder in (one, three)]
+    for key in weights[0]:
+        assert torch.allclose(weights[0][key], weights[1][key], rtol=0, atol=1e-8), key
 
 
 @pytest.mark.slow

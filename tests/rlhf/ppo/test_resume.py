@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +115,43 @@ def test_stopped_with_every_option_that_has_a_state(tmp_path: Path) -> None:
     same_run(again, go_on(again, config=ALL_OPTIONS), (once, headlines))
 
 
+AHEAD = {
+    "values": replace(ALL_OPTIONS, staleness=1),
+    "draws": world.config(**world.DRAWN_AHEAD),
+}
+
+
+@pytest.mark.detail(63)
+@pytest.mark.detail(64)
+@pytest.mark.parametrize("name", AHEAD)
+def test_stopped_while_the_next_batch_is_drawn_already(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an update, and between a draw and the learning of the update before it."""
+    config = AHEAD[name]
+    once, again = start(tmp_path / "once"), start(tmp_path / "again")
+    headlines = go_on(once, config=config)
+    step = ppo.ppo_step
+
+    def stops(learner: Any, rollout: Any, update: int, *others: Any) -> Any:
+        if update == 4:
+            raise Stopped
+        return step(learner, rollout, update, *others)
+
+    with pytest.raises(Stopped):
+        go_on(again, StopsAfter(again / "out", 1), config)
+    with monkeypatch.context() as patched:
+        patched.setattr(ppo, "ppo_step", stops)
+        with pytest.raises(Stopped):
+            go_on(again, config=config)
+    with pytest.raises(Stopped):
+        go_on(again, StopsAfter(again / "out", 5), config)
+    same_run(again, go_on(again, config=config), (once, headlines))
+    newest = checkpoints.newest(once / "out" / "checkpoints")
+    assert newest is not None
+    assert not (newest[1] / "next_batch.json").exists()  # nothing is drawn for no update
+
+
 def test_another_topology_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = start(tmp_path)
     with pytest.raises(Stopped):
@@ -173,11 +212,16 @@ def test_rollouts_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     parquet.remove_after(tmp_path / "absent", 0)
 
 
-def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:
+@pytest.mark.parametrize("mode", ["run", "ahead"])
+def test_killed_process(mode: str, tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:
     """SIGKILL between an update and its checkpoint, in a process of its own."""
-    folder = start(tmp_path)
+    folder, config = start(tmp_path / "killed"), None
+    if mode == "ahead":
+        config = AHEAD["draws"]
+        whole = start(tmp_path / "whole"), {}
+        whole = whole[0], go_on(whole[0], config=config)
     with subprocess.Popen(
-        [sys.executable, "-m", "worlds.ppo_process", "run", str(folder), "4"],
+        [sys.executable, "-m", "worlds.ppo_process", mode, str(folder), "4"],
         stdout=subprocess.PIPE,
         env=process_environment(OMP_NUM_THREADS="1"),
         text=True,
@@ -190,4 +234,4 @@ def test_killed_process(tmp_path: Path, whole: tuple[Path, Mapping[str, float]])
     assert newest is not None
     assert newest[0] == 2
     assert len(timeless(folder)) == 4
-    same_run(folder, go_on(folder), whole)
+    same_run(folder, go_on(folder, config=config), whole)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from worlds.rankings import saved_policy
 
 from eval.benchmarks.held_out_rewards import judged, summarise
 from eval.benchmarks.quantity import with_conditions
@@ -18,6 +19,7 @@ from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import GoldUtility
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.lm.loading import load_policy
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, Store
@@ -25,6 +27,8 @@ from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import FUNCTIONS, register
+from rlhf.rewards.judge import Judge, LocalJudge
+from rlhf.rewards.judge_config import JudgeTermConfig
 from rlhf.rewards.stage import open_configured, run
 
 INTERVALS = Intervals(0.95, 200, 0)
@@ -101,6 +105,24 @@ def test_a_reward_names_the_models_that_its_store_holds(tmp_path: Path) -> None:
         ArtifactError, match=r"needs rm/b{16}, .* does not hold.* copy rm/b{16} into"
     ):
         open_configured(Artifact.at(folder), RuntimeConfig())
+
+
+def test_a_reward_opens_the_judge_that_its_store_holds(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    reward, judge = store.folder("reward", "a" * 16), store.folder("sft", "b" * 16)
+    reward.mkdir(parents=True)
+    judge.mkdir(parents=True)
+    saved_policy(judge, 3, context=512)
+    store.publish(Manifest("sft", "sft", "b" * 16, {}, {}))
+    config = RewardConfig([RewardTermConfig("judge", 2.0)])
+    run(config, {}, RuntimeConfig(), reward, FileTracker(reward))
+    store.publish(Manifest("reward", "reward", "a" * 16, {}, {"judge": "b" * 16}))
+    opened = open_configured(Artifact.at(reward), RuntimeConfig(device="cpu"))
+    found = opened.score(episodes("red", "blue tall"))
+    alone = LocalJudge(load_policy(judge / "model"), 1)
+    expected = Judge(JudgeTermConfig(), alone).score(episodes("red", "blue tall"))["score"]
+    np.testing.assert_allclose(found["judge"], expected, atol=1e-5)
+    np.testing.assert_allclose(found["score"], 2 * expected, atol=1e-5)
 
 
 def test_no_function_may_have_the_totals_name() -> None:

@@ -163,6 +163,17 @@ OPTIONS = {
 """Settings whose state a checkpoint must hold."""
 
 
+DRAWN_AHEAD = {
+    "advantage": "rloo",
+    "samples_per_prompt": 2,
+    "dynamic_sampling_max_draws": 3,
+    "missing_eos_penalty": 0.0,
+    "staleness": 1,
+    "importance_cap": 2.0,
+}
+"""Batches that are drawn one update ahead and filled by further draws."""
+
+
 def runtime(**changes: object) -> RuntimeConfig:
     return RuntimeConfig(**{"device": "cpu", "micro_batch_size": 8, **changes})  # type: ignore[arg-type]
 

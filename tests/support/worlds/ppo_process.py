@@ -3,8 +3,8 @@
 Mode `run` runs the stage; `both` trains on recorded rollouts before that, `updates` does only that;
 `float64` runs the stage in that precision, and `fsdp` does all of it with the weights spread over
 the processes. Behind either, `-options` gives the stage `OPTIONS`, `-adapter` (also alone) an
-adapter to learn, `-ptx` demonstrations, `-bf16` (also alone) that precision on float32 weights;
-`stem` freezes the lower layers.
+adapter to learn, `-ptx` demonstrations, `-bf16` (also alone) that precision on float32 weights,
+`-ahead` (also alone) `DRAWN_AHEAD`; `stem` freezes the lower layers.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rlhf.ppo.optimisation.learner import set_learning_rates
 from rlhf.ppo.stage import run
 from rlhf.ppo.state import state_of
 from worlds.ppo import (
+    DRAWN_AHEAD,
     OPTIONS,
     config,
     inputs_in,
@@ -74,6 +75,8 @@ if __name__ == "__main__":
         settings, where = config(**OPTIONS), replace(where, gradient_checkpointing=True)
     if mode.endswith("adapter"):
         settings = config(adapter=AdapterConfig(rank=2))
+    if mode.endswith("ahead"):
+        settings = config(**DRAWN_AHEAD)
     if mode.endswith("-ptx"):
         settings = config(ptx=PTXConfig(coef=0.5, batch_size=8))
     if mode.endswith("bf16"):

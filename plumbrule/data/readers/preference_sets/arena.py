@@ -10,16 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import (
-    as_row,
-    checked_rows,
-    holds_out,
-    ranked,
-    register_ranked,
-    require_one_of,
-    split_files,
-)
+from plumbrule.data.readers.published import as_row, holds_out, ranked, register_ranked, split_files
 from plumbrule.data.readers.registry import SourceRow
+from plumbrule.data.row_checks import checked_rows, require_one_of
 from plumbrule.data.row_files import stem_of
 from plumbrule.data.turns import read_turns
 from plumbrule.errors import DataError

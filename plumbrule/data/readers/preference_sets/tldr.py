@@ -12,16 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import (
-    as_row,
-    named_rows,
-    ranked,
-    register_ranked,
-    require_one_of,
-    require_texts,
-)
+from plumbrule.data.readers.published import as_row, named_rows, ranked, register_ranked
 from plumbrule.data.readers.registry import SourceRow
 from plumbrule.data.records import Message
+from plumbrule.data.row_checks import require_one_of, require_texts
 from plumbrule.errors import DataError
 
 SPLITS = ("train", "valid1", "valid2")

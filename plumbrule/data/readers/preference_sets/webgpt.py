@@ -12,18 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import (
-    as_row,
-    checked_rows,
-    holds_out,
-    ranked,
-    register_ranked,
-    require_number,
-    require_texts,
-    split_files,
-)
+from plumbrule.data.readers.published import as_row, holds_out, ranked, register_ranked, split_files
 from plumbrule.data.readers.registry import SourceRow
 from plumbrule.data.records import Message
+from plumbrule.data.row_checks import checked_rows, require_number, require_texts
 from plumbrule.data.row_files import stem_of
 from plumbrule.errors import DataError
 

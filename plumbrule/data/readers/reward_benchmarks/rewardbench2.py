@@ -6,12 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from plumbrule.data.readers.published import (
-    named_rows,
-    register_ranked,
-    subset_name,
-    texts_of,
-)
+from plumbrule.data.readers.published import named_rows, register_ranked, subset_name, texts_of
 from plumbrule.data.readers.registry import SourceRow
 from plumbrule.data.records import Message, Preference
 from plumbrule.errors import DataError

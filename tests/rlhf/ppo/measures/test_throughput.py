@@ -123,6 +123,16 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
     assert flops_of([row, row], work, 16) == 2 * 16 * one
     assert flops_of([row], work, 16, samples_per_prompt=2) == 16 * (one - 2 * 10 / 2)
     assert num_actions([row, row], 16) == 2 * 16 * 5
+    # What was sampled and not trained on was read and decoded, and nothing else.
+    more = row | {"rollout/prompt_tokens_left_out": 40.0, "rollout/response_tokens_left_out": 7.0}
+    assert flops_of([more], work, 16, samples_per_prompt=2) == pytest.approx(
+        16 * (one - 2 * 10 / 2) + 2 * 40 / 2 + 3 * 7
+    )
+    assert num_actions([row, more], 16) == 2 * 16 * 5 + 7
+    seconds = {"time/decode_seconds": 1.0, "time/episodes_per_second": 16 / 4.0}
+    table = time_table([more | seconds], work, 16, rate=1000.0)
+    assert table is not None
+    assert table["rows"][0][3] == "87"  # 16 * 5 + 7 tokens decoded in a second
 
 
 def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:

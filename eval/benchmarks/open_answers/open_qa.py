@@ -1,0 +1,158 @@
+"""Questions with reference answers: greedy answers against them, as SQuAD, BLEU and ROUGE compare.
+
+`exact_match` and `f1` are SQuAD's, the best reference counting. `contains` is whether a reference
+stands in the answer, normalised: a chat policy answers in sentences, which an exact match never is.
+`rouge1`, `rouge2` and `rougeL` are mean F-measures, `bleu` is of all answers together and has no
+interval. `admits` is the share of answers that say that they do not know. The signatures stand in
+the notes.
+
+An item may bring `passages`, which are shown; under `rag` those of the node's index are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eval.benchmarks.answers import sample_row
+from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.contamination import contamination_notes
+from eval.benchmarks.multiple_choice.truthfulqa import question_of
+from eval.benchmarks.quantity import Quantity
+from eval.config import EvalConfig
+from eval.intervals import Intervals, Metrics, Row, known
+from eval.text_metrics import (
+    ROUGES,
+    corpus_bleu,
+    exact_match,
+    normalise_answer,
+    rouge,
+    rouge_signature,
+    word_f1,
+)
+from plumbrule.atlas.judgement import ADMISSIONS, holds
+from plumbrule.atlas.judgement import normalise_answer as plain_words
+from plumbrule.data.benchmark_items import ItemFormat
+from plumbrule.data.records import BenchmarkItem, Message, Prompt
+from plumbrule.errors import DataError
+from plumbrule.statistics.intervals import point
+
+if TYPE_CHECKING:
+    from eval.benchmarks.subject import Subject
+
+SHARES = ("exact_match", "contains", "admits")
+MEANS = ("f1", *ROUGES, "words")
+
+
+def answers_of(item: BenchmarkItem) -> list[str]:
+    """Return an item's reference answers. Raises: DataError: none, or one without text."""
+    answers = item.fields.get("answers")
+    fits = isinstance(answers, list) and all(isinstance(a, str) and a.strip() for a in answers)
+    if not fits or not answers:
+        raise DataError(
+            f"item {item.id!r}: answers (={answers!r:.80}) must be a list of texts; repair the row."
+        )
+    return [answer.strip() for answer in answers]
+
+
+def passages_of(item: BenchmarkItem) -> tuple[str, ...]:
+    """Return the passages that an item brings. Raises: DataError: they are no list of texts."""
+    passages = item.fields.get("passages", [])
+    if not isinstance(passages, list) or not all(isinstance(p, str) for p in passages):
+        raise DataError(f"item {item.id!r}: passages (={passages!r:.80}) must be a list of texts.")
+    return tuple(passages)
+
+
+def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
+    """Return the questions as chats. Raises: DataError: as the functions above."""
+    for item in items:
+        answers_of(item)
+        passages_of(item)
+    return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
+
+
+def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
+    """Return a row per item with the columns of `SHARES` and `MEANS`, the response and references.
+
+    Raises: DataError: as `asked`.
+    """
+    prompts, by_id = asked(items, subject.config), {item.id: item for item in items}
+    own = [passages_of(item) for item in items] if condition != "rag" else None
+    answered, notes = subject.respond(
+        prompts, f"open_qa {condition}", condition=condition, passages=own, greedy=True
+    )
+    rows, samples = [], []
+    for episode in (one.episode for one in answered):
+        item = by_id[episode.prompt.id]
+        references, text = answers_of(item), episode.response
+        row = {
+            "id": item.id,
+            "group": item.group or item.id,
+            "condition": condition,
+            "exact_match": exact_match(text, references),
+            "f1": word_f1(text, references),
+            "contains": contains(text, references),
+            "admits": int(holds(plain_words(text), ADMISSIONS)),
+            **rouge(text, references),
+            "words": len(text.split()),
+            "response": text,
+            "references": references,
+        }
+        rows.append(row)
+        samples.append(sample_row("open_qa", condition, episode, f1=row["f1"]))
+    if rows:
+        _, signature = bleu_of(rows)
+        notes.append(f"open_qa: BLEU by sacrebleu, {signature}; ROUGE by {rouge_signature()}.")
+    notes += contamination_notes(
+        "open_qa", [p.messages[-1].content for p in prompts], subject.policy.source
+    )
+    return Measured(rows, samples[: subject.config.num_samples], notes)
+
+
+def contains(text: str, references: Sequence[str]) -> int:
+    """Return 1 where a reference's words stand in the text, in their order, else 0."""
+    padded = f" {normalise_answer(text)} "
+    plain = [normalise_answer(reference) for reference in references]
+    return int(any(f" {reference} " in padded for reference in plain if reference))
+
+
+def bleu_of(rows: Sequence[Row]) -> tuple[float, str]:
+    """Return BLEU over the rows' responses and its signature."""
+    return corpus_bleu([row["response"] for row in rows], [row["references"] for row in rows])
+
+
+def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
+    """Return shares and means with their intervals, and BLEU without one."""
+    metrics: dict = {name: intervals.share(rows, name) for name in SHARES}
+    metrics |= {name: intervals.mean(rows, name) for name in MEANS}
+    if rows:
+        metrics["bleu"] = point(bleu_of(rows)[0], len(rows))
+    return known(metrics)
+
+
+def quantities(rows: Sequence[Row]) -> list[Quantity]:
+    """Return exact match, F1 and whether a reference stands in the answer."""
+    return [
+        Quantity(f"open_qa_{name}_change", name, better=1)
+        for name in ("exact_match", "f1", "contains")
+    ]
+
+
+def headline(metric: str, kind: str, condition: str) -> list[str]:
+    """Return `eval/open_qa_<metric>_<kind>_<condition>`."""
+    return [f"eval/open_qa_{metric}_{kind}_{condition}"]
+
+
+BENCHMARK = Benchmark(
+    name="open_qa",
+    items=ItemFormat({"open_qa": ["question", "answers"]}),
+    asked=asked,
+    measure=measure,
+    summarise=summarise,
+    quantities=quantities,
+    metrics=(*SHARES, *MEANS, "bleu"),
+    headline=headline,
+    both_conditions=True,
+    folder=lambda config: config.open_qa.path,
+    per_group=lambda config: config.open_qa.per_group,
+)
