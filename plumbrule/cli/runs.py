@@ -30,7 +30,7 @@ from plumbrule.pipeline.execute import NodeResult, RunContext, artifact_of, show
 from plumbrule.pipeline.expected_time import expected_seconds
 from plumbrule.pipeline.experiment import RunConfig, as_json
 from plumbrule.pipeline.model_checks import check_models
-from plumbrule.pipeline.plan import Planned, make_plan
+from plumbrule.pipeline.plan import Lookups, Planned, make_plan
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.pipeline.planning.needs import describe_needs
 from plumbrule.pipeline.sampler_checks import check_samplers
@@ -48,18 +48,23 @@ from plumbrule.tracking.wandb_start import check_wandb
 class Run:
     """A run that was planned; a `Member` of a merged graph.
 
-    Args: cell: where it is one of a sweep, whose failures then stay in its folder.
+    Args: cell: where it is one of a sweep, whose failures then stay in its folder. lookups: of
+    runs that are planned together.
     """
 
     def __init__(
-        self, composed: Composed, overrides: list[str], store: Store, cell: SweepCell | None = None
+        self,
+        composed: Composed,
+        overrides: list[str],
+        store: Store,
+        cell: SweepCell | None = None,
+        lookups: Lookups | None = None,
     ):
         self.composed, self.config, self.overrides = composed, composed.config, overrides
         self.store, self.cell = store, cell
         self.runtime = composed.config.runtime
-        self.plan = make_plan(
-            composed.nodes, store, strict=composed.config.run.versions == "strict"
-        )
+        strict = composed.config.run.versions == "strict"
+        self.plan = make_plan(composed.nodes, store, strict=strict, lookups=lookups)
         self.run_id = new_run_id()
         self.id = f"{self.config.run.name}/{self.run_id}"
         self.folder = store.root / RUNS / self.config.run.name / self.run_id

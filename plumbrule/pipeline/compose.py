@@ -26,6 +26,7 @@ from plumbrule.pipeline.experiment import GROUPS, RunConfig
 from plumbrule.pipeline.given_inputs import take_given
 from plumbrule.pipeline.graph import Node, NodeConfig, nearest, order, read_nodes
 from plumbrule.pipeline.planning.revisions import settle_revisions
+from plumbrule.pipeline.planning.value_cells import Reuse
 from plumbrule.pipeline.replicas import expand_ensembles
 from plumbrule.pipeline.setting_names import flat, settings_of, unknown_message, unknown_settings
 from plumbrule.pipeline.stages import STAGES, section_of
@@ -52,19 +53,27 @@ class Composed(NamedTuple):
     resolved: Sequence[str] = ()
 
 
-def compose_run(cfg: DictConfig) -> Composed:
+def compose_run(cfg: DictConfig, reuse: Reuse | None = None) -> Composed:
     """Return the typed config, the nodes that its goals need (inputs before users), these goals,
     and what was left out for want of data.
 
-    Raises: ConfigError, GraphError: anything that can be known before a model loads.
+    Args: reuse: of several runs that differ by values of stages' settings; the first fills it in.
+    Raises: ConfigError, GraphError: anything that can be known before a model loads. NotAlone: the
+    values that `reuse` was told of reach further.
     """
-    refuse_unknown(cfg)
-    missing = _missing_values(cfg)
-    settled = settle_revisions(cfg)
-    config = _typed(cfg)
+    missing: list[str] = []
+    if reuse is None or reuse.is_first:
+        refuse_unknown(cfg)
+        missing = _missing_values(cfg)
+        settled = settle_revisions(cfg)
+        config = _typed(cfg)
+        if reuse is not None:
+            reuse.keep(config, settled)
+    else:
+        config, settled = reuse.typed(cfg), reuse.settled
     seeds = config.run.seeds or [config.seed]
     composed = {seed: _with_seed(cfg, seed) for seed in config.run.seeds} or {config.seed: cfg}
-    configs = {seed: _typed(one) for seed, one in composed.items()}
+    configs = {s: _typed(one) if config.run.seeds else config for s, one in composed.items()}
     asked = [config.run.only] if config.run.only else config.run.goals
     key = "run.only" if config.run.only else "run.goals"
     root = Path(store_root(config.run.store))
@@ -84,11 +93,16 @@ def compose_run(cfg: DictConfig) -> Composed:
 
     def config_of(seed: int, name: str, own: Mapping[str, Any]) -> Any:
         node = graphs[seed][name]
-        return _config(composed[seed], configs[seed], name, node, own)
+        known = None if reuse is None else reuse.node(configs[seed], name, node, own)
+        if known is not None:
+            return known
+        made = _config(composed[seed], configs[seed], name, node, own)
+        return made if reuse is None else reuse.keep_node(name, node, own, made)
 
     varied = vary(names, graphs, config_of)
+    with_precision = resolved if reuse is None else reuse.resolved
     nodes = [
-        dataclasses.replace(node, config=resolved(node.config, config.runtime.device))
+        dataclasses.replace(node, config=with_precision(node.config, config.runtime.device))
         for node in _needed(varied, goals)
     ]
     check(config, nodes)

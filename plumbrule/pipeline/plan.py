@@ -7,7 +7,7 @@ which config key, input or source file differs from the most alike artifact of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,57 @@ class Planned:
     """Library -> (version that made the artifact, version here), where they differ."""
 
 
-def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[Planned]:
+class Lookups:
+    """What plans that are made together need to look up once: source files, artifacts, settings."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[str, list[Manifest]] = {}
+        self._published: dict[tuple[str, str, str], Manifest | None] = {}
+        self._code: dict[tuple[str, ...], dict[str, str]] = {}
+        self.planned: dict[tuple[Any, ...], tuple[Node, Planned]] = {}
+        """Node and inputs -> its plan; the node is kept, so that no other config gets its id."""
+        self._settings: dict[int, tuple[Any, dict[str, Any], dict[str, Any]]] = {}
+
+    def known(self, store: Store) -> list[Manifest]:
+        """Return all manifests of a store."""
+        root = str(store.root)
+        if root not in self._manifests:
+            self._manifests[root] = store.manifests()
+        return self._manifests[root]
+
+    def published(self, store: Store, kind: str, fingerprint: str) -> Manifest | None:
+        """Return an artifact's manifest. Raises: ArtifactError: it is damaged."""
+        key = (str(store.root), kind, fingerprint)
+        if key not in self._published:
+            self._published[key] = store.manifest(kind, fingerprint)
+        return self._published[key]
+
+    def code(self, modules: Sequence[str]) -> dict[str, str]:
+        """Return the hashes of the files that modules reach."""
+        key = tuple(modules)
+        if key not in self._code:
+            self._code[key] = code_hashes(list(modules))
+        return self._code[key]
+
+    def settings(self, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a config as it is hashed, and those of its settings that are."""
+        if id(config) not in self._settings:  # which is kept, so that no other gets its id
+            found = (config, hashed_config(config), changed_settings(config))
+            self._settings[id(config)] = found
+        return self._settings[id(config)][1:]
+
+
+def make_plan(
+    nodes: list[Node], store: Store, *, strict: bool = False, lookups: Lookups | None = None
+) -> list[Planned]:
     """Return the plan of `nodes` (inputs before users) against what the store holds.
 
+    Args: lookups: of plans that are made together; None: all is looked up anew.
     Raises: ArtifactError: a damaged artifact; or, when strict, one made with other versions.
     """
     planned: dict[str, Planned] = {}
-    known = store.manifests()
+    lookups = lookups or Lookups()
+    known = lookups.known(store)
     for node in nodes:
         if isinstance(node.config, Given):
             planned[node.name] = _plan_given(node, store, strict)
@@ -64,15 +108,19 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
             slot: (planned[source].node.kind, planned[source].fingerprint)
             for slot, source in node.inputs.items()
         }
-        code = code_hashes(entry_modules(node.kind, inputs))
+        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
+        key = (str(store.root), node.name, node.kind, id(node.config), *sorted(links.items()))
+        key = (*key, *sorted(node.inputs.items()), strict)
+        if key in lookups.planned:
+            planned[node.name] = lookups.planned[key][1]
+            continue
+        code = lookups.code(entry_modules(node.kind, inputs))
         try:
-            config = hashed_config(node.config)
-            settings = changed_settings(node.config)
+            config, settings = lookups.settings(node.config)
         except ConfigError as error:
             raise ConfigError(f"{node.name}: {error}") from None
-        links = {slot: fingerprint for slot, (_, fingerprint) in inputs.items()}
         fingerprint = digest([node.kind, code, settings, links])
-        manifest = store.manifest(node.kind, fingerprint)
+        manifest = lookups.published(store, node.kind, fingerprint)
         changed: dict[str, tuple[str, str]] = {}
         if manifest is not None:
             state, reason = "cached", ""
@@ -86,6 +134,7 @@ def make_plan(nodes: list[Node], store: Store, *, strict: bool = False) -> list[
         planned[node.name] = Planned(
             node, fingerprint, config, code, inputs, state, reason, changed
         )
+        lookups.planned[key] = (node, planned[node.name])
     return list(planned.values())
 
 

@@ -1,14 +1,15 @@
 """The configs of a sweep's cells, composed and checked together.
 
-Where cells differ by values alone, not by files of conf/, Hydra composes the first of them and the
-others are that one with their values set: what Hydra does itself with a value, without reading
-every file again.
+Where cells differ by values of stages' settings alone, Hydra composes the first of them and the
+others are that one with their values set, as Hydra sets a value itself, without reading every file
+again (`plumbrule/pipeline/planning/value_cells.py`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from plumbrule.cli.explain import explain
 from plumbrule.cli.sweeps.undone import Undone, undone
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import Composed, compose_run
+from plumbrule.pipeline.planning.value_cells import NotAlone, Reuse
 
 MOST_SHOWN = 6
 """Cells that an error lists."""
@@ -46,31 +48,25 @@ def compose_cells(
     """Return the cells. Raises: ConfigError: some can't run, all of them in one message."""
     found: list[CellConfig] = []
     wrong: list[tuple[int, str]] = []
-    begun: DictConfig | None = None
+    values: ValueCells | None = None
+    plain = lru_cache(maxsize=None)(lambda key: is_plain(key, loader))
     words = [as_words(overrides) for overrides in job_overrides]
     before = HydraConfig.instance().cfg
     try:
         for place, overrides in enumerate(job_overrides):
             try:
                 changed = changed_words(words[place], words[0])
-                set_alone = all(k in words[place] and is_plain(k, loader) for k in changed)
-                if begun is None or not set_alone:
+                set_alone = all(k in words[place] and plain(k) for k in changed)
+                cell = None
+                if values is not None and set_alone:
+                    cell = values.cell(overrides, words[place], first + place)
+                if cell is None:
                     require_recipes(overrides)
                     cfg = loader.load_sweep_config(master, list(overrides))
-                    begun = cfg if place == 0 else begun
-                else:
-                    cfg = with_values(begun, overrides, changed)
-                with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
-                    cfg.hydra.job.id = cfg.hydra.job.num = first + place
-                HydraConfig.instance().set_config(cfg)
-                folder = Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)
-                task = copy.copy(cfg)
-                with open_dict(task):
-                    del task["hydra"]
-                said = list(cfg.hydra.overrides.task)
-                again = undone(cfg, overrides)
-                composed = compose_run(task)
-                found.append(CellConfig(composed, said, first + place, folder.resolve(), again))
+                    reuse = ValueCells(cfg, words[0]) if place == 0 else None
+                    cell = _composed(cfg, overrides, first + place, reuse)
+                    values = reuse or values
+                found.append(cell)
             except (HydraException, OmegaConfBaseException) as error:
                 wrong.append((place, explain(error, overrides)))
             except ConfigError as error:
@@ -79,6 +75,69 @@ def compose_cells(
         HydraConfig.instance().cfg = before
     refuse(wrong, own_words(job_overrides))
     return found
+
+
+def _composed(
+    cfg: DictConfig, overrides: Sequence[str], number: int, values: ValueCells | None
+) -> CellConfig:
+    """Return the cell of a config that Hydra composed."""
+    folder = folder_of(cfg, number)
+    task = copy.copy(cfg)
+    with open_dict(task):
+        del task["hydra"]
+    composed = compose_run(task, None if values is None else values.reuse)
+    said = list(cfg.hydra.overrides.task)
+    found = CellConfig(composed, said, number, folder, undone(cfg, overrides))
+    if values is not None:
+        values.first = found
+    return found
+
+
+def folder_of(cfg: DictConfig, number: int, set_config: bool = True) -> Path:
+    """Return the folder of a cell, which then has that number."""
+    with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
+        cfg.hydra.job.id = cfg.hydra.job.num = number
+    if set_config:  # for what interpolates ${hydra:...}; it copies all of Hydra's part
+        HydraConfig.instance().set_config(cfg)
+    return (Path(cfg.hydra.sweep.dir) / str(cfg.hydra.sweep.subdir)).resolve()
+
+
+class ValueCells:
+    """Cells that are the first one with other values: nothing is read or merged again for them.
+
+    Args: cfg: of the first cell. words: key -> value of its overrides.
+    """
+
+    def __init__(self, cfg: DictConfig, words: Mapping[str, str]):
+        self.cfg = copy.deepcopy(cfg)
+        self.task = copy.deepcopy(cfg)
+        with open_dict(self.task):
+            del self.task["hydra"]
+        self.words, self._now = words, dict(words)
+        self.reuse = Reuse(self.task)
+        sweep = str(OmegaConf.to_container(cfg.hydra.sweep, resolve=False))
+        self._named_by_hydra = "${hydra:" in sweep
+        self.first: CellConfig | None = None
+
+    def cell(
+        self, overrides: Sequence[str], words: Mapping[str, str], number: int
+    ) -> CellConfig | None:
+        """Return a cell; None: its values reach further, so it has to be composed whole, or are
+        wrong, which composing says best.
+        """
+        if self.first is None or self._named_by_hydra:
+            return None
+        try:
+            self.reuse.change(set(changed_words(words, self.words)))
+            for key, text in changed_words(words, self._now).items():
+                OmegaConf.update(self.task, key, value_of(key, text))
+                self._now[key] = text
+            composed = compose_run(self.task, self.reuse)
+        except (NotAlone, ConfigError, HydraException, OmegaConfBaseException):
+            return None
+        name_cell(self.cfg, overrides)
+        folder, said = folder_of(self.cfg, number, set_config=False), filter_overrides(overrides)
+        return CellConfig(composed, list(said), number, folder, self.first.undone)
 
 
 def refuse(wrong: Sequence[tuple[int, str]], words: Sequence[str]) -> None:
@@ -98,22 +157,20 @@ def refuse(wrong: Sequence[tuple[int, str]], words: Sequence[str]) -> None:
         )
 
 
-def with_values(
-    begun: DictConfig, overrides: Sequence[str], changed: Mapping[str, str]
-) -> DictConfig:
-    """Return a copy of the first cell's config with the values in which another cell differs."""
-    cfg = copy.deepcopy(begun)
-    for key, override in changed.items():
-        OmegaConf.update(cfg, key, value_of(key, override))
+def name_cell(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Set in Hydra's part of a config what it names a cell's folder by."""
     about = cfg.hydra.job.config.override_dirname
     task = filter_overrides(overrides)
-    parsed = OverridesParser.create().parse_overrides(list(task))
-    lines = [o.input_line or "" for o in parsed if o.key_or_group not in about.exclude_keys]
+    lines = [word for word in task if _group_of(word) not in about.exclude_keys]
     with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
         joined = about.item_sep.join(sorted(lines)).replace("=", about.kv_sep)
         cfg.hydra.job.override_dirname = joined
         cfg.hydra.overrides.task = list(task)
-    return cfg
+
+
+def _group_of(word: str) -> str:
+    """Return an override's key without what Hydra writes before and behind it."""
+    return word.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def as_words(overrides: Sequence[str]) -> dict[str, str]:
@@ -142,6 +199,7 @@ def is_plain(key: str, loader: Any = None) -> bool:
     return loader is None or "." in key or not loader.get_group_options(key)
 
 
+@lru_cache(maxsize=4096)
 def value_of(key: str, value: str) -> object:
     """Return the value of an override as Hydra reads it."""
     return OverridesParser.create().parse_override(f"{key}={value}").value()

@@ -26,6 +26,7 @@ from plumbrule.cli.sweeps.undone import refuse_same
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.executors.carry_out import carry_out
 from plumbrule.pipeline.executors.config import ExecutorConfig
+from plumbrule.pipeline.plan import Lookups
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.report.sweep_table import Cell
 from plumbrule.store.artifacts import Store
@@ -46,7 +47,8 @@ def launch(
     executor = _executor_of(cells)
     words = own_words([cell.overrides for cell in cells])
     refuse_same([(c.composed.config, text, c.undone) for c, text in zip(cells, words, strict=True)])
-    runs = [_plan(cell) for cell in cells]
+    lookups = Lookups()
+    runs = [_plan(cell, lookups) for cell in cells]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]
     dry = all(cell.composed.config.run.dry for cell in cells)
     total, seconds = print_sweep_plan(planned, dry)
@@ -85,7 +87,7 @@ def _executor_of(cells: Sequence[CellConfig]) -> ExecutorConfig:
     return found[0]
 
 
-def _plan(cell: CellConfig) -> Run | None:
+def _plan(cell: CellConfig, lookups: Lookups) -> Run | None:
     """Return a cell's run; None where its plan shows that it can't run, which it then says."""
     config = cell.composed.config
     store = Store(store_root(config.run.store))
@@ -97,7 +99,7 @@ def _plan(cell: CellConfig) -> Run | None:
         forget_earlier(cell.folder)
         note_folder(cell.folder.parent)
     try:
-        run = Run(cell.composed, list(cell.overrides), store, own)
+        run = Run(cell.composed, list(cell.overrides), store, own, lookups)
         preview_data(config, run.plan)
         run.notes()
     except Exception as error:  # the boundary of a sweep cell: the other cells go on

@@ -32,7 +32,7 @@ class Member(Protocol):
 
     id: str
     """As claims name it: <name of the run>/<its id>."""
-    plan: Sequence[Planned]
+    plan: list[Planned]
     store: Store
     config: RunConfig
     runtime: RuntimeConfig

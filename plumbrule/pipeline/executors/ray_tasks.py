@@ -8,6 +8,7 @@ cluster see it, under the same path, and so must the code.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def start(config: ExecutorConfig, graph: Graph) -> Any:
         about["num_cpus"] = (config.workers or max(1, cpus.available() // asked.cpus)) * asked.cpus
         about["include_dashboard"] = False
     try:
-        ray.init(address=address, logging_level="ERROR", **about)
+        ray.init(address=address, logging_level=logging.ERROR, **about)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ConfigError(
             f"executor.address (={address}) must be a Ray cluster that answers "

@@ -87,7 +87,7 @@ def killed(vectors):
     ("executor", "needs", "how"),
     [
         ("local", "loky", "its process ended without an answer (out of memory?)"),
-        ("submitit_local", "submitit", "ended without an answer (INTERRUPTED"),
+        ("submitit_local", "submitit", "ended without an answer ("),
         ("ray", "ray", "its Ray task was lost (WorkerCrashedError"),
     ],
 )

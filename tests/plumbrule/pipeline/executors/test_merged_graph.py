@@ -27,7 +27,7 @@ class Cell:
     """A member that notes how it ended."""
 
     def __init__(self, root: Path, *plan: Planned):
-        self.id, self.plan, self.store = "r/1", plan, Store(root)
+        self.id, self.plan, self.store = "r/1", list(plan), Store(root)
         self.config: Any = SimpleNamespace()
         self.runtime: Any = None
         self.begun = False

@@ -1,0 +1,177 @@
+"""Composing many runs that differ from a first one by values of stages' settings alone.
+
+A value reaches its own section of the config, what interpolates it (the seed of each stage), and
+the nodes of these sections. All else is what the first run has, so only that is made again: the
+dataclasses on the way to a changed setting, with their checks, and the nodes whose config they are.
+Which data there are, ensembles, order and the checks of the whole graph are run for every one.
+What goes beyond that is left to whoever composes whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from plumbrule.config import refusing_together, require_sound
+from plumbrule.machine.precision import resolved
+from plumbrule.pipeline.experiment import RunConfig
+from plumbrule.pipeline.graph import NodeConfig
+from plumbrule.pipeline.stages import SECTIONS, section_of
+
+REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+
+
+class NotAlone(Exception):
+    """A value that reaches further than this module follows; compose the run whole."""
+
+
+class Reuse:
+    """What the first run leaves for the others.
+
+    `typed` and `node` are called while a run is composed: of the first one they keep what was made.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self._references = dict(_references(cfg))
+        self._config: RunConfig | None = None
+        self.settled: list[str] = []
+        self._nodes: dict[str, tuple[NodeConfig, Any]] = {}
+        self._sections: dict[tuple[str, str], Any] = {}
+        self._resolved: dict[tuple[int, str], tuple[Any, Any]] = {}
+        self._changed: set[str] = set()
+        self._touched: set[str] = set()
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether nothing is kept yet."""
+        return self._config is None
+
+    def keep(self, config: RunConfig, settled: Sequence[str]) -> None:
+        """Keep the first run's typed config as it is before anything is filled in.
+
+        Args: settled: branches of the hub that became commits, as sentences.
+        """
+        self.settled = list(settled)
+        self._config = copy.copy(config)
+        self._config.run = copy.deepcopy(config.run)
+
+    def change(self, keys: set[str]) -> None:
+        """Say which settings differ from the first run's.
+
+        Raises: NotAlone: one is of no stage, or reaches what is not followed here.
+        """
+        if self._config is None or self._config.run.seeds:
+            raise NotAlone("run.seeds")
+        reached = set(keys)
+        todo = list(keys)
+        while todo:
+            key = todo.pop()
+            for user, named in self._references.items():
+                if user not in reached and any(_overlap(key, name) for name in named):
+                    reached.add(user)
+                    todo.append(user)
+        for key in reached:
+            if (key != "seed" and key.split(".")[0] not in SECTIONS) or "[" in key:
+                raise NotAlone(key)
+        self._changed, self._touched = reached, {key.split(".")[0] for key in reached}
+
+    def typed(self, cfg: DictConfig) -> RunConfig:
+        """Return the config with the changed values, checked where they stand."""
+        assert self._config is not None
+        config = copy.copy(self._config)
+        config.run = copy.deepcopy(self._config.run)
+        tree: dict[str, Any] = {}
+        for key in sorted(self._changed):
+            *above, last = key.split(".")
+            place = tree
+            for part in above:
+                place = place.setdefault(part, {})
+                if not isinstance(place, dict):
+                    raise NotAlone(key)
+            place[last] = _Leaf(_plain(OmegaConf.select(cfg, key)))
+        for name, changes in tree.items():
+            setattr(config, name, self._section(config, name, changes))
+        return config
+
+    def _section(self, config: RunConfig, name: str, changes: Any) -> Any:
+        """Return a section with changed values; one object for all runs that have these."""
+        key = (name, repr(changes))
+        if key not in self._sections:
+            with refusing_together():
+                made = _replaced(getattr(config, name), changes)
+            require_sound(made, name)
+            self._sections[key] = made
+        return self._sections[key]
+
+    def node(self, config: RunConfig, name: str, about: NodeConfig, own: Any) -> Any:
+        """Return a node's config where that is known without merging; else None."""
+        kept = self._nodes.get(name)
+        if kept is None or kept[0] != about or own or about.kind == "data":
+            return None
+        section = section_of(about.kind)
+        if section not in self._touched:
+            return kept[1]
+        return None if about.set or about.given is not None else getattr(config, section)
+
+    def resolved(self, config: Any, device: str) -> Any:
+        """Return a node's config with its precision; one object for all nodes that have it."""
+        key = (id(config), device)
+        if key not in self._resolved:
+            self._resolved[key] = (config, resolved(config, device))
+        return self._resolved[key][1]
+
+    def keep_node(self, name: str, about: NodeConfig, own: Any, config: Any) -> Any:
+        """Return a node's config, as the one object that equal ones share; keep the first run's."""
+        if own:
+            return config
+        if not self._touched:
+            self._nodes[name] = (about, config)
+        kept = self._nodes.get(name)
+        return kept[1] if kept is not None and kept[1] == config else config
+
+
+class _Leaf:
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"={self.value!r}"
+
+
+def _replaced(before: Any, changes: Any) -> Any:
+    if isinstance(changes, _Leaf):
+        return changes.value
+    if not dataclasses.is_dataclass(before) or isinstance(before, type):
+        raise NotAlone(str(list(changes)))
+    parts = {name: _replaced(getattr(before, name), inner) for name, inner in changes.items()}
+    return dataclasses.replace(before, **parts)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def _overlap(key: str, name: str) -> bool:
+    return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+
+
+def _references(cfg: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield each setting that interpolates others, dotted, and their names."""
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    yield from _in(raw, above)
+
+
+def _in(raw: Any, name: str) -> Iterator[tuple[str, list[str]]]:
+    if isinstance(raw, Mapping):
+        for key, value in raw.items():
+            yield from _in(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(raw, list):
+        for place, value in enumerate(raw):
+            yield from _in(value, f"{name}[{place}]")
+    elif isinstance(raw, str) and "${" in raw:
+        yield name, REFERENCE.findall(raw)
