@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,14 +69,22 @@ def start(config: ExecutorConfig, graph: Graph) -> Any:
         about["num_cpus"] = (config.workers or max(1, cpus.available() // asked.cpus)) * asked.cpus
         about["include_dashboard"] = False
     try:
+        _require_answer(address)
         ray.init(address=address, logging_level=logging.ERROR, **about)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"executor.address (={address}) must be a Ray cluster that answers "
             f"({str(error).splitlines()[0]}); start it, or leave the address out for a Ray of this "
             "machine."
         ) from error
     return ray
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise OSError if nothing listens at an address; Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def submit(ray: Any, graph: Graph, config: ExecutorConfig) -> dict[Any, tuple[Job, Path]]:

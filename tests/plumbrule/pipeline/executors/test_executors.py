@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from plumbrule.errors import ConfigError
+from plumbrule.pipeline.executors.config import ExecutorConfig
+
 SMALL = (
     "-m",
     "rag.chunk_words=30,40",
@@ -114,10 +117,10 @@ def test_a_process_that_is_killed_fails_its_own_node(
     assert "about to go" in log.with_suffix(".log").read_text()
 
 
-def test_a_ray_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_ray_cluster_that_is_not_there_is_one_line() -> None:
     pytest.importorskip("ray", reason="ray is not here")
-    words = [word for word in SMALL if word not in ("-m", "rag.chunk_words=30,40")]
-    done = plumbrule(tmp_path, *words, "executor=ray", "executor.address=127.0.0.1:1")
-    assert done.returncode == 2, done.stderr
-    assert "executor.address (=127.0.0.1:1) must be a Ray cluster that answers" in done.stderr
-    assert "Traceback" not in done.stderr
+    from plumbrule.pipeline.executors.ray_tasks import start
+
+    config = ExecutorConfig(name="ray", address="127.0.0.1:1")
+    with pytest.raises(ConfigError, match=r"executor.address \(=127.0.0.1:1\) must be a Ray clus"):
+        start(config, None)  # type: ignore[arg-type]
