@@ -24,6 +24,10 @@ from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import SECTIONS, section_of
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+UNNAMED_REFERENCE = re.compile(r"\$\{(\.|oc\.(select|dict)\b)")
+"""An interpolation of other settings that does not say their whole names."""
+ANY_SETTING = ""
+"""In the place of a name: what holds such an interpolation is reached by every change."""
 
 
 class NotAlone(Exception):
@@ -37,7 +41,7 @@ class Reuse:
     """
 
     def __init__(self, cfg: DictConfig):
-        self._references = dict(_references(cfg))
+        self._references = dict(references_in(cfg))
         self._config: RunConfig | None = None
         self.settled: list[str] = []
         self._nodes: dict[str, tuple[NodeConfig, Any]] = {}
@@ -67,14 +71,7 @@ class Reuse:
         """
         if self._config is None or self._config.run.seeds:
             raise NotAlone("run.seeds")
-        reached = set(keys)
-        todo = list(keys)
-        while todo:
-            key = todo.pop()
-            for user, named in self._references.items():
-                if user not in reached and any(_overlap(key, name) for name in named):
-                    reached.add(user)
-                    todo.append(user)
+        reached = settings_reached(self._references, keys)
         for key in reached:
             if (key != "seed" and key.split(".")[0] not in SECTIONS) or "[" in key:
                 raise NotAlone(key)
@@ -135,6 +132,21 @@ class Reuse:
         return kept[1] if kept is not None and kept[1] == config else config
 
 
+def settings_reached(references: Mapping[str, Sequence[str]], keys: set[str]) -> set[str]:
+    """Return the settings that change with `keys`, these among them.
+
+    Args: references: each setting that interpolates others, and their names (`references_in`).
+    """
+    reached, todo = set(keys), list(keys)
+    while todo:
+        key = todo.pop()
+        for user, named in references.items():
+            if user not in reached and any(_overlap(key, name) for name in named):
+                reached.add(user)
+                todo.append(user)
+    return reached
+
+
 class _Leaf:
     def __init__(self, value: Any):
         self.value = value
@@ -157,10 +169,11 @@ def _plain(value: Any) -> Any:
 
 
 def _overlap(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+    named = key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+    return named or name == ANY_SETTING
 
 
-def _references(cfg: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
+def references_in(cfg: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
     """Yield each setting that interpolates others, dotted, and their names."""
     raw = OmegaConf.to_container(cfg, resolve=False)
     yield from _in(raw, above)
@@ -174,4 +187,5 @@ def _in(raw: Any, name: str) -> Iterator[tuple[str, list[str]]]:
         for place, value in enumerate(raw):
             yield from _in(value, f"{name}[{place}]")
     elif isinstance(raw, str) and "${" in raw:
-        yield name, REFERENCE.findall(raw)
+        unnamed = [ANY_SETTING] if UNNAMED_REFERENCE.search(raw) else []
+        yield name, [*REFERENCE.findall(raw), *unnamed]
