@@ -21,7 +21,7 @@ from plumbrule.report.sweep_table import CELL, STOPPED, Cell
 from plumbrule.results.store_names import find_run, read_record, runs
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json
-from plumbrule.store.layout import RUNS, TRACEBACK, store_root
+from plumbrule.store.layout import LOGS, RUNS, TRACEBACK, store_root
 
 SWEEPS = "sweep"
 """Folder of a run's name that holds its sweeps' cells."""
@@ -29,7 +29,7 @@ PLANNED = "multirun.yaml"
 """In a sweep's folder: the command that Hydra was given."""
 FAILURE = "failure.json"
 LOG_LINES = 20
-APART = ("run.store=", "tracking=", "tracking.")
+APART = ("run.store=", "tracking=", "tracking.", "executor=", "executor.")
 """Beginnings of overrides that change no number: they tell no cells apart."""
 ALIKE = "(all alike)"
 """The name of cells that differ by nothing but their seed."""
@@ -295,7 +295,9 @@ def _with_log(store: Store, cell: RunCell) -> RunCell:
 def _last_lines(store: Store, cell: RunCell) -> list[str]:
     """Return the last lines of a cell's log, else of its traceback, else of its error."""
     if cell.folder is not None and cell.folder.is_dir():
-        logs = sorted(cell.folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        found = [*cell.folder.glob("*.log"), *(cell.folder / LOGS).glob("*.log")]
+        # That of the node that failed is named in the error: others may have gone on after it.
+        logs = sorted(found, key=lambda path: (str(path) in cell.error, path.stat().st_mtime))
         for path in [*reversed(logs), cell.folder / TRACEBACK]:
             if path.is_file():
                 text = path.read_bytes().decode("utf-8", "replace")

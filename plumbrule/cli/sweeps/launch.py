@@ -21,7 +21,7 @@ from plumbrule.cli.runs import Run, require_ready
 from plumbrule.cli.sweep import note_folder
 from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
 from plumbrule.cli.sweeps.configs import CellConfig, compose_cells, own_words
-from plumbrule.cli.sweeps.page import print_sweep_plan
+from plumbrule.cli.sweeps.sweep_plan import print_sweep_plan
 from plumbrule.cli.sweeps.undone import refuse_same
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.executors.carry_out import carry_out

@@ -20,7 +20,7 @@ from plumbrule.results.cells import gather_cells
 from plumbrule.results.collapse import collapse_signs
 from plumbrule.results.formats import latex, markdown
 from plumbrule.results.formats import number as as_text
-from plumbrule.results.gathered import gather
+from plumbrule.results.gathered import folder_name, gather
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json
 
@@ -98,6 +98,38 @@ def test_failed_and_missing_cells_come_first_with_log_and_command(
     assert said[21] == f"  run it again: {again}"
     assert said[22] == "missing: ppo.kl.coef=0.2 seed=3"
     assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_the_log_of_the_node_that_failed_is_shown(store: Store) -> None:
+    logs = store.root / "runs" / "quickstart" / "20260102-030450-aaaaaa" / "logs"
+    error = f"ppo: ValueError: no; its output: {logs / 'ppo.log'}"
+    made_runs.write_run(store, 50, ["seed=3"], {}, state="failed", error=error)
+    logs.mkdir()
+    (logs / "ppo.log").write_text("the cause\n")
+    (logs / "index.log").write_text("fine\n")  # newer: it went on
+    assert gather_cells(store, ["20260102-030450-aaaaaa"])[0].log == ("the cause",)
+
+
+def test_runs_of_other_executors_are_one_group(store: Store) -> None:
+    same = ["ppo.kl.coef=0.05", "seed=7", "executor=local", "executor.workers=2"]
+    made_runs.write_run(store, 51, same, {"ppo/gold_gain": 0.5})
+    names = {cell.name for cell in gather_cells(store, ["quickstart"])}
+    assert names == {"ppo.kl.coef=0.05", "ppo.kl.coef=0.2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ([".."], Path("..").resolve().name),
+        (["quickstart/2026*"], "quickstart_2026"),
+        (["/a" * 40 + "/day"], "_a_day"),
+    ],
+)
+def test_the_folder_of_what_was_gathered_lies_in_its_place(words: list[str], end: str) -> None:
+    found = folder_name(words)
+    assert found.endswith(end)
+    assert 0 < len(found) <= 60
+    assert "/" not in found
 
 
 def test_a_cell_that_was_run_again_by_itself_is_done(store: Store) -> None:
