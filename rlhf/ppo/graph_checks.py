@@ -66,7 +66,7 @@ def check_teacher(node: PlacedNode, config: PPOConfig, runtime: RuntimeConfig) -
         "ppo.distill.coef",
         config.distill.coef,
         f"be 0 under runtime.sharding={runtime.sharding}: a teacher is held whole",
-        "use runtime.sharding=none, or ppo.distill.precision=bfloat16 to make it smaller",
+        "use runtime.sharding=none, with ppo.distill.precision=bfloat16 where memory is short",
     )
 
 

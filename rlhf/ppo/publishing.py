@@ -71,7 +71,7 @@ def notes_on(
     notes += config.reward.notes()
     if config.staleness:
         notes.append(
-            "Rollouts, but for the first, were sampled by the policy before the last update "
+            "Each rollout but the first was sampled before the update ahead of it "
             f"(ppo.staleness={config.staleness}); nothing ran at the same time."
         )
     filled = [int(row.get("rollout/groups_filled_up", 0)) for row in logged]

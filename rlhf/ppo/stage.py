@@ -347,7 +347,7 @@ def run(
     if sharded:
         actors, learner = gather_full_model(config, inputs, device, learner)
     if distributed.is_main():
-        work = work_per_token(actors, learner, config.num_ppo_epochs)
+        work = work_per_token(actors, learner, config.num_ppo_epochs, teacher)
         rate = matmul_rate(device, config.precision)
         logged = read_metrics(out)
         notes = notes_on(num_too_long, control, config, engine.name, logged)

@@ -16,6 +16,7 @@ import torch
 from plumbrule.lm.adapters import has_adapter
 from plumbrule.lm.cost_metrics import ADAPTED, READ, TRAINED, num_weights
 from plumbrule.lm.logprobs import trunk
+from plumbrule.lm.policy import Policy
 from plumbrule.machine.matmul import measured_gflops
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.shared_trunk import Actors
@@ -26,6 +27,7 @@ PARTS = {
     "score": "reward terms",
     "policy": "log-probs of the policy",
     "ref": "log-probs of the reference",
+    "teacher": "log-probs of the teacher",
     "value": "values",
     "frozen_layers": "frozen layers, for all of these",
     "update": "training",
@@ -44,10 +46,13 @@ class Work(NamedTuple):
     value: float
     frozen_layers: float
     update: float
+    teacher: float = 0.0
 
 
-def work_per_token(actors: Actors, learner: Learner, num_ppo_epochs: int) -> Work:
-    """Return what a token costs."""
+def work_per_token(
+    actors: Actors, learner: Learner, num_ppo_epochs: int, teacher: Policy | None = None
+) -> Work:
+    """Return what a token costs. Args: teacher: of a distillation; None: there is none."""
     whole = num_weights(trunk(actors.policy.model))
     top = num_weights(trunk(actors.reader.model))
     frozen_layers = num_weights(actors.frozen_layers.trunk) if actors.frozen_layers else 0
@@ -60,7 +65,9 @@ def work_per_token(actors: Actors, learner: Learner, num_ppo_epochs: int) -> Wor
     trained = ADAPTED if has_adapter(actors.policy) else TRAINED
     update = (trained * top + TRAINED * value_trained) * num_ppo_epochs
     read = READ * whole
-    return Work(read, read, READ * top, READ * top, READ * value, READ * frozen_layers, update)
+    taught = READ * num_weights(trunk(teacher.model)) if teacher is not None else 0.0
+    reads = (READ * top, READ * top, READ * value, READ * frozen_layers)
+    return Work(read, read, *reads, update, taught)
 
 
 def num_actions(rows: Sequence[Mapping[str, Any]], batch_size: int) -> float:
@@ -88,7 +95,8 @@ def flops_of(
     for row in rows:
         if "time/update_seconds" in row:
             prompt, response = (row[f"val/{x}_length_tokens"] for x in ("prompt", "response"))
-            whole = work.policy + work.ref + work.value + work.frozen_layers + work.update
+            reads = work.policy + work.ref + work.teacher + work.value + work.frozen_layers
+            whole = reads + work.update
             prefill = work.prefill * prompt / samples_per_prompt
             one = prefill + work.decode * response + whole * (prompt + response)
             total += float(one) * batch_size

@@ -28,7 +28,9 @@ def distillation_advantages(
     Minus an unbiased estimate of the KL of the policy to the teacher at each state, of samples of
     the policy. Not whitened: its size says how far the two are apart.
 
-    Args: logprobs: (b, t) nats, of the policy that sampled. teacher_logprobs: (b, t) nats, at the
-    same temperature. action_mask: (b, t) bool, True = the policy sampled this token. coef: per nat.
+    Args: logprobs: (b, t) nats, of the policy that ratios are to: the one that sampled or, with
+    `ppo.staleness` and recomputed log-probs, the one before the update, of which the estimate is
+    then off as the tokens are another's. teacher_logprobs: (b, t) nats, at the same temperature.
+    action_mask: (b, t) bool, True = the policy sampled this token. coef: per nat.
     """
     return fill(coef * (teacher_logprobs - logprobs), action_mask)

@@ -34,9 +34,11 @@ from rlhf.ppo.update_settings import DrawSettings
 
 TENSORS, TEXTS = "next_batch.safetensors", "next_batch.json"
 """Files of a checkpoint."""
-_MASKS = ("action_mask", "step_mask", "finished", "rollout_logprobs")
-_LISTS = ("prompt_ids", "passages", "queries", "responses", "texts")
+_TENSOR_FIELDS = ("action_mask", "step_mask", "finished", "rollout_logprobs")
+_LIST_FIELDS = ("prompt_ids", "passages", "queries", "responses", "texts")
+"""Of a trajectory; `frozen_states` are computed when the batch is trained on."""
 _TERM = "term:"
+"""In front of a reward term's name in `TENSORS`."""
 
 
 class Batch(NamedTuple):
@@ -115,10 +117,10 @@ def draw_batch(
 def save_batch(batch: Batch, folder: Path) -> None:
     """Write a batch into a checkpoint's folder."""
     trajectory = batch.trajectory
-    tensors = {name: getattr(trajectory, name) for name in _MASKS}
+    tensors = {name: getattr(trajectory, name) for name in _TENSOR_FIELDS}
     tensors |= {_TERM + name: values for name, values in batch.terms.items()}
     save_file({name: x.contiguous().cpu() for name, x in tensors.items()}, folder / TENSORS)
-    texts = {name: list(getattr(trajectory, name)) for name in _LISTS}
+    texts = {name: list(getattr(trajectory, name)) for name in _LIST_FIELDS}
     about = {**texts, "draws": batch.draws and batch.draws._asdict()}
     (folder / TEXTS).write_text(json.dumps(about), encoding="utf-8")
 

@@ -73,6 +73,9 @@ def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
     layer = 4 * 16 * 16 + 3 * 16 * 32
     found = work_per_token(actors, learner, config.num_ppo_epochs)
     assert found == tuple(layer * n for n in expected)
+    teacher = world.tiny_policy(layers=5)
+    taught = work_per_token(actors, learner, config.num_ppo_epochs, teacher)
+    assert taught == found._replace(teacher=layer * 2 * 5)
 
 
 def test_adapters_leave_out_the_gradient_of_the_weights(tmp_path: Path) -> None:
@@ -123,6 +126,8 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
     assert flops_of([row, row], work, 16) == 2 * 16 * one
     assert flops_of([row], work, 16, samples_per_prompt=2) == 16 * (one - 2 * 10 / 2)
     assert num_actions([row, row], 16) == 2 * 16 * 5
+    # A teacher reads what is trained on.
+    assert flops_of([row], work._replace(teacher=7), 16) == 16 * (one + 7 * 15)
     # What was sampled and not trained on was read and decoded, and nothing else.
     more = row | {"rollout/prompt_tokens_left_out": 40.0, "rollout/response_tokens_left_out": 7.0}
     assert flops_of([more], work, 16, samples_per_prompt=2) == pytest.approx(
@@ -143,7 +148,7 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
     metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
     [table] = json.loads((out / "tables.json").read_text())
     parts = [cells[0].split(":")[0] for cells in table["rows"]]
-    assert parts == [*throughput.PARTS, "all"]
+    assert parts == [*(part for part in throughput.PARTS if part != "teacher"), "all"]
     for row in read_metrics(out):
         outer = row["time/generate_seconds"]
         assert 0 < row["time/prefill_seconds"] + row["time/decode_seconds"] <= outer

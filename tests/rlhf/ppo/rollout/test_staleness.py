@@ -91,7 +91,7 @@ def test_the_lag_is_logged_and_its_gap_is_no_warning(
         lags.append(found.get(b"staleness"))
     assert lags == [None, *[b"1"] * 5]
     notes = json.loads((out / "notes.json").read_text())
-    assert any("sampled by the policy before the last update" in note for note in notes)
+    assert any("sampled before the update ahead of it" in note for note in notes)
 
 
 @pytest.mark.detail(64)
