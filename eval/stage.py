@@ -69,8 +69,7 @@ def run(
 
     Writes `items/<benchmark>.jsonl`, `benchmarks.json`, `metrics.json` (benchmark -> condition ->
     metric -> value, low, high, n, groups, method and, where bounds are not known, reason, and what
-    `provenance` has), `samples.jsonl`,
-    `notes.json`, and `evaluated.json`: what was evaluated, and how.
+    `provenance` has), `samples.jsonl`, `notes.json`, and `evaluated.json`: what was evaluated, how.
 
     Raises: ConfigError: the node was given nothing to measure. DataError: a record that its
     benchmark can't use or the policy's chat template refuses, or two of one id; before any work.

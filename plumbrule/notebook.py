@@ -34,7 +34,7 @@ from plumbrule.results.tables import frame_of
 from plumbrule.results.tags import change_tags
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.file_names import MODEL
-from plumbrule.store.layout import RUNS, store_root
+from plumbrule.store.layout import NOTEBOOK, RUNS, store_root
 
 if TYPE_CHECKING:
     import pandas
@@ -62,7 +62,7 @@ def build(config: RunConfig, nodes: Sequence[Node], store: Store) -> dict[str, A
     Raises: whatever a stage raises; what was published before stands.
     """
     store.require_writable()
-    name = f"{config.run.name}/notebook-{uuid.uuid4().hex[:6]}"
+    name = f"{config.run.name}/{NOTEBOOK}{uuid.uuid4().hex[:6]}"
     folder = store.root / RUNS / name
     context = RunContext(name, folder, store, config.runtime)
     plan = make_plan(list(nodes), store, strict=config.run.versions == "strict")

@@ -180,8 +180,8 @@ def design_effect(x: np.ndarray, entities: Sequence[str], share: float) -> float
 
 def corrected(tests: dict[str, Interval]) -> Metrics:
     """Return the p-values by Holm's procedure over all of them (Holm 1979)."""
-    values = statistics.holm([test.value for test in tests.values()])
-    return {n: tests[n]._replace(value=float(p)) for n, p in zip(tests, values, strict=True)}
+    found = statistics.holm([test.value for test in tests.values()])
+    return {n: tests[n]._replace(value=float(p)) for n, p in zip(tests, found, strict=True)}
 
 
 def small_groups(rows: Sequence[Row]) -> list[str]:

@@ -22,11 +22,10 @@ import numpy as np
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
-from eval.intervals import Intervals, Metrics, Row, groups
+from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Prompt
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.statistics import jackknife_interval
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -81,8 +80,11 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             owners.append(place)
     nats = subject.response_nats(rows, "perplexity closed")
     found = []
+    windows_of: dict[int, list[int]] = {}
+    for k, place in enumerate(owners):
+        windows_of.setdefault(place, []).append(k)
     for place, item in enumerate(items):
-        own = [k for k, owner in enumerate(owners) if owner == place]
+        own = windows_of.get(place)
         if not own:
             continue  # a single token, without one before it
         first = "" if bos is not None else str(subject.policy.tokenizer.decode(encoded[place][:1]))
@@ -113,20 +115,15 @@ def bits_per_byte(nats: np.ndarray, num_bytes: np.ndarray) -> float:
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     """Return both, each with a jackknife over texts."""
-    if not rows:
-        return {}
-    columns = {
-        name: np.array([row[name] for row in rows], float) for name in ("nats", "tokens", "bytes")
-    }
-    return {
-        name: jackknife_interval(
-            formula, [columns["nats"], columns[per]], groups(rows), confidence=intervals.confidence
-        )
-        for name, formula, per in (
-            ("perplexity", perplexity, "tokens"),
-            ("bits_per_byte", bits_per_byte, "bytes"),
-        )
-    }
+    return known(
+        {
+            name: intervals.statistic(formula, rows, ("nats", per), low=least, high=math.inf)
+            for name, formula, per, least in (
+                ("perplexity", perplexity, "tokens", 1.0),
+                ("bits_per_byte", bits_per_byte, "bytes", 0.0),
+            )
+        }
+    )
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
@@ -150,4 +147,5 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.perplexity.path,
     per_group=lambda config: config.perplexity.per_group,
+    signature=lambda config: f"stride:{config.perplexity_stride or 'half the context'}",
 )

@@ -234,13 +234,19 @@ class Subject:
         Args: rows: token ids of prompt and response. what: name of the work, for progress.
         """
         encoded = [TokenRow(tuple(prompt), tuple(response)) for prompt, response in rows]
-        found = [0.0] * len(rows)
+        keys = [self.journal.key("nats", prompt, response) for prompt, response in rows]
         with torch.inference_mode(), self.tracker.progress(len(rows), what, "texts") as line:
-            for places, nats in score_batches(self.policy, encoded, self.runtime.micro_batch_size):
-                for place, value in zip(places, nats.double().sum(1).tolist(), strict=True):
-                    found[place] = value
-                line.advance(len(places))
-        return found
+
+            def compute(places: Sequence[int]) -> list[float]:
+                some, size = [encoded[i] for i in places], self.runtime.micro_batch_size
+                found = [0.0] * len(some)
+                for own, nats in score_batches(self.policy, some, size):
+                    for k, value in zip(own, nats.double().sum(1).tolist(), strict=True):
+                        found[k] = value
+                    line.advance(len(own))
+                return found
+
+            return self.journal.each(keys, compute, line.advance)
 
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
         """Return log p - log p_reference of each sampled answer, nats; None without a reference.

@@ -95,7 +95,7 @@ def _ties(rows: Sequence[Row], suffix: str, intervals: Intervals) -> dict[str, I
         ]
         metrics[f"ties_score{suffix}"] = jackknife_interval(
             ties_score, columns, both, confidence=intervals.confidence
-        )
+        )._replace(method="jackknife")
     return metrics
 
 

@@ -8,7 +8,7 @@ predicted. Beside them stands `always`, the F1 of calling every response halluci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from eval.intervals import Intervals, Metrics, Row, groups, known
 from eval.support.labelled import Labelled
 from eval.support.measures import support, unsupported_spans
-from plumbrule.statistics import jackknife_interval
+from plumbrule.statistics import Interval, jackknife_interval
 
 Spans = Sequence[tuple[int, int]]
 
@@ -86,16 +86,26 @@ def _f1(
     predicted: Sequence[float],
     truth: Sequence[float],
     intervals: Intervals,
-) -> Any:
+) -> Interval:
     columns = [np.array(c, dtype=float) for c in (shared, predicted, truth)]
-    return jackknife_interval(f1, columns, groups(rows), confidence=intervals.confidence)
+    return _jackknife(f1, columns, rows, intervals)
 
 
 def _ratio(
     rows: Sequence[Row], part: Sequence[float], whole: Sequence[float], intervals: Intervals
-) -> Any:
+) -> Interval:
     def ratio(some: np.ndarray, every: np.ndarray) -> float:
         return float(some.sum() / every.sum()) if every.sum() else float("nan")
 
     columns = [np.array(c, dtype=float) for c in (part, whole)]
-    return jackknife_interval(ratio, columns, groups(rows), confidence=intervals.confidence)
+    return _jackknife(ratio, columns, rows, intervals)
+
+
+def _jackknife(
+    of: Callable[..., float],
+    columns: Sequence[np.ndarray],
+    rows: Sequence[Row],
+    intervals: Intervals,
+) -> Interval:
+    found = jackknife_interval(of, columns, groups(rows), confidence=intervals.confidence)
+    return found._replace(method="jackknife")

@@ -101,7 +101,7 @@ def gather_cells(store: Store, words: Sequence[str]) -> list[RunCell]:
         found += (
             _of_sweep(store, word, every) or _of_runs(store, word, every) or _nothing(store, word)
         )
-    unique = {(cell.folder, cell.overrides): cell for cell in found}
+    unique = {cell.folder or _identity(cell.overrides): cell for cell in found}
     cells = [_with_log(store, cell) for cell in _told_apart(list(unique.values()))]
     return sorted(cells, key=lambda cell: cell.state == "done")
 

@@ -35,12 +35,13 @@ OWN_COLUMNS = ("group", "seed", "state", "run", "command", "error")
 
 
 def groups_of(cells: Iterable[RunCell]) -> dict[str, list[RunCell]]:
-    """Return the done cells by group, in their order."""
-    groups: dict[str, list[RunCell]] = {}
+    """Return the done cells by group, in their order; of several of one seed the last counts."""
+    groups: dict[str, dict[str, RunCell]] = {}
     for cell in cells:
         if cell.state == "done":
-            groups.setdefault(cell.name, []).append(cell)
-    return groups
+            own = groups.setdefault(cell.name, {})
+            own[cell.seed or f"unknown {len(own)}"] = cell
+    return {name: list(own.values()) for name, own in groups.items()}
 
 
 def frame_of(cells: Sequence[RunCell]) -> pandas.DataFrame:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store
 from plumbrule.store.claims import BUILD, NAME, is_living, read_owner
-from plumbrule.store.layout import ARTIFACTS, LABELS, RUNS
+from plumbrule.store.layout import ARTIFACTS, LABELS, NOTEBOOK, RUNS
 from plumbrule.store.manifests import MANIFEST, read_manifest
 
 FINGERPRINT = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
@@ -89,13 +89,18 @@ def _fingerprints(path: Path) -> set[str]:
 
 
 def _builder(store: Store, folder: Path) -> bool:
-    """Return whether the run that built an artifact is still there, or can't be known."""
+    """Return whether the run that built an artifact is still there, or can't be known.
+
+    A notebook's run has no folder that could be removed, so what it built stays.
+    """
     try:
         built_by = read_manifest(folder).built_by
     except (ArtifactError, OSError):
         return True
     found = re.match(r"run (\S+) \(", built_by)
-    return found is not None and (store.root / RUNS / found[1]).is_dir()
+    if found is None:
+        return False
+    return Path(found[1]).name.startswith(NOTEBOOK) or (store.root / RUNS / found[1]).is_dir()
 
 
 def _size(folder: Path) -> int:

@@ -18,6 +18,8 @@ from plumbrule.store.manifests import MANIFEST
 
 VARIABLE = "PLUMBRULE_STORE"
 ARTIFACTS, RUNS, LABELS = "artifacts", "runs", "labels"
+NOTEBOOK = "notebook-"
+"""Beginning of the id of a notebook's run, which has no folder."""
 RUN_RECORD = "run.json"
 """In the folder of a run: what it was and what became of it."""
 LOGS = "logs"

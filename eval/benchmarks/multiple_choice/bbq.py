@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.multiple_choice.likelihood import score_choices
+from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_choices
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
-from plumbrule.statistics import Interval, jackknife_interval
+from plumbrule.statistics import Interval
 from plumbrule.statistics.intervals import point
 
 if TYPE_CHECKING:
@@ -149,21 +149,16 @@ def _of_rows(rows: Sequence[Row], context: str, prefix: str, intervals: Interval
         return {}
     return {
         f"{prefix}{context}_accuracy": intervals.share(rows, "correct"),
-        f"{prefix}{context}_bias": bias(rows, context, intervals.confidence),
+        f"{prefix}{context}_bias": bias(rows, context, intervals),
     }
 
 
-def bias(rows: Sequence[Row], context: str, confidence: float) -> Interval | None:
+def bias(rows: Sequence[Row], context: str, intervals: Intervals) -> Interval | None:
     """Return the paper's score with a jackknife over questions; None where it is not defined."""
-    columns = [
-        np.array([row[name] for row in rows], dtype=float)
-        for name in ("biased", "named", "correct")[: 3 if context == "ambig" else 2]
-    ]
+    columns = ("biased", "named", "correct")[: 3 if context == "ambig" else 2]
     formula = ambiguous_bias if context == "ambig" else stereotype_share
-    if np.isnan(formula(*columns)):
-        return None
-    groups = [row["group"] for row in rows]
-    return jackknife_interval(formula, columns, groups, confidence=confidence)
+    found = intervals.statistic(formula, rows, columns, low=-1.0)
+    return None if found is None or np.isnan(found.value) else found
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
@@ -192,4 +187,5 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.bbq.path,
     per_group=lambda config: config.bbq.per_group,
+    signature=prompt_signature,
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.multiple_choice.likelihood import score_choices
+from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_choices
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
@@ -122,7 +122,7 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     for which in MACRO:
         metrics[f"macro_{which}"] = jackknife_interval(
             _macro_of(which), columns, groups(rows), confidence=intervals.confidence
-        )
+        )._replace(method="jackknife")
     commonest = Counter(row["label"] for row in rows).most_common(1)[0][1]
     metrics["majority"] = point(commonest / len(rows), len(rows))
     for label in dict.fromkeys(row["label"] for row in rows):
@@ -159,4 +159,5 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.classification.path,
     per_group=lambda config: config.classification.per_group,
+    signature=prompt_signature,
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.contamination import contamination_notes
-from eval.benchmarks.multiple_choice.likelihood import score_choices, top_share
+from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_choices, top_share
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
@@ -144,4 +144,5 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.multiple_choice.path,
     per_group=lambda config: config.multiple_choice.per_group,
+    signature=prompt_signature,
 )

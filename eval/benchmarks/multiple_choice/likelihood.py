@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from eval.benchmarks.answers import left_out
+from eval.config import EvalConfig
 from plumbrule.data.records import Message
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class ScoredChoice(NamedTuple):
     def per_byte(self) -> float:
         """Nats per byte, which does not depend on the tokenizer."""
         return self.nats / self.bytes
+
+
+def prompt_signature(config: EvalConfig) -> str:
+    """Return what scores depend on beside the records: how the question is put."""
+    return f"prompt:{config.choice_prompt}"
 
 
 def score_choices(

@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.contamination import contamination_notes
-from eval.benchmarks.multiple_choice.likelihood import ScoredChoice, score_choices, top_share
+from eval.benchmarks.multiple_choice.likelihood import (
+    ScoredChoice,
+    prompt_signature,
+    score_choices,
+    top_share,
+)
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
@@ -169,4 +174,5 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.truthfulqa.path,
     per_group=lambda config: config.truthfulqa.per_group,
+    signature=prompt_signature,
 )

@@ -12,6 +12,7 @@ An item may bring `passages`, which are shown; under `rag` those of the node's i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eval.benchmarks.answers import sample_row
@@ -155,4 +156,8 @@ BENCHMARK = Benchmark(
     both_conditions=True,
     folder=lambda config: config.open_qa.path,
     per_group=lambda config: config.open_qa.per_group,
+    signature=lambda config: (
+        f"sacrebleu:{version('sacrebleu')}|rouge-score:{version('rouge-score')}"
+        f"|tokens:{config.sampling.max_new_tokens}"
+    ),
 )

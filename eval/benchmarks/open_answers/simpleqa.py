@@ -23,12 +23,11 @@ from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.open_answers.open_qa import answers_of, asked, contains
 from eval.benchmarks.quantity import Quantity
-from eval.intervals import Intervals, Metrics, Row, groups, known
+from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.judgement import ADMISSIONS, holds
 from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem
-from plumbrule.statistics import jackknife_interval
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -85,10 +84,7 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     tried = [row for row in rows if row["attempted"]]
     if tried:
         metrics["correct_given_attempted"] = intervals.share(tried, CORRECT)
-        columns = [np.array([row[name] for row in rows], float) for name in (CORRECT, "attempted")]
-        metrics["f"] = jackknife_interval(
-            f_score, columns, groups(rows), confidence=intervals.confidence
-        )
+        metrics["f"] = intervals.statistic(f_score, rows, (CORRECT, "attempted"), low=0.0)
     return known(metrics)
 
 
@@ -115,4 +111,5 @@ BENCHMARK = Benchmark(
     both_conditions=True,
     folder=lambda config: config.simpleqa.path,
     per_group=lambda config: config.simpleqa.per_group,
+    signature=lambda config: f"graded:rule|tokens:{config.sampling.max_new_tokens}",
 )

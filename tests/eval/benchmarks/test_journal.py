@@ -72,6 +72,22 @@ def test_a_key_is_of_all_that_an_answer_depends_on():
     assert one.key("odds", [1]) == Journal(None, "policy").key("odds", [1])
 
 
+def test_log_likelihoods_are_taken_from_the_journal(tmp_path, monkeypatch):
+    rows = [([1, 2], [3]), ([1], [2, 3]), ([2], [2])]
+
+    def nats():
+        journal = Journal(tmp_path / ASKED, "policy")
+        asker = Subject(
+            small_policy(), None, None, small_config(), RUNTIME, NullTracker(), journal=journal
+        )
+        return asker.response_nats(rows, "nats")
+
+    first = nats()
+    monkeypatch.setattr(subject_module, "score_batches", None)  # nothing is computed again
+    assert nats() == first
+    assert len(set(first)) == 3
+
+
 @pytest.mark.parametrize("name", ["halueval", "bold", "prompts"])
 def test_an_evaluation_that_dies_within_a_benchmark_goes_on_with_the_same_numbers(
     tmp_path, monkeypatch, name

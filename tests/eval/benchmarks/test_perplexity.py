@@ -87,6 +87,7 @@ def test_a_long_text_is_read_in_windows_and_a_random_policy_finds_all_tokens_ali
     items = [item(str(k), f"born in Arlen {k} " * 60) for k in range(10)]
     measured = measure(items, "closed", subject(policy, perplexity_stride=30))
     found = summarise(measured.items, Intervals(0.95))
+    assert {one.method for one in found.values()} == {"jackknife"}
     assert all(row["tokens"] > 200 for row in measured.items)
     assert found["perplexity"].value == pytest.approx(420, rel=0.2)  # of 420 tokens
     assert found["perplexity"].is_bounded

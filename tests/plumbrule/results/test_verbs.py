@@ -178,6 +178,7 @@ def test_gc_keeps_inputs_damaged_records_and_what_an_unended_run_built(store: St
         ("b" * 16, {"policy": "a" * 16}, "run quickstart/gone (process 1 on x)"),
         ("c" * 16, {}, f"run quickstart/{first.name} (process 1 on x)"),
         ("d" * 16, {}, "run quickstart/gone (process 1 on x)"),
+        ("f" * 16, {}, "run quickstart/notebook-0a1b2c (process 1 on x)"),
     ):
         store.folder("sft", name).mkdir(parents=True)
         store.publish(Manifest("sft", "sft", name, {}, inputs, built_by=built_by))
