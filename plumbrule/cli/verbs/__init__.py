@@ -25,6 +25,7 @@ VERBS = {
     "diff": "say in what two runs differ: settings, data, code, versions, metrics",
     "watch": "follow a run that is being built",
     "tag": "give a run words by which ls finds it",
+    "accept": "let an artifact stand for changed code that makes the same bytes",
     "gc": "delete artifacts that no run refers to",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
