@@ -51,7 +51,7 @@ def launch(
     runs = [_plan(cell, lookups) for cell in cells]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]
     dry = all(cell.composed.config.run.dry for cell in cells)
-    total, seconds = print_sweep_plan(planned, dry)
+    total, seconds = print_sweep_plan(planned)
     if dry:
         return [None for _ in cells]
     planned = [(text, run) for text, run in planned if _is_ready(run)]
@@ -100,7 +100,7 @@ def _plan(cell: CellConfig, lookups: Lookups) -> Run | None:
         note_folder(cell.folder.parent)
     try:
         run = Run(cell.composed, list(cell.overrides), store, own, lookups)
-        preview_data(config, run.plan)
+        preview_data(config, run.plan, lookups)
         run.notes()
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         if config.run.dry:
