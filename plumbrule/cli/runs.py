@@ -155,7 +155,7 @@ class Run:
             write_cell(self.cell.folder, replace(done, headline=list(dict.fromkeys(shown))))
         self.objective = objective_of(self.config, whole["metrics"])
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, log: Path | None = None) -> None:
         """Write down what ended the run, or what it waits for, and close its tracker."""
         self.error = error
         if self.cell is not None:
@@ -172,6 +172,8 @@ class Run:
             say(f"traceback: {self.folder / TRACEBACK}")
         try:
             ended = {**self._opening(), **describe_end(error, self.store)}
+            if log is not None and log.is_relative_to(self.store.root):
+                ended["log"] = str(log.relative_to(self.store.root))
             write_json(self.folder / RUN_RECORD, ended)
         finally:
             tracker, self._tracker = self._tracker, None
