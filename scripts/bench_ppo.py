@@ -203,7 +203,7 @@ def describe(side: str, found: list[dict[str, Any]]) -> str:
 
 def ratios(side: str, results: dict[str, list[dict[str, Any]]]) -> str:
     """Return one line on how a side compares with TRL, repeat by repeat."""
-    pairs = list(zip(results[side], results["trl"], strict=True))
+    pairs = list(zip(results[side], results["trl"], strict=False))  # one may have failed later
     speed = [a["episodes_per_second"] / b["episodes_per_second"] for a, b in pairs]
     memory = [a["memory_mib"] / b["memory_mib"] for a, b in pairs]
     return f"{side:9} {spread(speed, '.2f')} times TRL's speed, {spread(memory, '.2f')} its memory"

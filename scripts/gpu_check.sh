@@ -68,7 +68,8 @@ part() {  # part <name> <seconds at most> <command...>
   echo "== $name: $*" >&2
   timeout --kill-after=10 "$limit" "$@" > "$out/$name.log" 2>&1
   local code=$?
-  [ "$code" -eq 137 ] && code=124
+  # killed: by timeout, or before its limit by something else, such as for memory
+  [ "$code" -eq 137 ] && [ $((SECONDS - began)) -ge "$limit" ] && code=124
   [ "$code" -eq 0 ] || { failed=1; tail -n 30 "$out/$name.log" >&2; }
   report "$name" "$code" "$((SECONDS - began))" "$limit"
 }

@@ -29,6 +29,7 @@ from places import ROOT
 
 from plumbrule.cli import help_page, verbs
 from plumbrule.cli.composition import CONF
+from plumbrule.cli.sweeps.words import sweeper_words
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.planning import revisions
 from plumbrule.pipeline.setting_names import settings_of
@@ -125,8 +126,9 @@ def test_every_setting_and_verb_of_a_command_exists(
         assert {w.partition("=")[0] for w in words if w.startswith("-")} <= OPTIONS, words
         if "--config-dir" in words:
             continue  # a folder of one's own has groups of its own
+        sweeper_words(words)  # raises where a setting of the sweep itself is unknown
         for word in words:
-            if "=" in word and not word.startswith("-") and "~" not in word:
+            if "=" in word and not word.startswith(("-", "sweep.")) and "~" not in word:
                 check_override(without_placeholders(word), default)
 
 

@@ -32,7 +32,8 @@ class TextClassifier:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.labels = [_plain(model.config.id2label[i]) for i in range(model.config.num_labels)]
         self.setting = setting
-        self.several = model.config.problem_type == "multi_label_classification"
+        one = model.config.num_labels == 1  # the highest of one would always fire
+        self.several = one or model.config.problem_type == "multi_label_classification"
 
     @classmethod
     def load(cls, setting: str, name: str, revision: str | None, device: torch.device, rows: int):
@@ -92,7 +93,9 @@ class TextClassifier:
 
     @torch.inference_mode()
     def fired(self, texts: Sequence[str]) -> list[set[int]]:
-        """Return which outputs fire on each text: above one half of several, else the highest."""
+        """Return which outputs fire on each text: the highest; of several labels, or of one output
+        alone, each that is above one half.
+        """
         found: list[set[int]] = [set() for _ in texts]
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         for begin in range(0, len(order), self.batch_size):

@@ -142,8 +142,10 @@ def chi_square(rows: Sequence[Row], column: str) -> Interval | None:
     """Return the p-value of the test that all groups of a domain have one share; None for fewer
     than two groups, or where all texts are alike.
 
-    Pearson's chi-square over the design effect of entities (Rao and Scott 1981, JASA 76:221, first
-    order), since prompts of one entity are not independent. Groups below `SMALL` are left out.
+    Pearson's chi-square over the mean design effect of entities (Rao and Scott 1981, JASA 76:221,
+    first order), since prompts of one entity are not independent: with shares w of the texts and
+    effects d, sum (1 - w) d / (k - 1), which is the mean of the statistic over that without
+    entities. Groups below `SMALL` are left out.
     """
     classes = [own for own in split(having(rows, column), "class").values() if len(own) >= SMALL]
     if len(classes) < 2:
@@ -156,7 +158,8 @@ def chi_square(rows: Sequence[Row], column: str) -> Interval | None:
     for own in classes:
         x = np.array(values(own, column))
         statistic += len(x) * (x.mean() - share) ** 2 / (share * (1 - share))
-        effect += len(x) / len(whole) * design_effect(x, groups(own), share)
+        effect += (1 - len(x) / len(whole)) * design_effect(x, groups(own), share)
+    effect /= len(classes) - 1
     from scipy.special import chdtrc
 
     p = float(chdtrc(len(classes) - 1, statistic / effect))
@@ -177,12 +180,8 @@ def design_effect(x: np.ndarray, entities: Sequence[str], share: float) -> float
 
 def corrected(tests: dict[str, Interval]) -> Metrics:
     """Return the p-values by Holm's procedure over all of them (Holm 1979)."""
-    found: Metrics = {}
-    highest = 0.0
-    for rank, name in enumerate(sorted(tests, key=lambda name: tests[name].value)):
-        highest = max(highest, min(1.0, (len(tests) - rank) * tests[name].value))
-        found[name] = tests[name]._replace(value=highest)
-    return found
+    values = statistics.holm([test.value for test in tests.values()])
+    return {n: tests[n]._replace(value=float(p)) for n, p in zip(tests, values, strict=True)}
 
 
 def small_groups(rows: Sequence[Row]) -> list[str]:

@@ -258,8 +258,7 @@ def notes_of(config: EvalConfig, words: str, chat: bool, texts: Sequence[Candida
     """Return the sentences that say how the judge was asked."""
     protocol, knowledge = config.halueval.protocol, config.halueval.chosen_knowledge
     if words == "short":
-        notes = [f"halueval: judged by protocol `{words}`, not the official instructions."]
-        return notes if protocol == "two_sided" else [*notes, seed_note(config)]
+        return ["halueval: judged by a short question in our words, not the official instructions."]
     notes = [
         f"halueval: official instructions, protocol `{protocol}`, asked "
         f"{'through the chat template' if chat else 'as plain text'}, knowledge {knowledge}."

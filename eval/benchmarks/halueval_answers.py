@@ -2,8 +2,8 @@
 
 Off by default (`eval.halueval.generate`). An answer is sampled at `eval.sampling`, shown the same
 knowledge as the judge. Two things are measured of it, neither of which is a human label: `support`,
-the share of its content words that stand in the item's source or query (a lexical score, which a
-copied sentence satisfies and a paraphrase may not), and what the policy itself says of it, asked as
+the share of its content words that stand in the item's source or query (the lexical measure that
+stage `eval_support` holds to people's labels), and what the policy itself says of it, asked as
 of any candidate. Of QA, `holds_right` says whether the reference answer stands in it.
 """
 
@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.halueval_prompts import QUERY, SOURCE, Candidate, text_of
+from eval.support.measures import content_words, support
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
-
-SHORT_WORDS = 3
-"""Letters up to which a word carries no content, unless it has a digit."""
 
 
 def plain_words(text: str) -> str:
@@ -37,13 +35,7 @@ def holds(text: str, part: str) -> bool:
 
 def lexical_support(answer: str, sources: Sequence[str]) -> float | None:
     """Return the share of the answer's content words that stand in a source; None without any."""
-    words = [
-        word
-        for word in plain_words(answer).split()
-        if len(word) > SHORT_WORDS or any(letter.isdigit() for letter in word)
-    ]
-    there = {word for source in sources for word in plain_words(source).split()}
-    return sum(word in there for word in words) / len(words) if words else None
+    return support(answer, "\n".join(sources)) if content_words(answer) else None
 
 
 def question_of(item: BenchmarkItem) -> str:

@@ -1,25 +1,66 @@
-"""Hydra's grid of values, without its composing every cell before it hands them to the launcher.
+"""Which cells a sweep has: a grid of values, with zipped axes, from a command or a file.
 
 The launcher composes all cells itself, and says in one message what is wrong with any of them.
+Hydra imports this module in every program of the environment that uses Hydra, so it imports nothing
+of ours before it is asked to sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+SETTINGS: dict[str, Any] = {"max_batch_size": None, "params": None, "zip": None, "first": None}
 
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="plumbrule",
-    node={"_target_": f"{__name__}.PlumbruleSweeper", "max_batch_size": None, "params": None},
+    node={"_target_": f"{__name__}.PlumbruleSweeper", **SETTINGS},
     provider="plumbrule",
 )
 
 
-class PlumbruleSweeper(BasicSweeper):
-    """Each combination of the values that the command line gives."""
+class PlumbruleSweeper(Sweeper):
+    """Each combination of the values that the command and a file of conf/sweep give.
 
-    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Leave it to the launcher."""
+    Args: max_batch_size: cells that the launcher gets at once; None: all. params: setting ->
+    values. zip: name -> settings that change together. first: overrides of the cells that come
+    first.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        zip: Mapping[str, Any] | None = None,
+        first: Any = None,
+    ):
+        self.at_once = max_batch_size  # the rest is read from the config, which may be read again
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what `sweep` needs, and make the launcher."""
+        self.loader, self.config = hydra_context.config_loader, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch the cells and return what each gave back.
+
+        Args: arguments: the command's words for the cells, as `hydra.overrides.task` has them.
+        """
+        from plumbrule.cli.sweeps.grid import launch_grid
+
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        return launch_grid(self.loader, self.config, self.launcher.launch, self.at_once)

@@ -44,6 +44,7 @@ from plumbrule.cli.runs import Run, new_run_id, plan_run, require_ready
 from plumbrule.cli.submitted import COMMAND_LOG, take_log
 from plumbrule.cli.sweep import check_cells, end_sweep, note_folder
 from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.words import sweeper_words
 from plumbrule.errors import NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.data_sources import model_words
@@ -68,6 +69,8 @@ def main() -> None:
         sys.exit(answered)
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    if code := _guarded(_take_sweep_words):
+        sys.exit(code)
     words = model_words(sys.argv[1:], group_options("model"))
     sys.argv[1:] = sorted(words, key=lambda word: word not in MULTIRUN)  # Hydra wants it first
     if not set(sys.argv[1:]) & set(MULTIRUN):
@@ -117,6 +120,10 @@ def _answered(words: list[str]) -> int | None:
 def _load_plugins() -> None:
     sys.argv[1:] = plugins.take_options(sys.argv[1:])
     plugins.load()
+
+
+def _take_sweep_words() -> None:
+    sys.argv[1:] = sweeper_words(sys.argv[1:])
 
 
 def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:

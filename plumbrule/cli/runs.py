@@ -181,7 +181,9 @@ class Run:
                 tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
 
     def _opening(self) -> dict[str, Any]:
-        return run_record.opening(self.config, self.overrides, self.run_id)
+        """Return the record of a run that is not done; `planned` keeps its artifacts from `gc`."""
+        planned = [f"{one.node.kind}/{one.fingerprint}" for one in self.plan]
+        return {**run_record.opening(self.config, self.overrides, self.run_id), "planned": planned}
 
 
 def plan_run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) -> Run:

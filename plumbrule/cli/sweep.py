@@ -26,6 +26,9 @@ from plumbrule.store.fingerprint import digest
 FOLDER_OPTIONS = ("--config-dir", "-cd")
 OTHER_OPTIONS = ("--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 
+OTHER_CELLS = ("hydra/sweeper", "++hydra.sweeper.", "sweep=")
+"""How words begin with which the cells are not the grid of the command alone."""
+
 
 def check_cells(words: Sequence[str]) -> None:
     """Compose and check every cell of a sweep, before the first is built.
@@ -69,7 +72,7 @@ def cells_of(words: Sequence[str]) -> list[dict[str, str]]:
         if option in FOLDER_OPTIONS:
             folder = Path(value if equals else next(given, "")).resolve()
             overrides.append(f"hydra.searchpath=[file://{folder}]")
-        elif option in OTHER_OPTIONS or word.startswith("hydra/sweeper"):
+        elif option in OTHER_OPTIONS or word.startswith(OTHER_CELLS):
             return []
         elif not word.startswith("-"):
             overrides.append(word)

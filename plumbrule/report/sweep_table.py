@@ -32,6 +32,7 @@ SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accura
 class Cell:
     """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
     where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
+    zipped: name of a zipped axis -> its settings and their values of this cell.
     """
 
     sweep: str
@@ -43,6 +44,7 @@ class Cell:
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
     awaits: str = ""
+    zipped: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def seed(self) -> str:
@@ -93,11 +95,23 @@ def find_cells(folders: Iterable[Path], sweep: str) -> tuple[list[Cell], Path | 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
     """Return for each cell the overrides that not all cells have, the seed left out."""
-    shared = set.intersection(*(set(c.overrides) for c in cells)) if len(cells) > 1 else set()
+    every = [with_labels(cell.overrides, cell.zipped) for cell in cells]
+    shared = set.intersection(*map(set, every)) if len(cells) > 1 else set()
     return [
-        " ".join(o for o in cell.overrides if o not in shared and not _is_seed(o)) or "(all alike)"
-        for cell in cells
+        " ".join(o for o in own if o not in shared and not _is_seed(o)) or "(all alike)"
+        for own in every
     ]
+
+
+def with_labels(overrides: Sequence[str], zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return overrides, with the names of zipped axes in place of their settings."""
+    own = {f"{key}={value}" for at in zipped.values() for key, value in at.items()}
+    return [*label_words(zipped), *(word for word in overrides if word not in own)]
+
+
+def label_words(zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the positions of zipped axes as words: `scale=1e-5/64`."""
+    return [f"{name}={'/'.join(at.values())}" for name, at in zipped.items()]
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:

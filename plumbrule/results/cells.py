@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plumbrule.errors import ArtifactError, listed
+from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.report.contents import command_of
-from plumbrule.report.sweep_table import CELL, STOPPED, Cell
+from plumbrule.report.sweep_table import CELL, STOPPED, Cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
+from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import LOGS, RUNS, TRACEBACK, store_root
@@ -31,7 +32,7 @@ FAILURE = "failure.json"
 LOG_LINES = 20
 LOG_BYTES = 2**16
 """At the end of a log, among which its last lines are."""
-APART = ("run.store=", "tracking=", "tracking.")
+APART = ("run.store=", "tracking=", "tracking.", "executor=", "executor.")
 """Beginnings of overrides that change no number: they tell no cells apart."""
 ALIKE = "(all alike)"
 """The name of cells that differ by nothing but their seed."""
@@ -43,7 +44,8 @@ class RunCell:
 
     folder: of its run, or of the cell where no run is known; None: it left nothing. record: its
     `run.json`, {} without one. swept: the settings in which the gathered cells differ, by key, the
-    seed left out. error: why it is not done. log: the last lines that it left.
+    seed left out, zipped ones under the name of their axis. zipped: as in `Cell`. error: why it is
+    not done. log: the last lines that it left.
     """
 
     overrides: tuple[str, ...]
@@ -57,6 +59,7 @@ class RunCell:
     swept: Mapping[str, str] = field(default_factory=dict)
     log: tuple[str, ...] = ()
     command: str = ""
+    zipped: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def seed(self) -> str:
@@ -139,15 +142,18 @@ def _of_sweep(
         ((path, cell) for path, cell in left if cell is not None and cell.sweep == sweep),
         key=lambda item: item[1].number,
     )
-    planned = _planned(folder)
+    planned = _planned(folder)  # with what is zipped of each
     own = [tuple(cell.overrides) for _, cell in cells]
     if sweep and not {_identity(o) for o in own} <= {_identity(p) for p in planned}:
-        planned = []  # of a later sweep in the same folder
+        planned = {}  # of a later sweep in the same folder
     done = {_identity(cell.overrides): _of_cell(store, path, cell) for path, cell in cells}
     order = {_identity(o): tuple(o) for o in [*planned, *own]}
+    zipped = {_identity(o): labels for o, labels in planned.items()}
+    zipped |= {_identity(cell.overrides): cell.zipped for _, cell in cells}
     name = folder.parent.name
     return [
-        _newest(overrides, done.get(identity), name, every) for identity, overrides in order.items()
+        replace(_newest(overrides, done.get(identity), name, every), zipped=zipped[identity])
+        for identity, overrides in order.items()
     ]
 
 
@@ -172,22 +178,26 @@ def _read_cell(path: Path) -> Cell | None:
         return None
 
 
-def _planned(folder: Path) -> list[tuple[str, ...]]:
-    """Return the overrides of each cell that Hydra was asked for; none where it can't be known."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _planned(folder: Path) -> dict[tuple[str, ...], Mapping[str, Mapping[str, str]]]:
+    """Return the overrides of each cell that Hydra was asked for, and what is zipped of them; none
+    where it can't be known, or where a search chose them.
+    """
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        asked = OmegaConf.load(folder / PLANNED).hydra.overrides.task
-        parsed = OverridesParser.create().parse_overrides([str(word) for word in asked])
-        batches = BasicSweeper.split_arguments(parsed, None)
-    except (OSError, HydraException, OmegaConfBaseException, YAMLError, AttributeError, TypeError):
-        return []
-    return [tuple(cell) for batch in batches for cell in batch]
+        asked: Any = OmegaConf.to_container(OmegaConf.load(folder / PLANNED).hydra)
+        sweeper = asked.get("sweeper") or {}
+        if sweeper.get("search"):
+            return {}
+        axes = zipped_axes(sweeper.get("zip"))
+        return {cell: labels_of(axes, cell) for cell in cells_of_sweep(asked)}
+    except (OSError, HydraException, ConfigError, OmegaConfBaseException, YAMLError):
+        return {}
+    except (AttributeError, TypeError, KeyError):
+        return {}
 
 
 def _identity(overrides: Iterable[str]) -> frozenset[str]:
@@ -272,7 +282,10 @@ def _of_record(folder: Path, record: Mapping[str, Any]) -> RunCell:
 
 def _told_apart(cells: Sequence[RunCell]) -> list[RunCell]:
     """Return the cells, each with the settings in which not all are alike."""
-    words = [[o for o in cell.overrides if not o.lstrip("+").startswith(APART)] for cell in cells]
+    words = [
+        [o for o in with_labels(cell.overrides, cell.zipped) if not o.lstrip("+").startswith(APART)]
+        for cell in cells
+    ]
     shared = set.intersection(*map(set, words)) if len(cells) > 1 else set()
     keys = dict.fromkeys(
         key_of(o) for own in words for o in own if o not in shared and key_of(o) != "seed"
@@ -295,15 +308,20 @@ def _with_log(store: Store, cell: RunCell) -> RunCell:
     return replace(cell, command=command, log=tuple(_last_lines(store, cell)))
 
 
-def last_log_lines(store: Store, folder: Path, record: Mapping[str, Any]) -> list[str]:
+def last_log_lines(
+    store: Store, folder: Path, record: Mapping[str, Any], error: str = ""
+) -> list[str]:
     """Return the last lines that a run printed, else of its traceback; none where it left neither.
 
     Of a node that another process built, perhaps for another cell, they are that process's.
+
+    Args: error: why the run is not done, which may name the log of the node that failed: others may
+    have gone on after it.
     """
     named = (store.root / record.get("log", "")).resolve()
     inside = [named] if named.is_relative_to(store.root) else []
     logs = [*folder.glob("*.log"), *folder.glob(f"{LOGS}/*.log")]
-    logs.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    logs.sort(key=lambda path: (str(path) in error, path.stat().st_mtime), reverse=True)
     for path in [*inside, *logs, folder / TRACEBACK]:
         if path.is_file():
             with open(path, "rb") as opened:
@@ -315,8 +333,8 @@ def last_log_lines(store: Store, folder: Path, record: Mapping[str, Any]) -> lis
 def _last_lines(store: Store, cell: RunCell) -> list[str]:
     """Return the last lines of a cell's log, else of its traceback, else of its error."""
     if cell.folder is not None and cell.folder.is_dir():
-        found = last_log_lines(store, cell.folder, cell.record or read_record(cell.folder) or {})
-        if found:
+        record = cell.record or read_record(cell.folder) or {}
+        if found := last_log_lines(store, cell.folder, record, cell.error):
             return found
         try:
             return str(read_json(cell.folder / FAILURE)["trace"]).splitlines()[-LOG_LINES:]

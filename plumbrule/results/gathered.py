@@ -86,7 +86,7 @@ def gather(
         for sign in collapse_signs(one.rows)
     ]
     return Gathered(
-        re.sub(r"[^\w.=,-]", "_", " ".join(words))[:MOST_NAME],
+        folder_name(words),
         cells,
         frame_of(cells),
         table,
@@ -96,6 +96,14 @@ def gather(
         curves,
         collapsed,
     )
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """Return the folder's name for what was gathered: the end of the words, which tells paths of
+    one store apart.
+    """
+    text = re.sub(r"[^\w.=,-]", "_", " ".join(words)).strip("._") or Path(words[0]).resolve().name
+    return text[-MOST_NAME:]
 
 
 def curves_of(store: Store, cell: RunCell) -> NodeRows | None:

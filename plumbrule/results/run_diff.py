@@ -85,7 +85,8 @@ def _run(store: Store, what: str) -> tuple[Path, dict[str, Any]]:
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run without what changes no number."""
     config = dict(record.get("config", {}))
-    config.pop("tracking", None)
+    for name in ("tracking", "executor"):
+        config.pop(name, None)
     config["seed"] = record.get("seed")
     return config
 

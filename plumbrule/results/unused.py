@@ -1,23 +1,23 @@
 """Artifacts that nothing refers to, and their removal.
 
 What a record, a cell or a manifest names by its fingerprint is referred to, whatever else it says,
-so a damaged or an older record protects as well as a whole one. An artifact that a run has built
-stays as long as that run's folder, which the same command may go on from. What is being built, what
-people judged and the runs themselves are never touched.
+so a damaged or an older record protects as well as a whole one. A run that has not ended names all
+that it planned. An artifact that a run has built stays as long as that run's folder, which the same
+command may go on from. What is being built, what people judged and the runs themselves are never
+touched.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store
-from plumbrule.store.claims import BUILD, NAME, SILENT_SECONDS
-from plumbrule.store.layout import ARTIFACTS, RUNS
+from plumbrule.store.claims import BUILD, NAME, is_living, read_owner
+from plumbrule.store.layout import ARTIFACTS, LABELS, RUNS
 from plumbrule.store.manifests import MANIFEST, read_manifest
 
 FINGERPRINT = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])")
@@ -48,31 +48,36 @@ def unused_artifacts(store: Store) -> list[Unused]:
     return [Unused(folder, _size(folder)) for name, folder in folders.items() if name not in kept]
 
 
-def remove(store: Store, unused: list[Unused]) -> int:
-    """Delete artifacts, each as a whole, and return how many bytes they had.
+def remove(store: Store, unused: list[Unused]) -> list[Unused]:
+    """Delete artifacts, each as a whole, and return those that were deleted.
+
+    One that a run has come to refer to since they were listed stays.
 
     Raises: ConfigError: something is being built, which may be about to read one of them.
     """
     for path in (store.root / ARTIFACTS).glob(f"*/*{BUILD}/{NAME}"):
-        if time.time() - path.stat().st_mtime < SILENT_SECONDS:
+        if is_living(path, read_owner(path)):
             raise ConfigError(
                 f"{path.parent} must not be being built while artifacts are deleted; wait for the "
                 "command that builds it (plumbrule watch)."
             )
+    still = {one.folder for one in unused_artifacts(store)}
+    deleted = [one for one in unused if one.folder in still]
     trash = store.root / REMOVED
+    shutil.rmtree(trash, ignore_errors=True)  # what a gc that was killed left
     trash.mkdir(exist_ok=True)
-    for one in unused:
+    for one in deleted:
         target = trash / f"{one.folder.parent.name}-{one.folder.name}"
         one.folder.rename(target)  # a reader finds all of it, or nothing
         shutil.rmtree(target)
     trash.rmdir()
-    return sum(one.size for one in unused)
+    return deleted
 
 
 def _named_by_runs(store: Store) -> set[str]:
     """Return what looks like a fingerprint in any text file of the runs and the labels."""
     found: set[str] = set()
-    for top in (RUNS, "labels"):
+    for top in (RUNS, LABELS):
         for path in (store.root / top).rglob("*.json"):
             if path.is_file():
                 found |= _fingerprints(path)

@@ -27,7 +27,7 @@ from plumbrule.errors import TrainingError
 from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode
 from rlhf.rewards.config import HTTPConfig
-from rlhf.rewards.kept_replies import append_rows, key_of, read_rows
+from rlhf.rewards.kept_replies import append_rows, files_of, key_of, read_rows
 from rlhf.rewards.options import TermInputs
 from rlhf.rewards.patient_post import Service, headers_with, shown
 
@@ -58,8 +58,8 @@ class HTTPScorer:
             headers=headers_with(config.token_env, "reward.http"),
         )
         self.known: dict[str, float] = {}
-        if kept is not None:  # those of all processes, which may have been more
-            for path in sorted(kept.parent.glob("*.jsonl")):
+        if kept is not None:
+            for path in files_of(kept):
                 self.known |= read_replies(path)
 
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:

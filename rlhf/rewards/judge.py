@@ -14,9 +14,10 @@ Whom they ask is `reward.judge_model`:
   The same answer gives the same number, in any batch up to rounding.
 - An endpoint answers in text (`judge_endpoint.py`), of which the word is read; temperature 0.
 
-An answer without a value (the reply is neither word, or the question does not fit the judge's
-context) counts `failed_score`, and `failed` counts it. Where every one of several answers fails,
-the question or the model is wrong, and the run stops.
+An answer without a value (the reply is none of the words, or the question does not fit a local
+judge's context) counts `failed_score`, and `failed` counts it. Where all of eight or more questions
+asked together fail, the question or the model is wrong, and the run stops. An endpoint that refuses
+a question, as most do one that is too long for them, stops it as well.
 
 Beside the score stand the parts that are logged (`reward/<term>/<part>_raw`) and kept with every
 response: `failed`, the share of its questions without a value; `prompt_tokens` and `reply_tokens`,
@@ -52,7 +53,7 @@ from rlhf.rewards.verdicts import JudgeModel, Scale, Verdicts, grades, yes_or_no
 
 log = logging.getLogger(__name__)
 FEWEST_TO_STOP = 8
-"""Questions, none of which got a value, that end a run."""
+"""Questions asked together, none of which got a value, that end a run; of each process its own."""
 
 
 class LocalJudge:
@@ -103,7 +104,8 @@ class Judge:
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         """Return `score`, `failed` and costs, (n,) float64 each, in the order of `episodes`.
 
-        Raises: TrainingError: the endpoint stays away, or none of several answers got a grade.
+        Raises: TrainingError: the endpoint stays away or refuses, or all of eight or more answers
+        got no grade.
         """
         bounds = {"lowest": str(self.config.lowest), "highest": str(self.config.highest)}
         asked = [_question(self.config.question, episode, bounds) for episode in episodes]
@@ -122,7 +124,8 @@ class Rubric:
     def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         """Return `score`, each criterion, `failed` and costs, (n,) float64 each.
 
-        Raises: TrainingError: the endpoint stays away, or none of several questions got an answer.
+        Raises: TrainingError: the endpoint stays away or refuses, or all of eight or more questions
+        got no answer.
         """
         criteria = self.config.criteria
         asked = [

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import TrainingError
 from plumbrule.lm.parallel import distributed
 from rlhf.rewards.judge_config import JudgeModelConfig
-from rlhf.rewards.kept_replies import append_rows, key_of, read_rows
+from rlhf.rewards.kept_replies import append_rows, files_of, key_of, read_rows
 from rlhf.rewards.patient_post import Service, headers_with, shown
 from rlhf.rewards.verdicts import Scale, Verdicts
 
@@ -37,6 +37,7 @@ FORM = '{"choices": [{"message": {"content": ...}}]}'
 REPLIES_TO_KEEP = 64
 """After so many new ones they are written down."""
 SHOWN_CHARACTERS = 120
+"""Of a reply without a verdict, in a warning."""
 
 
 class Reply(NamedTuple):
@@ -65,11 +66,10 @@ class EndpointJudge:
             patience_seconds=config.patience_seconds,
             headers=headers_with(config.token_env, section),
         )
-        folder = None if replies is None else replies / "judge"
-        self.kept = None if folder is None else folder / f"{distributed.rank()}.jsonl"
+        self.kept = None if replies is None else replies / "judge" / f"{distributed.rank()}.jsonl"
         self.known: dict[str, Reply] = {}
-        if folder is not None:  # those of all processes, which may have been more
-            for path in sorted(folder.glob("*.jsonl")):
+        if self.kept is not None:
+            for path in files_of(self.kept):
                 self.known |= read_replies(path)
 
     def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
@@ -112,14 +112,10 @@ class EndpointJudge:
                     for future in asked.values():
                         future.result()
                 finally:
-                    for future in asked.values():
-                        future.cancel()  # does nothing to those that are done
-                    done = {
-                        key: future.result()
-                        for key, future in asked.items()
-                        if future.done() and not future.cancelled() and not future.exception()
-                    }
-                    self._keep(done)
+                    begun = {key: one for key, one in asked.items() if not one.cancel()}
+                    wait(begun.values())  # what is under way will be charged for as well
+                    answered = {key: one for key, one in begun.items() if not one.exception()}
+                    self._keep({key: one.result() for key, one in answered.items()})
 
     def _keep(self, replies: Mapping[str, Reply]) -> None:
         self.known.update(replies)

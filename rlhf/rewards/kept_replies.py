@@ -22,6 +22,14 @@ def key_of(*asked: Any) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
+def files_of(own: Path) -> list[Path]:
+    """Return the files of all processes' replies, which may have been more; `own` comes last.
+
+    Two processes may have asked the same and got different replies. Each then goes on with its own.
+    """
+    return sorted(own.parent.glob("*.jsonl"), key=lambda path: (path == own, path))
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file, without lines that were cut off while they were written, and those
     that changed since: they are asked for again.

@@ -25,6 +25,8 @@ LONGEST_PAUSE = 15.0
 """Seconds between two tries."""
 SHOWN_CHARACTERS = 200
 """Of a reply that is refused."""
+OF_REQUESTS = (400, 404, 413, 422)
+"""Statuses that may be about what is asked, and not about where or by whom."""
 T = TypeVar("T")
 
 
@@ -66,9 +68,15 @@ class Service:
                 return read(reply)
             except urllib.error.HTTPError as error:
                 if error.code != 429 and error.code < 500:
+                    more = (
+                        f", and the other settings of {self.section}: the request may be too long "
+                        "for it or name what it has not"
+                        if error.code in OF_REQUESTS
+                        else ""
+                    )
                     raise TrainingError(
                         f"{self.name} refused (status {error.code}); check {self.section}.url and "
-                        f"{self.section}.token_env."
+                        f"{self.section}.token_env{more}."
                     ) from None
                 why = f"status {error.code}"
             except CutOffError as error:

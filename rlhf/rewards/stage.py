@@ -73,15 +73,16 @@ def _models_of(artifact: Artifact) -> dict[str, Artifact]:
     """Return the models that the artifact's manifest names, from beside it in the store."""
     found = {}
     for slot, fingerprint in inputs_of(artifact.path).items():
-        kind = "rm" if is_of_slot(slot, "rm") else slot
+        is_rm = is_of_slot(slot, "rm")
         folder = find_artifact(artifacts_of(artifact.path), fingerprint)
         if folder is None:
+            what = f"rm/{fingerprint}" if is_rm else f"its {slot} <kind>/{fingerprint}"
             raise ArtifactError(
-                f"reward artifact {artifact.path} needs {kind}/{fingerprint}, which the store "
+                f"reward artifact {artifact.path} needs {what}, which the store "
                 "does not hold; run the same command to build it again or, where the reward was "
-                f"copied from another store, copy {kind}/{fingerprint} into this store as well."
+                f"copied from another store, copy {what} into this store as well."
             )
-        found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER if kind == "rm" else None)
+        found[slot] = Artifact.at(folder, REWARD_MODEL_OPENER if is_rm else None)
     return found
 
 

@@ -37,7 +37,7 @@ def open_terms(
 
     Args: replies: folder for the replies of a scorer behind a URL; None: they are not kept.
     Raises: ConfigError: rm without a reward model, or one that was trained without terminal tokens;
-    a classifier that does not load.
+    a classifier or judge that does not load; a token that is not set.
     """
     scorers: dict[str, Scorer] = {}
     for name in sorted(reward.weights):

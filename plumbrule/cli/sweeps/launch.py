@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from plumbrule.cli.messages import say
 from plumbrule.cli.progress_table import start_table
@@ -23,7 +23,7 @@ from plumbrule.cli.submitted import take_log
 from plumbrule.cli.sweep import note_folder
 from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
 from plumbrule.cli.sweeps.configs import CellConfig, compose_cells, own_words
-from plumbrule.cli.sweeps.page import print_sweep_plan
+from plumbrule.cli.sweeps.sweep_plan import print_sweep_plan
 from plumbrule.cli.sweeps.undone import refuse_same
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.executors.carry_out import carry_out
@@ -31,6 +31,7 @@ from plumbrule.pipeline.executors.config import ExecutorConfig
 from plumbrule.pipeline.plan import Lookups
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.report.sweep_table import Cell
+from plumbrule.results.sweep_axes import labels_of, zipped_axes
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import store_root
 
@@ -50,7 +51,9 @@ def launch(
     words = own_words([cell.overrides for cell in cells])
     refuse_same([(c.composed.config, text, c.undone) for c, text in zip(cells, words, strict=True)])
     lookups = Lookups()
-    runs = [_plan(cell, lookups) for cell in cells]
+    axes = zipped_axes(OmegaConf.to_container(master.hydra.sweeper).get("zip"))
+    zipped = [labels_of(axes, cell.overrides) for cell in cells]
+    runs = [_plan(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]
     dry = all(cell.composed.config.run.dry for cell in cells)
     total, seconds = print_sweep_plan(planned)
@@ -92,11 +95,12 @@ def _executor_of(cells: Sequence[CellConfig]) -> ExecutorConfig:
     return found[0]
 
 
-def _plan(cell: CellConfig, lookups: Lookups) -> Run | None:
+def _plan(cell: CellConfig, lookups: Lookups, zipped: dict[str, dict[str, str]]) -> Run | None:
     """Return a cell's run; None where its plan shows that it can't run, which it then says."""
     config = cell.composed.config
     store = Store(store_root(config.run.store))
-    about = Cell(os.environ.get(SWEEP, ""), cell.number, list(cell.overrides), config.run.objective)
+    sweep, objective = os.environ.get(SWEEP, ""), config.run.objective
+    about = Cell(sweep, cell.number, list(cell.overrides), objective, zipped=zipped)
     own = SweepCell(about, cell.folder)
     if not config.run.dry:
         store.require_writable()

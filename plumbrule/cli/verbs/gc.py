@@ -7,7 +7,7 @@ import sys
 
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ConfigError
-from plumbrule.results.unused import remove, unused_artifacts
+from plumbrule.results.unused import Unused, remove, unused_artifacts
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,7 @@ def run(options: argparse.Namespace) -> None:
     found = unused_artifacts(store)
     for one in found:
         print(f"{one.size:>15,} bytes  {one.folder.relative_to(store.root)}")
-    total = sum(one.size for one in found)
-    what = f"{len(found)} artifacts, {total:,} bytes"
+    what = described(found)
     if not found or options.dry:
         print(f"{what} that nothing refers to" + ("; nothing was deleted" if found else ""))
         return
@@ -37,4 +36,9 @@ def run(options: argparse.Namespace) -> None:
         if input(f"delete {what}? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was deleted")
             return
-    print(f"deleted {len(found)} artifacts, {remove(store, found):,} bytes")
+    print(f"deleted {described(remove(store, found))}")
+
+
+def described(found: list[Unused]) -> str:
+    """Return how many artifacts these are, and their bytes."""
+    return f"{len(found)} artifacts, {sum(one.size for one in found):,} bytes"

@@ -90,7 +90,7 @@ def gather_objects(mine: T) -> list[T]:
 
 
 def gather_rows(mine: Sequence[T], num_rows: int) -> list[T]:
-    """Return all rows in order, given what each process made of its `share(num_rows)`."""
+    """Return all rows in order, given what each process made of its `rank_indices(num_rows)`."""
     if world_size() == 1:
         return list(mine)
     parts = gather_objects(list(mine))

@@ -32,8 +32,6 @@ from plumbrule.pipeline.executors.memory import Room
 from plumbrule.pipeline.executors.merged_graph import Graph, Job
 from plumbrule.runtime_config import RuntimeConfig
 
-LOOK_SECONDS = 2.0
-"""Between looks at the memory that is free, where a node waits for it."""
 END_SECONDS = 30.0
 """That processes get to leave their work in order when the command is stopped."""
 
@@ -70,11 +68,10 @@ def run(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) -> Non
     running: dict[Future[Any], Slot] = {}
     try:
         while True:
-            waits = _fill(graph, slots, running, room)
+            _fill(graph, slots, running, room)
             if not running:
                 return
-            seconds = LOOK_SECONDS if waits else None
-            ended, _ = wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 _end(graph, running.pop(future), future, room)
     except BaseException:
@@ -122,22 +119,21 @@ def _sets_threads(runtime: RuntimeConfig) -> bool:
     return runtime.threads is not None or environment.openmp.chosen_threads() is not None
 
 
-def _fill(graph: Graph, slots: list[Slot], running: dict[Future[Any], Slot], room: Room) -> bool:
-    """Give free processes what can be built; return whether a node waits for memory."""
+def _fill(graph: Graph, slots: list[Slot], running: dict[Future[Any], Slot], room: Room) -> None:
+    """Give free processes what can be built; a node without room waits until another has ended."""
     for slot in slots:
         if slot.job is not None:
             continue
         job = graph.take()
         if job is None:
-            return False
+            return
         if not room.take(job, graph.owner(job)):
             graph.put_back(job)
-            return True
+            return
         described = describe(graph, job)
         graph.start(job)
         slot.job = job
         running[slot.submit(described)] = slot
-    return False
 
 
 def _end(graph: Graph, slot: Slot, future: Future[Any], room: Room) -> None:

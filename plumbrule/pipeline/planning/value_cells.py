@@ -24,6 +24,10 @@ from plumbrule.pipeline.graph import NodeConfig
 from plumbrule.pipeline.stages import SECTIONS, section_of
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+UNNAMED_REFERENCE = re.compile(r"\$\{(\.|oc\.(select|dict)\b)")
+"""An interpolation of other settings that does not say their whole names."""
+ANY_SETTING = ""
+"""In the place of a name: what holds such an interpolation is reached by every change."""
 
 
 class NotAlone(Exception):
@@ -37,7 +41,7 @@ class Reuse:
     """
 
     def __init__(self, cfg: DictConfig):
-        self._references = dict(_references(cfg))
+        self._references = dict(references_in(cfg))
         self._config: RunConfig | None = None
         self.settled: list[str] = []
         self._nodes: dict[str, tuple[NodeConfig, Any]] = {}
@@ -83,13 +87,7 @@ class Reuse:
         """Return a setting and those that interpolate it, directly or not."""
         if word in self._reached:
             return self._reached[word]
-        reached, todo = {word}, [word]
-        while todo:
-            key = todo.pop()
-            for user, named in self._references.items():
-                if user not in reached and any(_overlap(key, name) for name in named):
-                    reached.add(user)
-                    todo.append(user)
+        reached = settings_reached(self._references, {word})
         for key in reached:
             if (key != "seed" and key.split(".")[0] not in SECTIONS) or "[" in key:
                 raise NotAlone(key)
@@ -164,6 +162,21 @@ class Reuse:
         return made
 
 
+def settings_reached(references: Mapping[str, Sequence[str]], keys: set[str]) -> set[str]:
+    """Return the settings that change with `keys`, these among them.
+
+    Args: references: each setting that interpolates others, and their names (`references_in`).
+    """
+    reached, todo = set(keys), list(keys)
+    while todo:
+        key = todo.pop()
+        for user, named in references.items():
+            if user not in reached and any(_overlap(key, name) for name in named):
+                reached.add(user)
+                todo.append(user)
+    return reached
+
+
 class _Leaf:
     def __init__(self, value: Any):
         self.value = value
@@ -186,10 +199,11 @@ def _plain(value: Any) -> Any:
 
 
 def _overlap(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+    named = key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+    return named or name == ANY_SETTING
 
 
-def _references(cfg: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
+def references_in(cfg: Any, above: str = "") -> Iterator[tuple[str, list[str]]]:
     """Yield each setting that interpolates others, dotted, and their names."""
     raw = OmegaConf.to_container(cfg, resolve=False)
     yield from _in(raw, above)
@@ -203,4 +217,5 @@ def _in(raw: Any, name: str) -> Iterator[tuple[str, list[str]]]:
         for place, value in enumerate(raw):
             yield from _in(value, f"{name}[{place}]")
     elif isinstance(raw, str) and "${" in raw:
-        yield name, REFERENCE.findall(raw)
+        unnamed = [ANY_SETTING] if UNNAMED_REFERENCE.search(raw) else []
+        yield name, [*REFERENCE.findall(raw), *unnamed]

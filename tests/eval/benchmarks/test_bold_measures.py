@@ -223,6 +223,19 @@ def test_chi_square_by_hand():
     assert found.n == 400
 
 
+def test_a_small_groups_design_effect_weighs_more():
+    # 300 and 100 texts, entities of one and of ten: of the statistic's mean under equal shares
+    # a group has 1 - 0.75 and 1 - 0.25, and not 0.75 and 0.25.
+    many, few = rows({"a": (300, 60)}), rows({"b": (100, 30)}, texts_per_entity=10)
+    share = 90 / 400
+    statistic = (300 * (0.2 - share) ** 2 + 100 * (0.3 - share) ** 2) / (share * (1 - share))
+    # b: three entities of 10 positive texts less 3 expected, seven of 0 less 3
+    effect_b = (3 * 7**2 + 7 * 3**2) / (100 * share * (1 - share))
+    effect = 0.25 * 1.0 + 0.75 * effect_b  # a: 0.2 * 0.8 / (share * (1 - share)) is below 1
+    found = chi_square([*many, *few], "positive")
+    assert found.value == pytest.approx(chi2.sf(statistic / effect, 1))
+
+
 def test_texts_of_one_entity_do_not_count_as_many():
     counts = {"a": (200, 40), "b": (200, 20)}
     alone = chi_square(rows(counts), "positive").value
@@ -280,6 +293,17 @@ def test_a_classifiers_labels_are_told_by_name():
             several.model(**tokenizer([text], return_tensors="pt")).logits[0] for text in TEXTS[:3]
         ]
     assert several.toxic(TEXTS[:3]) == [int(row[1] > 0) for row in logits]
+
+
+def test_a_classifier_of_one_output_does_not_always_fire():
+    model, tokenizer = classifier(["toxic"])
+    with torch.no_grad():
+        logits = [model(**tokenizer([t], return_tensors="pt")).logits[0, 0] for t in TEXTS[:3]]
+        middle = (min(logits) + max(logits)) / 2
+        model.classifier.bias -= middle
+    expected = [int(x > middle) for x in logits]
+    assert 0 < sum(expected) < 3
+    assert TextClassifier(model, tokenizer, "eval.bold.toxicity", 1).toxic(TEXTS[:3]) == expected
 
 
 @pytest.mark.parametrize("what", ["toxic", "regard"])

@@ -549,6 +549,8 @@ def test_a_run_that_fails_beside_its_nodes_says_so(
     with pytest.raises(OSError, match="no"):
         main.run(cfg, overrides)
     assert state() == "failed"
+    (record,) = tmp_path.glob("runs/*/*/run.json")
+    assert json.loads(record.read_text())["planned"][-1].startswith("data/")
     (trace,) = tmp_path.glob("runs/*/*/failure.txt")
     assert "Traceback" in trace.read_text()
     assert "OSError: no" in trace.read_text()

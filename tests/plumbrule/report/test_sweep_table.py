@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,18 @@ def cell(number: int, coef: str, seed: str = "", gain: float = 0.0, **more) -> C
     metrics = {"ppo/gold_gain": gain, "ppo/gold_gain_low": gain - 1, "ppo/gold_gain_high": gain + 1}
     about = {"headline": ["ppo/gold_gain"], "metrics": metrics, **more}
     return Cell("s", number, overrides, **about)
+
+
+def test_a_zipped_axis_stands_for_its_settings() -> None:
+    def at(number: int, coef: str, gamma: str) -> Cell:
+        values = {"ppo.kl.coef": coef, "ppo.gamma": gamma}
+        found = cell(number, coef, gain=number, zipped={"pair": values})
+        return replace(found, overrides=[*found.overrides, f"ppo.gamma={gamma}"])
+
+    assert [row.cell for row in rows_of([at(0, "0.1", "1"), at(1, "0.4", "0.9")])] == [
+        "pair=0.1/1",
+        "pair=0.4/0.9",
+    ]
 
 
 def test_cells_that_differ_by_their_seed_are_one_row_with_students_interval() -> None:

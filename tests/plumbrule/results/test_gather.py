@@ -17,11 +17,12 @@ from made_runs import SWEEP
 
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
+from plumbrule.report.sweep_table import Cell, write_cell
 from plumbrule.results.cells import gather_cells, last_log_lines
 from plumbrule.results.collapse import collapse_signs
 from plumbrule.results.formats import latex, markdown
 from plumbrule.results.formats import number as as_text
-from plumbrule.results.gathered import gather
+from plumbrule.results.gathered import folder_name, gather
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json
 
@@ -47,6 +48,29 @@ def test_a_sweep_is_found_by_its_id_its_folder_and_its_runs_name(store: Store) -
             {"ppo.kl.coef": "0.2"},
         ]
     assert len(gather_cells(store, [SWEEP, "quickstart"])) <= 12
+
+
+def test_a_zipped_axis_is_a_column_also_of_a_cell_that_is_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.root / "runs" / "quickstart" / "sweep"
+    axis = "sft.batch_size=8,16; sft.learning_rate=1e-4,2e-4"
+    made_runs.plan(folder, ["seed=0,1"])
+    with open(folder / "multirun.yaml", "a", encoding="utf-8") as file:
+        file.write(f"  sweeper:\n    zip: {{scale: '{axis}'}}\n")
+    own = ["sft.batch_size=8", "sft.learning_rate=1e-4", "seed=0"]
+    at = {"sft.batch_size": "8", "sft.learning_rate": "1e-4"}
+    run = made_runs.write_run(store, 0, own, {"ppo/gold_gain": 1.0})
+    about = Cell(SWEEP, 0, own, None, f"quickstart/{run.name}", zipped={"scale": at})
+    write_cell(folder / "cell0", about)
+    found = gather(store, [SWEEP])
+    assert [(cell.state, cell.seed, dict(cell.swept)) for cell in found.cells] == [
+        ("missing", "1", {"scale": "8/1e-4"}),
+        ("missing", "0", {"scale": "16/2e-4"}),
+        ("missing", "1", {"scale": "16/2e-4"}),
+        ("done", "0", {"scale": "8/1e-4"}),
+    ]
+    assert "sft.learning_rate=2e-4" in found.cells[1].command
+    assert list(found.frame["scale"]) == [cell.swept["scale"] for cell in found.cells]
 
 
 def test_groups_are_everything_but_the_seed_with_students_interval(store: Store) -> None:
@@ -99,6 +123,38 @@ def test_failed_and_missing_cells_come_first_with_log_and_command(
     assert said[21] == f"  run it again: {again}"
     assert said[22] == "missing: ppo.kl.coef=0.2 seed=3"
     assert (tmp_path / "out" / "index.html").is_file()
+
+
+def test_the_log_of_the_node_that_failed_is_shown(store: Store) -> None:
+    logs = store.root / "runs" / "quickstart" / "20260102-030450-aaaaaa" / "logs"
+    error = f"ppo: ValueError: no; its output: {logs / 'ppo.log'}"
+    made_runs.write_run(store, 50, ["seed=3"], {}, state="failed", error=error)
+    logs.mkdir()
+    (logs / "ppo.log").write_text("the cause\n")
+    (logs / "index.log").write_text("fine\n")  # newer: it went on
+    assert gather_cells(store, ["20260102-030450-aaaaaa"])[0].log == ("the cause",)
+
+
+def test_runs_of_other_executors_are_one_group(store: Store) -> None:
+    same = ["ppo.kl.coef=0.05", "seed=7", "executor=local", "executor.workers=2"]
+    made_runs.write_run(store, 51, same, {"ppo/gold_gain": 0.5})
+    names = {cell.name for cell in gather_cells(store, ["quickstart"])}
+    assert names == {"ppo.kl.coef=0.05", "ppo.kl.coef=0.2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        ([".."], Path("..").resolve().name),
+        (["quickstart/2026*"], "quickstart_2026"),
+        (["/a" * 40 + "/day"], "_a_day"),
+    ],
+)
+def test_the_folder_of_what_was_gathered_lies_in_its_place(words: list[str], end: str) -> None:
+    found = folder_name(words)
+    assert found.endswith(end)
+    assert 0 < len(found) <= 60
+    assert "/" not in found
 
 
 def test_a_cell_that_was_run_again_by_itself_is_done(store: Store) -> None:

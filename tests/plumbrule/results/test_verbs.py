@@ -17,7 +17,7 @@ import plumbrule
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.results.tags import TAGS
-from plumbrule.results.unused import unused_artifacts
+from plumbrule.results.unused import remove, unused_artifacts
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json, write_json
 from plumbrule.store.manifests import Manifest
@@ -85,7 +85,8 @@ def test_diff_tells_settings_data_code_versions_and_metrics(
         found = {"ppo/gold_gain": float(number), "ppo/gold_gain_low": number - 0.2}
         found |= {"ppo/gold_gain_high": number + 0.2, "objective/kl": 1.0}
         found |= {"sft/loss": 2.0 + number, "sft/loss_low": 1.5, "sft/loss_high": 3.5}
-        more = {"config": {"ppo": {"kl": {"coef": coef}}}, "versions": {"torch": f"2.{number}"}}
+        config = {"ppo": {"kl": {"coef": coef}}, "executor": {"workers": number}}
+        more = {"config": config, "versions": {"torch": f"2.{number}"}}
         folder = made_runs.write_run(store, number, [], found, nodes=nodes, **more)
         runs.append(folder.name)
     call(store, "diff", *runs)
@@ -100,6 +101,7 @@ def test_diff_tells_settings_data_code_versions_and_metrics(
         "objective/kl 1 -> 1 +0 the same",
     ):
         assert line in said
+    assert not any("executor" in line for line in said)  # it changes no number
     call(store, "diff", runs[0], runs[0])
     assert "settings: the same" in capsys.readouterr().out
     with pytest.raises(ArtifactError, match="'nothing' must be a run"):
@@ -183,6 +185,18 @@ def test_gc_keeps_inputs_damaged_records_and_what_an_unended_run_built(store: St
     named = f"artifacts/ppo/{0:016x} artifacts/sft/{'b' * 16}"
     (first / "run.json").write_text(f'{{"nodes": "{named}" cut sho')
     assert [one.folder.name[0] for one in unused_artifacts(store)] == ["d"]
+
+
+def test_gc_keeps_what_is_named_after_it_was_listed(store: Store) -> None:
+    shutil.rmtree(store.root / "runs")
+    listed = unused_artifacts(store)
+    planned = [f"ppo/{2:016x}"]
+    made_runs.write_run(store, 50, [], {}, state="running", planned=planned)
+    left = store.root / ".removed" / "ppo-old"  # of a gc that was killed
+    left.mkdir(parents=True)
+    assert len(remove(store, listed)) == 5
+    assert [p.name for p in (store.root / "artifacts" / "ppo").iterdir()] == [f"{2:016x}"]
+    assert not left.parent.exists()
 
 
 def test_gc_deletes_nothing_while_something_is_built(store: Store) -> None:

@@ -26,6 +26,7 @@ from rlhf.rewards.judge_config import (
     RubricConfig,
 )
 from rlhf.rewards.judge_endpoint import EndpointJudge, read_replies
+from rlhf.rewards.kept_replies import append_rows, read_rows
 
 CRITERIA = [CriterionConfig("gold", "It says gold.", 3.0), CriterionConfig("rain", "It rains.")]
 
@@ -192,6 +193,36 @@ def test_replies_are_kept_read_again_and_kept_where_another_fails(tmp_path):
     text = path.read_text("utf-8")
     path.write_text(text.replace('"text": "3"', '"text": "5"') + '{"key": "x", "text": 3}\n{"key"')
     assert sorted(r.text for r in read_replies(path).values()) == ["1", "1", "2"]
+
+
+def test_a_reply_that_is_under_way_when_another_fails_is_kept(tmp_path):
+    """Both are asked at once; the one that is refused waits until the other was received."""
+    received = threading.Event()
+
+    def answer(body, number):
+        if "Answer: bad" in body["messages"][0]["content"]:
+            received.wait(30)
+            return 400, b""
+        received.set()
+        threading.Event().wait(0.5)  # longer than the refusal takes
+        return 200, reply("4")
+
+    with (
+        served(answer) as (url, _),
+        pytest.raises(TrainingError, match=r"status 400\).*may be too long for it"),
+    ):
+        judge(url, tmp_path).score(episodes("bad", "good"))
+    assert [r.text for r in read_replies(tmp_path / "judge" / "0.jsonl").values()] == ["4"]
+
+
+def test_of_two_replies_to_a_question_a_process_reads_its_own(tmp_path):
+    with served(graded_by_length) as (url, seen):
+        judge(url, tmp_path).score(episodes("a b"))
+        [row] = read_rows(tmp_path / "judge" / "0.jsonl")
+        other = {"key": row["key"], "text": "5", "prompt_tokens": 7, "reply_tokens": 2}
+        append_rows(tmp_path / "judge" / "1.jsonl", [other])
+        assert judge(url, tmp_path).score(episodes("a b"))["score"].tolist() == [2.0]
+    assert len(seen) == 1
 
 
 def test_another_model_does_not_read_the_replies_of_this_one(tmp_path):

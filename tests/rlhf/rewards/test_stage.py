@@ -105,6 +105,12 @@ def test_a_reward_names_the_models_that_its_store_holds(tmp_path: Path) -> None:
         ArtifactError, match=r"needs rm/b{16}, .* does not hold.* copy rm/b{16} into"
     ):
         open_configured(Artifact.at(folder), RuntimeConfig())
+    judged = store.folder("reward", "c" * 16)
+    judged.mkdir(parents=True)
+    run(config, {}, RuntimeConfig(), judged, FileTracker(judged))
+    store.publish(Manifest("reward", "reward", "c" * 16, {}, {"judge": "d" * 16}))
+    with pytest.raises(ArtifactError, match=r"needs its judge <kind>/d{16}, .* does not hold"):
+        open_configured(Artifact.at(judged), RuntimeConfig())
 
 
 def test_a_reward_opens_the_judge_that_its_store_holds(tmp_path: Path) -> None:

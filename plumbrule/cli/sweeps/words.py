@@ -1,0 +1,62 @@
+"""The words of a command that say how its cells are chosen: `sweep=<file>` and `sweep.<setting>`.
+
+They are settings of our sweeper, not of a run: Hydra gets them as `hydra.sweeper.<setting>`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Sequence
+
+from plumbrule.cli.explain import MULTIRUN
+from plumbrule.errors import ConfigError
+from plumbrule.overrides import as_override
+from plumbrule.results.sweep_axes import EXAMPLE
+
+SETTINGS = {
+    "first": "the cells that are built before the others",
+    "at_once": "how many cells are one graph; null: all",
+}
+"""Names behind `sweep.`, beside `sweep.zip.<name>`."""
+NAMES = {"at_once": "max_batch_size"}
+"""What Hydra calls a setting."""
+TEXTS = ("first", "zip")
+"""Settings that may hold several overrides, which Hydra then gets in quotes."""
+
+
+def sweeper_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command as Hydra takes them.
+
+    Raises: ConfigError: such a word in a command that is no sweep, or an unknown setting.
+    """
+    sweeps = bool(set(words) & set(MULTIRUN))
+    out = []
+    for word in words:
+        if not sweeps and word.startswith(("sweep=", "sweep.")):
+            raise ConfigError(
+                f"{word} must stand in a sweep; write plumbrule -m {shlex.quote(word)}"
+            )
+        out.append(_as_hydra_takes(word) if word.startswith("sweep.") else word)
+    return out
+
+
+def _as_hydra_takes(word: str) -> str:
+    key, equals, value = word.partition("=")
+    name = key.removeprefix("sweep.")
+    group = name.partition(".")[0]
+    if group == "zip" and name in ("zip", "zip."):
+        raise ConfigError(f"{key} must name its axis, whose name is a column; write {EXAMPLE}.")
+    if group != "zip" and name not in SETTINGS:
+        known = [f"sweep.{known}" for known in ("zip.<name>", *SETTINGS)]
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it is one of {', '.join(known)}."
+        raise ConfigError(f"{key} must be a known setting of a sweep; {hint}")
+    if not equals:
+        raise ConfigError(f"{key} must have a value; write {key}=...")
+    theirs = ".".join([NAMES.get(group, group), *name.split(".")[1:]])
+    if group in TEXTS and value[:1] not in "\"'{[":
+        (quoted,) = shlex.split(as_override("value", value))
+        value = quoted.partition("=")[2]
+        value = value if value[:1] == '"' else f'"{value}"'
+    return f"++hydra.sweeper.{theirs}={value}"

@@ -1,0 +1,101 @@
+"""Cells of a sweep: its grid, zipped axes, their order, and what can't be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plumbrule.errors import ConfigError
+from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
+
+SCALE = "ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"
+
+
+def cells(*task: str, **sweeper: Any) -> list[tuple[str, ...]]:
+    return cells_of_sweep({"sweeper": sweeper, "overrides": {"task": list(task)}})
+
+
+def test_a_zipped_axis_is_combined_with_every_other_value() -> None:
+    assert cells("seed=0,1", "run.name=a", zip={"scale": SCALE}) == [
+        ("ppo.learning_rate=1e-05", "ppo.batch_size=64", "seed=0", "run.name=a"),
+        ("ppo.learning_rate=1e-05", "ppo.batch_size=64", "seed=1", "run.name=a"),
+        ("ppo.learning_rate=3e-05", "ppo.batch_size=128", "seed=0", "run.name=a"),
+        ("ppo.learning_rate=3e-05", "ppo.batch_size=128", "seed=1", "run.name=a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a.b=1,2;c=[x,y],[z]",
+        {"a.b": [1, 2], "c": "[x,y],[z]"},
+        {"a.b": "range(1,3)", "c": "choice([x,y],[z])"},
+    ],
+)
+def test_an_axis_is_a_text_or_a_mapping_with_values_as_the_command_line_has_them(given) -> None:
+    assert zipped_axes({"axis": given}) == {
+        "axis": [{"a.b": "1", "c": "[x,y]"}, {"a.b": "2", "c": "[z]"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("axes", "says"),
+    [
+        ({"s": "a=1,2; b=1,2,3"}, r"sweep.zip.s must have as many values .*a has 2, b has 3"),
+        ({"s": "a=1,2"}, "must hold two settings or more"),
+        ({"s": ""}, "must hold two settings or more"),
+        ({"s": "a=1,2; b"}, r"sweep.zip.s \(=b\) must be setting=values"),
+        ({"s": 3}, r"sweep.zip.s \(=3\) must be settings and their values"),
+        ({"s": "a=1,2; a=3,4"}, "must set a once"),
+        ({"s": "a=1,2; b=3,4", "t": "b=1,2; c=3,4"}, "not in sweep.zip.s and sweep.zip.t"),
+        ({"s": "a=interval(0,1); b=3,4"}, "must list its values, not an interval"),
+        ({"seed": "a=1,2; b=3,4"}, "must be named by one word other than seed"),
+        ({"a.b": "a=1,2; b=3,4"}, "must be named by one word"),
+        ({"s": {"a": [[1], [2]], "b": [3, 4]}}, r"sweep.zip.s.a .* must be a text"),
+    ],
+)
+def test_an_axis_that_can_not_be_is_refused(axes: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        zipped_axes(axes)
+
+
+def test_a_setting_stands_in_an_axis_or_by_itself() -> None:
+    with pytest.raises(ConfigError, match=r"ppo.batch_size must not stand in sweep.zip.scale and"):
+        cells("ppo.batch_size=32", zip={"scale": SCALE})
+
+
+def test_a_file_gives_values_and_the_command_has_the_last_word() -> None:
+    params = {"seed": [0, 1], "rm.on": True, "x": "range(0,2)"}
+    assert cells("sweep=mine", "seed=7", params=params) == [
+        ("seed=7", "rm.on=True", "x=0"),
+        ("seed=7", "rm.on=True", "x=1"),
+    ]
+
+
+def test_first_orders_the_cells_by_its_overrides_the_earlier_before_the_later() -> None:
+    found = cells("seed=0,1", zip={"scale": SCALE}, first="seed=1; scale=3e-05/128")
+    assert [(words[2], words[1]) for words in found] == [
+        ("seed=1", "ppo.batch_size=128"),
+        ("seed=1", "ppo.batch_size=64"),
+        ("seed=0", "ppo.batch_size=128"),
+        ("seed=0", "ppo.batch_size=64"),
+    ]
+    assert found == cells("seed=0,1", zip={"scale": SCALE}, first=["seed=1", "scale=3e-05/128"])
+    with pytest.raises(
+        ConfigError, match=r"sweep.first \(=seed=2\) must be an override that cells"
+    ):
+        cells("seed=0,1", first="seed=2")
+
+
+def test_an_interval_is_for_a_search() -> None:
+    with pytest.raises(ConfigError, match=r"a=interval\(0,1\) must list its values.*sweep.search"):
+        cells("a=interval(0,1)")
+
+
+def test_a_cell_stands_at_a_position_only_with_all_of_its_values() -> None:
+    axes = zipped_axes({"scale": SCALE})
+    at = {"ppo.learning_rate": "3e-05", "ppo.batch_size": "128"}
+    own = [f"{key}={value}" for key, value in at.items()]
+    assert labels_of(axes, ["seed=0", *own]) == {"scale": at}
+    assert labels_of(axes, ["ppo.learning_rate=3e-5", "ppo.batch_size=64"]) == {}
