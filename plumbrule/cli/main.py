@@ -41,6 +41,7 @@ from plumbrule.cli.explain import MULTIRUN, explain, unknown_option
 from plumbrule.cli.messages import explain_permission, say
 from plumbrule.cli.progress_table import start_table
 from plumbrule.cli.runs import Run, new_run_id, plan_run, require_ready
+from plumbrule.cli.submitted import COMMAND_LOG, take_log
 from plumbrule.cli.sweep import check_cells, end_sweep, note_folder
 from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
 from plumbrule.cli.sweeps.words import sweeper_words
@@ -216,6 +217,8 @@ def carry(planned: Run) -> None:
     if planned.config.run.dry:
         return
     planned.begin()
+    if planned.cell is None:
+        take_log(planned.folder / COMMAND_LOG, planned.id, planned.store.root)
     executor = planned.config.executor
     with (
         contextlib.redirect_stdout(sys.stderr),  # libraries print to it on their own

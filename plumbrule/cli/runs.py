@@ -64,7 +64,9 @@ class Run:
         self.store, self.cell = store, cell
         self.runtime = composed.config.runtime
         strict = composed.config.run.versions == "strict"
-        self.plan = make_plan(composed.nodes, store, strict=strict, lookups=lookups)
+        self.lookups = lookups or Lookups()
+        self.plan = make_plan(composed.nodes, store, strict=strict, lookups=self.lookups)
+        self._notes: list[str] | None = None
         self.run_id = new_run_id()
         self.id = f"{self.config.run.name}/{self.run_id}"
         self.folder = store.root / RUNS / self.config.run.name / self.run_id
@@ -80,18 +82,20 @@ class Run:
 
         Raises: ConfigError: a model or a sampler can't be used.
         """
-        return [
-            *check_models(self.plan, dry=self.config.run.dry),
-            *check_samplers(self.plan, self.runtime),
-            *describe_needs(self.config, self.plan, CONF),
-        ]
+        if self._notes is None:
+            self._notes = [
+                *check_models(self.plan, dry=self.config.run.dry, lookups=self.lookups),
+                *check_samplers(self.plan, self.runtime),
+                *describe_needs(self.config, self.plan, CONF, self.lookups),
+            ]
+        return self._notes
 
     def print_plan(self) -> dict[str, float | None]:
         """Print the whole plan; return the seconds of what is to be built, by fingerprint.
 
         Raises: PlumbruleError: what it shows to be wrong.
         """
-        rows = preview_data(self.config, self.plan)
+        rows = preview_data(self.config, self.plan, self.lookups)
         tracked = tracking_line(self.config, self.overrides)
         notes = [*self.notes(), tracked]
         seconds = expected_seconds(self.plan, self.store)
@@ -151,7 +155,7 @@ class Run:
             write_cell(self.cell.folder, replace(done, headline=list(dict.fromkeys(shown))))
         self.objective = objective_of(self.config, whole["metrics"])
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, log: Path | None = None) -> None:
         """Write down what ended the run, or what it waits for, and close its tracker."""
         self.error = error
         if self.cell is not None:
@@ -168,6 +172,8 @@ class Run:
             say(f"traceback: {self.folder / TRACEBACK}")
         try:
             ended = {**self._opening(), **describe_end(error, self.store)}
+            if log is not None and log.is_relative_to(self.store.root):
+                ended["log"] = str(log.relative_to(self.store.root))
             write_json(self.folder / RUN_RECORD, ended)
         finally:
             tracker, self._tracker = self._tracker, None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from plumbrule.atlas.config import ATLAS_UNREAD
 from plumbrule.config import require
@@ -207,6 +209,12 @@ def check_gathered(node: PlacedNode) -> None:
             require(False, f"nodes.{node.name}.inputs.{slot}", source.name, *lack)
 
 
+@lru_cache(maxsize=8)
+def _world_of(name: str) -> Mapping[str, Any]:
+    """Return the settings of the world that a shipped model was taught; its file never changes."""
+    return shipped_world(name)
+
+
 def check_world(config: RunConfig, nodes: list[PlacedNode]) -> None:
     """Raise ConfigError unless a shipped model is used in the world that it was taught."""
     data = [node.config.dataset for node in nodes if STAGES[node.kind].prepares_data]
@@ -214,7 +222,7 @@ def check_world(config: RunConfig, nodes: list[PlacedNode]) -> None:
         return
     models = [STAGES[node.kind].model(node.config, node.inputs) for node in nodes]
     for name in sorted({m.name_or_path for m in models if m is not None} - {None}):
-        for setting, value in shipped_world(name).items():
+        for setting, value in _world_of(name).items():
             require(
                 getattr(config.atlas, setting) == value,
                 f"atlas.{setting}",

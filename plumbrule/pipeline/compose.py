@@ -97,7 +97,7 @@ def compose_run(cfg: DictConfig, reuse: Reuse | None = None) -> Composed:
         if known is not None:
             return known
         made = _config(composed[seed], configs[seed], name, node, own)
-        return made if reuse is None else reuse.keep_node(name, node, own, made)
+        return made if reuse is None else reuse.keep_node(configs[seed], name, node, own, made)
 
     varied = vary(names, graphs, config_of)
     with_precision = resolved if reuse is None else reuse.resolved

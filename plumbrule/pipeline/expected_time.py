@@ -71,13 +71,18 @@ def _seconds_like(
     least: Mapping[str, float],
 ) -> float | None:
     """Return the seconds of one node. least: of an artifact -> share of the work it must have."""
+    name = planned.node.name.split("@")[0]
+    same = [
+        (age, m)
+        for age, m in enumerate(manifests)
+        if m.kind == planned.node.kind and m.node.split("@")[0] == name
+    ]
+    if not same:
+        return None
     wanted = work_of(planned.fingerprint, every)
     models = models_of(planned.fingerprint, every)
-    name = planned.node.name.split("@")[0]
     alike = []
-    for age, m in enumerate(manifests):
-        if m.kind != planned.node.kind or m.node.split("@")[0] != name:
-            continue
+    for age, m in same:
         done = work_of(m.fingerprint, every)
         if not wanted or not done or done < least[m.fingerprint] * wanted:
             continue

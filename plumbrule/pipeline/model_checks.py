@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm.config import ModelConfig
 from plumbrule.overrides import as_override
 from plumbrule.pipeline.given_inputs import Given
-from plumbrule.pipeline.plan import Planned
+from plumbrule.pipeline.plan import Lookups, Planned
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store.adapter_files import is_adapter_folder
 from plumbrule.store.model_files import PICKLES, conversion_note
@@ -47,30 +48,39 @@ class Named(NamedTuple):
     context: int | None
 
 
-def check_models(plan: list[Planned], *, dry: bool = False) -> list[str]:
+def check_models(
+    plan: list[Planned], *, dry: bool = False, lookups: Lookups | None = None
+) -> list[str]:
     """Return what is worth knowing of the models that nodes to be built will load, as sentences.
 
     Args: dry: nothing will be built, so a model that is yet to be fetched is such a sentence.
+    lookups: of plans that are made together, whose models are looked at once.
     Raises: ConfigError: some can't be loaded; one message lists all that is wrong.
     """
     models = dict.fromkeys(model for planned in plan for model in _models_of(planned))
-    wrong: list[str] = []
-    notes: list[str] = []
-    for model in models:
-        folder = _folder(model)
-        if isinstance(folder, str):
-            (notes if dry else wrong).append(folder)
-        elif folder is not None and not is_adapter_folder(folder):
-            wrong += problems(folder, model)
-            notes += _beyond_positions(folder, model)
-            if said := conversion_note(folder):
-                notes.append(f"{model.name}: {said}")
+    lookups = lookups or Lookups()
+    found = [lookups.once(("model", m, dry), partial(_look_at, m, dry)) for m in models]
+    wrong = [problem for problems_of, _ in found for problem in problems_of]
+    notes = [note for _, notes_of in found for note in notes_of]
     if len(wrong) == 1:
         raise ConfigError(f"{wrong[0]}.")
     if wrong:
         listed = " ".join(f"({i}) {problem}." for i, problem in enumerate(wrong, 1))
         raise ConfigError(f"{len(wrong)} things are wrong with models: {listed}")
     return notes
+
+
+def _look_at(model: Named, dry: bool) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a model, and what is worth knowing of it."""
+    folder = _folder(model)
+    if isinstance(folder, str):
+        return ([], [folder]) if dry else ([folder], [])
+    if folder is None or is_adapter_folder(folder):
+        return [], []
+    notes = _beyond_positions(folder, model)
+    if said := conversion_note(folder):
+        notes.append(f"{model.name}: {said}")
+    return problems(folder, model), notes
 
 
 def _models_of(planned: Planned) -> list[Named]:

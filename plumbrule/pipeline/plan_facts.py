@@ -10,25 +10,30 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
-from plumbrule.pipeline.plan import Planned
+from plumbrule.pipeline.plan import Lookups, Planned
 from plumbrule.pipeline.stages import STAGES, answers_prompts
 from plumbrule.store.hub import folder_here, hub_data
 from plumbrule.store.packaged_files import located
 from plumbrule.store.source_files import is_hub_data
 
 
-def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
+def preview_data(
+    config: RunConfig, plan: list[Planned], lookups: Lookups | None = None
+) -> dict[str, str]:
     """Return what is known of the rows of each data node that is read from a path.
 
+    Args: lookups: of plans that are made together, whose data are read once.
     Raises: DataError: the source can't be read, or gives no rows that can be used.
     """
     found: dict[str, str] = {}
-    num_tokens: Callable[[str], int] | None = None
+    lookups = lookups or Lookups()
     for planned in plan:
         node = planned.node
         entry = STAGES[node.kind].preview
@@ -40,14 +45,20 @@ def preview_data(config: RunConfig, plan: list[Planned]) -> dict[str, str]:
         if is_hub_data(path) and folder_here(hub_data(path)) is None:
             found[node.name] = "not counted before it is downloaded"
             continue
-        if num_tokens is None:
-            num_tokens = token_counter(config.model.name_or_path)
+        model, context = config.model.name_or_path, config.model.context
+        count = lookups.once(("tokenizer", model), partial(token_counter, model))
         module, name = entry.split(":")
         preview = getattr(importlib.import_module(module), name)
         answer = max((_answer_tokens(p) for p in plan), default=0)
-        context = config.model.context
-        found[node.name] = str(preview(node.config, num_tokens, context - answer, context))
+        found[node.name] = lookups.once(
+            ("rows", entry, repr(node.config), model, context, answer),
+            partial(_preview, preview, node.config, count, context - answer, context),
+        )
     return found
+
+
+def _preview(preview: Callable[..., Any], *about: Any) -> str:
+    return str(preview(*about))
 
 
 def _answer_tokens(planned: Planned) -> int:

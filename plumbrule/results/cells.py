@@ -30,6 +30,8 @@ PLANNED = "multirun.yaml"
 """In a sweep's folder: the command that Hydra was given."""
 FAILURE = "failure.json"
 LOG_LINES = 20
+LOG_BYTES = 2**16
+"""At the end of a log, among which its last lines are."""
 APART = ("run.store=", "tracking=", "tracking.", "executor=", "executor.")
 """Beginnings of overrides that change no number: they tell no cells apart."""
 ALIKE = "(all alike)"
@@ -113,8 +115,9 @@ def every_run(store: Store) -> list[RunCell]:
 
 
 def sweeps_of(store: Store) -> dict[str, Path]:
-    """Return the ids of the sweeps that left a cell, oldest first -> the folder of their cells."""
-    found = {}
+    """Return the ids of the sweeps that left a cell or a log, oldest first -> its folder."""
+    logs = store.root.glob(f"{RUNS}/*/{SWEEPS}/*.log")
+    found = {path.stem: path.parent for path in logs}
     for path in store.root.glob(f"{RUNS}/*/{SWEEPS}/*/{CELL}"):
         if (cell := _read_cell(path)) is not None:
             found[cell.sweep] = path.parent.parent
@@ -305,16 +308,34 @@ def _with_log(store: Store, cell: RunCell) -> RunCell:
     return replace(cell, command=command, log=tuple(_last_lines(store, cell)))
 
 
+def last_log_lines(
+    store: Store, folder: Path, record: Mapping[str, Any], error: str = ""
+) -> list[str]:
+    """Return the last lines that a run printed, else of its traceback; none where it left neither.
+
+    Of a node that another process built, perhaps for another cell, they are that process's.
+
+    Args: error: why the run is not done, which may name the log of the node that failed: others may
+    have gone on after it.
+    """
+    named = (store.root / record.get("log", "")).resolve()
+    inside = [named] if named.is_relative_to(store.root) else []
+    logs = [*folder.glob("*.log"), *folder.glob(f"{LOGS}/*.log")]
+    logs.sort(key=lambda path: (str(path) in error, path.stat().st_mtime), reverse=True)
+    for path in [*inside, *logs, folder / TRACEBACK]:
+        if path.is_file():
+            with open(path, "rb") as opened:
+                opened.seek(max(0, path.stat().st_size - LOG_BYTES))
+                return opened.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+    return []
+
+
 def _last_lines(store: Store, cell: RunCell) -> list[str]:
     """Return the last lines of a cell's log, else of its traceback, else of its error."""
     if cell.folder is not None and cell.folder.is_dir():
-        found = [*cell.folder.glob("*.log"), *(cell.folder / LOGS).glob("*.log")]
-        # That of the node that failed is named in the error: others may have gone on after it.
-        logs = sorted(found, key=lambda path: (str(path) in cell.error, path.stat().st_mtime))
-        for path in [*reversed(logs), cell.folder / TRACEBACK]:
-            if path.is_file():
-                text = path.read_bytes().decode("utf-8", "replace")
-                return text.splitlines()[-LOG_LINES:]
+        record = cell.record or read_record(cell.folder) or {}
+        if found := last_log_lines(store, cell.folder, record, cell.error):
+            return found
         try:
             return str(read_json(cell.folder / FAILURE)["trace"]).splitlines()[-LOG_LINES:]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -38,7 +38,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def _require_types(record: Any) -> None:
     """Raise ValueError unless a run's record has the types that are read of it."""
     require_numbers(_object(record).get("metrics", {}), "metrics")
-    _require_texts([record.get(name, "") for name in ("name", "id", "state", "error", "awaits")])
+    _require_texts(
+        [record.get(name, "") for name in ("name", "id", "state", "error", "awaits", "log")]
+    )
     for name in ("overrides", "notes", "headline"):
         _require_texts(record.get(name, []))
     section = _object(_object(record.get("config", {})).get("run", {}))

@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, flag_override, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from plumbrule.cli.composition import CONF, require_recipes
+from plumbrule.cli.composition import CONF, cell_name, require_recipes
 from plumbrule.cli.explain import explain
 from plumbrule.cli.sweeps.undone import Undone, undone
 from plumbrule.errors import ConfigError
@@ -115,8 +115,10 @@ class ValueCells:
             del self.task["hydra"]
         self.words, self._now = words, dict(words)
         self.reuse = Reuse(self.task)
-        sweep = str(OmegaConf.to_container(cfg.hydra.sweep, resolve=False))
-        self._named_by_hydra = "${hydra:" in sweep
+        sweep = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+        self._named_by_hydra = "${hydra:" in str(sweep)
+        self._folder = Path(cfg.hydra.sweep.dir).resolve() if sweep == OWN_NAMES else None
+        self._naming = Naming.of(cfg)
         self.first: CellConfig | None = None
 
     def cell(
@@ -128,16 +130,20 @@ class ValueCells:
         if self.first is None or self._named_by_hydra:
             return None
         try:
-            self.reuse.change(set(changed_words(words, self.words)))
+            self.reuse.change(changed_words(words, self.words))
             for key, text in changed_words(words, self._now).items():
                 OmegaConf.update(self.task, key, value_of(key, text))
                 self._now[key] = text
             composed = compose_run(self.task, self.reuse)
         except (NotAlone, ConfigError, HydraException, OmegaConfBaseException):
             return None
-        name_cell(self.cfg, overrides)
-        folder, said = folder_of(self.cfg, number, set_config=False), filter_overrides(overrides)
-        return CellConfig(composed, list(said), number, folder, self.first.undone)
+        said = list(filter_overrides(overrides))
+        if self._folder is None:
+            name_cell(self.cfg, said, self._naming)
+            folder = folder_of(self.cfg, number, set_config=False)
+        else:
+            folder = self._folder / cell_name(self._naming.dirname(said))
+        return CellConfig(composed, said, number, folder, self.first.undone)
 
 
 def refuse(wrong: Sequence[tuple[int, str]], words: Sequence[str]) -> None:
@@ -157,14 +163,39 @@ def refuse(wrong: Sequence[tuple[int, str]], words: Sequence[str]) -> None:
         )
 
 
-def name_cell(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Set in Hydra's part of a config what it names a cell's folder by."""
-    about = cfg.hydra.job.config.override_dirname
-    task = filter_overrides(overrides)
-    lines = [word for word in task if _group_of(word) not in about.exclude_keys]
+OWN_NAMES = {
+    "dir": "${sweep_folder:${run.store},${run.name},${run.dry}}",
+    "subdir": "${cell:${hydra.job.override_dirname}}",
+}
+"""How conf/config.yaml names the folders of a sweep and its cells: by no setting of a stage."""
+
+
+class Naming(NamedTuple):
+    """How Hydra joins the overrides of a cell to one text."""
+
+    excluded: frozenset[str]
+    item_sep: str
+    kv_sep: str
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Naming:
+        """Return what a config says of it."""
+        about = cfg.hydra.job.config.override_dirname
+        return cls(frozenset(about.exclude_keys), about.item_sep, about.kv_sep)
+
+    def dirname(self, task: Sequence[str]) -> str:
+        """Return the text of a cell's overrides, Hydra's own left out."""
+        lines = [word for word in task if _group_of(word) not in self.excluded]
+        return self.item_sep.join(sorted(lines)).replace("=", self.kv_sep)
+
+
+def name_cell(cfg: DictConfig, task: Sequence[str], naming: Naming) -> None:
+    """Set in Hydra's part of a config what it names a cell's folder by.
+
+    Args: task: the cell's overrides, Hydra's own left out.
+    """
     with flag_override(cfg.hydra, ["readonly", "struct"], [False, False]):
-        joined = about.item_sep.join(sorted(lines)).replace("=", about.kv_sep)
-        cfg.hydra.job.override_dirname = joined
+        cfg.hydra.job.override_dirname = naming.dirname(task)
         cfg.hydra.overrides.task = list(task)
 
 

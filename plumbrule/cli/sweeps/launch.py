@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from plumbrule.cli.messages import say
 from plumbrule.cli.progress_table import start_table
 from plumbrule.cli.runs import Run, require_ready
+from plumbrule.cli.submitted import take_log
 from plumbrule.cli.sweep import note_folder
 from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
 from plumbrule.cli.sweeps.configs import CellConfig, compose_cells, own_words
@@ -54,10 +56,13 @@ def launch(
     runs = [_plan(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]
     dry = all(cell.composed.config.run.dry for cell in cells)
-    total, seconds = print_sweep_plan(planned, dry)
+    total, seconds = print_sweep_plan(planned)
     if dry:
         return [None for _ in cells]
     planned = [(text, run) for text, run in planned if _is_ready(run)]
+    sweep, config = os.environ.get(SWEEP, ""), cells[0].composed.config
+    log = cells[0].folder.parent / f"{sweep}.log"
+    take_log(log, sweep, Path(store_root(config.run.store)).resolve())
     with (
         contextlib.redirect_stdout(sys.stderr),  # libraries print to it on their own
         start_table(executor, say, total, [text for text, _ in planned], seconds) as table,
@@ -104,7 +109,7 @@ def _plan(cell: CellConfig, lookups: Lookups, zipped: dict[str, dict[str, str]])
         note_folder(cell.folder.parent)
     try:
         run = Run(cell.composed, list(cell.overrides), store, own, lookups)
-        preview_data(config, run.plan)
+        preview_data(config, run.plan, lookups)
         run.notes()
     except Exception as error:  # the boundary of a sweep cell: the other cells go on
         if config.run.dry:

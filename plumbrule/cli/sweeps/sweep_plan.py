@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from plumbrule.cli.plan_page import tracking_line
 from plumbrule.cli.runs import Run, builds
@@ -10,14 +10,14 @@ from plumbrule.pipeline.executors.merged_graph import Job, merge
 from plumbrule.pipeline.expected_time import duration, seconds_of_artifacts
 from plumbrule.pipeline.planning.expected_size import bytes_of_artifacts
 
-MOST_CELLS = 50
-"""That are listed before a sweep is carried out; a dry one lists all."""
+MOST_LISTED = 50
+"""Cells, and nodes to be built, up to which each has its line; of more, groups have one."""
 SAID = ("cached", "copy", "resume", "build")
 """States of nodes, in the order in which a cell's line counts them."""
 
 
 def print_sweep_plan(
-    cells: Sequence[tuple[str, Run]], dry: bool
+    cells: Sequence[tuple[str, Run]],
 ) -> tuple[int, dict[str, float | None]]:
     """Print the cells with what is cached of each, and each node to be built once, with the time
     and the disk that it may take.
@@ -34,24 +34,8 @@ def print_sweep_plan(
         f"plan of the sweep: {len(cells)} cells of {sum(len(run.plan) for run in runs)} nodes, "
         f"{len(jobs)} of them different"
     ]
-    shown = cells if dry else cells[:MOST_CELLS]
-    width = max((len(words) for words, _ in shown), default=0)
-    for words, run in shown:
-        states = [planned.state for planned in run.plan]
-        told = [f"{states.count(state)} {state}" for state in SAID if state in states]
-        own = [p.fingerprint for p in run.plan if p.fingerprint in seconds]
-        out.append(f"cell {words:<{width}}  {', '.join(told)}{_time([seconds[f] for f in own])}")
-    if len(shown) < len(cells):
-        out.append(f"and {len(cells) - len(shown)} more cells")
-    name = max((len(job.name) for job in todo), default=0)
-    for job in todo:
-        planned = job.planned
-        line = f"  {job.name:<{name}}  {planned.state:<7} {planned.node.kind}/{planned.fingerprint}"
-        known = seconds.get(planned.fingerprint)
-        line += f"  ~{duration(known)}" if known is not None else ""
-        line += f"  ({planned.reason})" if planned.reason else ""
-        line += f"  for {len(job.users)} cells" if len(job.users) > 1 else ""
-        out.append(line)
+    out += _cell_lines(cells, seconds)
+    out += _node_lines(todo, seconds)
     if todo:
         out.append(
             f"to build: {len(todo)} of {len(jobs)} nodes"
@@ -65,6 +49,55 @@ def print_sweep_plan(
     out += _twins(cells)
     print("\n".join(dict.fromkeys(out)), flush=True)
     return len(jobs), seconds
+
+
+def _cell_lines(cells: Sequence[tuple[str, Run]], seconds: Mapping[str, float | None]) -> list[str]:
+    """Return a line for each cell; of many, one for all that have as much to build.
+
+    Args: seconds: fingerprint of a node to be built -> what it may take.
+    """
+    told = []
+    for words, run in cells:
+        states = [planned.state for planned in run.plan]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in SAID if state in states)
+        own = [seconds[p.fingerprint] for p in run.plan if p.fingerprint in seconds]
+        told.append((words, counts + _time(own)))
+    if len(cells) <= MOST_LISTED:
+        width = max((len(words) for words, _ in told), default=0)
+        return [f"cell {words:<{width}}  {about}" for words, about in told]
+    groups: dict[str, list[str]] = {}
+    for words, about in told:
+        groups.setdefault(about, []).append(words)
+    return [f"{_named(group)}  {about}" for about, group in groups.items()]
+
+
+def _node_lines(todo: Sequence[Job], seconds: Mapping[str, float | None]) -> list[str]:
+    """Return a line for each node to be built; of many, one for all of a name and a reason."""
+    groups: dict[tuple[str, ...], list[Job]] = {}
+    for job in todo:
+        about = (job.name, job.planned.state, job.planned.reason)
+        key = about if len(todo) > MOST_LISTED else (*about, job.planned.fingerprint)
+        groups.setdefault(key, []).append(job)
+    width = max((len(job.name) for job in todo), default=0)
+    out = []
+    for jobs in groups.values():
+        planned, users = jobs[0].planned, {user for job in jobs for user in job.users}
+        what = f"{planned.node.kind}/{planned.fingerprint}"
+        if len(jobs) > 1:
+            what = f"{len(jobs)} of kind {planned.node.kind}"
+        line = f"  {jobs[0].name:<{width}}  {planned.state:<7} {what}"
+        known = [seconds.get(job.planned.fingerprint) for job in jobs]
+        line += f"  ~{duration(sum(filter(None, known)))}" if None not in known else ""
+        line += f"  ({planned.reason})" if planned.reason else ""
+        out.append(line + (f"  for {len(users)} cells" if len(users) > 1 else ""))
+    return out
+
+
+def _named(words: Sequence[str]) -> str:
+    """Return how a group of cells is called: each by itself, or how many and the outermost."""
+    if len(words) == 1:
+        return f"cell {words[0]}"
+    return f"{len(words)} cells, {words[0]} to {words[-1]}:"
 
 
 def _expected(

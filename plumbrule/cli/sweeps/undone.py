@@ -7,6 +7,7 @@ would compare a thing with itself.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from plumbrule.errors import ConfigError
-from plumbrule.pipeline.experiment import RunConfig, as_json
+from plumbrule.pipeline.experiment import RunConfig
 
 
 class Undone(NamedTuple):
@@ -63,9 +64,10 @@ def refuse_same(cells: Sequence[tuple[RunConfig, str, Sequence[Undone]]]) -> Non
 
     Args: cells: of each its config, what its overrides have that others do not, what was undone.
     """
-    seen: dict[str, tuple[str, Sequence[Undone]]] = {}
+    seen: dict[tuple[str, ...], tuple[str, Sequence[Undone]]] = {}
+    texts = Texts()
     for config, words, again in cells:
-        same = json.dumps(as_json(config), sort_keys=True, default=str)
+        same = texts.of(config)
         first, first_again = seen.setdefault(same, (words, again))
         if first != words:
             why = dict.fromkeys(str(one) for one in (*first_again, *again))
@@ -74,6 +76,41 @@ def refuse_same(cells: Sequence[tuple[RunConfig, str, Sequence[Undone]]]) -> Non
                 f"cells ({first}) and ({words}) must differ, but come to one config{told}; take "
                 "one out, or set the keys themselves."
             )
+
+
+class Texts:
+    """Configs as texts that tell them apart; what cells have in common is written once."""
+
+    def __init__(self) -> None:
+        self._sections: dict[int, tuple[Any, str]] = {}
+        self._nodes: tuple[Any, str] = ({}, "{}")
+
+    def of(self, config: RunConfig) -> tuple[str, ...]:
+        """Return a text for each section; equal configs have equal texts, and others have not."""
+        found = []
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if field.name == "nodes":
+                if value != self._nodes[0]:
+                    self._nodes = (value, _text({n: _plain(node) for n, node in value.items()}))
+                found.append(self._nodes[1])
+            elif dataclasses.is_dataclass(value):
+                if id(value) not in self._sections:  # kept, so that no other gets its id
+                    self._sections[id(value)] = (value, _text(_plain(value)))
+                found.append(self._sections[id(value)][1])
+            else:
+                parts = value.items() if isinstance(value, dict) else [("", value)]
+                found.append(_text({name: _plain(part) for name, part in parts}))
+        return tuple(found)
+
+
+def _plain(value: Any) -> Any:
+    is_one = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return dataclasses.asdict(value) if is_one else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 class _File(NamedTuple):

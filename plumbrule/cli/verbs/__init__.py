@@ -23,8 +23,10 @@ VERBS = {
     "gather": "put the cells of a sweep, or runs, into tables and a page",
     "best": "say which group of a sweep is best by a metric",
     "diff": "say in what two runs differ: settings, data, code, versions, metrics",
+    "submit": "start a command and leave it; it outlives the terminal",
     "watch": "follow a run that is being built",
     "tag": "give a run words by which ls finds it",
+    "accept": "let an artifact stand for changed code that makes the same bytes",
     "gc": "delete artifacts that no run refers to",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
@@ -34,6 +36,8 @@ VERBS = {
     "doc": "say what a setting is, or a group of them",
 }
 """Verb, which its module is named after -> what it does."""
+OF_A_COMMAND = ("submit",)
+"""Verbs behind which the words of a command stand, its options too; they have none of their own."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,6 +49,9 @@ def main(arguments: Sequence[str]) -> int:
     verb = importlib.import_module(f"{__name__}.{name}")
     parser = argparse.ArgumentParser(prog=f"plumbrule {name}", description=VERBS[name])
     verb.arguments(parser)
+    if name in OF_A_COMMAND and words[:1] not in (["-h"], ["--help"]):
+        verb.run(argparse.Namespace(words=words))
+        return 0
     options, rest = parser.parse_known_intermixed_args(words)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule {name} --help")

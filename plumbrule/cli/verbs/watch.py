@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 
+from plumbrule.cli.submitted import COMMAND_LOG
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ArtifactError, TrainingError
+from plumbrule.results.cells import last_log_lines
 from plumbrule.results.progress import building
 from plumbrule.results.store_names import find_run, read_record, runs
 
@@ -36,6 +38,8 @@ def run(options: argparse.Namespace) -> None:
         )
     folder, record = found
     print(f"{folder.parent.name}/{folder.name}: {record['state']}", flush=True)
+    if (log := folder / COMMAND_LOG).is_file():
+        print(f"log: {log}", flush=True)
     told: set[str] = set()
     while record["state"] == "running":
         for node in building(store, folder):
@@ -49,4 +53,6 @@ def run(options: argparse.Namespace) -> None:
     if told:
         print(f"{folder.parent.name}/{folder.name}: {record['state']}")
     if record["state"] != "done":
+        for line in last_log_lines(store, folder, record):
+            print(f"  | {line}")
         raise TrainingError(f"run {folder.name} is {record['state']}: {record.get('error', '')}")

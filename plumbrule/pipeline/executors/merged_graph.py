@@ -48,8 +48,11 @@ class Member(Protocol):
     def end(self, built: Mapping[str, NodeResult], elsewhere: Sequence[str]) -> None:
         """Write the run's record. elsewhere: of its nodes, those that another process built."""
 
-    def fail(self, error: BaseException) -> None:
-        """Write down what ended the run, or what it waits for."""
+    def fail(self, error: BaseException, log: Path | None = None) -> None:
+        """Write down what ended the run, or what it waits for.
+
+        Args: log: what another process printed that built the node; None: this one built it.
+        """
 
 
 class Outcome(NamedTuple):
@@ -63,7 +66,7 @@ class Outcome(NamedTuple):
     elsewhere: bool = False
     """Whether another process of this command built it."""
     log: Path | None = None
-    """What that process printed."""
+    """What that process printed; of a blocked job, the one that built the failed input."""
     seconds: float = 0.0
 
 
@@ -183,7 +186,7 @@ class Graph:
         for user in self._users[job.key]:
             self._unmet[user.key] -= 1
             if outcome.error is not None:
-                self.end(user, Outcome("blocked", error=outcome.error))
+                self.end(user, Outcome("blocked", error=outcome.error, log=outcome.log))
             elif not self._unmet[user.key]:
                 heapq.heappush(self._ready, user.number)
         for number in job.users:
@@ -203,9 +206,10 @@ class Graph:
         member = self.members[number]
         keys = {planned.node.name: key_of(member.store, planned) for planned in member.plan}
         found = {name: self.outcomes[key] for name, key in keys.items()}
-        errors = [outcome.error for outcome in found.values() if outcome.error is not None]
-        if errors:
-            member.fail(next((e for e in errors if not isinstance(e, NeedsInput)), errors[0]))
+        ended = [(o.error, o.log) for o in found.values() if o.error is not None]
+        if ended:
+            wrong = [one for one in ended if not isinstance(one[0], NeedsInput)]
+            member.fail(*(wrong or ended)[0])
             return
         built, elsewhere = {}, []
         for planned in member.plan:

@@ -18,7 +18,7 @@ from plumbrule.machine.accelerators import device_bytes
 from plumbrule.machine.precision import planned_device
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.given_inputs import Given
-from plumbrule.pipeline.plan import Planned
+from plumbrule.pipeline.plan import Lookups, Planned
 from plumbrule.pipeline.planning.recipes import Advice, advise, recipe_of_size
 from plumbrule.pipeline.planning.revisions import UNKNOWN
 from plumbrule.store.hub import folder_here, hub_data, parameters_on_hub, size_on_hub
@@ -40,10 +40,12 @@ class Need(NamedTuple):
     memory: Memory
 
 
-def describe_needs(config: RunConfig, plan: Sequence[Planned], conf: Path) -> list[str]:
+def describe_needs(
+    config: RunConfig, plan: Sequence[Planned], conf: Path, lookups: Lookups | None = None
+) -> list[str]:
     """Return the lines of a plan on recipe, downloads and memory; none where nothing is built.
 
-    Args: conf: the folder of Hydra's groups.
+    Args: conf: the folder of Hydra's groups. lookups: of plans that are made together.
     """
     todo = [planned for planned in plan if planned.state in ("build", "resume")]
     if not todo:
@@ -52,7 +54,9 @@ def describe_needs(config: RunConfig, plan: Sequence[Planned], conf: Path) -> li
     if not starts_from_model(plan):
         return found
     model = config.model
-    shape = shape_of(model, model_folder(model))
+    shape: Shape | None = (lookups or Lookups()).once(
+        ("shape", repr(model)), lambda: shape_of(model, model_folder(model))
+    )
     parameters = None if shape is None else shape.parameters
     if shape is None and model.name_or_path and model.revision:
         parameters = parameters_on_hub(model.name_or_path, model.revision)

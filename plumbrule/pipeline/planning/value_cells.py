@@ -45,10 +45,15 @@ class Reuse:
         self._config: RunConfig | None = None
         self.settled: list[str] = []
         self._nodes: dict[str, tuple[NodeConfig, Any]] = {}
+        self._data: dict[tuple[str, int], Any] = {}
+        """Data node and identity of the section eval, which names benchmarks' folders -> config."""
         self._sections: dict[tuple[str, str], Any] = {}
         self._resolved: dict[tuple[int, str], tuple[Any, Any]] = {}
-        self._changed: set[str] = set()
+        self._changed: dict[str, tuple[str, ...]] = {}
+        """Setting -> which words of the command reach it, as they are written."""
         self._touched: set[str] = set()
+        self._reached: dict[str, frozenset[str]] = {}
+        self._values: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     @property
     def is_first(self) -> bool:
@@ -64,18 +69,30 @@ class Reuse:
         self._config = copy.copy(config)
         self._config.run = copy.deepcopy(config.run)
 
-    def change(self, keys: set[str]) -> None:
+    def change(self, words: Mapping[str, str]) -> None:
         """Say which settings differ from the first run's.
 
+        Args: words: key -> value, as it is written.
         Raises: NotAlone: one is of no stage, or reaches what is not followed here.
         """
         if self._config is None or self._config.run.seeds:
             raise NotAlone("run.seeds")
-        reached = settings_reached(self._references, keys)
+        changed: dict[str, tuple[str, ...]] = {}
+        for word, text in sorted(words.items()):
+            for key in self._reach(word):
+                changed[key] = (*changed.get(key, ()), f"{word}={text}")
+        self._changed, self._touched = changed, {key.split(".")[0] for key in changed}
+
+    def _reach(self, word: str) -> frozenset[str]:
+        """Return a setting and those that interpolate it, directly or not."""
+        if word in self._reached:
+            return self._reached[word]
+        reached = settings_reached(self._references, {word})
         for key in reached:
             if (key != "seed" and key.split(".")[0] not in SECTIONS) or "[" in key:
                 raise NotAlone(key)
-        self._changed, self._touched = reached, {key.split(".")[0] for key in reached}
+        self._reached[word] = frozenset(reached)
+        return self._reached[word]
 
     def typed(self, cfg: DictConfig) -> RunConfig:
         """Return the config with the changed values, checked where they stand."""
@@ -83,14 +100,16 @@ class Reuse:
         config = copy.copy(self._config)
         config.run = copy.deepcopy(self._config.run)
         tree: dict[str, Any] = {}
-        for key in sorted(self._changed):
+        for key, words in sorted(self._changed.items()):
             *above, last = key.split(".")
             place = tree
             for part in above:
                 place = place.setdefault(part, {})
                 if not isinstance(place, dict):
                     raise NotAlone(key)
-            place[last] = _Leaf(_plain(OmegaConf.select(cfg, key)))
+            if (key, words) not in self._values:
+                self._values[key, words] = _plain(OmegaConf.select(cfg, key))
+            place[last] = _Leaf(self._values[key, words])
         for name, changes in tree.items():
             setattr(config, name, self._section(config, name, changes))
         return config
@@ -108,8 +127,10 @@ class Reuse:
     def node(self, config: RunConfig, name: str, about: NodeConfig, own: Any) -> Any:
         """Return a node's config where that is known without merging; else None."""
         kept = self._nodes.get(name)
-        if kept is None or kept[0] != about or own or about.kind == "data":
+        if kept is None or kept[0] != about or own:
             return None
+        if about.kind == "data":
+            return self._data.get((name, id(config.eval)))
         section = section_of(about.kind)
         if section not in self._touched:
             return kept[1]
@@ -122,14 +143,23 @@ class Reuse:
             self._resolved[key] = (config, resolved(config, device))
         return self._resolved[key][1]
 
-    def keep_node(self, name: str, about: NodeConfig, own: Any, config: Any) -> Any:
-        """Return a node's config, as the one object that equal ones share; keep the first run's."""
+    def keep_node(
+        self, config: RunConfig, name: str, about: NodeConfig, own: Any, made: Any
+    ) -> Any:
+        """Return a node's config, as the one object that equal ones share; keep the first run's.
+
+        Args: config: of the run. made: the node's.
+        """
         if own:
-            return config
+            return made
         if not self._touched:
-            self._nodes[name] = (about, config)
+            self._nodes[name] = (about, made)
         kept = self._nodes.get(name)
-        return kept[1] if kept is not None and kept[1] == config else config
+        if kept is not None and kept[1] == made:
+            made = kept[1]
+        if about.kind == "data" and kept is not None and kept[0] == about:
+            self._data[name, id(config.eval)] = made
+        return made
 
 
 def settings_reached(references: Mapping[str, Sequence[str]], keys: set[str]) -> set[str]:

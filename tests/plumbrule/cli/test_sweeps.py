@@ -19,6 +19,7 @@ from plumbrule.cli.main import main
 from plumbrule.cli.sweeps.cells import SWEEP
 from plumbrule.cli.sweeps.configs import compose_cells
 from plumbrule.cli.sweeps.launch import require_folders_apart
+from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
 
@@ -174,18 +175,41 @@ CELLS = (
 )
 
 
+TWICE_SEEDED = tuple([f"seed={seed}", f"ppo.seed={own}"] for seed in (0, 1) for own in (5, 6))
+"""Values of one setting that two words of the command reach."""
+
+
+@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED])
 def test_cells_are_what_composing_each_by_itself_gives(
-    hydra_loader: tuple[object, DictConfig],
+    hydra_loader: tuple[object, DictConfig], cells: tuple[list[str], ...]
 ) -> None:
-    cells = CELLS
     found = compose_cells(*hydra_loader, cells, 5)
-    assert [cell.number for cell in found] == [5, 6, 7, 8, 9]
+    assert [cell.number for cell in found] == list(range(5, 5 + len(cells)))
     assert len({cell.folder for cell in found}) == len(found)
     for cell, overrides in zip(found, cells, strict=True):
         alone = compose_run(composed_config(overrides))
         assert cell.composed.config == alone.config, overrides
         assert cell.composed.nodes == alone.nodes, overrides
         assert list(cell.overrides) == overrides
+
+
+def test_texts_tell_configs_apart_and_equal_ones_not() -> None:
+    words = ("", "ppo.kl.coef=0.3", "+nodes.ppo.each={kl.coef: [0.1, 0.2]}", "seed=1")
+    texts = Texts()
+    every = [[word] if word else [] for word in words]
+    told = [texts.of(compose_run(composed_config(own)).config) for own in (*every, *every)]
+    assert told[: len(words)] == told[len(words) :]
+    assert len(set(told)) == len(words)
+
+
+def test_many_cells_are_told_in_groups(tmp_path: Path) -> None:
+    done = plumbrule(tmp_path, "-m", "run.dry=true", "rag.chunk_words=range(30,90)", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "plan of the sweep: 60 cells of 120 nodes, 61 of them different" in done.stdout
+    assert "60 cells, rag.chunk_words=30 to rag.chunk_words=89:  2 build" in done.stdout
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "index build 60 of kind index (new) for 60 cells" in lines
+    assert len(lines) < 12
 
 
 def test_folders_are_those_that_hydra_makes(hydra_loader: tuple[object, DictConfig]) -> None:

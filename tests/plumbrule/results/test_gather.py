@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from made_runs import SWEEP
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
 from plumbrule.report.sweep_table import Cell, write_cell
-from plumbrule.results.cells import gather_cells
+from plumbrule.results.cells import gather_cells, last_log_lines
 from plumbrule.results.collapse import collapse_signs
 from plumbrule.results.formats import latex, markdown
 from plumbrule.results.formats import number as as_text
@@ -345,3 +346,23 @@ def test_what_is_short_or_only_worse_is_no_collapse() -> None:
     assert collapse_signs(rows(objective__scores=[0.0] * 6 + [2.0] * 6 + [-1.0] * 6)) == []
     assert collapse_signs(rows(objective__scores=[5.0 - i for i in range(20)])) == []
     assert collapse_signs([]) == []
+
+
+def test_a_runs_log_is_the_one_its_record_names_else_its_newest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    own, other = (store.root / "runs" / "a" / name for name in ("1", "2"))
+    for folder in (own, other):
+        (folder / "logs").mkdir(parents=True)
+    (tmp_path / "secret.log").write_text("outside")
+    assert last_log_lines(store, own, {}) == []
+    (own / "failure.txt").write_text("Traceback")
+    assert last_log_lines(store, own, {}) == ["Traceback"]
+    for n, name in enumerate(("logs/rm.log", "command.log", "logs/ppo.log")):
+        (own / name).write_text(f"{name}\n")
+        os.utime(own / name, (n, n))
+    assert last_log_lines(store, own, {}) == ["logs/ppo.log"]
+    (other / "logs" / "sft.log").write_text("".join(f"line {n}\n" for n in range(10_000)))
+    named = last_log_lines(store, own, {"log": "runs/a/2/logs/sft.log"})
+    assert named == [f"line {n}" for n in range(9980, 10_000)]
+    for gone in ("runs/a/2/logs/gone.log", "../secret.log", str(tmp_path / "secret.log")):
+        assert last_log_lines(store, own, {"log": gone}) == ["logs/ppo.log"]

@@ -117,6 +117,26 @@ def test_a_process_that_is_killed_fails_its_own_node(
     assert "about to go" in log.with_suffix(".log").read_text()
 
 
+def test_what_a_node_printed_elsewhere_is_gathered_with_its_cell(tmp_path: Path) -> None:
+    if importlib.util.find_spec("loky") is None:
+        pytest.skip("loky is not here")
+    (tmp_path / "broken.py").write_text(
+        "from rag.options import DENSE_INDEXES\n"
+        "@DENSE_INDEXES.register('broken')\n"
+        "def broken(vectors):\n"
+        "    print(f'{len(vectors)} vectors came here')\n"
+        "    raise ValueError('it broke')\n"
+    )
+    words = ["--plugin", "broken.py", *SMALL, "rag.dense_index=broken", "executor=local"]
+    assert plumbrule(tmp_path, *words).returncode == 1
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    assert sorted(record["log"].split("/")[-1] for record in records) == ["index.log"] * 2
+    gathered = plumbrule(tmp_path, "gather", "quickstart")
+    assert gathered.returncode == 1
+    assert gathered.stderr.count("vectors came here") == 2
+    assert gathered.stderr.count("  | ValueError: it broke") == 2
+
+
 def test_a_ray_cluster_that_is_not_there_is_one_line() -> None:
     pytest.importorskip("ray", reason="ray is not here")
     from plumbrule.pipeline.executors.ray_tasks import start

@@ -32,6 +32,7 @@ class Cell:
         self.runtime: Any = None
         self.begun = False
         self.ended: Any = None
+        self.log: Path | None = None
 
     def begin(self) -> Path:
         self.begun = True
@@ -43,8 +44,8 @@ class Cell:
     def end(self, built: Any, elsewhere: Any) -> None:
         self.ended = {name: result.state for name, result in built.items()}
 
-    def fail(self, error: BaseException) -> None:
-        self.ended = error
+    def fail(self, error: BaseException, log: Path | None = None) -> None:
+        self.ended, self.log = error, log
 
 
 class Watcher:
@@ -127,11 +128,13 @@ def test_a_shared_failure_ends_every_cell_once_the_rest_has_ended(tmp_path: Path
     first, second, graph, _ = two_cells(tmp_path)
     base, *others = taken(graph)
     broken = TrainingError("NaN")
-    graph.end(base, Outcome("failed", error=broken))
+    log = tmp_path / "base.log"
+    graph.end(base, Outcome("failed", error=broken, log=log))
     assert (first.ended, second.ended) == (None, None)  # `other` is still built, and kept
     for job in others:
         done(graph, job)
     assert (first.ended, second.ended) == (broken, broken)
+    assert (first.log, second.log) == (log, log)  # also of the cell that did not own the job
     assert graph.take() is None
 
 
