@@ -192,4 +192,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.bbq.path,
     per_group=lambda config: config.bbq.per_group,
+    unit="questions",
+    signature=lambda config: f"prompt:{config.choice_prompt}",
 )

@@ -144,4 +144,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.multiple_choice.path,
     per_group=lambda config: config.multiple_choice.per_group,
+    unit="questions",
+    signature=lambda config: f"prompt:{config.choice_prompt}",
 )

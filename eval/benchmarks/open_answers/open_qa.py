@@ -12,6 +12,7 @@ An item may bring `passages`, which are shown; under `rag` those of the node's i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from eval.benchmarks.answers import sample_row
@@ -130,6 +131,12 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     return known(metrics)
 
 
+def signature(config: EvalConfig) -> str:
+    """Return the longest answer and the versions that BLEU and ROUGE are of."""
+    bleu = f"bleu:sacrebleu {version('sacrebleu')}"
+    return f"tokens:{config.sampling.max_new_tokens}|{bleu}|rouge:{rouge_signature()}"
+
+
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
     """Return exact match, F1 and whether a reference stands in the answer."""
     return [
@@ -155,4 +162,6 @@ BENCHMARK = Benchmark(
     both_conditions=True,
     folder=lambda config: config.open_qa.path,
     per_group=lambda config: config.open_qa.per_group,
+    unit="questions",
+    signature=signature,
 )
