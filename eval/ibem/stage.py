@@ -72,7 +72,10 @@ def run(
         notes += notes_on_pages(true, found, Path(config.predictions))
         notes.append(f"BLEU by sacrebleu {version('sacrebleu')}, {BLEU_SETTINGS}.")
     # 2
-    matched, pages = ([], []) if found is None else match(true, found, config)
+    matched: Matched = []
+    pages: list[dict[str, Any]] = []
+    if found is not None:
+        matched, pages = match(true, found, config)
     pairs = [compared(*pair) for pair in matched]
     # 3
     searched = retrieval(true, matched, config)
