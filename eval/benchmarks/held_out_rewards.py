@@ -8,6 +8,8 @@ nothing can answer) have a gold score.
 
 `reward` is what training maximises, summed as it sums it, and `reward_<term>` each term as it is:
 reward models, classifiers, scorers behind a URL, functions of a plug-in.
+
+How varied the responses are stands beside them (`eval/diversity.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eval import diversity
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
@@ -41,7 +44,8 @@ def asked(prompts: Sequence[Prompt], config: EvalConfig) -> Sequence[Prompt]:
 
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
     """Return rows with `gold`, each `gold_<term>`, `proxy`, `reward`, each `reward_<term>`, `kl`,
-    `words` and `finished`.
+    `words`, `finished`, the `response`, of the first ones its `self_bleu`, and under `rag` the
+    `passages`.
     """
     config = subject.config
     chosen, what = asked(prompts, config), f"prompts {condition}"
@@ -52,6 +56,13 @@ def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Meas
     kl = subject.log_ratios(answered)
     if kl is not None:
         items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
+    for item, episode in zip(items, episodes, strict=True):
+        item["response"] = episode.response
+        if episode.passages:
+            item["passages"] = list(episode.passages)
+    alike = diversity.self_bleu([episode.response for episode in episodes])
+    for item, value in zip(items, alike, strict=False):
+        item["self_bleu"] = value
     samples = [
         sample_row("prompts", condition, episode, **shown(item))
         for episode, item in zip(episodes, items, strict=True)
@@ -111,29 +122,30 @@ def score(episodes: Sequence[Episode], scorer: Scorer) -> dict[str, np.ndarray]:
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return mean gold, reward, their terms, proxy, KL and length, and gold's and proxy's rank
-    agreement.
+    """Return mean gold, reward, their terms, proxy, KL and length, gold's and proxy's rank
+    agreement, and how varied the responses are.
     """
     columns = dict.fromkeys(n for row in rows for n in row if n.startswith(("gold", "reward")))
     metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
     metrics["finished"] = intervals.share(rows, "finished")
     metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")
-    return known(metrics)
+    return known(metrics) | diversity.summarise(rows, intervals)
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
-    """Return gold and reward, each with its terms, the reward model's score, and length."""
+    """Return gold and reward, each with its terms, the reward model's score, length, self-BLEU."""
     gold = dict.fromkeys(name for row in rows for name in row if name.startswith("gold_"))
     rewards = dict.fromkeys(name for row in rows for name in row if name.startswith("reward_"))
     if len(rewards) == 1 and all(row.get("reward") == row[next(iter(rewards))] for row in rows):
         rewards = {}  # one term alone, at weight 1, is the reward, and is reported once
     return [
-        Quantity("gold_gain", "gold", better=1),
+        Quantity("gold_gain", "gold", better=1, wins="gold_win_rate"),
         *(Quantity(f"gold_gain_{t.removeprefix('gold_')}", t, better=1) for t in gold),
-        Quantity("reward_gain", "reward", better=1),
+        Quantity("reward_gain", "reward", better=1, wins="reward_win_rate"),
         *(Quantity(f"reward_gain_{t.removeprefix('reward_')}", t, better=1) for t in rewards),
-        Quantity("proxy_change", "proxy"),
+        Quantity("proxy_change", "proxy", wins="proxy_win_rate"),
         Quantity("words_change", "words"),
+        Quantity("self_bleu_change", "self_bleu"),
     ]
 
 
@@ -158,8 +170,11 @@ BENCHMARK = Benchmark(
         "kl",
         "words",
         "finished",
+        *(f"distinct_{n}" for n in diversity.DISTINCT),
+        "self_bleu",
     ),
     headline=headline,
     unit="entities",
     both_conditions=True,
+    signature=lambda config: diversity.signature(),
 )

@@ -147,5 +147,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.perplexity.path,
     per_group=lambda config: config.perplexity.per_group,
+    unit="texts",
     signature=lambda config: f"stride:{config.perplexity_stride or 'half the context'}",
 )

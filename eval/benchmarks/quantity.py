@@ -27,6 +27,9 @@ class Quantity:
     only: Mapping[str, str] = field(default_factory=dict)
     better: int = 0
     """1 where a rise is an improvement, -1 where a fall is, 0 where neither is."""
+    wins: str = ""
+    """Name of the win rate: the share of items of which the policy's number is the better one, a
+    tie as one half; "": it is not counted."""
     conditions: Sequence[str] = ()
     """Under which rows have it; the eval stage fills it in."""
 

@@ -3,9 +3,10 @@
 Both policies answered the same items, so their difference is taken per item before anything is
 averaged: the spread between easy and hard items cancels, and the interval is that of the change
 itself. Intervals of two separate means that overlap do not say that there is no difference; these
-do. Nothing here loads a model: it reads the `items/*.jsonl` of two eval artifacts, and in their
-`benchmarks.json` which columns of them to pair. So it knows no benchmark, and a new one changes
-nothing here.
+do. Where a quantity names a win rate, it is also counted whose number is the better one
+(`win_rates.py`). Nothing here loads a model: it reads the `items/*.jsonl` of two eval artifacts,
+and in their `benchmarks.json` which columns of them to pair. So it knows no benchmark, and a new
+one changes nothing here.
 
 An item that only one file holds would make the comparison one of different questions, so it is
 refused. So are two evaluations by different gold utilities; other settings that differ are noted.
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.benchmarks.quantity import Quantity, items_file
+from eval.comparisons import win_rates
 from eval.comparisons.config import CompareConfig
+from eval.comparisons.win_rates import WinRate
 from eval.intervals import Intervals, Row, publish, values
 from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import ConfigError, DataError
@@ -26,7 +29,14 @@ from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Artifact
-from plumbrule.store.file_names import BENCHMARK_FACTS, COMPARISONS, EVALUATED, ITEMS, NOTES
+from plumbrule.store.file_names import (
+    BENCHMARK_FACTS,
+    COMPARISONS,
+    EVALUATED,
+    ITEMS,
+    NOTES,
+    WIN_RATES,
+)
 from plumbrule.store.json_files import read_json, write_json
 
 Settings = dict[str, Any]
@@ -51,7 +61,8 @@ def run(
     out: Path,
     tracker: Tracker,
 ) -> Mapping[str, float]:
-    """Write `comparisons.json` and `notes.json`; return `<policy kind>/<quantity>` with bounds.
+    """Write `comparisons.json`, `win_rates.json` and `notes.json`; return, with bounds,
+    `<policy kind>/<quantity>` and `<policy kind>/<win rate>`.
 
     Raises: DataError: an item stands in one evaluation only, or nothing was measured in both.
     ConfigError: the two were judged by different gold utilities.
@@ -61,6 +72,7 @@ def run(
     stems = sorted({p.stem for a in (before, after) for p in a.file(ITEMS).glob("*.jsonl")})
     intervals = Intervals(config.confidence)
     differences: list[Difference] = []
+    rates: list[WinRate] = []
     for name in stems:
         if not all(artifact.has(items_file(name)) for artifact in (before, after)):
             notes.append(f"{name} was measured of one policy only and is not compared.")
@@ -71,6 +83,7 @@ def run(
         rows = [[row for _, row in read_rows(file)] for file in files]
         both = pair(rows[0], rows[1], files[1])
         differences += compare(name, old, both, intervals)
+        rates += rate(name, old, both, intervals)
     if not differences:
         raise DataError(
             "the two evaluations have nothing in common that is compared; give both the same "
@@ -78,8 +91,10 @@ def run(
             after.path,
         )
     write_json(out / COMPARISONS, [as_row(difference) for difference in differences])
+    write_json(out / WIN_RATES, [win_rates.as_row(one) for one in rates])
     write_json(out / NOTES, notes)
-    return publish({f"{kind}/{metric_name(one)}": one.change for one in differences}, out)
+    metrics = {f"{kind}/{metric_name(one)}": one.change for one in differences}
+    return publish(metrics | win_rates.metrics_of(kind, rates), out)
 
 
 def same_terms(before: Artifact, after: Artifact) -> tuple[str, list[str]]:
@@ -200,6 +215,25 @@ def compare(
             if chosen:
                 differences.append(difference(benchmark, quantity, condition, chosen, intervals))
     return differences
+
+
+def rate(
+    benchmark: str, compared: Sequence[Quantity], both: Pairs, intervals: Intervals
+) -> list[WinRate]:
+    """Return the win rate of every quantity that names one."""
+    found = []
+    for one in compared:
+        if one.wins:
+            rows = [
+                win_rates.verdict_row(
+                    old,
+                    win_rates.verdict(old[one.column], new[one.column], one.better or 1),
+                )
+                for old, new in both
+                if one.stands_for(old) and one.column in new
+            ]
+            found += win_rates.win_rates(one.wins, benchmark, rows, one.conditions, intervals)
+    return found
 
 
 def difference(

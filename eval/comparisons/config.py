@@ -1,4 +1,4 @@
-"""Settings of the stages compare, methods and summary. No torch here."""
+"""Settings of the stages compare, win_rate, methods and summary. No torch here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from plumbrule.config import require, require_range
 from plumbrule.runtime_config import RuntimeConfig
-from plumbrule.stage_kind import MEASURED, PlacedNode, Slot, StageKind
+from plumbrule.stage_kind import MEASURED, POLICIES, PlacedNode, Slot, StageKind
 
 
 @dataclass
@@ -18,6 +18,24 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         require_range("compare.confidence", self.confidence, 0.5, 0.9999)
+
+
+@dataclass
+class WinRateConfig:
+    """Stage `win_rate`: which of two policies' answers a judge, or a reward model, prefers."""
+
+    max_prompts: int | None = None
+    """Prompts whose answers are judged, the first ones; None: all that were answered."""
+    num_samples: int = 16
+    """Pairs of answers shown side by side in `samples.jsonl`."""
+    confidence: float = 0.95
+    """Of every interval."""
+
+    def __post_init__(self) -> None:
+        if self.max_prompts is not None:
+            require_range("win_rate.max_prompts", self.max_prompts, 1, unit="prompts")
+        require_range("win_rate.num_samples", self.num_samples, 0, unit="pairs")
+        require_range("win_rate.confidence", self.confidence, 0.5, 0.9999)
 
 
 @dataclass
@@ -74,6 +92,21 @@ COMPARE = StageKind(
         "{policy}/gold_gain",
         "{policy}/known_accuracy_change_closed",
     ),
+)
+WIN_RATE = StageKind(
+    "win_rate",
+    WinRateConfig,
+    "eval.comparisons.judged_answers:run",
+    {
+        "baseline": Slot(("eval",)),
+        "policy": Slot(("eval",)),
+        "prompts": Slot(("data",), held_out=True),
+        "judge": Slot(POLICIES, required=False),
+        "rm": Slot(("rm", "reward"), required=False),
+    },
+    measured=True,
+    headline=("{policy}/judge_win_rate", "{policy}/judge_first_share", "{policy}/rm_win_rate"),
+    needs_one_of=("judge", "rm"),
 )
 METHODS = StageKind(
     "methods",

@@ -187,5 +187,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.bbq.path,
     per_group=lambda config: config.bbq.per_group,
+    unit="questions",
     signature=prompt_signature,
 )

@@ -159,5 +159,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.classification.path,
     per_group=lambda config: config.classification.per_group,
+    unit="texts",
     signature=prompt_signature,
 )

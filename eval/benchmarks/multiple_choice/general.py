@@ -144,5 +144,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.multiple_choice.path,
     per_group=lambda config: config.multiple_choice.per_group,
+    unit="questions",
     signature=prompt_signature,
 )

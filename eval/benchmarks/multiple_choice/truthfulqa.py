@@ -174,5 +174,6 @@ BENCHMARK = Benchmark(
     headline=headline,
     folder=lambda config: config.truthfulqa.path,
     per_group=lambda config: config.truthfulqa.per_group,
+    unit="questions",
     signature=prompt_signature,
 )

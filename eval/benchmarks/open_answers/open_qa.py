@@ -131,6 +131,12 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     return known(metrics)
 
 
+def signature(config: EvalConfig) -> str:
+    """Return the longest answer and the versions that BLEU and ROUGE are of."""
+    bleu = f"bleu:sacrebleu {version('sacrebleu')}"
+    return f"tokens:{config.sampling.max_new_tokens}|{bleu}|rouge:{rouge_signature()}"
+
+
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
     """Return exact match, F1 and whether a reference stands in the answer."""
     return [
@@ -156,8 +162,6 @@ BENCHMARK = Benchmark(
     both_conditions=True,
     folder=lambda config: config.open_qa.path,
     per_group=lambda config: config.open_qa.per_group,
-    signature=lambda config: (
-        f"sacrebleu:{version('sacrebleu')}|rouge-score:{version('rouge-score')}"
-        f"|tokens:{config.sampling.max_new_tokens}"
-    ),
+    unit="questions",
+    signature=signature,
 )

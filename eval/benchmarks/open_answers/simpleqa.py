@@ -111,5 +111,6 @@ BENCHMARK = Benchmark(
     both_conditions=True,
     folder=lambda config: config.simpleqa.path,
     per_group=lambda config: config.simpleqa.per_group,
-    signature=lambda config: f"graded:rule|tokens:{config.sampling.max_new_tokens}",
+    unit="questions",
+    signature=lambda config: f"grader:rule|tokens:{config.sampling.max_new_tokens}",
 )

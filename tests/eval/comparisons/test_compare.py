@@ -192,7 +192,7 @@ def test_a_report_reads_the_same_direction_from_a_quantity_and_from_its_name():
         "halueval": [row(0, task="qa")],
         "bold": [row(0, domain="race", **{"class": "a"})],
     }
-    assert given.keys() == BENCHMARKS.keys()
+    assert given.keys() <= BENCHMARKS.keys()
     for name, rows in given.items():
         for one in BENCHMARKS[name].quantities(rows):
             assert one.better == direction(one.name), one.name

@@ -14,8 +14,8 @@ from plumbrule.store import fingerprint
 REWARDS = ["best_of_n", "feedback", "ppo", "reject", "reward"]
 """Those that open a configured reward. The stage `reward` is one itself."""
 PUBLISH = [
-    *("best_of_n", "compare", "dpo", "eval", "eval_rm", "eval_support", "methods"),
-    *("overoptimisation", "rm", "summary"),
+    *("best_of_n", "compare", "dpo", "eval", "eval_ibem", "eval_rm", "eval_support"),
+    *("methods", "overoptimisation", "rm", "summary", "win_rate"),
 ]
 """Those that publish an interval: rm and dpo have a report card, best_of_n a curve."""
 READ = ["data", "eval_rm"]
@@ -89,7 +89,7 @@ def test_code_rebuilds_those_who_compute_with_it(
         ("rlhf/best_of_n/config.py", ["best_of_n", "reject"]),
         ("rlhf/studies/config.py", ["overoptimisation"]),
         ("eval/config.py", ["eval"]),
-        ("eval/comparisons/config.py", ["compare", "methods", "summary"]),
+        ("eval/comparisons/config.py", ["compare", "methods", "summary", "win_rate"]),
     ],
 )
 def test_a_constant_of_a_config_rebuilds_its_own_stage(
