@@ -1,4 +1,4 @@
-"""Which cells a sweep has: a grid of values, with zipped axes, from a command or a file.
+"""Which cells a sweep has: a grid of values, with zipped axes, or those that a search chooses.
 
 The launcher composes all cells itself, and says in one message what is wrong with any of them.
 Hydra imports this module in every program of the environment that uses Hydra, so it imports nothing
@@ -17,7 +17,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-SETTINGS: dict[str, Any] = {"max_batch_size": None, "params": None, "zip": None, "first": None}
+NAMES = ("max_batch_size", "params", "zip", "first", "search", "trials", "study")
+SETTINGS: dict[str, Any] = dict.fromkeys(NAMES)
 
 ConfigStore.instance().store(
     group="hydra/sweeper",
@@ -32,7 +33,8 @@ class PlumbruleSweeper(Sweeper):
 
     Args: max_batch_size: cells that the launcher gets at once; None: all. params: setting ->
     values. zip: name -> settings that change together. first: overrides of the cells that come
-    first.
+    first. search: how Optuna chooses the cells; None: all are launched. trials: how many it has in
+    all. study: name of its journal.
     """
 
     def __init__(
@@ -41,8 +43,14 @@ class PlumbruleSweeper(Sweeper):
         params: Mapping[str, Any] | None = None,
         zip: Mapping[str, Any] | None = None,
         first: Any = None,
+        search: str | None = None,
+        trials: int | None = None,
+        study: str | None = None,
     ):
-        self.at_once = max_batch_size  # the rest is read from the config, which may be read again
+        self.at_once, self.search = (
+            max_batch_size,
+            search,
+        )  # the rest is read from the config, which may be read again
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -59,8 +67,11 @@ class PlumbruleSweeper(Sweeper):
         Args: arguments: the command's words for the cells, as `hydra.overrides.task` has them.
         """
         from plumbrule.cli.sweeps.grid import launch_grid
+        from plumbrule.cli.sweeps.search import launch_search
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
+        if self.search is not None:
+            return launch_search(self.loader, self.config, self.launcher.launch)
         return launch_grid(self.loader, self.config, self.launcher.launch, self.at_once)

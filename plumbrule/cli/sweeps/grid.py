@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from plumbrule.cli.messages import say
 from plumbrule.cli.sweeps.configs import own_words
-from plumbrule.config import require_range
+from plumbrule.cli.sweeps.words import require_count
 from plumbrule.errors import ConfigError
 from plumbrule.results.cells import PLANNED
 from plumbrule.results.sweep_axes import SWEEP_FILE, cells_of_sweep
@@ -35,14 +35,15 @@ def launch_grid(
     Args: config: of the sweep; its part `hydra.sweeper` is that of the file as it was last read.
     Raises: ConfigError: as `cells_of_sweep`. HydraException: a word can't be read.
     """
-    if at_once is not None:
-        require_range("sweep.at_once", at_once, 1, unit="cells")
+    require_count("at_once", at_once)
     cells = cells_of_sweep(_container(config), loader)
     launched: list[tuple[str, ...]] = []
     returned = []
     while todo := [cell for cell in cells if cell not in launched]:
         batch = todo[:at_once]
         returned.append(launch([list(cell) for cell in batch], initial_job_idx=len(launched)))
+        for one in returned[-1]:
+            _ = one.return_value  # raises what ended a cell in another launcher's process
         launched += batch
         cells = _read_again(loader, config, cells, launched)
     return returned

@@ -10,13 +10,17 @@ import shlex
 from collections.abc import Sequence
 
 from plumbrule.cli.explain import MULTIRUN
+from plumbrule.config import require, require_range
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
 from plumbrule.results.sweep_axes import EXAMPLE
 
 SETTINGS = {
     "first": "the cells that are built before the others",
-    "at_once": "how many cells are one graph; null: all",
+    "at_once": "how many cells, or trials of a search, are one graph; null: all, or one trial",
+    "search": "grid, random, tpe or gp: Optuna chooses the cells",
+    "trials": "how many a search has in all",
+    "study": "the name of a search's journal",
 }
 """Names behind `sweep.`, beside `sweep.zip.<name>`."""
 NAMES = {"at_once": "max_batch_size"}
@@ -39,6 +43,14 @@ def sweeper_words(words: Sequence[str]) -> list[str]:
             )
         out.append(_as_hydra_takes(word) if word.startswith("sweep.") else word)
     return out
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise ConfigError unless a setting of the sweep is None or a whole number from 1 on."""
+    if value is not None:
+        whole = type(value) is int
+        require(whole, f"sweep.{name}", value, "be a whole number", "change it")
+        require_range(f"sweep.{name}", int(str(value)), 1)
 
 
 def _as_hydra_takes(word: str) -> str:

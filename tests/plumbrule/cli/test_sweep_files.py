@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 
 from plumbrule.cli.composition import CONF, VERSION_BASE, composed_config, group_options, register
 from plumbrule.cli.sweeps.grid import launch_grid
+from plumbrule.cli.sweeps.search_space import space_of
+from plumbrule.cli.sweeps.study import Study
 from plumbrule.cli.sweeps.words import sweeper_words
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
@@ -40,7 +42,14 @@ def hydra_started():
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_makes_cells_that_compose(hydra_started: None, name: str) -> None:
     loader, config = sweep_config(f"sweep={name}")
-    found = cells_of_sweep(OmegaConf.to_container(config.hydra, resolve=False), loader)
+    hydra: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    found: list[Any] = []
+    if hydra["sweeper"]["search"] is None:
+        found = cells_of_sweep(hydra, loader)
+    else:
+        space = space_of(hydra, loader)
+        (trial,) = Study(None, "random", space, "ppo/gold_gain", 1, 1).ask(1)
+        found = space.cells(trial.params)
     assert len(found) > 1
     for cell in (found[0], found[-1]):
         assert compose_run(composed_config(list(cell))).config

@@ -53,23 +53,23 @@ def test_a_sweep_is_found_by_its_id_its_folder_and_its_runs_name(store: Store) -
 def test_a_zipped_axis_is_a_column_also_of_a_cell_that_is_missing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.root / "runs" / "quickstart" / "sweep"
-    axis = "sft.batch_size=8,16; sft.learning_rate=1e-4,2e-4"
+    axis = "sft.batch_size=8,16; sft.learning_rate=0.0001,0.0002"
     made_runs.plan(folder, ["seed=0,1"])
     with open(folder / "multirun.yaml", "a", encoding="utf-8") as file:
         file.write(f"  sweeper:\n    zip: {{scale: '{axis}'}}\n")
-    own = ["sft.batch_size=8", "sft.learning_rate=1e-4", "seed=0"]
-    at = {"sft.batch_size": "8", "sft.learning_rate": "1e-4"}
+    own = ["sft.batch_size=8", "sft.learning_rate=0.0001", "seed=0"]
+    at = {"sft.batch_size": "8", "sft.learning_rate": "0.0001"}
     run = made_runs.write_run(store, 0, own, {"ppo/gold_gain": 1.0})
     about = Cell(SWEEP, 0, own, None, f"quickstart/{run.name}", zipped={"scale": at})
     write_cell(folder / "cell0", about)
     found = gather(store, [SWEEP])
     assert [(cell.state, cell.seed, dict(cell.swept)) for cell in found.cells] == [
-        ("missing", "1", {"scale": "8/1e-4"}),
-        ("missing", "0", {"scale": "16/2e-4"}),
-        ("missing", "1", {"scale": "16/2e-4"}),
-        ("done", "0", {"scale": "8/1e-4"}),
+        ("missing", "1", {"scale": "8/0.0001"}),
+        ("missing", "0", {"scale": "16/0.0002"}),
+        ("missing", "1", {"scale": "16/0.0002"}),
+        ("done", "0", {"scale": "8/0.0001"}),
     ]
-    assert "sft.learning_rate=2e-4" in found.cells[1].command
+    assert "sft.learning_rate=0.0002" in found.cells[1].command
     assert list(found.frame["scale"]) == [cell.swept["scale"] for cell in found.cells]
 
 
