@@ -141,7 +141,7 @@ def read_answers(inputs: Mapping[str, Artifact], most: int | None) -> list[Answe
             raise DataError("rows must hold the response; evaluate the policy again.", path)
     file = inputs["prompts"].file(VALIDATION)
     records = {prompt.id: prompt for prompt in read_records(Prompt, file)}
-    both = pair(*rows)
+    both = pair(rows[0], rows[1])
     lost = [old["id"] for old, _ in both if old["id"] not in records]
     if lost:
         raise DataError(

@@ -47,10 +47,8 @@ class PlumbruleSweeper(Sweeper):
         trials: int | None = None,
         study: str | None = None,
     ):
-        self.at_once, self.search = (
-            max_batch_size,
-            search,
-        )  # the rest is read from the config, which may be read again
+        # The rest is read from the config, which may be read again.
+        self.at_once, self.search = max_batch_size, search
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -69,6 +67,8 @@ class PlumbruleSweeper(Sweeper):
         from plumbrule.cli.sweeps.grid import launch_grid
         from plumbrule.cli.sweeps.search import launch_search
 
+        assert self.config is not None
+        assert self.launcher is not None  # Hydra calls setup first
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")

@@ -51,7 +51,8 @@ def launch(
     words = own_words([cell.overrides for cell in cells])
     refuse_same([(c.composed.config, text, c.undone) for c, text in zip(cells, words, strict=True)])
     lookups = Lookups()
-    axes = zipped_axes(OmegaConf.to_container(master.hydra.sweeper).get("zip"))
+    sweeper: Any = OmegaConf.to_container(master.hydra.sweeper)
+    axes = zipped_axes(sweeper.get("zip"))
     zipped = [labels_of(axes, cell.overrides) for cell in cells]
     runs = [_plan(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]

@@ -123,7 +123,8 @@ def _distribution(key: str, override: Any) -> BaseDistribution:
         low, high = value.start, value.end
         whole = isinstance(low, int) and isinstance(high, int)
         if low is None or high is None or not low < high or (log and low <= 0):
-            rule = "lie above 0 on a scale of logarithms" if log and low < high else "rise"
+            rises = low is not None and high is not None and low < high
+            rule = "lie above 0 on a scale of logarithms" if log and rises else "rise"
             raise ConfigError(f"{override.input_line} must {rule}; change the ends of {key}.")
         kind: Any = IntDistribution if whole else FloatDistribution
         return kind(low, high, log=log)
