@@ -15,10 +15,10 @@ from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.machine import environment
 from plumbrule.pipeline.given_inputs import Given, read_given
 from plumbrule.pipeline.graph import Node
+from plumbrule.pipeline.planning.accepted import accepted_fingerprints, read_accepted
 from plumbrule.pipeline.planning.shared_digests import Hashed, digest_of_texts, hashed_text
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.store import attempts
-from plumbrule.store.accepted import accepted_fingerprints, read_accepted
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import (
     changed_settings,

@@ -17,8 +17,8 @@ from plumbrule.overrides import as_override
 from plumbrule.pipeline.compose import compose_run
 from plumbrule.pipeline.execute import RunContext
 from plumbrule.pipeline.planning.acceptance import accept
+from plumbrule.pipeline.planning.accepted import record_path
 from plumbrule.results.store_names import find_artifact, find_run, runs
-from plumbrule.store.accepted import record_path
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import ARTIFACTS, RUNS
 

@@ -2,8 +2,8 @@
 
 The node is built under the new code like any other: under its new fingerprint, in a folder of its
 own, with a claim and checkpoints. The older artifact is only read. Where both have the same files,
-byte by byte, a record says so (`plumbrule/store/accepted.py`); else nothing is recorded, and the
-new artifact stays, which is what the new code makes.
+byte by byte, a record says so (`accepted.py`); else nothing is recorded, and the new artifact
+stays, which is what the new code makes.
 
 Two things are no part of the comparison: manifests, which tell times and machines, and measured
 times among metrics.
@@ -21,7 +21,7 @@ from plumbrule.pipeline.execute import NodeResult, RunContext, resolve
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.plan import Planned, changed_keys, make_plan, settings_left_off
-from plumbrule.store.accepted import Accepted, write_accepted
+from plumbrule.pipeline.planning.accepted import Accepted, write_accepted
 from plumbrule.store.artifacts import Store
 from plumbrule.store.content_digests import SLOW
 from plumbrule.store.file_names import METRIC_ROWS

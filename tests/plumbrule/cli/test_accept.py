@@ -19,9 +19,9 @@ from plumbrule.pipeline.execute import RunContext, execute
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.plan import Planned, make_plan
 from plumbrule.pipeline.planning.acceptance import accept, different_files
+from plumbrule.pipeline.planning.accepted import Accepted, record_path, write_accepted
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import fingerprint
-from plumbrule.store.accepted import Accepted, record_path, write_accepted
 from plumbrule.store.artifacts import Store
 from plumbrule.store.fingerprint import PACKAGES, ROOT
 from plumbrule.store.manifests import Manifest
