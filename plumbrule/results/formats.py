@@ -62,7 +62,7 @@ def wide(table: pandas.DataFrame, metrics: Sequence[str]) -> list[list[str]]:
     if compared:
         header += [f"{metric} - baseline" for metric in metrics]
     lines = [header]
-    for group in dict.fromkeys(table["group"]):
+    for group in () if table.empty else dict.fromkeys(table["group"]):
         own = {row["metric"]: row for _, row in table[table["group"] == group].iterrows()}
         line = [group, *(estimate(own[m]) if m in own else "" for m in metrics)]
         if compared:

@@ -3,7 +3,7 @@
     <store>/artifacts/<kind>/<fingerprint>/   published artifacts (`artifacts.py`)
     <store>/runs/<run>/                       records of runs
     <store>/labels/<questions>/               what people judged
-    <store>/accepted/<kind>/                  which artifacts stand for changed code (`accepted.py`)
+    <store>/accepted/<kind>/                  which artifacts stand for changed code
 
 A stage is given the folder of its own artifact, perhaps an attempt at one (`claims.py`), and finds
 everything else of the store from there.

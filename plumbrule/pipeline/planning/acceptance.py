@@ -2,8 +2,8 @@
 
 The node is built under the new code like any other: under its new fingerprint, in a folder of its
 own, with a claim and checkpoints. The older artifact is only read. Where both have the same files,
-byte by byte, a record says so (`plumbrule/pipeline/planning/accepted.py`); else nothing is
-recorded, and the new artifact stays, which is what the new code makes.
+byte by byte, a record says so (`accepted.py`); else nothing is recorded, and the new artifact
+stays, which is what the new code makes.
 
 Two things are no part of the comparison: manifests, which tell times and machines, and measured
 times among metrics.

@@ -105,7 +105,7 @@ def test_a_submitted_sweep_is_gathered_by_its_id(tmp_path: Path) -> None:
     while "all metrics of the sweep" not in log.read_text() and time.monotonic() < until:
         time.sleep(0.2)
     assert log.read_text().startswith("plan of the sweep: 2 cells")
-    gathered = plumbrule(tmp_path, "gather", found[1])
+    gathered = plumbrule(tmp_path, "gather", found[1], "--metric", "rag/chunks")
     assert gathered.returncode == 0, gathered.stderr
     assert "chunk_words=30" in gathered.stdout
 
