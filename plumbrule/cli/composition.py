@@ -14,9 +14,12 @@ import omegaconf
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.plumbrule_launcher.launcher import PlumbruleLauncher
+from hydra_plugins.plumbrule_launcher.sweeper import PlumbruleSweeper
 from plumbrule.pipeline.experiment import DEFAULT_IS_SCHEMA, schemas
 from plumbrule.pipeline.planning.recipes import recipe_of_model
 from plumbrule.store.fingerprint import ROOT, digest
@@ -44,6 +47,9 @@ def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
     register_resolver("cell", cell_name)
     register_resolver("sweep_folder", sweep_folder)
+    for plugin in (PlumbruleLauncher, PlumbruleSweeper):
+        # Hydra looks through the folders of hydra_plugins, which an editable install has none of.
+        Plugins.instance().register(plugin)
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:
