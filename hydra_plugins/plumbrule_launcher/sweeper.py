@@ -7,6 +7,7 @@ of ours before it is asked to sweep.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,18 @@ class PlumbruleSweeper(Sweeper):
         assert self.config is not None
         assert self.launcher is not None  # Hydra calls setup first
         folder = Path(self.config.hydra.sweep.dir)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        if self.search is not None:
-            return launch_search(self.loader, self.config, self.launcher.launch)
-        return launch_grid(self.loader, self.config, self.launcher.launch, self.at_once)
+        planned = folder / "multirun.yaml"
+        OmegaConf.save(self.config, planned)
+        try:
+            if self.search is not None:
+                return launch_search(self.loader, self.config, self.launcher.launch)
+            return launch_grid(self.loader, self.config, self.launcher.launch, self.at_once)
+        except Exception:
+            if made and [path.name for path in folder.iterdir()] == [planned.name]:
+                planned.unlink()  # no cell was begun: what was refused leaves nothing
+                with contextlib.suppress(OSError):  # another command has put something there
+                    for path in made:
+                        path.rmdir()
+            raise
