@@ -109,10 +109,10 @@ def environment(folder: Path) -> Path:
         venv.create(folder, with_pip=True)
         inside = [str(python), "-c", "import site; print(site.getsitepackages()[0])"]
         packages = Path(
-            subprocess.run(inside, check=True, capture_output=True, text=True).stdout.strip()
+            subprocess.run(inside, check=True, capture_output=True, encoding="utf-8").stdout.strip()
         )
         ours = [path for path in [*site.getsitepackages(), *sys.path] if "site-packages" in path]
-        (packages / "ours.pth").write_text("\n".join(dict.fromkeys(ours)) + "\n")
+        (packages / "ours.pth").write_text("\n".join(dict.fromkeys(ours)) + "\n", encoding="utf-8")
         subprocess.run([str(python), "-m", "pip", "install", "-q", PEER], check=True)
     return python
 
@@ -150,7 +150,7 @@ def make_workload(folder: Path, given: argparse.Namespace) -> None:
             prompts.append(encode(f"{instruction}\n\n{lines}", add_special_tokens=False))
     verdicts = [encode(word, add_special_tokens=False) for word in (" Yes", " No")]
     workload = {"prompts": prompts, "verdicts": verdicts}
-    (folder / "workload.json").write_text(json.dumps(workload))
+    (folder / "workload.json").write_text(json.dumps(workload), encoding="utf-8")
 
 
 def child(python: Path, side: str, folder: Path) -> dict[str, Any]:
@@ -164,7 +164,9 @@ def child(python: Path, side: str, folder: Path) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
     }
-    done = subprocess.run(command, capture_output=True, text=True, env=surroundings, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", env=surroundings, check=False
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or not lines:
         raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -176,7 +178,7 @@ def run_ours(folder: Path) -> dict[str, Any]:
     from plumbrule.lm.generation.shared_prefixes import log_odds
     from plumbrule.lm.loading import load_policy
 
-    workload = json.loads((folder / "workload.json").read_text())
+    workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
     policy, prompts = load_policy(folder / "model"), workload["prompts"]
     yes, no = workload["verdicts"]
 
@@ -195,7 +197,7 @@ def run_peer(folder: Path, batch_size: int) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    workload = json.loads((folder / "workload.json").read_text())
+    workload = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
     model = AutoModelForCausalLM.from_pretrained(folder / "model").float().eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     peer = HFLM(

@@ -110,7 +110,7 @@ def compare(rows: int, tokens: int, vocabulary: int) -> dict[str, object]:
         for way in WAYS:
             sizes = [f"--rows={rows}", f"--tokens={tokens}", f"--vocabulary={vocabulary}"]
             command = [sys.executable, __file__, *sizes, "--only", way, "--out", f"{folder}/{way}"]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
             measured[way] = json.loads(done.stdout.splitlines()[-1])
         one, other = (load_file(f"{folder}/{way}") for way in WAYS)
     apart = {name: float((one[name] - other[name]).abs().max()) for name in one}

@@ -17,6 +17,8 @@ but for the first and last key:
 
 from __future__ import annotations
 
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
+
 import argparse
 import json
 import os

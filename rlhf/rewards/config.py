@@ -254,6 +254,11 @@ class RequireConfig:
                 require_range(f"ppo.require_rm.{name}", getattr(self, name), 0.0, 1.0)
 
 
+def _precision_of_judge(config: RewardConfig) -> tuple[str, str] | None:
+    local = config.asks_judge and config.judge_model.url is None
+    return ("judge_model.precision", config.judge_model.precision) if local else None
+
+
 STAGE = StageKind(
     "reward",
     RewardConfig,
@@ -268,4 +273,5 @@ STAGE = StageKind(
     opener="rlhf.rewards.stage:open_configured",
     reward=lambda config: config,
     check="rlhf.rewards.graph_checks:check",
+    precision=_precision_of_judge,
 )

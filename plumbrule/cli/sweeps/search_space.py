@@ -82,8 +82,8 @@ def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
             axes[key] = _distribution(key, override)
     if not axes:
         raise ConfigError(
-            "sweep.search must have something to choose; give a setting several values, as "
-            "'ppo.learning_rate=tag(log,interval(1e-6,1e-4))' or ppo.batch_size=64,128."
+            "sweep.search must have something to choose; give a setting several values or an "
+            "interval."
         )
     return Space(axes, zipped, fixed, seeds)
 
