@@ -95,7 +95,7 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     if not node.config.sets and "preferences" not in node.inputs:
         raise ConfigError(
             f"eval_rm.sets (=[]) must name a set for node {node.name}, or the node have an input "
-            "preferences; pass eval_rm.sets=[{format: rewardbench2, path: <file>}]."
+            "preferences; pass 'eval_rm.sets=[{format:rewardbench2,path:<file>}]'."
         )
     for one in node.config.sets:
         rows = read(one.format, ROLE, one.path)
