@@ -112,13 +112,19 @@ def read_sets(
 ) -> dict[str, tuple[list[Tested], list[str]]]:
     """Return the rankings of each set by its name, and notes on what was left out.
 
-    Raises: DataError: no ranking is left, an unknown protocol, or what the reader raises.
+    Raises: DataError: a set is called as an input is, no ranking is left, an unknown protocol, or
+        what the reader raises.
     """
     sets: dict[str, tuple[list[Tested], list[str]]] = {}
     for one in config.sets:
         preferences, notes = read_set(one)
         sets[one.called] = (rankings_of(one.called, preferences), notes)
     for slot, artifact in Inputs(inputs).many(ROLE).items():
+        if slot in sets:
+            raise DataError(
+                f"a set of eval_rm.sets must not be called {slot}, as an input of the node is; "
+                "give it another name."
+            )
         found = read_records(Preference, artifact.file(VALIDATION))
         sets[slot] = (rankings_of(slot, found), [])
     for name, (rankings, _) in sets.items():

@@ -236,3 +236,11 @@ def test_a_node_tests_one_thing_on_something_that_can_be_read(files, tmp_path):
     bad = written(tmp_path / "bad.jsonl", [{"input": "Q", "output_1": "a", "output_2": "b"}])
     with pytest.raises(DataError, match=r"bad.jsonl, row 1: label \(=None\) must be 1 or 2"):
         check_inputs(placed(config({"llmbar": bad}), "rm"), RUNTIME)
+
+
+def test_a_set_that_is_called_as_an_input_is_refused(files, tmp_path):
+    """Else the one would silently take the other's place."""
+    sets = [RewardSetConfig("pandalm", files["pandalm"], name="preferences")]
+    inputs = {"preferences": Artifact.of(tmp_path, "data")}
+    with pytest.raises(DataError, match="must not be called preferences, as an input"):
+        read_sets(RewardEvalConfig(sets=sets), inputs)
