@@ -37,6 +37,7 @@ from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
 from plumbrule.statistics.intervals import point
+from plumbrule.store.fingerprint import digest
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -54,6 +55,16 @@ def answers_of(item: BenchmarkItem) -> list[str]:
             f"item {item.id!r}: answers (={answers!r:.80}) must be a list of texts; repair the row."
         )
     return [answer.strip() for answer in answers]
+
+
+def source_of(item: BenchmarkItem) -> str:
+    """Return what an interval counts an item with: its group, else its passages, else itself.
+
+    Questions on one text, as in SQuAD, are answered well or badly together.
+    Raises: DataError: as `passages_of`.
+    """
+    passages = passages_of(item)
+    return item.group or (digest("\n".join(passages))[:16] if passages else item.id)
 
 
 def passages_of(item: BenchmarkItem) -> tuple[str, ...]:
@@ -88,7 +99,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         references, text = answers_of(item), episode.response
         row = {
             "id": item.id,
-            "group": item.group or item.id,
+            "group": source_of(item),
             "condition": condition,
             "exact_match": exact_match(text, references),
             "f1": word_f1(text, references),

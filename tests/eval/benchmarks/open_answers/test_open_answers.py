@@ -9,6 +9,7 @@ import pytest
 from worlds.evaluation import small_config, small_policy
 
 from eval.benchmarks.open_answers import open_qa, simpleqa
+from eval.benchmarks.open_answers.open_qa import source_of
 from eval.benchmarks.open_answers.simpleqa import CORRECT, INCORRECT, NOT_ATTEMPTED, f_score, grade
 from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
@@ -169,3 +170,14 @@ def test_a_bad_row_of_open_questions_is_named(tmp_path, change, says):
     path = written(tmp_path / "t.jsonl", json.dumps(good) + "\n" + json.dumps(good | change) + "\n")
     with pytest.raises(DataError, match=f"t.jsonl, row 2: {says}"):
         list(read("open_qa", "open_qa", path, open_qa.BENCHMARK.items))
+
+
+def test_questions_on_one_text_count_together_in_an_interval():
+    def group(number, group="", **fields):
+        return source_of(BenchmarkItem(f"q{number}", "open_qa", fields, group))
+
+    text = ["The mill stood by the river."]
+    assert group(1, passages=text) == group(2, passages=text)
+    assert group(1, passages=text) != group(2, passages=["Another text."])
+    assert [group(1), group(2)] == ["q1", "q2"]
+    assert group(1, "a", passages=text) == "a"
