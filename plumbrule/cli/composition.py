@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tempfile
@@ -45,11 +46,21 @@ _REPLACE: dict[str, Any] = {} if _BEFORE_1_4 else {"replace": True}
 
 def register() -> None:
     """Give Hydra the schema of the whole config and of each group."""
+    _register_schemas()
     register_resolver("cell", cell_name)
     register_resolver("sweep_folder", sweep_folder)
     for plugin in (PlumbruleLauncher, PlumbruleSweeper):
         # Hydra looks through the folders of hydra_plugins, which an editable install has none of.
         Plugins.instance().register(plugin)
+    store = ConfigStore.instance()
+    for choice in group_options("model"):  # Hydra 1.4 has no resolvers in a defaults list
+        recipe = {"defaults": [recipe_of_model(choice, CONF)]}
+        store.store(group="recipe", name=f"{OF_MODEL}{choice}", node=recipe, **_REPLACE)
+
+
+@functools.cache
+def _register_schemas() -> None:
+    """Give Hydra the schemas once: to make them takes as long as to compose."""
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:
@@ -58,9 +69,6 @@ def register() -> None:
                 store.store(group=group, name="default", node=schema, **_REPLACE)
         else:
             store.store(name="run_schema", node=schema, **_REPLACE)
-    for choice in group_options("model"):  # Hydra 1.4 has no resolvers in a defaults list
-        recipe = {"defaults": [recipe_of_model(choice, CONF)]}
-        store.store(group="recipe", name=f"{OF_MODEL}{choice}", node=recipe, **_REPLACE)
 
 
 def register_resolver(name: str, resolver: Callable[..., str]) -> None:

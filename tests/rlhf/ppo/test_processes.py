@@ -224,6 +224,7 @@ def test_weights_that_are_spread_learn_what_whole_ones_do(
     assert torch.allclose(whole, parts, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_weights_that_are_spread_resume_and_are_averaged(tmp_path: Path) -> None:
     """Killed after update 3, with checkpoints after 2 and 4; against whole weights never killed."""
     whole, spread = tmp_path / "whole", tmp_path / "spread"

@@ -53,7 +53,12 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("executor", "needs"), [("local", "loky"), ("submitit_local", "submitit"), ("ray", "ray")]
+    ("executor", "needs"),
+    [
+        ("local", "loky"),
+        pytest.param("submitit_local", "submitit", marks=pytest.mark.slow),
+        ("ray", "ray"),
+    ],
 )
 def test_two_workers_publish_the_same_bytes(
     tmp_path: Path, serial: dict[str, bytes], executor: str, needs: str
@@ -90,8 +95,12 @@ def killed(vectors):
     ("executor", "needs", "how"),
     [
         ("local", "loky", "its process ended without an answer (out of memory?)"),
-        ("submitit_local", "submitit", "ended without an answer ("),
-        ("ray", "ray", "its Ray task was lost (WorkerCrashedError"),
+        pytest.param(
+            "submitit_local", "submitit", "ended without an answer (", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "ray", "ray", "its Ray task was lost (WorkerCrashedError", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_process_that_is_killed_fails_its_own_node(
