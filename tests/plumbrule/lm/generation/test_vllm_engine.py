@@ -18,6 +18,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import with_adapter
 from plumbrule.lm.config import AdapterConfig, SamplingConfig
 from plumbrule.lm.generation import Sample
+from plumbrule.lm.generation.vllm.engine_script import READ_AT_ONCE
 from plumbrule.lm.generation.vllm.vllm_sampler import VLLMSampler
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.logprobs import logprobs, pad_rows
@@ -92,6 +93,17 @@ def test_copies_of_a_prompt_differ_and_a_key_gives_the_same_tokens(sampler: VLLM
     assert second == first
     alone = sampler(policy, [prompt] * 3, sampling=WARM, keys=keys[4:7])
     assert [s.tokens for s in alone] == [s.tokens for s in first[4:7]]
+
+
+def test_more_prompt_tokens_than_a_step_reads(python: Path) -> None:
+    """A prompt that no longer fits waits for the next step: generators on a CPU can't wind back."""
+    policy = world.policy()
+    prompts = [[4 + (i * k + i // 12) % 12 for k in range(1, 56)] for i in range(200)]
+    assert sum(map(len, prompts)) > 2 * READ_AT_ONCE
+    few = SamplingConfig(temperature=0.7, max_new_tokens=2, batch_size=200)
+    with opened(python) as sampler:
+        samples = sampler(policy, prompts, sampling=few, keys=range(200))
+    assert largest_gap(policy, prompts, samples) < 1e-4
 
 
 def test_after_a_change_of_weights_the_engine_is_the_new_policy(sampler: VLLMSampler) -> None:
