@@ -31,5 +31,5 @@ def run(options: argparse.Namespace) -> None:
     print(f"{found.row['group']}: {told}")
     for cell in found.cells:
         value = number(cell.metrics.get(options.metric, math.nan))
-        print(f"  seed {cell.seed}  {value}  {cell.folder}")
+        print(f"  {cell.repeat}  {value}  {cell.folder}")
         print(f"    {cell.command}")

@@ -134,6 +134,10 @@ def _watch(ray: Any, graph: Graph, futures: dict[Any, tuple[Job, Path]]) -> None
             for job, begun in left.values():
                 if job.key not in graph.running and begun.exists():
                     graph.start(job)
+            stopped = graph.look()
+            for future, (job, _) in left.items():
+                if job in stopped:
+                    ray.cancel(future, force=False)
     except BaseException:
         _cancel(ray, left)
         raise

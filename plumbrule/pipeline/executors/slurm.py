@@ -134,6 +134,10 @@ class Jobs:
                 remove_pickles(found)
             elif key not in self.graph.running and log.exists():
                 self.graph.start(job)
+        stopped = self.graph.look()
+        for job, found, _ in self.submitted.values():
+            if job in stopped:
+                found.cancel(check=False)
 
     def _outcome(self, job: Job, found: Any, log: Path) -> Outcome:
         try:

@@ -179,7 +179,18 @@ TWICE_SEEDED = tuple([f"seed={seed}", f"ppo.seed={own}"] for seed in (0, 1) for 
 """Values of one setting that two words of the command reach."""
 
 
-@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED])
+ROWS = Path(__file__).resolve().parents[2] / "sft" / "data" / "folds.jsonl"
+FOLDED = tuple(
+    [
+        *("experiment=own", f"dataset.path={ROWS}", "run.goals=[sft]", "folds=3"),
+        *(f"fold={fold}", f"seed={seed}", "sft.batch_size=4"),
+    ]
+    for fold in (0, 1, 2)
+    for seed in (0, 1)
+)
+
+
+@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED, FOLDED])
 def test_cells_are_what_composing_each_by_itself_gives(
     hydra_loader: tuple[object, DictConfig], cells: tuple[list[str], ...]
 ) -> None:
