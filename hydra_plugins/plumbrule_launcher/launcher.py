@@ -45,7 +45,7 @@ class PlumbruleLauncher(Launcher):
 
         Args: early_stop: may want cells stopped before they are done; an `EarlyStop`.
         """
-        from plumbrule.cli.sweeps.launch import launch
+        from plumbrule.cli.sweeps.launch_cells import launch
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from plumbrule.cli.composition import CONF
 from plumbrule.cli.messages import describe_stop, say
 from plumbrule.cli.plan_page import print_plan, tracking_line
-from plumbrule.cli.sweeps.cells import SweepCell, leave_failure
+from plumbrule.cli.sweeps.cell_files import SweepCell, leave_failure
 from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Pruned
 from plumbrule.machine.accelerators import require_device
 from plumbrule.pipeline import run_record

@@ -2,8 +2,8 @@
 
 One rule for a mean and for a paired difference: an interval over seeds or folds is told from three
 on. Student's quantile of two is 12.7 deviations, which says nothing that the two numbers do not
-say, and a p-value of two pairs no more. Where cells differ by fold, the seeds of a fold are averaged
-first, and the interval is one over folds (`plumbrule/statistics/folds.py`).
+say, and a p-value of two pairs no more. Where cells differ by fold, the seeds of a fold are
+averaged first, and the interval is one over folds (`plumbrule/statistics/folds.py`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Repeats(NamedTuple):
 
     @classmethod
     def of(cls, measured: Sequence[Measured]) -> Repeats:
-        """Return what runs come to; those of one fold are averaged where there are several folds."""
+        """Return what runs come to; where there are several folds, one number for each."""
         by_fold: dict[str, list[float]] = {}
         for one in measured:
             by_fold.setdefault(one.fold, []).append(one.value)

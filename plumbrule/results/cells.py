@@ -48,8 +48,8 @@ class RunCell:
 
     folder: of its run, or of the cell where no run is known; None: it left nothing. record: its
     `run.json`, {} without one. swept: the settings in which the gathered cells differ, by key, the
-    seed and fold left out, zipped ones under the name of their axis. zipped: as in `Cell`. error: why it is
-    not done. log: the last lines that it left.
+    seed and fold left out, zipped ones under the name of their axis. zipped: as in `Cell`. error:
+    why it is not done. log: the last lines that it left.
     """
 
     overrides: tuple[str, ...]

@@ -95,8 +95,8 @@ def summarise(
 ) -> pandas.DataFrame:
     """Return a row per group and metric.
 
-    Columns: group, the swept settings, metric, n, mean, low, high, over (seeds, folds or items), iqm,
-    iqm_low, iqm_high, mean_low, mean_high (the bootstrap's), better (1: higher, -1: lower, 0:
+    Columns: group, the swept settings, metric, n, mean, low, high, over (seeds, folds or items),
+    iqm, iqm_low, iqm_high, mean_low, mean_high (the bootstrap's), better (1: higher, -1: lower, 0:
     neither). With a baseline also pairs, difference, difference_low, difference_high, p, p_holm
     (over the groups of a metric), improvement, improvement_low, improvement_high.
     A run whose metric is no finite number does not count. Unknown numbers are NaN.

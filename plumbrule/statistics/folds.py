@@ -22,9 +22,7 @@ ROUNDING = 1e-12
 """Of the largest figure: those that spread by less are equal."""
 
 
-def fold_interval(
-    values: Sequence[float], folds: int, confidence: float = CONFIDENCE
-) -> Interval:
+def fold_interval(values: Sequence[float], folds: int, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of one number per fold (n,) with the corrected Student's t interval.
 
     Args: folds: k, of which some may be missing. One fold, and folds that all give the same, have

@@ -1,10 +1,11 @@
 """Stopping trials of a search early: their curves, as they grow, held against those of others.
 
 Optuna's pruners decide (the median of Golovin et al. 2017, Google Vizier, section 3.2, and
-asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). What they are told is a metric of
-`metrics.jsonl` at each update, of the trial's first cell: every trial has the same seeds and folds
-in the same order, so like is held against like, whether cells are built side by side or one after
-the other. A trial that is stopped leaves its checkpoints; its other cells are stopped or not begun.
+asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). What they are told is a metric
+of `metrics.jsonl` at each update, of the trial's first cell: every trial has the same seeds and
+folds in the same order, so like is held against like, whether cells are built side by side or one
+after the other. A trial that is stopped leaves its checkpoints; its other cells are stopped or not
+begun.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ class Pruning:
                 self._would_prune(curve, row)
 
     def why(self, job: Job, users: Sequence[Member]) -> str:
-        """Return why a job is to be stopped: all runs that need it are of stopped trials; else ""."""
+        """Return why a job is to be stopped: all runs that need it are of stopped trials.
+
+        "": it goes on.
+        """
         reasons = [self._curve_of(member).pruned for member in users]
         return reasons[0] if reasons and all(reasons) else ""
 

@@ -19,8 +19,8 @@ MOST_DIGITS = 6
 
 class Space(NamedTuple):
     """axes: setting, or name of a zipped axis -> its values. zipped: name of an axis -> position as
-    tables have it -> overrides. fixed: overrides of every cell. repeats: `seed` and `fold` where they
-    have several values, over which a trial is the mean -> these.
+    tables have it -> overrides. fixed: overrides of every cell. repeats: `seed` and `fold` where
+    they have several values, over which a trial is the mean -> these.
     """
 
     axes: Mapping[str, BaseDistribution]

@@ -68,9 +68,7 @@ def _fold_words(word: str, words: Sequence[str], sweeps: bool) -> list[str]:
     """Return `folds`, and `fold` with a value for each unless the command has some."""
     count = word.removeprefix(FOLDS)
     whole = count.isdecimal() and 2 <= int(count) <= MOST_FOLDS
-    require(
-        whole, "data.folds", count, f"be a whole number from 2 to {MOST_FOLDS}", "change it"
-    )
+    require(whole, "data.folds", count, f"be a whole number from 2 to {MOST_FOLDS}", "change it")
     if not sweeps:
         raise ConfigError(
             f"{word} must stand in a sweep; write plumbrule -m {word}, or for one fold of them "

@@ -7,7 +7,7 @@ import json
 import math
 
 from plumbrule.cli.verbs import add_store, store_of
-from plumbrule.results.best import ENDS, best
+from plumbrule.results.best_group import ENDS, best
 from plumbrule.results.formats import estimate, number
 
 

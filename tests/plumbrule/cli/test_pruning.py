@@ -1,4 +1,4 @@
-"""Trials of a search that are stopped early: who decides, how they end, and what is left of them."""
+"""Trials of a search that are stopped early: who decides, how they end, and what is left."""
 
 from __future__ import annotations
 
@@ -157,22 +157,28 @@ def test_another_launcher_can_stop_no_cell(tmp_path: Path) -> None:
     sweeper = {**settings(), "search": "random", "trials": 2}
     hydra = {"sweeper": sweeper, "overrides": {"task": ["a=1,2"]}, "sweep": {"dir": str(tmp_path)}}
     config = OmegaConf.create({"hydra": hydra, "run": {"objective": GAIN, "dry": False}})
-    with pytest.raises(ConfigError, match=r"sweep.pruner \(=median\) must have hydra/launcher=plum"):
+    with pytest.raises(
+        ConfigError, match=r"sweep.pruner \(=median\) must have hydra/launcher=plum"
+    ):
         launch_search(None, config, lambda *cells, **more: [])
 
 
-SEARCH = (
-    "-m",
+TINY = (
     "experiment=rehearsal",
     "debug=fast",
     "run.only=base",
     "tracking=jsonl",
     "runtime.threads=1",
-    "sweep.search=grid",
-    "sweep.pruner=median",
-    "sweep.pruner_metric=base/loss",
-    "sweep.pruner_trials=1",
-    "run.objective=base/loss",
+    *("atlas.num_known=16", "atlas.num_after=12", "model.hidden_size=16", "model.num_layers=1"),
+    *("base.batch_tokens=64", "base.sequence_tokens=64", "base.optimizer=adamw"),
+    *("base.steps=600", "base.save_every=20"),
+)
+SEARCH = (
+    "-m",
+    *TINY,
+    *("base.learning_rate=0.003,0.0000001", "sweep.search=grid", "run.objective=base/loss"),
+    *("sweep.pruner=median", "sweep.pruner_metric=base/train_loss", "sweep.pruner_trials=1"),
+    "sweep.pruner_start=60",
 )
 
 
@@ -185,3 +191,54 @@ def plumbrule(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "executor",
+    [
+        "serial",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("local", "submitit_local", "ray")
+        ),
+    ],
+)
+def test_a_pruned_trial_ends_cleanly_and_can_go_on(tmp_path: Path, executor: str) -> None:
+    done = plumbrule(tmp_path, *SEARCH, f"executor={executor}", "executor.workers=1")
+    assert done.returncode == 0, done.stderr
+    assert "1 trials done, 0 failed, 1 pruned; best is trial 0" in done.stderr
+    assert "trial 1 (base.learning_rate=1e-07): pruned: base/train_loss " in done.stderr
+    backend = optuna.storages.journal.JournalFileBackend(
+        str(tmp_path / "runs" / "rehearsal" / "sweep" / "study.journal")
+    )
+    study = optuna.load_study(
+        study_name="plumbrule", storage=optuna.storages.JournalStorage(backend)
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    newest = max(study.trials[1].intermediate_values)
+    assert 60 <= newest < 600
+    assert len(list(tmp_path.glob("artifacts/base/*/manifest.json"))) == 1
+    (attempt,) = tmp_path.glob("artifacts/base/*.build/*/metrics.jsonl")
+    assert len(attempt.read_text(encoding="utf-8").splitlines()) < 600
+    assert not list(tmp_path.rglob("claim.json"))  # nobody builds any more
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
+    assert sorted(record["state"] for record in records) == ["done", "pruned"]
+    assert not list(tmp_path.glob("runs/*/sweep/*/failure.json"))
+    # gather says so, and that nothing failed
+    gathered = plumbrule(tmp_path, "gather", "rehearsal")
+    assert gathered.returncode == 0, gathered.stderr
+    assert "pruned: base.learning_rate=1e-07 seed=0: base/train_loss" in gathered.stdout
+    # and it goes on from its newest checkpoint
+    if executor == "local":
+        whole = plumbrule(tmp_path, *TINY, "base.learning_rate=1e-07")
+        assert whole.returncode == 0, whole.stderr
+        assert "base: resuming base/" in whole.stderr
+
+
+def test_a_dry_plan_says_what_stops_trials(tmp_path: Path) -> None:
+    done = plumbrule(tmp_path, *SEARCH, "run.dry=true")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "search: grid, 2 trials by the lowest base/loss; pruner: median by base/train_loss of "
+        "metrics.jsonl, from update 60 on, once 1 trials are done"
+    ) in done.stdout

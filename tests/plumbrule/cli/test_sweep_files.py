@@ -69,7 +69,12 @@ def test_words_of_the_sweep_become_settings_of_its_sweeper() -> None:
 
 
 def test_folds_are_an_axis_of_a_sweep() -> None:
-    assert sweeper_words(["-m", "data.folds=3", "seed=0"]) == ["-m", "folds=3", "fold=range(3)", "seed=0"]
+    assert sweeper_words(["-m", "data.folds=3", "seed=0"]) == [
+        "-m",
+        "folds=3",
+        "fold=range(3)",
+        "seed=0",
+    ]
     own = ["-m", "data.folds=3", "fold=0,2"]
     assert sweeper_words(own) == ["-m", "folds=3", "fold=0,2"]
 

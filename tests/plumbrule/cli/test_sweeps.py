@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from plumbrule.cli.composition import CONF, SWEEP_FOLDERS, VERSION_BASE, composed_config, register
 from plumbrule.cli.main import main
-from plumbrule.cli.sweeps.cells import SWEEP
+from plumbrule.cli.sweeps.cell_files import SWEEP
 from plumbrule.cli.sweeps.configs import compose_cells
-from plumbrule.cli.sweeps.launch import require_folders_apart
+from plumbrule.cli.sweeps.launch_cells import require_folders_apart
 from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run

@@ -157,9 +157,7 @@ def test_a_zipped_axis_is_a_column_of_runs_that_are_gathered_by_name(
     for place, (batch, rate) in enumerate((("8", "1e-4"), ("16", "2e-4"))):
         at = {"sft.batch_size": batch, "sft.learning_rate": rate}
         own = [f"{key}={value}" for key, value in at.items()]
-        made_runs.write_run(
-            store, place, own, {"ppo/gold_gain": 1.0 + place}, zipped={"scale": at}
-        )
+        made_runs.write_run(store, place, own, {"ppo/gold_gain": 1.0 + place}, zipped={"scale": at})
     cells = gather(store, ["quickstart"]).cells
     assert [dict(cell.swept) for cell in cells] == [{"scale": "8/1e-4"}, {"scale": "16/2e-4"}]
     verbs.main(["ls", "--store", str(tmp_path)])

@@ -27,7 +27,7 @@ from plumbrule.data.records import (
     read_records,
     write_records,
 )
-from plumbrule.data.splits import in_held_out_share, normalise, start_of
+from plumbrule.data.splits import fold_of, in_held_out_share, normalise, start_of
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
@@ -156,9 +156,10 @@ def test_folds_that_can_not_be_are_refused(pairs, tmp_path):
         folded(tmp_path / "one", "prompts", tmp_path / "one.jsonl", 0, 5)
     few = [Prompt(f"p{i}", chat(f"Say {i}")) for i in range(2)]
     write_records(few, tmp_path / "few.jsonl")
-    with pytest.raises(DataError, match=r"the split \(fold=\d of folds=20, split_seed=0\) of 2 rows"):
-        for fold in range(20):
-            folded(tmp_path / "few", "prompts", tmp_path / "few.jsonl", fold, 20)
+    empty = min(set(range(20)) - {fold_of(start_of(row), 20, 0) for row in few})
+    says = rf"the split \(fold={empty} of folds=20, split_seed=0\) of 2 rows in 2 conversations"
+    with pytest.raises(DataError, match=says):
+        folded(tmp_path / "few", "prompts", tmp_path / "few.jsonl", empty, 20)
     sides = tmp_path / "sides"
     sides.mkdir()
     for name in ("train", "validation"):

@@ -20,8 +20,8 @@ from plumbrule.cli.messages import say
 from plumbrule.cli.progress_table import start_table
 from plumbrule.cli.runs import Run, require_ready
 from plumbrule.cli.submitted import take_log
-from plumbrule.cli.sweep import note_folder
-from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.cell_files import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.command import note_folder
 from plumbrule.cli.sweeps.configs import CellConfig, compose_cells, own_words
 from plumbrule.cli.sweeps.sweep_plan import print_sweep_plan
 from plumbrule.cli.sweeps.undone import refuse_same
