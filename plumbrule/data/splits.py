@@ -32,6 +32,7 @@ from plumbrule.data.records import (
     Record,
 )
 
+MOST_FOLDS = 100
 _CHAT_TEXT = re.compile(
     r"\s*(?:<\|bos\|>)?(?:\s*<\|system\|>.*?)?\s*<\|user\|>(?P<turn>.*?)"
     r"(?=<\|(?:assistant|user|system|eos)\|>|\Z)",

@@ -28,7 +28,6 @@ from plumbrule.store.hub import FORM
 from plumbrule.store.input_names import is_of_slot
 from plumbrule.store.packaged_files import shipped_world
 from plumbrule.store.source_files import is_hub_data
-from sft.data.config import DataConfig
 
 
 def check(config: RunConfig, nodes: list[Node]) -> None:
@@ -122,7 +121,7 @@ def check_folds(config: RunConfig, nodes: Iterable[Node]) -> None:
     if config.folds is None:
         return
     data = [node.config for node in nodes if STAGES[node.kind].prepares_data]
-    split = [one for one in data if isinstance(one, DataConfig) and one.is_split]
+    split = [one for one in data if not isinstance(one, Given) and one.is_split]
     require(
         bool(split),
         "folds",
@@ -222,8 +221,8 @@ def check_held_out(config: RunConfig, node: PlacedNode) -> None:
 VALIDATION_SHARE = "dataset.validation_share"
 
 
-def _holds_out(config: DataConfig) -> bool:
-    """Return whether some rows will be held out, as far as file names tell."""
+def _holds_out(config: Any) -> bool:
+    """Return whether a data node will hold some rows out, as far as file names tell."""
     dataset = config.dataset
     if config.fold is not None or dataset.validation_share > 0 or dataset.path is None:
         return True

@@ -9,6 +9,7 @@ from plumbrule.config import CONTENT, require, require_choice, require_range
 from plumbrule.data.annotators import MERGES
 from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.readers import READERS, has_reader, source_digest
+from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.stage_kind import StageKind
 from plumbrule.store.hub import hub_data, is_commit
 from plumbrule.store.source_files import is_hub_data
@@ -16,8 +17,6 @@ from sft.data.selection import TIES, Fold
 
 ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
 """Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
-
-MOST_FOLDS = 100
 
 
 @dataclass

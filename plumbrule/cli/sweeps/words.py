@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from plumbrule.cli.explain import MULTIRUN
 from plumbrule.config import require, require_range
+from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
 from plumbrule.results.sweep_axes import EXAMPLE
-from sft.data.config import MOST_FOLDS
 
 SETTINGS = {
     "first": "the cells that are built before the others",

@@ -182,7 +182,7 @@ TWICE_SEEDED = tuple([f"seed={seed}", f"ppo.seed={own}"] for seed in (0, 1) for 
 ROWS = Path(__file__).resolve().parents[2] / "sft" / "data" / "folds.jsonl"
 FOLDED = tuple(
     [
-        *("experiment=own", f"dataset.path={ROWS}", "run.goals=[sft]", "folds=3"),
+        *("experiment=own", f"dataset.path={ROWS}", "model=micro", "run.goals=[sft]", "folds=3"),
         *(f"fold={fold}", f"seed={seed}", "sft.batch_size=4"),
     ]
     for fold in (0, 1, 2)
