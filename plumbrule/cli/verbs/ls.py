@@ -107,7 +107,7 @@ def list_runs(
         print(json.dumps(records))
     elif rows:
         header = ("run", "state", "time", "tags", "zipped", "command")
-        shown = [header, *rows]
+        shown: list[tuple[str, ...]] = [header, *rows]
         if not any(row[ZIPPED] for row in rows):
             shown = [(*row[:ZIPPED], *row[ZIPPED + 1 :]) for row in shown]
         print("\n".join(_table(shown, right=(2,))))
