@@ -57,8 +57,8 @@ def build_here(graph: Graph, job: Job, say: Callable[[str], None]) -> None:
 def interrupting(graph: Graph) -> Iterator[None]:
     """Look beside the main thread whether a search wants the node that it builds stopped.
 
-    A signal then raises Pruned in it, which also ends the wait for a child (`claims.py` does so
-    too): once, and not while the node's end is written down.
+    A signal then raises Pruned in it, which also ends the wait for a child, as a lost claim does
+    (`plumbrule/store/claims.py`): once, and not while the node's end is written down.
     """
     main = threading.main_thread()
     if graph.early_stop is None or threading.current_thread() is not main:
