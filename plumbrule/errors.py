@@ -54,6 +54,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: whoever runs jobs wants this one to end; as Ctrl-C, all is left in order first."""
 
 
+class Pruned(KeyboardInterrupt):
+    """A search has stopped a run early: what it left stands, and it is no failure."""
+
+
 class NeedsInput(Exception):
     """A stage that waits for a person: the run ends with exit code 3 and says what it awaits.
 

@@ -25,8 +25,7 @@ from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.plan import make_plan
 from plumbrule.pipeline.stages import STAGES
-from plumbrule.results import best as best_group
-from plumbrule.results import gathered, run_diff
+from plumbrule.results import best_group, gathered, run_diff
 from plumbrule.results import unused as unused_files
 from plumbrule.results.cells import every_run, gather_cells
 from plumbrule.results.store_names import find_artifact, find_run

@@ -242,7 +242,7 @@ MUTANTS: list[OtherMutant] = [
     OtherMutant(
         "statistics",
         "best takes the lowest for the highest",
-        "plumbrule/results/best.py",
+        "plumbrule/results/best_group.py",
         'sign = 1 if sought == "highest" else -1',
         'sign = -1 if sought == "highest" else 1',
         (f"{VERBS}::test_best_goes_by_which_way_is_better_and_names_its_runs",),

@@ -8,6 +8,7 @@ environment that uses Hydra, so it imports nothing of ours before it is asked to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
@@ -35,15 +36,21 @@ class PlumbruleLauncher(Launcher):
         self.config, self.hydra_context = config, hydra_context
 
     def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,
+        early_stop: Any = None,
     ) -> Sequence[JobReturn]:
-        """Carry the cells out and return the objective of each, NaN of one that failed."""
-        from plumbrule.cli.sweeps.launch import launch
+        """Carry the cells out and return the objective of each, NaN of one that failed.
+
+        Args: early_stop: may want cells stopped before they are done; an `EarlyStop`.
+        """
+        from plumbrule.cli.sweeps.launch_cells import launch
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         loader = self.hydra_context.config_loader
-        objectives = launch(loader, self.config, job_overrides, initial_job_idx)
+        objectives = launch(loader, self.config, job_overrides, initial_job_idx, early_stop)
         return [
             JobReturn(
                 overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=objective

@@ -18,7 +18,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-NAMES = ("max_batch_size", "params", "zip", "first", "search", "trials", "study")
+from hydra_plugins.plumbrule_launcher.launcher import PlumbruleLauncher
+
+PRUNER = ("pruner", "pruner_metric", "pruner_start", "pruner_trials", "pruner_factor")
+NAMES = ("max_batch_size", "params", "zip", "first", "search", "trials", "study", *PRUNER)
 SETTINGS: dict[str, Any] = dict.fromkeys(NAMES)
 
 ConfigStore.instance().store(
@@ -35,7 +38,8 @@ class PlumbruleSweeper(Sweeper):
     Args: max_batch_size: cells that the launcher gets at once; None: all. params: setting ->
     values. zip: name -> settings that change together. first: overrides of the cells that come
     first. search: how Optuna chooses the cells; None: all are launched. trials: how many it has in
-    all. study: name of its journal.
+    all. study: name of its journal. pruner: what stops trials early, and its settings
+    (`plumbrule/cli/sweeps/pruning.py`).
     """
 
     def __init__(
@@ -47,6 +51,11 @@ class PlumbruleSweeper(Sweeper):
         search: str | None = None,
         trials: int | None = None,
         study: str | None = None,
+        pruner: str | None = None,
+        pruner_metric: str | None = None,
+        pruner_start: int | None = None,
+        pruner_trials: int | None = None,
+        pruner_factor: int | None = None,
     ):
         # The rest is read from the config, which may be read again.
         self.at_once, self.search = max_batch_size, search
@@ -77,7 +86,8 @@ class PlumbruleSweeper(Sweeper):
         OmegaConf.save(self.config, planned)
         try:
             if self.search is not None:
-                return launch_search(self.loader, self.config, self.launcher.launch)
+                own = isinstance(self.launcher, PlumbruleLauncher)
+                return launch_search(self.loader, self.config, self.launcher.launch, own)
             return launch_grid(self.loader, self.config, self.launcher.launch, self.at_once)
         except Exception:
             if made and [path.name for path in folder.iterdir()] == [planned.name]:

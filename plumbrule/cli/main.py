@@ -42,8 +42,8 @@ from plumbrule.cli.messages import explain_permission, say
 from plumbrule.cli.progress_table import start_table
 from plumbrule.cli.runs import Run, new_run_id, plan_run, require_ready
 from plumbrule.cli.submitted import COMMAND_LOG, take_log
-from plumbrule.cli.sweep import check_cells, end_sweep, note_folder
-from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.cell_files import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.command import check_cells, end_sweep, note_folder
 from plumbrule.cli.sweeps.words import sweeper_words
 from plumbrule.errors import NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.pipeline import plugins

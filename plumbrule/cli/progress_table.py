@@ -44,6 +44,8 @@ class Lines:
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Say what failed."""
+        if outcome.state == "pruned":
+            self.say(f"{job.name} pruned: {first_line(outcome)}")
         if outcome.state == "failed":
             self.say(f"{job.name} failed: {first_line(outcome)}; what does not need it goes on")
 
@@ -64,7 +66,7 @@ class Counts(Lines):
     ):
         super().__init__(say)
         self.total, self.words, self.expected = total, words, dict(expected or {})
-        self.done = self.cached = self.blocked = 0
+        self.done = self.cached = self.blocked = self.pruned = 0
         self.running: dict[str, tuple[str, float]] = {}
         """Fingerprint -> what is shown of the node, and when it began by the monotonic clock."""
         self.failed: list[tuple[str, str]] = []
@@ -90,7 +92,10 @@ class Counts(Lines):
         if outcome.state == "blocked":
             self.blocked += 1
             return
-        if outcome.error is not None:
+        if outcome.state == "pruned":
+            self.pruned += 1
+            self.changed(f"{self.named(job)}: pruned: {first_line(outcome)}")
+        elif outcome.error is not None:
             self.failed.append((self.named(job), first_line(outcome)))
             self.changed(f"{self.named(job)} {outcome.state}: {first_line(outcome)}")
         else:
@@ -105,6 +110,7 @@ class Counts(Lines):
         """Return how many nodes there are of each state, and the time that is left if known."""
         told = [f"{self.done} done", f"{self.cached} cached", f"{len(self.running)} running"]
         told += [f"{len(self.failed)} failed"] if self.failed else []
+        told += [f"{self.pruned} pruned"] if self.pruned else []
         told += [f"{self.blocked} blocked"] if self.blocked else []
         left = self.seconds_left()
         told += [f"about {duration(left)} left"] if left is not None else []

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from plumbrule.cli.composition import CONF
 from plumbrule.cli.messages import describe_stop, say
 from plumbrule.cli.plan_page import print_plan, tracking_line
-from plumbrule.cli.sweeps.cells import SweepCell, leave_failure
-from plumbrule.errors import DataError, NeedsInput, PlumbruleError
+from plumbrule.cli.sweeps.cell_files import SweepCell, leave_failure
+from plumbrule.errors import DataError, NeedsInput, PlumbruleError, Pruned
 from plumbrule.machine.accelerators import require_device
 from plumbrule.pipeline import run_record
 from plumbrule.pipeline.compose import Composed, compose_run
@@ -142,6 +142,7 @@ class Run:
             seconds,
             self.composed.goals,
         )
+        whole |= self._zipped()
         run_record.write_reports(whole, built, self.folder)
         write_json(self.folder / RUN_RECORD, whole)
         self._recorded = True
@@ -178,12 +179,18 @@ class Run:
         finally:
             tracker, self._tracker = self._tracker, None
             if tracker is not None:
-                tracker.finish(None, None, failed=not isinstance(error, NeedsInput))
+                tracker.finish(None, None, failed=not isinstance(error, NeedsInput | Pruned))
 
     def _opening(self) -> dict[str, Any]:
         """Return the record of a run that is not done; `planned` keeps its artifacts from `gc`."""
         planned = [f"{one.node.kind}/{one.fingerprint}" for one in self.plan]
-        return {**run_record.opening(self.config, self.overrides, self.run_id), "planned": planned}
+        opened = run_record.opening(self.config, self.overrides, self.run_id)
+        return {**opened, **self._zipped(), "planned": planned}
+
+    def _zipped(self) -> dict[str, Any]:
+        """Return the zipped axes of a cell, for its record."""
+        zipped = {} if self.cell is None else dict(self.cell.about.zipped)
+        return {"zipped": zipped} if zipped else {}
 
 
 def plan_run(cfg: DictConfig, overrides: list[str], cell: SweepCell | None = None) -> Run:
@@ -243,6 +250,8 @@ def describe_end(error: BaseException, store: Store) -> dict[str, str]:
         if error.path.is_relative_to(store.root):
             ended["awaits"] = str(error.path.relative_to(store.root))
         return ended
+    if isinstance(error, Pruned):
+        return {"state": "pruned", "error": str(error)}
     if isinstance(error, KeyboardInterrupt):
         return {"state": "stopped", "error": f"{STOPPED}{describe_stop(error)}"}
     return {"state": "failed", "error": str(error)}

@@ -9,6 +9,9 @@ repeats, their letters decide: `10²` is not `102`, nor `Polish` `polish`.) The 
 nothing else, neither role nor file nor neighbours, which gives three properties at once: the same
 prompt is never on both sides; preferences, prompts, demonstrations and corpus of one source agree
 on what is held out; and adding rows moves none. The price is that a share is met on average only.
+
+The same hash cuts a source into folds of equal shares (`fold_of`): fold 0 of 10 is what a share of
+0.1 holds out. Folds are disjoint, and together they are all rows.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from plumbrule.data.records import (
     Record,
 )
 
+MOST_FOLDS = 100
 _CHAT_TEXT = re.compile(
     r"\s*(?:<\|bos\|>)?(?:\s*<\|system\|>.*?)?\s*<\|user\|>(?P<turn>.*?)"
     r"(?=<\|(?:assistant|user|system|eos)\|>|\Z)",
@@ -102,8 +106,18 @@ def prompt_of(row: Record | Mapping[str, Any], spelling: Callable[[str], str] = 
 
 def in_held_out_share(start: str, share: float, seed: int) -> bool:
     """Return whether the conversation of that (normalised) start belongs to the held-out share."""
+    return _place(start, seed) < share * 2.0**64
+
+
+def fold_of(start: str, folds: int, seed: int) -> int:
+    """Return which of `folds`, from 0, the conversation of that (normalised) start belongs to."""
+    return (_place(start, seed) * folds) >> 64
+
+
+def _place(start: str, seed: int) -> int:
+    """Return where a conversation lies among all: a whole number below 2**64."""
     digest = hashlib.sha256(f"split {seed}\n{start}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+    return int.from_bytes(digest[:8], "big")
 
 
 def bootstrap_cluster(prompt_id: str, meta: Mapping[str, Any]) -> str:

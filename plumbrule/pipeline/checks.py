@@ -36,6 +36,7 @@ def check(config: RunConfig, nodes: list[Node]) -> None:
     Args: nodes: to be built or given, inputs before users.
     """
     check_datasets(config)
+    check_folds(config, nodes)
     every = place(nodes)
     own = [node for node in every if node.given is None]
     check_world(config, own)
@@ -115,6 +116,38 @@ def unread_settings(format: str) -> tuple[str, ...]:
     return FORMATS[format].unread_settings if format in FORMATS else ()
 
 
+def check_folds(config: RunConfig, nodes: Iterable[Node]) -> None:
+    """Raise ConfigError where folds are asked for and a source can't be cut into them."""
+    if config.folds is None:
+        return
+    data = [node.config for node in nodes if STAGES[node.kind].prepares_data]
+    split = [one for one in data if not isinstance(one, Given) and one.is_split]
+    require(
+        bool(split),
+        "folds",
+        config.folds,
+        "be left out where no node to be built holds rows of its data out",
+        "take it out, or build a node that reads rankings, demonstrations or prompts",
+    )
+    for one in split:
+        own = one.dataset.format == ATLAS or _brings_own_split(one.dataset)
+        require(
+            not own,
+            "folds",
+            config.folds,
+            f"be left out where the source of {one.role} brings its own held-out rows",
+            "give that role one file without them, as experiment=own dataset.path=<file>",
+        )
+
+
+def _brings_own_split(dataset: DatasetConfig) -> bool | None:
+    """Return whether a source holds rows out itself, as far as file names tell; None: not known."""
+    try:
+        return brings_own_split(dataset.format, str(dataset.path))
+    except DataError:
+        return None  # the fingerprint of the path says what is wrong with it
+
+
 NO_TABLES = (".tsv", ".txt", ".xlsx", ".xls", ".arrow", ".zip", ".tar.gz", ".pkl")
 """Endings of files that people give and no reader of ours reads."""
 
@@ -174,7 +207,7 @@ def check_held_out(config: RunConfig, node: PlacedNode) -> None:
             source = source.inputs[like]
         if source.given is not None:
             continue  # its stage counts the rows
-        if STAGES[source.kind].prepares_data and not _holds_out(source.config.dataset):
+        if STAGES[source.kind].prepares_data and not _holds_out(source.config):
             role = source.config.role
             require(
                 False,
@@ -188,14 +221,12 @@ def check_held_out(config: RunConfig, node: PlacedNode) -> None:
 VALIDATION_SHARE = "dataset.validation_share"
 
 
-def _holds_out(dataset: DatasetConfig) -> bool:
-    """Return whether some rows will be held out, as far as file names tell."""
-    if dataset.validation_share > 0 or dataset.path is None:
+def _holds_out(config: Any) -> bool:
+    """Return whether a data node will hold some rows out, as far as file names tell."""
+    dataset = config.dataset
+    if config.fold is not None or dataset.validation_share > 0 or dataset.path is None:
         return True
-    try:
-        return brings_own_split(dataset.format, dataset.path) is not False
-    except DataError:
-        return True  # the fingerprint of the path says what is wrong with it
+    return _brings_own_split(dataset) is not False
 
 
 def check_gathered(node: PlacedNode) -> None:

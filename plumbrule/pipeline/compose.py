@@ -239,7 +239,10 @@ def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> Data
     dataset, items = source_of(config, role), items_of(role)
     per_group = BENCHMARKS[role].per_group(config.eval) if items is not None else None
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
-    return DataConfig(role, dataset, atlas, items, per_group)
+    made = DataConfig(role, dataset, atlas, items, per_group)
+    if made.is_split and config.fold is not None:  # what is used whole is shared by all folds
+        made = dataclasses.replace(made, folds=config.folds, fold=config.fold)
+    return made
 
 
 def _one_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from plumbrule.errors import (
     NeedsInput,
     PlumbruleError,
+    Pruned,
     Terminated,
     TrainingError,
 )
@@ -240,7 +241,7 @@ def _build(
         )
     except BaseException as error:
         if tracker is not None:
-            tracker.finish({}, failed=not isinstance(error, NeedsInput))
+            tracker.finish({}, failed=not isinstance(error, NeedsInput | Pruned))
         if not isinstance(error, Terminated):
             claim.check()
         if not isinstance(error, KeyboardInterrupt | NeedsInput | PlumbruleError):

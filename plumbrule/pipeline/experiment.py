@@ -19,7 +19,7 @@ from plumbrule.pipeline.planning.recipes import RecipeConfig
 from plumbrule.pipeline.stages import LINKS, SECTIONS
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.config import TrackingConfig
-from sft.data.config import DatasetConfig
+from sft.data.config import DatasetConfig, require_folds
 
 if TYPE_CHECKING:
     from eval.config import EvalConfig
@@ -86,6 +86,11 @@ class RunConfig:
 
     seed: int = 0
     """What experiments vary; stages read it through their own `seed`."""
+    folds: int | None = None
+    """Of k-fold cross-validation: equal parts that the conversations of each source are cut into.
+    -m data.folds=5 has a cell for each. None: `dataset.validation_share` is held out."""
+    fold: int | None = None
+    """Which of the folds is held out, from 0; None: there are none."""
     run: RunSection = field(default_factory=RunSection)
     nodes: dict[str, Any] = field(default_factory=dict)
     """Name -> NodeConfig. Typed by `read_nodes` rather than here: Hydra can't add an entry to a
@@ -100,6 +105,9 @@ class RunConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     executor: ExecutorConfig = field(default_factory=ExecutorConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        require_folds(self.folds, self.fold)
 
     if TYPE_CHECKING:  # what the pipeline itself reads of stages, for whoever checks types
         base: BaseConfig = field(default_factory=BaseConfig)

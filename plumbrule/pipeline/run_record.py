@@ -43,6 +43,7 @@ def opening(config: RunConfig, overrides: list[str], run_id: str) -> dict[str, A
         "overrides": [o for o in overrides if not o.lstrip("+").startswith("run.store=")],
         "seed": config.run.seeds[0] if config.run.seeds else config.seed,
         "seeds": list(config.run.seeds) or [config.seed],
+        **({} if config.fold is None else {"fold": config.fold, "folds": config.folds}),
         "objective": config.run.objective,
         "notes": list(config.run.notes),
         "git": environment.git_state(),

@@ -2,9 +2,9 @@
 
 Each cell leaves `cell.json` in its own folder of the sweep, also where a launcher runs cells in
 other processes, and the command that started the sweep reads them when all are done. Cells that
-differ only by `seed` are one row: the mean over seeds with Student's interval. A cell with one
-seed keeps the interval of its own items, and says so: it tells nothing about other seeds. No bound
-lies where its metric can't.
+differ only by `seed` or `fold` are one row: the mean over seeds or folds with an interval
+(`repeats.py`). A cell with one seed keeps the interval of its own items, and says so: it tells
+nothing about other seeds. No bound lies where its metric can't.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from plumbrule.report.metric_wording import direction, within
-from plumbrule.statistics import seed_interval
+from plumbrule.report.repeats import (
+    FEWEST,
+    FOLDS,
+    ITEMS,
+    SEEDS,
+    Measured,
+    Repeats,
+    is_repeat,
+    repeat_words,
+    setting_of,
+)
 from plumbrule.store.json_files import read_json, write_json
 
 CELL = "cell.json"
 STOPPED = "stopped by "
 """How the error of a run or a cell begins that a person or a system stopped."""
-FEWEST_SEEDS = 3
-"""From which an interval over seeds is told: Student's quantile of two is 12.7 deviations."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
 """Ends of the headline metrics that the printed table has; the CSV has all."""
 
@@ -32,6 +40,7 @@ SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accura
 class Cell:
     """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
     where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
+    pruned: why a search stopped it early, "" where none did.
     zipped: name of a zipped axis -> its settings and their values of this cell.
     """
 
@@ -45,17 +54,28 @@ class Cell:
     error: str = ""
     awaits: str = ""
     zipped: dict[str, dict[str, str]] = field(default_factory=dict)
+    pruned: str = ""
 
     @property
     def seed(self) -> str:
         """The seed as text, "" where the sweep sets none."""
-        return next((o.partition("=")[2] for o in self.overrides if _is_seed(o)), "")
+        return setting_of(self.overrides, "seed")
+
+    @property
+    def repeat(self) -> str:
+        """What tells it from others of its group, as words."""
+        return repeat_words(self.seed or "default", setting_of(self.overrides, "fold"))
+
+    def measured(self, metric: str) -> Measured:
+        """Return a metric of it, of which it has a number."""
+        fold, folds = (setting_of(self.overrides, key) for key in ("fold", "folds"))
+        return Measured(self.metrics[metric], fold, folds)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one cell. over: what the interval is over, seeds or items; low and high are
-    None where there is none, and n counts seeds or, over items, runs.
+    """One metric of one cell. over: what the interval is over, seeds, folds or items; low and high
+    are None where there is none, and n counts seeds, folds or, over items, runs.
     """
 
     cell: str
@@ -94,11 +114,11 @@ def find_cells(folders: Iterable[Path], sweep: str) -> tuple[list[Cell], Path | 
 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
-    """Return for each cell the overrides that not all cells have, the seed left out."""
+    """Return for each cell the overrides that not all cells have, seed and fold left out."""
     every = [with_labels(cell.overrides, cell.zipped) for cell in cells]
     shared = set.intersection(*map(set, every)) if len(cells) > 1 else set()
     return [
-        " ".join(o for o in own if o not in shared and not _is_seed(o)) or "(all alike)"
+        " ".join(o for o in own if o not in shared and not is_repeat(o)) or "(all alike)"
         for own in every
     ]
 
@@ -115,7 +135,7 @@ def label_words(zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:
-    """Return a row for each cell (all its seeds) and headline metric; a failed one has none.
+    """Return a row for each cell (all seeds and folds) and headline metric; a failed one has none.
 
     A run whose metric is no finite number does not count.
     """
@@ -126,32 +146,33 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
     rows = []
     for name, alike in groups.items():
         for metric in dict.fromkeys(m for c in alike for m in c.headline):
-            runs = [c.metrics for c in alike if math.isfinite(c.metrics.get(metric, math.nan))]
+            runs = [cell for cell in alike if math.isfinite(cell.metrics.get(metric, math.nan))]
             if runs:
                 rows.append(_row(name, metric, runs))
     return rows
 
 
-def _row(cell: str, metric: str, runs: Sequence[Mapping[str, float]]) -> Row:
+def _row(name: str, metric: str, runs: Sequence[Cell]) -> Row:
     if len(runs) == 1:
-        low, high = (runs[0].get(f"{metric}_{end}") for end in ("low", "high"))
-        return Row(cell, metric, runs[0][metric], *within(metric, low, high), "items", 1)
-    found = seed_interval([run[metric] for run in runs])
-    known = len(runs) >= FEWEST_SEEDS and found.low == found.low
-    low, high = within(metric, found.low, found.high) if known else (None, None)
-    return Row(cell, metric, found.value, low, high, "seeds", len(runs))
+        own = runs[0].metrics
+        low, high = (own.get(f"{metric}_{end}") for end in ("low", "high"))
+        return Row(name, metric, own[metric], *within(metric, low, high), ITEMS, 1)
+    repeats = Repeats.of([cell.measured(metric) for cell in runs])
+    found = repeats.interval()
+    low, high = within(metric, found.low, found.high) if found.is_bounded else (None, None)
+    return Row(name, metric, found.value, low, high, repeats.over, len(repeats.values))
 
 
 def interval_text(row: Row) -> str:
     """Return a row's interval as the table has it, or why it has none."""
     if row.low is not None and row.high is not None:
         return f"[{row.low:.4g}, {row.high:.4g}]"
-    return "too few seeds" if row.over == "seeds" and row.n < FEWEST_SEEDS else ""
+    return f"too few {row.over}" if row.over != ITEMS and row.n < FEWEST else ""
 
 
 def over_text(row: Row) -> str:
-    """Return what a row's interval is over: seeds, or the items of the only run."""
-    return f"{row.n} seeds" if row.over == "seeds" else "items of 1 run"
+    """Return what a row's interval is over: seeds, folds, or the items of the only run."""
+    return "items of 1 run" if row.over == ITEMS else f"{row.n} {row.over}"
 
 
 def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | None:
@@ -192,14 +213,19 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
     ]
     lines += [
         f"{'stopped' if cell.error.startswith(STOPPED) else 'failed'}: {name} "
-        f"seed={cell.seed or 'default'}: {cell.error}"
+        f"{cell.repeat}: {cell.error}"
         for name, cell in zip(names_of(cells), cells, strict=True)
         if cell.error
     ]
     lines += [
-        f"waiting: {name} seed={cell.seed or 'default'}: {cell.awaits}"
+        f"waiting: {name} {cell.repeat}: {cell.awaits}"
         for name, cell in zip(names_of(cells), cells, strict=True)
         if cell.awaits
+    ]
+    lines += [
+        f"pruned: {name} {cell.repeat}: {cell.pruned}"
+        for name, cell in zip(names_of(cells), cells, strict=True)
+        if cell.pruned
     ]
     best = best_of(rows, objective)
     if best is not None:
@@ -218,10 +244,11 @@ def undecided(best: Row, rows: Sequence[Row], end: str) -> str:
     second = max((row for row in rows if row is not best), key=lambda r: sign * r.mean)
     ends = (best.low, best.high, second.low, second.high)
     if None in ends:
-        return f"; whether it differs from {second.cell} is not known: too few seeds"
+        few = FOLDS if FOLDS in (best.over, second.over) else SEEDS
+        return f"; whether it differs from {second.cell} is not known: too few {few}"
     apart = best.low > second.high if sign > 0 else best.high < second.low  # type: ignore[operator]
     told = "" if apart else f"; no more than the intervals allow from the second, {second.cell}"
-    return told + ("; one seed each" if best.over == "items" else "")
+    return told + ("; one seed each" if best.over == ITEMS else "")
 
 
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:
@@ -231,7 +258,3 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
         writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _is_seed(override: str) -> bool:
-    return override.lstrip("+").partition("=")[0] == "seed"

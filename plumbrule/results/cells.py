@@ -17,6 +17,7 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.report.contents import command_of
+from plumbrule.report.repeats import Measured, is_repeat, repeat_words, setting_of
 from plumbrule.report.sweep_table import CELL, STOPPED, Cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
 from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
@@ -34,18 +35,21 @@ LOG_BYTES = 2**16
 """At the end of a log, among which its last lines are."""
 APART = ("run.store=", "tracking=", "tracking.", "executor=", "executor.")
 """Beginnings of overrides that change no number: they tell no cells apart."""
+ENDED = ("done", "pruned")
+"""States of cells that need no more to be done for them."""
 ALIKE = "(all alike)"
-"""The name of cells that differ by nothing but their seed."""
+"""The name of cells that differ by nothing but seed and fold."""
 
 
 @dataclass(frozen=True)
 class RunCell:
-    """One cell. overrides: of its command. state: done, failed, stopped, waiting, running, missing.
+    """One cell. overrides: of its command. state: done, pruned (stopped early by a search), failed,
+    stopped, waiting, running, missing.
 
     folder: of its run, or of the cell where no run is known; None: it left nothing. record: its
     `run.json`, {} without one. swept: the settings in which the gathered cells differ, by key, the
-    seed left out, zipped ones under the name of their axis. zipped: as in `Cell`. error: why it is
-    not done. log: the last lines that it left.
+    seed and fold left out, zipped ones under the name of their axis. zipped: as in `Cell`. error:
+    why it is not done. log: the last lines that it left.
     """
 
     overrides: tuple[str, ...]
@@ -64,8 +68,25 @@ class RunCell:
     @property
     def seed(self) -> str:
         """The seed as text: that of its overrides, else of its record; "" where none is known."""
-        own = [value_of(o) for o in self.overrides if key_of(o) == "seed"]
-        return own[-1] if own else str(self.record.get("seed", ""))
+        return self._repeat("seed")
+
+    @property
+    def fold(self) -> str:
+        """The fold that it held out as text, from 0; "" without cross-validation."""
+        return self._repeat("fold")
+
+    def measured(self, metric: str) -> Measured:
+        """Return a metric of it, of which it has a number."""
+        return Measured(self.metrics[metric], self.fold, self._repeat("folds"))
+
+    def _repeat(self, setting: str) -> str:
+        own = setting_of(self.overrides, setting)
+        return own or str(self.record.get(setting, ""))
+
+    @property
+    def repeat(self) -> str:
+        """What tells it from others of its group, as words: `seed=0 fold=1`."""
+        return repeat_words(self.seed, self.fold)
 
     @property
     def name(self) -> str:
@@ -105,7 +126,7 @@ def gather_cells(store: Store, words: Sequence[str]) -> list[RunCell]:
         )
     unique = {cell.folder or _identity(cell.overrides): cell for cell in found}
     cells = [_with_log(store, cell) for cell in _told_apart(list(unique.values()))]
-    return sorted(cells, key=lambda cell: cell.state == "done")
+    return sorted(cells, key=lambda cell: cell.state in ENDED)
 
 
 def every_run(store: Store) -> list[RunCell]:
@@ -212,6 +233,7 @@ def _of_cell(store: Store, path: Path, cell: Cell) -> RunCell:
         state = "stopped" if cell.error.startswith(STOPPED) else "failed"
     else:
         state = "waiting" if cell.awaits else "done" if cell.run else "missing"
+        state = "pruned" if cell.pruned else state
     return RunCell(
         tuple(cell.overrides),
         state,
@@ -220,7 +242,7 @@ def _of_cell(store: Store, path: Path, cell: Cell) -> RunCell:
         (record or {}).get("metrics", cell.metrics),
         tuple(cell.headline),
         cell.objective,
-        cell.error or cell.awaits,
+        cell.error or cell.awaits or cell.pruned,
     )
 
 
@@ -275,9 +297,22 @@ def _of_record(folder: Path, record: Mapping[str, Any]) -> RunCell:
     metrics = record.get("metrics", {}) if state == "done" else {}
     headline = tuple(record.get("headline", ()))
     overrides = tuple(record["overrides"])
+    objective, zipped = record.get("objective"), zipped_of(record)
     return RunCell(
-        overrides, state, folder, record, metrics, headline, record.get("objective"), error
+        overrides, state, folder, record, metrics, headline, objective, error, zipped=zipped
     )
+
+
+def zipped_of(record: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """Return the zipped axes that a run's record tells of: name -> setting -> value."""
+    zipped = record.get("zipped")
+    axes = zipped.values() if isinstance(zipped, dict) else ()
+    sound = all(isinstance(at, dict) and all(map(_is_text, at.values())) for at in axes)
+    return zipped if sound and isinstance(zipped, dict) else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _told_apart(cells: Sequence[RunCell]) -> list[RunCell]:
@@ -288,7 +323,7 @@ def _told_apart(cells: Sequence[RunCell]) -> list[RunCell]:
     ]
     shared = set.intersection(*map(set, words)) if len(cells) > 1 else set()
     keys = dict.fromkeys(
-        key_of(o) for own in words for o in own if o not in shared and key_of(o) != "seed"
+        key_of(o) for own in words for o in own if o not in shared and not is_repeat(o)
     )
     told = []
     for cell, own in zip(cells, words, strict=True):

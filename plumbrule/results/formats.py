@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plumbrule.report.sweep_table import FEWEST_SEEDS
-from plumbrule.results.cells import RunCell
+from plumbrule.report.repeats import FEWEST, FOLDS, ITEMS
+from plumbrule.results.cells import ENDED, RunCell
 
 if TYPE_CHECKING:
     import pandas
@@ -32,11 +32,12 @@ def number(value: float) -> str:
 def estimate(row: Mapping[str, Any]) -> str:
     """Return a mean, its interval and n, as `0.5 [0.1, 0.9] (n=3)`; one run says what it is."""
     bounds = _bounds(row["low"], row["high"])
-    if row["n"] == 1:
+    if row["over"] == ITEMS:
         rest = f"{bounds} over its items" if bounds else ""
         return f"{number(row['mean'])} (n=1{',' if rest else ''}{rest})"
-    why = ", too few seeds" if row["n"] < FEWEST_SEEDS else ", no spread"
-    return f"{number(row['mean'])}{bounds or why} (n={row['n']})"
+    why = f", too few {row['over']}" if row["n"] < FEWEST else ", no spread"
+    folds = " folds" if row["over"] == FOLDS else ""
+    return f"{number(row['mean'])}{bounds or why} (n={row['n']}{folds})"
 
 
 def difference(row: Mapping[str, Any]) -> str:
@@ -137,12 +138,21 @@ def write_tables(
 
 
 def unfinished_lines(cells: Sequence[RunCell]) -> list[str]:
-    """Return what is to be said of the cells that are not done: their log, and what reruns them."""
+    """Return what is to be said of the cells that are not done: their log, and what reruns them.
+
+    Those that a search stopped early need no more than a line (`pruned_lines`).
+    """
     lines = []
     for cell in cells:
-        if cell.state != "done":
-            seed = f" seed={cell.seed}" if cell.seed else ""
-            lines.append(f"{cell.state}: {cell.name}{seed}")
+        if cell.state not in ENDED:
+            repeat = f" {cell.repeat}" if cell.repeat else ""
+            lines.append(f"{cell.state}: {cell.name}{repeat}")
             lines += [f"  | {line}" for line in cell.log]
             lines.append(f"  run it again: {cell.command}")
     return lines
+
+
+def pruned_lines(cells: Sequence[RunCell]) -> list[str]:
+    """Return a line for each cell that a search stopped early."""
+    own = [cell for cell in cells if cell.state == "pruned"]
+    return [f"pruned: {cell.name} {cell.repeat}: {cell.error}" for cell in own]

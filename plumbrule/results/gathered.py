@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plumbrule.errors import ArtifactError
 from plumbrule.report.optional_files import read_jsonl
-from plumbrule.results.cells import RunCell, gather_cells
+from plumbrule.results.cells import ENDED, RunCell, gather_cells
 from plumbrule.results.collapse import collapse_signs
 from plumbrule.results.formats import write_tables
 from plumbrule.results.tables import (
@@ -33,18 +33,20 @@ MOST_NAME = 60
 
 
 class NodeRows(NamedTuple):
-    """Rows that a node of a cell left. group, seed: of the cell."""
+    """Rows that a node of a cell left. group: of the cell. repeat: its seed and fold as words."""
 
     group: str
-    seed: str
+    repeat: str
     node: str
     rows: Sequence[dict[str, Any]]
 
 
 class Gathered(NamedTuple):
-    """Cells and what was made of them. shown: metrics of a printed table. unfinished: not done.
+    """Cells and what was made of them. shown: metrics of a printed table. unfinished: neither done
+    nor pruned.
 
-    baseline: name of the group that others are compared with. collapsed: (group and seed, sign).
+    baseline: name of the group that others are compared with. collapsed: (group, seed and fold; and
+    sign).
     """
 
     name: str
@@ -59,8 +61,8 @@ class Gathered(NamedTuple):
 
     @property
     def unfinished(self) -> list[RunCell]:
-        """The cells that are not done."""
-        return [cell for cell in self.cells if cell.state != "done"]
+        """The cells that are neither done nor stopped early by a search."""
+        return [cell for cell in self.cells if cell.state not in ENDED]
 
 
 def gather(
@@ -80,7 +82,7 @@ def gather(
     table = summarise(cells, names, base)
     curves = [found for cell in cells if (found := curves_of(store, cell)) is not None]
     collapsed = [
-        (f"{one.group} seed={one.seed}", sign)
+        (f"{one.group} {one.repeat}", sign)
         for one in curves
         if one.node.partition("@")[0] not in ("sft",)
         for sign in collapse_signs(one.rows)
@@ -114,7 +116,7 @@ def curves_of(store: Store, cell: RunCell) -> NodeRows | None:
             if about["kind"] == kind:
                 rows = _published(store, about, METRIC_ROWS)
                 if rows:
-                    return NodeRows(cell.name, cell.seed, name, rows)
+                    return NodeRows(cell.name, cell.repeat, name, rows)
     return None
 
 

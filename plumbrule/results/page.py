@@ -55,6 +55,7 @@ def render(found: Gathered, store: Store) -> str:
         name=found.name,
         unfinished=found.unfinished,
         num_cells=len(found.cells),
+        folded=any(cell.fold for cell in found.cells),
         collapsed=found.collapsed,
         baseline=found.baseline,
         rows=[] if found.table.empty else [_row(row) for _, row in found.table.iterrows()],
@@ -93,7 +94,8 @@ def _cell(cell: RunCell, metrics: Sequence[str]) -> dict[str, Any]:
     run = f"{cell.folder.parent.name}/{cell.folder.name}" if cell.folder and cell.record else ""
     numbers = [cell.metrics.get(metric, math.nan) for metric in metrics]
     shown = [(value, number(value)) for value in numbers]
-    return {"name": cell.name, "seed": cell.seed, "state": cell.state, "run": run, "numbers": shown}
+    repeat = {"seed": cell.seed, "fold": cell.fold}
+    return {"name": cell.name, **repeat, "state": cell.state, "run": run, "numbers": shown}
 
 
 def _swept_figures(found: Gathered) -> list[dict[str, Any]]:
@@ -180,14 +182,14 @@ def _parallel(
         axes.append(Axis(key, places, dict(enumerate(values))))
     for metric in metrics[:MOST_FIGURES]:
         axes.append(Axis(metric, [c.metrics.get(metric, math.nan) for _, c in runs], {}))
-    names = [f"{name} seed={cell.seed}" for name, cell in runs]
+    names = [f"{name} {cell.repeat}" for name, cell in runs]
     return draw_lines(axes, names, [colours[name] for name, _ in runs])
 
 
 def _profiles(
     groups: Mapping[str, Sequence[RunCell]], colours: Mapping[str, int], metrics: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return a performance profile per metric of the groups that have more than one seed."""
+    """Return a performance profile per metric of the groups that have more than one run."""
     figures = []
     for metric in metrics[:MOST_FIGURES]:
         scores = {
@@ -219,18 +221,18 @@ def _profiles(
             for name, values in scores.items()
         ]
         figure = {"title": metric, "x": metric, "series": series}
-        figures.append(_drawn(figure, f"share of seeds whose {metric} lies above"))
+        figures.append(_drawn(figure, f"share of runs whose {metric} lies above"))
     return figures
 
 
 def _samples(groups: Mapping[str, Sequence[RunCell]], store: Store) -> list[dict[str, Any]]:
-    """Return prompts with the answer of one seed of each group, side by side."""
+    """Return prompts with the answer of one run of each group, side by side."""
     sides: dict[str, dict[Any, dict[str, Any]]] = {}
     for name, cells in list(groups.items())[:MOST_GROUPS]:
         rows = samples_of(store, cells[0])
         keyed = {(r.get("benchmark"), r.get("condition"), r.get("id")): r for r in rows}
         if keyed:
-            sides[f"{name} seed={cells[0].seed}"] = keyed
+            sides[f"{name} {cells[0].repeat}"] = keyed
     if not sides:
         return []
     first = next(iter(sides.values()))

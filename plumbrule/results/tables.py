@@ -1,7 +1,8 @@
 """Tables of cells: a row per cell, and a row per group of seeds and metric with its intervals.
 
-A group is what differs by its seed alone. Of a group with one seed the interval is that of the
-run's own items and says so (`over`); it tells nothing about other seeds.
+A group is what differs by its seed, or by the fold that it holds out, alone. Of a group with one
+run the interval is that of the run's own items and says so (`over`); it tells nothing about other
+seeds.
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from plumbrule.errors import ConfigError, listed
 from plumbrule.report.metric_wording import direction, within
-from plumbrule.report.sweep_table import FEWEST_SEEDS, SHOWN
+from plumbrule.report.repeats import FEWEST, FOLDS, ITEMS, Repeats
+from plumbrule.report.sweep_table import SHOWN
 from plumbrule.results.cells import RunCell
 from plumbrule.results.nearest_names import nearest
 from plumbrule.statistics import (
     Interval,
     bootstrap_interval,
+    fold_p_value,
     holm,
     improvement_interval,
     interquartile_mean,
     paired_p_value,
-    seed_interval,
 )
 
 if TYPE_CHECKING:
@@ -35,23 +37,29 @@ OWN_COLUMNS = ("group", "seed", "state", "run", "command", "error")
 
 
 def groups_of(cells: Iterable[RunCell]) -> dict[str, list[RunCell]]:
-    """Return the done cells by group, in their order; of several of one seed the last counts."""
+    """Return the done cells by group, in their order; of several of one seed and fold the last
+    counts.
+    """
     groups: dict[str, dict[str, RunCell]] = {}
     for cell in cells:
         if cell.state == "done":
             own = groups.setdefault(cell.name, {})
-            own[cell.seed or f"unknown {len(own)}"] = cell
+            own[cell.repeat or f"unknown {len(own)}"] = cell
     return {name: list(own.values()) for name, own in groups.items()}
 
 
 def frame_of(cells: Sequence[RunCell]) -> pandas.DataFrame:
-    """Return a row per cell: its group, swept settings (as text), seed, state, run and metrics."""
+    """Return a row per cell: its group, swept settings (as text), seed, fold where there are any,
+    state, run and metrics.
+    """
     import pandas
 
     rows = []
+    folded = any(cell.fold for cell in cells)
     for cell in cells:
         run = f"{cell.folder.parent.name}/{cell.folder.name}" if cell.folder and cell.record else ""
-        about = {"group": cell.name, **cell.swept, "seed": cell.seed, "state": cell.state}
+        about = {"group": cell.name, **cell.swept, "seed": cell.seed}
+        about |= ({"fold": cell.fold} if folded else {}) | {"state": cell.state}
         rows.append({**about, "run": run, "command": cell.command, "error": cell.error})
     table = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(OWN_COLUMNS))
     numbers = pandas.DataFrame([dict(cell.metrics) for cell in cells], dtype="float64")
@@ -87,8 +95,8 @@ def summarise(
 ) -> pandas.DataFrame:
     """Return a row per group and metric.
 
-    Columns: group, the swept settings, metric, n, mean, low, high, over (seeds or items), iqm,
-    iqm_low, iqm_high, mean_low, mean_high (the bootstrap's), better (1: higher, -1: lower, 0:
+    Columns: group, the swept settings, metric, n, mean, low, high, over (seeds, folds or items),
+    iqm, iqm_low, iqm_high, mean_low, mean_high (the bootstrap's), better (1: higher, -1: lower, 0:
     neither). With a baseline also pairs, difference, difference_low, difference_high, p, p_holm
     (over the groups of a metric), improvement, improvement_low, improvement_high.
     A run whose metric is no finite number does not count. Unknown numbers are NaN.
@@ -102,10 +110,10 @@ def summarise(
     rows = []
     for name, alike in groups.items():
         for metric in metrics:
-            values = _finite(alike, metric)
-            if values:
+            measured = _finite(alike, metric)
+            if measured:
                 row = {"group": name, **alike[0].swept, "metric": metric}
-                row |= _spread(metric, values, alike)
+                row |= _spread(metric, measured)
                 if base is not None:
                     row |= _difference(metric, groups[base], alike, same=name == base)
                 rows.append(row)
@@ -114,10 +122,11 @@ def summarise(
         return table
     others = table["group"] != base
     if not (table.loc[others, "pairs"] > 0).any():
-        told = {cell.seed for cell in groups[base]}
+        told = {cell.repeat for cell in groups[base]}
         raise ConfigError(
-            f"--baseline (={baseline}) must have a seed in common with another group; its seeds "
-            f"are {listed(sorted(told))}. Run the others with these, or name another baseline."
+            f"--baseline (={baseline}) must have a seed in common with another group, and a fold "
+            f"where there are any; it has {listed(sorted(told))}. Run the others with these, or "
+            "name another baseline."
         )
     table["p_holm"] = math.nan
     for metric in metrics:
@@ -151,29 +160,28 @@ def _has_all(swept: Mapping[str, str], words: str) -> bool:
     return bool(words.strip()) and not left.strip()
 
 
-def _finite(cells: Sequence[RunCell], metric: str) -> list[float]:
-    values = (cell.metrics.get(metric, math.nan) for cell in cells)
-    return [value for value in values if math.isfinite(value)]
+def _finite(cells: Sequence[RunCell], metric: str) -> list[RunCell]:
+    return [cell for cell in cells if math.isfinite(cell.metrics.get(metric, math.nan))]
 
 
-def _spread(metric: str, values: Sequence[float], cells: Sequence[RunCell]) -> dict[str, Any]:
-    """Return the mean and the interquartile mean of a group's seeds with their intervals.
+def _spread(metric: str, cells: Sequence[RunCell]) -> dict[str, Any]:
+    """Return the mean and the interquartile mean of a group's seeds or folds with their intervals.
 
-    Two seeds have no Student's interval: its quantile is 12.7 deviations.
+    Folds have no bootstrap: they share most of the rows that they train on, so their spread alone
+    says too little.
     """
-    n = len(values)
-    if n == 1:
-        (own,) = [c.metrics for c in cells if math.isfinite(c.metrics.get(metric, math.nan))]
-        low, high, over = own.get(f"{metric}_low"), own.get(f"{metric}_high"), "items"
-    else:
-        found = seed_interval(values)
-        low, high, over = found.low, found.high, "seeds"
-        if n < FEWEST_SEEDS:
-            low = high = math.nan
+    repeats = Repeats.of([cell.measured(metric) for cell in cells])
+    n, over, found = len(repeats.values), repeats.over, repeats.interval()
+    low, high = found.low, found.high
+    if len(cells) == 1:
+        own, over = cells[0].metrics, ITEMS
+        low, high = (own.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
     bounds = within(metric, *(None if x is None or x != x else x for x in (low, high)))
-    row: dict[str, Any] = {"n": n, "mean": sum(values) / n, **_named("", *bounds), "over": over}
-    iqm = bootstrap_interval(values, interquartile_mean)
-    mean = bootstrap_interval(values)
+    row: dict[str, Any] = {"n": n, "mean": found.value, **_named("", *bounds), "over": over}
+    iqm = bootstrap_interval(repeats.values, interquartile_mean)
+    mean = bootstrap_interval(repeats.values)
+    if over == FOLDS:
+        iqm, mean = (one._replace(low=math.nan, high=math.nan) for one in (iqm, mean))
     row |= {"iqm": iqm.value, **_named("iqm_", iqm.low, iqm.high)}
     return row | _named("mean_", mean.low, mean.high) | {"better": direction(metric)}
 
@@ -189,23 +197,38 @@ def _named(prefix: str, low: float | None, high: float | None) -> dict[str, floa
 def _difference(
     metric: str, base: Sequence[RunCell], other: Sequence[RunCell], same: bool
 ) -> dict[str, Any]:
-    """Return how a group differs from the baseline, seed by seed."""
+    """Return how a group differs from the baseline, seed by seed, and fold by fold.
+
+    From fewer than `FEWEST` seeds or folds there are neither bounds nor a p-value, as of a mean.
+    """
     empty = Interval(math.nan, math.nan, math.nan, 0)
     before, after = (
-        {c.seed: c.metrics[metric] for c in side if math.isfinite(c.metrics.get(metric, math.nan))}
-        for side in (base, other)
+        {c.repeat: c.measured(metric) for c in _finite(side, metric)} for side in (base, other)
     )
-    seeds = [] if same else [seed for seed in before if seed in after]
-    paired = [(before[seed], after[seed]) for seed in seeds]
-    found = seed_interval([b - a for a, b in paired]) if paired else empty
-    p = paired_p_value(*zip(*paired, strict=True)) if paired else math.nan
+    keys = [] if same else [key for key in before if key in after]
+    gains = [
+        one._replace(value=one.value - before[key].value)
+        for key, one in after.items()
+        if key in keys
+    ]
+    repeats = Repeats.of(gains) if gains else None
+    found, p = empty, math.nan
+    if repeats is not None:
+        found = repeats.interval()
+        if repeats.over == FOLDS and len(repeats.values) >= FEWEST:
+            p = fold_p_value(repeats.values, repeats.folds)
+        elif len(keys) >= FEWEST:
+            p = paired_p_value(*([side[key].value for key in keys] for side in (before, after)))
     won = empty
     if not same and before and after:
-        won = improvement_interval(list(after.values()), list(before.values()))
+        ours, theirs = (Repeats.of(list(side.values())) for side in (after, before))
+        won = improvement_interval(ours.values, theirs.values)
+        if FOLDS in (ours.over, theirs.over):
+            won = won._replace(low=math.nan, high=math.nan)
         if direction(metric) < 0:
             won = Interval(1 - won.value, 1 - won.high, 1 - won.low, won.n)
     return {
-        "pairs": len(paired),
+        "pairs": 0 if repeats is None else len(repeats.values),
         "difference": found.value,
         **_named("difference_", found.low, found.high),
         "p": p,

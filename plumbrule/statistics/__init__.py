@@ -10,7 +10,8 @@ coverage of each by simulation). So:
 * differences of paired shares: Tango's score interval at the effective sample size; sums of shares,
   such as balanced accuracy, by variance estimates recovered from each share's bounds (`shares`);
 * means and paired differences: Student's t on group totals, wider where skewness asks for it
-  (`means`); over seeds, Student's t;
+  (`means`); over seeds, Student's t; over the folds of a cross-validation, Student's t corrected
+  for the rows that their trainings share (`folds`);
 * AUROC, correlations and slopes: a jackknife over groups (`ranks`, `jackknife`);
 * the gap between the highest and lowest of several classes: a bootstrap (`spread`);
 * calibration: what a calibrated model would show stands beside the error (`calibration`);
@@ -29,6 +30,7 @@ from plumbrule.statistics.calibration import (
     calibration_bins,
     calibration_error,
 )
+from plumbrule.statistics.folds import fold_interval, fold_p_value
 from plumbrule.statistics.intervals import (
     CONFIDENCE,
     MIN_GROUPS,
@@ -80,6 +82,8 @@ __all__ = [
     "calibration_error",
     "chance_spread",
     "correlation_interval",
+    "fold_interval",
+    "fold_p_value",
     "holm",
     "improvement_interval",
     "improvement_probability",

@@ -8,6 +8,10 @@ from importlib.util import find_spec
 from plumbrule.config import require
 from plumbrule.tracking.trackers import TRACKERS
 
+BESIDE_EXTRAS = {"pillow": "PIL.Image"}
+"""Package -> module without which an optional tracker breaks more than itself: where tensorboard or
+trackio is installed, transformers and TRL import it too, and find no PIL."""
+
 
 @dataclass
 class TrackingConfig:
@@ -26,11 +30,13 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         option = TRACKERS.option(self.name)
+        needed = {self.name: self.name, **BESIDE_EXTRAS} if "extra" in option.traits else {}
+        missing = [package for package, module in needed.items() if not _is_installed(module)]
         require(
-            "extra" not in option.traits or find_spec(self.name) is not None,
+            not missing,
             "tracking.name",
             self.name,
-            f"have the package {self.name}, which is not installed",
+            f"have the package {' and '.join(missing)}, which is not installed",
             f"pip install 'plumbrule[{self.name}]', or choose another",
         )
         named = self.project.strip() and self.project.isprintable() and len(self.project) <= 128
@@ -48,3 +54,11 @@ class TrackingConfig:
             "name a W&B user or team",
             "leave it out for the key's default",
         )
+
+
+def _is_installed(module: str) -> bool:
+    """Return whether a module is there, whole enough to be found."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False

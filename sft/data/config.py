@@ -9,10 +9,11 @@ from plumbrule.config import CONTENT, require, require_choice, require_range
 from plumbrule.data.annotators import MERGES
 from plumbrule.data.benchmark_items import BENCHMARK, ItemFormat
 from plumbrule.data.readers import READERS, has_reader, source_digest
+from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.stage_kind import StageKind
 from plumbrule.store.hub import hub_data, is_commit
 from plumbrule.store.source_files import is_hub_data
-from sft.data.selection import TIES
+from sft.data.selection import TIES, Fold
 
 ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
 """Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
@@ -78,13 +79,24 @@ class DataConfig:
     role is none."""
     per_group: int | None = None
     """Benchmarks: rows kept per group (BOLD) or per task (HaluEval), spread evenly; None: all."""
+    folds: int | None = None
+    """Equal parts that the conversations are cut into, by the same hash as a held-out share; None:
+    `dataset.validation_share` says what is held out."""
+    fold: int | None = None
+    """Which of them is held out, from 0; None: as `folds`."""
 
     @property
     def is_split(self) -> bool:
         """Whether a share of the rows is held out; documents and benchmarks are used whole."""
         return self.items is None and self.role != "documents"
 
+    @property
+    def held_out_fold(self) -> Fold | None:
+        """What is held out; None: a share."""
+        return None if self.fold is None or self.folds is None else Fold(self.fold, self.folds)
+
     def __post_init__(self) -> None:
+        require_folds(self.folds, self.fold)
         if self.items is None:
             require_choice("data.role", self.role, ROLES)
         if self.dataset.format == "atlas":
@@ -117,6 +129,21 @@ class DataConfig:
                 f"be None for role {self.role}",
                 "it thins benchmarks; use dataset.max_rows",
             )
+
+
+def require_folds(folds: int | None, fold: int | None) -> None:
+    """Raise ConfigError unless both are None, or `fold` is one of `folds`."""
+    if folds is not None:
+        require_range("folds", folds, 2, MOST_FOLDS)
+    require(
+        (folds is None) == (fold is None),
+        "fold",
+        fold,
+        f"be given with folds (={folds}), and only then",
+        "for all folds pass -m data.folds=5, for one of them folds=5 fold=0",
+    )
+    if folds is not None and fold is not None:
+        require_range("fold", fold, 0, folds - 1)
 
 
 STAGE = StageKind(

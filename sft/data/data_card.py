@@ -43,6 +43,7 @@ def card(
         "duplicates": kept.duplicates,
         "rows_kept": len(items),
         "split": split if config.is_split else "none",
+        **({} if config.fold is None else {"fold": config.fold, "folds": config.folds}),
         "rows": len(train),
         "validation_rows": len(validation),
         "length_words": lengths(items),

@@ -60,7 +60,9 @@ def preview(
             dataset.path,
         )
     if config.is_split:
-        train, held_out = divide(kept, dataset.validation_share, dataset.split_seed)
+        train, held_out = divide(
+            kept, dataset.validation_share, dataset.split_seed, config.held_out_fold
+        )
         check_split(train, held_out)
     items = [*train, *held_out]
     too_long = 0

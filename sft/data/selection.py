@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from plumbrule.data.annotators import judged_by_several, krippendorff_alpha, merge
 from plumbrule.data.readers import SourceRow
@@ -28,6 +28,7 @@ from plumbrule.data.records import (
 from plumbrule.data.splits import (
     corpus_text,
     exact,
+    fold_of,
     in_held_out_share,
     normalise,
     prompt_of,
@@ -217,18 +218,39 @@ def held_out_look_alikes(train: Sequence[Item], held_out: Sequence[Item]) -> Loo
     return found
 
 
-def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[Item]]:
+class Fold(NamedTuple):
+    """Which of how many folds is held out, from 0."""
+
+    number: int
+    folds: int
+
+
+def divide(
+    kept: Collected, share: float, seed: int, fold: Fold | None = None
+) -> tuple[list[Item], list[Item]]:
     """Return (training, held-out) items: the source's own split, or one by conversation start.
 
-    Raises: DataError: a side that should hold rows holds none.
+    Args: fold: what is held out in place of a share.
+    Raises: DataError: a side that should hold rows holds none, or a fold of a source that brings
+    its own split.
     """
+    if kept.own_split and fold is not None:
+        raise DataError(
+            f"folds (={fold.folds}) must be left out where a source brings its own held-out rows; "
+            "give the rows that are to be cut into folds as one file."
+        )
     if kept.own_split:
         return kept.train, kept.validation
     train: list[Item] = []
     held_out: list[Item] = []
     for item in kept.train:
-        (held_out if in_held_out_share(start_of(item), share, seed) else train).append(item)
-    if not train or (share > 0 and not held_out):
+        start = start_of(item)
+        if fold is not None:
+            is_held = fold_of(start, fold.folds, seed) == fold.number
+        else:
+            is_held = in_held_out_share(start, share, seed)
+        (held_out if is_held else train).append(item)
+    if not train or ((share > 0 or fold is not None) and not held_out):
         side = "training" if not train else "held-out"
         starts = {start_of(item) for item in kept.train}
         if len(starts) == 1:
@@ -239,10 +261,13 @@ def divide(kept: Collected, share: float, seed: int) -> tuple[list[Item], list[I
                 "stage measures on held-out rows.",
                 text=min(starts),
             )
+        by, what = f"dataset.validation_share={share}", "share"
+        if fold is not None:
+            by, what = f"fold={fold.number} of folds={fold.folds}", "folds"
         raise DataError(
-            f"the split (dataset.validation_share={share}, split_seed={seed}) of "
+            f"the split ({by}, split_seed={seed}) of "
             f"{len(kept.train)} rows in {len(starts)} conversations leaves none in the {side} "
-            "part; change share or seed, or bring more prompts."
+            f"part; change {what} or seed, or bring more prompts."
         )
     return train, held_out
 

@@ -4,7 +4,8 @@ One node prepares one role. Steps:
   1  read the source with its reader, or generate Atlas;
   2  drop what the reader refused (counted by reason), repeats (counted) and rows over `max_rows`;
      of preferences, merge the rankings of several annotators and drop those without an order;
-  3  split by conversation (`plumbrule/data/splits.py`), unless the source brings its own split;
+  3  split by conversation (`plumbrule/data/splits.py`), unless the source brings its own split:
+     a share is held out, or one of several folds;
   4  check that no prompt is on both sides and no id is given twice;
   5  write `records.jsonl`, `validation.jsonl`, `card.json`, `samples.jsonl`, `notes.json`.
 
@@ -58,7 +59,9 @@ def run(
         raise DataError(f"no row is left for role {config.role} ({reasons}).", dataset.path)
     # 3
     if config.is_split:
-        train, validation = divide(kept, dataset.validation_share, dataset.split_seed)
+        train, validation = divide(
+            kept, dataset.validation_share, dataset.split_seed, config.held_out_fold
+        )
     else:
         train, validation = [*kept.train, *kept.validation], []
         if config.items is not None:

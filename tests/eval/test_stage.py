@@ -18,7 +18,7 @@ from worlds.trackers import Stopped
 
 from eval.config import BoldConfig
 from eval.stage import run
-from plumbrule.cli.merge import merge
+from plumbrule.cli.merged_model import merge
 from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.chat import encode_chat

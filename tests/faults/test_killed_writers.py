@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from worlds import tiny_models
 
-from plumbrule.cli import merge, verbs
+from plumbrule.cli import merged_model, verbs
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.conversion import convert
 from plumbrule.lm.loading import load_policy, save_policy
 from plumbrule.store import attempts, claims
 
-STOPS = {"convert": (convert, "_describe"), "merge": (merge, "is_same")}
+STOPS = {"convert": (convert, "_describe"), "merge": (merged_model, "is_same")}
 """Verb -> what it calls when weights are written and not yet renamed into place."""
 HELD = """
 import sys, time

@@ -1,7 +1,8 @@
 """A search: Optuna chooses the cells of a sweep by what `run.objective` of earlier ones was.
 
 Trials are asked for, launched as one graph, and told, until the study has as many as it is to have.
-A trial that fails, or whose values no run can have, is a failed one of the study; others follow.
+A trial that fails, or whose values no run can have, is a failed one of the study, and one that a
+pruner stops a pruned one; others follow.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from plumbrule.cli.messages import say
 from plumbrule.cli.sweeps.grid import Launch
+from plumbrule.cli.sweeps.pruning import PruningConfig
 from plumbrule.cli.sweeps.words import require_count
 from plumbrule.errors import ConfigError
 from plumbrule.report.metric_wording import direction
@@ -30,10 +32,12 @@ MOST_REFUSED = 5
 """Trials in a row whose values no run can have: then it is not the values."""
 
 
-def launch_search(loader: Any, config: DictConfig, launch: Launch) -> list[Any]:
+def launch_search(
+    loader: Any, config: DictConfig, launch: Launch, can_stop: bool = False
+) -> list[Any]:
     """Carry out a search and return what the launcher gave back for each batch of trials.
 
-    Args: config: of the sweep. launch: of a launcher.
+    Args: config: of the sweep. launch: of a launcher. can_stop: whether that takes `early_stop`.
     Raises: ConfigError: settings that can't be, or cells that can't, whatever is chosen.
     HydraException: a word can't be read.
     """
@@ -57,7 +61,13 @@ def launch_search(loader: Any, config: DictConfig, launch: Launch) -> list[Any]:
     dry = bool(config.run.dry)
     journal = None if dry else folder / f"{name}.journal"
     sign = direction(objective) or 1
-    study = Study(journal, method, space, objective, sign, settings.get("trials"))
+    pruning = PruningConfig.of(settings)
+    if pruning is not None and not can_stop:
+        raise ConfigError(
+            f"sweep.pruner (={pruning.name}) must have hydra/launcher=plumbrule, which can stop a "
+            "cell; leave hydra/launcher out."
+        )
+    study = Study(journal, method, space, objective, sign, settings.get("trials"), pruning)
     with study.at_work():
         return _search(study, launch, settings.get("max_batch_size") or 1, dry)
 
@@ -66,6 +76,8 @@ def _search(study: Study, launch: Launch, at_once: int, dry: bool) -> list[Any]:
     """Ask, launch and tell until the study has its trials; dry: the first trials alone."""
     returned: list[Any] = []
     refused: list[str] = []
+    if dry:
+        print(study.describe(), flush=True)
     while trials := study.ask(at_once):
         if dry:
             cells = [cell for trial in trials for cell in study.space.cells(trial.params)]
@@ -87,8 +99,10 @@ def _carry_out(
     """
     cells = [study.space.cells(trial.params) for trial in trials]
     first = trials[0].number * len(cells[0])
+    pruning = study.follow(trials, len(cells[0]), first)
+    more = {} if pruning is None else {"early_stop": pruning}
     try:
-        given = launch([cell for own in cells for cell in own], initial_job_idx=first)
+        given = launch([cell for own in cells for cell in own], initial_job_idx=first, **more)
     except ConfigError as error:
         if len(trials) > 1:
             return [why for trial in trials for why in _carry_out(study, [trial], launch, returned)]
@@ -100,10 +114,16 @@ def _carry_out(
         raise
     returned.append(given)
     values = [_value(one) for one in given]
+    if pruning is not None:
+        pruning.end()
     for place, trial in enumerate(trials):
         own = values[place * len(cells[0]) :][: len(cells[0])]
-        study.tell(trial, fmean(own))
         words = " ".join(study.space.overrides(trial.params))
+        if pruning is not None and (why := pruning.pruned(trial)):
+            study.prune(trial)
+            say(f"trial {trial.number} ({words}): pruned: {why}")
+            continue
+        study.tell(trial, fmean(own))
         say(f"trial {trial.number} ({words}): {study.objective} {fmean(own):.4g}")
     return ["" for _ in trials]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plumbrule.errors import ConfigError
+from plumbrule.report.repeats import REPEATED
 from plumbrule.results.sweep_axes import words_of_sweep, zipped_axes
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ MOST_DIGITS = 6
 
 class Space(NamedTuple):
     """axes: setting, or name of a zipped axis -> its values. zipped: name of an axis -> position as
-    tables have it -> overrides. fixed: overrides of every cell. seeds: that a trial is the mean of;
-    none: the one that `seed` is anyway.
+    tables have it -> overrides. fixed: overrides of every cell. repeats: `seed` and `fold` where
+    they have several values, over which a trial is the mean -> these.
     """
 
     axes: Mapping[str, BaseDistribution]
     zipped: Mapping[str, Mapping[str, Sequence[str]]]
     fixed: Sequence[str]
-    seeds: Sequence[str]
+    repeats: Mapping[str, Sequence[str]]
 
     def overrides(self, chosen: Mapping[str, Any]) -> list[str]:
         """Return the overrides of what a trial chose."""
@@ -39,9 +40,10 @@ class Space(NamedTuple):
         return out
 
     def cells(self, chosen: Mapping[str, Any]) -> list[list[str]]:
-        """Return the overrides of each cell of a trial: one, or one for each seed."""
+        """Return the overrides of each cell of a trial: one, or one for each seed and fold."""
         own = [*self.fixed, *self.overrides(chosen)]
-        return [[*own, f"seed={seed}"] for seed in self.seeds] or [own]
+        columns = [[f"{key}={value}" for value in values] for key, values in self.repeats.items()]
+        return [[*own, *repeat] for repeat in itertools.product(*columns)]
 
 
 def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
@@ -72,12 +74,12 @@ def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
         }
         axes[name] = CategoricalDistribution(list(zipped[name]))
     fixed: list[str] = []
-    seeds: list[str] = []
+    repeats: dict[str, list[str]] = {}
     for key, override in words.items():
         if not override.is_sweep_override():
             fixed.append(f"{key}={override.get_value_element_as_str()}")
-        elif key == "seed" and override.is_discrete_sweep():
-            seeds = list(override.sweep_string_iterator())
+        elif key in REPEATED and override.is_discrete_sweep():
+            repeats[key] = list(override.sweep_string_iterator())
         else:
             axes[key] = _distribution(key, override)
     if not axes:
@@ -85,7 +87,7 @@ def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
             "sweep.search must have something to choose; give a setting several values or an "
             "interval."
         )
-    return Space(axes, zipped, fixed, seeds)
+    return Space(axes, zipped, fixed, repeats)
 
 
 def grid_points(space: Space) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plumbrule.cli.sweeps.pruning import Pruning, PruningConfig
 from plumbrule.cli.sweeps.search_space import Space, grid_points
 from plumbrule.errors import ConfigError
 from plumbrule.store.claims import NAME, Claim, acquire, is_living, read_owner
@@ -33,6 +34,7 @@ class Study:
 
     Args: journal: its file; None: it is kept nowhere. objective: the metric. sign: 1 where it is to
     rise, -1 where it is to fall. trials: how many there are to be in all; None, for grid: all.
+    pruning: how trials are stopped early; None: none is.
     Raises: ConfigError: the journal is of another objective or of other values.
     """
 
@@ -44,13 +46,16 @@ class Study:
         objective: str,
         sign: int,
         trials: int | None,
+        pruning: PruningConfig | None = None,
     ):
         import optuna
+        from optuna.pruners import NopPruner
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.objective, self.journal = space, objective, journal
+        self.method, self.sign, self.pruning = method, sign, pruning
         self.me = uuid.uuid4().hex
         self.points = grid_points(space) if method == "grid" else None
         known = [trials, None if self.points is None else len(self.points)]
@@ -65,6 +70,7 @@ class Study:
                 load_if_exists=True,
                 direction="maximize" if sign > 0 else "minimize",
                 sampler=_sampler(method),
+                pruner=NopPruner() if pruning is None else pruning.pruner(),
             )
             self._require_same()
 
@@ -102,6 +108,21 @@ class Study:
         else:
             self.study.tell(trial, state=TrialState.FAIL)
 
+    def prune(self, trial: Trial) -> None:
+        """Note that a trial was stopped early; what it was told of last is its value."""
+        from optuna.trial import TrialState
+
+        self.study.tell(trial, state=TrialState.PRUNED)
+
+    def follow(self, trials: Sequence[Trial], cells_each: int, first: int) -> Pruning | None:
+        """Return what decides which of these trials are stopped early; None: none is.
+
+        Args: cells_each: of a trial. first: number of the first cell.
+        """
+        if self.pruning is None:
+            return None
+        return Pruning(self.pruning, trials, cells_each, first, self.sign)
+
     def give_back(self, trials: Sequence[Trial | FrozenTrial]) -> None:
         """Let trials that were stopped be asked for again, with what they chose."""
         from optuna.trial import TrialState
@@ -111,6 +132,14 @@ class Study:
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             self.study.enqueue_trial(chosen, {AGAIN: trial.number, CHOSEN: chosen})
 
+    def describe(self) -> str:
+        """Return the line that a plan has of the search."""
+        end = "highest" if self.sign > 0 else "lowest"
+        told = f"search: {self.method}, {self.trials} trials by the {end} {self.objective}"
+        cells = len(self.space.cells({}))
+        told += f", each the mean of {cells} cells" if cells > 1 else ""
+        return told + ("" if self.pruning is None else f"; pruner: {self.pruning}")
+
     def outcome(self) -> str:
         """Return the line that ends a search: its best trial, and how many failed."""
         from optuna.trial import TrialState
@@ -119,6 +148,8 @@ class Study:
         states = [trial.state for trial in counted]
         done = [trial for trial in counted if trial.state == TrialState.COMPLETE]
         told = f"{len(done)} trials done, {states.count(TrialState.FAIL)} failed"
+        if pruned := states.count(TrialState.PRUNED):
+            told += f", {pruned} pruned"
         if running := states.count(TrialState.RUNNING):
             told += f", {running} running elsewhere"
         if not done:

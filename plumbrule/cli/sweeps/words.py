@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from plumbrule.cli.explain import MULTIRUN
 from plumbrule.config import require, require_range
+from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
 from plumbrule.results.sweep_axes import EXAMPLE
@@ -21,10 +22,17 @@ SETTINGS = {
     "search": "grid, random, tpe or gp: Optuna chooses the cells",
     "trials": "how many a search has in all",
     "study": "the name of a search's journal",
+    "pruner": "median or halving: trials that fall behind are stopped early",
+    "pruner_metric": "of metrics.jsonl, by which they do",
+    "pruner_start": "updates before which none is stopped; of halving the first at which it is",
+    "pruner_trials": "of median: trials that must be done before one is stopped",
+    "pruner_factor": "of halving: one in so many goes on",
 }
 """Names behind `sweep.`, beside `sweep.zip.<name>`."""
 NAMES = {"at_once": "max_batch_size"}
 """What Hydra calls a setting."""
+FOLDS = "data.folds="
+"""How the word begins that asks for a cell for each fold."""
 TEXTS = ("first", "zip")
 """Settings that may hold several overrides, which Hydra then gets in quotes."""
 
@@ -37,6 +45,9 @@ def sweeper_words(words: Sequence[str]) -> list[str]:
     sweeps = bool(set(words) & set(MULTIRUN))
     out = []
     for word in words:
+        if word.startswith(FOLDS):
+            out += _fold_words(word, words, sweeps)
+            continue
         if not sweeps and word.startswith(("sweep=", "sweep.")):
             raise ConfigError(
                 f"{word} must stand in a sweep; write plumbrule -m {shlex.quote(word)}"
@@ -51,6 +62,20 @@ def require_count(name: str, value: object) -> None:
         whole = type(value) is int
         require(whole, f"sweep.{name}", value, "be a whole number", "change it")
         require_range(f"sweep.{name}", int(str(value)), 1)
+
+
+def _fold_words(word: str, words: Sequence[str], sweeps: bool) -> list[str]:
+    """Return `folds`, and `fold` with a value for each unless the command has some."""
+    count = word.removeprefix(FOLDS)
+    whole = count.isdecimal() and 2 <= int(count) <= MOST_FOLDS
+    require(whole, "data.folds", count, f"be a whole number from 2 to {MOST_FOLDS}", "change it")
+    if not sweeps:
+        raise ConfigError(
+            f"{word} must stand in a sweep; write plumbrule -m {word}, or for one fold of them "
+            f"folds={count} fold=0"
+        )
+    given = any(other.startswith("fold=") for other in words)
+    return [f"folds={count}", *([] if given else [f"fold=range({count})"])]
 
 
 def _as_hydra_takes(word: str) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 
 from plumbrule.cli.verbs import add_store, store_of
-from plumbrule.results.best import ENDS, best
+from plumbrule.results.best_group import ENDS, best
 from plumbrule.results.formats import estimate, number
 
 
@@ -31,5 +31,5 @@ def run(options: argparse.Namespace) -> None:
     print(f"{found.row['group']}: {told}")
     for cell in found.cells:
         value = number(cell.metrics.get(options.metric, math.nan))
-        print(f"  seed {cell.seed}  {value}  {cell.folder}")
+        print(f"  {cell.repeat}  {value}  {cell.folder}")
         print(f"    {cell.command}")

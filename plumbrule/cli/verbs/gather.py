@@ -8,7 +8,7 @@ from pathlib import Path
 
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import TrainingError
-from plumbrule.results.formats import text_lines, unfinished_lines
+from plumbrule.results.formats import pruned_lines, text_lines, unfinished_lines
 from plumbrule.results.gathered import gather, write
 
 
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
             print(found.table.to_json(orient="records"))
         else:
             print("\n".join(text_lines(found.table, options.metric or found.shown)))
+            print("".join(f"{line}\n" for line in pruned_lines(found.cells)), end="")
             for name, sign in found.collapsed:
                 print(f"collapsed: {name}: {sign}")
     folder = Path(options.to) if options.to else store.root / "gathered" / found.name

@@ -12,6 +12,8 @@ from typing import Any
 from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.stages import STAGES
+from plumbrule.report.sweep_table import label_words
+from plumbrule.results.cells import zipped_of
 from plumbrule.results.store_names import pasted, runs
 from plumbrule.results.tags import read_tags
 from plumbrule.store.artifacts import Store
@@ -20,9 +22,11 @@ from plumbrule.store.manifests import Manifest
 
 Run = tuple[Path, Mapping[str, Any]]
 """Folder and record of a run."""
-STATES = ("done", "running", "failed", "stopped", "waiting")
+STATES = ("done", "running", "failed", "stopped", "pruned", "waiting")
 MOST_CHANGES = 4
 """Settings that are shown of an artifact."""
+ZIPPED = 4
+"""Which column tells of zipped axes; it is left out where no run has any."""
 DIGITS = 8
 """Of an input's fingerprint."""
 
@@ -92,7 +96,8 @@ def list_runs(
         seconds = record.get("metrics", {}).get("time/total_seconds")
         took = "" if seconds is None else f"{seconds:.1f} s"
         tags = read_tags(folder)
-        row = (name, record["state"], took, " ".join(tags), pasted(record))
+        axes = " ".join(label_words(zipped_of(record)))
+        row = (name, record["state"], took, " ".join(tags), axes, pasted(record))
         if all(text in "  ".join(row) for text in texts):
             rows.append(row)
             records.append({**_brief(name, record), **({"tags": tags} if tags else {})})
@@ -101,7 +106,11 @@ def list_runs(
     if as_json:
         print(json.dumps(records))
     elif rows:
-        print("\n".join(_table([("run", "state", "time", "tags", "command"), *rows], right=(2,))))
+        header = ("run", "state", "time", "tags", "zipped", "command")
+        shown: list[tuple[str, ...]] = [header, *rows]
+        if not any(row[ZIPPED] for row in rows):
+            shown = [(*row[:ZIPPED], *row[ZIPPED + 1 :]) for row in shown]
+        print("\n".join(_table(shown, right=(2,))))
     else:
         which = f" with {' and '.join(texts)}" if texts else ""
         print(f"no runs under {store.root / 'runs'}{which}")
@@ -114,7 +123,7 @@ def _brief(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("name", "id", "state", "overrides") if key in record},
         "folder": folder,
         "seconds": metrics.get("time/total_seconds"),
-        **{key: record[key] for key in ("error", "awaits") if key in record},
+        **{key: record[key] for key in ("error", "awaits", "zipped") if key in record},
         "headline": {name: metrics[name] for name in record.get("headline", ()) if name in metrics},
     }
 

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the plain model and print its folder. Raises: as `adapter_in` and `merge`."""
-    merge = importlib.import_module("plumbrule.cli.merge").merge  # it needs torch
+    merge = importlib.import_module("plumbrule.cli.merged_model").merge  # it needs torch
     merge(adapter_in(store_of(options), options.what, options.node), Path(options.to))
     print(options.to)
 

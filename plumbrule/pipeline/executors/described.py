@@ -35,6 +35,8 @@ from plumbrule.store.layout import LOGS
 Described = dict[str, Any]
 Answer = dict[str, Any]
 """state, and where it failed error (class, text and traceback)."""
+STOPPED = "stopped"
+"""In the place of an error's class: a signal told the process to end."""
 
 
 def describe(graph: Graph, job: Job) -> Described:
@@ -117,6 +119,11 @@ def error_of(answer: Answer, name: str, log: Path | None) -> BaseException:
         error.args = (text,)
         return error
     where = f"; its output: {log}" if log is not None else ""
+    if answer["error"] == STOPPED:
+        return TrainingError(
+            f"{name}: its process was stopped by {text} (a cancelled job, or one out of time)"
+            f"{where}. Run the same command again: it goes on from what is in the store."
+        )
     return TrainingError(f"{name}: {answer['error']}: {text}{where}")
 
 
@@ -181,8 +188,9 @@ def _told(error: BaseException) -> Answer:
     if isinstance(error, NeedsInput):
         about = {"path": str(error.path), "what": error.what}
         return {"error": "NeedsInput", "text": str(error), **about}
-    if isinstance(error, Terminated):
-        return {"error": "Terminated", "text": "stopped by SIGTERM"}
+    if isinstance(error, KeyboardInterrupt):
+        by = "SIGTERM" if isinstance(error, Terminated) else "SIGINT"
+        return {"error": STOPPED, "text": by}
     return {"error": type(error).__name__, "text": str(error)}
 
 
@@ -192,7 +200,9 @@ def _print(line: str) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM end the building in order, as it ends a command."""
+    """Let SIGTERM end the building in order, as it ends a command, and SIGINT too: a shell that
+    starts a command in the background lets its processes ignore that.
+    """
 
     def terminate(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -202,10 +212,25 @@ def _signals() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, terminate)
+    with heeding_interrupts():
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Let this process, and those that it starts, be interrupted by SIGINT if it ignored that."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,8 @@ from plumbrule.pipeline.executors.memory import Room
 from plumbrule.pipeline.executors.merged_graph import Graph, Job
 from plumbrule.runtime_config import RuntimeConfig
 
+LOOK_SECONDS = 0.5
+"""Between looks at whether nodes that are built are to be stopped."""
 END_SECONDS = 30.0
 """That processes get to leave their work in order when the command is stopped."""
 
@@ -71,9 +73,12 @@ def run(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) -> Non
             _fill(graph, slots, running, room)
             if not running:
                 return
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            seconds = None if graph.early_stop is None else LOOK_SECONDS
+            ended, _ = wait(running, seconds, return_when=FIRST_COMPLETED)
             for future in ended:
                 _end(graph, running.pop(future), future, room)
+            stopped = graph.look()
+            _interrupt([slot for slot in slots if slot.job in stopped])
     except BaseException:
         _terminate(list(running.values()), running)
         raise
@@ -151,8 +156,12 @@ def _end(graph: Graph, slot: Slot, future: Future[Any], room: Room) -> None:
 
 def _terminate(slots: list[Slot], futures: Mapping[Future[Any], Slot]) -> None:
     """Let processes leave their work in order: state written, claims released."""
+    _interrupt(slots)
+    wait(futures, timeout=END_SECONDS)
+
+
+def _interrupt(slots: list[Slot]) -> None:
     for slot in slots:
         for pid in list(slot.pool._processes):  # loky replaces a process that has grown
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-    wait(futures, timeout=END_SECONDS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from plumbrule.errors import NeedsInput
+from plumbrule.errors import NeedsInput, Pruned
 from plumbrule.pipeline.execute import NodeResult, RunContext
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.plan import Planned
@@ -59,7 +59,8 @@ class Outcome(NamedTuple):
     """What became of a job. error: why it has no artifact. seconds: that this command waited."""
 
     state: str
-    """cached, built, resumed, shared; or failed, waiting (for a person) or blocked (by an input)"""
+    """cached, built, resumed, shared; or failed, waiting (for a person), pruned (by a search) or
+    blocked (by an input)"""
     manifest: Manifest | None = None
     folder: Path | None = None
     error: BaseException | None = None
@@ -98,6 +99,19 @@ class Watcher(Protocol):
         """A job has ended, or will not begin since an input has none."""
 
 
+class EarlyStop(Protocol):
+    """Who may want jobs stopped before they are done."""
+
+    def begin(self, members: Mapping[int, Member]) -> None:
+        """Take the runs that will be carried out, by the number of their cell."""
+
+    def look(self) -> None:
+        """See how the runs come along."""
+
+    def why(self, job: Job, users: Sequence[Member]) -> str:
+        """Return why a job that these runs need is to be stopped; "": it is to go on."""
+
+
 def key_of(store: Store, planned: Planned) -> Key:
     """Return the key of the job that a planned node is."""
     return (str(store.root), planned.node.kind, planned.fingerprint)
@@ -123,8 +137,14 @@ def merge(members: Sequence[Member]) -> dict[Key, Job]:
 class Graph:
     """A merged graph while an executor carries it out."""
 
-    def __init__(self, members: Sequence[Member], watcher: Watcher):
-        self.members, self.watcher = members, watcher
+    def __init__(
+        self, members: Sequence[Member], watcher: Watcher, early_stop: EarlyStop | None = None
+    ):
+        self.members, self.watcher, self.early_stop = members, watcher, early_stop
+        self.stopping: dict[Key, str] = {}
+        """Jobs that a search wants stopped -> why."""
+        self.interruptible: Key | None = None
+        """The job that the main thread builds, while an exception may be raised in it."""
         self.jobs = merge(members)
         self.outcomes: dict[Key, Outcome] = {}
         self.running: dict[Key, float] = {}
@@ -146,9 +166,32 @@ class Graph:
         """
         while self._ready:
             job = self._by_number[heapq.heappop(self._ready)]
-            if job.key not in self.outcomes:
+            if job.key in self.stopping:
+                self.end(job, self.pruned(job))
+            elif job.key not in self.outcomes:
                 return job
         return None
+
+    def look(self) -> list[Job]:
+        """Return the jobs that are to be stopped since this moment, begun or not.
+
+        Whoever has begun one stops it; how it then ends does not matter.
+        """
+        if self.early_stop is None:
+            return []
+        self.early_stop.look()
+        found = []
+        for job in self.jobs.values():
+            if job.key not in self.outcomes and job.key not in self.stopping:
+                why = self.early_stop.why(job, [self.members[number] for number in job.users])
+                if why:
+                    self.stopping[job.key] = why
+                    found.append(job)
+        return found
+
+    def pruned(self, job: Job) -> Outcome:
+        """Return the outcome of a job that is being stopped."""
+        return Outcome("pruned", error=Pruned(self.stopping[job.key]))
 
     def put_back(self, job: Job) -> None:
         """Let a job that was taken and not started be taken again."""
@@ -178,6 +221,8 @@ class Graph:
         """Note what became of a job, block what needed it if it failed, and end whole members."""
         if job.key in self.outcomes:
             return
+        if job.key in self.stopping and outcome.error is not None:
+            outcome = self.pruned(job)
         began = self.running.pop(job.key, None)
         seconds = 0.0 if began is None else time.monotonic() - began
         outcome = outcome._replace(seconds=seconds)

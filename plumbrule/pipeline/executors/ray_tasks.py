@@ -33,6 +33,8 @@ from plumbrule.pipeline.executors.resources import Resources, resources_of
 
 LOOK_SECONDS = 1.0
 """Between looks at which tasks have begun."""
+UNANSWERED = 3
+"""Looks in a row at which the cluster's head takes no connection, after which it is gone."""
 END_SECONDS = 30.0
 """That tasks get to leave their work in order when the command is stopped."""
 HANDED_OVER = ("PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME", plugins.VARIABLE)
@@ -46,7 +48,8 @@ def run(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) -> Non
         futures = submit(ray, graph, config)
         _watch(ray, graph, futures)
     finally:
-        ray.shutdown()
+        with contextlib.suppress(Exception):  # of a cluster that is gone
+            ray.shutdown()
 
 
 def start(config: ExecutorConfig, graph: Graph) -> Any:
@@ -121,11 +124,19 @@ def _options(asked: Resources) -> dict[str, Any]:
 
 
 def _watch(ray: Any, graph: Graph, futures: dict[Any, tuple[Job, Path]]) -> None:
-    """End jobs as their tasks end, until none is left."""
+    """End jobs as their tasks end, until none is left, or the cluster is gone: then these are lost.
+
+    Ray itself goes on waiting for tasks that no machine has begun.
+    """
     left = dict(futures)
+    address, unanswered = str(ray.get_runtime_context().gcs_address), 0
     try:
         while left:
             ended, _ = ray.wait(list(left), timeout=LOOK_SECONDS)
+            unanswered = 0 if ended or _answers(address) else unanswered + 1
+            if unanswered == UNANSWERED:
+                _lose(graph, left, address)
+                return
             for future in ended:
                 job, begun = left.pop(future)
                 if job.key not in graph.outcomes:  # else its input had failed
@@ -134,9 +145,31 @@ def _watch(ray: Any, graph: Graph, futures: dict[Any, tuple[Job, Path]]) -> None
             for job, begun in left.values():
                 if job.key not in graph.running and begun.exists():
                     graph.start(job)
+            stopped = graph.look()
+            for future, (job, _) in left.items():
+                if job in stopped:
+                    ray.cancel(future, force=False)
     except BaseException:
         _cancel(ray, left)
         raise
+
+
+def _answers(address: str) -> bool:
+    """Return whether the head of a cluster takes a connection."""
+    try:
+        _require_answer(address)
+    except OSError:
+        return False
+    return True
+
+
+def _lose(graph: Graph, left: dict[Any, tuple[Job, Path]], address: str) -> None:
+    """End the jobs that are left: their cluster is gone."""
+    for job, begun in left.values():
+        begun.unlink(missing_ok=True)
+        if job.key not in graph.outcomes:
+            how = f"its Ray cluster at {address} went away"
+            graph.end(job, lost(job, how, begun.with_suffix(".log")))
 
 
 def _outcome(ray: Any, graph: Graph, job: Job, future: Any, begun: Path) -> Outcome:

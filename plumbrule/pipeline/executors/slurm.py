@@ -19,7 +19,13 @@ from typing import Any
 from plumbrule.errors import ConfigError
 from plumbrule.machine import cpus
 from plumbrule.pipeline.executors.config import ExecutorConfig
-from plumbrule.pipeline.executors.described import build, describe, lost, outcome_of
+from plumbrule.pipeline.executors.described import (
+    build,
+    describe,
+    heeding_interrupts,
+    lost,
+    outcome_of,
+)
 from plumbrule.pipeline.executors.merged_graph import Graph, Job, Key, Outcome
 from plumbrule.pipeline.executors.resources import resources_of
 
@@ -49,16 +55,17 @@ def run_local(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) 
     jobs = Jobs(graph, config, "local")
     asked = resources_of(config, graph.members[0].runtime)
     most = config.workers or max(1, cpus.available() // asked.cpus)
-    try:
-        while True:
-            while len(jobs.submitted) < most and (job := graph.take()) is not None:
-                jobs.submit(job)
-            if not jobs.submitted:
-                return
-            jobs.look()
-    except BaseException:
-        jobs.cancel()
-        raise
+    with heeding_interrupts():  # by which submitit cancels a job of this machine
+        try:
+            while True:
+                while len(jobs.submitted) < most and (job := graph.take()) is not None:
+                    jobs.submit(job)
+                if not jobs.submitted:
+                    return
+                jobs.look()
+        except BaseException:
+            jobs.cancel()
+            raise
 
 
 class Jobs:
@@ -134,6 +141,10 @@ class Jobs:
                 remove_pickles(found)
             elif key not in self.graph.running and log.exists():
                 self.graph.start(job)
+        stopped = self.graph.look()
+        for job, found, _ in self.submitted.values():
+            if job in stopped:
+                found.cancel(check=False)
 
     def _outcome(self, job: Job, found: Any, log: Path) -> Outcome:
         try:

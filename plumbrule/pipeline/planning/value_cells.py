@@ -30,6 +30,10 @@ ANY_SETTING = ""
 """In the place of a name: what holds such an interpolation is reached by every change."""
 
 
+OF_ALL_STAGES = ("seed", "fold")
+"""Settings of no stage's section that are followed."""
+
+
 class NotAlone(Exception):
     """A value that reaches further than this module follows; compose the run whole."""
 
@@ -45,8 +49,9 @@ class Reuse:
         self._config: RunConfig | None = None
         self.settled: list[str] = []
         self._nodes: dict[str, tuple[NodeConfig, Any]] = {}
-        self._data: dict[tuple[str, int], Any] = {}
-        """Data node and identity of the section eval, which names benchmarks' folders -> config."""
+        self._data: dict[tuple[str, int, int | None], Any] = {}
+        """Data node, identity of the section eval, which names benchmarks' folders, and fold ->
+        config."""
         self._sections: dict[tuple[str, str], Any] = {}
         self._resolved: dict[tuple[int, str], tuple[Any, Any]] = {}
         self._changed: dict[str, tuple[str, ...]] = {}
@@ -89,7 +94,7 @@ class Reuse:
             return self._reached[word]
         reached = settings_reached(self._references, {word})
         for key in reached:
-            if (key != "seed" and key.split(".")[0] not in SECTIONS) or "[" in key:
+            if (key not in OF_ALL_STAGES and key.split(".")[0] not in SECTIONS) or "[" in key:
                 raise NotAlone(key)
         self._reached[word] = frozenset(reached)
         return self._reached[word]
@@ -112,6 +117,8 @@ class Reuse:
             place[last] = _Leaf(self._values[key, words])
         for name, changes in tree.items():
             setattr(config, name, self._section(config, name, changes))
+        with refusing_together():
+            config.__post_init__()
         return config
 
     def _section(self, config: RunConfig, name: str, changes: Any) -> Any:
@@ -130,7 +137,7 @@ class Reuse:
         if kept is None or kept[0] != about or own:
             return None
         if about.kind == "data":
-            return self._data.get((name, id(config.eval)))
+            return self._data.get((name, id(config.eval), config.fold))
         section = section_of(about.kind)
         if section not in self._touched:
             return kept[1]
@@ -158,7 +165,7 @@ class Reuse:
         if kept is not None and kept[1] == made:
             made = kept[1]
         if about.kind == "data" and kept is not None and kept[0] == about:
-            self._data[name, id(config.eval)] = made
+            self._data[name, id(config.eval), config.fold] = made
         return made
 
 

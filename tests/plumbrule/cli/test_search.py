@@ -69,6 +69,10 @@ def test_values_are_what_optuna_takes() -> None:
     chosen = {"scale": "2/4", "a": 1.23456789e-5, "b": 3, "c": "y", "d": 5}
     own = ["g=7", "e=2", "f=4", "a=1.23457e-05", "b=3", "c=y", "d=5"]
     assert space.cells(chosen) == [[*own, "seed=0"], [*own, "seed=1"]]
+    folds = space_of({"sweeper": {}, "overrides": {"task": ["a=1,2", "fold=range(2)", "seed=0,1"]}})
+    assert [cell[1:] for cell in folds.cells({"a": 1})] == [
+        [f"fold={fold}", f"seed={seed}"] for fold in (0, 1) for seed in (0, 1)
+    ]
     with pytest.raises(ConfigError, match=r"a must list its values for sweep.search=grid"):
         grid_points(space)
 

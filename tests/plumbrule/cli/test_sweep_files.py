@@ -68,6 +68,17 @@ def test_words_of_the_sweep_become_settings_of_its_sweeper() -> None:
     assert zipped_axes({"scale": scale})["scale"][0]["ppo.notes"] == "'a b'"
 
 
+def test_folds_are_an_axis_of_a_sweep() -> None:
+    assert sweeper_words(["-m", "data.folds=3", "seed=0"]) == [
+        "-m",
+        "folds=3",
+        "fold=range(3)",
+        "seed=0",
+    ]
+    own = ["-m", "data.folds=3", "fold=0,2"]
+    assert sweeper_words(own) == ["-m", "folds=3", "fold=0,2"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -76,6 +87,9 @@ def test_words_of_the_sweep_become_settings_of_its_sweeper() -> None:
         (["-m", "sweep.frist=seed=1"], "did you mean sweep.first"),
         (["-m", "sweep.zip=a=1,2"], "sweep.zip must name its axis"),
         (["-m", "sweep.first"], "sweep.first must have a value"),
+        (["data.folds=5"], r"must stand in a sweep; write plumbrule -m data.folds=5, or for one"),
+        (["-m", "data.folds=1"], r"data.folds \(=1\) must be a whole number from 2 to 100"),
+        (["-m", "data.folds=3,5"], r"data.folds \(=3,5\) must be a whole number"),
     ],
 )
 def test_words_that_can_not_be_are_refused(words: list[str], says: str) -> None:

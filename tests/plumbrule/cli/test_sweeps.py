@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from plumbrule.cli.composition import CONF, SWEEP_FOLDERS, VERSION_BASE, composed_config, register
 from plumbrule.cli.main import main
-from plumbrule.cli.sweeps.cells import SWEEP
+from plumbrule.cli.sweeps.cell_files import SWEEP
 from plumbrule.cli.sweeps.configs import compose_cells
-from plumbrule.cli.sweeps.launch import require_folders_apart
+from plumbrule.cli.sweeps.launch_cells import require_folders_apart
 from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
@@ -179,7 +179,18 @@ TWICE_SEEDED = tuple([f"seed={seed}", f"ppo.seed={own}"] for seed in (0, 1) for 
 """Values of one setting that two words of the command reach."""
 
 
-@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED])
+ROWS = Path(__file__).resolve().parents[2] / "sft" / "data" / "folds.jsonl"
+FOLDED = tuple(
+    [
+        *("experiment=own", f"dataset.path={ROWS}", "model=micro", "run.goals=[sft]", "folds=3"),
+        *(f"fold={fold}", f"seed={seed}", "sft.batch_size=4"),
+    ]
+    for fold in (0, 1, 2)
+    for seed in (0, 1)
+)
+
+
+@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED, FOLDED])
 def test_cells_are_what_composing_each_by_itself_gives(
     hydra_loader: tuple[object, DictConfig], cells: tuple[list[str], ...]
 ) -> None:

@@ -45,6 +45,23 @@ def test_a_setting_that_the_format_reads_is_taken(composed: Callable, tmp_path: 
     composed("run.only=prompts", *role, "data.prompts.validation_share=0.3")
 
 
+def test_folds_reach_what_is_split_and_nothing_else(composed: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"prompt": "Say {i}."}}\n' for i in range(20)), encoding="utf-8")
+    role = ["dataset@data.prompts=jsonl", f"data.prompts.path={path}"]
+    role.append("data.prompts.validation_share=0")
+    nodes = composed("run.only=prompts", *role, "folds=5", "fold=3")[1]
+    assert [(node.config.fold, node.config.folds) for node in nodes] == [(3, 5)]
+    for words, says in (
+        (["run.only=prompts"], r"folds \(=5\) must be left out where the source of prompts brings"),
+        (["run.only=index"], r"folds \(=5\) must be left out where no node to be built holds rows"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            composed(*words, "folds=5", "fold=3")
+    with pytest.raises(ConfigError, match=r"fold \(=5\) must lie in \[0, 4\]"):
+        composed("run.only=prompts", *role, "folds=5", "fold=5")
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from plumbrule.cli import sweep as run
+from plumbrule.cli.sweeps import command as run
 from plumbrule.errors import NeedsInput, TrainingError
 from plumbrule.report.sweep_table import (
     Cell,

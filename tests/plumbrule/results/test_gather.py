@@ -106,6 +106,66 @@ def test_differences_are_paired_by_seed_and_corrected(store: Store) -> None:
     assert gold["improvement"].tolist() == [1.0]
 
 
+def write_folds(store: Store, coefs: dict[str, list[float]], seeds: int = 1) -> None:
+    number = 0
+    for coef, gains in coefs.items():
+        for fold, gain in enumerate(gains):
+            for seed in range(seeds):
+                own = [f"ppo.kl.coef={coef}", "folds=5", f"fold={fold}", f"seed={seed}"]
+                away = 0.5 * (2 * seed - (seeds - 1))  # of a fold's mean over its seeds
+                made_runs.write_run(store, number, own, {"ppo/gold_gain": gain + away})
+                number += 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_folds_are_a_group_with_an_interval_over_folds(tmp_path: Path, seeds: int) -> None:
+    store = Store(tmp_path)
+    gains = {"0.05": [1.0, 2.0, 3.0, 4.0, 5.0], "0.2": [1.5, 2.4, 3.6, 4.5, 5.5]}
+    write_folds(store, gains, seeds)
+    found = gather(store, ["quickstart"], ["ppo/gold_gain"], baseline="ppo.kl.coef=0.05")
+    assert list(found.table["group"]) == ["ppo.kl.coef=0.05", "ppo.kl.coef=0.2"]
+    base, other = (found.table.iloc[place] for place in (0, 1))
+    assert (base["n"], base["over"], base["mean"]) == (5, "folds", 3.0)
+    # variance 2.5, times 1/5 + 1/4, and Student's quantile of 4 degrees 2.776445
+    assert base["high"] - 3.0 == pytest.approx(2.776445 * math.sqrt(2.5 * 0.45), abs=1e-5)
+    assert math.isnan(base["iqm_low"])
+    assert (other["pairs"], other["difference"]) == (5, pytest.approx(0.5))
+    # differences .5 .4 .6 .5 .5: variance .005
+    wide = 2.776445 * math.sqrt(0.005 * 0.45)
+    assert other["difference_high"] - 0.5 == pytest.approx(wide, abs=1e-5)
+    assert 0 < other["p"] < 0.01
+    assert set(found.frame["fold"]) == set("01234")
+    assert "3 [0.05514, 5.945] (n=5 folds)" in markdown(found.table, found.metrics)
+    assert found.frame["seed"].nunique() == seeds
+
+
+def test_two_seeds_have_no_interval_and_neither_have_two_pairs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made_runs.write_sweep(store, ["0.05", "0.2"], [0, 1])
+    table = gather(store, [SWEEP], ["objective/kl"], baseline="ppo.kl.coef=0.05").table
+    row = table[table["group"] == "ppo.kl.coef=0.2"].iloc[0]
+    assert (row["n"], row["pairs"]) == (2, 2)
+    assert row["difference"] == pytest.approx(-1.0)
+    for name in ("low", "high", "difference_low", "difference_high", "p"):
+        assert math.isnan(row[name]), name
+
+
+def test_a_zipped_axis_is_a_column_of_runs_that_are_gathered_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    for place, (batch, rate) in enumerate((("8", "1e-4"), ("16", "2e-4"))):
+        at = {"sft.batch_size": batch, "sft.learning_rate": rate}
+        own = [f"{key}={value}" for key, value in at.items()]
+        made_runs.write_run(store, place, own, {"ppo/gold_gain": 1.0 + place}, zipped={"scale": at})
+    cells = gather(store, ["quickstart"]).cells
+    assert [dict(cell.swept) for cell in cells] == [{"scale": "8/1e-4"}, {"scale": "16/2e-4"}]
+    verbs.main(["ls", "--store", str(tmp_path)])
+    header, first, _ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "state", "time", "tags", "zipped", "command"]
+    assert "  scale=8/1e-4  " in first
+
+
 def test_a_group_of_one_seed_says_that_its_interval_is_over_items(tmp_path: Path) -> None:
     store = Store(tmp_path)
     made_runs.write_sweep(store, ["0.05", "0.2"], [0])
@@ -267,7 +327,7 @@ def test_a_baseline_without_partner_seeds_is_refused(tmp_path: Path) -> None:
     for number, (coef, seed) in enumerate([("0.1", 0), ("0.1", 1), ("0.2", 2), ("0.2", 3)]):
         words = [f"ppo.kl.coef={coef}", f"seed={seed}"]
         made_runs.write_run(store, number, words, {"ppo/gold_gain": 1.0})
-    with pytest.raises(ConfigError, match=r"must have a seed in common.*its seeds are 0, 1"):
+    with pytest.raises(ConfigError, match=r"must have a seed in common.*it has seed=0, seed=1"):
         gather(store, ["quickstart"], baseline="ppo.kl.coef=0.1")
 
 

@@ -91,6 +91,21 @@ def test_a_package_that_is_missing_is_said_before_anything_runs(
     assert TrackingConfig().name == "wandb"  # it needs none of them
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "trackio"])
+def test_pillow_is_named_where_only_that_is_missing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_spec(module: str) -> object:
+        if module.startswith("PIL"):
+            raise ModuleNotFoundError("No module named 'PIL'")
+        return object()
+
+    monkeypatch.setattr(tracking_config, "find_spec", find_spec)
+    message = rf"tracking\.name \(={name}\) must have the package pillow, which is not"
+    with pytest.raises(ConfigError, match=message):
+        TrackingConfig(name=name)
+
+
 def test_none_tracks_nothing(tmp_path: Path) -> None:
     track_nothing = TRACKERS["none"](TrackingConfig(name="none"), None, print)  # type: ignore
     assert isinstance(track_nothing, FilesOnly)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from worlds.rankings import WORDS, chat, saved_policy, saved_prompts, tiny_policy
 from worlds.stages import CPU, run_stage, small_feedback
 
-from plumbrule.cli.merge import merge
+from plumbrule.cli.merged_model import merge
 from plumbrule.data.json_lines import read_rows
 from plumbrule.data.records import Message, Preference, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError

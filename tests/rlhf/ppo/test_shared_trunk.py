@@ -17,7 +17,7 @@ from worlds.ppo import add_gradients, make_actors, make_learner
 from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.cli import verbs
-from plumbrule.cli.merge import merge
+from plumbrule.cli.merged_model import merge
 from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import probe, with_adapter
 from plumbrule.lm.config import AdapterConfig

@@ -27,7 +27,7 @@ from plumbrule.data.records import (
     read_records,
     write_records,
 )
-from plumbrule.data.splits import in_held_out_share, normalise, start_of
+from plumbrule.data.splits import fold_of, in_held_out_share, normalise, start_of
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
@@ -106,6 +106,70 @@ def pairs(tmp_path):
                 records.append(Preference(id, opening + more, responses, (1, 2)))
     write_records(records, tmp_path / "pairs.jsonl")
     return tmp_path / "pairs.jsonl"
+
+
+def folded(out, role, path, fold, folds):
+    dataset = DatasetConfig(format="jsonl", path=str(path))
+    out.mkdir(exist_ok=True)
+    config = DataConfig(role=role, dataset=dataset, folds=folds, fold=fold)
+    return run(config, {}, RuntimeConfig(), out, NullTracker())
+
+
+def test_folds_are_disjoint_and_cover_all_rows_in_every_role(pairs, tmp_path):
+    held: dict[str, list[set[str]]] = {}
+    for role in ("preferences", "prompts"):
+        every: list[str] = []
+        for fold in range(3):
+            out = tmp_path / f"{role}{fold}"
+            folded(out, role, pairs, fold, 3)
+            train, validation = read_both(out, KINDS[role])
+            starts = [{start_of(item) for item in side} for side in (train, validation)]
+            assert not starts[0] & starts[1]
+            assert len(starts[0] | starts[1]) == 50
+            held.setdefault(role, []).append(starts[1])
+            every += [item.id for item in validation]
+        whole = [item.id for side in read_both(tmp_path / f"{role}0", KINDS[role]) for item in side]
+        assert sorted(every) == sorted(whole)  # each row is held out once
+    assert held["preferences"] == held["prompts"]
+    assert card_of(tmp_path / "prompts2")["fold"] == 2
+
+
+def test_the_first_fold_of_ten_is_a_share_of_a_tenth(pairs, tmp_path):
+    folded(tmp_path / "fold", "preferences", pairs, 0, 10)
+    prepare(tmp_path / "share", "preferences", pairs, validation_share=0.1)
+    fold, share = (read_both(tmp_path / name, Preference) for name in ("fold", "share"))
+    assert fold == share
+
+
+def test_folds_that_can_not_be_are_refused(pairs, tmp_path):
+    dataset = DatasetConfig(format="jsonl", path=str(pairs))
+    for folds, fold, says in (
+        (1, 0, r"folds \(=1\) must lie in \[2, 100\]"),
+        (5, 5, r"fold \(=5\) must lie in \[0, 4\]"),
+        (5, None, r"fold \(=None\) must be given with folds \(=5\), and only then; for all folds"),
+        (None, 1, r"fold \(=1\) must be given with folds \(=None\)"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            DataConfig("prompts", dataset, folds=folds, fold=fold)
+    write_records(read_both_of_one_start(), tmp_path / "one.jsonl")
+    with pytest.raises(DataError, match="are one conversation to the split"):
+        folded(tmp_path / "one", "prompts", tmp_path / "one.jsonl", 0, 5)
+    few = [Prompt(f"p{i}", chat(f"Say {i}")) for i in range(2)]
+    write_records(few, tmp_path / "few.jsonl")
+    empty = min(set(range(20)) - {fold_of(start_of(row), 20, 0) for row in few})
+    says = rf"the split \(fold={empty} of folds=20, split_seed=0\) of 2 rows in 2 conversations"
+    with pytest.raises(DataError, match=says):
+        folded(tmp_path / "few", "prompts", tmp_path / "few.jsonl", empty, 20)
+    sides = tmp_path / "sides"
+    sides.mkdir()
+    for name in ("train", "validation"):
+        write_records([Prompt(name, chat(name))], sides / f"{name}.jsonl")
+    with pytest.raises(DataError, match=r"folds \(=5\) must be left out where a source brings its"):
+        folded(tmp_path / "own", "prompts", sides, 0, 5)
+
+
+def read_both_of_one_start():
+    return [Prompt("a", chat("Say it"))]
 
 
 def test_no_held_out_conversation_is_trained_on_in_any_role(pairs, tmp_path):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,3 +160,112 @@ def test_a_ray_cluster_that_is_not_there_is_one_line() -> None:
     config = ExecutorConfig(name="ray", address="127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"executor.address \(=127.0.0.1:1\) must be a Ray clus"):
         start(config, None)  # type: ignore[arg-type]
+
+
+def start(store: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "plumbrule", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=store,
+        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1", **env},
+    )
+
+
+NO_TOKENS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def ray_head(tmp_path: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A Ray cluster of its own, by its address, and what ends it at once."""
+    pytest.importorskip("ray", reason="ray is not here")
+    import psutil
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    port = port if port > 20000 else port + 20000  # Ray's workers have those from 10002 to 19999
+    folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path must be short
+    head = subprocess.Popen(
+        [
+            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"),
+            *(f"--port={port}", "--num-cpus=1", "--include-dashboard=false"),
+            f"--temp-dir={folder}",
+        ],
+        env={**os.environ, **NO_TOKENS},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def end() -> None:
+        if head.poll() is None:
+            own = psutil.Process(head.pid)
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            head.wait()
+
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            time.sleep(0.5)
+        yield f"127.0.0.1:{port}", end
+    finally:
+        end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_goes_away_fails_what_it_had_and_the_rest_stands(
+    tmp_path: Path, ray_head: tuple[str, Callable[[], None]]
+) -> None:
+    address, end = ray_head
+    words = [word for word in SMALL if not word.startswith(("rag.", "executor."))]
+    words += ["rag.chunk_words=range(30,36)"]
+    on_ray = ("executor=ray", f"executor.address={address}")
+    process = start(tmp_path, *words, *on_ray, **NO_TOKENS)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.count("index (rag.chunk_words=") and "built in" in line:
+            end()
+    assert process.wait() == 1, said
+    assert any("its Ray cluster at" in line and "went away. Run the same" in line for line in said)
+    kept = {path.parent.name for path in tmp_path.glob("artifacts/index/*/manifest.json")}
+    assert 1 <= len(kept) < 6
+    done = plumbrule(tmp_path, *words)  # any executor goes on from the store
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("index: building") == 6 - len(kept)
+    assert "documents: building" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_fails_its_node_and_is_taken_up_again(tmp_path: Path) -> None:
+    """Submitit's processes of this machine stand in for Slurm's jobs, SIGINT for scancel."""
+    pytest.importorskip("submitit", reason="submitit is not here")
+    words = (
+        *("experiment=rehearsal", "debug=fast", "run.goals=[sft]", "tracking=jsonl"),
+        *("atlas.num_known=16", "atlas.num_after=12", "model.hidden_size=16", "model.num_layers=1"),
+        *("base.batch_tokens=64", "base.sequence_tokens=64", "base.optimizer=adamw"),
+        *("base.steps=1000", "base.save_every=20", "runtime.threads=1"),
+    )
+    process = start(tmp_path, *words, "executor=submitit_local", "executor.workers=1")
+    until = time.monotonic() + 300
+    while not (begun := list(tmp_path.glob("artifacts/base/*.build/*/checkpoints/*/COMPLETE"))):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    claim = json.loads((begun[0].parents[3] / "claim.json").read_text(encoding="utf-8"))
+    os.kill(claim["pid"], signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "base: its process was stopped by SIGINT (a cancelled job, or one out of time)" in said
+    assert not list(tmp_path.glob("artifacts/sft/*"))  # what needed it was not run
+    assert list(tmp_path.glob("artifacts/data/*/manifest.json"))
+    assert not list(tmp_path.rglob("claim.json"))
+    done = plumbrule(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    assert "base: resuming base/" in done.stderr

@@ -20,14 +20,15 @@ from plumbrule.cli.messages import say
 from plumbrule.cli.progress_table import start_table
 from plumbrule.cli.runs import Run, require_ready
 from plumbrule.cli.submitted import take_log
-from plumbrule.cli.sweep import note_folder
-from plumbrule.cli.sweeps.cells import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.cell_files import SWEEP, SweepCell, forget_earlier, leave_failure
+from plumbrule.cli.sweeps.command import note_folder
 from plumbrule.cli.sweeps.configs import CellConfig, compose_cells, own_words
 from plumbrule.cli.sweeps.sweep_plan import print_sweep_plan
 from plumbrule.cli.sweeps.undone import refuse_same
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.executors.carry_out import carry_out
 from plumbrule.pipeline.executors.config import ExecutorConfig
+from plumbrule.pipeline.executors.merged_graph import EarlyStop
 from plumbrule.pipeline.plan import Lookups
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.report.sweep_table import Cell
@@ -37,12 +38,16 @@ from plumbrule.store.layout import store_root
 
 
 def launch(
-    loader: Any, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
+    loader: Any,
+    master: DictConfig,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    early_stop: EarlyStop | None = None,
 ) -> list[float | None]:
     """Carry out cells and return `run.objective` of each: NaN of one that failed, None without one.
 
     Args: loader: Hydra's, of configs. master: the config of the sweep itself. first: number of the
-    first of these cells in the sweep.
+    first of these cells in the sweep. early_stop: may want cells stopped before they are done.
     Raises: ConfigError: a cell can't be composed, or two would write one folder; none was started.
     """
     cells = compose_cells(loader, master, job_overrides, first)
@@ -68,7 +73,10 @@ def launch(
         contextlib.redirect_stdout(sys.stderr),  # libraries print to it on their own
         start_table(executor, say, total, [text for text, _ in planned], seconds) as table,
     ):
-        carry_out([run for _, run in planned], executor, table, table.say)
+        ready = [run for _, run in planned]
+        if early_stop is not None:
+            early_stop.begin({run.cell.about.number: run for run in ready if run.cell is not None})
+        carry_out(ready, executor, table, table.say, early_stop)
     return [float("nan") if run is None or run.error else run.objective for run in runs]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plumbrule.cli.messages import describe_stop, say
-from plumbrule.errors import NeedsInput
+from plumbrule.errors import NeedsInput, Pruned
 from plumbrule.report.sweep_table import CELL, STOPPED, Cell, read_cell, write_cell
 from plumbrule.store.json_files import write_json
 
@@ -31,13 +31,16 @@ def forget_earlier(folder: Path) -> None:
 
 
 def leave_failure(cell: SweepCell, error: BaseException) -> None:
-    """Write what ended a cell, or what it waits for: `cell.json`, and where it failed
-    `failure.json`.
+    """Write what ended a cell, what it waits for or why a search stopped it: `cell.json`, and where
+    it failed `failure.json`.
     """
     about, words = cell.about, " ".join(cell.about.overrides)
     if isinstance(error, NeedsInput):
         say(f"cell {words}: {error}")
         write_cell(cell.folder, replace(about, awaits=error.what))
+        return
+    if isinstance(error, Pruned):
+        write_cell(cell.folder, replace(about, pruned=str(error)))
         return
     if isinstance(error, KeyboardInterrupt):
         write_cell(cell.folder, replace(about, error=f"{STOPPED}{describe_stop(error)}"))
