@@ -24,12 +24,12 @@ import numpy as np
 from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import TrainingError
+from plumbrule.lm.endpoints.kept_replies import append_rows, files_of, key_of, read_rows
+from plumbrule.lm.endpoints.patient_post import Service, headers_with, shown
 from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode
 from rlhf.rewards.config import HTTPConfig
-from rlhf.rewards.kept_replies import append_rows, files_of, key_of, read_rows
 from rlhf.rewards.options import TermInputs
-from rlhf.rewards.patient_post import Service, headers_with, shown
 
 MOST_BYTES, BYTES_PER_SCORE = 2**20, 256
 """Of a reply: a mebibyte, and more where many scores are asked for at once."""
