@@ -97,6 +97,8 @@ class Benchmark:
 
     example: ExampleOf | None = None
     """An item as an answered question, for `eval.num_shots`; None: it is asked without examples."""
+    train_split: Callable[[EvalConfig], str | None] = no_setting
+    """Setting for the file or folder that examples are drawn from, in the same format."""
     no_shots: str = "it declares no way to show an answered question"
     """Why it is asked without them, where `example` is None."""
 

@@ -20,7 +20,7 @@ from eval.comparisons.config import JudgeEndpointConfig
 from eval.reward_models.rankings import Tested
 from plumbrule.data.records import Preference
 from plumbrule.errors import TrainingError
-from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, Reply
+from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, EndpointSettings, Reply
 from plumbrule.lm.judges.questions import conversation, fill
 from plumbrule.protocols import Tracker
 
@@ -60,7 +60,17 @@ class EndpointJudge:
 
     def __init__(self, config: JudgeEndpointConfig, replies: Path, tracker: Tracker):
         self.config, self.tracker = config, tracker
-        self.endpoint = ChatEndpoint(config, "win_rate.endpoint", replies / "judge.jsonl")
+        settings = EndpointSettings(
+            "win_rate.endpoint",
+            str(config.url),
+            str(config.model),
+            config.token_env,
+            config.max_reply_tokens,
+            config.num_requests,
+            config.timeout_seconds,
+            config.patience_seconds,
+        )
+        self.endpoint = ChatEndpoint(settings, replies / "judge.jsonl")
         self._replies: list[Reply | None] = []
         self._unread = ""
 

@@ -139,7 +139,9 @@ def questions(name: str, members: Sequence[Artifact]) -> list[list[Row]]:
     tables: list[dict[tuple[str, str], Row]] = []
     for one in members:
         path = one.file(items_file(name))
-        own = {(row["id"], row["condition"]): row for _, row in read_rows(path)}
+        own: dict[tuple[str, str], Row] = {
+            (row["id"], row["condition"]): row for _, row in read_rows(path)
+        }
         lacking = {c for row in own.values() for c in NEEDED[name] if c not in row}
         if lacking:
             raise DataError(
@@ -174,7 +176,7 @@ def chosen(rows: Sequence[Row]) -> dict[str, Any]:
     vote = majority([int(own.argmax()) for own in nats])
     choice = int(nats[vote.place].argmax())
     mean = nats.mean(0)
-    found = {
+    found: dict[str, Any] = {
         "mean_accuracy": share_of_top(mean, right),
         "mean_accuracy_per_byte": share_of_top(mean / lengths, right),
         "vote_accuracy": float(choice == right),
@@ -202,7 +204,7 @@ def answered(rows: Sequence[Row]) -> dict[str, Any]:
     texts = [str(row["response"]) for row in rows]
     vote = majority([normalise_answer(text) for text in texts])
     text, references = texts[vote.place], rows[0]["references"]
-    own = {
+    own: dict[str, Any] = {
         "vote_exact_match": exact_match(text, references),
         "vote_f1": word_f1(text, references),
         "vote_contains": int(rows[vote.place]["contains"]),

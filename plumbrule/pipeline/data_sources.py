@@ -53,7 +53,8 @@ def source_of(config: RunConfig, role: str, is_train_split: bool = False) -> Dat
     is_train_split: of a benchmark's train split, which the config names.
     """
     folder = BENCHMARKS[role].folder(config.eval) if role in BENCHMARKS else None
-    folder = _train_split(config, role) if is_train_split else folder
+    if is_train_split:
+        folder = BENCHMARKS[role].train_split(config.eval)
     if folder is not None:
         return dataclasses.replace(
             type(config.dataset)(format=role, path=folder), split_seed=config.dataset.split_seed
@@ -89,10 +90,6 @@ def with_named_benchmarks(
     return _with_train_splits(config, found)
 
 
-def _train_split(config: RunConfig, name: str) -> str | None:
-    return getattr(getattr(config.eval, name, None), "shots", None)
-
-
 def _with_train_splits(config: RunConfig, nodes: Mapping[str, NodeConfig]) -> dict[str, NodeConfig]:
     """Return the graph with a data node for each train split that the config names, an input of
     each evaluation that measures the benchmark.
@@ -102,7 +99,7 @@ def _with_train_splits(config: RunConfig, nodes: Mapping[str, NodeConfig]) -> di
     found = dict(nodes)
     for name, benchmark in BENCHMARKS.items():
         own = f"{name}{SHOTS}"
-        if benchmark.example is None or _train_split(config, name) is None:
+        if benchmark.example is None or benchmark.train_split(config.eval) is None:
             continue
         if own in nodes:
             raise ConfigError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint
+from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, EndpointSettings
 from plumbrule.lm.parallel import distributed
 from rlhf.rewards.judge_config import JudgeModelConfig
 from rlhf.rewards.verdicts import Scale, Verdicts
@@ -31,7 +31,17 @@ class EndpointJudge:
     def __init__(self, config: JudgeModelConfig, replies: Path | None = None):
         self.config = config
         kept = None if replies is None else replies / "judge" / f"{distributed.rank()}.jsonl"
-        self.endpoint = ChatEndpoint(config, "reward.judge_model", kept)
+        settings = EndpointSettings(
+            "reward.judge_model",
+            str(config.url),
+            str(config.model),
+            config.token_env,
+            config.max_reply_tokens,
+            config.num_requests,
+            config.timeout_seconds,
+            config.patience_seconds,
+        )
+        self.endpoint = ChatEndpoint(settings, kept)
 
     def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
         """Return what the replies say, NaN where one says none of the scale's words.

@@ -168,5 +168,6 @@ BENCHMARK = Benchmark(
     per_group=lambda config: config.classification.per_group,
     unit="texts",
     example=example,
+    train_split=lambda config: config.classification.shots,
     signature=prompt_signature,
 )

@@ -158,5 +158,6 @@ BENCHMARK = Benchmark(
     per_group=lambda config: config.multiple_choice.per_group,
     unit="questions",
     example=example,
+    train_split=lambda config: config.multiple_choice.shots,
     signature=prompt_signature,
 )

@@ -247,5 +247,6 @@ BENCHMARK = Benchmark(
     per_group=lambda config: config.open_qa.per_group,
     unit="questions",
     example=example,
+    train_split=lambda config: config.open_qa.shots,
     signature=signature,
 )

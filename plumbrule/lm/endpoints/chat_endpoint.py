@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import TrainingError
@@ -49,11 +49,13 @@ class Reply(NamedTuple):
     reply_tokens: int
 
 
-class EndpointSettings(Protocol):
+class EndpointSettings(NamedTuple):
     """What a section of the config says of an endpoint."""
 
-    url: str | None
-    model: str | None
+    section: str
+    """For messages."""
+    url: str
+    model: str
     token_env: str | None
     max_reply_tokens: int
     num_requests: int
@@ -84,22 +86,22 @@ class RequestForm(NamedTuple):
 
 
 class ChatEndpoint:
-    """The model `config.model` of the endpoint `config.url`.
+    """The model `settings.model` of the endpoint `settings.url`.
 
-    section: of the config, for messages. kept: file of this process's replies, beside which those
+    kept: file of this process's replies, beside which those
     of others are read; None: they are kept in memory.
     Raises: ConfigError: the variable that should hold the key is not set.
     """
 
-    def __init__(self, config: EndpointSettings, section: str, kept: Path | None = None):
-        self.config, self.kept = config, kept
+    def __init__(self, settings: EndpointSettings, kept: Path | None = None):
+        self.settings, self.kept = settings, kept
         self.service = Service(
-            name=f"the judge {config.model} at {config.url}",
-            url=f"{str(config.url).rstrip('/')}/chat/completions",
-            section=section,
-            timeout_seconds=config.timeout_seconds,
-            patience_seconds=config.patience_seconds,
-            headers=headers_with(config.token_env, section),
+            name=f"the judge {settings.model} at {settings.url}",
+            url=f"{settings.url.rstrip('/')}/chat/completions",
+            section=settings.section,
+            timeout_seconds=settings.timeout_seconds,
+            patience_seconds=settings.patience_seconds,
+            headers=headers_with(settings.token_env, settings.section),
         )
         self.form = RequestForm()
         self.known: dict[str, Reply] = {}
@@ -144,16 +146,16 @@ class ChatEndpoint:
     def _new(self, questions: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
         """Return the key of each question, and the requests that no reply is known to."""
         bodies = [self._body(question) for question in questions]
-        keys = [key_of(self.config.url, body) for body in bodies]
+        keys = [key_of(self.settings.url, body) for body in bodies]
         new = {key: body for key, body in zip(keys, bodies, strict=True) if key not in self.known}
         return keys, new
 
     def _body(self, question: str) -> dict[str, Any]:
         return {
-            "model": self.config.model,
+            "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
-            MAX_TOKENS: self.config.max_reply_tokens,
+            MAX_TOKENS: self.settings.max_reply_tokens,
         }
 
     def _ask_part(
@@ -164,7 +166,7 @@ class ChatEndpoint:
         stops: raise the first failure, and ask nothing that is not under way.
         """
         failed: list[TrainingError] = []
-        with ThreadPoolExecutor(self.config.num_requests) as threads:
+        with ThreadPoolExecutor(self.settings.num_requests) as threads:
             asked = {key: threads.submit(self._ask, body) for key, body in bodies.items()}
             try:
                 for future in asked.values():
@@ -188,7 +190,7 @@ class ChatEndpoint:
             append_rows(self.kept, rows)
 
     def _ask(self, body: Mapping[str, Any]) -> Reply:
-        most = MOST_BYTES + BYTES_PER_TOKEN * self.config.max_reply_tokens
+        most = MOST_BYTES + BYTES_PER_TOKEN * self.settings.max_reply_tokens
         while True:
             form = self.form
             data = json.dumps(form.applied(body)).encode()

@@ -11,7 +11,7 @@ from plumbrule.lm.endpoints.addresses import require_url
 def require_endpoint(name: str, config: Any) -> None:
     """Raise ConfigError unless the section `name` can be asked; one without `url` is none.
 
-    Args: config: has the fields of `plumbrule.lm.endpoints.chat_endpoint.EndpointSettings`.
+    Args: config: has the fields of `EndpointSettings`.
     """
     require_range(f"{name}.max_reply_tokens", config.max_reply_tokens, 1, 65_536, "tokens")
     require_range(f"{name}.num_requests", config.num_requests, 1, 256, "requests")
