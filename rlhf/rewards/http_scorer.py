@@ -9,7 +9,8 @@ and must be what it answers; every reply is kept (`replies/<process>.jsonl` besi
 read before anyone is asked, so a resumed run sees the same rewards; and the run is marked as not
 reproducible from its config.
 
-How long it is asked again while it is down, and what stops the run: `plumbrule/lm/endpoints/patient_post.py`.
+How long it is asked again while it is down, and what stops the run:
+`plumbrule/lm/endpoints/patient_post.py`.
 """
 
 from __future__ import annotations
