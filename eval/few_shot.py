@@ -1,10 +1,11 @@
 """Answered examples in front of a question (few-shot prompting): which, and how they are shown.
 
 Examples come from a train split that the user names (`eval.<benchmark>.shots`), never from the rows
-that are evaluated: one whose question is asked as well is passed over. All questions of a benchmark
-are shown the same ones, in the same order: those of the train split with the lowest digests of
-(seed, benchmark, id), so the draw depends on no other row and on no order of the file. Where the
-train split names subjects (`meta.subject`, as MMLU's), a question is shown examples of its own.
+that are evaluated: one whose question is asked as well is passed over, and so is a repeat. All
+questions of a benchmark are shown the same ones, in the same order: those of the train split with
+the lowest digests of (seed, benchmark, id), so the draw depends on no other row and on no order of
+the file. Where the train split names subjects (`meta.subject`, as MMLU's), a question is shown
+examples of its own.
 
 In a chat an example is a turn of the user and one of the assistant; as plain text
 (`eval.choice_prompt=plain`) it stands before the question in the same words. No torch here.
@@ -80,7 +81,12 @@ def draw(
     """
     asked = {_plain(example_of(item)) for item in evaluated}
     examples = [(item, example_of(item)) for item in train]
-    free = [(item, example) for item, example in examples if _plain(example) not in asked]
+    first = {_plain(example): item.id for item, example in reversed(examples)}
+    free = [
+        (item, example)
+        for item, example in examples
+        if _plain(example) not in asked and first[_plain(example)] == item.id  # repeats teach less
+    ]
     named = any(subject_of(item) for item, _ in free)
     subjects = dict.fromkeys(subject_of(item) for item in evaluated) if named else {"": None}
     found = {}
@@ -90,11 +96,11 @@ def draw(
             of = f" of subject {subject!r}" if named else ""
             raise DataError(
                 f"eval.num_shots (={number} examples) must be at most the {len(own)} rows{of} of "
-                f"eval.{benchmark}.shots that are not evaluated ({len(examples)} rows in all); "
+                f"eval.{benchmark}.shots that differ and are not evaluated (of {len(examples)}); "
                 "lower it, or name a larger train split."
             )
         found[subject] = sorted(own, key=lambda one: _rank(seed, benchmark, one[0]))[:number]
-    return Shots(found, len(examples) - len(free))
+    return Shots(found, sum(_plain(example) in asked for _, example in examples))
 
 
 def _plain(example: Example) -> tuple[str, ...]:

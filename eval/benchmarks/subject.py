@@ -300,6 +300,7 @@ class Subject:
         settings.pop("batch_size")
         # Longest first, as the sampler takes them, so that a chunk's prompts are of like length.
         order = sorted(kept, key=lambda i: -len(encoded[i]))
+        of_all = sampling.max_new_tokens + (len(encoded[order[0]]) if order else 0)
         named = [self.journal.key("answer", encoded[i], settings, int(keys[i])) for i in order]
         with self.tracker.progress(len(kept), what, unit) as line:
 
@@ -307,7 +308,7 @@ class Subject:
                 some = [order[place] for place in places]
                 prompts, own = [encoded[i] for i in some], [keys[i] for i in some]
                 longest = len(prompts[0]) + sampling.max_new_tokens
-                rows = fitting_rows(sampling.batch_size, self.policy.spec.context, longest)
+                rows = fitting_rows(sampling.batch_size, of_all, longest)
                 sized = replace(sampling, batch_size=rows)
                 answers = generate_fitting(self.policy, prompts, sized, own, line)
                 return [[list(answer.tokens), bool(answer.finished)] for answer in answers]
@@ -318,11 +319,11 @@ class Subject:
         return found, left_out(what, len(encoded) - len(kept), len(encoded), most)
 
 
-def fitting_rows(batch_size: int, context: int, longest: int) -> int:
-    """Return how many rows of at most `longest` tokens take the memory of `batch_size` rows of the
-    whole context; at least `batch_size`.
+def fitting_rows(batch_size: int, of_all: int, longest: int) -> int:
+    """Return how many rows of at most `longest` tokens take the memory of `batch_size` rows of
+    `of_all` tokens, the longest ones of the work.
     """
-    return max(batch_size, batch_size * context // longest)
+    return batch_size * of_all // longest
 
 
 def generate_fitting(
