@@ -54,7 +54,7 @@ def main() -> None:
         nodes = measured(whole, store)
         table = mitigation_table(nodes) if given.which == "bold_mitigation" else hh_table(nodes)
         print("\n".join(table))
-    times = {name: node.get("seconds") for name, node in whole["nodes"].items()}
+    times = {name: node.get("wall_seconds") for name, node in whole["nodes"].items()}
     print(json.dumps({"overrides": words, "seconds": round(seconds, 1), "nodes": times}))
 
 
@@ -88,7 +88,7 @@ def measured(whole: Mapping[str, Any], store: Path) -> dict[str, dict[str, Any]]
     """Return the `metrics.json` of each evaluation of a run, by its node."""
     found = {}
     for name, node in whole["nodes"].items():
-        path = store / "artifacts" / node["kind"] / node["fingerprint"] / "metrics.json"
+        path = store / str(node["artifact"]) / "metrics.json"
         if node["kind"] == "eval":
             found[name] = json.loads(path.read_text(encoding="utf-8"))
     return found
