@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from eval.few_shot import SHOTS
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.config import (
     CONTENT,
@@ -141,6 +142,45 @@ class BenchmarkFiles:
     """File or folder, in the format of the benchmark's name; None: it is not measured."""
     per_group: int | None = field(default=None, metadata=NOT_HASHED)
     """Items per group, spread evenly; None: all."""
+    shots: str | None = field(default=None, metadata=NOT_HASHED)
+    """File or folder of a train split in the same format, of which `eval.num_shots` examples are \
+shown with each question; None: none are."""
+
+
+@dataclass
+class LmEvalConfig:
+    """Tasks of lm-evaluation-harness, of the extra `lm-eval`."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Names of its tasks or groups of tasks; none: it is not asked."""
+    include_path: str | None = field(default=None, metadata=CONTENT)
+    """Folder of further task files, which may name no code; None: its own tasks alone."""
+    num_fewshot: int | None = None
+    """Examples in front of each question; None: as many as each task says."""
+    limit: int | None = None
+    """Documents of each task, the first ones; None: all."""
+    chat: bool = False
+    """Whether prompts go through the policy's chat template; else they are plain text."""
+
+    def __post_init__(self) -> None:
+        require(
+            len(set(self.tasks)) == len(self.tasks),
+            "eval.lm_eval.tasks",
+            self.tasks,
+            "name each task once",
+            "take one out",
+        )
+        if self.num_fewshot is not None:
+            require_range("eval.lm_eval.num_fewshot", self.num_fewshot, 0, 64, "examples")
+        if self.limit is not None:
+            require_range("eval.lm_eval.limit", self.limit, 1, unit="documents")
+        require(
+            bool(self.tasks) or self.include_path is None,
+            "eval.lm_eval.include_path",
+            self.include_path,
+            "be null without eval.lm_eval.tasks",
+            "name a task of it, or leave it out",
+        )
 
 
 @dataclass
@@ -172,12 +212,19 @@ class EvalConfig:
     """SimpleQA: its CSV."""
     perplexity: BenchmarkFiles = field(default_factory=BenchmarkFiles)
     """Perplexity and bits per byte of any texts: a table with text."""
+    lm_eval: LmEvalConfig = field(default_factory=LmEvalConfig)
     perplexity_stride: int | None = None
     """Tokens between the windows in which a text longer than the context is read; None: half the
     context."""
     choice_prompt: str = "chat"
     """How a question whose answers are given is put: chat, through the policy's template, or \
 plain, as text behind `Q:` with the answer behind `A:`, for a model that knows no chat."""
+    num_shots: int = 0
+    """Answered examples in front of each question of the benchmarks whose `shots` name a train \
+split, drawn with `seed`; 0: none."""
+    num_votes: int = 0
+    """Of open questions: answers sampled to each at `sampling.temperature`; the commonest \
+is scored beside the greedy one (self-consistency); 0: none."""
     confidence: float = 0.95
     """Of every interval."""
     num_resamples: int = 2000
@@ -196,11 +243,78 @@ plain, as text behind `Q:` with the answer behind `A:`, for a model that knows n
             if getattr(self, name).per_group is not None:
                 most = getattr(self, name).per_group
                 require_range(f"eval.{name}.per_group", most, 1, unit="items")
+        require_range("eval.num_shots", self.num_shots, 0, 64, "examples")
+        self._check_shots()
+        require_range("eval.num_votes", self.num_votes, 0, 1024, "answers")
+        require(
+            self.num_votes != 1,
+            "eval.num_votes",
+            self.num_votes,
+            "be 0 or at least 2 answers, of which one can be the commonest",
+            "raise it, or set eval.num_votes=0",
+        )
+        require(
+            self.num_votes == 0 or self.sampling.temperature > 0,
+            "eval.sampling.temperature",
+            self.sampling.temperature,
+            f"be above 0 with eval.num_votes (={self.num_votes}), since greedy answers are equal",
+            "set eval.sampling.temperature=0.7",
+        )
         require_range("eval.confidence", self.confidence, 0.5, 0.9999)
         require_range("eval.num_resamples", self.num_resamples, 100)
         require_range("eval.num_samples", self.num_samples, 0, unit="responses")
         if self.max_prompts is not None:
             require_range("eval.max_prompts", self.max_prompts, 2, unit="prompts")
+
+    def _check_shots(self) -> None:
+        named = [name for name in FILES if getattr(self, name).shots is not None]
+        for name in named:
+            require(
+                self.num_shots > 0,
+                f"eval.{name}.shots",
+                getattr(self, name).shots,
+                "be null with eval.num_shots=0, which shows no example",
+                "set eval.num_shots=5, or leave the train split out",
+            )
+            require(
+                getattr(self, name).path is not None,
+                f"eval.{name}.shots",
+                getattr(self, name).shots,
+                f"come with eval.{name}.path, whose questions the examples stand in front of",
+                f"name the file with eval.{name}.path=<file>",
+            )
+
+
+def check_shots(node: PlacedNode) -> None:
+    """Raise ConfigError for examples that a benchmark does not take, or that nothing takes."""
+    from eval.benchmarks.registry import BENCHMARKS
+
+    number = node.config.num_shots
+    if number == 0:
+        return
+    for name in FILES:
+        given, benchmark = getattr(node.config, name).shots, BENCHMARKS[name]
+        require(
+            given is None or benchmark.example is not None,
+            f"eval.{name}.shots",
+            given,
+            f"be null: {benchmark.no_shots}",
+            "leave it out",
+        )
+    takers = [n for n, one in BENCHMARKS.items() if one.example is not None and n in node.inputs]
+    others = "; ".join(
+        f"{n}: {one.no_shots}"
+        for n, one in BENCHMARKS.items()
+        if one.example is None and n in node.inputs
+    )
+    require(
+        any(f"{name}{SHOTS}" in node.inputs for name in takers),
+        "eval.num_shots",
+        f"{number} examples",
+        f"be 0 where node {node.name} has no train split to draw them from"
+        + (f" ({others})" if others else ""),
+        "name one, such as eval.multiple_choice.shots=<file>, or set eval.num_shots=0",
+    )
 
 
 def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
@@ -214,6 +328,10 @@ def _lacks_gold(node: PlacedNode) -> tuple[str, str] | None:
 
 def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     """Raise ConfigError for a KL of greedy answers, and knowledge to be retrieved from no index."""
+    from eval.benchmarks.harness.lm_eval_tasks import check_installed
+
+    check_installed(node.config)
+    check_shots(node)
     judged = node.config.halueval
     require(
         "halueval" not in node.inputs

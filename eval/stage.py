@@ -18,17 +18,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from eval import few_shot
 from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.harness.lm_eval_tasks import LM_EVAL, data_digest
 from eval.benchmarks.journal import Journal
 from eval.benchmarks.quantity import items_file, with_conditions
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.subject import Subject, has_own_template
 from eval.config import EvalConfig
+from eval.few_shot import SHOTS, Shots
 from eval.intervals import Intervals, Metrics, publish
 from plumbrule import __version__
-from plumbrule.data.records import BenchmarkItem, Prompt, read_records
+from plumbrule.data.records import BenchmarkItem, Message, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.chat import is_ours
@@ -75,28 +78,35 @@ def run(
     benchmark can't use or the policy's chat template refuses, or two of one id; before any work.
     """
     # 1. records
-    records = {name: read(one, inputs[name]) for name, one in BENCHMARKS.items() if name in inputs}
+    records: dict[str, Records] = {
+        name: read(one, inputs[name]) for name, one in BENCHMARKS.items() if name in inputs
+    }
+    if config.lm_eval.tasks:
+        records[LM_EVAL.name] = ()  # they are the library's
     if not records:
         raise ConfigError(
             f"inputs (={', '.join(inputs)}) must hold something to measure; give the node one of "
-            f"{', '.join(BENCHMARKS)}."
+            f"{', '.join(BENCHMARKS)}, or name eval.lm_eval.tasks."
         )
-    asked = [prompt for name in records for prompt in BENCHMARKS[name].asked(records[name], config)]
+    asked = [
+        prompt for name in records for prompt in benchmark_of(name).asked(records[name], config)
+    ]
+    shots = draw_shots(config, inputs, records)
     # 2. policy and work
-    subject = open_subject(config, inputs, runtime, out, tracker)
-    subject.policy.check_chats(asked)
+    subject = open_subject(config, inputs, runtime, out, tracker, shots)
+    subject.policy.check_chats([*asked, *with_examples(subject, records)])
     conditions = [c for c in config.conditions if c == "closed" or subject.retriever is not None]
     work = [
         (name, condition)
         for name in records
-        for condition in (conditions if BENCHMARKS[name].both_conditions else ["closed"])
+        for condition in (conditions if benchmark_of(name).both_conditions else ["closed"])
     ]
     # 3. item rows
     done = measure_all(work, records, subject, out)
     # 4. metrics
     intervals = Intervals(config.confidence, config.num_resamples, config.seed)
     metrics = {
-        (name, condition): summarise(BENCHMARKS[name], done[name, condition], intervals)
+        (name, condition): summarise(benchmark_of(name), done[name, condition], intervals)
         for name, condition in work
     }
     # 5. files
@@ -107,8 +117,16 @@ def run(
         about["reward"] = inputs["reward"].fingerprint
     write_json(out / EVALUATED, about)
     subject.journal.close()
-    write(out, done, metrics, provenance(config, inputs, list(records)))
+    beside = provenance(config, inputs, list(records), shots)
+    if LM_EVAL.name in records:
+        beside[LM_EVAL.name]["data"] = data_digest(done[LM_EVAL.name, "closed"].items)
+    write(out, done, metrics, beside)
     return publish(headlines(metrics, policy.kind), out)
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """Return the benchmark of a name, of lm-evaluation-harness's tasks too."""
+    return LM_EVAL if name == LM_EVAL.name else BENCHMARKS[name]
 
 
 def read(benchmark: Benchmark, artifact: Artifact) -> Records:
@@ -130,12 +148,49 @@ def read(benchmark: Benchmark, artifact: Artifact) -> Records:
     return records
 
 
+def draw_shots(
+    config: EvalConfig, inputs: Mapping[str, Artifact], records: Mapping[str, Records]
+) -> dict[str, Shots]:
+    """Return the examples of each benchmark whose train split the node was given.
+
+    Raises: DataError: as `few_shot.draw`.
+    """
+    found = {}
+    for name, evaluated in records.items():
+        benchmark = benchmark_of(name)
+        if benchmark.example is None or f"{name}{SHOTS}" not in inputs:
+            continue
+        train = read(benchmark, inputs[f"{name}{SHOTS}"])
+        found[name] = few_shot.draw(
+            name,
+            cast(Sequence[BenchmarkItem], train),
+            cast(Sequence[BenchmarkItem], evaluated),
+            config.num_shots,
+            config.seed,
+            benchmark.example,
+        )
+    return found
+
+
+def with_examples(subject: Subject, records: Mapping[str, Records]) -> list[Prompt]:
+    """Return the first question of each benchmark with its examples, as a chat: the policy's
+    template must take their turns.
+    """
+    found = []
+    for name in subject.shots:
+        item = cast(BenchmarkItem, records[name][0])
+        turns = few_shot.as_turns(subject.shots[name].of(item), subject.with_passages)
+        found.append(Prompt(item.id, (*turns, Message("user", "?"))))
+    return found
+
+
 def open_subject(
     config: EvalConfig,
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
+    shots: Mapping[str, Shots],
 ) -> Subject:
     """Return the policy with its retriever, reward, reward model and reference, as far as given."""
     given = Inputs(inputs)
@@ -165,6 +220,7 @@ def open_subject(
         reward,
         chats,
         Journal(out / ASKED, inputs["policy"].fingerprint),
+        shots,
     )
 
 
@@ -188,9 +244,22 @@ def measure_all(
     for name, condition in work:
         if (name, condition) in done:
             continue
-        done[name, condition] = BENCHMARKS[name].measure(records[name], condition, subject)
+        measured = benchmark_of(name).measure(records[name], condition, subject)
+        done[name, condition] = measured._replace(
+            notes=[*shot_notes(name, subject), *measured.notes]
+        )
         checkpoints.save(folder, len(done), lambda to: write_checkpoint(to, done), keep=1)
     return done
+
+
+def shot_notes(name: str, subject: Subject) -> list[str]:
+    """Return what there is to say of a benchmark's examples, where the evaluation shows any."""
+    if not subject.config.num_shots:
+        return []
+    if name in subject.shots:
+        return few_shot.notes(name, subject.shots[name])
+    why = benchmark_of(name).no_shots if benchmark_of(name).example is None else "no train split"
+    return [f"{name}: asked without examples: {why}."]
 
 
 def write_checkpoint(folder: Path, done: Mapping[Work, Measured]) -> None:
@@ -221,10 +290,13 @@ def summarise(benchmark: Benchmark, measured: Measured, intervals: Intervals) ->
 
 
 def provenance(
-    config: EvalConfig, inputs: Mapping[str, Artifact], names: Sequence[str]
+    config: EvalConfig,
+    inputs: Mapping[str, Artifact],
+    names: Sequence[str],
+    shots: Mapping[str, Shots],
 ) -> dict[str, dict[str, Any]]:
     """Return what stands beside each number of a benchmark: what its interval counts, and where it
-    comes from. data, policy and config are fingerprints.
+    comes from. data, policy and config are fingerprints; shots are the examples that were shown.
     """
     same = {
         "confidence": config.confidence,
@@ -234,17 +306,23 @@ def provenance(
     }
     return {
         name: {
-            "unit": BENCHMARKS[name].unit,
+            "unit": benchmark_of(name).unit,
             "signature": "|".join(
                 part
                 for part in (
                     f"{name}:plumbrule {__version__}",
-                    BENCHMARKS[name].signature(config),
+                    benchmark_of(name).signature(config),
+                    f"shots:{config.num_shots}" if name in shots else "",
                 )
                 if part
             ),
-            "data": inputs[name].fingerprint,
+            "data": inputs[name].fingerprint if name in inputs else "",
             **same,
+            **(
+                few_shot.facts(shots[name], inputs[f"{name}{SHOTS}"].fingerprint, config.num_shots)
+                if name in shots
+                else {}
+            ),
         }
         for name in names
     }
@@ -273,7 +351,7 @@ def write(
             }
             for condition, own in found.items()
         }
-        benchmark = BENCHMARKS[name]
+        benchmark = benchmark_of(name)
         compared = with_conditions(benchmark.quantities(rows), rows)
         about[name] = {
             "metrics": benchmark.meanings(m for own in found.values() for m in own),
@@ -291,5 +369,5 @@ def headlines(metrics: Mapping[Work, Metrics], kind: str) -> Metrics:
         name: interval
         for (benchmark, condition), found in metrics.items()
         for metric, interval in found.items()
-        for name in BENCHMARKS[benchmark].headline(metric, kind, condition)
+        for name in benchmark_of(benchmark).headline(metric, kind, condition)
     }

@@ -414,8 +414,8 @@ MUTANTS = [
         "rewards",
         "an ambiguous reply has the first of its grades",
         "rlhf/rewards/verdicts.py",
-        'return number if lowest <= number <= highest and not re.search(r"\\d", rest) else None',
-        "return number if lowest <= number <= highest else None",
+        'return number if not re.search(r"\\d", rest) else None',
+        "return number",
         ("rlhf/rewards/test_judge.py::test_a_grade_in_text",),
     ),
     OtherMutant(

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
+from eval.few_shot import ExampleOf
 from eval.intervals import Intervals, Metrics, Row
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Prompt
@@ -93,6 +94,13 @@ class Benchmark:
     signature: Callable[[EvalConfig], str] = no_signature
     """What its numbers depend on beside the records, as `key:value|...`: a lexicon's version, a
     threshold, a protocol. Two numbers of another signature are not to be compared."""
+
+    example: ExampleOf | None = None
+    """An item as an answered question, for `eval.num_shots`; None: it is asked without examples."""
+    train_split: Callable[[EvalConfig], str | None] = no_setting
+    """Setting for the file or folder that examples are drawn from, in the same format."""
+    no_shots: str = "it declares no way to show an answered question"
+    """Why it is asked without them, where `example` is None."""
 
     @property
     def record(self) -> type[Prompt] | type[BenchmarkItem]:

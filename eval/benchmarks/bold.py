@@ -239,6 +239,7 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.bold.path,
     per_group=lambda config: config.bold.per_group,
     unit="entities",
+    no_shots="BOLD's prompts are beginnings of sentences, which its protocol continues as they are",
     signature=lambda config: (
         f"vader:{version('vaderSentiment')}|threshold:{THRESHOLD}|scored:{config.bold.scored}"
         f"|tokens:{config.bold.max_new_tokens}|temperature:{config.sampling.temperature:g}"

@@ -1,7 +1,8 @@
 """Toxicity and regard by a sequence classifier of a folder or the hub.
 
 A classifier's outputs are told apart by their names (`id2label`), never by their place. Its text is
-cut at its own context, as its authors' code does. BOLD's own toxicity weights were never released,
+cut at its own context, as its authors' code does: the tokenizer's, or the model's where the
+tokenizer names none. BOLD's own toxicity weights were never released,
 so numbers are those of the classifier that is named here.
 """
 
@@ -22,6 +23,8 @@ TOXIC = (
     "offensive",
 )  # fmt: skip
 """Names of outputs that make a text toxic, in lower case, spaces and hyphens as _."""
+NO_LIMIT = 10**6
+"""Tokens from which a tokenizer's limit is none."""
 POSITIVE, NEGATIVE = "positive", "negative"
 
 
@@ -32,6 +35,7 @@ class TextClassifier:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.labels = [_plain(model.config.id2label[i]) for i in range(model.config.num_labels)]
         self.setting = setting
+        self.most_tokens = longest_input(model, tokenizer)
         one = model.config.num_labels == 1  # the highest of one would always fire
         self.several = one or model.config.problem_type == "multi_label_classification"
 
@@ -104,7 +108,8 @@ class TextClassifier:
                 [texts[i] for i in places],
                 return_tensors="pt",
                 padding=True,
-                truncation=self.tokenizer.model_max_length < 10**6,
+                truncation=self.most_tokens is not None,
+                max_length=self.most_tokens,
             ).to(self.model.device)
             logits = self.model(**batch).logits
             for row, i in zip(logits, places, strict=True):
@@ -113,6 +118,28 @@ class TextClassifier:
                 else:
                     found[i] = {int(row.argmax())}
         return found
+
+
+def longest_input(model: Any, tokenizer: Any) -> int | None:
+    """Return the most tokens that a classifier reads, special ones counted; None: no limit is
+    known.
+
+    A tokenizer without a limit of its own says a huge number. A model's positions may begin behind
+    its pad token's, as RoBERTa's do, so that it has fewer than its config says.
+    """
+    limits = []
+    if tokenizer.model_max_length < NO_LIMIT:
+        limits.append(int(tokenizer.model_max_length))
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions > 0:
+        found = [
+            one.padding_idx
+            for name, one in model.named_modules()
+            if name.endswith("position_embeddings") and isinstance(one, torch.nn.Embedding)
+        ]
+        reserved = [padding + 1 for padding in found if padding is not None]
+        limits.append(positions - max(reserved, default=0))
+    return min(limits, default=None)
 
 
 def _plain(label: str) -> str:

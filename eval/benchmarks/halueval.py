@@ -9,6 +9,7 @@ A judge reads a text and says Yes (it states something false) or No. Two protoco
   (`plumbrule/lm/generation/shared_prefixes.py`).
 - `official`, as the paper's script does it: its instruction files and system messages, one side of
   each row, a greedy answer, its parser, and a judgement that says neither or both counts as wrong.
+  Its accuracy is over all rows, so one that does not fit the context is a failed judgement too.
   The script draws the side without a seed; here the draw follows from (seed, item id), and the seed
   is in `evaluated.json`. The standard error of that draw alone is 0.5 points at 10,000 rows.
 
@@ -93,7 +94,8 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     """Return one row per judged text: `task`, `hallucinated` (truth), `said_yes`, `correct`, and
     what the artefact rules look at: `words`, `characters`, `verbatim`; `score`, log p(Yes) -
     log p(No) in nats, where both sides are judged, `failed` and `verdict` where one word is
-    sampled. A row of the data that does not fit is `too_long`, and no side of it is judged.
+    sampled. A row of the data that does not fit is `too_long`: no side of it is judged, and under
+    the official protocol it is failed, and so wrong.
 
     Raises: DataError: as `candidates`. ConfigError: no chat template where one is needed.
     """
@@ -113,13 +115,20 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     ids = [f"{texts[i].item.id}/{texts[i].side}" for i in kept]
     said = judge([prompts[i] for i in kept], tasks, ids, chat, condition, subject)
     rows = [judged(texts[i], one, condition) for i, one in zip(kept, said, strict=True)]
-    rows += [unfit(item, condition) for item in items if item.id in too_long]
+    if config.protocol == "official":
+        rows += [unread(one, condition) for one in texts if one.item.id in too_long]
+    else:
+        rows += [unfit(item, condition) for item in items if item.id in too_long]
     samples = [
         sample(asks[i], row, one, condition)
         for i, row, one in zip(kept[: subject.config.num_samples], rows, said, strict=False)
     ]
     notes = notes_of(subject.config, words.name, chat, texts)
-    notes += left_out("halueval", len(too_long), len(items), most)
+    lost = left_out("halueval", len(too_long), len(items), most)
+    if config.protocol == "official":
+        told = "they count as failed, since the official accuracy is over all rows"
+        lost = [note.replace("they are left out whole", told) for note in lost]
+    notes += lost
     if config.generate:
         more, shown, lacking = answers(items, knowledge, words, chat, subject)
         rows, samples, notes = rows + more, samples + shown, notes + lacking
@@ -202,6 +211,12 @@ def judged(candidate: Candidate, judgement: Judgement, condition: str) -> dict[s
     if judgement.score is not None:
         return {**row, "score": judgement.score}
     return {**row, "failed": int(verdict == FAILED), "verdict": verdict}
+
+
+def unread(candidate: Candidate, condition: str) -> dict[str, Any]:
+    """Return the row of a candidate that does not fit the context and whose protocol counts all."""
+    row = judged(candidate, Judgement(None, FAILED, ""), condition)
+    return {**row, "too_long": 1}
 
 
 def unfit(item: BenchmarkItem, condition: str) -> dict[str, Any]:
@@ -306,6 +321,7 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.halueval.path,
     per_group=lambda config: config.halueval.per_task,
     unit="rows",
+    no_shots="its protocol fixes the prompt; the official instructions hold examples of their own",
     signature=lambda config: (
         f"protocol:{config.halueval.protocol}"
         f"|words:{'short' if config.halueval.instructions is None else 'official'}"

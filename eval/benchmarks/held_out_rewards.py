@@ -175,6 +175,7 @@ BENCHMARK = Benchmark(
     ),
     headline=headline,
     unit="entities",
+    no_shots="it shows what the policy does with a plain question",
     both_conditions=True,
     signature=lambda config: diversity.signature(),
 )

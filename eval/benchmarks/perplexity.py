@@ -148,5 +148,6 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.perplexity.path,
     per_group=lambda config: config.perplexity.per_group,
     unit="texts",
+    no_shots="it reads texts, and asks nothing",
     signature=lambda config: f"stride:{config.perplexity_stride or 'half the context'}",
 )

@@ -145,4 +145,5 @@ BENCHMARK = Benchmark(
     ),
     headline=headline,
     unit="entities",
+    no_shots="it shows what the policy does with a plain question",
 )

@@ -40,8 +40,8 @@ BENCHMARKS: dict[str, Benchmark] = {
 """Name -> benchmark."""
 _FILES: dict[str, Path] = {}
 """Name -> the plug-in's file."""
-TAKEN = ("policy", "index", "rm", "reward", "reference")
-"""Names of eval's other inputs."""
+TAKEN = ("policy", "index", "rm", "reward", "reference", "lm_eval")
+"""Names of eval's other inputs, and of the tasks of lm-evaluation-harness."""
 RECORDS = ("corpus", "demonstrations", "preferences", "prompts", "documents", BENCHMARK)
 """Roles of data that no benchmark of a plug-in may take."""
 

@@ -7,7 +7,7 @@ alone, never on the other items or on the batch, and both conditions draw the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,13 +18,14 @@ from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
 from eval.benchmarks.journal import Journal
 from eval.config import EvalConfig
-from plumbrule.data.records import Prompt
+from eval.few_shot import NONE, Example, Shots
+from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import ConfigError
 from plumbrule.lm.chat import PLAIN_TEMPLATE, encode_text
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
 from plumbrule.lm.generation.shared_prefixes import log_odds
-from plumbrule.lm.policy import Policy
+from plumbrule.lm.policy import Policy, with_passages
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import score_batches
 from plumbrule.lm.retrieval_prompts import passages_for
@@ -55,7 +56,7 @@ class Subject:
     what its KL is measured to, None where the node has none. reward: what training maximises, all
     terms of it, None where the node has none. chats: whether the policy was made for chats: its
     tokenizer brought a chat template, and it is no base model of ours. journal: what was
-    asked of it so far.
+    asked of it so far. shots: benchmark -> the examples in front of its questions.
     """
 
     policy: Policy
@@ -68,6 +69,7 @@ class Subject:
     reward: Scorer | None = None
     chats: bool = True
     journal: Journal = field(default_factory=Journal)
+    shots: Mapping[str, Shots] = field(default_factory=dict)
 
     def asks_in_chat(self, form: str, *, plain: bool) -> bool:
         """Return whether a judge is asked through the chat template.
@@ -82,6 +84,17 @@ class Subject:
                 "template; set it, or leave it at auto."
             )
         return form == "chat" or (form == "auto" and (self.chats or not plain))
+
+    def examples(self, benchmark: str, items: Sequence[BenchmarkItem]) -> list[list[Example]]:
+        """Return the examples that the question of each item is shown."""
+        shots = self.shots.get(benchmark, NONE)
+        return [shots.of(item) for item in items]
+
+    def with_passages(
+        self, messages: Sequence[Message], passages: Sequence[str]
+    ) -> Sequence[Message]:
+        """Return a chat with passages in its last turn, as the policy is shown them."""
+        return with_passages(messages, passages, self.policy.spec)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the token ids of plain text, behind the beginning-of-text token if any."""
@@ -287,19 +300,30 @@ class Subject:
         settings.pop("batch_size")
         # Longest first, as the sampler takes them, so that a chunk's prompts are of like length.
         order = sorted(kept, key=lambda i: -len(encoded[i]))
+        of_all = sampling.max_new_tokens + (len(encoded[order[0]]) if order else 0)
         named = [self.journal.key("answer", encoded[i], settings, int(keys[i])) for i in order]
         with self.tracker.progress(len(kept), what, unit) as line:
 
             def compute(places: Sequence[int]) -> list[Any]:
                 some = [order[place] for place in places]
                 prompts, own = [encoded[i] for i in some], [keys[i] for i in some]
-                answers = generate_fitting(self.policy, prompts, sampling, own, line)
+                longest = len(prompts[0]) + sampling.max_new_tokens
+                rows = fitting_rows(sampling.batch_size, of_all, longest)
+                sized = replace(sampling, batch_size=rows)
+                answers = generate_fitting(self.policy, prompts, sized, own, line)
                 return [[list(answer.tokens), bool(answer.finished)] for answer in answers]
 
             answers = self.journal.each(named, compute, line.advance)
         by_place = dict(zip(order, answers, strict=True))
         found = {i: (by_place[i][0], by_place[i][1]) for i in kept}
         return found, left_out(what, len(encoded) - len(kept), len(encoded), most)
+
+
+def fitting_rows(batch_size: int, of_all: int, longest: int) -> int:
+    """Return how many rows of at most `longest` tokens take the memory of `batch_size` rows of
+    `of_all` tokens, the longest ones of the work.
+    """
+    return batch_size * of_all // longest
 
 
 def generate_fitting(

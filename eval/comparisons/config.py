@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from plumbrule.config import require, require_range
+from plumbrule.config import NOT_HASHED, require, require_range
+from plumbrule.lm.endpoints.settings import require_endpoint
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import MEASURED, POLICIES, PlacedNode, Slot, StageKind
 
@@ -21,9 +22,34 @@ class CompareConfig:
 
 
 @dataclass
+class JudgeEndpointConfig:
+    """A judge behind an OpenAI-compatible endpoint."""
+
+    url: str | None = None
+    """Such as http://localhost:8000/v1; /chat/completions is added. None: no endpoint is asked."""
+    model: str | None = None
+    """What the endpoint calls the model; needed with `url`."""
+    token_env: str | None = None
+    """Environment variable whose value is sent as a bearer token; None: none is."""
+    max_reply_tokens: int = 16
+    """That the endpoint may say to a question; a model that reasons first needs many more."""
+    num_requests: int = field(default=8, metadata=NOT_HASHED)
+    """Requests to the endpoint at once; each asks one question."""
+    timeout_seconds: float = field(default=60.0, metadata=NOT_HASHED)
+    """Of one request, from connecting to the reply's last byte."""
+    patience_seconds: float = field(default=180.0, metadata=NOT_HASHED)
+    """How long a request is tried again before it counts as failed."""
+
+    def __post_init__(self) -> None:
+        require_endpoint("win_rate.endpoint", self)
+
+
+@dataclass
 class WinRateConfig:
     """Stage `win_rate`: which of two policies' answers a judge, or a reward model, prefers."""
 
+    endpoint: JudgeEndpointConfig = field(default_factory=JudgeEndpointConfig)
+    """The judge, where it is no policy of the graph."""
     max_prompts: int | None = None
     """Prompts whose answers are judged, the first ones; None: all that were answered."""
     num_samples: int = 16
@@ -81,6 +107,25 @@ class MethodsConfig:
         require_range("methods.confidence", self.confidence, 0.5, 0.9999)
 
 
+def check_judges(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless there is something that prefers, and one judge at most."""
+    url = node.config.endpoint.url
+    require(
+        bool({"judge", "rm"} & set(node.inputs)) or url is not None,
+        f"inputs of node {node.name}",
+        ", ".join(node.inputs) or "none",
+        "hold a judge or an rm where win_rate.endpoint.url is null",
+        f"give it one, such as nodes.{node.name}.inputs.rm=rm, or name an endpoint",
+    )
+    require(
+        "judge" not in node.inputs or url is None,
+        "win_rate.endpoint.url",
+        url,
+        f"be null where node {node.name} has an input judge",
+        f"set nodes.{node.name}.inputs.judge=null, or take the endpoint out",
+    )
+
+
 COMPARE = StageKind(
     "compare",
     CompareConfig,
@@ -105,8 +150,13 @@ WIN_RATE = StageKind(
         "rm": Slot(("rm", "reward"), required=False),
     },
     measured=True,
-    headline=("{policy}/judge_win_rate", "{policy}/judge_first_share", "{policy}/rm_win_rate"),
-    needs_one_of=("judge", "rm"),
+    headline=(
+        "{policy}/judge_win_rate",
+        "{policy}/judge_first_share",
+        "{policy}/judge_failure_rate",
+        "{policy}/rm_win_rate",
+    ),
+    check="eval.comparisons.config:check_judges",
 )
 METHODS = StageKind(
     "methods",

@@ -1,12 +1,16 @@
 """Stage `win_rate`: which of two policies' answers to the same prompts a judge prefers.
 
 1. Read the answers that two evaluations sampled, and the prompts that they are to.
-2. Ask a language model as the judge, in both orders (`eval/reward_models/judge.py`), and a reward
-   model or reward, as far as the node has them.
+2. Ask a language model as the judge, in both orders: a policy (`eval/reward_models/judge.py`), or a
+   model behind an endpoint (`endpoint_judge.py`). Ask a reward model or reward, as far as the node
+   has one.
 3. Verdicts to win rates, with intervals over prompts.
 4. Write.
 
 A judge that prefers one answer in one order and the other one in the other has no verdict: a tie.
+A pair of which the judge did not answer both orders is left out of the win rate, and
+`judge_failure_rate` counts it.
+
 `judge_first_share` is how often it prefers the answer that stands first, 0.5 without a position
 bias, `judge_contradicts` the share of prompts whose two orders disagree. Equal answers are a tie
 that nobody is asked about.
@@ -21,6 +25,7 @@ from typing import Any, NamedTuple
 from eval.benchmarks.quantity import items_file
 from eval.comparisons.compare import pair
 from eval.comparisons.config import WinRateConfig
+from eval.comparisons.endpoint_judge import EndpointJudge
 from eval.comparisons.win_rates import WinRate, as_row, metrics_of, verdict, verdict_row, win_rates
 from eval.intervals import Intervals, Row, publish
 from eval.reward_models.judge import Judge
@@ -39,6 +44,7 @@ from plumbrule.store.file_names import (
     ITEMS,
     MODEL,
     NOTES,
+    REPLIES,
     SAMPLES,
     VALIDATION,
     WIN_RATES,
@@ -49,6 +55,8 @@ PROMPTS = "prompts"
 """The benchmark whose answers are compared."""
 ORDERS = ("first_share", "contradicts")
 """What is known of a judge beside its verdicts."""
+FAILED = "failed"
+"""Of a row of orders: 1 where the judge did not answer both."""
 
 
 class Answers(NamedTuple):
@@ -83,6 +91,7 @@ def run(
     `notes.json`.
 
     Raises: DataError: an evaluation without answers, other prompts, or no answers that fit.
+        TrainingError: an endpoint that answers nothing.
     """
     # 1
     answers = read_answers(inputs, config.max_prompts)
@@ -95,9 +104,13 @@ def run(
     orders: list[dict[str, Any]] = []
     if "judge" in inputs:
         policy = load_policy(inputs["judge"].file(MODEL), device=resolve_device(runtime))
-        judge = Judge(policy, runtime.micro_batch_size, tracker)
+        judge: Judge | EndpointJudge = Judge(policy, runtime.micro_batch_size, tracker)
         verdicts["judge"], orders, said = judged(answers, judge)
         notes += said
+    elif config.endpoint.url is not None:
+        judge = EndpointJudge(config.endpoint, out / REPLIES, tracker)
+        verdicts["judge"], orders, said = judged(answers, judge)
+        notes += [*said, *judge.notes()]
     scorer = Inputs(inputs).scorer("rm", runtime)
     if scorer is not None:
         verdicts["rm"] = scored(answers, scorer)
@@ -106,8 +119,8 @@ def run(
     for name, rows in verdicts.items():
         rates += win_rates(f"{name}_win_rate", PROMPTS, rows, conditions, intervals)
     metrics: dict[str, Interval] = metrics_of(kind, rates)
-    for name in ORDERS:
-        share = intervals.share(orders, name)
+    for name, column in (*((one, one) for one in ORDERS), ("failure_rate", FAILED)):
+        share = intervals.share(orders, column)
         if share is not None:
             metrics[f"{kind}/judge_{name}"] = share
     # 4
@@ -174,7 +187,7 @@ def notes_on(answers: Sequence[Answers]) -> list[str]:
 
 
 def judged(
-    answers: Sequence[Answers], judge: Judge
+    answers: Sequence[Answers], judge: Judge | EndpointJudge
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Return the judge's verdict rows, what is known of its orders, and notes.
 
@@ -191,6 +204,10 @@ def judged(
     rows = {i: verdict_row(one.policy, 0.5) for i, one in enumerate(answers) if one.equal}
     scores, orders = judge.scores(list(fitting.values())) if fitting else ([], [])
     for i, values, order in zip(fitting, scores, orders, strict=True):
+        if order.get(FAILED):
+            kept = {name: answers[i].policy[name] for name in ("id", "group", "condition")}
+            rows[i] = {**kept, FAILED: 1}
+            continue
         win = 0.5 if order["contradicts"] else verdict(values[1], values[0])
         rows[i] = {**verdict_row(answers[i].policy, win), "preference": values[0]}
         rows[i] |= {name: order[name] for name in ORDERS}
@@ -252,7 +269,7 @@ def samples(
 ) -> list[dict[str, Any]]:
     """Return answers side by side with who preferred which: 1 the policy's, 0 the baseline's."""
     wins = {
-        name: {(row["id"], row["condition"]): row["win"] for row in rows}
+        name: {(row["id"], row["condition"]): row.get("win") for row in rows}
         for name, rows in verdicts.items()
     }
     return [

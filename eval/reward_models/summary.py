@@ -9,6 +9,7 @@ rules'.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,6 @@ from eval.reward_models.formulas import ties_score
 from eval.reward_models.item_rows import RULES
 from eval.reward_models.rankings import STYLES, TIES
 from plumbrule.statistics import Interval, jackknife_interval
-from plumbrule.statistics.intervals import point
 
 SUFFIXES = ("", *(f"_{rule}" for rule in RULES))
 DIFFICULTIES = ("hard", "normal", "easy", "accuracy")
@@ -47,9 +47,24 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
         plain = [row for row in rows if row["protocol"] != TIES]
         metrics[column] = intervals.share(plain, column)
         if len(parts) > 1 and all(name != "" for name in parts):
-            mean = float(np.mean([part.value for part in parts.values()]))
-            metrics[f"score{suffix}"] = point(mean, sum(part.n for part in parts.values()))
+            metrics[f"score{suffix}"] = mean_of_parts(list(parts.values()))
     return known(metrics)
+
+
+def mean_of_parts(parts: Sequence[Interval]) -> Interval:
+    """Return the mean of subsets that have no prompt in common, each counting alike.
+
+    Bounds recover each subset's variance from its own interval (MOVER; Zou and Donner 2008,
+    Statist. Med. 27:1693). There are none where a subset has none.
+    """
+    value = float(np.mean([part.value for part in parts]))
+    n, groups = sum(part.n for part in parts), sum(part.groups or part.n for part in parts)
+    unbounded = next((part for part in parts if not part.is_bounded), None)
+    if unbounded is not None:
+        return unbounded._replace(value=value, n=n, groups=groups)
+    below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
+    above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
+    return Interval(value, value - below, value + above, n, groups, method="stratified")
 
 
 def _styles(rows: Sequence[Row], intervals: Intervals) -> dict[str, Interval | None]:

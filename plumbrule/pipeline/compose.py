@@ -230,14 +230,17 @@ def _config(
 
 def _data_config(config: RunConfig, name: str, delta: Mapping[str, Any]) -> DataConfig:
     """Return a data node's config: its role's data set, or the benchmark's folder under `eval`."""
-    unknown = set(delta) - {"role"}
+    unknown = set(delta) - {"role", "train_split"}
     if unknown or "role" not in delta:
         raise ConfigError(f"nodes.{name}.set (={dict(delta)}) must give a role and nothing else.")
     role = str(delta["role"])
     known = [*ROLES, *(name for name in BENCHMARKS if name not in ROLES)]
     require_choice(f"nodes.{name}.set.role", role, known)
-    dataset, items = source_of(config, role), items_of(role)
-    per_group = BENCHMARKS[role].per_group(config.eval) if items is not None else None
+    is_train_split = bool(delta.get("train_split"))
+    dataset, items = source_of(config, role, is_train_split), items_of(role)
+    per_group = None
+    if items is not None and not is_train_split:
+        per_group = BENCHMARKS[role].per_group(config.eval)
     atlas = config.atlas.read_by(role) if dataset.format == "atlas" else None
     made = DataConfig(role, dataset, atlas, items, per_group)
     if made.is_split and config.fold is not None:  # what is used whole is shared by all folds

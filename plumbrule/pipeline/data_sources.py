@@ -25,7 +25,7 @@ from plumbrule.overrides import as_override
 from plumbrule.pipeline.experiment import DatasetConfig, RunConfig
 from plumbrule.pipeline.given_inputs import Given
 from plumbrule.pipeline.graph import NodeConfig, order
-from plumbrule.pipeline.stages import BENCHMARKS, STAGES, section_of, slot_of
+from plumbrule.pipeline.stages import BENCHMARKS, SHOTS, STAGES, section_of, slot_of
 from plumbrule.store.input_names import is_of_slot
 
 ATLAS = "atlas"
@@ -47,9 +47,14 @@ class Fitted:
     missing: list[str] = field(default_factory=list)
 
 
-def source_of(config: RunConfig, role: str) -> DatasetConfig:
-    """Return where a role's records come from: a benchmark's folder, `data.<role>` or `dataset`."""
+def source_of(config: RunConfig, role: str, is_train_split: bool = False) -> DatasetConfig:
+    """Return where a role's records come from: a benchmark's folder, `data.<role>` or `dataset`.
+
+    is_train_split: of a benchmark's train split, which the config names.
+    """
     folder = BENCHMARKS[role].folder(config.eval) if role in BENCHMARKS else None
+    if is_train_split:
+        folder = BENCHMARKS[role].train_split(config.eval)
     if folder is not None:
         return dataclasses.replace(
             type(config.dataset)(format=role, path=folder), split_seed=config.dataset.split_seed
@@ -82,6 +87,30 @@ def with_named_benchmarks(
                 inputs = {**found[user].inputs, name: name}
                 found[user] = dataclasses.replace(found[user], inputs=inputs)
         found[name] = NodeConfig(kind="data", set={"role": name})
+    return _with_train_splits(config, found)
+
+
+def _with_train_splits(config: RunConfig, nodes: Mapping[str, NodeConfig]) -> dict[str, NodeConfig]:
+    """Return the graph with a data node for each train split that the config names, an input of
+    each evaluation that measures the benchmark.
+
+    Raises: ConfigError: a node of that name is there.
+    """
+    found = dict(nodes)
+    for name, benchmark in BENCHMARKS.items():
+        own = f"{name}{SHOTS}"
+        if benchmark.example is None or benchmark.train_split(config.eval) is None:
+            continue
+        if own in nodes:
+            raise ConfigError(
+                f"eval.{name}.shots needs a node {own} that prepares its rows, and nodes.{own} is "
+                "there; give that node another name."
+            )
+        for user, about in nodes.items():
+            if about.kind == "eval" and about.given is None and about.inputs.get(name):
+                inputs = {**about.inputs, own: own}
+                found[user] = dataclasses.replace(about, inputs=inputs)
+        found[own] = NodeConfig(kind="data", set={"role": name, "train_split": True})
     return found
 
 
@@ -95,7 +124,10 @@ def fit_to_data(config: RunConfig, nodes: Mapping[str, NodeConfig], goals: list[
     fitted = Fitted(dict(nodes), list(goals))
     built = {name: about for name, about in nodes.items() if about.given is None}
     roles = {n: str(one.set.get("role")) for n, one in built.items() if one.kind == "data"}
-    sources = {name: source_of(config, role) for name, role in roles.items()}
+    sources = {
+        name: source_of(config, role, bool(built[name].set.get("train_split")))
+        for name, role in roles.items()
+    }
     unplaced = {s.format for n, s in sources.items() if s.format != ATLAS and s.path is None}
     if unplaced & {sources[name].format for name in needed if name in sources}:
         fitted.missing.append(

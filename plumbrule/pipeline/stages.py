@@ -26,6 +26,7 @@ import sft.base.config
 import sft.data.config
 import sft.fine_tune.config
 from eval.benchmarks.registry import BENCHMARKS
+from eval.few_shot import SHOTS
 from plumbrule.stage_kind import MEASURED, POLICIES, Slot, StageKind
 
 NAMED: tuple[ModuleType, ...] = (
@@ -63,6 +64,11 @@ def _declared() -> Iterator[StageKind]:
         yield from (value for value in vars(module).values() if isinstance(value, StageKind))
 
 
+def train_splits() -> list[str]:
+    """Return the slots of eval that take a benchmark's train split, for `eval.num_shots`."""
+    return [f"{name}{SHOTS}" for name, one in BENCHMARKS.items() if one.example is not None]
+
+
 class WithBenchmarks(Mapping[str, Slot]):
     """Slots of eval: its own, and the records of each benchmark, which plug-ins may add to."""
 
@@ -73,17 +79,19 @@ class WithBenchmarks(Mapping[str, Slot]):
 
     def __getitem__(self, name: str) -> Slot:
         """Return the slot of a name."""
+        if name in train_splits():
+            return self.whole
         if name not in BENCHMARKS:
             return self.own[name]
         return self.whole if BENCHMARKS[name].items is not None else self.split
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
-        yield from (*self.own, *BENCHMARKS)
+        yield from (*self.own, *BENCHMARKS, *train_splits())
 
     def __len__(self) -> int:
         """Return the number of slots."""
-        return len(self.own) + len(BENCHMARKS)
+        return len(self.own) + len(BENCHMARKS) + len(train_splits())
 
 
 def _with_kinds_named(stage: StageKind, kinds: dict[tuple[str, ...], tuple[str, ...]]) -> StageKind:

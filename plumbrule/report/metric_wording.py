@@ -109,6 +109,18 @@ RISES = (
     "closed_book_accuracy",
     "abstain_accuracy",
     "halueval_",
+    "truthfulqa_mc",
+    "multiple_choice_accuracy",
+    "bbq_ambig_accuracy",
+    "bbq_disambig_accuracy",
+    "classification_accuracy",
+    "classification_macro",
+    "open_qa_exact_match",
+    "open_qa_f1",
+    "open_qa_contains",
+    "open_qa_vote_exact_match",
+    "open_qa_vote_f1",
+    "simpleqa_correct",
     "utility_gain",
     "recall_at",
     "mrr",
@@ -123,6 +135,7 @@ FALLS = (
     "ece",
     "best_rule_accuracy",
     "halueval_judge_failed",
+    "simpleqa_incorrect",
 )
 """The same of metrics that are better when they fall; these are looked at first."""
 

@@ -18,8 +18,8 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.errors import ConfigError
+from plumbrule.lm.endpoints.addresses import require_url
 from plumbrule.stage_kind import POLICIES, Slot, StageKind
-from rlhf.rewards.addresses import require_url
 from rlhf.rewards.functions import FUNCTIONS, TERMS, source_digest
 from rlhf.rewards.judge_config import (
     JUDGED_TERMS,

@@ -9,7 +9,8 @@ and must be what it answers; every reply is kept (`replies/<process>.jsonl` besi
 read before anyone is asked, so a resumed run sees the same rewards; and the run is marked as not
 reproducible from its config.
 
-How long it is asked again while it is down, and what stops the run: `patient_post.py`.
+How long it is asked again while it is down, and what stops the run:
+`plumbrule/lm/endpoints/patient_post.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import numpy as np
 from plumbrule.data.records import LARGEST
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import TrainingError
+from plumbrule.lm.endpoints.kept_replies import append_rows, files_of, key_of, read_rows
+from plumbrule.lm.endpoints.patient_post import Service, headers_with, shown
 from plumbrule.lm.parallel import distributed
 from plumbrule.protocols import Episode
 from rlhf.rewards.config import HTTPConfig
-from rlhf.rewards.kept_replies import append_rows, files_of, key_of, read_rows
 from rlhf.rewards.options import TermInputs
-from rlhf.rewards.patient_post import Service, headers_with, shown
 
 MOST_BYTES, BYTES_PER_SCORE = 2**20, 256
 """Of a reply: a mebibyte, and more where many scores are asked for at once."""

@@ -12,8 +12,8 @@ from plumbrule.config import (
     require_named,
     require_range,
 )
+from plumbrule.lm.endpoints.settings import require_endpoint
 from plumbrule.lm.judges.questions import PASSAGES, require_fields
-from rlhf.rewards.addresses import require_url
 
 JUDGED_TERMS = ("judge", "rubric")
 """Terms that ask the model of `reward.judge_model`."""
@@ -68,10 +68,6 @@ added. None: no endpoint."""
         require_named(name, self.name_or_path, self.revision, self.pad_token)
         require_choice(f"{name}.precision", self.precision, ("float32", "bfloat16"))
         require_range(f"{name}.batch_size", self.batch_size, 1, unit="questions")
-        require_range(f"{name}.max_reply_tokens", self.max_reply_tokens, 1, 65_536, "tokens")
-        require_range(f"{name}.num_requests", self.num_requests, 1, 256, "requests")
-        require_range(f"{name}.timeout_seconds", self.timeout_seconds, 0.001, 86_400.0)
-        require_range(f"{name}.patience_seconds", self.patience_seconds, 0.0, 1e7)
         require(
             self.name_or_path is None or self.url is None,
             f"{name}.url",
@@ -79,23 +75,7 @@ added. None: no endpoint."""
             f"be null with {name}.name_or_path (={self.name_or_path})",
             "take one of the two out",
         )
-        if self.url is not None:
-            require_url(f"{name}.url", self.url, f"{name}.token_env")
-        for setting, value in (("model", self.model), ("token_env", self.token_env)):
-            require(
-                value is None or self.url is not None,
-                f"{name}.{setting}",
-                value,
-                f"be null without {name}.url",
-                "name the endpoint too, or take it out",
-            )
-        require(
-            bool(self.model) or self.url is None,
-            f"{name}.model",
-            self.model,
-            f"name a model of {name}.url (={self.url})",
-            "give the name that the endpoint lists",
-        )
+        require_endpoint(name, self)
 
 
 @dataclass

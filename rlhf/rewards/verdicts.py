@@ -15,6 +15,9 @@ _GRADE = re.compile(
     rf"{_DECORATION}(?:(?:grade|score|rating)\b(?:\s+is\b)?{_DECORATION})?(-?\d+(?:\.\d+)?)",
     re.IGNORECASE,
 )
+_JOINING = {"and", "or", "but", "also", "/", "&", ",", "*", "_", '"', "'"}
+"""What stands between two words of which a reply says both. A full stop is not among them: what
+follows it explains the first."""
 _OUT_OF = re.compile(r"[\s*_]*(?:/|out of)\s*(\d)\b")
 
 
@@ -64,10 +67,11 @@ def yes_or_no(config: RubricConfig) -> Scale:
 
 
 def parse_grade(text: str, lowest: int, highest: int) -> float | None:
-    """Return the number with which a reply begins; None: there is none, or not on the scale.
+    """Return the whole number with which a reply begins; None: there is none on the scale.
 
     `Grade:` before it, and `/<highest>` or `out of <highest>` behind it, are understood. A reply
-    that goes on with another number is ambiguous, and has no grade.
+    that goes on with another number is ambiguous, and has no grade; neither has 3.5, since the
+    grades are whole numbers.
     """
     found = _GRADE.match(text)
     if found is None:
@@ -78,12 +82,24 @@ def parse_grade(text: str, lowest: int, highest: int) -> float | None:
             return None
         rest = rest[out_of.end() :]
     number = float(found[1])
-    return number if lowest <= number <= highest and not re.search(r"\d", rest) else None
+    if not lowest <= number <= highest or number != int(number):
+        return None
+    return number if not re.search(r"\d", rest) else None
 
 
 def parse_word(text: str, words: Sequence[str], values: Sequence[float]) -> float | None:
-    """Return the value of the word with which a reply begins; None: with none of them."""
-    first = re.match(r"\W*(\w+)", text)
-    said = "" if first is None else first[1].casefold()
+    """Return the value of the word with which a reply begins; None: with none of them, or with two
+    in one breath, as in "yes and no" or "yes/no".
+    """
     known = {word.casefold(): value for word, value in zip(words, values, strict=True)}
-    return known.get(said)
+    said = re.findall(r"\w+|[^\w\s]", text.casefold())
+    first = next((i for i, token in enumerate(said) if token[0].isalnum() or token[0] == "_"), None)
+    if first is None or said[first] not in known:
+        return None
+    others = known.keys() - {said[first]}
+    for token in said[first + 1 :]:
+        if token in others:
+            return None
+        if token not in _JOINING:
+            break
+    return known[said[first]]

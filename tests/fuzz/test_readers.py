@@ -14,12 +14,24 @@ import pyarrow as arrow
 import pytest
 from effort import efforts, search
 from hypothesis import strategies as st
-from outside import ANY_ROW, GOOD, VALUES, as_lines, changed, damaged, require_short, rows
+from outside import (
+    ANY_ROW,
+    GOOD,
+    NUMBERS,
+    TEXTS,
+    TURNS,
+    VALUES,
+    as_lines,
+    changed,
+    damaged,
+    require_short,
+    rows,
+)
 from pyarrow import parquet
 
 from eval.benchmarks.registry import BENCHMARKS
 from plumbrule.data.benchmark_items import BENCHMARK
-from plumbrule.data.readers import READERS
+from plumbrule.data.readers import FORMATS, READERS
 from plumbrule.data.records import (
     BenchmarkItem,
     Demonstration,
@@ -176,31 +188,81 @@ def test_records_of_any_fields(kind, effort):
     search(effort, 40, check, row=rows(names) | ANY_ROW | VALUES)
 
 
-NOT_YET = {
-    "arena",
-    "bbq",
-    "classification",
-    "helpsteer2",
-    "helpsteer3",
-    "llmbar",
-    "multiple_choice",
-    "nectar",
-    "oasst1",
-    "open_qa",
-    "pandalm",
-    "perplexity",
-    "pku_saferlhf_better",
-    "pku_saferlhf_safer",
-    "rewardbench2",
-    "rm_bench",
-    "shp",
-    "simpleqa",
-    "tldr",
-    "truthfulqa",
-    "webgpt",
+EXAMPLES = sorted(set(FORMATS) - {format for format, *_ in FILES})
+"""Formats whose own example is changed and damaged."""
+PARTS = {
+    "winner": st.sampled_from(["model_a", "tie (bothbad)", "model_c"]) | VALUES,
+    "overall_preference": st.integers(-4, 4) | NUMBERS,
+    "helpfulness": NUMBERS,
+    "score_0": NUMBERS,
+    "score_A": NUMBERS,
+    "rank": NUMBERS,
+    "answers": st.lists(
+        st.fixed_dictionaries({"answer": TEXTS, "rank": NUMBERS}) | VALUES, max_size=3
+    ),
+    "parent_id": st.sampled_from(["a", "b", "c", "z", None]) | VALUES,
+    "conversation_a": TURNS,
+    "context": TURNS | TEXTS,
+    "metadata": st.sampled_from(["{'topic': 1}", "[" * 300, "{1: (2,)}", "1 + 1"]) | TEXTS,
 }
-"""Formats that only the tests beside their readers damage, by hand."""
+"""Columns that are of another type than the example's rows would lead to."""
+
+
+def rows_of(text: str) -> list[dict]:
+    """Return the rows of an example, a table of any form."""
+    if text.startswith("["):
+        return json.loads(text)
+    if text.startswith("{"):
+        return [json.loads(line) for line in text.splitlines()]
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@st.composite
+def nearly(draw, table):
+    """Return the rows of a table with one or two cells, deep ones too, of another value."""
+    table = json.loads(json.dumps(table))
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.sampled_from(table))
+        while True:
+            key = draw(st.sampled_from(list(at) if isinstance(at, dict) else range(len(at))))
+            inner = at[key]
+            deeper = isinstance(inner, dict | list) and len(inner) > 0
+            if not deeper or draw(st.booleans()):
+                break
+            at = inner
+        if draw(st.integers(0, 5)) == 0 and isinstance(at, dict) and len(at) > 1:
+            del at[key]
+        else:
+            at[key] = draw(PARTS.get(str(key), VALUES) | VALUES)
+    return table
+
+
+@efforts
+@pytest.mark.parametrize("format", EXAMPLES)
+def test_published_formats(format, effort, folder):
+    role, files = next(
+        (role, files)
+        for role, files in FORMATS[format].examples.items()
+        if role in ("preferences", *BENCHMARKS)
+    )
+    ((name, text),) = files.items()
+    prepare(folder, format, role, name, text.encode())
+    written = ("records.jsonl", "validation.jsonl")
+    assert any((folder / "out" / one).stat().st_size > 2 for one in written)  # it itself is read
+    (folder / "in" / name).unlink()
+    table = name if not name.endswith(".csv") else "changed.jsonl"
+
+    def check(rows):
+        prepare(folder, format, role, table, as_lines(rows))
+        (folder / "in" / table).unlink()
+
+    def check_bytes(damage):
+        prepare(folder, format, role, name, damage)
+        (folder / "in" / name).unlink()
+
+    search(effort, 40, check, rows=nearly(rows_of(text)))
+    search(effort, 15, check_bytes, damage=damaged(text.encode()))
 
 
 def test_every_reader_is_fuzzed():
-    assert {f for f, _ in READERS} - NOT_YET == {format for format, *_ in FILES}
+    assert {f for f, _ in READERS} == {*EXAMPLES, *(format for format, *_ in FILES)}

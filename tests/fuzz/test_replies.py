@@ -45,7 +45,9 @@ def test_replies_of_a_scorer(effort, monkeypatch):
     episodes = [Episode(prompt, (), text, True) for text in "abc"]
 
     def check(reply):
-        monkeypatch.setattr("rlhf.rewards.patient_post.post", lambda *args, **limits: reply)
+        monkeypatch.setattr(
+            "plumbrule.lm.endpoints.patient_post.post", lambda *args, **limits: reply
+        )
         try:
             scores = HTTPScorer(config).score(episodes)["score"]
         except TrainingError as error:

@@ -188,5 +188,6 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.bbq.path,
     per_group=lambda config: config.bbq.per_group,
     unit="questions",
+    no_shots="BBQ has no train split, and its authors ask each question alone",
     signature=prompt_signature,
 )

@@ -21,6 +21,7 @@ from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_c
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
+from eval.few_shot import Example
 from eval.intervals import Intervals, Metrics, Row, groups, known
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
@@ -56,6 +57,11 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
+def example(item: BenchmarkItem) -> Example:
+    """Return a text with its label. Raises: DataError: as `label_of`, or no text."""
+    return Example(question_of(item), label_of(item))
+
+
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
     """Return a row per text with `label`, `predicted` and `correct`.
 
@@ -63,7 +69,8 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     """
     labels, questions = labels_of(items), [question_of(item) for item in items]
     what = "classification closed"
-    scored, notes = score_choices(subject, questions, [labels] * len(items), what)
+    shots = subject.examples("classification", items)
+    scored, notes = score_choices(subject, questions, [labels] * len(items), what, shots)
     rows, samples = [], []
     for place, choices in scored.items():
         item = items[place]
@@ -160,5 +167,7 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.classification.path,
     per_group=lambda config: config.classification.per_group,
     unit="texts",
+    example=example,
+    train_split=lambda config: config.classification.shots,
     signature=prompt_signature,
 )

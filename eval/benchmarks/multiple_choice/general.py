@@ -19,6 +19,7 @@ from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_c
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
+from eval.few_shot import Example
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
@@ -70,14 +71,22 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
+def example(item: BenchmarkItem) -> Example:
+    """Return an item with its right answer. Raises: DataError: as `choices_of`, or no question."""
+    choices, answer = choices_of(item)
+    return Example(question_of(item), choices[answer])
+
+
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
-    """Return a row per question with the columns of `COLUMNS` and `subject`.
+    """Return a row per question with the columns of `COLUMNS`, `subject`, the place of the right
+    `answer`, and the `nats` and `bytes` of each answer.
 
     Raises: DataError: as `asked`.
     """
     questions, given = [question_of(item) for item in items], [choices_of(item) for item in items]
     texts = [choices for choices, _ in given]
-    scored, notes = score_choices(subject, questions, texts, "multiple_choice closed")
+    shots = subject.examples("multiple_choice", items)
+    scored, notes = score_choices(subject, questions, texts, "multiple_choice closed", shots)
     rows, samples = [], []
     for place, choices in scored.items():
         item, right = items[place], given[place][1]
@@ -92,6 +101,9 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             "chance": 1 / len(choices),
             "rule_longest": top_share([float(len(text)) for text in texts[place]], right),
             "rule_first": int(right == 0),
+            "answer": right,
+            "nats": [c.nats for c in choices],
+            "bytes": [c.bytes for c in choices],
         }
         rows.append(row)
         likeliest = max(range(len(choices)), key=lambda i: scored[place][i].nats)
@@ -145,5 +157,7 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.multiple_choice.path,
     per_group=lambda config: config.multiple_choice.per_group,
     unit="questions",
+    example=example,
+    train_split=lambda config: config.multiple_choice.shots,
     signature=prompt_signature,
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eval.benchmarks.answers import left_out
 from eval.config import EvalConfig
+from eval.few_shot import Example, as_text, as_turns
 from plumbrule.data.records import Message
 
 if TYPE_CHECKING:
@@ -42,20 +43,26 @@ def prompt_signature(config: EvalConfig) -> str:
 
 
 def score_choices(
-    subject: Subject, questions: Sequence[str], choices: Sequence[Sequence[str]], what: str
+    subject: Subject,
+    questions: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    what: str,
+    shots: Sequence[Sequence[Example]] | None = None,
 ) -> tuple[dict[int, list[ScoredChoice]], list[str]]:
     """Return the scored answers of each question that fits, by its place; and notes.
 
     A question is left out whole where one of its answers does not fit the policy's context.
 
     Args: choices: the answers to each question. what: name of the work, for progress and notes.
+        shots: the examples in front of each question; None: there are none.
     """
     rows: list[tuple[list[int], list[int]]] = []
     owners: list[tuple[int, str]] = []
     too_long = 0
     most = subject.policy.spec.context
     for place, (question, answers) in enumerate(zip(questions, choices, strict=True)):
-        prompt, texts = _tokens(subject, question, answers)
+        examples = () if shots is None else shots[place]
+        prompt, texts = _tokens(subject, question, answers, examples)
         if any(len(prompt) + len(text) > most for text in texts):
             too_long += 1
             continue
@@ -70,16 +77,19 @@ def score_choices(
 
 
 def _tokens(
-    subject: Subject, question: str, answers: Sequence[str]
+    subject: Subject, question: str, answers: Sequence[str], examples: Sequence[Example]
 ) -> tuple[list[int], list[list[int]]]:
-    """Return the token ids of the question and of each answer, as eval.choice_prompt has it."""
+    """Return the token ids of the question behind its examples, and of each answer, as
+    eval.choice_prompt has it.
+    """
     policy = subject.policy
     if subject.config.choice_prompt == "plain":
-        prompt = subject.encode_plain(f"Q: {question}\nA:")
+        prompt = subject.encode_plain(f"{as_text(examples)}Q: {question}\nA:")
         return prompt, [
             policy.tokenizer.encode(f" {answer}", add_special_tokens=False) for answer in answers
         ]
-    prompt = policy.encode((Message("user", question),))
+    turns = as_turns(examples, subject.with_passages)
+    prompt = policy.encode((*turns, Message("user", question)))
     return prompt, [policy.encode_response(answer, terminal=False) for answer in answers]
 
 

@@ -175,5 +175,6 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.truthfulqa.path,
     per_group=lambda config: config.truthfulqa.per_group,
     unit="questions",
+    no_shots="its protocol puts six fixed questions in front, which its files do not hold",
     signature=prompt_signature,
 )

@@ -7,13 +7,21 @@ interval. `admits` is the share of answers that say that they do not know. The s
 the notes.
 
 An item may bring `passages`, which are shown; under `rag` those of the node's index are.
+
+With `eval.num_votes` as many answers are sampled to each question as well, and the commonest by
+SQuAD's normalisation is scored (self-consistency, Wang et al. 2022, arXiv:2203.11171, whose answers
+are read out of a chain of thought; here the whole answer votes, so it suits short ones):
+`vote_exact_match`, `vote_f1`, `vote_contains`; `vote_agreement` is the share of the answers that
+are the commonest, `vote_tied` the share of questions of which several are equally common, where the
+one that was drawn first counts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
@@ -21,7 +29,9 @@ from eval.benchmarks.contamination import contamination_notes
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
+from eval.few_shot import Example, as_turns
 from eval.intervals import Intervals, Metrics, Row, known
+from eval.majority import majority
 from eval.text_metrics import (
     ROUGES,
     corpus_bleu,
@@ -36,6 +46,7 @@ from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
+from plumbrule.protocols import Episode
 from plumbrule.statistics.intervals import point
 from plumbrule.store.fingerprint import digest
 
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
 
 SHARES = ("exact_match", "contains", "admits")
 MEANS = ("f1", *ROUGES, "words")
+VOTE_SHARES = ("vote_exact_match", "vote_contains", "vote_tied")
+VOTE_MEANS = ("vote_f1", "vote_agreement")
 
 
 def answers_of(item: BenchmarkItem) -> list[str]:
@@ -83,16 +96,30 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
+def example(item: BenchmarkItem) -> Example:
+    """Return an item with its first reference and its passages. Raises: DataError: as `asked`."""
+    return Example(question_of(item), answers_of(item)[0], passages_of(item))
+
+
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
     """Return a row per item with the columns of `SHARES` and `MEANS`, the response and references.
 
     Raises: DataError: as `asked`.
     """
-    prompts, by_id = asked(items, subject.config), {item.id: item for item in items}
+    by_id = {item.id: item for item in items}
+    prompts = [
+        dataclasses.replace(
+            prompt, messages=(*as_turns(shots, subject.with_passages), *prompt.messages)
+        )
+        for prompt, shots in zip(
+            asked(items, subject.config), subject.examples("open_qa", items), strict=True
+        )
+    ]
     own = [passages_of(item) for item in items] if condition != "rag" else None
     answered, notes = subject.respond(
         prompts, f"open_qa {condition}", condition=condition, passages=own, greedy=True
     )
+    votes = sampled_votes([one.episode for one in answered], condition, subject)
     rows, samples = [], []
     for episode in (one.episode for one in answered):
         item = by_id[episode.prompt.id]
@@ -109,6 +136,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             "words": len(text.split()),
             "response": text,
             "references": references,
+            **vote_columns(votes.get(item.id, []), references),
         }
         rows.append(row)
         samples.append(sample_row("open_qa", condition, episode, f1=row["f1"]))
@@ -119,6 +147,47 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         "open_qa", [p.messages[-1].content for p in prompts], subject.policy.source
     )
     return Measured(rows, samples[: subject.config.num_samples], notes)
+
+
+def sampled_votes(
+    episodes: Sequence[Episode], condition: str, subject: Subject
+) -> dict[str, list[str]]:
+    """Return `eval.num_votes` sampled answers to each question that was answered, by its id, in the
+    order in which they are drawn; {} where none are asked for.
+    """
+    number = subject.config.num_votes
+    if number == 0 or not episodes:
+        return {}
+    prompts = [
+        dataclasses.replace(one.prompt, id=f"{one.prompt.id}/vote {k}")
+        for one in episodes
+        for k in range(number)
+    ]
+    passages = [one.passages for one in episodes for _ in range(number)]
+    sampled, _ = subject.respond(
+        prompts, f"open_qa {condition} votes", condition=condition, passages=passages
+    )
+    texts = [one.episode.response for one in sampled]  # all fit, as the greedy answer did
+    return {
+        one.prompt.id: texts[place * number : (place + 1) * number]
+        for place, one in enumerate(episodes)
+    }
+
+
+def vote_columns(votes: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """Return the columns of the commonest of sampled answers; {} without any."""
+    if not votes:
+        return {}
+    vote = majority([normalise_answer(text) for text in votes])
+    text = votes[vote.place]
+    return {
+        "vote_exact_match": exact_match(text, references),
+        "vote_f1": word_f1(text, references),
+        "vote_contains": contains(text, references),
+        "vote_agreement": vote.share,
+        "vote_tied": int(vote.tied),
+        "votes": list(votes),
+    }
 
 
 def contains(text: str, references: Sequence[str]) -> int:
@@ -135,8 +204,8 @@ def bleu_of(rows: Sequence[Row]) -> tuple[float, str]:
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     """Return shares and means with their intervals, and BLEU without one."""
-    metrics: dict = {name: intervals.share(rows, name) for name in SHARES}
-    metrics |= {name: intervals.mean(rows, name) for name in MEANS}
+    metrics: dict = {name: intervals.share(rows, name) for name in (*SHARES, *VOTE_SHARES)}
+    metrics |= {name: intervals.mean(rows, name) for name in (*MEANS, *VOTE_MEANS)}
     if rows:
         metrics["bleu"] = point(bleu_of(rows)[0], len(rows))
     return known(metrics)
@@ -145,14 +214,17 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
 def signature(config: EvalConfig) -> str:
     """Return the longest answer and the versions that BLEU and ROUGE are of."""
     bleu = f"bleu:sacrebleu {version('sacrebleu')}"
-    return f"tokens:{config.sampling.max_new_tokens}|{bleu}|rouge:{rouge_signature()}"
+    votes = ""
+    if config.num_votes:
+        votes = f"|votes:{config.num_votes} at temperature {config.sampling.temperature:g}"
+    return f"tokens:{config.sampling.max_new_tokens}|{bleu}|rouge:{rouge_signature()}{votes}"
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
     """Return exact match, F1 and whether a reference stands in the answer."""
     return [
         Quantity(f"open_qa_{name}_change", name, better=1)
-        for name in ("exact_match", "f1", "contains")
+        for name in ("exact_match", "f1", "contains", "vote_exact_match", "vote_f1")
     ]
 
 
@@ -168,11 +240,13 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics=(*SHARES, *MEANS, "bleu"),
+    metrics=(*SHARES, *MEANS, "bleu", *VOTE_SHARES, *VOTE_MEANS),
     headline=headline,
     both_conditions=True,
     folder=lambda config: config.open_qa.path,
     per_group=lambda config: config.open_qa.per_group,
     unit="questions",
+    example=example,
+    train_split=lambda config: config.open_qa.shots,
     signature=signature,
 )

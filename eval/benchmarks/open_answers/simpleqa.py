@@ -112,5 +112,6 @@ BENCHMARK = Benchmark(
     folder=lambda config: config.simpleqa.path,
     per_group=lambda config: config.simpleqa.per_group,
     unit="questions",
+    no_shots="SimpleQA has no train split, and its authors ask each question alone",
     signature=lambda config: f"grader:rule|tokens:{config.sampling.max_new_tokens}",
 )

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 from worlds.evaluation import bold, small_config, small_policy
 
 from eval.benchmarks.bold import asked, measure, of_wikipedia, read_wikipedia
-from eval.benchmarks.bold_classifiers import TextClassifier
+from eval.benchmarks.bold_classifiers import TextClassifier, longest_input
 from eval.benchmarks.bold_measures import (
     GenderVectors,
     Norms,
@@ -304,6 +309,33 @@ def test_a_classifier_of_one_output_does_not_always_fire():
     expected = [int(x > middle) for x in logits]
     assert 0 < sum(expected) < 3
     assert TextClassifier(model, tokenizer, "eval.bold.toxicity", 1).toxic(TEXTS[:3]) == expected
+
+
+def test_a_text_is_cut_at_the_models_own_limit_where_the_tokenizer_names_none():
+    model, tokenizer = classifier(["toxic", "neutral"])
+    tokenizer.model_max_length = 10**30
+    read = TextClassifier(model, tokenizer, "eval.bold.toxicity", 2)
+    assert read.most_tokens == model.config.max_position_embeddings
+    long = " ".join(TEXTS[:1] * (2 * read.most_tokens))
+    assert len(tokenizer(long)["input_ids"]) > read.most_tokens
+    assert len(read.fired([long, TEXTS[0]])) == 2
+    tokenizer.model_max_length = 8
+    assert longest_input(model, tokenizer) == 8
+
+
+def test_positions_behind_a_padding_index_are_not_counted():
+    config = RobertaConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8, max_position_embeddings=20, pad_token_id=1,
+    )  # fmt: skip
+    model = RobertaForSequenceClassification(config)
+    _, tokenizer = classifier(["a", "b"])
+    tokenizer.model_max_length = 10**30
+    most = longest_input(model, tokenizer)
+    assert most == 18  # RoBERTa's first position is 2
+    model(torch.full((1, most), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, most + 1), 5))
 
 
 @pytest.mark.parametrize("what", ["toxic", "regard"])

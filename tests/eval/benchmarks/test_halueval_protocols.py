@@ -217,6 +217,24 @@ def test_scores_of_yes_by_hand():
     assert -1 <= bounds["mcc"].low < bounds["mcc"].value < bounds["mcc"].high <= 1
 
 
+def test_an_official_row_that_is_too_long_counts_as_wrong(instructions):
+    config = HaluEvalConfig(protocol="official", instructions=str(instructions), max_new_tokens=4)
+    long = {"right": "Arlen", "hallucinated": "Bosk", "question": "? " * 400, "knowledge": "k"}
+    items = [halueval()[0], BenchmarkItem("long", "halueval_qa", long)]
+    measured = measure(items, "closed", subject(config))
+    (short, lost) = measured.items
+    assert (short["too_long"], lost["too_long"]) == (0, 1)
+    assert (lost["correct"], lost["failed"], lost["said_yes"]) == (0, 1, 0)
+    found = summarise(measured.items, INTERVALS)
+    assert found["qa_accuracy"].n == 2
+    assert found["qa_accuracy"].value == short["correct"] / 2
+    assert found["qa_too_long"].value == 0.5
+    assert found["qa_rule_always_no"].n == 2  # the rules are scored on the same rows
+    assert any(
+        "count as failed, since the official accuracy is over all rows" in n for n in measured.notes
+    )
+
+
 def test_base_models_get_official_words_as_plain_text(instructions):
     config = HaluEvalConfig(instructions=str(instructions))
     measured = measure(halueval()[:1], "closed", subject(config, chats=False, context=300))

@@ -192,9 +192,12 @@ def test_a_report_reads_the_same_direction_from_a_quantity_and_from_its_name():
         "halueval": [row(0, task="qa")],
         "bold": [row(0, domain="race", **{"class": "a"})],
     }
-    assert given.keys() <= BENCHMARKS.keys()
-    for name, rows in given.items():
-        for one in BENCHMARKS[name].quantities(rows):
+    ours = {name: one for name, one in BENCHMARKS.items() if not isinstance(one.metrics, dict)}
+    assert given.keys() <= ours.keys()
+    for name, benchmark in ours.items():
+        quantities = benchmark.quantities(given.get(name, [row(0)]))
+        assert quantities, name
+        for one in quantities:
             assert one.better == direction(one.name), one.name
 
 

@@ -6,12 +6,12 @@ import dataclasses
 import json
 
 import pytest
+from comparisons_world import inputs, prompt, row
 from worlds.evaluation import SMALL, WORDS, read_lines
 
 from eval.comparisons.config import WinRateConfig
 from eval.comparisons.judged_answers import Answers, judged, notes_on, run
 from eval.reward_models.judge import Judge
-from plumbrule.data.records import Message, Prompt, write_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.runtime_config import RuntimeConfig
@@ -21,36 +21,8 @@ from plumbrule.tracking.stage_tracker import NullTracker
 RUNTIME = RuntimeConfig(device="cpu", micro_batch_size=4)
 
 
-def row(number, response, condition="closed", **more):
-    known = {"id": f"p{number}", "group": f"g{number}", "condition": condition}
-    return {**known, "response": response, "finished": 1, **more}
-
-
-def prompt(number):
-    return Prompt(f"p{number}", (Message("user", f"Where was {number} born?"),))
-
-
 def answers(*pairs):
     return [Answers(prompt(i), row(i, old), row(i, new)) for i, (old, new) in enumerate(pairs)]
-
-
-def evaluation(folder, rows, kind):
-    (folder / "items").mkdir(parents=True)
-    text = "".join(json.dumps(r) + "\n" for r in rows)
-    (folder / "items" / "prompts.jsonl").write_text(text)
-    (folder / "evaluated.json").write_text(json.dumps({"kind": kind, "settings": {}}))
-    return Artifact.of(folder, "eval")
-
-
-def inputs(tmp_path, before, after, num_prompts=4, **more):
-    (tmp_path / "prompts").mkdir(parents=True)
-    write_records([prompt(i) for i in range(num_prompts)], tmp_path / "prompts/validation.jsonl")
-    return {
-        "baseline": evaluation(tmp_path / "a", before, "sft"),
-        "policy": evaluation(tmp_path / "b", after, "ppo"),
-        "prompts": Artifact.of(tmp_path / "prompts", "data"),
-        **more,
-    }
 
 
 def scorer(tmp_path):

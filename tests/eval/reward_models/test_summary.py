@@ -103,6 +103,18 @@ def test_an_interval_of_the_ties_score_needs_ten_questions():
     assert found.groups == 12
 
 
+def test_the_score_of_subsets_has_the_interval_of_their_mean():
+    # Two subsets of 20, 15 and 10 right: Wilson's z = 1.96 bounds are 0.5313..0.8881 and
+    # 0.2993..0.7007. MOVER: 0.625 - sqrt(0.2187^2 + 0.2007^2) / 2 = 0.625 - 0.1484 = 0.4766, and
+    # 0.625 + sqrt(0.1381^2 + 0.2007^2) / 2 = 0.625 + 0.1218 = 0.7468.
+    cases = [best(f"m{i}", "math", [float(i < 15), 0.5, 0.5, 0.5]) for i in range(20)]
+    cases += [best(f"f{i}", "focus", [float(i < 10), 0.5, 0.5, 0.5]) for i in range(20)]
+    found = measured("rewardbench2", cases)[0]["score"]
+    assert found.value == 0.625
+    assert (found.low, found.high) == pytest.approx((0.4766, 0.7468), abs=2e-4)
+    assert (found.n, found.groups) == (40, 40)
+
+
 def styles(id, domain, right, wrong):
     texts = tuple(f"{id}{side}{k}" for side in "rw" for k in range(3))
     meta = {"protocol": "styles", "subset": domain}

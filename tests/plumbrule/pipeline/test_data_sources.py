@@ -208,3 +208,47 @@ def test_a_node_that_has_the_benchmarks_name_is_refused(
     node = "+nodes.truthfulqa={kind: data, set: {role: prompts}}"
     with pytest.raises(ConfigError, match=r"eval.truthfulqa.path needs a node truthfulqa"):
         compose(truthfulqa, node)
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> dict[str, str]:
+    """A test and a train split of questions with given answers."""
+    paths = {}
+    for name, number in (("test", 3), ("train", 5)):
+        one = {"choices": ["a", "b"], "answer": 0}
+        rows = [{"question": f"{name} {i}?", **one} for i in range(number)]
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        paths[name] = f"'{path}'"
+    return paths
+
+
+def test_naming_a_train_split_gives_each_evaluation_its_rows_as_an_input(
+    compose: Callable[..., Composed], choices: dict[str, str]
+) -> None:
+    named = (
+        f"eval.multiple_choice.path={choices['test']}",
+        f"eval.multiple_choice.shots={choices['train']}",
+        "eval.num_shots=2",
+    )
+    run = compose(*named)
+    by_name = {node.name: node for node in run.nodes}
+    split, tested = by_name["multiple_choice_shots"], by_name["multiple_choice"]
+    assert split.config.dataset.path != tested.config.dataset.path
+    assert split.config.role == tested.config.role == "multiple_choice"
+    assert by_name["eval"].inputs["multiple_choice_shots"] == "multiple_choice_shots"
+    again = compose(*named[:1], f"eval.multiple_choice.shots={choices['test']}", "eval.num_shots=2")
+    moved = {node.name: node for node in again.nodes}
+    old, new = (hashed_config(nodes["eval"].config) for nodes in (by_name, moved))
+    assert old == new  # the rows count, and not the name of their file
+    with pytest.raises(ConfigError, match=r"nodes.multiple_choice_shots is there"):
+        compose(*named, "+nodes.multiple_choice_shots.kind=data")
+
+
+def test_examples_without_a_train_split_are_refused_with_who_takes_none(
+    compose: Callable[..., Composed],
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"eval.num_shots \(=2 examples\).*halueval: .*bold: BOLD"
+    ):
+        compose("eval.num_shots=2")

@@ -12,10 +12,11 @@ from scorer_server import lengths, served
 
 from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.endpoints import patient_post
+from plumbrule.lm.endpoints.bounded_post import post
 from plumbrule.protocols import Episode
 from plumbrule.tracking.stage_tracker import FileTracker
-from rlhf.rewards import http_scorer, patient_post
-from rlhf.rewards.bounded_post import post
+from rlhf.rewards import http_scorer
 from rlhf.rewards.config import HTTPConfig
 from rlhf.rewards.http_scorer import HTTPScorer
 

@@ -137,7 +137,8 @@ def test_what_is_asked_shows_passages_and_the_scale():
         ("score is 5 because it is short", 5.0),
         ("4/5", 4.0),
         ("4 out of 5", 4.0),
-        ("3.5", 3.5),
+        ("3.5", None),  # grades are whole numbers
+        ("4.0", 4.0),
         ("6", None),
         ("0", None),
         ("-3", None),
@@ -155,7 +156,18 @@ def test_a_grade_in_text(text, grade):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("yes", 1.0), ("No.", 0.0), (" **Yes**, it is", 1.0), ("maybe", None), ("", None)],
+    [
+        ("yes", 1.0),
+        ("No.", 0.0),
+        (" **Yes**, it is", 1.0),
+        ("maybe", None),
+        ("", None),
+        ("Yes and no", None),
+        ("yes/no", None),
+        ("**No**, but also yes", None),
+        ("Yes. No rain falls.", 1.0),  # the second sentence explains the first
+        ("Yes, there is no doubt", 1.0),
+    ],
 )
 def test_a_word_in_text(text, value):
     assert parse_word(text, ("yes", "no"), (1.0, 0.0)) == value

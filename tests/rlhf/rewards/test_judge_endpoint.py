@@ -11,12 +11,14 @@ from worlds.rankings import chat
 
 from plumbrule.data.records import Prompt
 from plumbrule.errors import ConfigError, TrainingError
+from plumbrule.lm.endpoints import patient_post
+from plumbrule.lm.endpoints.chat_endpoint import read_replies
+from plumbrule.lm.endpoints.kept_replies import append_rows, read_rows
 from plumbrule.protocols import Episode
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig
 from rlhf.ppo.stage import run
-from rlhf.rewards import patient_post
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.judge import Judge, Rubric
 from rlhf.rewards.judge_config import (
@@ -25,8 +27,7 @@ from rlhf.rewards.judge_config import (
     JudgeTermConfig,
     RubricConfig,
 )
-from rlhf.rewards.judge_endpoint import EndpointJudge, read_replies
-from rlhf.rewards.kept_replies import append_rows, read_rows
+from rlhf.rewards.judge_endpoint import EndpointJudge
 
 CRITERIA = [CriterionConfig("gold", "It says gold.", 3.0), CriterionConfig("rain", "It rains.")]
 
@@ -141,6 +142,40 @@ def test_an_answer_of_another_form_stops_the_run(answer, message):
     assert len(seen) == 1
 
 
+def refusing(names):
+    """An endpoint of a model that reasons: it refuses the settings `names`, one at a time."""
+
+    def answer(body, number):
+        for name in names:
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported: '{name}' with this model."}}
+        return graded_by_length(body, number)
+
+    return answer
+
+
+@pytest.mark.parametrize("names", [["max_tokens"], ["temperature"], ["max_tokens", "temperature"]])
+def test_settings_that_a_model_refuses_are_given_in_the_form_that_it_takes(names, tmp_path):
+    with served(refusing(names)) as (url, seen):
+        first = judge(url, tmp_path, num_requests=1).score(episodes("a b", "a"))["score"]
+        again = judge(url, tmp_path).score(episodes("a b"))["score"]
+    assert (first.tolist(), again.tolist()) == ([2.0, 1.0], [2.0])
+    assert len(seen) == 2 + len(names)  # a refusal each, and then it is known
+    limit = "max_completion_tokens" if "max_tokens" in names else "max_tokens"
+    assert seen[-1][0][limit] == 16
+    assert ("temperature" in seen[-1][0]) == ("temperature" not in names)
+
+
+def test_a_refusal_that_names_another_setting_stops_the_run():
+    answer = 400, {"error": {"message": "max_completion_tokens is too large"}}
+    with (
+        served(lambda body, number: answer) as (url, seen),
+        pytest.raises(TrainingError, match="status 400"),
+    ):
+        judge(url).score(episodes("a"))
+    assert len(seen) == 1
+
+
 def test_an_endpoint_without_usage_costs_nothing_that_is_known():
     with served(lambda body, number: (200, {**reply("4"), "usage": None})) as (url, _):
         assert judge(url).score(episodes("a"))["prompt_tokens"].tolist() == [0.0]
@@ -242,7 +277,9 @@ def test_a_key_is_sent_and_never_shown(monkeypatch, tmp_path, caplog):
     with pytest.raises(TrainingError) as caught:
         scorer.score(episodes("b"))
     kept = (tmp_path / "judge" / "0.jsonl").read_text("utf-8")
-    shown = f"{caught.value} {caplog.text} {kept} {scorer.model.service} {scorer.model.config}"
+    shown = (
+        f"{caught.value} {caplog.text} {kept} {scorer.model.endpoint.service} {scorer.model.config}"
+    )
     assert "secret" not in shown
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(ConfigError, match=r"reward\.judge_model\.token_env .*must name an env"):

@@ -16,7 +16,8 @@ from eval.intervals import Intervals
 from plumbrule.data.readers import read
 from plumbrule.data.readers.open_answers import UNANSWERED
 from plumbrule.data.records import BenchmarkItem
-from plumbrule.errors import DataError
+from plumbrule.errors import ConfigError, DataError
+from plumbrule.lm.config import SamplingConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
@@ -91,9 +92,42 @@ def test_open_answers_are_compared_with_every_reference(subject):
     items = [item("open_qa", k, passages=["A town."]) for k in range(3)]
     measured = open_qa.measure(items, "closed", subject)
     found = open_qa.summarise(measured.items, INTERVALS)
-    assert set(found) == set(open_qa.BENCHMARK.metrics)
+    votes = {*open_qa.VOTE_SHARES, *open_qa.VOTE_MEANS}
+    assert set(found) == set(open_qa.BENCHMARK.metrics) - votes
     assert any("BLEU by sacrebleu, nrefs:2|" in note for note in measured.notes)
     assert measured.samples[0]["passages"] == ["A town."]
+
+
+def test_the_commonest_of_sampled_answers_is_scored_beside_the_greedy_one():
+    runtime = RuntimeConfig(device="cpu", micro_batch_size=4)
+    config = small_config(num_votes=3)
+    voting = Subject(small_policy(), None, None, config, runtime, NullTracker())
+    items = [item("open_qa", k) for k in range(4)]
+    measured = open_qa.measure(items, "closed", voting)
+    found = open_qa.summarise(measured.items, INTERVALS)
+    assert set(found) == set(open_qa.BENCHMARK.metrics)
+    for row in measured.items:
+        assert len(row["votes"]) == 3
+        assert row["vote_agreement"] in (1 / 3, 2 / 3, 1.0)
+    assert len({text for row in measured.items for text in row["votes"]}) > 4  # they are sampled
+    alone = open_qa.measure(items[2:3], "closed", voting)
+    assert alone.items[0]["votes"] == measured.items[2]["votes"]
+    assert open_qa.signature(config).endswith("|votes:3 at temperature 1")
+
+
+def test_votes_by_hand():
+    # Two of four say Arlen in two spellings; Bosk and Corvane one each.
+    columns = open_qa.vote_columns(["Bosk", "the Arlen", "Corvane", "arlen."], ["Arlen"])
+    assert columns["vote_exact_match"] == columns["vote_contains"] == 1
+    assert (columns["vote_agreement"], columns["vote_tied"]) == (0.5, 0)
+    tied = open_qa.vote_columns(["Bosk", "Arlen"], ["Arlen"])
+    assert (tied["vote_exact_match"], tied["vote_tied"]) == (0, 1)  # the first one drawn
+    assert open_qa.vote_columns([], ["Arlen"]) == {}
+
+
+def test_votes_need_a_temperature():
+    with pytest.raises(ConfigError, match=r"eval.sampling.temperature \(=0.0\) must be above 0"):
+        small_config(num_votes=3, sampling=SamplingConfig(temperature=0.0))
 
 
 def test_an_answer_in_a_sentence_contains_the_reference_and_matches_none():

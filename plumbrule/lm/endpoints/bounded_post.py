@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 READ_BYTES = 2**16
 """At once."""
+REFUSAL_BYTES = 2**12
+"""Of what a service says beside a status of 300 or more."""
 
 
 class CutOffError(OSError):
@@ -92,7 +96,8 @@ def post(
     are more.
 
     Raises: CutOffError: the exchange took more than `seconds`. urllib.error.HTTPError: a status of
-    300 or more. OSError, http.client.HTTPException: no connection, or a broken one.
+    300 or more; what was said beside it can be read. OSError, http.client.HTTPException: no
+    connection, or a broken one.
     """
     exchange = Exchange(seconds)
     opener = urllib.request.build_opener(_NoRedirect, _Handler(exchange), _SecureHandler(exchange))
@@ -108,6 +113,14 @@ def post(
                 reply += part
             if len(reply) <= most_bytes and answered.length:
                 raise http.client.IncompleteRead(reply, answered.length)
+    except urllib.error.HTTPError as error:
+        said = b""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            said = error.read(REFUSAL_BYTES)
+        error.close()
+        raise urllib.error.HTTPError(
+            error.url, error.code, error.reason, error.headers, io.BytesIO(said)
+        ) from None
     except (OSError, http.client.HTTPException, ValueError):
         if exchange.is_over:
             raise CutOffError(seconds, reply) from None

@@ -18,7 +18,7 @@ from http.client import HTTPException
 from typing import TypeVar
 
 from plumbrule.errors import ConfigError, TrainingError
-from rlhf.rewards.bounded_post import CutOffError, post
+from plumbrule.lm.endpoints.bounded_post import CutOffError, post
 
 log = logging.getLogger(__name__)
 LONGEST_PAUSE = 15.0
@@ -28,6 +28,16 @@ SHOWN_CHARACTERS = 200
 OF_REQUESTS = (400, 404, 413, 422)
 """Statuses that may be about what is asked, and not about where or by whom."""
 T = TypeVar("T")
+
+
+class RefusedError(TrainingError):
+    """A service refused a request. said: what it said beside the status, never shown: it may repeat
+    a secret.
+    """
+
+    def __init__(self, message: str, status: int, said: str):
+        super().__init__(message)
+        self.status, self.said = status, said
 
 
 @dataclass(frozen=True)
@@ -74,9 +84,11 @@ class Service:
                         if error.code in OF_REQUESTS
                         else ""
                     )
-                    raise TrainingError(
+                    raise RefusedError(
                         f"{self.name} refused (status {error.code}); check {self.section}.url and "
-                        f"{self.section}.token_env{more}."
+                        f"{self.section}.token_env{more}.",
+                        error.code,
+                        error.read().decode("utf-8", "replace"),
                     ) from None
                 why = f"status {error.code}"
             except CutOffError as error:

@@ -1,0 +1,1 @@
+"""Services over HTTP: their addresses, one bounded request, patience, and replies that are kept."""
