@@ -60,9 +60,7 @@ def test_every_group_file_composes(
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes(
-    composed: Callable, converted_models: Path, name: str
-) -> None:
+def test_every_experiment_composes(composed: Callable, converted_models: Path, name: str) -> None:
     config, nodes = composed(f"experiment={name}", *NEEDS.get(name, []))
     assert nodes
     assert config.run.name == name
