@@ -197,10 +197,7 @@ def plumbrule(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     "executor",
     [
         "serial",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("local", "submitit_local", "ray")
-        ),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "submitit_local")),
     ],
 )
 def test_a_pruned_trial_ends_cleanly_and_can_go_on(tmp_path: Path, executor: str) -> None:
