@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,8 @@ Value: TypeAlias = str | int | float | bool | list[str]
 """Of one key of a chunk's metadata."""
 NO_METADATA: Mapping[str, Value] = MappingProxyType({})
 SECTION_JOIN = " > "
+PLACES = "places"
+"""Key of a document's `meta`: see `places_of`."""
 FIRST_FIELDS = frozenset({"id", "document", "start", "end", "title", "text"})
 """Of a passage in an index that an earlier version made; all that it holds, everyone may read."""
 
@@ -84,21 +87,73 @@ def chunks_of(
     with all of a first chunk that is shorter.
 
     Args: readers: who may read a document that has no rule of its own (`meta["readers"]`).
-    Raises: DataError: a rule that is not a list of principals.
+    Raises: DataError: as `place_and_rule`.
     """
-    place = place_and_rule(document, readers)
-    return [
-        Chunk(
+    return chunks_at(document, spans(document.text, chunk_words, overlap_words), readers)
+
+
+def chunks_at(
+    document: Document, found: Iterable[tuple[int, int]], readers: Sequence[str] = ()
+) -> list[Chunk]:
+    """Return the chunks of a document that begin and end at these character offsets.
+
+    Args: readers: who may read a document that has no rule of its own (`meta["readers"]`).
+    Raises: DataError: as `place_and_rule`.
+    """
+    fields, places = place_and_rule(document, readers), places_of(document)
+    starts = [place.start for place in places]
+    chunks = []
+    for number, (start, end) in enumerate(found):
+        chunk = Chunk(
             f"{document.id}#{number}",
             document.id,
             start,
             end,
             document.title,
             document.text[start:end],
-            **place,
+            **fields,
         )
-        for number, (start, end) in enumerate(spans(document.text, chunk_words, overlap_words))
-    ]
+        if before := bisect_right(starts, start):
+            place = places[before - 1]
+            chunk = chunk._replace(page=place.page, section=place.section)
+        chunks.append(chunk)
+    return chunks
+
+
+class Place(NamedTuple):
+    """Where a stretch of a document stands: from `start` on, until the next one."""
+
+    start: int
+    page: int | None
+    section: str
+
+
+def places_of(document: Document) -> list[Place]:
+    """Return the pages and sections that `meta["places"]` tells, in order; [] where it has none.
+
+    A parser writes them (`rag/parsers/`): a list of [start, page or null, section], by start.
+
+    Raises: DataError: it is something else.
+    """
+    given = document.meta.get(PLACES, [])
+    try:
+        found = [Place(start, page, section) for start, page, section in given]
+    except (TypeError, ValueError):
+        found = [Place(-1, None, "")]
+    rising = all(a.start < b.start for a, b in pairwise(found))
+    sound = rising and all(
+        type(start) is int
+        and start >= 0
+        and isinstance(section, str)
+        and (page is None or (type(page) is int and page > 0))
+        for start, page, section in found
+    )
+    if not sound:
+        raise DataError(
+            f"document {document.id!r}: meta.{PLACES} (={given!r:.80}) must be a list of [start, "
+            "page or null, section] with rising starts; correct it or remove it."
+        )
+    return found
 
 
 def place_and_rule(document: Document, readers: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +176,8 @@ def place_and_rule(document: Document, readers: Sequence[str]) -> dict[str, Any]
     if isinstance(section, str):
         found["section"] = section
     found["readers"] = principals(meta.get("readers", readers), f"document {document.id!r}")
-    left = {key: value for key, value in meta.items() if key not in (*found, "questions")}
+    own = (*found, "questions", PLACES)
+    left = {key: value for key, value in meta.items() if key not in own}
     if metadata := {key: value for key, value in left.items() if is_metadata(value)}:
         found["metadata"] = metadata
     return found
@@ -199,6 +255,7 @@ def cut(
     chunk_words: int,
     overlap_words: int,
     readers: Sequence[str] = (),
+    spans_of: Callable[[Document], Iterable[tuple[int, int]]] | None = None,
 ) -> list[Chunk]:
     """Return the chunks of all documents, documents in the order of their ids.
 
@@ -206,6 +263,7 @@ def cut(
     file.
 
     Args: readers: who may read a document that has no rule of its own (`meta["readers"]`).
+        spans_of: a chunker (`rag/chunking/`); None: by words.
     Raises: DataError: two documents share an id, there is no document, or a rule that is no list of
         principals.
     """
@@ -215,6 +273,8 @@ def cut(
     for one, other in pairwise(ordered):
         if one.id == other.id:
             raise DataError(f"two documents have the id {one.id!r}; give each its own.")
+    if spans_of is not None:
+        return [chunk for d in ordered for chunk in chunks_at(d, spans_of(d), readers)]
     return [chunk for d in ordered for chunk in chunks_of(d, chunk_words, overlap_words, readers)]
 
 
