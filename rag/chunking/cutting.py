@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from plumbrule.data.records import Document
 from rag.chunking.config import ChunkerConfig
 from rag.chunks import WORD, sentence_ends, spans
-from rag.options import CHUNKERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +30,6 @@ class Cutting(NamedTuple):
     chunker: ChunkerConfig
     encode: Callable[[Sequence[str]], np.ndarray] | None = None
     """Texts to vectors of unit length, (n, d); None: not at hand. `semantic` alone needs it."""
-
-
-def chunker_of(cutting: Cutting) -> Chunker:
-    """Return the chunker that `rag.chunker.by` names, made for its settings."""
-    return CHUNKERS[cutting.chunker.by](cutting)
 
 
 def sentence_spans(text: str) -> list[Span]:

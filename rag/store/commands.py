@@ -72,11 +72,18 @@ def delete(root: Path, name: str, ids: Sequence[str]) -> str:
 
 
 def search(
-    root: Path, name: str, query: str, k: int, principal: str, method: str
+    root: Path,
+    name: str,
+    query: str,
+    k: int,
+    principal: str,
+    method: str,
+    groups: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return the passages of a query that the principal may read, as JSON."""
     with open_store(root, name) as store:
-        return [row_of(found) for found in store.search([query], k, principal, method)[0]]
+        (found,) = store.search([query], k, principal, method, groups)
+        return [row_of(one) for one in found]
 
 
 def row_of(found: Found) -> dict[str, Any]:

@@ -391,3 +391,30 @@ def open_database(root: Path, name: str) -> Database:
             f"plumbrule store add {name} <files>."
         )
     return Database(path)
+
+
+def commit_at(root: Path, name: str, number: int | None) -> tuple[int, str]:
+    """Return the number and the content of a live store's commit; None: the newest.
+
+    Raises: ConfigError: no such store or commit, or it was purged. ArtifactError: its file can't be
+        read.
+    """
+    with open_database(root, name) as database, database.transaction():
+        commit = database.commit_of(number)
+    return commit.number, commit.content
+
+
+def documents_at(root: Path, name: str, number: int, content: str) -> list[Document]:
+    """Return the documents of a live store's commit, by id.
+
+    Args: content: that the commit must have.
+    Raises: DataError: it has another. As `commit_at` and `Database.documents`.
+    """
+    with open_database(root, name) as database, database.transaction():
+        commit = database.commit_of(number)
+        if commit.content != content:
+            raise DataError(
+                f"commit {number} of {database.path} is not the one that was planned with: another "
+                "store lies there now; run the same command again."
+            )
+        return database.documents(commit)

@@ -27,7 +27,8 @@ import numpy as np
 from plumbrule.config import require, require_choice, require_range
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, DataError, listed
-from rag.chunking.cutting import Chunker, Cutting, chunker_of
+from rag.chunking.choosing import chunker_of
+from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import EVERYONE, Chunk, chunks_at, principals
 from rag.index.encoders import Encoder, load_encoder, make_encoder
 from rag.index.hash_encoder import BUCKETS, HALVES, HashingEncoder
@@ -190,19 +191,27 @@ class LiveStore:
     # Search
 
     def search(
-        self, queries: Sequence[str], k: int, principal: str, method: str = "hybrid"
+        self,
+        queries: Sequence[str],
+        k: int,
+        principal: str,
+        method: str = "hybrid",
+        groups: Sequence[str] = (),
     ) -> list[list[Found]]:
         """Return up to k chunks per query that the principal may read, best first.
 
         All queries are answered at one commit. Equal scores stand in the order of numbers.
+        Args: groups: that the principal belongs to, whose rules hold for it as well.
         Raises: ConfigError: k below 1, an unknown method, or no principal.
         """
         require_range("k", k, 1, unit="passages")
         require_choice("method", method, METHODS)
-        require_principal(principal)
+        for name in (principal, *groups):
+            require_principal(name)
+        names = frozenset((principal, *groups, EVERYONE))
         for _ in range(TRIES):
             self._index.catch_up()
-            hits = self._hits(queries, k, principal, method)
+            hits = self._hits(queries, k, names, method)
             numbers = sorted({int(row) for one in hits for row in one.rows})
             with self._database.transaction():
                 chunks = self._database.chunks(numbers)
@@ -218,9 +227,11 @@ class LiveStore:
             f"{self.folder} must not be purged while it is searched; search again."
         )
 
-    def _hits(self, queries: Sequence[str], k: int, principal: str, method: str) -> list[Hits]:
+    def _hits(
+        self, queries: Sequence[str], k: int, names: frozenset[str], method: str
+    ) -> list[Hits]:
         """Return each query's best k, rows being numbers of chunks."""
-        may = self._may_be_found(principal)
+        may = self._may_be_found(names)
         if method == "bm25":
             return self._keyword_hits(queries, k, may)
         if method == "dense":
@@ -230,15 +241,15 @@ class LiveStore:
         pairs = zip(dense, keyword, strict=True)
         return [fuse(*pair, DENSE_WEIGHT, k) for pair in pairs]
 
-    def _may_be_found(self, principal: str) -> list[np.ndarray]:
-        """Return, for each segment, which of its chunks the principal may find, (n,) bool.
+    def _may_be_found(self, names: frozenset[str]) -> list[np.ndarray]:
+        """Return, for each segment, which of its chunks may be found under these names, (n,) bool.
 
         The one place where access is decided.
         """
         rules = self._index.rules
         allows = np.zeros(max(rules, default=0) + 1, dtype=bool)
         for number, readers in rules.items():
-            allows[number] = principal in readers or EVERYONE in readers
+            allows[number] = not names.isdisjoint(readers)
         return [segment.alive & allows[segment.rules] for segment in self._index.segments]
 
     def _keyword_hits(

@@ -12,6 +12,8 @@ from rag.chunking.config import ChunkerConfig, require_words
 from rag.options import DENSE_INDEXES
 
 HASHING = "hashing"
+NO_SEGMENTS = ("exact", "factory")
+"""Types that are no function from vectors to a FAISS index, or need a setting more."""
 
 
 @dataclass
@@ -38,7 +40,8 @@ class StoreSettings:
         """Raise ConfigError for settings that a new store can't have."""
         require_words("--chunk-words", self.chunk_words, "--overlap-words", self.overlap_words)
         require_range("--dimensions", self.dimensions, 16)
-        require_choice("--dense-index", self.dense_index, DENSE_INDEXES)
+        choices = [name for name in DENSE_INDEXES if name not in NO_SEGMENTS]
+        require_choice("--dense-index", self.dense_index, choices)
         if self.encoder == HASHING:
             require(
                 self.encoder_revision is None,

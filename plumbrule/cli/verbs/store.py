@@ -45,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="what", help="files, ids or the query")
     parser.add_argument("--readers", nargs="+", default=[], help='principals; "*": everyone')
     parser.add_argument("--as", dest="principal", help="the principal that searches")
+    parser.add_argument("--groups", nargs="+", default=[], help="that the principal belongs to")
     parser.add_argument("--method", default="hybrid", help="bm25, dense or hybrid")
     parser.add_argument("-k", type=int, default=5, help="passages")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -73,9 +74,8 @@ def run(options: argparse.Namespace) -> None:
     elif options.action == "stats":
         show(commands.stats(root, name), options.json)
     else:
-        query = " ".join(words)
-        found = commands.search(root, name, query, options.k, options.principal, options.method)
-        show_passages(found, options.json)
+        who = (options.principal, options.method, options.groups)
+        show_passages(commands.search(root, name, " ".join(words), options.k, *who), options.json)
 
 
 def require_words(options: argparse.Namespace) -> None:

@@ -286,9 +286,8 @@ def drive(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, seed: int, s
     model = Model()
     for step in range(steps):
         change = random_change(draw, model)
-        if change is not None:
-            change.apply(store)
-            model.apply(change)
+        change.apply(store)
+        model.apply(change)
         if draw.random() < 0.1:
             store.compact()
         if draw.random() < 0.1:

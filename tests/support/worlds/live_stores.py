@@ -54,20 +54,28 @@ class Model:
         ]
 
 
-def random_change(draw: random.Random, model: Model) -> Change | None:
-    """Return a change that the model allows; None: there is nothing to change so."""
-    what = draw.choice(["add", "add", "update", "delete"])
+def random_change(draw: random.Random, model: Model) -> Change:
+    """Return a change that the model allows."""
     here = sorted(model.documents)
+    what = draw.choice(["add", "add", "update", "delete"]) if here else "add"
+    what = "delete" if len(here) > 30 else what
     if what == "add":
         new = [f"d{n}" for n in range(40) if f"d{n}" not in model.documents]
         ids = draw.sample(new, min(len(new), draw.randint(1, 6)))
     else:
         ids = draw.sample(here, min(len(here), draw.randint(1, 3)))
-    if not ids:
-        return None
     if what == "delete":
         return Change(what, ids=tuple(ids))
     return Change(what, tuple(random_document(draw, id) for id in ids))
+
+
+def model_at(number: int) -> Model:
+    """Return what must live at a commit, where each change follows from the number before it."""
+    model = Model()
+    for done in range(number):
+        change = random_change(random.Random(f"change {done}"), model)
+        model.apply(change)
+    return model
 
 
 def random_document(draw: random.Random, id: str) -> Document:
