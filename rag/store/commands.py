@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rag.store.live import Found, LiveStore, is_made, make_store, open_store
 from rag.store.settings import StoreSettings
 
 Say = Callable[[str], None]
+OF_CHUNKER = re.compile(r"rag\.chunker\.(\w+)")
 
 
 def change(
@@ -119,7 +121,10 @@ def _store(root: Path, name: str, given: Mapping[str, Any], make: bool) -> LiveS
     folder = store_folder(root, name)
     named = {key: value for key, value in given.items() if value is not None}
     own = {f.name for f in dataclasses.fields(StoreSettings)}
-    chunker = ChunkerConfig(**{key: value for key, value in named.items() if key not in own})
+    try:
+        chunker = ChunkerConfig(**{key: value for key, value in named.items() if key not in own})
+    except ConfigError as error:  # it names settings of rag.chunker, which are options here
+        raise ConfigError(OF_CHUNKER.sub(lambda m: option(m[1]), str(error))) from None
     settings = StoreSettings(
         **{key: value for key, value in named.items() if key in own}, chunker=chunker
     )
@@ -132,7 +137,12 @@ def _store(root: Path, name: str, given: Mapping[str, Any], make: bool) -> LiveS
         if value != kept:
             store.close()
             raise ConfigError(
-                f"--{key.replace('_', '-')} (={value}) must be that which store {name} was made "
+                f"{option(key)} (={value}) must be that which store {name} was made "
                 f"with (={kept}); leave it out, or make another store."
             )
     return store
+
+
+def option(setting: str) -> str:
+    """Return the option of the verb that gives a setting of a new store."""
+    return f"--{setting.replace('_', '-')}"

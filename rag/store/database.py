@@ -302,6 +302,11 @@ class Database:
         for number, rule, row, vector in self._sql.execute(sql, (after, last)):
             yield ChunkRow(number, rule, from_row(json.loads(row)), vector)
 
+    def count_living_chunks(self, after: int, until: int) -> int:
+        """Return how many chunks `living_chunks` yields."""
+        sql = "SELECT count(*) FROM chunks WHERE number > ? AND number <= ? AND removed IS NULL"
+        return self._sql.execute(sql, (after, until)).fetchone()[0]
+
     def last_chunk(self) -> int:
         """Return the highest number that a chunk was ever given; 0: none was."""
         sql = "SELECT seq FROM sqlite_sequence WHERE name = 'chunks'"

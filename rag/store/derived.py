@@ -213,14 +213,18 @@ class DerivedIndex:
 
     def _made(self, first: int, last: int) -> Placed:
         """Return a segment of a range of numbers, on the disk."""
-        with self._database.transaction():
-            rows = list(self._database.living_chunks(first - 1, last))
         name = f"{first}-{last}-{uuid.uuid4().hex[:8]}"
-        if not rows:
-            return Placed(first, last, name, {}, None)
         folder = self.folder / name
+        with self._database.transaction():
+            number = self._database.count_living_chunks(first - 1, last)
+            if number == 0:
+                return Placed(first, last, name, {}, None)
+            rows = self._database.living_chunks(first - 1, last)
+            kind = (self._make, self._approximate_from)
+            segment = build_segment(rows, number, self._dimensions, *kind)
         folder.mkdir()
-        save_segment(build_segment(rows, self._make, self._approximate_from), folder)
+        save_segment(segment, folder)
+        del segment  # before it is mapped into memory
         files = {}
         for path in sorted(folder.iterdir()):
             with open(path, "rb+") as file:

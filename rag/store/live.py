@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -354,8 +354,7 @@ def make_store(
     folder = store_folder(root, name)
     if (folder / DATABASE).is_file() and is_made(folder):
         raise ArtifactError(f"store (={name}) must be new; {folder} holds one already.")
-    encoder = plain_hashing(settings.dimensions)
-    kind = HASHING
+    kind, encoder = HASHING, cast(Encoder, plain_hashing(settings.dimensions))
     if settings.encoder != HASHING:
         kind, encoder = make_encoder(
             settings.encoder, settings.encoder_revision, settings.dimensions, [], device

@@ -58,29 +58,23 @@ class FrozenTermCounts:
         Lengths are in terms, (n,) int32.
         """
         numbers: dict[str, int] = {}
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        parts: list[np.ndarray] = [np.empty((3, 0), dtype=np.int32)]
         lengths = np.zeros(len(texts), dtype=np.int32)
         for start in range(0, len(texts), BLOCK):
-            terms, places, counts = [], [], []
+            found: list[tuple[int, int, int]] = []  # term, place, count
             for place, words in enumerate(words_of(texts[start : start + BLOCK]), start):
                 lengths[place] = len(words)
                 for word, count in Counter(words).items():
-                    terms.append(numbers.setdefault(word, len(numbers)))
-                    places.append(place)
-                    counts.append(count)
-            columns = (np.array(column, dtype=np.int32) for column in (terms, places, counts))
-            parts.append(tuple(columns))  # type: ignore[arg-type]
+                    found.append((numbers.setdefault(word, len(numbers)), place, count))
+            parts.append(np.array(found, dtype=np.int32).reshape(-1, 3).T)
         names = sorted(numbers)
         rank = np.empty(len(names), dtype=np.int32)
         rank[[numbers[name] for name in names]] = np.arange(len(names), dtype=np.int32)
-        empty = np.empty(0, dtype=np.int32)
-        number, place, count = (
-            np.concatenate([part[i] for part in parts]) if parts else empty for i in range(3)
-        )
-        term = rank[number]
-        order = np.argsort(term, kind="stable")  # places rise already
-        starts = np.searchsorted(term[order], np.arange(len(names) + 1)).astype(np.int64)
-        return cls(names, starts, place[order], count[order]), lengths
+        number, places, counts = np.concatenate(parts, axis=1)
+        terms = rank[number]
+        order = np.argsort(terms, kind="stable")  # places rise already
+        starts = np.searchsorted(terms[order], np.arange(len(names) + 1)).astype(np.int64)
+        return cls(names, starts, places[order], counts[order]), lengths
 
     def of(self, term: str) -> Postings:
         """Return the chunks that hold a term; empty where none does."""

@@ -12,7 +12,7 @@ loses nothing, whatever the type of index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,21 +139,26 @@ def vectors_of(rows: Sequence[ChunkRow]) -> np.ndarray:
 
 
 def build_segment(
-    rows: Sequence[ChunkRow],
+    rows: Iterable[ChunkRow],
+    number: int,
+    dimensions: int,
     make: Callable[[np.ndarray], Any],
     approximate_from: int = APPROXIMATE_FROM,
 ) -> Segment:
-    """Return the segment of at least one chunk, by number. Args: make: as `VectorIndex.build`."""
-    vectors = vectors_of(rows)
-    terms, lengths = FrozenTermCounts.build([row.chunk.searched for row in rows])
-    return Segment(
-        np.array([row.number for row in rows], dtype=np.int64),
-        np.array([row.rule for row in rows], dtype=np.int32),
-        lengths,
-        terms,
-        vectors,
-        VectorIndex.build(vectors, make if len(rows) >= approximate_from else flat),
-    )
+    """Return the segment of chunks, by number. They are read one by one and not held together.
+
+    Args: number: of them, at least 1. dimensions: of a vector. make: as `VectorIndex.build`.
+    """
+    numbers, rules = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int32)
+    vectors = np.empty((number, dimensions), dtype=np.float32)
+    texts = []
+    for place, row in enumerate(rows):
+        numbers[place], rules[place] = row.number, row.rule
+        vectors[place] = np.frombuffer(row.vector, dtype="<f4")
+        texts.append(row.chunk.searched)
+    terms, lengths = FrozenTermCounts.build(texts)
+    dense = VectorIndex.build(vectors, make if number >= approximate_from else flat)
+    return Segment(numbers, rules, lengths, terms, vectors, dense)
 
 
 def save_segment(segment: Segment, folder: Path) -> None:

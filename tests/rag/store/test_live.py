@@ -151,6 +151,30 @@ def test_commits_keep_their_documents_until_a_purge(store: LiveStore) -> None:
         store.documents(2)
 
 
+def test_what_is_removed_during_a_purge_stays_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The segments that the purge has made still hold it; its mark in the database must stay."""
+    with opened(tmp_path) as store, open_store(tmp_path, "notes") as other:
+        store.add([QUILL, MARSH, Document("c", "Cy.")], EVERYONE)
+        store.delete(["c"])
+        real = derived.DerivedIndex._made
+
+        def made_while_another_deletes(self: Any, *bounds: int) -> Any:
+            segment = real(self, *bounds)
+            other.delete(["b"])
+            return segment
+
+        with monkeypatch.context() as patched:
+            patched.setattr(derived.DerivedIndex, "_made", made_while_another_deletes)
+            assert store.compact() == 1  # of c
+        for one in (store, other):
+            assert found_texts(one, "lived") == [QUILL.text]
+    with open_store(tmp_path, "notes") as store:
+        assert found_texts(store, "lived") == [QUILL.text]
+        assert [d.id for d in store.documents()] == ["a"]
+
+
 def test_content_is_of_what_lives_whatever_led_there(tmp_path: Path) -> None:
     def content(folder: str, *changes: Any) -> str:
         with opened(tmp_path / folder) as store:
