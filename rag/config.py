@@ -17,7 +17,7 @@ from plumbrule.stage_kind import Slot, StageKind
 from plumbrule.store.layout import store_root
 from rag.chunking.config import ChunkerConfig, require_words
 from rag.options import DENSE_INDEXES, ENCODERS
-from rag.store.database import commit_at
+from rag.store.naming import commit_at
 
 
 @dataclass

@@ -50,7 +50,7 @@ from rag.retriever import (
     VECTORS,
     open_index,
 )
-from rag.store.database import documents_at
+from rag.store.naming import documents_at
 
 
 def run(

@@ -12,8 +12,10 @@ from plumbrule.errors import ConfigError, DataError
 from rag.chunking.config import ChunkerConfig
 from rag.chunks import Chunk
 from rag.parsers.reading import FileReport, read_files
-from rag.store.database import DATABASE, store_folder
-from rag.store.live import Found, LiveStore, is_made, make_store, open_store
+from rag.store.database import DATABASE
+from rag.store.live import Found, LiveStore
+from rag.store.naming import store_folder
+from rag.store.opening import is_made, make_store, open_store
 from rag.store.settings import StoreSettings
 
 Say = Callable[[str], None]

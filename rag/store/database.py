@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,13 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.data.records import Document, from_dict, to_dict
-from plumbrule.errors import ArtifactError, ConfigError, DataError, listed
+from plumbrule.errors import ArtifactError, ConfigError, DataError
 from rag.chunks import Chunk, from_row, to_row
 
 DATABASE = "store.db"
 FORMAT = 1
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""Of a store: it names a folder."""
 WAIT_SECONDS = 60.0
 """How long a writer waits for another."""
 MODULUS = 2**256
@@ -87,15 +84,6 @@ class Commit(NamedTuple):
     chunks: int
     content: str
     """64 hex digits: a digest of the documents that live."""
-
-
-def require_name(name: str) -> None:
-    """Raise ConfigError unless `name` can name a live store."""
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"store (={name!r:.80}) must be a name of letters, digits, _, . and -, at most 64, and "
-            "begin with a letter or digit; choose another."
-        )
 
 
 class Database:
@@ -370,56 +358,3 @@ class Database:
 def canonical(document: Document) -> str:
     """Return a document's JSON in one form, which its digest is of."""
     return json.dumps(to_dict(document), sort_keys=True, ensure_ascii=True)
-
-
-def store_folder(root: Path, name: str) -> Path:
-    """Return where the live store of a name lies. Raises: ConfigError: as `require_name`."""
-    require_name(name)
-    return root / "stores" / name
-
-
-def store_names(root: Path) -> list[str]:
-    """Return the names of the live stores under a store's root."""
-    return sorted(path.parent.name for path in (root / "stores").glob(f"*/{DATABASE}"))
-
-
-def open_database(root: Path, name: str) -> Database:
-    """Return the database of a live store.
-
-    Raises: ConfigError: no store has that name. ArtifactError: its file can't be read.
-    """
-    path = store_folder(root, name) / DATABASE
-    if not path.is_file():
-        known = listed(store_names(root)) or "none"
-        raise ConfigError(
-            f"store (={name}) must be one of those in {root / 'stores'} ({known}); make it with "
-            f"plumbrule store add {name} <files>."
-        )
-    return Database(path)
-
-
-def commit_at(root: Path, name: str, number: int | None) -> tuple[int, str]:
-    """Return the number and the content of a live store's commit; None: the newest.
-
-    Raises: ConfigError: no such store or commit, or it was purged. ArtifactError: its file can't be
-        read.
-    """
-    with open_database(root, name) as database, database.transaction():
-        commit = database.commit_of(number)
-    return commit.number, commit.content
-
-
-def documents_at(root: Path, name: str, number: int, content: str) -> list[Document]:
-    """Return the documents of a live store's commit, by id.
-
-    Args: content: that the commit must have.
-    Raises: DataError: it has another. As `commit_at` and `Database.documents`.
-    """
-    with open_database(root, name) as database, database.transaction():
-        commit = database.commit_of(number)
-        if commit.content != content:
-            raise DataError(
-                f"commit {number} of {database.path} is not the one that was planned with: another "
-                "store lies there now; run the same command again."
-            )
-        return database.documents(commit)

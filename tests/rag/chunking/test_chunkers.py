@@ -21,7 +21,7 @@ from rag.chunking.semantic import changes
 from rag.chunking.tokens import token_spans
 from rag.chunks import WORD, chunks_at, cut
 from rag.options import CHUNKERS
-from rag.store.live import plain_hashing
+from rag.store.opening import plain_hashing
 
 TEXTS = st.text(alphabet=st.sampled_from("abcXY.!? \n\t'\")é漢😀"), max_size=150).filter(str.strip)
 ENCODE = plain_hashing(64).encode_passages

@@ -16,13 +16,14 @@ from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
 
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
-from rag.store.live import LiveStore, open_store
+from rag.store.live import LiveStore
+from rag.store.opening import open_store
 
 CHILD = """
 import random, sys
 from pathlib import Path
 from rag.store import derived
-from rag.store.live import make_store, open_store
+from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
 from worlds.live_stores import Model, model_at, random_change
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import process_environment
 from worlds.live_stores import PRINCIPALS, WORDS, Model, random_change
 
 from plumbrule.data.records import Document
@@ -20,7 +23,8 @@ from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
 from rag.store import derived
-from rag.store.live import LiveStore, make_store, open_store
+from rag.store.live import LiveStore
+from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
 
 SETTINGS = {"chunk_words": 5, "dimensions": 32}
@@ -77,6 +81,28 @@ def test_another_process_s_changes_are_seen_without_opening_again(tmp_path: Path
         assert found_texts(other, "Rome") == [QUILL.text]
         other.delete(["a"])
         assert found_texts(one, "Rome") == []
+
+
+def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    code = (
+        "import sys; from pathlib import Path; from rag.store.opening import open_store\n"
+        "from plumbrule.data.records import Document\n"
+        "with open_store(Path(sys.argv[1]), 'notes') as store:\n"
+        "    for n in range(8): store.add([Document(f'{sys.argv[2]}{n}', 'Some text.')], ['*'])"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), name], env=process_environment()
+        )
+        for name in "ab"
+    ]
+    assert [child.wait() for child in both] == [0, 0]
+    with open_store(tmp_path, "notes") as store:
+        assert store.commit[0] == store.commit.documents == 16
+        assert len(found_texts(store, "text")) == 10
+        found = store.search(["text"], 99, "ann", "bm25")[0]
+        assert [one.number for one in found] == list(range(1, 17))
 
 
 def test_numbers_rise_and_are_never_used_again(tmp_path: Path) -> None:

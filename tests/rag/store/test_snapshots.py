@@ -17,7 +17,7 @@ from plumbrule.store.fingerprint import changed_settings
 from plumbrule.tracking.stage_tracker import NullTracker
 from rag.config import IndexConfig
 from rag.stage import run
-from rag.store.live import make_store, open_store
+from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
 
 SMALL = {"dimensions": 256, "chunk_words": 8}
