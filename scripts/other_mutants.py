@@ -274,6 +274,14 @@ MUTANTS = [
     ),
     OtherMutant(
         "rag",
+        "a quantised segment's scores are its index's",
+        "rag/store/segments.py",
+        "if not self.exact:",
+        "if False:",
+        (f"{LIVE}::test_random_changes_and_searches_agree_with_a_model[sq8]",),
+    ),
+    OtherMutant(
+        "rag",
         "an abbreviation ends a sentence",
         "rag/chunks.py",
         "stops = stem.lower() not in ABBREVIATIONS and not (len(stem) == 1 and stem.isupper())",

@@ -35,6 +35,7 @@ from plumbrule.store.json_files import read_json, write_json
 from rag.store.database import Database
 from rag.store.segments import (
     APPROXIMATE_FROM,
+    NUMBERS,
     Segment,
     Tail,
     build_segment,
@@ -43,6 +44,8 @@ from rag.store.segments import (
 )
 
 LIST, LOCK = "segments.json", "maintenance.lock"
+FLAT = "flat"
+"""The type of dense index that is exact."""
 TAIL_MOST = 4096
 """Chunks that the tail may hold before it becomes a segment."""
 DEAD_MOST = 0.25
@@ -162,7 +165,7 @@ class DerivedIndex:
         for file, digest in files.items():
             if digests(folder / file, FAST)[FAST] != digest:
                 raise ValueError(f"{folder / file} is damaged")
-        return Placed(first, last, name, files, load_segment(folder) if files else None)
+        return Placed(first, last, name, files, self._opened(folder) if files else None)
 
     def maintain(self, whole: bool = False) -> int:
         """Make segments of what has grown or was removed.
@@ -220,8 +223,8 @@ class DerivedIndex:
             if number == 0:
                 return Placed(first, last, name, {}, None)
             rows = self._database.living_chunks(first - 1, last)
-            kind = (self._make, self._approximate_from)
-            segment = build_segment(rows, number, self._dimensions, *kind)
+            make = self._make if self._is_approximate(number) else None
+            segment = build_segment(rows, number, self._dimensions, make)
         folder.mkdir()
         save_segment(segment, folder)
         del segment  # before it is mapped into memory
@@ -232,7 +235,16 @@ class DerivedIndex:
             files[path.name] = digests(path, FAST)[FAST]
         fsync_folder(folder)
         fsync_folder(self.folder)
-        return Placed(first, last, name, files, load_segment(folder))
+        return Placed(first, last, name, files, self._opened(folder))
+
+    def _opened(self, folder: Path) -> Segment:
+        """Return the segment in a folder."""
+        number = len(np.load(folder / NUMBERS, mmap_mode="r", allow_pickle=False))
+        return load_segment(folder, self._is_approximate(number))
+
+    def _is_approximate(self, number: int) -> bool:
+        """Return whether a segment of so many chunks has an approximate index."""
+        return self._about["dense_index"] != FLAT and number >= self._approximate_from
 
     def _publish(self, placed: list[Placed]) -> None:
         """Let the list name these segments, forget the others, and start from them."""

@@ -7,7 +7,9 @@ out when it is searched. The tail holds the chunks behind the last segment, exac
 A dense index finds the nearest vectors whoever may read them. Those that may not be found are
 filtered out of more and more of its results until enough are left. Where few may be found at all,
 or that does not come to an end soon, the vectors that may are compared one by one: so a filter
-loses nothing, whatever the type of index.
+loses nothing, whatever the type of index. One that is approximate only nominates: it is asked for
+`NOMINATED` times as many, and those are scored by their vectors, since a quantiser's scores would
+not compare with those of other segments.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ APPROXIMATE_FROM = 10_000
 """Chunks: a smaller segment is searched exactly, whatever the store's type of index."""
 FEW = 0.25
 """Share of a segment that may be found, below which the vectors are compared one by one."""
+NOMINATED = 4
+"""Times the depth that an approximate index is asked for at first."""
 WIDEST = 16
 """Times the depth that a dense index is asked for before that."""
 
@@ -45,7 +49,7 @@ class Segment:
     """Chunks of one range of numbers, in their order.
 
     numbers: (n,) int64. rules: (n,) int32, of access. lengths: (n,) int32, in terms. vectors: (n,
-    d) float32, mapped into memory. alive: (n,) bool, True: not removed.
+    d) float32, mapped into memory. exact: whether `dense` is. alive: (n,) bool, True: not removed.
     """
 
     numbers: np.ndarray
@@ -54,6 +58,7 @@ class Segment:
     terms: TermCounts
     vectors: np.ndarray
     dense: VectorIndex
+    exact: bool
     alive: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +87,8 @@ class Segment:
         if passing < FEW * total:
             return self._one_by_one(vectors, depth, may)
         wanted = min(depth, passing)
-        width = min(depth + min(total - passing, depth), total)
+        nominated = depth if self.exact else NOMINATED * depth
+        width = min(nominated + min(total - passing, depth), total)
         asked = np.any(vectors != 0, axis=1)
         while True:
             found = [_kept(hits, may) for hits in self.dense.search(vectors, width)]
@@ -94,9 +100,21 @@ class Segment:
             if width >= min(WIDEST * depth, total):
                 return self._one_by_one(vectors, depth, may)
             width = min(4 * width, total)
+        if not self.exact:
+            pairs = zip(found, vectors, strict=True)
+            found = [self._scored(hits.rows, vector, depth) for hits, vector in pairs]
         return [
             Hits(self.numbers[hits.rows[:depth]], hits.scores[:depth], hits.floor) for hits in found
         ]
+
+    def _scored(self, rows: np.ndarray, vector: np.ndarray, depth: int) -> Hits:
+        """Return the best `depth` of some rows by their vectors."""
+        if not len(rows):
+            return _no_hits()
+        rows = np.sort(rows)
+        index = VectorIndex.build(np.ascontiguousarray(self.vectors[rows]))
+        (hits,) = index.search(vector[None], depth)
+        return Hits(rows[hits.rows], hits.scores, hits.floor)
 
     def _one_by_one(self, vectors: np.ndarray, depth: int, may: np.ndarray) -> list[Hits]:
         """Compare every vector that may be found."""
@@ -117,7 +135,13 @@ class Tail(Segment):
         empty = np.empty(0, dtype=np.int32)
         none = np.empty((0, dimensions), dtype=np.float32)
         super().__init__(
-            np.empty(0, dtype=np.int64), empty, empty, self.counts, none, VectorIndex.build(none)
+            np.empty(0, dtype=np.int64),
+            empty,
+            empty,
+            self.counts,
+            none,
+            VectorIndex.build(none),
+            True,
         )
 
     def add(self, rows: Sequence[ChunkRow]) -> None:
@@ -142,12 +166,12 @@ def build_segment(
     rows: Iterable[ChunkRow],
     number: int,
     dimensions: int,
-    make: Callable[[np.ndarray], Any],
-    approximate_from: int = APPROXIMATE_FROM,
+    make: Callable[[np.ndarray], Any] | None,
 ) -> Segment:
     """Return the segment of chunks, by number. They are read one by one and not held together.
 
-    Args: number: of them, at least 1. dimensions: of a vector. make: as `VectorIndex.build`.
+    Args: number: of them, at least 1. dimensions: of a vector. make: of an approximate index, as
+    `VectorIndex.build`; None: an exact one.
     """
     numbers, rules = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int32)
     vectors = np.empty((number, dimensions), dtype=np.float32)
@@ -157,8 +181,8 @@ def build_segment(
         vectors[place] = np.frombuffer(row.vector, dtype="<f4")
         texts.append(row.chunk.searched)
     terms, lengths = FrozenTermCounts.build(texts)
-    dense = VectorIndex.build(vectors, make if number >= approximate_from else flat)
-    return Segment(numbers, rules, lengths, terms, vectors, dense)
+    dense = VectorIndex.build(vectors, flat if make is None else make)
+    return Segment(numbers, rules, lengths, terms, vectors, dense, make is None)
 
 
 def save_segment(segment: Segment, folder: Path) -> None:
@@ -175,9 +199,10 @@ def save_segment(segment: Segment, folder: Path) -> None:
     segment.dense.save(folder / DENSE)
 
 
-def load_segment(folder: Path) -> Segment:
+def load_segment(folder: Path, approximate: bool) -> Segment:
     """Return what `save_segment` wrote; vectors and counts are mapped into memory.
 
+    Args: approximate: whether its dense index is.
     Raises: OSError, ValueError, ArtifactError: a file is missing or damaged.
     """
     numbers, rules, lengths = (
@@ -185,7 +210,8 @@ def load_segment(folder: Path) -> Segment:
     )
     raw = np.load(folder / RAW, mmap_mode="r", allow_pickle=False)
     dense = VectorIndex.load(folder / DENSE)
-    return Segment(numbers, rules, lengths, FrozenTermCounts.load(folder), raw, dense)
+    terms = FrozenTermCounts.load(folder)
+    return Segment(numbers, rules, lengths, terms, raw, dense, not approximate)
 
 
 def merged(found: Sequence[Hits], depth: int) -> Hits:
