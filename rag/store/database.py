@@ -261,7 +261,8 @@ class Database:
     def _living(self, id: str) -> tuple[int, str] | None:
         """Return (number, digest) of the living document of an id."""
         sql = "SELECT number, digest FROM documents WHERE id = ? AND removed IS NULL"
-        return self._sql.execute(sql, (id,)).fetchone()
+        name = id.encode("utf-8", "replace").decode("utf-8")  # what is no Unicode is never there
+        return self._sql.execute(sql, (name,)).fetchone()
 
     def _rule(self, readers: Sequence[str]) -> int:
         """Return the number of an access rule, which is entered where it is new."""

@@ -33,7 +33,7 @@ from rag.index.encoders import Encoder
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
-from rag.store.database import Commit, Database, Entry
+from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
 from rag.store.keyword_search import Counted, search_keywords
 from rag.store.segments import APPROXIMATE_FROM, merged
@@ -290,7 +290,6 @@ class LiveStore:
         with self._database.transaction():
             newest, about = self._database.newest(), self._database.about()
             removed, last = self._database.removed_documents(), self._database.last_chunk()
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
         *segments, tail = self._index.segments
         rules = self._index.rules
         unreadable = sum(
@@ -310,7 +309,7 @@ class LiveStore:
             "last_chunk_number": last,
             "segments": [len(one) for one in segments],
             "tail": len(tail),
-            "bytes": sum(path.stat().st_size for path in files),
+            "database_bytes": (self.folder / DATABASE).stat().st_size,
             "settings": self.settings.as_json(),
         }
 
@@ -318,8 +317,10 @@ class LiveStore:
 def with_rule(document: Document, readers: Sequence[str]) -> Document:
     """Return a document that states its access rule: its own, else `readers`; [] is nobody.
 
-    Raises: DataError: as `principals`.
+    Raises: DataError: as `principals`, or an id that SQLite can't hold.
     """
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in document.id):
+        raise DataError(f"document {document.id!r:.80} must have an id without NUL, in Unicode.")
     rule = principals(document.meta.get("readers", readers), f"document {document.id!r:.80}")
     return replace(document, meta={**document.meta, "readers": list(rule)})
 

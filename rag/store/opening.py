@@ -9,6 +9,8 @@ from typing import cast
 import numpy as np
 
 from plumbrule.errors import ArtifactError
+from plumbrule.store.artifacts import sha256
+from plumbrule.store.fingerprint import digest
 from rag.index.encoders import Encoder, load_encoder, make_encoder
 from rag.index.hash_encoder import BUCKETS, HALVES, HashingEncoder
 from rag.store.database import DATABASE, Database
@@ -42,7 +44,8 @@ def make_store(
         )
     shutil.rmtree(folder / ENCODER, ignore_errors=True)  # of a store whose making was cut off
     encoder.save(folder / ENCODER)
-    about = {"settings": settings.as_json(), "encoder": kind}
+    made = {"kind": kind, "content": content_of(folder / ENCODER)}
+    about = {"settings": settings.as_json(), "encoder": made}
     database = Database.create(folder / DATABASE, about)
     return LiveStore(folder, database, settings, encoder, approximate_from)
 
@@ -52,15 +55,32 @@ def open_store(
 ) -> LiveStore:
     """Return the live store of a name.
 
-    Raises: ConfigError: no store has that name. ArtifactError: its files can't be read.
+    Raises: ConfigError: no store has that name. ArtifactError: its files can't be read, or its
+        encoder is not the one that it was made with.
     """
     folder = store_folder(root, name)
     database = open_database(root, name)
-    with database.transaction():
-        about = database.about()
-    settings = settings_of(about)
-    encoder = load_encoder(about["encoder"], folder / ENCODER, device)
-    return LiveStore(folder, database, settings, encoder, approximate_from)
+    try:
+        with database.transaction():
+            about = database.about()
+        settings, made = settings_of(about), about["encoder"]
+        here = content_of(folder / ENCODER)
+        if here != made["content"]:
+            raise ArtifactError(
+                f"{folder / ENCODER} (=files of digest {here}) must be the encoder that store "
+                f"{name} was made with ({settings.encoder}, {made['content']}); put its files back."
+            )
+        encoder = load_encoder(made["kind"], folder / ENCODER, device)
+        return LiveStore(folder, database, settings, encoder, approximate_from)
+    except BaseException:
+        database.close()
+        raise
+
+
+def content_of(folder: Path) -> str:
+    """Return a digest of the names and bytes of the files under `folder`, 16 hex digits."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): sha256(path) for path in files})
 
 
 def is_made(folder: Path) -> bool:

@@ -131,7 +131,6 @@ class Tail(Segment):
 
     def __init__(self, dimensions: int):
         self.counts = GrowingTermCounts()
-        self._raw: list[np.ndarray] = []
         empty = np.empty(0, dtype=np.int32)
         none = np.empty((0, dimensions), dtype=np.float32)
         super().__init__(

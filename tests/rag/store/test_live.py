@@ -289,6 +289,14 @@ def test_vectors_that_are_not_finite_are_refused_and_nothing_is_lost(
     assert found_ids(store, "lived") == ["a#0"]
 
 
+def test_ids_that_are_no_unicode_are_refused(store: LiveStore) -> None:
+    for id in ("a\udcff", "a\0"):
+        with pytest.raises(DataError, match="must have an id without NUL, in Unicode"):
+            store.add([Document(id, "Text.")])
+    with pytest.raises(DataError, match="must be in the store to be deleted"):
+        store.delete(["a\udcff"])  # as a shell gives a file's name
+
+
 def test_odd_queries_find_little_and_break_nothing(store: LiveStore) -> None:
     store.add([QUILL, MARSH], EVERYONE)
     for query in ("", " ", "the of", "zzzz", "\0", "lived " * 5000):
