@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
@@ -13,17 +14,34 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.stage_kind import Slot, StageKind
+from plumbrule.store.layout import store_root
+from rag.chunking.config import ChunkerConfig, require_words
 from rag.options import DENSE_INDEXES, ENCODERS
+from rag.store.naming import commit_at
 
 
 @dataclass
 class IndexConfig:
     """Stage `index`: documents cut to chunks, encoded, and searched exactly or by keyword."""
 
+    store: str | None = field(default=None, metadata=NOT_HASHED)
+    """Live store whose documents are indexed (docs/retrieval.md); None: those of the input."""
+    commit: int | None = field(default=None, metadata=NOT_HASHED)
+    """Of that store; None: its newest, whose number is filled in."""
+    store_root: str | None = field(default=None, metadata=NOT_HASHED)
+    """Where the live store lies; it follows run.store. None: $PLUMBRULE_STORE, else the working \
+directory."""
+    store_content: str = ""
+    """Digest of the documents of that commit; filled in, whatever is given. "": no live store."""
     chunk_words: int = 60
     """Words per chunk, cut at sentence ends where there are any."""
     overlap_words: int = 0
     """Words that a chunk repeats from the one before it."""
+    chunker: ChunkerConfig = field(default_factory=ChunkerConfig)
+    """Where documents are cut; chunks of words, as above, by default."""
+    readers: list[str] = field(default_factory=lambda: ["*"])
+    """Principals that may read documents without a rule of their own (`meta.readers`); "*": \
+everyone may; []: nobody may."""
     encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
     """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
 folder or hub name."""
@@ -41,14 +59,20 @@ folder or hub name."""
     """Digests of the plug-ins that hold what is chosen by name; filled in, whatever is given."""
 
     def __post_init__(self) -> None:
-        require_range("rag.chunk_words", self.chunk_words, 4, unit="words")
-        require_range("rag.overlap_words", self.overlap_words, 0, unit="words")
+        require_words("rag.chunk_words", self.chunk_words, "rag.overlap_words", self.overlap_words)
+        self.store_content = ""
+        if self.store is None:
+            rule, fix = "be null without rag.store", "name the live store too, or take it out"
+            require(self.commit is None, "rag.commit", self.commit, rule, fix)
+        else:
+            root = Path(store_root(self.store_root))
+            self.commit, self.store_content = commit_at(root, self.store, self.commit)
         require(
-            self.overlap_words < self.chunk_words,
-            "rag.overlap_words",
-            f"{self.overlap_words} words",
-            f"be below rag.chunk_words (={self.chunk_words})",
-            "a chunk must move on",
+            all(name.strip() for name in self.readers),
+            "rag.readers",
+            self.readers,
+            "be names of principals",
+            'name them, or give "*" for everyone',
         )
         require_range("rag.dimensions", self.dimensions, 16)
         require_range("rag.batch_size", self.batch_size, 1, unit="chunks")
@@ -74,7 +98,8 @@ STAGE = StageKind(
     "index",
     IndexConfig,
     "rag.stage:run",
-    {"documents": Slot(("data",))},
+    {"documents": Slot(("data",), read_if=lambda config: config.store is None)},
     section="rag",
+    links={"store_root": "${run.store}"},
     opener="rag.retriever:open_index",
 )

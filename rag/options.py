@@ -1,4 +1,4 @@
-"""What an index chooses by name: the type of its dense index, and its encoder. No faiss, no torch.
+"""What an index chooses by name: its chunker, encoder and type of dense index. No faiss, no torch.
 
 Each table is what the setting's check and its error message read, and where plug-ins enter their
 own (`plumbrule/registry.py`).
@@ -7,6 +7,8 @@ own (`plumbrule/registry.py`).
     DENSE_INDEXES  rag.dense_index  passages' vectors (n, d) -> an empty, trained FAISS index
     ENCODERS       rag.encoder      a class like `encoders.FittedEncoder`; any other name is that of
                                     a sentence-transformers model
+    CHUNKERS       rag.chunker.by   a `rag.chunking.cutting.Cutting` -> a function from a document
+                                    to the (start, end) character offsets of its chunks
 """
 
 from __future__ import annotations
@@ -25,4 +27,14 @@ DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
 ENCODERS: Registry[Any] = Registry(
     "rag.encoder", {"hashing": ("rag.index.hash_encoder:HashingEncoder",)}
 )
-REGISTRIES = (DENSE_INDEXES, ENCODERS)
+CHUNKERS: Registry[Any] = Registry(
+    "rag.chunker.by",
+    {
+        "words": ("rag.chunking.words:words",),
+        "tokens": ("rag.chunking.tokens:tokens",),
+        "sentences": ("rag.chunking.sentences:sentences",),
+        "structure": ("rag.chunking.structure:structure",),
+        "semantic": ("rag.chunking.semantic:semantic",),
+    },
+)
+REGISTRIES = (DENSE_INDEXES, ENCODERS, CHUNKERS)

@@ -1,7 +1,7 @@
 """Stage `index`: documents in, a frozen store of passages out.
 
-1 read documents, 2 cut chunks, 3 encode, 4 write both indexes, 5 write the fingerprint, 6 open what
-was written and measure it.
+1 read documents, of the input or of a live store's commit, 2 cut chunks, 3 encode, 4 write both
+indexes, 5 write the fingerprint, 6 open what was written and measure it.
 
 The artifact holds `passages.jsonl` (a chunk's line is its row in both indexes), `index.faiss`,
 `bm25/`, `encoder/` and `fingerprint.json`. None of them holds a time or a path of the machine: the
@@ -15,10 +15,12 @@ Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,9 @@ from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.file_names import NOTES, RECORDS
 from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_json
+from plumbrule.store.layout import store_root
+from rag.chunking.choosing import chunker_of
+from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex
@@ -45,6 +50,7 @@ from rag.retriever import (
     VECTORS,
     open_index,
 )
+from rag.store.naming import documents_at
 
 
 def run(
@@ -62,10 +68,12 @@ def run(
     import_faiss()
     started = time.perf_counter()
     # 1
-    documents = read_records(Document, inputs["documents"].file(RECORDS))
+    documents = documents_of(config, inputs)
     questions = evenly_spaced(questions_of(documents), config.num_queries)
     # 2
-    chunks = cut(documents, config.chunk_words, config.overlap_words)
+    chunker = chunker_for(config, documents, runtime.device)
+    words = (config.chunk_words, config.overlap_words)
+    chunks = cut(documents, *words, config.readers, chunker)
     write_chunks(chunks, out / PASSAGES)
     texts = [chunk.searched for chunk in chunks]
     # 3
@@ -90,7 +98,7 @@ def run(
         },
         "dense_index": config.dense_index,
         "keywords": SETTINGS,
-        "chunking": {"chunk_words": config.chunk_words, "overlap_words": config.overlap_words},
+        "chunking": chunking_of(config),
         "documents": len(documents),
         "chunks": len(chunks),
         "passages_sha256": sha256(out / PASSAGES),
@@ -126,6 +134,46 @@ def encode(encoder: Encoder, texts: Sequence[str], batch_size: int, tracker: Tra
             vectors[rows] = encoder.encode_passages([texts[row] for row in rows])
             line.advance(len(rows))
     return vectors
+
+
+def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Document]:
+    """Return the documents of a live store's commit, or of the input.
+
+    Raises: DataError: malformed, or no longer those that were planned with.
+    """
+    if config.store is None:
+        return read_records(Document, inputs["documents"].file(RECORDS))
+    root, commit = Path(store_root(config.store_root)), config.commit
+    assert commit is not None  # filled in by the config
+    return documents_at(root, config.store, commit, config.store_content)
+
+
+def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str) -> Chunker | None:
+    """Return the chunker that the config names; None: by words, which needs nothing.
+
+    Raises: ConfigError: a tokenizer or an encoder that can't be had.
+    """
+    by = config.chunker.by
+    if by == "words":
+        return None
+    encode = None
+    if by == "semantic":  # an encoder that is fitted is so on whole documents, as there are no cuts
+        texts = [document.text for document in documents]
+        revision, dimensions = config.encoder_revision, config.dimensions
+        _, encoder = make_encoder(config.encoder, revision, dimensions, texts, device)
+        encode = encoder.encode_passages
+    return chunker_of(Cutting(config.chunk_words, config.overlap_words, config.chunker, encode))
+
+
+def chunking_of(config: IndexConfig) -> dict[str, Any]:
+    """Return what `fingerprint.json` says of how documents were cut."""
+    words = {"chunk_words": config.chunk_words, "overlap_words": config.overlap_words}
+    if config.chunker.by == "words":
+        return words
+    about = dataclasses.asdict(config.chunker)
+    if config.chunker.tokenizer is not None:
+        about["tokenizer"] = Path(config.chunker.tokenizer).name
+    return {**words, **about}
 
 
 def content_of(folder: Path) -> str:

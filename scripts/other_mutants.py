@@ -28,6 +28,7 @@ LOSSES = "rlhf/reward_model/test_losses.py"
 FROZEN = "rlhf/reward_model/test_frozen_layers.py"
 CONVERSION = "plumbrule/lm/conversion/test_convert.py"
 RANKING = "rag/index/test_ranking.py"
+LIVE = "rag/store/test_live.py"
 HALUEVAL = "eval/benchmarks/test_halueval.py"
 TRUTHFULQA = "eval/benchmarks/multiple_choice/test_truthfulqa.py"
 BBQ = "eval/benchmarks/multiple_choice/test_bbq.py"
@@ -228,6 +229,56 @@ MUTANTS = [
         "first = max(last - overlap_words, 0)",
         "first = last",
         ("rag/test_chunks.py::test_a_sentence_longer_than_a_chunk_is_cut_between_words",),
+    ),
+    OtherMutant(
+        "rag",
+        "a chunk without an access rule may be found by everyone",
+        "rag/store/live.py",
+        "allows[number] = not names.isdisjoint(readers)",
+        "allows[number] = not readers or not names.isdisjoint(readers)",
+        (f"{LIVE}::test_no_rule_means_that_nobody_finds_it",),
+    ),
+    OtherMutant(
+        "rag",
+        "a removed chunk is found until its segment is made again",
+        "rag/store/live.py",
+        "return [segment.alive & allows[segment.rules]",
+        "return [allows[segment.rules]",
+        (f"{LIVE}::test_what_is_added_updated_and_deleted_is_seen_by_both_searches_at_once",),
+    ),
+    OtherMutant(
+        "rag",
+        "BM25 counts chunks that the principal may not read",
+        "rag/store/keyword_search.py",
+        "total = sum(int(np.count_nonzero(one.may)) for one in segments)",
+        "total = sum(len(one.may) for one in segments)",
+        (f"{LIVE}::test_a_score_says_nothing_of_what_one_may_not_read",),
+    ),
+    OtherMutant(
+        "rag",
+        "a purge takes what was removed while segments were made",
+        "rag/store/derived.py",
+        "purged = self._database.purge(commit) if whole else 0",
+        "purged = self._database.purge(commit + 1) if whole else 0",
+        (f"{LIVE}::test_what_is_removed_during_a_purge_stays_removed",),
+    ),
+    OtherMutant(
+        "rag",
+        "a document that nobody may read is readable in a frozen index",
+        "rag/store/live.py",
+        'return replace(document, meta={**document.meta, "readers": list(rule)})',
+        'return replace(document, meta={**document.meta, "readers": list(rule)} if rule else {})',
+        (
+            "rag/store/test_snapshots.py::test_a_rule_of_the_store_holds_in_the_index_and_no_rule_opens_nothing",
+        ),
+    ),
+    OtherMutant(
+        "rag",
+        "a quantised segment's scores are its index's",
+        "rag/store/segments.py",
+        "if not self.exact:",
+        "if False:",
+        (f"{LIVE}::test_random_changes_and_searches_agree_with_a_model[sq8]",),
     ),
     OtherMutant(
         "rag",

@@ -67,7 +67,7 @@ def test_no_stage_knows_what_runs_it() -> None:
 
 
 def test_only_the_table_of_stages_and_the_config_name_stages() -> None:
-    """Beside them, the command line starts two tools of rlhf by name: replay and label."""
+    """Beside them, the command line starts three tools of stages by name: replay, label, store."""
     named = re.compile(rf"({'|'.join(STAGES)})\.\w+(\.\w+)*(:\w+)?")
     for module, path in MODULES.items():
         if not module.startswith("plumbrule") or module in NAME_STAGES:
@@ -82,7 +82,7 @@ def test_only_the_table_of_stages_and_the_config_name_stages() -> None:
             and named.fullmatch(node.value)
             and node.value.split(":")[0] in MODULES
         }
-        allowed = {"rlhf.ppo.replay", "rlhf.feedback.people.server"}
+        allowed = {"rlhf.ppo.replay", "rlhf.feedback.people.server", "rag.store.commands"}
         assert strings <= (allowed if part_of(module) == "cli" else set()), module
 
 

@@ -23,6 +23,7 @@ READ_BY_COMPUTED_NAME = {
     *(f"BudgetConfig.{cost}" for cost in COSTS),  # getattr in eval/comparisons/trials.py
 }
 ONLY_HASHED = {
+    "ChunkerConfig.source",
     "DatasetConfig.source",
     "IndexConfig.source",
     "ItemFormat.source",

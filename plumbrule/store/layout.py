@@ -4,6 +4,7 @@
     <store>/runs/<run>/                       records of runs
     <store>/labels/<questions>/               what people judged
     <store>/accepted/<kind>/                  which artifacts stand for changed code
+    <store>/stores/<name>/                    live stores of documents (`rag/store/`)
 
 A stage is given the folder of its own artifact, perhaps an attempt at one (`claims.py`), and finds
 everything else of the store from there.
@@ -19,6 +20,7 @@ from plumbrule.store.manifests import MANIFEST
 
 VARIABLE = "PLUMBRULE_STORE"
 ARTIFACTS, RUNS, LABELS = "artifacts", "runs", "labels"
+LIVE_STORES = "stores"
 NOTEBOOK = "notebook-"
 """Beginning of the id of a notebook's run, which has no folder."""
 RUN_RECORD = "run.json"

@@ -30,6 +30,7 @@ VERBS = {
     "gc": "delete artifacts that no run refers to",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
+    "store": "add to a live store of documents, change it, search it",
     "merge": "write a policy with an adapter as a plain model",
     "convert": "write a GGUF, or a model in another dtype, as a plain model",
     "power": "say how many seeds or prompts would show an effect",

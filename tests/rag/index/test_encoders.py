@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizerFast
-from worlds.articles import build, opened
+from worlds.articles import build, documents, opened
 
 from plumbrule.errors import ArtifactError, ConfigError
 from rag.index.encoders import NEURAL, load_encoder, make_encoder, require_known_modules
+from rag.store.opening import make_store, open_store
+from rag.store.settings import StoreSettings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXTS = ["a born in rome", "the baker", "profession of a baker in lima"]
@@ -194,3 +196,20 @@ def test_minilm_finds_by_meaning(tmp_path: Path) -> None:
     assert passages[0].document == "doc-3"
     (passages,) = opened(index, "dense").search(["who catches salmon for a living"], 1)
     assert passages[0].document == "doc-4"
+
+
+def test_a_live_store_keeps_its_encoder_and_knows_it_again(folder: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    shutil.copytree(folder, given)
+    with make_store(tmp_path, "notes", StoreSettings(encoder=str(given))) as store:
+        store.add(documents(), ["*"])
+        expected = store.search(["Ada Quill was born in Rome."], 3, "ann", "dense")
+    shutil.rmtree(given)
+    with open_store(tmp_path, "notes") as store:
+        again = store.search(["Ada Quill was born in Rome."], 3, "ann", "dense")
+        assert [one.number for one in again[0]] == [one.number for one in expected[0]]
+        assert len(again[0]) == 3
+    kept = tmp_path / "stores" / "notes" / "encoder"
+    (kept / "config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    with pytest.raises(ArtifactError, match=r"encoder .* must be the encoder that store notes was"):
+        open_store(tmp_path, "notes")

@@ -1,0 +1,1 @@
+"""Chunkers: where a document is cut. Each is a module; `rag/options.py` names them."""

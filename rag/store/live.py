@@ -1,0 +1,336 @@
+"""A live store: documents are added, updated and deleted while it is searched.
+
+    <store>/stores/<name>/store.db     all that is true (`database.py`)
+                         /encoder/     a copy of the encoder, so that a query meets the same one
+                         /derived/     segments (`derived.py`); may be deleted at any time
+
+Each change is one commit: all of it is there or nothing. Texts are cut and encoded before the
+database is touched, so a writer holds it for as long as rows take. A search first catches up with
+the newest commit, of whatever process, and sees it whole.
+
+A search is made for a principal. A chunk may be found if its rule names that principal or
+everyone, and a chunk without a rule by nobody. What may not be found takes no part: not in the
+ranking, not in BM25's frequencies, not in how many passages come back. Whoever may read the store's
+files on the disk can read all of it: the rule holds for what is asked of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from plumbrule.config import require, require_choice, require_range
+from plumbrule.data.records import Document
+from plumbrule.errors import ArtifactError, DataError, listed
+from rag.chunking.choosing import chunker_of
+from rag.chunking.cutting import Chunker, Cutting
+from rag.chunks import EVERYONE, Chunk, chunks_at, principals
+from rag.index.encoders import Encoder
+from rag.index.protocol import Hits
+from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
+from rag.options import DENSE_INDEXES
+from rag.store.database import DATABASE, Commit, Database, Entry
+from rag.store.derived import DerivedIndex
+from rag.store.keyword_search import Counted, search_keywords
+from rag.store.segments import APPROXIMATE_FROM, merged
+from rag.store.settings import StoreSettings
+
+METHODS = ("bm25", "dense", "hybrid")
+ENCODER, DERIVED = "encoder", "derived"
+BATCH = 64
+"""Chunks that are encoded together."""
+TRIES = 3
+
+
+class Found(NamedTuple):
+    """A chunk that a search found; number: its 64-bit id, never used again."""
+
+    number: int
+    score: float
+    chunk: Chunk
+
+
+class LiveStore:
+    """An open live store; for one thread. Close it, or use it in a `with`.
+
+    Args: folder: of the store. settings: as it was made with. encoder: of its vectors.
+    approximate_from: chunks from which a segment has an index of the type `dense_index`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        settings: StoreSettings,
+        encoder: Encoder,
+        approximate_from: int = APPROXIMATE_FROM,
+    ):
+        self.folder, self.settings = folder, settings
+        self._database, self._encoder = database, encoder
+        cutting = Cutting(
+            settings.chunk_words,
+            settings.overlap_words,
+            settings.chunker,
+            encoder.encode_passages,
+        )
+        self._chunker: Chunker = chunker_of(cutting)
+        self._index = DerivedIndex(
+            folder / DERIVED,
+            database,
+            DENSE_INDEXES[settings.dense_index],
+            settings.dense_index,
+            encoder.dimensions,
+            approximate_from,
+        )
+
+    def __enter__(self) -> LiveStore:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    # Changes
+
+    def add(self, documents: Iterable[Document], readers: Sequence[str] = ()) -> Commit:
+        """Add documents that are not there yet, and return the commit.
+
+        Args: readers: who may read those that have no rule of their own (`meta["readers"]`).
+        Raises: DataError: a document is there already or given twice; nothing was added.
+        """
+        return self._change(documents, readers, "add")
+
+    def update(self, documents: Iterable[Document], readers: Sequence[str] = ()) -> Commit:
+        """Put documents in the place of those with their ids, rules included.
+
+        Raises: DataError: a document is not there, or is given twice; nothing was changed.
+        """
+        return self._change(documents, readers, "update")
+
+    def delete(self, ids: Iterable[str]) -> Commit:
+        """Delete documents by id. Raises: DataError: one is not there; nothing was deleted."""
+        commit = self._database.change([], list(dict.fromkeys(ids)), "delete")
+        self._settle()
+        return commit
+
+    def _change(self, documents: Iterable[Document], readers: Sequence[str], what: str) -> Commit:
+        ruled = [with_rule(document, readers) for document in documents]
+        ids = [document.id for document in ruled]
+        if len(set(ids)) < len(ids):
+            twice = next(id for id in ids if ids.count(id) > 1)
+            raise DataError(f"two documents have the id {twice!r:.80}; give each its own.")
+        self._require_state(ids, what)  # before the encoder works on what will be refused
+        entries = self._entries(ruled)
+        commit = self._database.change(entries, ids if what == "update" else [], what)
+        self._settle()
+        return commit
+
+    def _require_state(self, ids: Sequence[str], what: str) -> None:
+        """Raise DataError unless all documents are there to be updated, or none to be added."""
+        with self._database.transaction():
+            absent = set(self._database.absent(ids))
+        wrong = [id for id in ids if (id in absent) == (what == "update")]
+        if wrong:
+            rule = (
+                "be in the store already; add them" if what == "update" else "be new; update them"
+            )
+            raise DataError(f"documents (={listed(wrong)}) must {rule}, or correct their ids.")
+
+    def _entries(self, documents: Sequence[Document]) -> list[Entry]:
+        """Return documents cut and encoded."""
+        chunks = [chunks_at(document, self._chunker(document)) for document in documents]
+        texts = [chunk.searched for of_document in chunks for chunk in of_document]
+        rows = iter(self._encoded(texts))
+        return [
+            Entry(document, of_document, [next(rows).tobytes() for _ in of_document])
+            for document, of_document in zip(documents, chunks, strict=True)
+        ]
+
+    def _encoded(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the vectors of texts, (n, d) little-endian float32, those of like length together.
+
+        Raises: DataError: one is not finite.
+        """
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self._encoder.dimensions), dtype="<f4")
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            vectors[rows] = self._encoder.encode_passages([texts[row] for row in rows])
+        if not np.isfinite(vectors).all():
+            bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise DataError(
+                "the encoder's vectors must be finite; take another encoder, or leave this out.",
+                text=texts[bad],
+            )
+        return vectors
+
+    def _settle(self) -> None:
+        """Make the change visible here, then tidy the segments."""
+        self._index.catch_up()
+        self._index.maintain()
+
+    def compact(self) -> int:
+        """Make one segment of everything and purge what was removed; return how many documents.
+
+        Commits before the newest can't be made an index of any more.
+        Raises: ConfigError: another process is at it.
+        """
+        return self._index.maintain(whole=True)
+
+    # Search
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        principal: str,
+        method: str = "hybrid",
+        groups: Sequence[str] = (),
+    ) -> list[list[Found]]:
+        """Return up to k chunks per query that the principal may read, best first.
+
+        All queries are answered at one commit. Equal scores stand in the order of numbers.
+        Args: groups: that the principal belongs to, whose rules hold for it as well.
+        Raises: ConfigError: k below 1, an unknown method, or no principal.
+        """
+        require_range("k", k, 1, unit="passages")
+        require_choice("method", method, METHODS)
+        for name in (principal, *groups):
+            require_principal(name)
+        names = frozenset((principal, *groups, EVERYONE))
+        for _ in range(TRIES):
+            self._index.catch_up()
+            hits = self._hits(queries, k, names, method)
+            numbers = sorted({int(row) for one in hits for row in one.rows})
+            with self._database.transaction():
+                chunks = self._database.chunks(numbers)
+            if len(chunks) == len(numbers):
+                return [
+                    [
+                        Found(int(number), float(score), chunks[int(number)])
+                        for number, score in zip(one.rows, one.scores, strict=True)
+                    ]
+                    for one in hits
+                ]
+        raise ArtifactError(  # each time, what was found was purged before it was read
+            f"{self.folder} must not be purged while it is searched; search again."
+        )
+
+    def _hits(
+        self, queries: Sequence[str], k: int, names: frozenset[str], method: str
+    ) -> list[Hits]:
+        """Return each query's best k, rows being numbers of chunks."""
+        may = self._may_be_found(names)
+        if method == "bm25":
+            return self._keyword_hits(queries, k, may)
+        if method == "dense":
+            return self._dense_hits(queries, k, may)
+        pool = max(POOL, k)
+        dense, keyword = (f(queries, pool, may) for f in (self._dense_hits, self._keyword_hits))
+        pairs = zip(dense, keyword, strict=True)
+        return [fuse(*pair, DENSE_WEIGHT, k) for pair in pairs]
+
+    def _may_be_found(self, names: frozenset[str]) -> list[np.ndarray]:
+        """Return, for each segment, which of its chunks may be found under these names, (n,) bool.
+
+        The one place where access is decided.
+        """
+        rules = self._index.rules
+        allows = np.zeros(max(rules, default=0) + 1, dtype=bool)
+        for number, readers in rules.items():
+            allows[number] = not names.isdisjoint(readers)
+        return [segment.alive & allows[segment.rules] for segment in self._index.segments]
+
+    def _keyword_hits(
+        self, queries: Sequence[str], depth: int, may: Sequence[np.ndarray]
+    ) -> list[Hits]:
+        pairs = zip(self._index.segments, may, strict=True)
+        counted = [Counted(one.numbers, one.lengths, one.terms, mask) for one, mask in pairs]
+        return search_keywords(counted, queries, depth)
+
+    def _dense_hits(
+        self, queries: Sequence[str], depth: int, may: Sequence[np.ndarray]
+    ) -> list[Hits]:
+        if not queries:
+            return []
+        vectors = np.ascontiguousarray(self._encoder.encode_queries(queries), dtype=np.float32)
+        if not np.isfinite(vectors).all():
+            raise DataError(
+                "the encoder's vectors of the queries must be finite; change the query."
+            )
+        pairs = zip(self._index.segments, may, strict=True)
+        found = [one.search(vectors, depth, mask) for one, mask in pairs]
+        return [merged(of_query, depth) for of_query in zip(*found, strict=True)]
+
+    # What is there
+
+    @property
+    def commit(self) -> Commit:
+        """Return the newest commit."""
+        with self._database.transaction():
+            return self._database.newest()
+
+    def documents(self, commit: int | None = None) -> list[Document]:
+        """Return the documents of a commit, by id; None: the newest. Raises: as `commit_of`."""
+        with self._database.transaction():
+            return self._database.documents(self._database.commit_of(commit))
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the store holds, for whoever runs it: all documents count."""
+        self._index.catch_up()
+        with self._database.transaction():
+            newest, about = self._database.newest(), self._database.about()
+            removed, last = self._database.removed_documents(), self._database.last_chunk()
+        *segments, tail = self._index.segments
+        rules = self._index.rules
+        unreadable = sum(
+            int(np.count_nonzero(one.alive & (one.rules == number)))
+            for number, readers in rules.items()
+            for one in self._index.segments
+            if not readers
+        )
+        return {
+            "commit": newest.number,
+            "content": newest.content,
+            "oldest_commit": max(about["purged"], min(1, newest.number)),
+            "documents": newest.documents,
+            "chunks": newest.chunks,
+            "chunks_that_nobody_may_read": unreadable,
+            "removed_documents_not_purged": removed,
+            "last_chunk_number": last,
+            "segments": [len(one) for one in segments],
+            "tail": len(tail),
+            "database_bytes": (self.folder / DATABASE).stat().st_size,
+            "settings": self.settings.as_json(),
+        }
+
+
+def with_rule(document: Document, readers: Sequence[str]) -> Document:
+    """Return a document that states its access rule: its own, else `readers`; [] is nobody.
+
+    Raises: DataError: as `principals`, or an id that SQLite can't hold.
+    """
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in document.id):
+        raise DataError(f"document {document.id!r:.80} must have an id without NUL, in Unicode.")
+    rule = principals(document.meta.get("readers", readers), f"document {document.id!r:.80}")
+    return replace(document, meta={**document.meta, "readers": list(rule)})
+
+
+def require_principal(principal: str) -> None:
+    """Raise ConfigError unless a search is made for somebody in particular."""
+    require(
+        bool(principal.strip()) and principal != EVERYONE,
+        "principal",
+        repr(principal),
+        "name who asks",
+        "give the name that access rules have for them",
+    )

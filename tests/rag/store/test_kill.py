@@ -1,0 +1,109 @@
+"""A process that changes a store is killed with SIGKILL, again and again; no commit is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import ROOT, process_environment
+from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
+
+from rag.index.bm25 import KeywordIndex
+from rag.index.dense import VectorIndex
+from rag.store.live import LiveStore
+from rag.store.opening import open_store
+
+CHILD = """
+import random, sys
+from pathlib import Path
+from rag.store import derived
+from rag.store.opening import make_store, open_store
+from rag.store.settings import StoreSettings
+from worlds.live_stores import Model, model_at, random_change
+
+derived.TAIL_MOST, derived.BULK = 6, 20
+root = Path(sys.argv[1])
+try:
+    store = open_store(root, "notes", approximate_from=8)
+except Exception:
+    settings = StoreSettings(chunk_words=5, dimensions=32)
+    store = make_store(root, "notes", settings, approximate_from=8)
+print("open", flush=True)
+while True:
+    done = store.commit.number
+    change = random_change(random.Random(f"change {done}"), model_at(done))
+    print("did", change.apply(store), flush=True)
+    if random.Random(f"compact {done}").random() < 0.15:
+        store.compact()
+"""
+
+
+def test_after_kills_the_store_stands_at_its_last_commit(tmp_path: Path) -> None:
+    kill_and_check(tmp_path, random.Random(0), kills=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_after_many_kills_the_store_stands_at_its_last_commit(tmp_path: Path, seed: int) -> None:
+    kill_and_check(tmp_path, random.Random(seed), kills=25)
+
+
+def kill_and_check(root: Path, draw: random.Random, kills: int) -> None:
+    """Kill a process that changes a store at random moments, and check the store each time."""
+    reported = 0
+    for _ in range(kills):
+        reported = max(reported, killed(root, draw.uniform(0.0, 0.4)))
+        with open_store(root, "notes", approximate_from=8) as store:
+            number = store.commit.number
+            assert number >= reported  # what was reported is there
+            check(store, model_at(number), draw)
+
+
+def killed(root: Path, seconds: float) -> int:
+    """Start the process, kill it that long after its first change; the last commit it told of."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=process_environment(),
+    )
+    assert child.stdout is not None
+    lines = [child.stdout.readline(), child.stdout.readline()]
+    assert lines[1].startswith("did"), lines
+    time.sleep(seconds)
+    os.kill(child.pid, signal.SIGKILL)
+    rest, _ = child.communicate()
+    whole = [line for line in (lines[1] + rest).split("\n")[:-1] if line.startswith("did ")]
+    return int(whole[-1].split()[1])
+
+
+def check(store: LiveStore, model: Model, draw: random.Random) -> None:
+    """Fail unless the store holds what the model does, and both searches find it."""
+    assert [d.id for d in store.documents()] == sorted(model.documents)
+    assert {d.id: d.text for d in store.documents()} == {
+        id: document.text for id, document in model.documents.items()
+    }
+    encoder = store._encoder
+    for principal in PRINCIPALS:
+        chunks = model.readable(principal, 5)
+        query = " ".join(draw.choices(WORDS, k=2))
+        texts = [chunk.searched for chunk in chunks]
+        for method in ("bm25", "dense"):
+            (found,) = store.search([query], 5, principal, method)
+            if not texts:
+                assert found == []
+                continue
+            if method == "bm25":
+                (hits,) = KeywordIndex.build(texts).search([query], 5)
+            else:
+                index = VectorIndex.build(encoder.encode_passages(texts))
+                (hits,) = index.search(encoder.encode_queries([query]), 5)
+            assert [one.chunk.id for one in found] == [chunks[row].id for row in hits.rows]
+            assert [one.score for one in found] == [float(score) for score in hits.scores]
