@@ -24,6 +24,9 @@ class IndexConfig:
     """Words per chunk, cut at sentence ends where there are any."""
     overlap_words: int = 0
     """Words that a chunk repeats from the one before it."""
+    readers: list[str] = field(default_factory=lambda: ["*"])
+    """Principals that may read documents without a rule of their own (`meta.readers`); "*": \
+everyone may; []: nobody may."""
     encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
     """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
 folder or hub name."""
@@ -49,6 +52,13 @@ folder or hub name."""
             f"{self.overlap_words} words",
             f"be below rag.chunk_words (={self.chunk_words})",
             "a chunk must move on",
+        )
+        require(
+            all(name.strip() for name in self.readers),
+            "rag.readers",
+            self.readers,
+            "be names of principals",
+            'name them, or give "*" for everyone',
         )
         require_range("rag.dimensions", self.dimensions, 16)
         require_range("rag.batch_size", self.batch_size, 1, unit="chunks")

@@ -65,7 +65,7 @@ def run(
     documents = read_records(Document, inputs["documents"].file(RECORDS))
     questions = evenly_spaced(questions_of(documents), config.num_queries)
     # 2
-    chunks = cut(documents, config.chunk_words, config.overlap_words)
+    chunks = cut(documents, config.chunk_words, config.overlap_words, config.readers)
     write_chunks(chunks, out / PASSAGES)
     texts = [chunk.searched for chunk in chunks]
     # 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,19 @@ from hypothesis import strategies as st
 
 from plumbrule.data.records import Document
 from plumbrule.errors import DataError
-from rag.chunks import WORD, Chunk, chunks_of, cut, read_chunks, sentence_ends, spans, write_chunks
+from rag.chunks import (
+    EVERYONE,
+    WORD,
+    Chunk,
+    chunks_of,
+    cut,
+    from_row,
+    read_chunks,
+    sentence_ends,
+    spans,
+    to_row,
+    write_chunks,
+)
 
 TEXTS = st.text(alphabet=st.sampled_from("abcXY.!? \n\t'\")é漢0"), max_size=200)
 
@@ -109,9 +122,81 @@ def test_no_documents_and_equal_ids_are_refused() -> None:
 
 
 def test_chunks_survive_a_file(tmp_path: Path) -> None:
-    chunks = [Chunk("d#0", "d", 2, 7, "Tïtle", 'é "x"\n')]
+    chunks = [
+        Chunk("d#0", "d", 2, 7, "Tïtle", 'é "x"\n'),
+        Chunk(
+            *("d#1", "d", 8, 9, "Tïtle", "é"),
+            page=2,
+            url="https://a.example/d",
+            section="One > Two",
+            date="2026-11-01",
+            metadata={"year": 2026, "tags": ["a", "b"], "draft": False, "share": 0.5},
+            readers=("ann", "group:staff"),
+        ),
+    ]
     write_chunks(chunks, tmp_path / "p.jsonl")
     assert read_chunks(tmp_path / "p.jsonl") == chunks
     (tmp_path / "p.jsonl").write_text('{"id": "d#0"}\n')
     with pytest.raises(DataError, match="row 1"):
         read_chunks(tmp_path / "p.jsonl")
+
+
+def test_a_passage_of_an_earlier_version_may_be_read_by_everyone() -> None:
+    row = {"id": "d#0", "document": "d", "start": 2, "end": 3, "title": "", "text": "x"}
+    assert from_row(row) == Chunk(*row.values(), readers=(EVERYONE,))
+    assert to_row(Chunk(*row.values())) == {**row, "readers": ()}
+    with pytest.raises(DataError, match=r"has the fields .*readers"):
+        from_row({**row, "page": 1})  # a later version's row without its rule
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"readers": "ann"}, r"readers \(='ann'\) must be a list of names"),
+        ({"readers": [" "]}, r"readers \(=\[' '\]\) must be a list"),
+        ({"readers": None}, r"readers \(=None\)"),
+        ({"readers": [], "page": "1"}, "another type"),
+        ({"readers": [], "metadata": {"a": {"b": 1}}}, "another type"),
+        ({"readers": [], "metadata": [1]}, "another type"),
+        ({"readers": [], "start": "0"}, "another type"),
+        ({"readers": [], "colour": 1}, "has the fields"),
+    ],
+)
+def test_a_row_that_is_no_chunk_is_refused(values: dict[str, Any], message: str) -> None:
+    row = {"id": "d#0", "document": "d", "start": 2, "end": 3, "title": "", "text": "x"}
+    with pytest.raises(DataError, match=message):
+        from_row({**row, **values})
+
+
+def test_a_chunk_carries_its_document_s_place_date_metadata_and_rule() -> None:
+    meta = {
+        "date": "2026-11-01T12:00:00",
+        "url": "https://a.example/",
+        "page": 3,
+        "section": "Part",
+        "year": 2026,
+        "tags": ["x"],
+        "nested": {"a": 1},
+        "questions": ["Who?"],
+        "readers": ["bob", "ann", "bob"],
+    }
+    (chunk,) = chunks_of(Document("d", "Text.", meta=meta), 60, 0, ["*"])
+    assert (chunk.date, chunk.url) == ("2026-11-01T12:00:00", "https://a.example/")
+    assert (chunk.page, chunk.section) == (3, "Part")
+    assert chunk.metadata == {"year": 2026, "tags": ["x"]}
+    assert chunk.readers == ("ann", "bob")
+    other = Document("d", "Text.", meta={"date": "in May", "page": "iv", "n": float("nan")})
+    (chunk,) = chunks_of(other, 60, 0)
+    assert (chunk.date, chunk.page, chunk.metadata) == (
+        None,
+        None,
+        {"date": "in May", "page": "iv"},
+    )
+
+
+def test_no_rule_means_that_nobody_may_read_and_a_document_s_own_rule_counts() -> None:
+    plain, own = Document("a", "One."), Document("b", "Two.", meta={"readers": []})
+    assert [chunk.readers for chunk in cut([plain, own], 60, 0)] == [(), ()]
+    assert [chunk.readers for chunk in cut([plain, own], 60, 0, ["*"])] == [("*",), ()]
+    with pytest.raises(DataError, match=r"document 'c': readers \(='ann'\)"):
+        cut([Document("c", "One.", meta={"readers": "ann"})], 60, 0)

@@ -82,6 +82,14 @@ def test_measures_recall_where_documents_carry_questions(tmp_path: Path) -> None
     assert set(metrics) == {"rag/documents", "rag/chunks", "rag/build_seconds"}
 
 
+def test_everyone_may_read_what_has_no_rule_unless_the_config_says_who(tmp_path: Path) -> None:
+    ruled = [Document("a", "One."), Document("b", "Two.", meta={"readers": ["ann"]})]
+    for readers, expected in ((None, [["*"], ["ann"]]), ([], [[], ["ann"]])):
+        given = {} if readers is None else {"readers": readers}
+        index = build(tmp_path / str(readers), ruled, **given)
+        assert [json.loads(line)["readers"] for line in open_lines(index)] == expected
+
+
 def test_atlas_questions_find_their_articles(tmp_path: Path) -> None:
     world = AtlasConfig(num_known=40, num_after=20)
     _, metrics = build_measured(
@@ -165,6 +173,7 @@ def test_bad_documents_are_refused(tmp_path: Path, rows: str, message: str) -> N
         ({"dimensions": 8}, r"rag\.dimensions \(=8\)"),
         ({"batch_size": 0}, r"rag\.batch_size \(=0 chunks\)"),
         ({"num_queries": 0}, r"rag\.num_queries"),
+        ({"readers": ["ann", " "]}, r"rag\.readers \(=\['ann', ' '\]\) must be names"),
         ({"encoder": "./no/such/folder"}, r"rag\.encoder \(=\./no/such/folder\) must be a folder"),
         ({"encoder": "no/such/folder"}, r"rag\.encoder \(=no/such/folder\)"),
         ({"encoder": "owner/model"}, r"rag\.encoder_revision \(=None\) must be a 40-digit hex"),
