@@ -16,8 +16,8 @@ from rag.index.dense import VectorIndex, import_faiss
 from rag.options import DENSE_INDEXES
 
 
-@DENSE_INDEXES.register("hnsw")
-def hnsw(vectors: np.ndarray) -> Any:
+@DENSE_INDEXES.register("linked")
+def linked(vectors: np.ndarray) -> Any:
     """Return an empty FAISS index for vectors (n, d) of unit length or zero.
 
     It must compare by the inner product. One that is trained, such as IVF, is trained on `vectors`

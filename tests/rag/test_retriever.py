@@ -11,9 +11,9 @@ from worlds.articles import PEOPLE, TOWNS, TRADES, build, documents, opened
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Artifact
-from rag import retriever as module
 from rag.index.hash_encoder import HashingEncoder
 from rag.retriever import METHODS
+from rag.search import engine as module
 
 QUERIES = [
     *(f"Where was {name} born?" for name in PEOPLE),
