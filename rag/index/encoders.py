@@ -88,6 +88,11 @@ class NeuralEncoder:
         return self._model.get_embedding_dimension()
 
     @property
+    def model(self) -> Any:
+        """Return the SentenceTransformer."""
+        return self._model
+
+    @property
     def properties(self) -> dict[str, Any]:
         """Return what decides a vector beside the weights, as `fingerprint.json` states it."""
         from sentence_transformers.sentence_transformer.modules import Pooling
