@@ -1,8 +1,8 @@
 """How good a ranking is, by judgements: recall, hit, reciprocal rank and nDCG, each for itself.
 
-All four are of one query's ranked documents and its judgements, document -> gain; a gain above 0 is
-relevant, and a document that is not judged has gain 0. They equal those of `ir-measures` (trec_eval)
-for the same order:
+All four are of a query's ranked documents and its judgements, document -> gain; a gain above 0 is
+relevant, and a document that is not judged has gain 0. They equal those of `ir-measures`
+(trec_eval) for the same order:
 
     recall@k  relevant documents among the first k, over all that are relevant    R@k
     hit@k     1 where any of the first k is relevant, else 0                       Success@k

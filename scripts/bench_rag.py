@@ -2,7 +2,7 @@
 
     python scripts/bench_rag.py                                   # everything; about an hour
     python scripts/bench_rag.py --only quality exact              # some parts
-    python scripts/bench_rag.py --texts 20000 --ann-texts 50000 --types ivf_pq      # small
+    python scripts/bench_rag.py --texts 20000 --ann-texts 50000 --limit 500         # small
 
 Parts, and their keys in the JSON object that is the last line:
 
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--encoded-texts", type=int, default=2000, help="of encode")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="questions and sentences read; all by default")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cache", type=Path, help="folder where vectors are kept")
     given = parser.parse_args()
@@ -132,7 +133,7 @@ def in_turn(works: Sequence[Callable[[], Any]], repeats: int) -> list[list[float
 # Data
 
 
-def texts_of(data: Path) -> tuple[list[str], list[str], list[int]]:
+def texts_of(data: Path, limit: int | None) -> tuple[list[str], list[str], list[int]]:
     """Return (texts, questions, the place of each question's text).
 
     Raises: SystemExit: the data are not there.
@@ -140,14 +141,14 @@ def texts_of(data: Path) -> tuple[list[str], list[str], list[int]]:
     path, folder = data / QUESTIONS, data / SENTENCES
     if not path.is_file() or not folder.is_dir():
         raise SystemExit(f"{path} and {folder} must be there; give --data.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:limit]
     places: dict[str, int] = {}
     gold = [places.setdefault(row["knowledge"], len(places)) for row in rows]
     sentences = []
     for file in sorted(folder.glob("*.json")):
         for entities in json.loads(file.read_text(encoding="utf-8")).values():
             sentences += [text for texts in entities.values() for text in texts]
-    return [*places, *sentences], [row["question"] for row in rows], gold
+    return [*places, *sentences[:limit]], [row["question"] for row in rows], gold
 
 
 def encoder_folder() -> Path | None:
@@ -194,7 +195,7 @@ def measure_quality(given: argparse.Namespace) -> Found:
     from rag.retrieval_metrics import means, measure_rankings
     from rag.search.engine import DenseIndex, HybridIndex
 
-    texts, questions, gold = texts_of(given.data)
+    texts, questions, gold = texts_of(given.data, given.limit)
     keywords = KeywordIndex.build(texts)
     methods: dict[str, Any] = {"bm25": keywords}
     encoder = real_encoder()
@@ -340,7 +341,7 @@ def measure_ann(given: argparse.Namespace) -> Found:
     encoder = real_encoder()
     if encoder is None:
         return {"ann_recall_at_10": None, "ann_speed": None}
-    base = embeddings(encoder, list(dict.fromkeys(texts_of(given.data)[0])), given)
+    base = embeddings(encoder, list(dict.fromkeys(texts_of(given.data, given.limit)[0])), given)
     number = given.ann_texts + 1024
     said(f"{number} mixes of {len(base)} embeddings")
     mixed = np.empty((number, DIMENSIONS), dtype=np.float32)
@@ -454,7 +455,7 @@ def curve_of(
 
 def measure_encode(given: argparse.Namespace) -> Found:
     """Return the share of the encoder's forward limit that encoding reaches, for each precision."""
-    texts = texts_of(given.data)[0]
+    texts = texts_of(given.data, given.limit)[0]
     draw = np.random.default_rng(3)
     chosen = [texts[i] for i in draw.choice(len(texts), given.encoded_texts, replace=False)]
     found: Found = {"encoded_texts": len(chosen)}
