@@ -49,6 +49,16 @@ ANYONE = Principal()
 """Reads only what everyone may read."""
 
 
+def principal_of(names: Sequence[str], setting: str = "principal") -> Principal:
+    """Return the principal of a name and, behind it, its groups; of none, `ANYONE`.
+
+    Raises: ConfigError: a blank name, or `EVERYONE`.
+    """
+    rule, fix = "be a name, and names of its groups behind it", "leave blank ones out"
+    require(all(name.strip() for name in names), setting, list(names), rule, fix)
+    return Principal(names[0], frozenset(names[1:])) if names else ANYONE
+
+
 class AccessRules:
     """The rules of rows 0..n-1. Chunks share few distinct rules, so a mask costs one look-up a row.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
@@ -14,6 +15,8 @@ from plumbrule.config import (
     require_source,
 )
 from plumbrule.stage_kind import Slot, StageKind, own_precision
+from rag.access import principal_of
+from rag.filters import parse_filter
 from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY
 
 
@@ -55,6 +58,12 @@ type's own."""
 None: they are kept until this one is built."""
     batch_size: int = field(default=64, metadata=NOT_HASHED)
     """Chunks encoded together."""
+    principal: list[str] = field(default_factory=list)
+    """For whom runs search this index: a name, and behind it those of its groups; []: for one who \
+reads what everyone may."""
+    filter: dict[str, Any] = field(default_factory=dict)
+    """Of every search that runs make, such as {year: {min: 1990}} (docs/retrieval.md#filters); \
+{}: none."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
     source: str = ""
@@ -83,6 +92,8 @@ None: they are kept until this one is built."""
         require_choice("rag.dense_index", self.dense_index, DENSE_INDEXES)
         self._require_fitting_index()
         require_choice("rag.precision", self.precision, PRECISIONS)
+        principal_of(self.principal, "rag.principal")
+        parse_filter(self.filter, "rag.filter")
         sources = {"dense_index": DENSE_INDEXES.source(self.dense_index)}
         revision = self.encoder_revision
         if self.encoder in ENCODERS:

@@ -19,7 +19,7 @@ from plumbrule.errors import ArtifactError
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.json_files import read_json
-from rag.access import ANYONE, Principal
+from rag.access import Principal, principal_of
 from rag.chunks import read_chunks
 from rag.corpus import Corpus
 from rag.filters import parse_filter
@@ -51,22 +51,25 @@ class OpenedIndex:
     def retriever(
         self,
         method: str,
-        principal: Principal = ANYONE,
+        principal: Principal | None = None,
         filter: Mapping[str, Any] | None = None,
     ) -> IndexRetriever:
         """Return the retriever that ranks by `method`: bm25, dense or hybrid.
 
         Args: principal: for whom it searches; passages that it may not read are not found. filter:
-            of every search (`rag/filters.py`); None: none.
+            of every search (`rag/filters.py`). None: those that the index was built with
+            (`rag.principal`, `rag.filter`).
         Raises: ConfigError: an unknown method, a filter that is none or of an unknown field, or not
             exactly one FAISS. ArtifactError: files that are missing, damaged or don't belong
             together.
         """
         require_choice("retrieval.method", method, METHODS)
-        wanted = parse_filter(filter, "retrieval.filter")
+        given = read_fingerprint(self.artifact.file(FINGERPRINT))["search"]
+        asking = principal_of(given.get("principal", ())) if principal is None else principal
+        wanted = parse_filter(given.get("filter") if filter is None else filter, "rag.filter")
         opened = open_retriever(self.artifact, method, self.device)
-        opened.corpus.select(principal, wanted, "retrieval.filter")  # an error comes before work
-        return replace(opened, principal=principal, wanted=wanted)
+        opened.corpus.select(asking, wanted, "rag.filter")  # an unknown field is told here
+        return replace(opened, principal=asking, wanted=wanted)
 
 
 def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
@@ -103,6 +106,7 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
             "encoder": dict(about["encoder"]),
             "dense": dict(about.get("dense", {})),
             "keywords": dict(about.get("keywords", {})),
+            "search": dict(about.get("search", {})),
         }
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None

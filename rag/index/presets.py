@@ -4,7 +4,7 @@
     sq8      SQ8                                  d                a quarter of the memory
     sqfp16   SQfp16                               2d               half the memory
     hnsw     HNSW32                               4d + 256         single queries
-    ivf      IVF<lists>,Flat                      4d + 8           quick to build
+    ivf      IVF<lists>_HNSW32,Flat               4d + 8           quick to build
     ivf_pq   IVF<lists>_HNSW32,PQ<d/4>x4fs        d/8 + 8          large batches, least memory
     factory  rag.dense_factory                    as FAISS documents it
 
@@ -44,7 +44,7 @@ PRESETS = {
     "sq8": Preset(lambda n, d: "SQ8", None, 2),
     "sqfp16": Preset(lambda n, d: "SQfp16", None, 2),
     "hnsw": Preset(lambda n, d: "HNSW32", 96, 1),
-    "ivf": Preset(lambda n, d: f"IVF{lists(n)},Flat", 24, 1),
+    "ivf": Preset(lambda n, d: f"IVF{lists(n)}_HNSW32,Flat", 24, 1),
     "ivf_pq": Preset(lambda n, d: f"IVF{lists(n)}_HNSW32,PQ{codes(d)}x4fs", 32, 20),
 }
 DEFAULT_NOMINATED = 4
