@@ -61,9 +61,9 @@ None: they are kept until this one is built."""
     principal: list[str] = field(default_factory=list)
     """For whom runs search this index: a name, and behind it those of its groups; []: for one who \
 reads what everyone may."""
-    filter: dict[str, Any] = field(default_factory=dict)
-    """Of every search that runs make, such as {year: {min: 1990}} (docs/retrieval.md#filters); \
-{}: none."""
+    filter: Any = None
+    """Of every search that runs make, a mapping such as {year: {min: 1990}} \
+(docs/retrieval.md#filters); None: they search everything."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
     source: str = ""

@@ -107,7 +107,7 @@ def run(
         "keywords": SETTINGS,
         "chunking": {"chunk_words": config.chunk_words, "overlap_words": config.overlap_words},
         "header": list(config.header),
-        "search": {"principal": list(config.principal), "filter": dict(config.filter)},
+        "search": {"principal": list(config.principal), "filter": config.filter},
         "documents": len(documents),
         "chunks": len(chunks),
         "passages_sha256": sha256(out / PASSAGES),

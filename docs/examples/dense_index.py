@@ -33,5 +33,5 @@ def linked(vectors: np.ndarray) -> Any:
 if __name__ == "__main__":
     drawn = np.random.default_rng(0).normal(size=(100, 16))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-    (hits,) = VectorIndex.build(vectors, hnsw).search(vectors[7:8], depth=3)
+    (hits,) = VectorIndex.build(vectors, linked).search(vectors[7:8], depth=3)
     print(hits.rows[0])  # 7
