@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
     NOT_HASHED,
+    PRECISIONS,
     require,
     require_choice,
     require_range,
     require_source,
 )
-from plumbrule.stage_kind import Slot, StageKind
+from plumbrule.stage_kind import Slot, StageKind, own_precision
 from plumbrule.store.layout import store_root
+from rag.access import principal_of
 from rag.chunking.config import ChunkerConfig, require_words
-from rag.options import DENSE_INDEXES, ENCODERS
+from rag.filters import parse_filter
+from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY
 from rag.store.naming import commit_at
 
 
@@ -42,6 +46,9 @@ directory."""
     readers: list[str] = field(default_factory=lambda: ["*"])
     """Principals that may read documents without a rule of their own (`meta.readers`); "*": \
 everyone may; []: nobody may."""
+    header: list[str] = field(default_factory=lambda: ["title"])
+    """Fields that stand before a chunk when it is encoded and indexed, such as section, or a key \
+of the documents' meta; []: none."""
     encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
     """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
 folder or hub name."""
@@ -50,9 +57,28 @@ folder or hub name."""
     dimensions: int = 1024
     """Of the vectors of an encoder that is no model, such as hashing."""
     dense_index: str = "flat"
-    """flat: exact search; or a type of FAISS index of a plug-in, which may be approximate."""
+    """flat: exact, by FAISS; exact: the same by matrix products, faster in batches; sq8, sqfp16, \
+hnsw, ivf, ivf_pq: approximate; factory: as dense_factory says; or one of a plug-in."""
+    dense_factory: str | None = None
+    """FAISS factory string, such as IVF1024,Flat, for dense_index=factory; None: for all others."""
+    search_effort: int | None = None
+    """Lists that a query visits (IVF), or candidates that it keeps (HNSW); None: the type's own."""
+    nominated: int | None = None
+    """Rows of an approximate index that are scored exactly, per passage asked for; None: the \
+type's own."""
+    precision: str = "float32"
+    """Of a neural encoder: float32, bfloat16, or auto: bfloat16 where the device has it."""
+    vector_cache: str | None = field(default=None, metadata=NOT_HASHED)
+    """Folder where a neural encoder's vectors are kept by content, for other indexes to use; \
+None: they are kept until this one is built."""
     batch_size: int = field(default=64, metadata=NOT_HASHED)
     """Chunks encoded together."""
+    principal: list[str] = field(default_factory=list)
+    """For whom runs search this index: a name, and behind it those of its groups; []: for one who \
+reads what everyone may."""
+    filter: Any = None
+    """Of every search that runs make, a mapping such as {year: {min: 1990}} \
+(docs/retrieval.md#filters); None: they search everything."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
     source: str = ""
@@ -78,6 +104,10 @@ folder or hub name."""
         require_range("rag.batch_size", self.batch_size, 1, unit="chunks")
         require_range("rag.num_queries", self.num_queries, 1, unit="questions")
         require_choice("rag.dense_index", self.dense_index, DENSE_INDEXES)
+        self._require_fitting_index()
+        require_choice("rag.precision", self.precision, PRECISIONS)
+        principal_of(self.principal, "rag.principal")
+        parse_filter(self.filter, "rag.filter")
         sources = {"dense_index": DENSE_INDEXES.source(self.dense_index)}
         revision = self.encoder_revision
         if self.encoder in ENCODERS:
@@ -93,6 +123,22 @@ folder or hub name."""
             require_source("rag.encoder", self.encoder, "rag.encoder_revision", revision)
         self.source = " ".join(f"{name}:{digest}" for name, digest in sources.items() if digest)
 
+    def _require_fitting_index(self) -> None:
+        """Raise ConfigError for settings that the type of dense index does not have."""
+        given = self.dense_factory is not None
+        rule = "be given" if self.dense_index == FACTORY else "be null"
+        fix = f"rag.dense_index is {self.dense_index}"
+        fits = given == (self.dense_index == FACTORY)
+        require(fits, "rag.dense_factory", self.dense_factory, rule, fix)
+        compares_all = self.dense_index in ("flat", EXACT)
+        for name, unit in (("search_effort", ""), ("nominated", "rows")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            fix = f"rag.dense_index (={self.dense_index}) compares every vector"
+            require(not compares_all, f"rag.{name}", value, "be null", fix)
+            require_range(f"rag.{name}", value, 1, unit=unit)
+
 
 STAGE = StageKind(
     "index",
@@ -102,4 +148,5 @@ STAGE = StageKind(
     section="rag",
     links={"store_root": "${run.store}"},
     opener="rag.retriever:open_index",
+    precision=lambda config: None if config.encoder in ENCODERS else own_precision(config),
 )

@@ -4,7 +4,8 @@ Each table is what the setting's check and its error message read, and where plu
 own (`plumbrule/registry.py`).
 
     table          setting          what it maps to
-    DENSE_INDEXES  rag.dense_index  passages' vectors (n, d) -> an empty, trained FAISS index
+    DENSE_INDEXES  rag.dense_index  passages' vectors (n, d) -> an empty, trained FAISS index; but
+                                    for `exact`, which has none, and `factory`, which takes a string
     ENCODERS       rag.encoder      a class like `encoders.FittedEncoder`; any other name is that of
                                     a sentence-transformers model
     CHUNKERS       rag.chunker.by   a `rag.chunking.cutting.Cutting` -> a function from a document
@@ -21,8 +22,17 @@ from plumbrule.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
 
+EXACT, FACTORY = "exact", "factory"
+PRESET_NAMES = ("sq8", "sqfp16", "hnsw", "ivf", "ivf_pq")
+"""Approximate types whose settings stand in `rag/index/presets.py`."""
 DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
-    "rag.dense_index", {"flat": ("rag.index.dense:flat",)}
+    "rag.dense_index",
+    {
+        "flat": ("rag.index.dense:flat",),
+        **{name: (f"rag.index.presets:{name}",) for name in PRESET_NAMES},
+        EXACT: ("rag.index.exact:ExactIndex",),
+        FACTORY: ("rag.index.presets:from_factory",),
+    },
 )
 ENCODERS: Registry[Any] = Registry(
     "rag.encoder", {"hashing": ("rag.index.hash_encoder:HashingEncoder",)}

@@ -2,99 +2,40 @@
 
 `open_index` is what feedback, PPO and eval call, through `Inputs.retriever`. What it opens is
 frozen and complete: passages, both indexes and the encoder lie in the artifact. Whatever does not
-fit together is refused here, by name, and not by a wrong answer later.
-
-The same query gives the same passages whether it is asked alone, in a batch or twice in a batch
-(a query that repeats is searched once).
+fit together is refused here, by name, and not by a wrong answer later. How a search goes is in
+`rag/search/engine.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from plumbrule.config import require_choice, require_range
+from plumbrule.config import require_choice
 from plumbrule.errors import ArtifactError
-from plumbrule.protocols import Passage, Retriever
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.json_files import read_json
-from rag.chunks import Chunk, read_chunks
-from rag.index.bm25 import KeywordIndex
-from rag.index.dense import VectorIndex
-from rag.index.encoders import Encoder, load_encoder
-from rag.index.protocol import Hits, SearchIndex
-from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
+from rag.access import Principal, principal_of
+from rag.chunks import read_chunks
+from rag.corpus import Corpus
+from rag.filters import parse_filter
+from rag.index.bm25 import SETTINGS, KeywordIndex
+from rag.index.dense_files import VECTORS, open_dense
+from rag.index.encoders import content_of, load_encoder, properties_of
+from rag.index.identity import require_same
+from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever
 
-VECTORS, PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
-    "index.faiss",
+PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
     "passages.jsonl",
     "bm25",
     "encoder",
     "fingerprint.json",
 )
 METHODS = ("bm25", "dense", "hybrid")
-BLOCK = 1024
-"""Queries searched together; bounds memory, changes no result."""
-
-
-@dataclass(frozen=True)
-class DenseIndex:
-    """Ranks texts by the cosine of encoded query and passage."""
-
-    vectors: SearchIndex[np.ndarray]
-    encoder: Encoder
-
-    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return each query's best `depth` passages, as far as the index finds them."""
-        return self.vectors.search(self.encoder.encode_queries(queries), depth)
-
-
-@dataclass(frozen=True)
-class HybridIndex:
-    """Ranks texts by the convex sum of both (`rag/index/ranking.py`)."""
-
-    dense: SearchIndex[Sequence[str]]
-    keywords: SearchIndex[Sequence[str]]
-
-    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return the best `depth` passages of each query's two pools."""
-        pool = max(POOL, depth)
-        pairs = zip(
-            self.dense.search(queries, pool), self.keywords.search(queries, pool), strict=True
-        )
-        return [fuse(dense, keyword, DENSE_WEIGHT, depth) for dense, keyword in pairs]
-
-
-@dataclass(frozen=True)
-class IndexRetriever:
-    """A Retriever over frozen passages."""
-
-    chunks: Sequence[Chunk]
-    index: SearchIndex[Sequence[str]]
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """Return up to k passages per query, best first; ties by passage.
-
-        A query that shares nothing with any passage finds fewer than k, or none.
-        Raises: ConfigError: k below 1.
-        """
-        require_range("retrieval.num_passages", k, 1, unit="passages")
-        distinct = list(dict.fromkeys(queries))
-        found: dict[str, list[Passage]] = {}
-        for start in range(0, len(distinct), BLOCK):
-            block = distinct[start : start + BLOCK]
-            for query, hits in zip(block, self.index.search(block, k), strict=True):
-                found[query] = [
-                    _passage(self.chunks[row], float(score))
-                    for row, score in zip(hits.rows, hits.scores, strict=True)
-                ]
-        return [list(found[query]) for query in queries]
 
 
 @dataclass(frozen=True)
@@ -107,14 +48,28 @@ class OpenedIndex:
     artifact: Artifact
     device: str = "auto"
 
-    def retriever(self, method: str) -> Retriever:
+    def retriever(
+        self,
+        method: str,
+        principal: Principal | None = None,
+        filter: Mapping[str, Any] | None = None,
+    ) -> IndexRetriever:
         """Return the retriever that ranks by `method`: bm25, dense or hybrid.
 
-        Raises: ConfigError: an unknown method, or not exactly one FAISS. ArtifactError: files that
-            are missing, damaged or don't belong together.
+        Args: principal: for whom it searches; passages that it may not read are not found. filter:
+            of every search (`rag/filters.py`). None: those that the index was built with
+            (`rag.principal`, `rag.filter`).
+        Raises: ConfigError: an unknown method, a filter that is none or of an unknown field, or not
+            exactly one FAISS. ArtifactError: files that are missing, damaged or don't belong
+            together.
         """
         require_choice("retrieval.method", method, METHODS)
-        return open_retriever(self.artifact, method, self.device)
+        given = read_fingerprint(self.artifact.file(FINGERPRINT))["search"]
+        asking = principal_of(given.get("principal", ())) if principal is None else principal
+        wanted = parse_filter(given.get("filter") if filter is None else filter, "rag.filter")
+        opened = open_retriever(self.artifact, method, self.device)
+        opened.corpus.select(asking, wanted, "rag.filter")  # an unknown field is told here
+        return replace(opened, principal=asking, wanted=wanted)
 
 
 def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
@@ -130,13 +85,13 @@ def open_retriever(artifact: Artifact, method: str, device: str) -> IndexRetriev
         raise ArtifactError(
             f"{path} is not what {FINGERPRINT} was written for; build the index again."
         )
-    chunks = read_chunks(path)
+    corpus = Corpus(read_chunks(path))
     if method == "bm25":
-        return IndexRetriever(chunks, _keywords(artifact, chunks))
-    dense = _dense(artifact, chunks, about["encoder"], device)
+        return IndexRetriever(corpus, _keywords(artifact, about, len(corpus)))
+    dense = _dense(artifact, about, len(corpus), device)
     if method == "dense":
-        return IndexRetriever(chunks, dense)
-    return IndexRetriever(chunks, HybridIndex(dense, _keywords(artifact, chunks)))
+        return IndexRetriever(corpus, dense)
+    return IndexRetriever(corpus, HybridIndex(dense, _keywords(artifact, about, len(corpus))))
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -146,30 +101,43 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
     """
     try:
         about = read_json(path)
-        return {"passages_sha256": about["passages_sha256"], "encoder": dict(about["encoder"])}
+        return {
+            "passages_sha256": about["passages_sha256"],
+            "encoder": dict(about["encoder"]),
+            "dense": dict(about.get("dense", {})),
+            "keywords": dict(about.get("keywords", {})),
+            "search": dict(about.get("search", {})),
+        }
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None
 
 
-def _keywords(artifact: Artifact, chunks: Sequence[Chunk]) -> KeywordIndex:
+def _keywords(artifact: Artifact, about: Mapping[str, Any], passages: int) -> KeywordIndex:
+    path = artifact.path / KEYWORDS
+    require_same(
+        about["keywords"], SETTINGS, f"keyword index {path}", "this version's tokenisation"
+    )
     keywords = KeywordIndex.load(artifact.file(KEYWORDS))
-    _require_count(artifact.path / KEYWORDS, len(keywords), len(chunks))
+    _require_count(path, len(keywords), passages)
     return keywords
 
 
-def _dense(
-    artifact: Artifact, chunks: Sequence[Chunk], about: dict[str, Any], device: str
-) -> DenseIndex:
-    vectors = VectorIndex.load(artifact.file(VECTORS))
-    _require_count(artifact.path / VECTORS, len(vectors), len(chunks))
-    encoder = load_encoder(about["kind"], artifact.file(ENCODER), device)
+def _dense(artifact: Artifact, about: Mapping[str, Any], passages: int, device: str) -> DenseIndex:
+    made_by = about["encoder"]
+    folder = artifact.file(ENCODER)
+    encoder = load_encoder(made_by["kind"], folder, device, made_by.get("precision", "float32"))
+    vectors = open_dense(artifact, about["dense"], device)
+    path = artifact.path / VECTORS
+    _require_count(path, len(vectors), passages)
     if vectors.dimensions != encoder.dimensions:
         raise ArtifactError(
-            f"{artifact.path / VECTORS} (={vectors.dimensions} dimensions) must be searched with "
-            f"the encoder that made it; {about['name']} gives {encoder.dimensions} dimensions: "
+            f"{path} (={vectors.dimensions} dimensions) must be searched with "
+            f"the encoder that made it; {made_by['name']} gives {encoder.dimensions} dimensions: "
             "build the index again."
         )
-    return DenseIndex(vectors, encoder)
+    here = {"content": content_of(folder), **properties_of(encoder)}
+    require_same(made_by, here, f"vector index {path}", f"the encoder at {folder}")
+    return DenseIndex(vectors, encoder, made_by)
 
 
 def _require_count(path: Path, count: int, passages: int) -> None:
@@ -178,7 +146,3 @@ def _require_count(path: Path, count: int, passages: int) -> None:
             f"{path} (={count} entries) must have one per passage (={passages}); "
             "build the index again."
         )
-
-
-def _passage(chunk: Chunk, score: float) -> Passage:
-    return Passage(chunk.id, chunk.text, score, chunk.document, chunk.start, chunk.end)

@@ -3,10 +3,11 @@
 1 read documents, of the input or of a live store's commit, 2 cut chunks, 3 encode, 4 write both
 indexes, 5 write the fingerprint, 6 open what was written and measure it.
 
-The artifact holds `passages.jsonl` (a chunk's line is its row in both indexes), `index.faiss`,
-`bm25/`, `encoder/` and `fingerprint.json`. None of them holds a time or a path of the machine: the
-same documents and config give the same bytes, on the same library versions. An attempt that was
-killed is built again from the start.
+The artifact holds `passages.jsonl` (a chunk's line is its row in both indexes), `index.faiss` and,
+for an index that is not FAISS's flat one, `vectors/` (`rag/index/dense_files.py`), `bm25/`,
+`encoder/` and `fingerprint.json`. None of them holds a time or a path of the machine: the same
+documents and config give the same bytes, on the same library versions. An attempt that was killed
+goes on with the vectors that a neural encoder had made, and makes everything else again.
 
 Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents carry questions,
 `rag/recall_at_1`, `rag/recall_at_5` and `rag/mrr` of the hybrid, and the same with `_bm25` and
@@ -22,14 +23,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from plumbrule.data.records import Document, read_records
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.file_names import NOTES, RECORDS
-from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import store_root
 from rag.chunking.choosing import chunker_of
@@ -37,9 +35,11 @@ from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import cut, write_chunks
 from rag.config import IndexConfig
 from rag.index.bm25 import SETTINGS, KeywordIndex
-from rag.index.dense import VectorIndex, import_faiss
-from rag.index.encoders import Encoder, make_encoder
-from rag.options import DENSE_INDEXES
+from rag.index.dense import import_faiss
+from rag.index.dense_files import save_dense
+from rag.index.encoders import NEURAL, Encoder, content_of, make_encoder, properties_of
+from rag.index.encoding import VectorCache, encode
+from rag.index.headers import searched_texts
 from rag.recall import evenly_spaced, measure, questions_of
 from rag.retriever import (
     ENCODER,
@@ -47,10 +47,12 @@ from rag.retriever import (
     KEYWORDS,
     METHODS,
     PASSAGES,
-    VECTORS,
     open_index,
 )
 from rag.store.naming import documents_at
+
+ENCODED = "encoded"
+"""Folder of vectors that an attempt has made so far; nothing of it is published."""
 
 
 def run(
@@ -75,30 +77,45 @@ def run(
     words = (config.chunk_words, config.overlap_words)
     chunks = cut(documents, *words, config.readers, chunker)
     write_chunks(chunks, out / PASSAGES)
-    texts = [chunk.searched for chunk in chunks]
+    texts = searched_texts(chunks, config.header)
     # 3
     kind, encoder = make_encoder(
-        config.encoder, config.encoder_revision, config.dimensions, texts, runtime.device
+        config.encoder,
+        config.encoder_revision,
+        config.dimensions,
+        texts,
+        runtime.device,
+        config.precision,
     )
-    vectors = encode(encoder, texts, config.batch_size, tracker)
-    # 4
     for folder in (KEYWORDS, ENCODER):
         shutil.rmtree(out / folder, ignore_errors=True)
-    VectorIndex.build(vectors, DENSE_INDEXES[config.dense_index]).save(out / VECTORS)
-    KeywordIndex.build(texts).save(out / KEYWORDS)
     encoder.save(out / ENCODER)
+    made_by = {
+        "kind": kind,
+        "name": Path(config.encoder).name if Path(config.encoder).is_dir() else config.encoder,
+        "revision": config.encoder_revision,
+        "content": content_of(out / ENCODER),
+        "dimensions": encoder.dimensions,
+        **properties_of(encoder),
+    }
+    cache = None
+    if kind == NEURAL:
+        kept = Path(config.vector_cache) if config.vector_cache is not None else out / ENCODED
+        cache = VectorCache(kept, made_by, encoder.dimensions)
+    vectors = encode(encoder, texts, config.batch_size, tracker, cache)
+    # 4
+    dense = save_dense(vectors, config, out)
+    KeywordIndex.build(texts).save(out / KEYWORDS)
+    shutil.rmtree(out / ENCODED, ignore_errors=True)
     # 5
     about = {
-        "encoder": {
-            "kind": kind,
-            "name": Path(config.encoder).name if Path(config.encoder).is_dir() else config.encoder,
-            "revision": config.encoder_revision,
-            "content": content_of(out / ENCODER),
-            "dimensions": encoder.dimensions,
-        },
+        "encoder": made_by,
         "dense_index": config.dense_index,
+        "dense": dense,
         "keywords": SETTINGS,
         "chunking": chunking_of(config),
+        "header": list(config.header),
+        "search": {"principal": list(config.principal), "filter": config.filter},
         "documents": len(documents),
         "chunks": len(chunks),
         "passages_sha256": sha256(out / PASSAGES),
@@ -119,21 +136,6 @@ def run(
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}
     return metrics
-
-
-def encode(encoder: Encoder, texts: Sequence[str], batch_size: int, tracker: Tracker) -> np.ndarray:
-    """Return the passages' vectors, (n, dimensions) float32.
-
-    Texts of like length share a batch, so that little of it is padding; equal lengths keep order.
-    """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    vectors = np.empty((len(texts), encoder.dimensions), dtype=np.float32)
-    with tracker.progress(len(texts), "encoding passages", "passages") as line:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            vectors[rows] = encoder.encode_passages([texts[row] for row in rows])
-            line.advance(len(rows))
-    return vectors
 
 
 def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Document]:
@@ -174,12 +176,6 @@ def chunking_of(config: IndexConfig) -> dict[str, Any]:
     if config.chunker.tokenizer is not None:
         about["tokenizer"] = Path(config.chunker.tokenizer).name
     return {**words, **about}
-
-
-def content_of(folder: Path) -> str:
-    """Return a digest of the names and bytes of the files under `folder`, 16 hex digits."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest({str(path.relative_to(folder)): sha256(path) for path in files})
 
 
 def notes_on(encoder: Encoder, texts: Sequence[str]) -> list[str]:

@@ -16,8 +16,8 @@ from rag.index.dense import VectorIndex, import_faiss
 from rag.options import DENSE_INDEXES
 
 
-@DENSE_INDEXES.register("hnsw")
-def hnsw(vectors: np.ndarray) -> Any:
+@DENSE_INDEXES.register("linked")
+def linked(vectors: np.ndarray) -> Any:
     """Return an empty FAISS index for vectors (n, d) of unit length or zero.
 
     It must compare by the inner product. One that is trained, such as IVF, is trained on `vectors`
@@ -33,5 +33,5 @@ def hnsw(vectors: np.ndarray) -> Any:
 if __name__ == "__main__":
     drawn = np.random.default_rng(0).normal(size=(100, 16))
     vectors = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
-    (hits,) = VectorIndex.build(vectors, hnsw).search(vectors[7:8], depth=3)
+    (hits,) = VectorIndex.build(vectors, linked).search(vectors[7:8], depth=3)
     print(hits.rows[0])  # 7

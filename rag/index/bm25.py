@@ -13,6 +13,7 @@ passage means building it again.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import Stemmer
 
 from plumbrule.errors import ArtifactError
-from rag.index.protocol import Hits
+from rag.index.protocol import Hits, Selection
 from rag.index.ranking import best
 
 K1, B = 1.5, 0.75
@@ -83,21 +84,52 @@ class KeywordIndex:
         """Return the number of passages."""
         return self._bm25.scores["num_docs"]
 
-    def search(self, queries: Sequence[str], depth: int) -> list[Hits]:
-        """Return each query's best `depth` passages; those that share no term are not found.
+    def search(
+        self, queries: Sequence[str], depth: int, selection: Selection | None = None
+    ) -> list[Hits]:
+        """Return each query's best `depth` selected passages; those that share no term are not
+        found.
 
-        A term that stands twice in a query counts twice, as in Lucene.
+        A term that stands twice in a query counts twice, as in Lucene. How rare a term is (its IDF)
+        is counted among the passages that the principal may read, whatever the filter: otherwise
+        scores would tell whether a word stands in what it may not read. The mean length of passages
+        is that of all.
         """
+        readable = None if selection is None else selection.readable
+        if readable is not None and readable.all():
+            readable = None
         found = []
         for words in words_of(queries):
-            scores = self._scores(words)
-            matching = np.flatnonzero(scores > 0)
+            scores = self._scores(words, readable)
+            if selection is None or selection.whole:
+                matching = np.flatnonzero(scores > 0)
+            else:
+                matching = selection.rows[scores[selection.rows] > 0]
             rows, top = best(matching, scores[matching], depth)
-            full = len(rows) == min(depth, len(self))
+            available = len(self) if selection is None else len(selection.rows)
+            full = len(rows) == min(depth, available) > 0
             found.append(Hits(rows, top, floor=float(top[-1]) if full else 0.0))
         return found
 
-    def _scores(self, words: list[str]) -> np.ndarray:
-        """Return the BM25 score of every passage, (n,) float32."""
+    def _scores(self, words: list[str], readable: np.ndarray | None) -> np.ndarray:
+        """Return the BM25 score of every passage, (n,) float32.
+
+        Args: readable: (n,) bool, True = the passage counts towards IDF; None: every one does.
+        """
         numbers = self._bm25.get_tokens_ids(words)
-        return self._bm25.get_scores_from_ids(numbers)
+        if readable is None:
+            return self._bm25.get_scores_from_ids(numbers)
+        scores = np.zeros(len(self), dtype=np.float32)
+        data, rows, starts = (self._bm25.scores[name] for name in ("data", "indices", "indptr"))
+        for number in numbers:
+            span = slice(starts[number], starts[number + 1])
+            there = int(np.count_nonzero(readable[rows[span]]))
+            every = span.stop - span.start
+            ratio = idf(there, int(readable.sum())) / idf(every, len(self)) if there else 0.0
+            scores[rows[span]] += data[span] * np.float32(ratio)
+        return scores
+
+
+def idf(having: int, passages: int) -> float:
+    """Return Lucene's inverse document frequency of a term that `having` of `passages` have."""
+    return math.log(1.0 + (passages - having + 0.5) / (having + 0.5))

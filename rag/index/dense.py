@@ -17,12 +17,14 @@ a function in one file, which a plug-in may hold:
     from rag.index.dense import import_faiss
     from rag.options import DENSE_INDEXES
 
-    @DENSE_INDEXES.register("hnsw")
-    def hnsw(vectors):
+    @DENSE_INDEXES.register("linked")
+    def linked(vectors):
         faiss = import_faiss()
         return faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
 
-It is given the passages' vectors, to train on them if it must, and returns the index empty.
+It is given the passages' vectors, to train on them if it must, and returns the index empty. Ours
+beyond `flat` are in `presets.py`; what makes an approximate index exact where it must be is in
+`approximate.py`.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ from typing import Any
 import numpy as np
 
 from plumbrule.errors import ArtifactError, ConfigError
-from rag.index.protocol import Hits
+from rag.index.protocol import NOTHING, Hits, Selection
 from rag.index.ranking import best
+from rag.index.vector_checks import require_queries, require_vectors
 
 WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12")
 """Distributions that install the module `faiss`."""
@@ -96,6 +99,7 @@ class VectorIndex:
                 f"rag.dense_index (={type(inner).__name__}) must compare by the inner product, "
                 "higher being nearer; make it with METRIC_INNER_PRODUCT."
             )
+        require_vectors(vectors)
         index = faiss.IndexIDMap2(inner)
         index.add_with_ids(np.ascontiguousarray(vectors), np.arange(len(vectors), dtype=np.int64))
         return cls(index)
@@ -105,15 +109,22 @@ class VectorIndex:
         import_faiss().write_index(self._index, str(path))
 
     @classmethod
-    def load(cls, path: Path) -> VectorIndex:
+    def load(cls, path: Path, mapped_bytes: int | None = None) -> VectorIndex:
         """Return the index that `save` wrote.
 
-        Raises: ArtifactError: the file is damaged.
+        Args: mapped_bytes: leave codes in the file, which has this size, and map it into memory,
+            where FAISS can do so for its type; None: read it. FAISS itself does not notice when a
+            file that it maps is cut short.
+        Raises: ArtifactError: the file is damaged, or cut short.
         """
         faiss = import_faiss()
         try:
-            return cls(faiss.read_index(str(path)))
-        except RuntimeError as error:
+            size = path.stat().st_size
+            if mapped_bytes not in (None, size):
+                raise RuntimeError(f"it has {size} bytes and not {mapped_bytes}")
+            flags = 0 if mapped_bytes is None else faiss.IO_FLAG_MMAP_IFC
+            return cls(faiss.read_index(str(path), flags))
+        except (RuntimeError, OSError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ArtifactError(
                 f"vector index {path} can't be read ({reason}); build the index again."
@@ -128,26 +139,74 @@ class VectorIndex:
         """Return the number of vectors."""
         return self._index.ntotal
 
-    def search(self, vectors: np.ndarray, depth: int) -> list[Hits]:
-        """Return each query's `depth` nearest rows, at most; none for a zero vector.
+    @property
+    def raw(self) -> Any:
+        """Return the FAISS index."""
+        return self._index
+
+    def search(
+        self, vectors: np.ndarray, depth: int, selection: Selection | None = None
+    ) -> list[Hits]:
+        """Return each query's `depth` nearest selected rows, at most; none for a zero vector.
 
         FAISS leaves open which of several equal scores takes the last place. So one more place is
         asked for, and more again while that one ties with the last.
 
         Args: vectors: (q, d) float32.
+        Raises: ConfigError: a query of another length, or with NaN.
         """
-        depth = min(depth, len(self))
-        width = min(depth + 1, len(self))
+        require_queries(vectors, self.dimensions)
+        available = len(self) if selection is None else len(selection.rows)
+        depth = min(depth, available)
+        if depth == 0:
+            return [NOTHING] * len(vectors)
+        width = min(depth + 1, available)
+        asked = np.any(vectors != 0, axis=1)
         while True:
-            scores, rows = self._index.search(np.ascontiguousarray(vectors), width)
-            asked = np.any(vectors != 0, axis=1)
+            scores, rows = self.nearest(vectors, width, selection)
             # what is missing (row -1) has the same least score everywhere, and ties with nothing
             tied = asked & (rows[:, -1] >= 0) & (scores[:, -1] >= scores[:, depth - 1])
-            if width == len(self) or not tied.any():
+            if width == available or not tied.any():
                 break
-            width = min(2 * width, len(self))
+            width = min(2 * width, available)
         found = []
         for is_asked, one_rows, one_scores in zip(asked, rows, scores, strict=True):
             top_rows, top = best(one_rows, one_scores, depth if is_asked else 0)
             found.append(Hits(top_rows, top, floor=float(top[-1]) if len(top) else 0.0))
         return found
+
+    def nearest(
+        self, vectors: np.ndarray, width: int, selection: Selection | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return FAISS's own scores (q, width) and rows, -1 where it finds nothing; ties as it
+        leaves them.
+        """
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if selection is None or selection.whole:
+            return self._index.search(vectors, width)
+        bits = np.packbits(selection.mask, bitorder="little")
+        params = search_parameters(self._index, bits)
+        return self._index.search(vectors, width, params=params)
+
+
+def search_parameters(index: Any, bits: np.ndarray) -> Any:
+    """Return FAISS's parameters that limit a search to the rows whose bit is set.
+
+    An index type ignores parameters that are not of its own class, or refuses them, so the effort
+    that the index was made with is repeated in them.
+    """
+    faiss = import_faiss()
+    selector = faiss.IDSelectorBitmap(bits)
+    inner = inner_of(index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
+    if isinstance(inner, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)
+    return faiss.SearchParameters(sel=selector)
+
+
+def inner_of(index: Any) -> Any:
+    """Return the index inside an IndexIDMap2, as its own class."""
+    faiss = import_faiss()
+    inner = getattr(index, "index", index) if isinstance(index, faiss.IndexIDMap2) else index
+    return faiss.downcast_index(inner)

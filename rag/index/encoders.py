@@ -7,9 +7,9 @@ the passages met.
 A neural encoder is a sentence-transformers folder, or a hub repository at a fixed commit. Only
 safetensors weights are read: a folder that would be read from a pickle is refused before it is
 read, and files of that kind are not downloaded. Code that comes with a model is never run. Weights
-are read as float32. Prefixes such as `query: ` are taken from the folder's own
-`config_sentence_transformers.json`, where it states any. Its vectors depend on how texts are
-batched in the last bits; the hashing encoder's don't.
+are read as float32, or as bfloat16 where `rag.precision` says so. Prefixes such as `query: ` are
+taken from the folder's own `config_sentence_transformers.json`, where it states any. Its vectors
+depend on how texts are batched in the last bits; the hashing encoder's don't.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import numpy as np
 from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError, ConfigError
+from plumbrule.store.artifacts import sha256
+from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import read_json
 from plumbrule.store.model_files import model_damage
 from rag.index.hash_encoder import HashingEncoder
@@ -77,13 +79,32 @@ OURS: tuple[type[FittedEncoder], ...] = (HashingEncoder,)
 class NeuralEncoder:
     """A sentence-transformers model."""
 
-    def __init__(self, model: Any):
-        self._model = model
+    def __init__(self, model: Any, precision: str = "float32"):
+        self._model, self._precision = model, precision
 
     @property
     def dimensions(self) -> int:
         """Return the length of a vector."""
         return self._model.get_embedding_dimension()
+
+    @property
+    def model(self) -> Any:
+        """Return the SentenceTransformer."""
+        return self._model
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """Return what decides a vector beside the weights, as `fingerprint.json` states it."""
+        from sentence_transformers.sentence_transformer.modules import Pooling
+
+        modes = [str(part.pooling_mode) for part in self._model if isinstance(part, Pooling)]
+        return {
+            "pooling": "+".join(modes) or "none",
+            "prefixes": {name: text for name, text in self._model.prompts.items() if text},
+            "normalised": True,
+            "max_tokens": self._model.max_seq_length,
+            "precision": self._precision,
+        }
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """Return (n, dimensions) float32 vectors of unit length, encoded as one batch."""
@@ -109,23 +130,46 @@ class NeuralEncoder:
             batch_size=max(batch_size, 1),
             show_progress_bar=False,
             convert_to_numpy=True,
-            normalize_embeddings=True,
+            normalize_embeddings=self._precision == "float32",
         )
-        return np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+        vectors = np.asarray(vectors, dtype=np.float32).reshape(len(texts), self.dimensions)
+        if self._precision != "float32":  # bfloat16 has not the digits of a unit length
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.where(lengths > 0, lengths, 1.0)
+        return vectors
+
+
+def properties_of(encoder: Encoder) -> dict[str, Any]:
+    """Return what decides an encoder's vectors beside its files."""
+    if isinstance(encoder, NeuralEncoder):
+        return encoder.properties
+    return {"pooling": "none", "prefixes": {}, "normalised": True}
+
+
+def content_of(folder: Path) -> str:
+    """Return a digest of the names and bytes of the files under `folder`, 16 hex digits."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest({str(path.relative_to(folder)): sha256(path) for path in files})
 
 
 def make_encoder(
-    name: str, revision: str | None, dimensions: int, texts: Sequence[str], device: str
+    name: str,
+    revision: str | None,
+    dimensions: int,
+    texts: Sequence[str],
+    device: str,
+    precision: str = "float32",
 ) -> tuple[str, Encoder]:
     """Return (kind, encoder): one of `ENCODERS` fitted on `texts`, or the neural one of that name.
 
+    Args: precision: float32 or bfloat16, of a neural one.
     Raises: ConfigError: no such folder, hub name or revision, or it can't be read as described.
     """
     if name in ENCODERS:
         return name, ENCODERS[name].fit(texts, dimensions)
     folder = Path(name) if Path(name).is_dir() else _download(name, revision)
     try:
-        return NEURAL, _open(folder, device)
+        return NEURAL, _open(folder, device, precision)
     except READ_ERRORS as error:
         raise ConfigError(
             f"rag.encoder (={name}) must be a sentence-transformers folder with safetensors "
@@ -133,20 +177,22 @@ def make_encoder(
         ) from error
 
 
-def load_encoder(kind: str, folder: Path, device: str) -> Encoder:
+def load_encoder(kind: str, folder: Path, device: str, precision: str = "float32") -> Encoder:
     """Return the encoder that an index was built with.
 
     Raises: ArtifactError: its files are damaged. ConfigError: a plug-in's that is not loaded.
     """
     try:
-        return _open(folder, device) if kind == NEURAL else ENCODERS[kind].load(folder)
+        if kind == NEURAL:
+            return _open(folder, device, precision)
+        return ENCODERS[kind].load(folder)
     except READ_ERRORS as error:
         raise ArtifactError(
             f"encoder {folder} can't be read ({_first_line(error)}); build the index again."
         ) from error
 
 
-def _open(folder: Path, device: str) -> NeuralEncoder:
+def _open(folder: Path, device: str, precision: str) -> NeuralEncoder:
     """Return the model in `folder`.
 
     Raises: ValueError: weights that only a pickle holds, that are damaged, missing or read by
@@ -165,19 +211,12 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
 
     from plumbrule.lm.weights import require_whole_encoder
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device != "cpu" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"runtime.device (={device}) must be a device of this machine, which has no CUDA; "
-            "use runtime.device=auto or cpu."
-        )
     model = SentenceTransformer(
         str(folder),
-        device=device,
+        device=device_of(device),
         trust_remote_code=False,
         local_files_only=True,
-        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        model_kwargs={"use_safetensors": True, "dtype": getattr(torch, precision)},
     )
     parts = folder / "modules.json"
     paths = [""]
@@ -186,7 +225,24 @@ def _open(folder: Path, device: str) -> NeuralEncoder:
     for path, module in zip(paths, model, strict=False):
         if hasattr(module, "auto_model"):  # the part that transformers reads
             require_whole_encoder(cast(Any, module).auto_model, folder / path)
-    return NeuralEncoder(model.eval())
+    return NeuralEncoder(model.eval(), precision)
+
+
+def device_of(device: str) -> str:
+    """Return the device that `runtime.device` names: auto is cuda if there is one.
+
+    Raises: ConfigError: a device that is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"runtime.device (={device}) must be a device of this machine, which has no CUDA; "
+            "use runtime.device=auto or cpu."
+        )
+    return device
 
 
 def require_known_modules(folder: Path) -> None:

@@ -11,11 +11,14 @@ scaled per query:
 
 The floor is the score of the pool's last place, which nothing outside the pool exceeds. So where a
 pool holds the whole corpus this is exact min-max scaling over it, and for larger corpora the
-hybrid ranks the union of two pools. Ranks alone (reciprocal rank fusion) would throw away how far
-the best passage is ahead of the next, which is much of what a score says.
+hybrid ranks the union of two pools. Reciprocal rank fusion (`fuse_ranks`) is the other choice: it
+takes ranks alone, which need no scaling, and so throws away how far the best passage is ahead of
+the next.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,6 +29,8 @@ DENSE_WEIGHT = 0.5
 """w above, in [0, 1]. Not tuned: either extreme is a method of its own."""
 POOL = 100
 """Passages of each method that the hybrid considers, at least."""
+RANK_CONSTANT = 60
+"""Of reciprocal rank fusion: that of its paper."""
 
 
 def best(rows: np.ndarray, scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,6 +63,20 @@ def scaled(hits: Hits) -> np.ndarray:
     if is_rounding(span, largest, precision_of(np.asarray(hits.scores).dtype)):
         return np.ones_like(scores)
     return (scores - hits.floor) / span
+
+
+def fuse_ranks(pools: Sequence[Hits], depth: int) -> Hits:
+    """Return the `depth` best passages of some pools by reciprocal rank fusion, float64.
+
+    The score of a passage is the sum of 1 / (RANK_CONSTANT + rank) over the pools that have it,
+    ranks from 1 (Cormack, Clarke and Buettcher 2009, SIGIR).
+    """
+    rows = np.unique(np.concatenate([hits.rows for hits in pools]))
+    scores = np.zeros(len(rows))
+    for hits in pools:
+        ranks = np.arange(1, len(hits.rows) + 1)
+        scores[np.searchsorted(rows, hits.rows)] += 1.0 / (RANK_CONSTANT + ranks)
+    return Hits(*best(rows, scores, depth), floor=0.0)
 
 
 def fuse(dense: Hits, keyword: Hits, dense_weight: float, depth: int) -> Hits:

@@ -63,9 +63,9 @@ def test_the_encoder_of_an_index_computes_on_the_device_of_the_runtime(
     devices = []
     load = retriever.load_encoder
 
-    def loaded(kind, folder, device):
+    def loaded(kind, folder, device, precision):
         devices.append(device)
-        return load(kind, folder, "cpu")
+        return load(kind, folder, "cpu", precision)
 
     monkeypatch.setattr(retriever, "load_encoder", loaded)
     given = Inputs({"index": build(tmp_path)})

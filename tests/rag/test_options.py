@@ -17,14 +17,14 @@ from plumbrule.errors import ConfigError
 from plumbrule.store.fingerprint import code_hashes
 from rag.config import IndexConfig
 from rag.index.dense import VectorIndex
-from rag.options import DENSE_INDEXES, REGISTRIES
+from rag.options import DENSE_INDEXES, EXACT, FACTORY, PRESET_NAMES, REGISTRIES
 
 HNSW = """
 from rag.index.dense import import_faiss
 from rag.options import DENSE_INDEXES
 
-@DENSE_INDEXES.register("hnsw")
-def hnsw(vectors):
+@DENSE_INDEXES.register("linked")
+def linked(vectors):
     faiss = import_faiss()
     index = faiss.IndexHNSWFlat(vectors.shape[1], 4, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = 8
@@ -83,9 +83,9 @@ def test_a_plug_ins_approximate_index_is_built_and_never_finds_a_row_that_is_not
     load: Callable[[str], str], tmp_path: Path
 ) -> None:
     digest = load(HNSW)
-    index = build(tmp_path, many(), dense_index="hnsw", dimensions=16)
-    assert json.loads(index.file("fingerprint.json").read_text())["dense_index"] == "hnsw"
-    assert IndexConfig(dense_index="hnsw").source == f"dense_index:{digest}"
+    index = build(tmp_path, many(), dense_index="linked", dimensions=16)
+    assert json.loads(index.file("fingerprint.json").read_text())["dense_index"] == "linked"
+    assert IndexConfig(dense_index="linked").source == f"dense_index:{digest}"
     vectors = VectorIndex.load(index.file("index.faiss"))
     queries = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
     found = vectors.search(queries, 290)
@@ -119,8 +119,8 @@ def test_a_plug_ins_encoder_builds_and_opens_an_index(
 
 
 def test_a_choice_that_nobody_registered_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"rag\.dense_index \(=hnsw\) must be .*flat"):
-        IndexConfig(dense_index="hnsw")
+    with pytest.raises(ConfigError, match=r"rag\.dense_index \(=linked\) must be .*flat"):
+        IndexConfig(dense_index="linked")
 
 
 def test_ours_are_part_of_the_stages_code_and_on_the_page() -> None:
@@ -131,4 +131,4 @@ def test_ours_are_part_of_the_stages_code_and_on_the_page() -> None:
             where = str(table.option(name).where)
             assert where.partition(":")[0].replace(".", "/") + ".py" in code
             assert f"`{name}`" in page
-    assert list(DENSE_INDEXES) == ["flat"]
+    assert list(DENSE_INDEXES) == ["flat", *PRESET_NAMES, EXACT, FACTORY]

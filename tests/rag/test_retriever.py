@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from worlds.articles import PEOPLE, TOWNS, TRADES, build, documents, opened
+from worlds.articles import CPU, PEOPLE, TOWNS, TRADES, build, documents, opened
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Artifact
-from rag import retriever as module
+from rag.access import Principal
+from rag.config import IndexConfig
 from rag.index.hash_encoder import HashingEncoder
 from rag.retriever import METHODS
+from rag.search import engine as module
 
 QUERIES = [
     *(f"Where was {name} born?" for name in PEOPLE),
@@ -148,3 +150,41 @@ def test_a_damaged_fingerprint_is_named(tmp_path: Path) -> None:
         (index.path / "fingerprint.json").write_text(text)
         with pytest.raises(ArtifactError, match=r"fingerprint\.json is damaged"):
             opened(index, "bm25")
+
+
+def test_runs_search_for_whom_and_what_the_index_was_built_with(tmp_path: Path) -> None:
+    texts = [
+        Document(
+            f"{i}", f"Notes of a baker, part {i}.", meta={"year": 1990 + i, "readers": readers}
+        )
+        for i, readers in enumerate((["*"], ["ann"], ["staff"], [], ["*"]))
+    ]
+    queries = ["baker"]
+    for settings, expected in (
+        ({}, "04"),
+        ({"principal": ["ann"]}, "014"),
+        ({"principal": ["eve", "staff"]}, "024"),
+        ({"principal": ["ann", "staff"], "filter": {"year": {"min": 1991}}}, "124"),
+        ({"filter": {"not": {"year": 1990}}}, "4"),
+    ):
+        index = build(tmp_path / expected, texts, **settings)
+        for method in METHODS:
+            (found,) = opened(index, method).search(queries, 5)
+            assert sorted(passage.document for passage in found) == list(expected)
+    retriever = index.open(CPU).retriever("dense", Principal("ann"), {"year": 1991})
+    assert [p.document for p in retriever.search(queries, 5)[0]] == ["1"]
+    with pytest.raises(ConfigError, match=r"a field of rag\.filter \(=yaer\) .*nearest is year"):
+        index.open(CPU).retriever("bm25", filter={"yaer": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"principal": ["*"]}, r"principal \(=\*\) must name one"),
+        ({"principal": ["ann", " "]}, r"rag\.principal \(=\['ann', ' '\]\) must be a name"),
+        ({"filter": {"year": {"mim": 3}}}, r"a condition of rag\.filter\.year \(=mim\)"),
+    ],
+)
+def test_principals_and_filters_are_checked_before_anything_is_read(settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        IndexConfig(**settings)

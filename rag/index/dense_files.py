@@ -1,0 +1,87 @@
+"""A dense index on disk: which files a type writes, and how they are opened.
+
+    rag.dense_index         files                       opened as
+    flat                    index.faiss                 VectorIndex, exact
+    exact                   vectors/                    ExactIndex, mapped into memory
+    any other               index.faiss, vectors/       ApproximateIndex, both mapped into memory
+
+`fingerprint.json` says under `dense` what was written; an index that an earlier version made says
+nothing there and is a lone `index.faiss`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plumbrule.store.artifacts import Artifact
+from rag.config import IndexConfig
+from rag.index.approximate import ApproximateIndex
+from rag.index.dense import VectorIndex
+from rag.index.encoders import device_of
+from rag.index.exact import ExactIndex
+from rag.index.presets import DEFAULT_NOMINATED, PRESETS, from_factory, set_effort
+from rag.index.protocol import VectorSearch
+from rag.index.vector_checks import require_vectors
+from rag.index.vector_files import save_vectors
+from rag.options import DENSE_INDEXES, EXACT, FACTORY
+
+VECTORS, STORED = "index.faiss", "vectors"
+FLAT = "flat"
+
+
+def save_dense(vectors: np.ndarray, config: IndexConfig, out: Path) -> dict[str, Any]:
+    """Write the dense index of passages' vectors (n, d) float32; return what is to be said of it.
+
+    Raises: ConfigError: vectors with NaN; a type that does not fit them.
+    """
+    (out / VECTORS).unlink(missing_ok=True)
+    shutil.rmtree(out / STORED, ignore_errors=True)
+    require_vectors(vectors)
+    if config.dense_index != FLAT:
+        save_vectors([vectors], out / STORED)
+    if config.dense_index == EXACT:
+        return {"files": [STORED], "exact": True}
+
+    def make(training: np.ndarray) -> Any:
+        if config.dense_index == FACTORY:
+            index = from_factory(config.dense_factory or "", training)
+        else:
+            index = DENSE_INDEXES[config.dense_index](training)
+        if config.search_effort is not None:
+            set_effort(index, config.search_effort)
+        return index
+
+    VectorIndex.build(vectors, make).save(out / VECTORS)
+    if config.dense_index == FLAT:
+        return {"files": [VECTORS], "exact": True}
+    preset = PRESETS.get(config.dense_index)
+    nominated = config.nominated or (preset.nominated if preset else DEFAULT_NOMINATED)
+    return {
+        "files": [VECTORS, STORED],
+        "exact": False,
+        "nominated": nominated,
+        "bytes": (out / VECTORS).stat().st_size,
+    }
+
+
+def open_dense(artifact: Artifact, about: Mapping[str, Any], device: str) -> VectorSearch:
+    """Return the dense index of an artifact.
+
+    Args: about: what `save_dense` said; {}: an earlier version wrote it. device: where an exact
+        index computes, as
+        `runtime.device` names it.
+    Raises: ArtifactError: a file is missing, damaged or cut short.
+    """
+    files = about.get("files", [VECTORS])
+    if files == [VECTORS]:
+        return VectorIndex.load(artifact.file(VECTORS))
+    stored = artifact.file(STORED)
+    if files == [STORED]:
+        return ExactIndex.load(stored, device_of(device))
+    coarse = artifact.file(VECTORS)
+    return ApproximateIndex.load(coarse, int(about["bytes"]), stored, int(about["nominated"]))
