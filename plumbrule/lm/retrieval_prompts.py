@@ -20,6 +20,7 @@ from plumbrule.lm.loading import Policy
 from plumbrule.lm.policy import show_passages
 from plumbrule.lm.randomness import row_key, uniforms
 from plumbrule.protocols import Retriever
+from plumbrule.timing import timed
 
 
 class ShownPrompt(NamedTuple):
@@ -61,14 +62,15 @@ def shown_prompts(
         )
     chosen = [i for i, prompt in enumerate(prompts) if is_chosen(prompt.id, retrieval.share, seed)]
     queries = [prompts[i].messages[-1].content for i in chosen]
-    found = retriever.search(queries, retrieval.num_passages) if queries else []
-    for i, passages in zip(chosen, found, strict=True):
-        free_tokens = policy.spec.context - max_new_tokens - len(plain[i])
-        budget = min(retrieval.budget_tokens, free_tokens)
-        if budget > 0:
-            texts = [passage.text for passage in passages]
-            shown = show_passages(policy, prompts[i].messages, plain[i], texts, budget)
-            given[i] = ShownPrompt(*shown)
+    with timed("retrieve"):
+        found = retriever.search(queries, retrieval.num_passages) if queries else []
+        for i, passages in zip(chosen, found, strict=True):
+            free_tokens = policy.spec.context - max_new_tokens - len(plain[i])
+            budget = min(retrieval.budget_tokens, free_tokens)
+            if budget > 0:
+                texts = [passage.text for passage in passages]
+                shown = show_passages(policy, prompts[i].messages, plain[i], texts, budget)
+                given[i] = ShownPrompt(*shown)
     return given
 
 

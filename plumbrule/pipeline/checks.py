@@ -241,7 +241,16 @@ def check_fit(node: PlacedNode, context: int) -> None:
             f"{node.name}: retrieval.share (={retrieval.share}) must be 0 without an "
             "index input; set it to 0, or give the node one."
         )
+    results = stage.result_tokens(node.config)
+    require(
+        not results or "index" in node.inputs,
+        f"{node.name}: search.max_turns",
+        f"{results} tokens of answers",
+        "be 1 without an index input",
+        f"set it to 1, or give the node one, such as +nodes.{node.name}.inputs.index=index",
+    )
     passages = retrieval.budget_tokens if shown and "index" in node.inputs else 0
+    passages += results
     response = node.config.sampling.max_new_tokens
     require(
         passages + response + 8 <= context,
