@@ -753,14 +753,20 @@ MUTANTS = [
         "turns are decoded and encoded anew",
         "plumbrule/lm/generation/search_turns.py",
         "row.add_turn(sample, end.text(sample.tokens))",
-        "ids = policy.encode_response(end.text(sample.tokens), terminal=False)\n                row.add_turn(Sample(ids, [0.0] * len(ids), sample.finished), end.text(ids))",
+        "ids = policy.encode_response(end.text(sample.tokens), terminal=False)\n"
+        "                again = Sample(ids, [0.0] * len(ids), sample.finished)\n"
+        "                row.add_turn(again, end.text(ids))",
     ),
     Mutant(
         65,
         "the answer is not in the next turn's context",
         "plumbrule/lm/generation/search_turns.py",
         "[[*row.prompt, *row.tokens] for row in live]",
-        "[\n                    [*row.prompt, *(t for t, own in zip(row.tokens, row.action_mask) if own)]\n                    for row in live\n                ]",
+        "[\n"
+        "                    [*row.prompt, *(t for t, k in zip(row.tokens, row.action_mask) "
+        "if k)]\n"
+        "                    for row in live\n"
+        "                ]",
     ),
     Mutant(
         65,
@@ -801,7 +807,8 @@ MUTANTS = [
         65,
         "the value loss learns at answers",
         "rlhf/ppo/losses.py",
-        "values, old_values = fill(values, action_mask), fill(old_values, action_mask)\n    returns = fill(returns, action_mask)",
+        "values, old_values = fill(values, action_mask), fill(old_values, action_mask)\n"
+        "    returns = fill(returns, action_mask)",
         "action_mask = action_mask | True",
     ),
     Mutant(

@@ -25,17 +25,15 @@ from eval.intervals import Intervals, Metrics, Row, known
 from eval.text_metrics import (
     ROUGES,
     corpus_bleu,
-    exact_match,
-    normalise_answer,
     rouge,
     rouge_signature,
-    word_f1,
 )
 from plumbrule.atlas.judgement import ADMISSIONS, holds
 from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
+from plumbrule.grounding.answer_match import contains, exact_match, word_f1
 from plumbrule.statistics.intervals import point
 from plumbrule.store.fingerprint import digest
 
@@ -119,13 +117,6 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         "open_qa", [p.messages[-1].content for p in prompts], subject.policy.source
     )
     return Measured(rows, samples[: subject.config.num_samples], notes)
-
-
-def contains(text: str, references: Sequence[str]) -> int:
-    """Return 1 where a reference's words stand in the text, in their order, else 0."""
-    padded = f" {normalise_answer(text)} "
-    plain = [normalise_answer(reference) for reference in references]
-    return int(any(f" {reference} " in padded for reference in plain if reference))
 
 
 def bleu_of(rows: Sequence[Row]) -> tuple[float, str]:

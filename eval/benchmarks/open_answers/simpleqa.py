@@ -21,13 +21,14 @@ import numpy as np
 
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.open_answers.open_qa import answers_of, asked, contains
+from eval.benchmarks.open_answers.open_qa import answers_of, asked
 from eval.benchmarks.quantity import Quantity
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.judgement import ADMISSIONS, holds
 from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem
+from plumbrule.grounding.answer_match import contains
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
