@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
@@ -138,6 +138,10 @@ class SamplingConfig:
         require_range("sampling.batch_size", self.batch_size, 1, unit="rows")
 
 
+RETRIEVAL_METHODS = ("bm25", "dense", "hybrid")
+PASSAGE_ORDERS = ("best_first", "best_last", "shuffled")
+
+
 @dataclass
 class RetrievalConfig:
     """Which passages a policy is shown, and how many tokens they may take."""
@@ -150,12 +154,29 @@ class RetrievalConfig:
     """Most tokens that passages may add to a prompt; passages that don't fit are left out whole."""
     method: str = "hybrid"
     """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
+    order: str = "best_first"
+    """best_first, best_last, or shuffled, anew for each (seed, update, prompt). What fits the \
+budget is chosen best first in all."""
+    dropout: float = 0.0
+    """Chance that a passage is left out, in [0, 1], each by itself, anew for each (seed, update, \
+prompt): so a policy in training learns not to count on the right one, and to abstain."""
+    num_distractors: int = 0
+    """Passages more that were ranked behind those asked for, of the next ten times as many, drawn \
+anew for each (seed, update, prompt): near misses that a policy in training learns to ignore. They \
+rank last and are never dropped."""
 
     def __post_init__(self) -> None:
         require_range("retrieval.share", self.share, 0.0, 1.0)
         require_range("retrieval.num_passages", self.num_passages, 1)
         require_range("retrieval.budget_tokens", self.budget_tokens, 1, unit="tokens")
-        require_choice("retrieval.method", self.method, ("bm25", "dense", "hybrid"))
+        require_choice("retrieval.method", self.method, RETRIEVAL_METHODS)
+        require_choice("retrieval.order", self.order, PASSAGE_ORDERS)
+        require_range("retrieval.dropout", self.dropout, 0.0, 1.0)
+        require_range("retrieval.num_distractors", self.num_distractors, 0, unit="passages")
+
+    def without_chance(self) -> RetrievalConfig:
+        """Return the settings for prompts that nothing is learnt from."""
+        return replace(self, dropout=0.0, num_distractors=0)
 
 
 RESULTS_TEMPLATE = "\n<information>\n{passages}</information>\n"
@@ -192,7 +213,7 @@ forgotten first. 0: none."""
         require_range("search.num_passages", self.num_passages, 1)
         require_range("search.budget_tokens", self.budget_tokens, 1, unit="tokens")
         require_range("search.cache_megabytes", self.cache_megabytes, 0, unit="MB")
-        require_choice("search.method", self.method, ("bm25", "dense", "hybrid"))
+        require_choice("search.method", self.method, RETRIEVAL_METHODS)
         for name in ("open", "close"):
             marker = getattr(self, name)
             require(

@@ -48,7 +48,7 @@ def publish(
         held_out,
         retriever,
         sampling=config.sampling,
-        retrieval=config.retrieval,
+        retrieval=config.retrieval.without_chance(),
         seed=config.seed,
         precision=config.precision,
         searcher=searcher,
