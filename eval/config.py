@@ -156,6 +156,9 @@ class EvalConfig:
     max_prompts: int | None = 256
     """Held-out prompts scored; None: all."""
     retrieval: RetrievalConfig = field(default_factory=lambda: RetrievalConfig(share=1.0))
+    leave_one_out: bool = False
+    """Whether each answer under `rag` is scored again without each of its passages, which says \
+what the policy used; a forward pass for each."""
     halueval: HaluEvalConfig = field(default_factory=HaluEvalConfig)
     bold: BoldConfig = field(default_factory=BoldConfig)
     truthfulqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)

@@ -20,6 +20,12 @@ from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.contamination import contamination_notes
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.retrieved.columns import (
+    metric_names,
+    retrieval_columns,
+    retrieval_metrics,
+    retrieval_quantities,
+)
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from eval.text_metrics import (
@@ -92,7 +98,8 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         prompts, f"open_qa {condition}", condition=condition, passages=own, greedy=True
     )
     rows, samples = [], []
-    for episode in (one.episode for one in answered):
+    retrieved = retrieval_columns(answered, condition, subject)
+    for episode, columns in zip([one.episode for one in answered], retrieved, strict=True):
         item = by_id[episode.prompt.id]
         references, text = answers_of(item), episode.response
         row = {
@@ -107,6 +114,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             "words": len(text.split()),
             "response": text,
             "references": references,
+            **columns,
         }
         rows.append(row)
         samples.append(sample_row("open_qa", condition, episode, f1=row["f1"]))
@@ -130,7 +138,7 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     metrics |= {name: intervals.mean(rows, name) for name in MEANS}
     if rows:
         metrics["bleu"] = point(bleu_of(rows)[0], len(rows))
-    return known(metrics)
+    return known(metrics) | retrieval_metrics(rows, intervals)
 
 
 def signature(config: EvalConfig) -> str:
@@ -144,7 +152,7 @@ def quantities(rows: Sequence[Row]) -> list[Quantity]:
     return [
         Quantity(f"open_qa_{name}_change", name, better=1)
         for name in ("exact_match", "f1", "contains")
-    ]
+    ] + retrieval_quantities("open_qa_")
 
 
 def headline(metric: str, kind: str, condition: str) -> list[str]:
@@ -159,7 +167,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics=(*SHARES, *MEANS, "bleu"),
+    metrics=(*SHARES, *MEANS, "bleu", *metric_names()),
     headline=headline,
     both_conditions=True,
     folder=lambda config: config.open_qa.path,
