@@ -498,8 +498,8 @@ MUTANTS = [
         47,
         "both sides are of the trained policy",
         "rlhf/ppo/rollout/samples.py",
-        "before = generate(reference.policy, queries",
-        "before = generate(policy, queries",
+        "before = answer(reference.policy)",
+        "before = answer(policy)",
     ),
     Mutant(
         48,

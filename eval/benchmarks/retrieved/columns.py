@@ -26,10 +26,10 @@ from eval.benchmarks.quantity import Quantity
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.grounding.citations import score_citations, without_citations
 from plumbrule.grounding.support import content_words, support
-from plumbrule.lm.policy import Policy
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
+    from plumbrule.lm.policy import Policy
 
 CITATIONS = ("citation_precision", "citation_recall", "cited_support", "passage_support")
 EFFECTS = ("passage_effect_max", "passage_effect_mean")
