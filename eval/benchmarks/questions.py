@@ -119,7 +119,7 @@ def judged(episode: Episode, group: str, condition: str) -> dict[str, Any]:
         **outcome(episode),
         "words": len(episode.response.split()),
     }
-    if condition == "rag" and meta["answer"]:
+    if condition != "closed" and meta["answer"]:
         row["answer_shown"] = int(any(holds(text, meta["answer"]) for text in episode.passages))
     return row
 

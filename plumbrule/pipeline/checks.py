@@ -242,6 +242,8 @@ def check_fit(node: PlacedNode, context: int) -> None:
             "index input; set it to 0, or give the node one."
         )
     results = stage.result_tokens(node.config)
+    if stage.passages_optional and "index" not in node.inputs:
+        results = 0
     require(
         not results or "index" in node.inputs,
         f"{node.name}: search.max_turns",

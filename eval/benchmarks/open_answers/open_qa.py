@@ -93,7 +93,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     Raises: DataError: as `asked`.
     """
     prompts, by_id = asked(items, subject.config), {item.id: item for item in items}
-    own = [passages_of(item) for item in items] if condition != "rag" else None
+    own = [passages_of(item) for item in items] if condition == "closed" else None
     answered, notes = subject.respond(
         prompts, f"open_qa {condition}", condition=condition, passages=own, greedy=True
     )

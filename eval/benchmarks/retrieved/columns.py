@@ -7,13 +7,16 @@
     passage_effect_max, passage_effect_mean
                         with eval.leave_one_out: nats by which the answer is less likely without a
                         passage, of the one that matters most and of all
+    search_calls, search_malformed, search_unanswered
+                        of a policy that searches itself, as PPO's `search/*`
 
-The last two say what the policy really used, whatever it cites: log p(answer | all passages) less
+The effects say what the policy really used, whatever it cites: log p(answer | all passages) less
 log p(answer | all but one), of the tokens that were sampled, at temperature 1. Where passages are
 numbered, the one that is left out leaves its number behind, so that the others keep theirs. They
 cost a forward pass for each passage shown.
 
-A row has these columns under `rag`, and only where a passage was shown.
+A row has these columns under `rag` and `search`, those of passages only where one was shown; the
+effects are of `rag` alone.
 """
 
 from __future__ import annotations
@@ -33,17 +36,18 @@ if TYPE_CHECKING:
 
 CITATIONS = ("citation_precision", "citation_recall", "cited_support", "passage_support")
 EFFECTS = ("passage_effect_max", "passage_effect_mean")
-COLUMNS = (*CITATIONS, *EFFECTS)
+SEARCHES = ("search_calls", "search_malformed", "search_unanswered")
+COLUMNS = (*CITATIONS, *EFFECTS, *SEARCHES)
 
 
 def retrieval_columns(
     answered: Sequence[Answered], condition: str, subject: Subject
 ) -> list[dict[str, float]]:
     """Return the columns of each answer, {} where it was shown no passage."""
-    if condition != "rag":
+    if condition == "closed":
         return [{} for _ in answered]
-    found = [cited(one) for one in answered]
-    if subject.config.leave_one_out:
+    found = [{**cited(one), **searched(one)} for one in answered]
+    if condition == "rag" and subject.config.leave_one_out:
         for columns, effects in zip(found, passage_effects(answered, subject), strict=True):
             if effects:
                 columns["passage_effect_max"] = max(effects)
@@ -66,6 +70,18 @@ def cited(one: Answered) -> dict[str, float]:
     if content_words(plain):
         columns["passage_support"] = support(plain, "\n".join(passages))
     return {name: value for name, value in columns.items() if value is not None}
+
+
+def searched(one: Answered) -> dict[str, float]:
+    """Return `SEARCHES` of a policy that may search, else {}."""
+    searching = one.episode.searching
+    if searching is None:
+        return {}
+    return {
+        "search_calls": float(len(searching.calls)),
+        "search_malformed": float(searching.malformed),
+        "search_unanswered": float(searching.unanswered),
+    }
 
 
 def passage_effects(answered: Sequence[Answered], subject: Subject) -> list[list[float]]:
@@ -107,5 +123,5 @@ def metric_names(prefix: str = "") -> tuple[str, ...]:
 def retrieval_quantities(prefix: str) -> list[Quantity]:
     """Return what a comparison pairs."""
     return [Quantity(f"{prefix}{name}_change", name, better=1) for name in CITATIONS] + [
-        Quantity(f"{prefix}{name}_change", name) for name in EFFECTS
+        Quantity(f"{prefix}{name}_change", name) for name in (*EFFECTS, *SEARCHES)
     ]
