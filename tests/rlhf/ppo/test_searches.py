@@ -7,9 +7,11 @@ numbers at the answers' tokens that would show.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,6 +22,9 @@ from worlds.trackers import Stopped, StopsAfter
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import SearchConfig
 from plumbrule.lm.generation.search_turns import Searcher
+from plumbrule.protocols import Episode
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean, masked_var, whiten
@@ -432,3 +437,49 @@ def test_prompts_that_leave_no_room_for_answers_are_left_out() -> None:
     assert settings().most_response_tokens == 12 + 2 * 8
     assert world.config().most_response_tokens == 5
     assert not SearchConfig().is_on
+
+
+# Learns
+
+
+class FoundReward:
+    """1 for a response that ended and whose searches found something."""
+
+    def score(self, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
+        found = []
+        for episode in episodes:
+            searching = episode.searching
+            assert searching is not None
+            shown = any(call.passages for call in searching.calls)
+            found.append(float(shown and episode.finished))
+        return {"score": np.array(found)}
+
+
+def open_found_reward(artifact: Artifact, runtime: RuntimeConfig) -> FoundReward:
+    return FoundReward()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_policy_learns_to_search(seed: int, tmp_path: Path) -> None:
+    """It is paid for calls that find something. An untrained one is paid in 3 to 5 % of episodes,
+    24 updates later in 9 of 10 (.03 to .92 and .05 to .89 with these seeds).
+    """
+    inputs = world.build(tmp_path, seed=seed)
+    inputs["rm"] = replace(inputs["rm"], opener=f"{__name__}:open_found_reward")
+    (out := tmp_path / "out").mkdir()
+    config = settings(
+        seed=seed,
+        total_episodes=64 * 24,
+        batch_size=64,
+        num_ppo_epochs=4,
+        learning_rate=1e-2,
+        missing_eos_penalty=0.0,
+        kl=KLConfig(coef=0.0),
+        save_every=24,
+    )
+    ppo.run(config, inputs, world.runtime(micro_batch_size=32), out, FileTracker(out))
+    rows = read_metrics(out)
+    for name, before, after in (("objective/scores", 0.2, 0.7), ("search/calls", 0.6, 0.8)):
+        first, last = (sum(row[name] for row in part) / 3 for part in (rows[:3], rows[-3:]))
+        assert first < before, name
+        assert last > after, name
