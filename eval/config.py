@@ -246,6 +246,12 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     )
 
 
+def _result_tokens(config: EvalConfig) -> int:
+    """Return what `search` takes beyond the passages of `rag`: no answer has both."""
+    passages = config.retrieval.budget_tokens if "rag" in config.conditions else 0
+    return max(0, config.search.most_result_tokens - passages)
+
+
 STAGE = StageKind(
     "eval",
     EvalConfig,
@@ -261,7 +267,7 @@ STAGE = StageKind(
     measured=True,
     shows_passages=lambda config: "rag" in config.conditions,
     passages_optional=True,
-    result_tokens=lambda config: config.search.most_result_tokens,
+    result_tokens=_result_tokens,
     lacks_gold=_lacks_gold,
     check="eval.config:check_inputs",
     headline=(

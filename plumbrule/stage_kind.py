@@ -96,7 +96,7 @@ class StageKind:
     """Of a config with `retrieval`: whether prompts are shown passages."""
     result_tokens: Callable[[Any], int] = lambda config: 0
     """Of a config with `retrieval`: tokens of the answers to search calls that its policy makes in
-    an episode, at most."""
+    an episode, at most, beside the passages of its prompt."""
     passages_optional: bool = False
     """Whether a node without an index leaves passages away by itself."""
     lacks_gold: Callable[[PlacedNode], tuple[str, str] | None] = lambda node: None

@@ -22,12 +22,15 @@ from worlds.trackers import Stopped, StopsAfter
 from plumbrule.errors import ConfigError
 from plumbrule.lm.config import SearchConfig
 from plumbrule.lm.generation.search_turns import Searcher
+from plumbrule.pipeline.checks import check_fit
 from plumbrule.protocols import Episode
 from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import PlacedNode
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.masked import masked_mean, masked_var, whiten
+from rlhf.ppo import graph_checks
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.advantages import gae
 from rlhf.ppo.config import KLConfig, PPOConfig
@@ -46,7 +49,7 @@ from rlhf.ppo.rollout.prompts import ask
 from rlhf.ppo.rollout.score import score_terms
 from rlhf.ppo.rollout.trajectory import Trajectory, answers, assemble
 from rlhf.ppo.update_settings import shaping_settings
-from rlhf.rewards.config import RewardConfig
+from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
 LOUD = 7.0
 """Nats, or reward, that would show; NaN would only show where it is multiplied."""
@@ -431,6 +434,23 @@ def test_searching_needs_an_index_and_our_sampler(tmp_path: Path) -> None:
             FileTracker(out),
             sampler=lambda *_, **__: [],  # type: ignore[arg-type]
         )
+
+
+def test_a_plan_knows_the_index_and_the_room_that_answers_take() -> None:
+    """12 sampled tokens, 2 answers of 8, and 8 for a prompt: 36 of the context."""
+    reward = RewardConfig([RewardTermConfig("constant")])
+    node = PlacedNode("ppo", "ppo", {}, settings(reward=reward))
+    with pytest.raises(
+        ConfigError,
+        match=r"ppo.search.max_turns \(=3 turns\) must be 1 where node ppo has no index; set it to "
+        r"1, or give the node one: \+nodes.ppo.inputs.index=index",
+    ):
+        graph_checks.check(node, world.runtime())
+    given = replace(node, inputs={"index": PlacedNode("index", "index", {})})
+    graph_checks.check(given, world.runtime())
+    check_fit(given, 36)
+    with pytest.raises(ConfigError, match="with 16 tokens of passages"):
+        check_fit(given, 35)
 
 
 def test_prompts_that_leave_no_room_for_answers_are_left_out() -> None:
