@@ -73,6 +73,7 @@ def test_dropout_is_of_the_prompt_and_the_update_alone() -> None:
     assert first == [one.passages for one in back]
     assert first[3:5] == [one.passages for one in shown(1, PROMPTS[3:5], dropout=0.5)]
     assert first != [one.passages for one in shown(2, dropout=0.5)]
+    assert len(set(first)) > 3  # each prompt by itself
     kept = sum(map(len, first)) / (3 * len(first))
     assert 0.3 < kept < 0.7
     assert all(list(own) == sorted(own) for own in first)
