@@ -15,11 +15,11 @@ from plumbrule.config import (
     require_range,
     require_source,
 )
-from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig, SearchConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
 
-CONDITIONS = ("closed", "rag")
+CONDITIONS = ("closed", "rag", "search")
 PROTOCOLS = ("two_sided", "official")
 """Of HaluEval."""
 FORMS = ("auto", "chat", "completion")
@@ -189,13 +189,19 @@ class EvalConfig:
 
     seed: int = 0
     conditions: list[str] = field(default_factory=lambda: ["closed", "rag"])
-    """Closed book, and with passages; `rag` is skipped by a node without an `index` input."""
+    """closed: closed book; rag: with passages; search: the policy searches itself. A node without \
+an `index` input skips the last two."""
     gold: GoldConfig = field(default_factory=GoldConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """Of the responses to held-out prompts, which gold and reward model score."""
     max_prompts: int | None = 256
     """Held-out prompts scored; None: all."""
     retrieval: RetrievalConfig = field(default_factory=lambda: RetrievalConfig(share=1.0))
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """How the policy searches under `search`, as it was trained to."""
+    leave_one_out: bool = False
+    """Whether each answer under `rag` is scored again without each of its passages, which says \
+what the policy used; a forward pass for each."""
     halueval: HaluEvalConfig = field(default_factory=HaluEvalConfig)
     bold: BoldConfig = field(default_factory=BoldConfig)
     truthfulqa: BenchmarkFiles = field(default_factory=BenchmarkFiles)
@@ -236,6 +242,13 @@ is scored beside the greedy one (self-consistency); 0: none."""
         require(bool(self.conditions), "eval.conditions", self.conditions, "name one", "add closed")
         for condition in self.conditions:
             require_choice("eval.conditions", condition, CONDITIONS)
+        require(
+            self.search.is_on == ("search" in self.conditions),
+            "eval.search.max_turns",
+            self.search.max_turns,
+            "be above 1 if and only if eval.conditions names search",
+            "set it as ppo.search.max_turns, or take search out",
+        )
         if self.perplexity_stride is not None:
             require_range("eval.perplexity_stride", self.perplexity_stride, 1, unit="tokens")
         require_choice("eval.choice_prompt", self.choice_prompt, CHOICE_PROMPTS)
@@ -351,6 +364,12 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     )
 
 
+def _result_tokens(config: EvalConfig) -> int:
+    """Return what `search` takes beyond the passages of `rag`: no answer has both."""
+    passages = config.retrieval.budget_tokens if "rag" in config.conditions else 0
+    return max(0, config.search.most_result_tokens - passages)
+
+
 STAGE = StageKind(
     "eval",
     EvalConfig,
@@ -366,6 +385,7 @@ STAGE = StageKind(
     measured=True,
     shows_passages=lambda config: "rag" in config.conditions,
     passages_optional=True,
+    result_tokens=_result_tokens,
     lacks_gold=_lacks_gold,
     check="eval.config:check_inputs",
     headline=(

@@ -35,6 +35,7 @@ from plumbrule.data.records import BenchmarkItem, Message, Prompt, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.chat import is_ours
+from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.loading import load_policy, resolve_device
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
@@ -95,7 +96,8 @@ def run(
     # 2. policy and work
     subject = open_subject(config, inputs, runtime, out, tracker, shots)
     subject.policy.check_chats([*asked, *with_examples(subject, records)])
-    conditions = [c for c in config.conditions if c == "closed" or subject.retriever is not None]
+    possible = {"closed": True, "rag": subject.retriever, "search": subject.searcher}
+    conditions = [c for c in config.conditions if possible[c] is not None]
     work = [
         (name, condition)
         for name in records
@@ -194,9 +196,13 @@ def open_subject(
 ) -> Subject:
     """Return the policy with its retriever, reward, reward model and reference, as far as given."""
     given = Inputs(inputs)
-    retriever = reward_model = reward = None
+    retriever = reward_model = reward = searcher = None
     if "rag" in config.conditions:
         retriever = given.retriever("index", config.retrieval.method, runtime)
+    if "search" in config.conditions and "index" in inputs:
+        asked = given.retriever("index", config.search.method, runtime)
+        assert asked is not None  # the input is there
+        searcher = Searcher(asked, config.search)
     if "prompts" in inputs:
         reward = given.scorer("reward", runtime)
         if not is_in_reward(inputs):
@@ -221,6 +227,7 @@ def open_subject(
         chats,
         Journal(out / ASKED, inputs["policy"].fingerprint),
         shots,
+        searcher,
     )
 
 

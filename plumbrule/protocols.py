@@ -27,16 +27,41 @@ class Passage(NamedTuple):
     end: int
 
 
+class SearchCall(NamedTuple):
+    """A search that a policy asked for."""
+
+    query: str
+    passages: tuple[str, ...]
+    """That it was shown, in that order; () where none was found or fitted."""
+
+
+class Searching(NamedTuple):
+    """How a response came about in turns of a policy that may search.
+
+    turns: what the policy wrote in each, calls included and answers to them not. calls: those
+    between two turns. malformed: markers that are no part of a call, and calls without a query.
+    unanswered: calls that came after the last turn or token that an episode may have.
+    """
+
+    turns: tuple[str, ...]
+    calls: tuple[SearchCall, ...]
+    malformed: int
+    unanswered: int
+
+
 class Episode(NamedTuple):
     """One response to one prompt, as a reward judges it.
 
-    finished: the response ended with its terminal token. response: text without that token.
+    finished: the response ended with its terminal token. response: text without that token; of a
+    policy that may search, its last turn. passages: all that it was shown, in the order of their
+    numbers. searching: None where the policy can't search.
     """
 
     prompt: Prompt
     passages: tuple[str, ...]
     response: str
     finished: bool
+    searching: Searching | None = None
 
 
 class Retriever(Protocol):

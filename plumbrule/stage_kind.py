@@ -94,6 +94,9 @@ class StageKind:
     """The slot whose held-out rows its own follow; None: it holds out what its config says."""
     shows_passages: Callable[[Any], bool] = lambda config: config.retrieval.share > 0
     """Of a config with `retrieval`: whether prompts are shown passages."""
+    result_tokens: Callable[[Any], int] = lambda config: 0
+    """Of a config with `retrieval`: tokens of the answers to search calls that its policy makes in
+    an episode, at most, beside the passages of its prompt."""
     passages_optional: bool = False
     """Whether a node without an index leaves passages away by itself."""
     lacks_gold: Callable[[PlacedNode], tuple[str, str] | None] = lambda node: None

@@ -38,7 +38,7 @@ DETAILS = Path("rlhf") / "ppo" / "details.toml"
 MUTATIONS = Path("rlhf") / "ppo" / "mutations.json"
 BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
 END = "<!-- details end -->"
-NUM_DETAILS = 64
+NUM_DETAILS = 65
 STATUSES = ("default", "option", "left out")
 COMMAND = "python scripts/detail_page.py"
 

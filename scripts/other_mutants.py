@@ -39,6 +39,9 @@ PROTOCOLS = "eval/benchmarks/test_halueval_protocols.py"
 JOURNAL = "eval/benchmarks/test_journal.py"
 MEASURES = "eval/benchmarks/test_bold_measures.py"
 SHARED = "plumbrule/lm/generation/test_shared_prefixes.py"
+CITATIONS = "plumbrule/grounding/test_citations.py"
+SEARCH_REWARDS = "rlhf/rewards/searching/test_text_terms.py"
+SHOWN = "plumbrule/lm/test_retrieval_prompts.py"
 
 MUTANTS = [
     # The sampler
@@ -773,6 +776,54 @@ MUTANTS = [
         'if self.preference.meta.get("in_order"):',
         'if self.preference.meta.get("in_order", True):',
         (f"{REWARD_SUMMARY}::test_the_first_is_drawn_where_the_better_always_stands_first",),
+    ),
+    OtherMutant(
+        "citations",
+        "a sentence without a citation counts as supported",
+        "plumbrule/grounding/citations.py",
+        "supported.append(together >= threshold and bool(shown))",
+        "supported.append(together >= threshold or not shown)",
+        (f"{CITATIONS}::test_by_hand",),
+    ),
+    OtherMutant(
+        "citations",
+        "a citation that adds nothing counts as precise",
+        "plumbrule/grounding/citations.py",
+        "precise.append(supported[-1] and needed)",
+        "precise.append(supported[-1])",
+        (f"{CITATIONS}::test_by_hand",),
+    ),
+    OtherMutant(
+        "citations",
+        "a search is paid for what was found before",
+        "rlhf/rewards/searching/text_terms.py",
+        "np.maximum(here - best, 0.0)",
+        "np.maximum(here, 0.0)",
+        (f"{SEARCH_REWARDS}::test_gain_by_whether_the_answer_was_found",),
+    ),
+    OtherMutant(
+        "citations",
+        "passages of the prompt are no repetition",
+        "rlhf/rewards/searching/text_terms.py",
+        "seen, found = set(before), []",
+        "seen, found = set[str](), []",
+        (f"{SEARCH_REWARDS}::test_redundancy_by_hand",),
+    ),
+    OtherMutant(
+        "citations",
+        "distractors are drawn from the best",
+        "plumbrule/lm/retrieval_prompts.py",
+        "passages[retrieval.num_passages :]",
+        "passages[:]",
+        (f"{SHOWN}::test_distractors_come_from_the_ranks_behind",),
+    ),
+    OtherMutant(
+        "citations",
+        "every prompt of an update drops the same ranks",
+        "plumbrule/lm/retrieval_prompts.py",
+        'row_key("passage dropout", *key)',
+        'row_key("passage dropout", *key[:2])',
+        (f"{SHOWN}::test_dropout_is_of_the_prompt_and_the_update_alone",),
     ),
 ]
 """In the order of their areas."""

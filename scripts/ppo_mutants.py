@@ -498,8 +498,8 @@ MUTANTS = [
         47,
         "both sides are of the trained policy",
         "rlhf/ppo/rollout/samples.py",
-        "before = generate(reference.policy, queries",
-        "before = generate(policy, queries",
+        "before = answer(reference.policy)",
+        "before = answer(policy)",
     ),
     Mutant(
         48,
@@ -740,5 +740,89 @@ MUTANTS = [
         "rlhf/ppo/config.py",
         'or self.old_logprobs == "rollout" or self.importance_cap is not None,',
         'or self.old_logprobs in ("rollout", "recompute"),',
+    ),
+    Mutant(
+        65,
+        "answers to calls are actions",
+        "plumbrule/lm/generation/search_turns.py",
+        "self.action_mask += [False] * len(tokens)",
+        "self.action_mask += [True] * len(tokens)",
+    ),
+    Mutant(
+        65,
+        "turns are decoded and encoded anew",
+        "plumbrule/lm/generation/search_turns.py",
+        "row.add_turn(sample, end.text(sample.tokens))",
+        "ids = policy.encode_response(end.text(sample.tokens), terminal=False)\n"
+        "                again = Sample(ids, [0.0] * len(ids), sample.finished)\n"
+        "                row.add_turn(again, end.text(ids))",
+    ),
+    Mutant(
+        65,
+        "the answer is not in the next turn's context",
+        "plumbrule/lm/generation/search_turns.py",
+        "[[*row.prompt, *row.tokens] for row in live]",
+        "[\n"
+        "                    [*row.prompt, *(t for t, k in zip(row.tokens, row.action_mask) "
+        "if k)]\n"
+        "                    for row in live\n"
+        "                ]",
+    ),
+    Mutant(
+        65,
+        "each turn may have all tokens",
+        "plumbrule/lm/generation/search_turns.py",
+        "limits=[sampling.max_new_tokens - row.num_sampled for row in live]",
+        "limits=[sampling.max_new_tokens for row in live]",
+    ),
+    Mutant(
+        65,
+        "the policy loss reads log-probs of answers",
+        "rlhf/ppo/losses.py",
+        "new, old = (fill(x, action_mask, INVALID_LOGPROB) for x in (logprobs, old_logprobs))",
+        "new, old = logprobs, old_logprobs",
+    ),
+    Mutant(
+        65,
+        "the KL of answers is charged",
+        "rlhf/ppo/kl.py",
+        "return fill(KL_ESTIMATORS[estimator](log_ratio), action_mask)",
+        "return KL_ESTIMATORS[estimator](logprobs - ref_logprobs)",
+    ),
+    Mutant(
+        65,
+        "the advantage is not carried over an answer",
+        "rlhf/ppo/advantages.py",
+        "next_advantage = torch.where(acts, advantage, next_advantage)",
+        "next_advantage = torch.where(acts, advantage, torch.zeros_like(advantage))",
+    ),
+    Mutant(
+        65,
+        "advantages are whitened over answers and padding",
+        "rlhf/ppo/objective.py",
+        "advantages = whiten(advantages, mask)",
+        "advantages = whiten(advantages, mask | True)",
+    ),
+    Mutant(
+        65,
+        "the value loss learns at answers",
+        "rlhf/ppo/losses.py",
+        "values, old_values = fill(values, action_mask), fill(old_values, action_mask)\n"
+        "    returns = fill(returns, action_mask)",
+        "action_mask = action_mask | True",
+    ),
+    Mutant(
+        65,
+        "answers are steps",
+        "rlhf/ppo/rollout/trajectory.py",
+        "steps = [[*row, *[True] * extra] for row in acts]",
+        "steps = [[*(True for _ in row), *[True] * extra] for row in acts]",
+    ),
+    Mutant(
+        65,
+        "the entropy is a mean over all positions",
+        "rlhf/ppo/measures/metrics.py",
+        '"objective/entropy": masked_mean(rollout.entropy, mask)',
+        '"objective/entropy": rollout.entropy.double().mean()',
     ),
 ]

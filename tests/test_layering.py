@@ -19,7 +19,7 @@ NAME_STAGES = {f"plumbrule.pipeline.{name}" for name in ("stages", "experiment",
 RUNS_STAGES = {"pipeline", "cli", "notebook", "tracking"}
 """Parts of plumbrule that carry stages out; no stage imports them."""
 LAYERS = """
-errors surroundings overrides timing rounding stage_kind
+errors surroundings overrides timing rounding stage_kind grounding
 store
 config
 registry data runtime_config

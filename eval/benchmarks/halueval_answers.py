@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.halueval_prompts import QUERY, SOURCE, Candidate, text_of
-from eval.support.measures import content_words, support
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
+from plumbrule.grounding.support import content_words, support
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject

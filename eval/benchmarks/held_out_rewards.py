@@ -23,6 +23,12 @@ from eval import diversity
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.retrieved.columns import (
+    metric_names,
+    retrieval_columns,
+    retrieval_metrics,
+    retrieval_quantities,
+)
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import GoldUtility
@@ -33,6 +39,8 @@ from plumbrule.protocols import Episode, Scorer
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
 
+RESPONSES = "response_"
+"""In front of what is measured of a response beside the passages it was shown."""
 CORRECTNESS = ("right", "supported", "admits", "wrong")
 """The gold utility's terms that are not about form."""
 
@@ -45,7 +53,7 @@ def asked(prompts: Sequence[Prompt], config: EvalConfig) -> Sequence[Prompt]:
 def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Measured:
     """Return rows with `gold`, each `gold_<term>`, `proxy`, `reward`, each `reward_<term>`, `kl`,
     `words`, `finished`, the `response`, of the first ones its `self_bleu`, and under `rag` the
-    `passages`.
+    `passages` and `retrieved/columns.py`'s.
     """
     config = subject.config
     chosen, what = asked(prompts, config), f"prompts {condition}"
@@ -56,6 +64,8 @@ def measure(prompts: Sequence[Prompt], condition: str, subject: Subject) -> Meas
     kl = subject.log_ratios(answered)
     if kl is not None:
         items = [{**item, "kl": value} for item, value in zip(items, kl, strict=True)]
+    for item, columns in zip(items, retrieval_columns(answered, condition, subject), strict=True):
+        item.update(columns)
     for item, episode in zip(items, episodes, strict=True):
         item["response"] = episode.response
         if episode.passages:
@@ -129,7 +139,8 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     metrics = {name: intervals.mean(rows, name) for name in [*columns, "proxy", "kl", "words"]}
     metrics["finished"] = intervals.share(rows, "finished")
     metrics["gold_proxy_spearman"] = intervals.agreement(rows, "gold", "proxy")
-    return known(metrics) | diversity.summarise(rows, intervals)
+    metrics |= diversity.summarise(rows, intervals)
+    return known(metrics) | retrieval_metrics(rows, intervals, RESPONSES)
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
@@ -146,6 +157,7 @@ def quantities(rows: Sequence[Row]) -> list[Quantity]:
         Quantity("proxy_change", "proxy", wins="proxy_win_rate"),
         Quantity("words_change", "words"),
         Quantity("self_bleu_change", "self_bleu"),
+        *retrieval_quantities(RESPONSES),
     ]
 
 
@@ -172,6 +184,7 @@ BENCHMARK = Benchmark(
         "finished",
         *(f"distinct_{n}" for n in diversity.DISTINCT),
         "self_bleu",
+        *metric_names(RESPONSES),
     ),
     headline=headline,
     unit="entities",

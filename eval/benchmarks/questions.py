@@ -23,6 +23,12 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.retrieved.columns import (
+    metric_names,
+    retrieval_columns,
+    retrieval_metrics,
+    retrieval_quantities,
+)
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.gold import terms
@@ -49,6 +55,8 @@ METRICS = {
     "confident_wrong_unanswerable": ("nothing", "confident_wrong"),
 }
 """Metric -> (which questions, which column's share)."""
+ANSWERS = "answer_"
+"""In front of what is measured of an answer beside the passages it was shown."""
 
 
 def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
@@ -58,7 +66,7 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
     """Return rows with `answerable`, `correct`, `abstained`, `confident_wrong`, `words` and, with
-    passages, `answer_shown`: the reference stands in one of them.
+    passages, `answer_shown`: the reference stands in one of them, and `retrieved/columns.py`'s.
 
     Raises: DataError: an item without question, answer, or where it can be answered.
     """
@@ -66,7 +74,12 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     answered, notes = subject.respond(prompts, what, condition=condition, greedy=True)
     episodes = [one.episode for one in answered]
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
-    rows = [judged(episode, groups[episode.prompt.id], condition) for episode in episodes]
+    rows = [
+        {**judged(episode, groups[episode.prompt.id], condition), **columns}
+        for episode, columns in zip(
+            episodes, retrieval_columns(answered, condition, subject), strict=True
+        )
+    ]
     samples = [
         sample_row(
             "questions",
@@ -106,7 +119,7 @@ def judged(episode: Episode, group: str, condition: str) -> dict[str, Any]:
         **outcome(episode),
         "words": len(episode.response.split()),
     }
-    if condition == "rag" and meta["answer"]:
+    if condition != "closed" and meta["answer"]:
         row["answer_shown"] = int(any(holds(text, meta["answer"]) for text in episode.passages))
     return row
 
@@ -135,7 +148,7 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
             name: intervals.share([r for r in rows if r["answerable"] == which], column)
             for name, (which, column) in METRICS.items()
         }
-    )
+    ) | retrieval_metrics(rows, intervals, ANSWERS)
 
 
 QUANTITIES = (
@@ -145,6 +158,7 @@ QUANTITIES = (
     Quantity("known_accuracy_change", "correct", {"answerable": "memory"}, 1),
     Quantity("known_confident_wrong_change", "confident_wrong", {"answerable": "memory"}, -1),
     Quantity("abstain_unanswerable_change", "abstained", {"answerable": "nothing"}, 1),
+    *retrieval_quantities(ANSWERS),
 )
 
 
@@ -175,6 +189,7 @@ BENCHMARK = Benchmark(
         "known_confident_wrong",
         "abstain_unanswerable",
         "confident_wrong_unanswerable",
+        *metric_names(ANSWERS),
     ),
     headline=headline,
     unit="entities",

@@ -24,6 +24,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm.chat import PLAIN_TEMPLATE, encode_text
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
+from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.generation.shared_prefixes import log_odds
 from plumbrule.lm.policy import Policy, with_passages
 from plumbrule.lm.randomness import row_key
@@ -56,7 +57,8 @@ class Subject:
     what its KL is measured to, None where the node has none. reward: what training maximises, all
     terms of it, None where the node has none. chats: whether the policy was made for chats: its
     tokenizer brought a chat template, and it is no base model of ours. journal: what was
-    asked of it so far. shots: benchmark -> the examples in front of its questions.
+    asked of it so far. shots: benchmark -> the examples in front of its questions. searcher:
+    answers in turns with the policy's own search calls; None where it may make none.
     """
 
     policy: Policy
@@ -70,6 +72,7 @@ class Subject:
     chats: bool = True
     journal: Journal = field(default_factory=Journal)
     shots: Mapping[str, Shots] = field(default_factory=dict)
+    searcher: Searcher | None = None
 
     def asks_in_chat(self, form: str, *, plain: bool) -> bool:
         """Return whether a judge is asked through the chat template.
@@ -150,12 +153,14 @@ class Subject:
         """Return one response per prompt that fits, in order, and notes on those that do not.
 
         Args: what: name of the work, for progress and notes. condition: under `rag` passages are
-        retrieved. passages: of each prompt, in place of retrieved ones. greedy: take the likeliest
-        token, whatever eval.sampling.temperature.
+        retrieved, under `search` the policy searches itself. passages: of each prompt, in place of
+        retrieved ones. greedy: take the likeliest token, whatever eval.sampling.temperature.
         """
         sampling = self.config.sampling
         if greedy:
             sampling = replace(sampling, temperature=0.0)
+        if passages is None and condition == "search":
+            return self._search(prompts, what, sampling)
         if passages is None:
             passages = self._passages(prompts, condition, sampling)
         encoded = [
@@ -172,6 +177,38 @@ class Subject:
             for i, (tokens, finished) in answers.items()
         ]
         return answered, notes
+
+    def _search(
+        self, prompts: Sequence[Prompt], what: str, sampling: SamplingConfig
+    ) -> tuple[list[Answered], list[str]]:
+        """Return what `respond` does, of a policy that searches itself.
+
+        Raises: ConfigError: it may make no search calls.
+        """
+        if self.searcher is None:
+            raise ConfigError(
+                "eval.conditions (=search) needs an index; give the node an `index` input."
+            )
+        results = self.searcher.search.most_result_tokens
+        most = self.policy.spec.context - sampling.max_new_tokens - results
+        encoded = [self.policy.encode(prompt.messages) for prompt in prompts]
+        kept = [i for i, tokens in enumerate(encoded) if len(tokens) <= most]
+        with self.tracker.progress(len(kept), what, "responses") as line:
+            found = self.searcher.answer(
+                self.policy,
+                [encoded[i] for i in kept],
+                sampling=sampling,
+                keys=[row_key("eval", self.config.seed, prompts[i].id) for i in kept],
+            )
+            line.advance(len(kept))
+        answered = []
+        for i, one in zip(kept, found, strict=True):
+            shown = tuple(text for call in one.searching.calls for text in call.passages)
+            text, ended = self.policy.decode(one.last_turn), one.sample.finished
+            episode = Episode(prompts[i], shown, text, ended, one.searching)
+            row = TokenRow(tuple(encoded[i]), tuple(one.sample.tokens))
+            answered.append(Answered(episode, row))
+        return answered, left_out(what, len(encoded) - len(kept), len(encoded), most)
 
     def continue_texts(
         self, texts: Sequence[str], ids: Sequence[str], benchmark: str, max_new_tokens: int
@@ -262,11 +299,12 @@ class Subject:
             return self.journal.each(keys, compute, line.advance)
 
     def log_ratios(self, answered: Sequence[Answered]) -> list[float] | None:
-        """Return log p - log p_reference of each sampled answer, nats; None without a reference.
+        """Return log p - log p_reference of each sampled answer, nats.
 
+        None without a reference, and of a policy that searches, whose rows hold what it was told.
         Raises: ConfigError: the two have different tokenizers.
         """
-        if self.reference is None:
+        if self.reference is None or any(one.episode.searching for one in answered):
             return None
         temperature, rows_per_pass = self.config.sampling.temperature, self.runtime.micro_batch_size
         return log_ratios(self.policy, self.reference, answered, temperature, rows_per_pass)

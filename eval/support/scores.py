@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.intervals import Intervals, Metrics, Row, groups, known
 from eval.support.labelled import Labelled
-from eval.support.measures import support, unsupported_spans
+from plumbrule.grounding.support import support, unsupported_spans
 from plumbrule.statistics import Interval, jackknife_interval
 
 Spans = Sequence[tuple[int, int]]

@@ -27,10 +27,10 @@ import numpy as np
 from eval.benchmarks.quantity import items_file
 from eval.intervals import Intervals, Metrics, Row, known, publish
 from eval.majority import majority
-from eval.text_metrics import exact_match, normalise_answer, word_f1
 from eval.votes.config import VoteConfig
 from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import DataError
+from plumbrule.grounding.answer_match import exact_match, normalise_answer, word_f1
 from plumbrule.inputs import Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig

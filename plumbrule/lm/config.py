@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from plumbrule.config import (
     CONTENT_IF_LOCAL,
@@ -138,6 +138,10 @@ class SamplingConfig:
         require_range("sampling.batch_size", self.batch_size, 1, unit="rows")
 
 
+RETRIEVAL_METHODS = ("bm25", "dense", "hybrid")
+PASSAGE_ORDERS = ("best_first", "best_last", "shuffled")
+
+
 @dataclass
 class RetrievalConfig:
     """Which passages a policy is shown, and how many tokens they may take."""
@@ -150,9 +154,96 @@ class RetrievalConfig:
     """Most tokens that passages may add to a prompt; passages that don't fit are left out whole."""
     method: str = "hybrid"
     """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
+    order: str = "best_first"
+    """best_first, best_last, or shuffled, anew for each (seed, update, prompt). What fits the \
+budget is chosen best first in all."""
+    dropout: float = 0.0
+    """Chance that a passage is left out, in [0, 1], each by itself, anew for each (seed, update, \
+prompt): so a policy in training learns not to count on the right one, and to abstain."""
+    num_distractors: int = 0
+    """Passages more that were ranked behind those asked for, of the next ten times as many, drawn \
+anew for each (seed, update, prompt): near misses that a policy in training learns to ignore. They \
+rank last and are never dropped."""
 
     def __post_init__(self) -> None:
         require_range("retrieval.share", self.share, 0.0, 1.0)
         require_range("retrieval.num_passages", self.num_passages, 1)
         require_range("retrieval.budget_tokens", self.budget_tokens, 1, unit="tokens")
-        require_choice("retrieval.method", self.method, ("bm25", "dense", "hybrid"))
+        require_choice("retrieval.method", self.method, RETRIEVAL_METHODS)
+        require_choice("retrieval.order", self.order, PASSAGE_ORDERS)
+        require_range("retrieval.dropout", self.dropout, 0.0, 1.0)
+        require_range("retrieval.num_distractors", self.num_distractors, 0, unit="passages")
+
+    def without_chance(self) -> RetrievalConfig:
+        """Return the settings for prompts that nothing is learnt from."""
+        return replace(self, dropout=0.0, num_distractors=0)
+
+
+RESULTS_TEMPLATE = "\n<information>\n{passages}</information>\n"
+
+
+@dataclass
+class SearchConfig:
+    """Search calls that a policy writes itself, in an episode of several turns. Off by default."""
+
+    max_turns: int = 1
+    """Turns that the policy may write in an episode; between two stands the answer to a search \
+call. 1: it makes none. Above 1 the node needs an `index` input."""
+    num_passages: int = 3
+    """Passages asked for per call."""
+    budget_tokens: int = 160
+    """Most tokens of the answer to a call, template included; passages that don't fit are left \
+out whole. An episode is at most sampling.max_new_tokens, which count over all turns, and \
+(max_turns - 1) times this."""
+    method: str = "hybrid"
+    """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
+    open: str = "<search>"
+    """Text that begins a call; printable ASCII. The query stands behind it."""
+    close: str = "</search>"
+    """Text that ends a call, and with it the turn; printable ASCII."""
+    template: str = RESULTS_TEMPLATE
+    """How passages stand in the answer: {passages} are lines `[n] text`, n counting the passages \
+of the episode from 1."""
+    cache_megabytes: int = field(default=64, metadata=NOT_HASHED)
+    """Of passages that are remembered by query, in each process; those used longest ago are \
+forgotten first. 0: none."""
+
+    def __post_init__(self) -> None:
+        require_range("search.max_turns", self.max_turns, 1, unit="turns")
+        require_range("search.num_passages", self.num_passages, 1)
+        require_range("search.budget_tokens", self.budget_tokens, 1, unit="tokens")
+        require_range("search.cache_megabytes", self.cache_megabytes, 0, unit="MB")
+        require_choice("search.method", self.method, RETRIEVAL_METHODS)
+        for name in ("open", "close"):
+            marker = getattr(self, name)
+            require(
+                bool(marker.strip()) and marker.isascii() and marker.isprintable(),
+                f"search.{name}",
+                repr(marker),
+                "be printable ASCII text and not blank: its last letter then lies in one token",
+                "use one such as <search>",
+            )
+        require(
+            self.open not in self.close and self.close not in self.open,
+            "search.close",
+            self.close,
+            f"not hold search.open (={self.open}), nor stand in it",
+            "use two that differ, such as <search> and </search>",
+        )
+        require(
+            self.template.count("{passages}") == 1,
+            "search.template",
+            repr(self.template),
+            "hold {passages} once",
+            "add it",
+        )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a policy may search."""
+        return self.max_turns > 1
+
+    @property
+    def most_result_tokens(self) -> int:
+        """Tokens of all answers to calls in an episode, at most."""
+        return (self.max_turns - 1) * self.budget_tokens

@@ -8,13 +8,17 @@ it would teach either a prompt that is never seen or a response that never ends.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from plumbrule.data.records import Demonstration
+from plumbrule.data.records import Demonstration, Prompt
+from plumbrule.lm.config import RetrievalConfig
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.response_logprobs import token_row
+from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.lm.token_rows import TokenRow
+from plumbrule.protocols import Retriever
 
 
 class EncodedDemonstrations(NamedTuple):
@@ -41,3 +45,34 @@ def encode_demonstrations(
         fits.count(False),
         [row.num_tokens for row in rows],
     )
+
+
+def with_retrieved(
+    policy: Policy,
+    demonstrations: Sequence[Demonstration],
+    retriever: Retriever | None,
+    retrieval: RetrievalConfig,
+    seed: int,
+) -> list[Demonstration]:
+    """Return the demonstrations, a share of those without passages with retrieved ones.
+
+    Passages leave room for the response; what chance does to them is the same in every epoch.
+
+    Raises: ConfigError: a share above 0 without a retriever.
+    """
+    found = list(demonstrations)
+    bare = [i for i, one in enumerate(found) if not one.passages]
+    if retrieval.share == 0.0 or not bare:
+        return found
+    longest = max(len(policy.encode_response(found[i].response)) for i in bare)
+    shown = shown_prompts(
+        [Prompt(found[i].id, found[i].messages, found[i].meta) for i in bare],
+        policy,
+        retriever,
+        retrieval,
+        seed=seed,
+        max_new_tokens=longest,
+    )
+    for i, prompt in zip(bare, shown, strict=True):
+        found[i] = dataclasses.replace(found[i], passages=prompt.passages)
+    return found

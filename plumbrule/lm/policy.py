@@ -25,6 +25,7 @@ from plumbrule.lm.chat import encode_chat, encode_text
 from plumbrule.lm.templates import arrange, check_chats
 
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
+PASSAGE_TEMPLATE = "{passage}"
 MAX_KEPT_PROMPTS = 65_536
 """Encoded prompts that a policy remembers: those of an update, of a ranking, of a search. 4 bytes a
 token, and the texts."""
@@ -42,6 +43,8 @@ class PolicySpec:
     """Longest prompt and response together, tokens."""
     retrieval_template: str = RETRIEVAL_TEMPLATE
     """How passages enter the last user turn; holds {passages} and {question}."""
+    passage_template: str = PASSAGE_TEMPLATE
+    """How each of them is written; holds {passage} and perhaps {n}, its number from 1."""
     response_prefix: str = ""
     """Text between the generation prompt and a response."""
     temperature: float = 1.0
@@ -68,8 +71,11 @@ class PolicySpec:
             raise ArtifactError(f"{path} must be a policy.json ({error}); save it again.") from None
 
     def write(self, path: Path) -> None:
-        """Write the spec as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write the spec as JSON; a passage template that adds nothing is left out."""
+        values = dataclasses.asdict(self)
+        if self.passage_template == PASSAGE_TEMPLATE:
+            del values["passage_template"]
+        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass
@@ -107,7 +113,8 @@ class Policy:
         Raises: DataError: the chat template refuses the chat, in its own words.
         """
         template = str(self.tokenizer.chat_template)
-        words = (self.spec.system_turns, self.spec.retrieval_template, template)
+        spec = self.spec
+        words = (spec.system_turns, spec.retrieval_template, spec.passage_template, template)
         key = (tuple(messages), tuple(passages), words)
         known = self._encoded.pop(key, None)
         if known is None:
@@ -152,12 +159,19 @@ def with_passages(
     *earlier, last = messages
     if last.role != "user":
         raise DataError(f"the last message (role={last.role}) must be the user's.")
-    filled = {"passages": "\n".join(passages), "question": last.content}
+    lines = [written(passage, n, spec.passage_template) for n, passage in enumerate(passages, 1)]
+    filled = {"passages": "\n".join(lines), "question": last.content}
     # One pass, so that braces inside a passage are text.
     content = re.sub(
         r"\{(passages|question)\}", lambda hit: filled[hit[1]], spec.retrieval_template
     )
     return [*earlier, Message("user", content)]
+
+
+def written(passage: str, number: int, template: str) -> str:
+    """Return a passage as the passage template has it."""
+    filled = {"passage": passage, "n": str(number)}
+    return re.sub(r"\{(passage|n)\}", lambda hit: filled[hit[1]], template)
 
 
 def fits(

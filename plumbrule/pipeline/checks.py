@@ -272,7 +272,9 @@ def check_fit(node: PlacedNode, context: int) -> None:
             f"{node.name}: retrieval.share (={retrieval.share}) must be 0 without an "
             "index input; set it to 0, or give the node one."
         )
-    passages = retrieval.budget_tokens if shown and "index" in node.inputs else 0
+    passages = 0
+    if "index" in node.inputs:
+        passages = stage.result_tokens(node.config) + (retrieval.budget_tokens if shown else 0)
     response = node.config.sampling.max_new_tokens
     require(
         passages + response + 8 <= context,
@@ -280,5 +282,6 @@ def check_fit(node: PlacedNode, context: int) -> None:
         f"{response} tokens",
         f"leave room for a prompt: with {passages} tokens of passages it must stay "
         f"{8} below model.context (={context})",
-        "lower it or retrieval.budget_tokens, or choose a model with a longer context",
+        "lower it, retrieval.budget_tokens or search.max_turns, or choose a model with a longer "
+        "context",
     )

@@ -65,7 +65,8 @@ def _answer_tokens(planned: Planned) -> int:
     """Return the longest response that a node samples for the prompts of the run, in tokens."""
     if not answers_prompts(planned.node.kind) or isinstance(planned.node.config, Given):
         return 0
-    return int(planned.node.config.sampling.max_new_tokens)
+    config = planned.node.config
+    return int(config.sampling.max_new_tokens + STAGES[planned.node.kind].result_tokens(config))
 
 
 def token_counter(name: str | None) -> Callable[[str], int] | None:

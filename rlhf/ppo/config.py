@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
-from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig
+from plumbrule.lm.config import AdapterConfig, RetrievalConfig, SamplingConfig, SearchConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 from rlhf.ppo.options import (
     ADVANTAGES,
@@ -17,6 +17,7 @@ from rlhf.ppo.options import (
     KL_ESTIMATORS,
     LOSS_AGGREGATIONS,
     OUTSIDE_RULES,
+    OWN_SAMPLER,
     POLICY_LOSSES,
     SAMPLERS,
     SCHEDULES,
@@ -161,6 +162,7 @@ Weights, the value head and the log-softmax are float32 in all."""
     require_rm: RequireConfig = field(default_factory=RequireConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     save_every: int = field(default=2, metadata=NOT_HASHED)
     """Updates between checkpoints."""
     num_samples: int = 16
@@ -386,6 +388,13 @@ Adam's moments and the trained weights, three times their size on disk."""
                 "drop one of them",
             )
         require(
+            not self.search.is_on or self.sampler == OWN_SAMPLER,
+            "ppo.sampler",
+            self.sampler,
+            "be own with ppo.search.max_turns above 1: an engine does not stop at search calls yet",
+            "set ppo.sampler=own, or ppo.search.max_turns=1",
+        )
+        require(
             not self.staleness or self.old_logprobs == "rollout" or self.importance_cap is not None,
             "ppo.staleness",
             f"{self.staleness} update",
@@ -397,6 +406,11 @@ Adam's moments and the trained weights, three times their size on disk."""
     def num_updates(self) -> int:
         """Rollouts in the run."""
         return -(-self.total_episodes // self.batch_size)
+
+    @property
+    def most_response_tokens(self) -> int:
+        """Tokens of a response and of the answers to its search calls, at most."""
+        return self.sampling.max_new_tokens + self.search.most_result_tokens
 
     @property
     def has_value_model(self) -> bool:
@@ -429,7 +443,9 @@ STAGE = StageKind(
         "judge": Slot(POLICIES, required=False, read_if=lambda config: config.reward.asks_judge),
         "prompts": Slot(("data",)),
         "index": Slot(
-            ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
+            ("index",),
+            required=False,
+            read_if=lambda config: config.retrieval.share > 0 or config.search.is_on,
         ),
         "demonstrations": Slot(
             ("data",), required=False, read_if=lambda config: config.ptx.coef > 0
@@ -450,4 +466,5 @@ STAGE = StageKind(
     check="rlhf.ppo.graph_checks:check",
     reward=lambda config: config.reward,
     precision=own_precision,
+    result_tokens=lambda config: config.search.most_result_tokens,
 )

@@ -22,6 +22,13 @@ def check(node: PlacedNode, runtime: RuntimeConfig) -> None:
     )
     if "continues" in node.inputs:
         check_continued(node, node.inputs["continues"])
+    require(
+        not config.search.is_on or "index" in node.inputs,
+        "ppo.search.max_turns",
+        f"{config.search.max_turns} turns",
+        f"be 1 where node {node.name} has no index",
+        f"set it to 1, or give the node one: +nodes.{node.name}.inputs.index=index",
+    )
     check_reward(node, config.reward)
     if config.distill.coef > 0:
         check_teacher(node, config, runtime)

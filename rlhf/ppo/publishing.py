@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.loading import save_policy
 from plumbrule.protocols import Retriever, Tracker
 from plumbrule.store.artifacts import Artifact
@@ -26,6 +27,7 @@ def publish(
     learner: Learner,
     reference: Reference,
     retriever: Retriever | None,
+    searcher: Searcher | None,
     inputs: Mapping[str, Artifact],
     config: PPOConfig,
     notes: list[str],
@@ -37,7 +39,7 @@ def publish(
     save_policy(policy, out / MODEL)
     if learner.value_model is not None:
         save_value_model(learner.value_model, out / VALUE)
-    held_out = prompts_that_fit(policy, read_held_out(inputs), config.sampling.max_new_tokens)[
+    held_out = prompts_that_fit(policy, read_held_out(inputs), config.most_response_tokens)[
         : config.num_samples
     ]
     rows = sample_rows(
@@ -46,9 +48,10 @@ def publish(
         held_out,
         retriever,
         sampling=config.sampling,
-        retrieval=config.retrieval,
+        retrieval=config.retrieval.without_chance(),
         seed=config.seed,
         precision=config.precision,
+        searcher=searcher,
     )
     write_jsonl(out / SAMPLES, rows)
     if rows:

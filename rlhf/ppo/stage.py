@@ -33,6 +33,7 @@ mini-batch are dealt out again. The main process alone writes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +65,7 @@ from rlhf.ppo.measures.metrics import (
     update_metrics,
     warn_if_inconsistent,
 )
+from rlhf.ppo.measures.searches import search_metrics
 from rlhf.ppo.measures.throughput import (
     flops_of,
     matmul_rate,
@@ -91,7 +93,7 @@ from rlhf.ppo.rollout.batches import draw_batch
 from rlhf.ppo.rollout.evaluation import compute_precision, evaluate
 from rlhf.ppo.rollout.parquet import kept_on_failure
 from rlhf.ppo.rollout.prompts import ask, batch_of, read_held_out, read_prompts
-from rlhf.ppo.rollout.samplers import open_sampler
+from rlhf.ppo.rollout.samplers import open_sampler, open_searcher
 from rlhf.ppo.rollout.teacher import teacher_logprobs
 from rlhf.ppo.rollout.trajectory import Sampler
 from rlhf.ppo.state import LoopState, checkpoint, resume, state_of
@@ -150,7 +152,8 @@ def run(
     retriever = None
     if config.retrieval.share > 0:
         retriever = given.retriever("index", config.retrieval.method, runtime)
-    response_tokens = config.sampling.max_new_tokens
+    searcher = open_searcher(config, given, runtime, sampler)
+    response_tokens = config.most_response_tokens
     prompts, lengths = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
     num_too_long = len(lengths) - len(prompts)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
@@ -199,7 +202,7 @@ def run(
             actors,
             learner,
             rows,
-            config.sampling,
+            replace(config.sampling, max_new_tokens=response_tokens),
             micro_batch_size=runtime.micro_batch_size,
             num_ppo_epochs=config.num_ppo_epochs,
             precision=config.precision,
@@ -225,6 +228,7 @@ def run(
             scorers=scorers,
             sampler=engine.answer,
             settings=draw_settings(config),
+            searcher=searcher,
         )
         for update in range(begun + 1, end + 1):
             if control.stopped:
@@ -291,6 +295,7 @@ def run(
                 average.add(policy.model)
             metrics = {
                 **objective_metrics(rollout, config.reward, config.kl.estimator),
+                **search_metrics(trajectory),
                 **update_metrics(stats),
                 "objective/kl_coef": control.kl_coef,
                 "objective/entropy_coef": bonus,
@@ -357,7 +362,7 @@ def run(
             training_flops=flops_of(logged, work, config.batch_size, config.samples_per_prompt),
         )
         write_json(out / TABLES, [table] if table else [])
-        publish(out, learner, actors.reference, retriever, inputs, config, notes, tracker)
+        publish(out, learner, actors.reference, retriever, searcher, inputs, config, notes, tracker)
     distributed.barrier()
     metrics = control.metrics
     episodes = metrics["ppo/updates"] * config.batch_size

@@ -27,7 +27,10 @@ from rlhf.rewards.judge_config import (
     JudgeTermConfig,
     RubricConfig,
 )
+from rlhf.rewards.searching import text_terms
 
+OURS = (text_terms,)
+"""Modules that register functions: importing them here is what makes their names known."""
 ENSEMBLE_RULES = ("mean", "worst", "uncertainty", "weights")
 
 
@@ -37,8 +40,9 @@ class RewardTermConfig:
 
     name: str = "rm"
     """rm (the node's `rm` inputs), gold, constant (always 1), classifier, http, judge, rubric, or \
-a function of text: length, repetition, unfinished, supported, citation, neutral; or a term or \
-function of a plug-in."""
+a function of text: length, repetition, unfinished, supported, citation, neutral; of answers, \
+searches and citations: exact_match, search_format, information_gain, search_redundancy, \
+citation_precision, citation_recall, cited_support; or a term or function of a plug-in."""
     weight: float = 1.0
     normalise: str = "none"
     """batch: less the mean of the update's responses, by their standard deviation. A reward model \

@@ -96,7 +96,7 @@ def score_distinct(name: str, scorer: Scorer, episodes: Sequence[Episode]) -> di
     Raises: TrainingError: it raises, or does not give one number per episode.
     """
     first: dict[tuple, Episode] = {}
-    keys = [(e.prompt.id, e.passages, e.response, e.finished) for e in episodes]
+    keys = [(e.prompt.id, e.passages, e.response, e.finished, e.searching) for e in episodes]
     for key, episode in zip(keys, episodes, strict=True):
         first.setdefault(key, episode)
     distinct = list(first.values())

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
-from plumbrule.lm.config import AdapterConfig, ModelConfig
+from plumbrule.lm.config import AdapterConfig, ModelConfig, RetrievalConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 
@@ -33,6 +33,11 @@ class SFTConfig:
     """Steps between checkpoints."""
     retrieval_template: str = "{passages}\n{question}"
     """How passages enter the last user turn; stored in policy.json and used ever after."""
+    passage_template: str = "{passage}"
+    """How each passage is written in it, such as `[{n}] {passage}`, so that answers can cite [1]; \
+{n} counts from 1. Stored in policy.json and used ever after."""
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    """Passages for a share of the demonstrations that bring none."""
     num_samples: int = 16
     """Validation prompts whose greedy responses are shown."""
     max_new_tokens: int = 32
@@ -57,6 +62,13 @@ class SFTConfig:
             "hold {passages} and {question}",
             "add what is missing",
         )
+        require(
+            "{passage}" in self.passage_template,
+            "sft.passage_template",
+            repr(self.passage_template),
+            "hold {passage}",
+            "add it",
+        )
 
 
 def _model(config: SFTConfig, inputs: Collection[str]) -> ModelConfig | None:
@@ -72,13 +84,26 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
         "name a model where sft has no base input",
         "choose model=<file of conf/model> or set model.name_or_path=<folder or hub name>",
     )
+    require(
+        node.config.retrieval.share == 0.0 or "index" in node.inputs,
+        "sft.retrieval.share",
+        node.config.retrieval.share,
+        f"be 0 where node {node.name} has no index",
+        f"set it to 0, or give the node one: +nodes.{node.name}.inputs.index=index",
+    )
 
 
 STAGE = StageKind(
     "sft",
     SFTConfig,
     "sft.fine_tune.stage:run",
-    {"base": Slot(POLICIES, required=False), "demonstrations": Slot(("data", "reject"))},
+    {
+        "base": Slot(POLICIES, required=False),
+        "demonstrations": Slot(("data", "reject")),
+        "index": Slot(
+            ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
+        ),
+    },
     links={"seed": "${seed}", "model": "${model}"},
     makes_policy=True,
     measured=True,

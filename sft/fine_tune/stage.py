@@ -15,10 +15,15 @@ from typing import Any
 
 from plumbrule.data.records import Demonstration, read_records
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.cost_metrics import ADAPTED, TRAINED, cost_metrics, num_weights
-from plumbrule.lm.demonstrations import EncodedDemonstrations, encode_demonstrations
+from plumbrule.lm.demonstrations import (
+    EncodedDemonstrations,
+    encode_demonstrations,
+    with_retrieved,
+)
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import (
     Policy,
@@ -78,10 +83,20 @@ def run(
 
     # 2. The demonstrations that fit its context.
     records = inputs["demonstrations"].file(RECORDS)
-    learned = encode_demonstrations(policy, read_records(Demonstration, records))
-    held_out = encode_demonstrations(
-        policy,
-        read_records(Demonstration, inputs["demonstrations"].file(VALIDATION)),
+    retriever = None
+    if config.retrieval.share > 0:
+        retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)
+    learned, held_out = (
+        encode_demonstrations(
+            policy,
+            with_retrieved(
+                policy, read_records(Demonstration, path), retriever, retrieval, config.seed
+            ),
+        )
+        for path, retrieval in (
+            (records, config.retrieval),
+            (inputs["demonstrations"].file(VALIDATION), config.retrieval.without_chance()),
+        )
     )
     if not learned.rows:
         raise DataError(
@@ -178,6 +193,7 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
         policy.spec,
         context=min(policy.spec.context, config.model.context),
         retrieval_template=config.retrieval_template,
+        passage_template=config.passage_template,
         system_turns=settled_turns(config.model.system_turns, policy.spec.system_turns),
     )
     return policy

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval.text_metrics import (
-    corpus_bleu,
-    exact_match,
-    normalise_answer,
-    rouge,
-    rouge_signature,
-    word_f1,
-)
+from eval.text_metrics import corpus_bleu, rouge, rouge_signature
+from plumbrule.grounding.answer_match import exact_match, normalise_answer, word_f1
 
 
 def test_squads_normalisation():

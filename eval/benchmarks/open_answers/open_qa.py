@@ -28,6 +28,12 @@ from eval.benchmarks.benchmark import Benchmark, Measured
 from eval.benchmarks.contamination import contamination_notes
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.retrieved.columns import (
+    metric_names,
+    retrieval_columns,
+    retrieval_metrics,
+    retrieval_quantities,
+)
 from eval.config import EvalConfig
 from eval.few_shot import Example, as_turns
 from eval.intervals import Intervals, Metrics, Row, known
@@ -35,17 +41,15 @@ from eval.majority import majority
 from eval.text_metrics import (
     ROUGES,
     corpus_bleu,
-    exact_match,
-    normalise_answer,
     rouge,
     rouge_signature,
-    word_f1,
 )
 from plumbrule.atlas.judgement import ADMISSIONS, holds
 from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
+from plumbrule.grounding.answer_match import contains, exact_match, normalise_answer, word_f1
 from plumbrule.protocols import Episode
 from plumbrule.statistics.intervals import point
 from plumbrule.store.fingerprint import digest
@@ -115,13 +119,14 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             asked(items, subject.config), subject.examples("open_qa", items), strict=True
         )
     ]
-    own = [passages_of(item) for item in items] if condition != "rag" else None
+    own = [passages_of(item) for item in items] if condition == "closed" else None
     answered, notes = subject.respond(
         prompts, f"open_qa {condition}", condition=condition, passages=own, greedy=True
     )
     votes = sampled_votes([one.episode for one in answered], condition, subject)
     rows, samples = [], []
-    for episode in (one.episode for one in answered):
+    retrieved = retrieval_columns(answered, condition, subject)
+    for episode, columns in zip([one.episode for one in answered], retrieved, strict=True):
         item = by_id[episode.prompt.id]
         references, text = answers_of(item), episode.response
         row = {
@@ -136,6 +141,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             "words": len(text.split()),
             "response": text,
             "references": references,
+            **columns,
             **vote_columns(votes.get(item.id, []), references),
         }
         rows.append(row)
@@ -163,7 +169,8 @@ def sampled_votes(
         for one in episodes
         for k in range(number)
     ]
-    passages = [one.passages for one in episodes for _ in range(number)]
+    own = condition != "search"  # there each answer finds its own
+    passages = [one.passages for one in episodes for _ in range(number)] if own else None
     sampled, _ = subject.respond(
         prompts, f"open_qa {condition} votes", condition=condition, passages=passages
     )
@@ -190,13 +197,6 @@ def vote_columns(votes: Sequence[str], references: Sequence[str]) -> dict[str, A
     }
 
 
-def contains(text: str, references: Sequence[str]) -> int:
-    """Return 1 where a reference's words stand in the text, in their order, else 0."""
-    padded = f" {normalise_answer(text)} "
-    plain = [normalise_answer(reference) for reference in references]
-    return int(any(f" {reference} " in padded for reference in plain if reference))
-
-
 def bleu_of(rows: Sequence[Row]) -> tuple[float, str]:
     """Return BLEU over the rows' responses and its signature."""
     return corpus_bleu([row["response"] for row in rows], [row["references"] for row in rows])
@@ -208,7 +208,7 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     metrics |= {name: intervals.mean(rows, name) for name in (*MEANS, *VOTE_MEANS)}
     if rows:
         metrics["bleu"] = point(bleu_of(rows)[0], len(rows))
-    return known(metrics)
+    return known(metrics) | retrieval_metrics(rows, intervals)
 
 
 def signature(config: EvalConfig) -> str:
@@ -225,7 +225,7 @@ def quantities(rows: Sequence[Row]) -> list[Quantity]:
     return [
         Quantity(f"open_qa_{name}_change", name, better=1)
         for name in ("exact_match", "f1", "contains", "vote_exact_match", "vote_f1")
-    ]
+    ] + retrieval_quantities("open_qa_")
 
 
 def headline(metric: str, kind: str, condition: str) -> list[str]:
@@ -240,7 +240,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics=(*SHARES, *MEANS, "bleu", *VOTE_SHARES, *VOTE_MEANS),
+    metrics=(*SHARES, *MEANS, "bleu", *VOTE_SHARES, *VOTE_MEANS, *metric_names()),
     headline=headline,
     both_conditions=True,
     folder=lambda config: config.open_qa.path,

@@ -21,13 +21,20 @@ import numpy as np
 
 from eval.benchmarks.answers import sample_row
 from eval.benchmarks.benchmark import Benchmark, Measured
-from eval.benchmarks.open_answers.open_qa import answers_of, asked, contains
+from eval.benchmarks.open_answers.open_qa import answers_of, asked
 from eval.benchmarks.quantity import Quantity
+from eval.benchmarks.retrieved.columns import (
+    metric_names,
+    retrieval_columns,
+    retrieval_metrics,
+    retrieval_quantities,
+)
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.atlas.judgement import ADMISSIONS, holds
 from plumbrule.atlas.judgement import normalise_answer as plain_words
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem
+from plumbrule.grounding.answer_match import contains
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -55,7 +62,8 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
         asked(items, subject.config), f"simpleqa {condition}", condition=condition, greedy=True
     )
     rows, samples = [], []
-    for episode in (one.episode for one in answered):
+    retrieved = retrieval_columns(answered, condition, subject)
+    for episode, columns in zip([one.episode for one in answered], retrieved, strict=True):
         item = by_id[episode.prompt.id]
         given = grade(episode.response, answers_of(item))
         rows.append(
@@ -65,6 +73,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
                 "condition": condition,
                 **{name: int(given == name) for name in GRADES},
                 "attempted": int(given != NOT_ATTEMPTED),
+                **columns,
             }
         )
         samples.append(sample_row("simpleqa", condition, episode, grade=given))
@@ -85,13 +94,14 @@ def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
     if tried:
         metrics["correct_given_attempted"] = intervals.share(tried, CORRECT)
         metrics["f"] = intervals.statistic(f_score, rows, (CORRECT, "attempted"), low=0.0)
-    return known(metrics)
+    return known(metrics) | retrieval_metrics(rows, intervals)
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
     """Return the share of each grade."""
     better = {CORRECT: 1, INCORRECT: -1, NOT_ATTEMPTED: 0}
-    return [Quantity(f"simpleqa_{name}_change", name, better=better[name]) for name in GRADES]
+    grades = [Quantity(f"simpleqa_{name}_change", name, better=better[name]) for name in GRADES]
+    return grades + retrieval_quantities("simpleqa_")
 
 
 def headline(metric: str, kind: str, condition: str) -> list[str]:
@@ -106,7 +116,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics=(*GRADES, "correct_given_attempted", "f"),
+    metrics=(*GRADES, "correct_given_attempted", "f", *metric_names()),
     headline=headline,
     both_conditions=True,
     folder=lambda config: config.simpleqa.path,

@@ -18,7 +18,7 @@ masks and positions come from lengths, and the pad id never matters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -50,6 +50,17 @@ class Sample(NamedTuple):
     finished: bool
 
 
+class Until(Protocol):
+    """Where a response ends besides at a stop token; it is then not `finished`."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Return the only tokens behind which it can end."""
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Return whether a response of these tokens ends with the last of them."""
+
+
 def generate(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
@@ -57,6 +68,8 @@ def generate(
     sampling: SamplingConfig,
     keys: Sequence[int],
     progress: ProgressLine | None = None,
+    until: Until | None = None,
+    limits: Sequence[int] | None = None,
 ) -> list[Sample]:
     """Return one sample per prompt, in the order of the prompts.
 
@@ -68,6 +81,10 @@ def generate(
         keys: one 64-bit key per prompt (`randomness.row_key`); equal keys and prompts give equal
             responses.
         progress: advanced by the number of responses as batches end.
+        until: where a response ends too; None: at stop tokens alone. With it, or with limits,
+            accelerators decode in batches, without the slots of continuous batching.
+        limits: tokens of each response, at most, each in [1, max_new_tokens]; None:
+            max_new_tokens.
 
     Raises: ConfigError: a prompt is empty, or too long for the policy's context with
         `max_new_tokens`. ValueError: keys and prompts differ in number. TrainingError: the policy
@@ -75,18 +92,22 @@ def generate(
     """
     if len(keys) != len(prompts):
         raise ValueError(f"keys (={len(keys)}) must number as many as prompts (={len(prompts)}).")
-    check_lengths(policy, prompts, sampling.max_new_tokens)
+    most = [sampling.max_new_tokens] * len(prompts) if limits is None else list(limits)
+    check_lengths(policy, prompts, most)
     if not prompts:
         return []
+    plain = until is None and limits is None
     samples: list[Sample | None] = [None] * len(prompts)
     was_training = policy.model.training
     policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
     try:
-        if policy.model.device.type == "cuda" and continuous_batching.can_decode(policy):
+        on_slots = policy.model.device.type == "cuda" and continuous_batching.can_decode(policy)
+        if plain and on_slots:
             return decode_in_slots(policy, prompts, sampling, keys, progress)
         for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
             chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
-            decoded = _decode(policy, [prompts[i] for i in batch], sampling, chosen)
+            rows, own = [prompts[i] for i in batch], [most[i] for i in batch]
+            decoded = _decode(policy, rows, sampling, chosen, own, until)
             for i, sample in zip(batch, decoded, strict=True):
                 samples[i] = sample
             if progress is not None:
@@ -96,25 +117,36 @@ def generate(
     return [sample for sample in samples if sample is not None]
 
 
-def check_lengths(policy: Policy, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    """Raise ConfigError unless every prompt holds a token and fits with its response."""
-    for i, prompt in enumerate(prompts):
+def check_lengths(
+    policy: Policy, prompts: Sequence[Sequence[int]], limits: int | Sequence[int]
+) -> None:
+    """Raise ConfigError unless every prompt holds a token and fits with its response.
+
+    Args: limits: tokens of a response, at most, or of each.
+    """
+    most = [limits] * len(prompts) if isinstance(limits, int) else limits
+    for i, (prompt, limit) in enumerate(zip(prompts, most, strict=True)):
         if not prompt:
             raise ConfigError(f"prompt {i} (=0 tokens) must hold a token; check its chat template.")
-        if len(prompt) + max_new_tokens > policy.spec.context:
+        if len(prompt) + limit > policy.spec.context:
             raise ConfigError(
                 f"prompt {i} (={len(prompt)} tokens) with sampling.max_new_tokens "
-                f"(={max_new_tokens} tokens) must fit the context (={policy.spec.context} tokens); "
+                f"(={limit} tokens) must fit the context (={policy.spec.context} tokens); "
                 "shorten either, show fewer passages, or raise model.context."
             )
 
 
 @torch.inference_mode()
 def _decode(
-    policy: Policy, prompts: list[Sequence[int]], sampling: SamplingConfig, keys: np.ndarray
+    policy: Policy,
+    prompts: list[Sequence[int]],
+    sampling: SamplingConfig,
+    keys: np.ndarray,
+    limits: Sequence[int],
+    until: Until | None,
 ) -> list[Sample]:
     """Return one sample per prompt of a batch, in order."""
-    model, limit = policy.model, sampling.max_new_tokens
+    model, limit = policy.model, max(limits)
     device = model.device
     stops = torch.tensor(policy.spec.stop_token_ids, device=device)
     draws = torch.from_numpy(uniforms(keys[:, None], np.arange(limit)[None, :])).to(device)
@@ -124,6 +156,9 @@ def _decode(
     logprobs = torch.zeros(num_rows, limit, dtype=torch.float32, device=device)
     lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
     ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
+    left = torch.zeros_like(ended)  # at their limit, or where `until` says
+    most = torch.tensor(limits, device=device)
+    ends = torch.tensor([] if until is None else list(until.token_ids), device=device)
 
     # 1 Read each different prompt once, then give every row its own copy of the cache.
     with timed("prefill"):
@@ -136,11 +171,15 @@ def _decode(
             logits = output_logits(model, growing.hidden)
             picked, found = pick(logits, sampling.temperature, draws[rows, t])
             tokens[rows, t], logprobs[rows, t] = picked, found
-            gone = ended[rows]  # rows that ended earlier: what they pick is not read
+            gone = (ended | left)[rows]  # rows that ended earlier: what they pick is not read
             lengths[rows] = torch.where(gone, lengths[rows], t + 1)
-            ended[rows] = gone | torch.isin(picked, stops)
+            ended[rows] |= ~gone & torch.isin(picked, stops)
+            left[rows] |= most[rows] <= t + 1
+            if until is not None:
+                for row in rows[~gone & torch.isin(picked, ends)].tolist():
+                    left[row] |= until.ends(tokens[row, : t + 1].tolist())
             # 3 Rows that have ended leave, once they are many.
-            live = ~ended[rows]
+            live = ~(ended | left)[rows]
             num_live = int(live.sum())  # the one wait for the device per token
             if num_live == 0 or t + 1 == limit:
                 break

@@ -22,6 +22,7 @@ from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.shared_trunk import Actors
 
 PARTS = {
+    "retrieve": "searches, and passages as tokens",
     "prefill": "reading prompts",
     "decode": "sampling responses",
     "score": "reward terms",
@@ -84,12 +85,18 @@ def left_out(row: Mapping[str, Any]) -> tuple[float, float]:
     return prompt, response
 
 
+def result_tokens(row: Mapping[str, Any]) -> float:
+    """Return the tokens of answers to search calls in an update's responses, per response."""
+    return float(row.get("search/result_tokens", 0.0))
+
+
 def flops_of(
     rows: Sequence[Mapping[str, Any]], work: Work, batch_size: int, samples_per_prompt: int = 1
 ) -> float:
     """Return the useful FLOPs of the updates in a run's log, of all processes.
 
-    The sampler reads a prompt once for all its responses.
+    The sampler reads a prompt once for all its responses, and an answer to a search call once: what
+    later turns read again is not useful work.
     """
     total = 0.0
     for row in rows:
@@ -98,7 +105,9 @@ def flops_of(
             reads = work.policy + work.ref + work.teacher + work.value + work.frozen_layers
             whole = reads + work.update
             prefill = work.prefill * prompt / samples_per_prompt
-            one = prefill + work.decode * response + whole * (prompt + response)
+            results = result_tokens(row)
+            one = (prefill + work.prefill * results) + work.decode * response
+            one += whole * (prompt + results + response)
             total += float(one) * batch_size
             prompt, response = left_out(row)
             total += work.prefill * prompt / samples_per_prompt + work.decode * response
@@ -132,12 +141,13 @@ def time_table(
 
     prompt = total("val/prompt_length_tokens") * batch_size
     response = total("val/response_length_tokens") * batch_size
+    results = sum(map(result_tokens, rows)) * batch_size
     seconds = {part: total(f"time/{part}_seconds") for part in PARTS}
     whole = sum(batch_size / float(row["time/episodes_per_second"]) for row in rows)
     unused = [sum(tokens) for tokens in zip(*map(left_out, rows), strict=True)]
-    read, sampled = prompt + unused[0], response + unused[1]
-    tokens = dict.fromkeys(PARTS, prompt + response)
-    tokens |= {"prefill": read, "decode": sampled, "score": read + sampled}
+    read, sampled = prompt + results + unused[0], response + unused[1]
+    tokens = dict.fromkeys(PARTS, prompt + results + response)
+    tokens |= {"prefill": read, "decode": sampled, "score": read + sampled, "retrieve": read}
     table, used = [], 0.0
     for part, meaning in PARTS.items():
         if not seconds[part]:
@@ -161,7 +171,7 @@ def time_table(
             "all",
             f"{whole / len(rows):.3g}",
             "100%",
-            f"{(prompt + response) / whole:,.0f}",
+            f"{(prompt + results + response) / whole:,.0f}",
             f"{used / whole / rate:.2f}",
         ]
     )

@@ -14,17 +14,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from plumbrule.data.records import Prompt
+from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.loading import Policy
 from plumbrule.protocols import Scorer
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.objective import scores_of
+from rlhf.ppo.rollout import searches
 from rlhf.ppo.rollout.dynamic_sampling import Draws, fill_rollout, groups_that_vary
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.rollout.prompts import further_prompts
@@ -68,11 +70,13 @@ def draw_batch(
     sampler: Sampler,
     settings: DrawSettings,
     watch: Stopwatch,
+    searcher: Searcher | None = None,
 ) -> Batch:
     """Return the batch that `update` trains on, the same in every process.
 
     Args: rows_of: update -> prompt numbers of its first draw (`batch_of`). queries_of: prompts,
     update, draw -> this process's queries (`ask`). watch: gets the parts generate and score.
+    searcher: None: the policy may not search.
     """
     size, first = settings.samples_per_prompt, rows_of(update)
     needed = len(first) // size
@@ -87,7 +91,7 @@ def draw_batch(
         asked = [prompts[n] for n in groups[len(varied) :] for _ in range(size)]
         with watch("generate"), compute_precision(settings.precision, policy.model.device):
             queries = queries_of(asked, update, draw)
-            drawn = answers(policy, queries, settings.sampling, len(asked), sampler)
+            drawn = answers(policy, queries, settings.sampling, len(asked), sampler, searcher)
             trajectory = assemble(drawn, policy.model.device, settings.score_at)
         with watch("score"):
             terms = score_terms(scorers, trajectory, asked)
@@ -109,9 +113,14 @@ def draw_batch(
             with_variance=sum(varied),
             group_size=size,
             prompt_tokens_left_out=sum(len(row.query.tokens) for row in left_out),
-            response_tokens_left_out=sum(len(row.sample.tokens) for row in left_out),
+            response_tokens_left_out=sum(num_sampled(row) for row in left_out),
         ),
     )
+
+
+def num_sampled(row: Answer) -> int:
+    """Return the tokens of a response that the policy sampled."""
+    return len(row.sample.tokens) if row.action_mask is None else sum(row.action_mask)
 
 
 def save_batch(batch: Batch, folder: Path) -> None:
@@ -121,7 +130,9 @@ def save_batch(batch: Batch, folder: Path) -> None:
     tensors |= {_TERM + name: values for name, values in batch.terms.items()}
     save_file({name: x.contiguous().cpu() for name, x in tensors.items()}, folder / TENSORS)
     texts = {name: list(getattr(trajectory, name)) for name in _LIST_FIELDS}
-    about = {**texts, "draws": batch.draws and batch.draws._asdict()}
+    about: dict[str, Any] = {**texts, "draws": batch.draws and batch.draws._asdict()}
+    if trajectory.searching is not None:
+        about["searching"] = trajectory.searching
     (folder / TEXTS).write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -130,7 +141,7 @@ def load_batch(folder: Path, device: torch.device) -> Batch | None:
     if not (folder / TEXTS).is_file():
         return None
     about = json.loads((folder / TEXTS).read_text(encoding="utf-8"))
-    draws = about["draws"]
+    draws, searching = about["draws"], about.get("searching")
     tensors = load_file(folder / TENSORS, device=str(device))
     terms = {
         name.removeprefix(_TERM): values
@@ -147,5 +158,6 @@ def load_batch(folder: Path, device: torch.device) -> Batch | None:
         step_mask=tensors["step_mask"],
         finished=tensors["finished"],
         rollout_logprobs=tensors["rollout_logprobs"],
+        searching=None if searching is None else [searches.from_json(row) for row in searching],
     )
     return Batch(trajectory, terms, draws and Draws(**draws))

@@ -5,6 +5,7 @@ and reference, values, rewards, advantages and returns, exactly the numbers that
 computed from. So every loss of a run can be computed again, and a strange curve can be read token
 by token years later. Columns of tokens are lists as long as the response (with `score_at=after` one
 longer); tokens in them that the policy did not sample are kept, and `action_mask` is False there.
+Of a policy that may search there are some columns more (`searches.py`).
 
 A file is written beside its final name and renamed, so one that is there is whole.
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.lm.parallel import distributed
+from rlhf.ppo.rollout import searches
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
 
 
@@ -90,6 +92,7 @@ COLUMN_TYPES: dict[str, tuple[int, _Fits, str]] = {
     **dict.fromkeys(
         ("rollout_logprobs", *TOKEN_COLUMNS, TEACHER), (1, pa.types.is_floating, "lists of numbers")
     ),
+    **searches.COLUMN_TYPES,
 }
 """Column -> (how deep in lists, the type there, in words); reward terms are numbers, too."""
 REDO = "remove the artifact's folder and run again."
@@ -136,6 +139,8 @@ def write(rollout: Rollout, path: Path, sampler: str = "own", staleness: int = 0
         columns[name] = floats(getattr(rollout, name))
     if rollout.teacher_logprobs is not None:
         columns[TEACHER] = floats(rollout.teacher_logprobs)
+    if trajectory.searching is not None:
+        columns |= searches.columns_of(trajectory.searching)
     for name, term in rollout.terms.items():
         columns[f"term:{name}"] = term.tolist()
     partial = path.with_suffix(".partial")
@@ -180,6 +185,7 @@ def read(path: Path, device: torch.device | str = "cpu", *, finite: bool = True)
         step_mask=padded(rows["step_mask"], torch.bool).to(device),
         finished=torch.tensor(rows["finished"], device=device),
         rollout_logprobs=tensor("rollout_logprobs"),
+        searching=searches.read_columns(rows, path, REDO) if "turns" in rows else None,
     )
     terms = {name[5:]: per_row(name) for name in rows if name.startswith("term:")}
     return Rollout(
@@ -197,6 +203,8 @@ def _require_columns(table: pa.Table, path: Path) -> None:
         raise DataError(f"must hold a response at least, not 0 rows; {REDO}", path)
     terms = [name for name in table.column_names if name.startswith("term:")]
     absent = {TEACHER} - set(table.column_names)
+    if not set(searches.COLUMNS) & set(table.column_names):
+        absent |= set(searches.COLUMNS)
     for name in (*(name for name in COLUMN_TYPES if name not in absent), *terms):
         depth, fits, what = COLUMN_TYPES.get(name, _NUMBERS)
         if table.column_names.count(name) != 1:

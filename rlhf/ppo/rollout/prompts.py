@@ -122,6 +122,7 @@ def ask(
         retrieval,
         seed=seed,
         max_new_tokens=max_new_tokens,
+        update=update,
     )
     return [
         Query(prompt.id, given.passages, given.tokens, keys[i])

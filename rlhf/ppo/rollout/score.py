@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plumbrule.data.records import Prompt
 from plumbrule.lm.parallel import distributed
-from plumbrule.protocols import Episode, Scorer
+from plumbrule.protocols import Episode, Scorer, Searching
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.rewards.terms import score_distinct
 
@@ -25,8 +25,9 @@ def score_terms(
     """
     finished = trajectory.finished.tolist()
     mine = list(distributed.rank_indices(len(trajectory)))
+    searching: Sequence[Searching | None] = trajectory.searching or [None] * len(trajectory)
     episodes = [
-        Episode(prompts[i], trajectory.passages[i], trajectory.texts[i], finished[i])
+        Episode(prompts[i], trajectory.passages[i], trajectory.texts[i], finished[i], searching[i])
         for i in mine or [0]  # without a row of its own a process still must name the parts
     ]
     terms: dict[str, Tensor] = {}

@@ -2,9 +2,10 @@
 
 A row is a query and a response. Over the positions of the response stand tensors (b, t), where t is
 the longest response of the rollout. `action_mask` is True where the policy sampled the token. It is
-written here, as the sampler's tokens are put down, and from then on it is data: nobody makes it
+written as the sampler's tokens are put down, and from then on it is data: nobody makes it
 again from ids or lengths. Padding is False, and so are tokens in a response that the policy did not
-sample (tool output). All that PPO counts or averages uses it.
+sample: answers to its search calls (`plumbrule/lm/generation/search_turns.py`). All that PPO counts
+or averages uses it.
 
 `step_mask` is True where the process takes a step, and so where a value is learnt: at the action
 tokens and, where the score is to come *after* the last one, at the position after the response.
@@ -27,10 +28,12 @@ from torch import Tensor
 
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import Sample, generate
+from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.logprobs import pad_rows
 from plumbrule.lm.parallel import distributed
 from plumbrule.lm.randomness import row_key
+from plumbrule.protocols import Searching
 from plumbrule.runtime_config import RuntimeConfig
 
 
@@ -40,12 +43,15 @@ class Trajectory:
 
     prompt_ids: Sequence[str]
     passages: Sequence[tuple[str, ...]]
+    """That each row was shown, by its prompt and then by answers to its calls."""
     queries: Sequence[Sequence[int]]
     """Token ids of each prompt, passages included."""
     responses: Sequence[Sequence[int]]
-    """Token ids of each response, terminal token included where it was sampled."""
+    """Token ids of each response, terminal token included where it was sampled, and answers to
+    search calls."""
     texts: Sequence[str]
-    """Each response decoded, without its terminal token."""
+    """Each response decoded, without its terminal token; its last turn where the policy may
+    search."""
     action_mask: Tensor
     """(b, t) bool, True = the policy sampled this token."""
     step_mask: Tensor
@@ -57,6 +63,8 @@ class Trajectory:
     frozen_states: Sequence[Tensor] | None = None
     """Hidden states of the frozen lower layers at each row's tokens, (tokens, h) each; None: \
 nothing is frozen (`rlhf/ppo/shared_trunk.py`)."""
+    searching: Sequence[Searching] | None = None
+    """Of each row; None: the policy may not search."""
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -166,7 +174,11 @@ class Answer(NamedTuple):
     query: Query
     sample: Sample
     text: str
-    """Decoded, without its terminal token."""
+    """Decoded, without its terminal token; its last turn where the policy may search."""
+    action_mask: list[bool] | None = None
+    """Of each token, True = the policy sampled it, as the sampler wrote it down; None: all are."""
+    searching: Searching | None = None
+    """None: the policy may not search."""
 
 
 def answers(
@@ -175,11 +187,17 @@ def answers(
     sampling: SamplingConfig,
     num_rows: int,
     sampler: Sampler = generate,
+    searcher: Searcher | None = None,
 ) -> list[Answer]:
     """Return the policy's responses to a draw's queries, the same in every process.
 
     Args: queries: this process's share of the draw (`distributed.rank_indices(num_rows)`).
+    searcher: answers them in turns, in place of the sampler; None: the policy may not search.
     """
+    if searcher is not None:
+        return distributed.gather_rows(
+            searched_answers(policy, queries, sampling, searcher), num_rows
+        )
     samples = sampler(
         policy, [q.tokens for q in queries], sampling=sampling, keys=[q.key for q in queries]
     )
@@ -188,19 +206,44 @@ def answers(
     return distributed.gather_rows(mine, num_rows)
 
 
+def searched_answers(
+    policy: Policy, queries: Sequence[Query], sampling: SamplingConfig, searcher: Searcher
+) -> list[Answer]:
+    """Return the responses in turns of a policy that may search."""
+    found = searcher.answer(
+        policy,
+        [q.tokens for q in queries],
+        sampling=sampling,
+        keys=[q.key for q in queries],
+        num_shown=[len(q.passages) for q in queries],
+    )
+    return [
+        Answer(query, one.sample, policy.decode(one.last_turn), one.action_mask, one.searching)
+        for query, one in zip(queries, found, strict=True)
+    ]
+
+
 def assemble(rows: Sequence[Answer], device: torch.device, score_at: str = "last") -> Trajectory:
-    """Return the trajectory of answers; the policy chose each of their tokens.
+    """Return the trajectory of answers.
 
     Args: score_at: last or after, see `step_mask`.
     """
-    queries, samples, texts = zip(*rows, strict=True)
+    queries, samples, texts, masks, searching = zip(*rows, strict=True)
     extra = score_at == "after"
-    chosen = [[True] * len(s.tokens) + [False] * extra for s in samples]
-    steps = [[True] * (len(s.tokens) + extra) for s in samples]
+    acts = [
+        [True] * len(s.tokens) if mask is None else mask
+        for s, mask in zip(samples, masks, strict=True)
+    ]
+    chosen = [[*row, *[False] * extra] for row in acts]
+    steps = [[*row, *[True] * extra] for row in acts]
     logprobs = [[*s.logprobs, *[0.0] * extra] for s in samples]
+    calls = [() if one is None else one.calls for one in searching]
     return Trajectory(
         prompt_ids=[q.prompt_id for q in queries],
-        passages=[q.passages for q in queries],
+        passages=[
+            (*q.passages, *(text for call in own for text in call.passages))
+            for q, own in zip(queries, calls, strict=True)
+        ],
         queries=[q.tokens for q in queries],
         responses=[s.tokens for s in samples],
         texts=texts,
@@ -208,6 +251,7 @@ def assemble(rows: Sequence[Answer], device: torch.device, score_at: str = "last
         step_mask=padded(steps, torch.bool).to(device),
         finished=torch.tensor([s.finished for s in samples], device=device),
         rollout_logprobs=padded(logprobs, torch.float32).to(device),
+        searching=None if searching[0] is None else list(searching),
     )
 
 

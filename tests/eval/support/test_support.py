@@ -10,10 +10,16 @@ import pytest
 from eval.intervals import Intervals
 from eval.support.config import SupportEvalConfig, check_files
 from eval.support.labelled import evidence_of, labels_of, read_faithdial, read_ragtruth
-from eval.support.measures import by_sentence, content_words, sentences, support, unsupported_spans
 from eval.support.scores import characters, f1, item_row, summarise
 from eval.support.stage import run
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.grounding.support import (
+    by_sentence,
+    content_words,
+    sentences,
+    support,
+    unsupported_spans,
+)
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import PlacedNode
 from plumbrule.tracking.stage_tracker import NullTracker

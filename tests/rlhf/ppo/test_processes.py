@@ -278,3 +278,26 @@ def test_what_is_shared_learns_the_same_in_two_processes(tmp_path: Path, mode: s
         assert torch.allclose(ours.advantages, theirs.advantages, rtol=1e-3, atol=1e-4)
     policy = "adapter_model" if mode == "adapter" else "model"
     assert_same_weights(one / "out", two / "out", atol=1e-3, policy=policy)
+
+
+def test_a_policy_that_searches_does_so_alike_in_two_processes(tmp_path: Path) -> None:
+    """In float64: the same turns, calls and tokens, and weights to 1e-8, as above."""
+    outs = {name: tmp_path / name for name in ("alone", "two")}
+    for folder in outs.values():
+        folder.mkdir()
+    build_each(*outs.values(), exact=True)
+    launch("float64-searches", outs["alone"], 1)
+    launch("float64-searches", outs["two"], 2)
+    rollouts = [
+        [parquet.read(path).trajectory for path in sorted((f / "out" / "rollouts").iterdir())]
+        for f in outs.values()
+    ]
+    num_calls = 0
+    for alone, two in zip(*rollouts, strict=True):
+        assert alone.searching is not None
+        assert alone.searching == two.searching
+        assert alone.responses == two.responses
+        assert torch.equal(alone.action_mask, two.action_mask)
+        num_calls += sum(len(one.calls) for one in alone.searching)
+    assert num_calls >= 5
+    assert_same_weights(*(f / "out" for f in outs.values()), atol=1e-8)

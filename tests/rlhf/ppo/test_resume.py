@@ -212,12 +212,12 @@ def test_rollouts_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     parquet.remove_after(tmp_path / "absent", 0)
 
 
-@pytest.mark.parametrize("mode", ["run", "ahead"])
+@pytest.mark.parametrize("mode", ["run", "ahead", "searches"])
 def test_killed_process(mode: str, tmp_path: Path, whole: tuple[Path, Mapping[str, float]]) -> None:
     """SIGKILL between an update and its checkpoint, in a process of its own."""
     folder, config = start(tmp_path / "killed"), None
-    if mode == "ahead":
-        config = AHEAD["draws"]
+    if mode != "run":
+        config = AHEAD["draws"] if mode == "ahead" else world.config(**world.SEARCHES)
         whole = start(tmp_path / "whole"), {}
         whole = whole[0], go_on(whole[0], config=config)
     with subprocess.Popen(

@@ -14,10 +14,11 @@ from worlds.trackers import Stopped, StoppingTracker
 from plumbrule.data.records import Message
 from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.lm import hf_trainer
-from plumbrule.lm.config import AdapterConfig, ModelConfig
+from plumbrule.lm.config import AdapterConfig, ModelConfig, RetrievalConfig
 from plumbrule.lm.demonstrations import encode_demonstrations
 from plumbrule.lm.loading import load_policy
 from plumbrule.lm.response_logprobs import mean_nll
+from plumbrule.protocols import Passage
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
@@ -388,3 +389,40 @@ def test_what_the_template_refuses_is_said_before_a_model_is_loaded(inputs, tmp_
     given["base"] = Artifact.of(tmp_path / "out", "sft")
     train(given, tmp_path / "more", config=dataclasses.replace(CONFIG, num_train_epochs=0.0))
     assert load_policy(tmp_path / "more" / "model").spec.system_turns == "fold"
+
+
+class OneText:
+    """An index that finds one passage for any query."""
+
+    def retriever(self, method):
+        return self
+
+    def search(self, queries, k):
+        return [[Passage("a", PASSAGE, 1.0, "d", 0, 3)] for _ in queries]
+
+
+def open_one_text(artifact, runtime):
+    return OneText()
+
+
+def test_demonstrations_are_shown_numbered_passages_of_an_index(inputs, tmp_path):
+    """All twelve have one: those that bring none get it from the index; the template is kept."""
+    index = Artifact.of(inputs["base"].path, "index", opener=f"{__name__}:open_one_text")
+    config = dataclasses.replace(
+        CONFIG,
+        num_train_epochs=0.0,
+        passage_template="[{n}] {passage}",
+        retrieval=RetrievalConfig(share=1.0),
+    )
+    train({**inputs, "index": index}, tmp_path, config=config)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [row["passages"] for row in rows] == [[PASSAGE]] * len(rows)
+    policy = load_policy(tmp_path / "model")
+    assert policy.spec.passage_template == "[{n}] {passage}"
+    shown = policy.tokenizer.decode(policy.encode([Message("user", "Q?")], [PASSAGE]))
+    assert f"[1] {PASSAGE}\nQ?" in shown
+
+
+def test_a_passage_template_without_the_passage_is_refused():
+    with pytest.raises(ConfigError, match=r"sft.passage_template \(='\[\{n\}\]'\) must hold"):
+        SFTConfig(passage_template="[{n}]")

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from plumbrule.data.records import Demonstration, Message, Prompt, write_records
-from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.config import SamplingConfig, SearchConfig
 from plumbrule.lm.loading import Policy, make_policy, save_policy
-from plumbrule.protocols import Episode
+from plumbrule.protocols import Episode, Passage
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from rlhf.ppo import shared_trunk, step
@@ -130,6 +130,7 @@ def inputs_in(folder: Path) -> dict[str, Artifact]:
         "prompts": Artifact.of(folder / "prompts", "data"),
         "demonstrations": Artifact.of(folder / "demonstrations", "data"),
         "rm": Artifact.of(folder / "rm", "rm", opener="worlds.ppo:open_word_reward"),
+        "index": Artifact.of(folder / "rm", "index", opener="worlds.ppo:open_word_index"),
     }
 
 
@@ -172,6 +173,42 @@ DRAWN_AHEAD = {
     "importance_cap": 2.0,
 }
 """Batches that are drawn one update ahead and filled by further draws."""
+
+
+SEARCHES = {
+    "search": SearchConfig(
+        max_turns=3,
+        num_passages=2,
+        budget_tokens=8,
+        open="w",
+        close="k",
+        template="rain {passages} wind",
+    ),
+    "sampling": SamplingConfig(max_new_tokens=12, batch_size=8),
+}
+"""Two letters are the markers of a search call, so an untrained policy calls now and then."""
+
+
+class WordIndex:
+    """Two passages for each word of a query that is whole; one without such finds nothing."""
+
+    def retriever(self, method: str) -> WordIndex:
+        return self
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        return [
+            [
+                Passage(f"{word}{i}", " ".join([word, *WORDS[i : i + 2]]), 1.0, word, 0, 1)
+                for word in query.split()
+                if word in WORDS
+                for i in range(2)
+            ][:k]
+            for query in queries
+        ]
+
+
+def open_word_index(artifact: Artifact, runtime: RuntimeConfig) -> WordIndex:
+    return WordIndex()
 
 
 def runtime(**changes: object) -> RuntimeConfig:

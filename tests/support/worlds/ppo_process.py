@@ -4,7 +4,8 @@ Mode `run` runs the stage; `both` trains on recorded rollouts before that, `upda
 `float64` runs the stage in that precision, and `fsdp` does all of it with the weights spread over
 the processes. Behind either, `-options` gives the stage `OPTIONS`, `-adapter` (also alone) an
 adapter to learn, `-ptx` demonstrations, `-bf16` (also alone) that precision on float32 weights,
-`-ahead` (also alone) `DRAWN_AHEAD`; `stem` freezes the lower layers.
+`-ahead` (also alone) `DRAWN_AHEAD`, `-searches` (also alone) `SEARCHES`; `stem` freezes the lower
+layers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rlhf.ppo.state import state_of
 from worlds.ppo import (
     DRAWN_AHEAD,
     OPTIONS,
+    SEARCHES,
     config,
     inputs_in,
     learner_of,
@@ -77,6 +79,8 @@ if __name__ == "__main__":
         settings = config(adapter=AdapterConfig(rank=2))
     if mode.endswith("ahead"):
         settings = config(**DRAWN_AHEAD)
+    if mode.endswith("searches"):
+        settings = config(**SEARCHES)
     if mode.endswith("-ptx"):
         settings = config(ptx=PTXConfig(coef=0.5, batch_size=8))
     if mode.endswith("bf16"):

@@ -115,6 +115,31 @@ def test_the_table_by_hand() -> None:
     assert by_part["all"] == ["10", "100%", "24", "0.67"]  # (320 + 160 + 480 + 5760) / 10 / 1000
 
 
+def test_answers_to_search_calls_are_read_and_not_sampled() -> None:
+    """A response of 5 sampled tokens and 3 of an answer, and the retrieval that found it."""
+    row = {
+        "val/prompt_length_tokens": 10.0,
+        "val/response_length_tokens": 5.0,
+        "search/result_tokens": 3.0,
+        "time/retrieve_seconds": 0.25,
+        "time/prefill_seconds": 1.0,
+        "time/decode_seconds": 1.0,
+        "time/update_seconds": 2.0,
+        "time/episodes_per_second": 16 / 5,
+    }
+    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
+    one = 2 * (10 + 3) + 3 * 5 + (2 + 2 + 2 + 1 + 24) * (10 + 3 + 5)
+    assert flops_of([row], work, 16) == 16 * one
+    assert num_actions([row], 16) == 16 * 5  # generated tokens: what the policy wrote
+    table = time_table([row], work, 16, rate=1000.0)
+    assert table is not None
+    by_part = {cells[0].split(":")[0]: cells[1:] for cells in table["rows"]}
+    assert by_part["retrieve"] == ["0.25", "5%", "832", ""]
+    assert by_part["prefill"][2] == "208"  # 16 * 13 in 1 s
+    assert by_part["decode"][2] == "80"
+    assert by_part["update"][2] == "144"  # 16 * 18 in 2 s
+
+
 def test_the_useful_work_of_a_run_by_hand() -> None:
     row = {
         "val/prompt_length_tokens": 10.0,
@@ -148,7 +173,10 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
     metrics = ppo.run(config, inputs, world.runtime(), out, FileTracker(out))
     [table] = json.loads((out / "tables.json").read_text())
     parts = [cells[0].split(":")[0] for cells in table["rows"]]
-    assert parts == [*(part for part in throughput.PARTS if part != "teacher"), "all"]
+    assert parts == [
+        *(part for part in throughput.PARTS if part not in ("teacher", "retrieve")),
+        "all",
+    ]
     for row in read_metrics(out):
         outer = row["time/generate_seconds"]
         assert 0 < row["time/prefill_seconds"] + row["time/decode_seconds"] <= outer

@@ -3,7 +3,7 @@
 The support of a sentence is the share of its content words (no function words, cut to their stems'
 first letters) that stand in the evidence; that of a text is the mean over its words. It reads no
 meaning: "Ada wrote it" is as much supported by "Bea wrote Ada" as by the opposite. What it is worth
-is measured on responses that people labelled (`stage.py`).
+is measured on responses that people labelled (`eval/support/stage.py`).
 
 Numbers count as words, and one that the evidence lacks is never supported by a similar one.
 """

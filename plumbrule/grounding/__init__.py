@@ -1,0 +1,1 @@
+"""What an answer rests on: support by words of its evidence, citations."""

@@ -1,0 +1,1 @@
+"""Rewards for what a policy does with retrieval: searches, citations, the answer that results."""
