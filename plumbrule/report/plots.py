@@ -29,7 +29,9 @@ def plot(figure: Mapping[str, Any]) -> str:
     xs = [p[0] for p in ends]
     ys = [y for p in ends for y in p[1:] if y is not None and math.isfinite(y)]
     labels = dict(figure.get("labels", ()))
-    across, up = (_places(labels) if labels else ticks(xs)), ticks(ys)
+    whole = all(float(x).is_integer() for x in xs) and max(xs) > min(xs)
+    across = _places(labels) if labels else ticks(xs, whole=whole)
+    up = ticks(ys)
     left = label_width(up)
 
     def at(x: float, y: float) -> tuple[float, float]:

@@ -28,6 +28,7 @@ VERBS = {
     "tag": "give a run words by which ls finds it",
     "accept": "let an artifact stand for changed code that makes the same bytes",
     "gc": "delete artifacts that no run refers to",
+    "rollouts": "write the rollouts that a PPO kept as a page to look through",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
     "merge": "write a policy with an adapter as a plain model",
