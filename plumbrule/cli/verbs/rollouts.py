@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
             limit=options.limit,
             pick=options.pick,
         )
-        path = folder / page_name(node, len(named) == 1)
+        path = folder / page_name(node, options.node is None and len(named) == 1)
         path.write_text(page.html, encoding="utf-8")
         for note in page.notes:
             print(f"{node or 'ppo'}: {note}", file=sys.stderr)

@@ -111,10 +111,11 @@ def standardise(responses: Responses, gold: np.ndarray | None) -> Gap | None:
         return None
     scores = responses.numbers["scores"]
     proxy = responses.numbers.get("raw_scores", scores)
-    proxy = np.where(np.isnan(proxy), scores, proxy)
+    proxy = np.where(np.isnan(proxy), scores, proxy)  # a file without it beside others that have it
     first = responses.updates == responses.updates.min()
     scaled = []
-    for values in (proxy, gold):
+    for every in (proxy, gold):
+        values = np.where(np.isfinite(every), every, np.nan)
         own = values[first]
         wide = np.nanstd(own) or np.nanstd(values)
         if not np.isfinite(wide) or wide == 0:

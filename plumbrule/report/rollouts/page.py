@@ -215,7 +215,8 @@ def _gap_note(gold: np.ndarray | None, gap: Gap | None) -> str:
 def _removed_note(removed: Sequence[int]) -> str:
     if not removed:
         return ""
-    return f"The rollouts of updates {listed(map(str, removed), 12)} were removed; they are not here."
+    what = "update" if len(removed) == 1 else "updates"
+    return f"The rollouts of {what} {_span(removed)} were removed; they are not here."
 
 
 def _absent_notes(responses: Responses) -> list[str]:
@@ -224,7 +225,7 @@ def _absent_notes(responses: Responses) -> list[str]:
     for update, columns in responses.absent.items():
         by_columns.setdefault(tuple(columns), []).append(update)
     return [
-        f"The files of updates {_span(updates)} are of an earlier version, without "
+        f"Files of an earlier version, those of updates {_span(updates)}, lack "
         f"{', '.join(columns)}: what these would say is not shown."
         for columns, updates in by_columns.items()
     ]
