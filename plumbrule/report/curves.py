@@ -32,8 +32,8 @@ def logged_rows(artifact: Artifact) -> list[dict[str, Any]]:
 def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return charts of the metrics that a node's stages logged at three or more updates.
 
-    One variation is a line chart; several share the axes of a larger one. Those that differ by their
-    seed alone are a thin line each, of one colour, and from three on their mean with a band.
+    One variation is a line chart; several share the axes of a larger one. Those that differ by
+    their seed alone are a thin line each, of one colour, and from three on their mean with a band.
     """
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell, artifact in cells.items():
@@ -94,7 +94,7 @@ def by_seed(
 
 def _mean_over_seeds(
     curves: Sequence[list[tuple[float, float]]],
-) -> list[tuple[float | None, ...]]:
+) -> list[tuple[float, float, float, float]]:
     """Return (x, mean, low, high) where at least `FEWEST_SEEDS` curves have a point."""
     values: dict[float, list[float]] = {}
     for points in curves:

@@ -111,7 +111,11 @@ def ticks(values: Sequence[float], most: int = 5, whole: bool = False) -> list[f
         low, high = low - half, high + half
     raw = max((high - low) / most, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999 and not (whole and power * m % 1))
+    step = next(
+        power * m
+        for m in (1, 2, 2.5, 5, 10)
+        if power * m >= raw * 0.999 and not (whole and power * m % 1)
+    )
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]

@@ -53,7 +53,9 @@ def _policies(
     comparisons: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
     """Return the figure of a point per compared policy: (KL, gain, low, high)."""
-    what = next((m for m in MAIN for rows in comparisons.values() for r in rows if r["what"] == m), "")
+    what = next(
+        (m for m in MAIN for rows in comparisons.values() for r in rows if r["what"] == m), ""
+    )
     points: dict[str, list[tuple[float, ...]]] = {}
     for compare, rows in comparisons.items():
         row = next((r for r in rows if r["what"] == what and r["condition"] == "all"), None)
@@ -77,8 +79,8 @@ def _policies(
         series.append(start)
     return {
         "title": UNITS.get(what, what),
-        "caption": "A point for each policy, with the 95 % interval of its paired difference to the "
-        "start; on the dashed line no other policy gains more at a smaller KL.",
+        "caption": "A point for each policy, with the 95 % interval of its paired difference to "
+        "the start; on the dashed line no other policy gains more at a smaller KL.",
         "x": X,
         "y": "per response",
         "series": series,

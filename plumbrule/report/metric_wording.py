@@ -1,5 +1,4 @@
-"""What each metric means, its unit, and whether it should rise, for the report and for whoever reads
-a log.
+"""What each metric means, its unit and whether it should rise, for the report and readers of logs.
 
 The words stand in a `metrics.toml` beside the stage that has the metric. Nothing but this module
 reads these files, and no stage imports it, so a better wording rebuilds nothing.

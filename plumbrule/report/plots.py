@@ -3,8 +3,8 @@
 A stage writes `figures.json`, a list of {"title", "caption", "x", "y", "series"}, each series with
 "name" ("": not in the legend), "style", "colour" (a small number) and "points" ((x, y), or
 (x, y, low, high) with an interval of y). Styles: dots; line, thin, dashes; way, a line whose last
-point is marked; band, a line with its points, and its intervals as an area; ribbon, the same without
-the points. "labels", where there is such, are [x, text] of ticks in place of numbers.
+point is marked; band, a line with its points, and its intervals as an area; ribbon, the same
+without the points. "labels", where there is such, are [x, text] of ticks in place of numbers.
 """
 
 from __future__ import annotations

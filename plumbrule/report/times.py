@@ -58,7 +58,7 @@ def where_time_went(
 def _parts(
     name: str, nodes: Mapping[str, Mapping[str, Any]], artifact: Artifact
 ) -> list[dict[str, Any]]:
-    """Return the parts of a training's seconds with their shares in percent; [] where it logs none."""
+    """Return the parts of a training's seconds with their shares in percent; [] for none."""
     rows = logged_rows(artifact)
     sums = {part: sum(row.get(part, 0.0) for row in rows) for part in PARTS}
     if not any(sums.values()):

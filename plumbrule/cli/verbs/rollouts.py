@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Write a page for each PPO that is named, and print its path and what it leaves out.
 
-    Raises: ConfigError: an option. ArtifactError, DataError: the rollouts are not there, or damaged.
+    Raises: ConfigError: an option. ArtifactError, DataError: the rollouts are gone, or damaged.
     """
     if options.limit < 1:
         raise ConfigError(f"--limit (={options.limit} rollouts) must be at least 1; raise it.")
@@ -77,7 +77,7 @@ def wanted_updates(words: Sequence[str]) -> list[int] | None:
 def artifacts_of(store: Store, what: str, node: str | None) -> tuple[dict[str, Artifact], Path]:
     """Return node -> PPO artifact of what is named ("": an artifact itself), and where pages go.
 
-    Raises: ArtifactError: nothing is called so, it has no PPO, or an artifact is not there any more.
+    Raises: ArtifactError: nothing is called so, it has no PPO, or an artifact is gone.
     """
     found = find_run(store, what)
     if found is None:

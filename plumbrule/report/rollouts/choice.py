@@ -14,7 +14,7 @@ import numpy as np
 from plumbrule.errors import ConfigError
 
 PICKS = ("random", "gap")
-"""Orders in which prompts are taken: by a hash of their ids, or by the largest gap of a response."""
+"""Orders in which prompts are taken: by a hash of their ids, by the largest gap of a response."""
 
 
 class Choice(NamedTuple):

@@ -208,8 +208,7 @@ def ragged(table: pa.Table, name: str, path: Path) -> Ragged:
         raise DataError(f"column {name} (={column.type}) must hold lists, no null; {REDO}", path)
     flat = column.flatten()
     known = flat.type == pa.null() or any(
-        fits(flat.type)
-        for fits in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+        fits(flat.type) for fits in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     )
     if not known or flat.null_count:
         raise DataError(f"column {name} (={column.type}) must hold lists of numbers; {REDO}", path)

@@ -78,7 +78,9 @@ def find_gold(
     try:
         utility = GoldUtility(GoldConfig(**{k: v for k, v in weights.items() if k in names}))
     except (ConfigError, TypeError):
-        return Gold(None, "Gold, and so the gap, is not known: the run's reward.gold is unreadable.")
+        return Gold(
+            None, "Gold, and so the gap, is not known: the run's reward.gold is unreadable."
+        )
     rows = list(
         zip(
             responses.prompt_ids,
@@ -96,8 +98,8 @@ def find_gold(
         scores |= dict(zip(part, judged["score"].tolist(), strict=True))
     return Gold(
         np.array([scores[row] for row in rows]),
-        "Gold was not a term of the reward: it is the gold utility of Atlas (reward.gold), of these "
-        "responses, judged when this page was made.",
+        "Gold was not a term of the reward: it is the gold utility of Atlas (reward.gold), of "
+        "these responses, judged when this page was made.",
     )
 
 

@@ -22,7 +22,9 @@ def write_pages(
     cached run stays quick, and a large one is asked for with `plumbrule rollouts`.
     Raises: ArtifactError, DataError: a rollout that was just published is damaged.
     """
-    kept = {n: artifact for n, path in folders.items() if (artifact := Artifact.at(path)).has(ROLLOUTS)}
+    kept = {
+        n: artifact for n, path in folders.items() if (artifact := Artifact.at(path)).has(ROLLOUTS)
+    }
     found: dict[str, str | None] = dict.fromkeys(kept)
     fresh = [name for name in kept if record["nodes"][name]["state"] in BUILT]
     if not fresh:

@@ -1,12 +1,12 @@
-"""Rollouts as the page holds them: deflated bytes in base64, JSON of the rows, binary of the tokens.
+"""Rollouts as the page holds them: deflated, in base64; JSON of the rows, binary of the tokens.
 
-Base64 has no `<`, so no text of a policy can end the element that holds it, and the browser inflates
-the tokens of an update only when one of its rollouts is opened (`list.js` reads both).
+Base64 has no `<`, so no text of a policy can end the element that holds it, and the browser
+inflates the tokens of an update only when one of its rollouts is opened (`data.js` reads both).
 
 Tokens of an update, its chosen responses one behind the other, N positions in all, little-endian:
-N int32 places in the page's vocabulary (-1: the step after the response), for each column N float32,
-N uint8 masks (1: sampled by the policy, 2: a step). Numbers keep 12 bits of their mantissa, a
-relative error below 2e-4, so that they deflate to about half.
+N int32 places in the page's vocabulary (-1: the step after the response), for each column N
+float32, N uint8 masks (1: sampled by the policy, 2: a step). Numbers keep 12 bits of their
+mantissa, a relative error below 2e-4, so that they deflate to about half.
 """
 
 from __future__ import annotations
@@ -42,12 +42,19 @@ class Vocabulary:
     @property
     def note(self) -> str:
         """What is to be said where tokens cannot be decoded."""
-        return "" if self.tokenizer is not None else "The policy's tokenizer.json is not there: tokens are shown as ids, and prompts as far as they are known."
+        return (
+            ""
+            if self.tokenizer is not None
+            else "The policy's tokenizer.json is not there: tokens are shown as ids, and prompts "
+            "as far as their data artifact says them."
+        )
 
     def place(self, ids: np.ndarray) -> np.ndarray:
         """Return the place of each id, (n,) int32; ids below 0 stay -1."""
         kinds, inverse = np.unique(ids, return_inverse=True)
-        found = [self.places.setdefault(i, len(self.places)) if i >= 0 else -1 for i in kinds.tolist()]
+        found = [
+            self.places.setdefault(i, len(self.places)) if i >= 0 else -1 for i in kinds.tolist()
+        ]
         return np.array(found, dtype=np.int32)[inverse] if len(ids) else np.zeros(0, np.int32)
 
     def texts(self) -> list[str]:
@@ -61,13 +68,13 @@ class Vocabulary:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     def _text(self, token_id: int) -> str:
-        """Return one token as it stands in a text; of bytes that are no text by themselves, their name."""
+        """Return a token as it stands in a text; of bytes that are no text alone, its name."""
         piece = None if self.tokenizer is None else self.tokenizer.id_to_token(token_id)
         if piece is None:
             return f"#{token_id}"
         if "\u2581" in piece:  # SentencePiece's sign of a space, which decoding one token drops
             return str(piece.replace("\u2581", " "))
-        text = str(self.tokenizer.decode([token_id], skip_special_tokens=False))  # type: ignore[union-attr]
+        text = str(self.tokenizer.decode([token_id], skip_special_tokens=False))
         return f"\u27e8{piece}\u27e9" if "\ufffd" in text or not text else text
 
 

@@ -94,7 +94,9 @@ def render_rollouts(
     notes = [choice.note, gold.note, _gap_note(gold.values, gap), vocabulary.note]
     notes += [_removed_note(files.removed), *_absent_notes(responses)]
     facts = {
-        "tokenFields": [{"key": f, "label": MEANINGS[f][0], "title": MEANINGS[f][1]} for f in fields],
+        "tokenFields": [
+            {"key": f, "label": MEANINGS[f][0], "title": MEANINGS[f][1]} for f in fields
+        ],
         "vocabulary": vocabulary.texts(),
         "about": {str(u): about for u, about in responses.about.items()},
         **_rows(responses, choice, gold.values, gap, prompts, positions, queries),
@@ -276,7 +278,7 @@ def _mean(responses: Responses, values: np.ndarray, update: int) -> tuple[float 
     own = np.flatnonzero((responses.updates == update) & np.isfinite(values))
     if len(own) == 0:
         return update, None, None, None
-    found = mean_interval(values[own], [responses.prompt_ids[row] for row in own])
+    found = mean_interval(values[own], [responses.prompt_ids[row] for row in own.tolist()])
     ends = (found.low, found.high)
     return (update, found.value, *(end if np.isfinite(end) else None for end in ends))
 

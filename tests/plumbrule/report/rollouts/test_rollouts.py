@@ -133,7 +133,9 @@ def test_gold_is_judged_where_prompts_say_what_is_right_and_unknown_elsewhere(
 ) -> None:
     columns = small(text=[" It is Rome.", " I do not know."], **{"term:gold": None})
     meta = {"answer": "Rome", "aliases": [], "answerable": "memory", "value_kind": "place"}
-    known = made_rollouts.publish(Store(tmp_path / "a"), {1: columns}, prompts={"a": meta, "b": meta})
+    known = made_rollouts.publish(
+        Store(tmp_path / "a"), {1: columns}, prompts={"a": meta, "b": meta}
+    )
     found = read_responses(find_rollouts(known).paths)
     gold = find_gold(found, read_prompts(known), {})
     assert gold.values is not None
@@ -216,7 +218,9 @@ def test_rollouts_that_were_removed_or_changed_are_said(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is damaged"):
         find_rollouts(artifact)
     (artifact.path / "rollouts/update-00002.parquet").unlink()
-    with pytest.raises(ArtifactError, match=r"rollouts of ppo artifact .* were removed \(2 files\)"):
+    with pytest.raises(
+        ArtifactError, match=r"rollouts of ppo artifact .* were removed \(2 files\)"
+    ):
         find_rollouts(artifact)
     assert count_rollouts(artifact) == 0
 
