@@ -69,7 +69,7 @@ def _chart(name: str, cells: Mapping[str, list[tuple[float, float]]]) -> dict[st
     bands = ""
     for colour, (group, alike) in enumerate(by_seed(cells).items()):
         style = "line" if len(alike) == 1 else "thin"
-        mean = _mean_over_seeds(alike) if len(alike) >= FEWEST_SEEDS else []
+        mean = _mean_over_seeds(alike)
         named = group or f"{len(alike)} seeds"
         if mean:
             bands = "mean of the seeds, with Student's 95 % interval over them as a band"

@@ -44,7 +44,8 @@ def choose(
     for row, prompt in enumerate(prompt_ids):
         rows.setdefault(prompt, []).append(row)
     if pick == "gap" and gaps is not None:
-        order = sorted(rows, key=lambda prompt: -float(np.nanmax(gaps[rows[prompt]])))
+        known = np.where(np.isfinite(gaps), gaps, -np.inf)
+        order = sorted(rows, key=lambda prompt: -float(known[rows[prompt]].max()))
     else:
         order = sorted(rows, key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
     taken: list[int] = []

@@ -175,8 +175,8 @@ def _of_rows(table: pa.Table, path: Path) -> dict[str, Any]:
     numbers["length"] = (ids if mask is None else mask).sums(count=mask is None)
     if "kl" in names:
         numbers["kl"] = ragged(table, "kl", path).sums()
-    passages = table.column("passages").to_pylist() if "passages" in names else [()] * size
-    finished = table.column("finished").to_pylist() if "finished" in names else [None] * size
+    passages = _plain(table, "passages", pa.list_(pa.string()), path) or [()] * size
+    finished = _plain(table, "finished", pa.bool_(), path) or [None] * size
     return {
         "prompt_id": table.column("prompt_id").to_pylist(),
         "text": table.column("text").to_pylist(),
@@ -196,9 +196,8 @@ class Ragged(NamedTuple):
         """Return the sum of each list, (n,) float64; count: how many values it has."""
         if count:
             return self.lengths.astype(np.float64)
-        ends = np.cumsum(self.lengths)
-        running = np.concatenate([[0.0], np.cumsum(self.values.astype(np.float64))])
-        return np.asarray(running[ends] - running[ends - self.lengths])
+        rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        return np.bincount(rows, self.values.astype(np.float64), len(self.lengths))
 
 
 def ragged(table: pa.Table, name: str, path: Path) -> Ragged:
@@ -216,11 +215,33 @@ def ragged(table: pa.Table, name: str, path: Path) -> Ragged:
     return Ragged(values, pc.list_value_length(column).to_numpy().astype(np.int64))
 
 
+def _plain(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> list[Any]:
+    """Return a column that a file need not have, as Python's values; [] where it has none.
+
+    Raises: DataError: it is of another type; lists of nothing have none.
+    """
+    if name not in table.column_names:
+        return []
+    column = table.column(name)
+    if column.type not in (kind, pa.list_(pa.null())):
+        raise DataError(f"column {name} (={column.type}) must hold {kind}; {REDO}", path)
+    return list(column.to_pylist())
+
+
 def _numbers(table: pa.Table, name: str, path: Path) -> np.ndarray:
     kind = table.schema.field(name).type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
         raise DataError(f"column {name} (={kind}) must hold numbers; {REDO}", path)
     return table.column(name).to_numpy().astype(np.float64)
+
+
+def ids_of(table: pa.Table, name: str, path: Path) -> Ragged:
+    """Return a column of token ids. Raises: DataError: as `ragged`, or one is no token id."""
+    found = ragged(table, name, path)
+    values = found.values
+    if len(values) and (values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= 2**31):
+        raise DataError(f"column {name} must hold token ids from 0 on; {REDO}", path)
+    return found
 
 
 def read_tokens(path: Path, places: np.ndarray) -> tuple[pa.Table, Mapping[str, Ragged]]:
@@ -232,6 +253,7 @@ def read_tokens(path: Path, places: np.ndarray) -> tuple[pa.Table, Mapping[str, 
     per_token = {"response", "action_mask", "step_mask", *TOKEN_NUMBERS}
     table = _read(path, lambda name: name in {*per_token, "query"})[0].take(places)
     columns = {n: ragged(table, n, path) for n in table.column_names if n in per_token}
+    columns["response"] = ids_of(table, "response", path)
     lists = {name: column.lengths for name, column in columns.items() if name != "response"}
     behind = {int(n) for found in lists.values() for n in found - columns["response"].lengths}
     if behind not in (set(), {0}, {1}):

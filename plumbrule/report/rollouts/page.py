@@ -17,8 +17,8 @@ from plumbrule.report.rollouts.files import (
     TERM,
     Responses,
     find_rollouts,
+    ids_of,
     in_files,
-    ragged,
     read_responses,
     read_tokens,
 )
@@ -137,7 +137,7 @@ def _tokens(
         packed[update], lengths = pack_tokens(columns, fields, vocabulary)
         positions += lengths
         if "query" in table.column_names:
-            ids = ragged(table, "query", paths[update])
+            ids = ids_of(table, "query", paths[update])
             ends = np.cumsum(ids.lengths)
             queries += [
                 vocabulary.decode(ids.values[end - n : end].tolist())

@@ -188,6 +188,28 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda p: pq.write_table(pa.table(small(kl=[["a"], ["b"]])), p),
         "kl .* must hold lists of numbers",
     ),
+    "passages as numbers": (
+        lambda p: pq.write_table(pa.table(small(passages=[[1], [2]])), p),
+        "passages .* must hold list<item: string>",
+    ),
+    "ends as text": (
+        lambda p: pq.write_table(pa.table(small(finished=["a", "b"])), p),
+        "finished .=string. must hold bool",
+    ),
+    "ids below 0": (
+        lambda p: pq.write_table(pa.table(small(query=[[-1], [2]])), p),
+        "query must hold token ids from 0 on",
+    ),
+    "ids that are no whole numbers": (
+        lambda p: pq.write_table(pa.table(small(query=[[1.5], [2.0]])), p),
+        "query must hold token ids from 0 on",
+    ),
+    "a column twice": (
+        lambda p: pq.write_table(
+            pa.table([*map(pa.array, small().values()), pa.array([1.0, 2.0])], [*small(), "kl"]), p
+        ),
+        "Multiple matches for FieldRef.Name.kl",
+    ),
     "shorter lists": (
         lambda p: pq.write_table(pa.table(small(values=[[0.5], [0.5]])), p),
         "must fit the responses",
@@ -284,11 +306,18 @@ def test_a_run_writes_the_pages_of_what_it_built_up_to_a_size(
     record = {
         "name": "try",
         "id": "1",
-        "nodes": {"ppo": {"state": "built"}, "ppo_2": {"state": "cached"}, "other": {}},
+        "nodes": {
+            "ppo": {"kind": "ppo", "state": "built"},
+            "ppo_2": {"kind": "ppo", "state": "cached"},
+            "other": {"kind": "data", "state": "built"},
+        },
     }
     assert write_pages(record, folders, tmp_path) == {"ppo": "rollouts-ppo.html", "ppo_2": None}
     assert "try/1 · ppo" in (tmp_path / "rollouts-ppo.html").read_text("utf-8")
     monkeypatch.setattr("plumbrule.report.rollouts.of_a_run.OF_A_RUN", 1)
+    assert write_pages(record, {"ppo": one.path}, tmp_path) == {"ppo": None}
+    monkeypatch.undo()
+    (one.path / "rollouts" / "update-00001.parquet").write_bytes(b"damaged")
     assert write_pages(record, {"ppo": one.path}, tmp_path) == {"ppo": None}
 
 
