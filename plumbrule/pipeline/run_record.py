@@ -154,10 +154,12 @@ def merge_metrics(
 
 
 def write_reports(record: Mapping[str, Any], built: Mapping[str, NodeResult], folder: Path) -> None:
-    """Write `report.html` and `report.md` into the run's folder."""
+    """Write `report.html`, `report.md` and pages of new rollouts into the run's folder."""
     from plumbrule.report import render_report
+    from plumbrule.report.rollouts.of_a_run import write_pages
 
     folders = {name: b.folder for name, b in built.items()}
-    html, markdown = render_report(record, folders)
+    pages = write_pages(record, folders, folder)
+    html, markdown = render_report(record, folders, pages)
     (folder / REPORT_PAGE).write_text(html, encoding="utf-8")
     (folder / REPORT_TEXT).write_text(markdown, encoding="utf-8")

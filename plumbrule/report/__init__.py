@@ -16,16 +16,21 @@ from typing import Any
 from plumbrule.report.contents import gather
 
 
-def render_report(record: Mapping[str, Any], folders: Mapping[str, Path]) -> tuple[str, str]:
+def render_report(
+    record: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    rollouts: Mapping[str, str | None] | None = None,
+) -> tuple[str, str]:
     """Return (html, markdown) of a run's report.
 
-    Args: record: what `run.json` holds. folders: node name -> its artifact's folder.
+    Args: record: what `run.json` holds. folders: node name -> its artifact's folder. rollouts: node
+    that keeps rollouts -> the file of its page beside the report; None: it has none.
     """
     import jinja2
     import markupsafe
 
     here = Path(__file__).parent
-    page = gather(record, folders)
+    page = gather(record, folders) | {"rollouts": dict(rollouts or {})}
 
     def fill(name: str, escape: bool) -> str:
         environment = jinja2.Environment(

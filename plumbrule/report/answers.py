@@ -30,7 +30,7 @@ def answer(
     main = next((row for what in MAIN for row in rows if _is(row, what, "all")), None)
     if main is None:
         return None
-    policy, baseline = (_policy_of(nodes, name, slot) for slot in ("policy", "baseline"))
+    policy, baseline = (policy_of(nodes, name, slot) for slot in ("policy", "baseline"))
     rest = [
         row for row in by_condition(rows) if not _is_part(row, str(main["what"])) and _judged(row)
     ]
@@ -122,7 +122,7 @@ def _short(value: float) -> str:
     return number(value, digits=3)
 
 
-def _policy_of(nodes: Mapping[str, Mapping[str, Any]], compare: str, slot: str) -> str:
+def policy_of(nodes: Mapping[str, Mapping[str, Any]], compare: str, slot: str) -> str:
     """Return the node of the policy that an input of a compare node evaluated, else the input."""
     evaluation = nodes.get(compare, {}).get("inputs", {}).get(slot, slot)
     return str(nodes.get(evaluation, {}).get("inputs", {}).get("policy", evaluation))

@@ -10,6 +10,8 @@ from typing import Any
 from plumbrule.report import figures
 from plumbrule.report.answers import MAIN, answer
 from plumbrule.report.curves import curves, stage_figure
+from plumbrule.report.frontier import draw_frontier
+from plumbrule.report.metric_wording import direction
 from plumbrule.report.number_tables import (
     benchmark_tables,
     card_rows,
@@ -20,6 +22,7 @@ from plumbrule.report.number_tables import (
 )
 from plumbrule.report.optional_files import read_json
 from plumbrule.report.samples import paired_samples, samples
+from plumbrule.report.times import where_time_went
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import (
     COMPARISONS,
@@ -71,6 +74,8 @@ def gather(record: Mapping[str, Any], paths: Mapping[str, Path]) -> dict[str, An
             for name in by_goal(record, goals, main_card)
         ],
         "graph": figures.graph(collapsed(nodes)),
+        "frontier": draw_frontier(nodes, comparisons, folders),
+        "times": where_time_went(nodes, shown),
         "nodes": nodes,
         "num_hidden": len(folders) - len(shown),
         "number": figures.number,
@@ -186,7 +191,8 @@ def grids(
             for name in names
         ]
         if columns:
-            tables.append({"node": node, "columns": columns, "rows": rows})
+            better = [direction(column) for column in columns]
+            tables.append({"node": node, "columns": columns, "better": better, "rows": rows})
     tables.sort(key=lambda table: table["node"] not in {n.split(SIGN)[0] for n in comparisons})
     return tables
 

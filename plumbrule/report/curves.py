@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumbrule.report import figures, plots
 from plumbrule.report.metric_wording import WORDINGS, describe
+from plumbrule.statistics import seed_interval
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import METRIC_ROWS
 from plumbrule.store.metric_rows import read_metrics
 
 MAX_CURVES = 12
+FEWEST_SEEDS = 3
+"""From which a band is drawn: Student's quantile of two is 12.7 deviations."""
 
 
 def stage_figure(figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,15 +24,20 @@ def stage_figure(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {**words, "svg": plots.plot(figure), "legend": plots.legend(figure)}
 
 
+def logged_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return what a node's stage logged, a row an update; [] where it logged nothing."""
+    return read_metrics(artifact.file(METRIC_ROWS).parent) if artifact.has(METRIC_ROWS) else []
+
+
 def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return charts of the metrics that a node's stages logged at three or more updates.
 
-    One variation is a line chart; several share the axes of a larger one.
+    One variation is a line chart; several share the axes of a larger one. Those that differ by
+    their seed alone are a thin line each, of one colour, and from three on their mean with a band.
     """
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for cell, artifact in cells.items():
-        logged = artifact.has(METRIC_ROWS) and artifact.file(METRIC_ROWS).parent
-        for row in read_metrics(logged) if logged else []:
+        for row in logged_rows(artifact):
             for name, value in row.items():
                 if name != "update" and isinstance(value, int | float) and math.isfinite(value):
                     points = series.setdefault(name, {}).setdefault(cell, [])
@@ -50,18 +58,55 @@ def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
 
 
 def _chart(name: str, cells: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Return the drawing of one metric's curves and its legend."""
+    """Return the drawing of one metric's curves, its legend, and what its bands are."""
     if len(cells) == 1:
-        return {"svg": figures.line_chart(next(iter(cells.values())), name), "legend": []}
-    figure = {
-        "title": name,
-        "x": "update",
-        "series": [
-            {"name": cell, "style": "line", "colour": n, "points": points}
-            for n, (cell, points) in enumerate(cells.items())
-        ],
-    }
-    return {"svg": plots.plot(figure), "legend": plots.legend(figure)}
+        return {
+            "svg": figures.line_chart(next(iter(cells.values())), name),
+            "legend": [],
+            "bands": "",
+        }
+    series: list[dict[str, Any]] = []
+    bands = ""
+    for colour, (group, alike) in enumerate(by_seed(cells).items()):
+        style = "line" if len(alike) == 1 else "thin"
+        mean = _mean_over_seeds(alike)
+        named = group or f"{len(alike)} seeds"
+        if mean:
+            bands = "mean of the seeds, with Student's 95 % interval over them as a band"
+            series.append({"name": named, "style": "ribbon", "colour": colour, "points": mean})
+        for place, points in enumerate(alike):
+            label = named if not mean and place == 0 else ""
+            series.append({"name": label, "style": style, "colour": colour, "points": points})
+    figure = {"title": name, "x": "update", "series": series}
+    return {"svg": plots.plot(figure), "legend": plots.legend(figure), "bands": bands}
+
+
+def by_seed(
+    cells: Mapping[str, list[tuple[float, float]]],
+) -> dict[str, list[list[tuple[float, float]]]]:
+    """Return variation without its seed -> the curves of its seeds."""
+    groups: dict[str, list[list[tuple[float, float]]]] = {}
+    for cell, points in cells.items():
+        rest = " ".join(part for part in cell.split(" ") if not part.startswith("seed="))
+        groups.setdefault(rest, []).append(points)
+    return groups
+
+
+def _mean_over_seeds(
+    curves: Sequence[list[tuple[float, float]]],
+) -> list[tuple[float, float, float, float]]:
+    """Return (x, mean, low, high) where at least `FEWEST_SEEDS` curves have a point."""
+    values: dict[float, list[float]] = {}
+    for points in curves:
+        for x, y in points:
+            values.setdefault(x, []).append(y)
+    found = []
+    for x, ys in sorted(values.items()):
+        if len(ys) >= FEWEST_SEEDS:
+            mean = seed_interval(ys)
+            ends = (mean.low, mean.high) if mean.is_bounded else (mean.value, mean.value)
+            found.append((x, mean.value, *ends))
+    return found
 
 
 def thinned(points: list[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:

@@ -100,18 +100,22 @@ def graph(nodes: Mapping[str, Mapping[str, object]]) -> str:
     )
 
 
-def ticks(values: Sequence[float], most: int = 5) -> list[float]:
+def ticks(values: Sequence[float], most: int = 5, whole: bool = False) -> list[float]:
     """Return evenly spaced round numbers from below the lowest value to above the highest.
 
-    Args: most: steps that the range of the values may be cut into.
+    Args: most: steps that the range of the values may be cut into. whole: no step is below 1.
     """
     low, high = min(values), max(values)
     if high - low < 1e-12 * max(1.0, abs(high)):
         half = max(abs(high) * 0.1, 1e-9)
         low, high = low - half, high + half
-    raw = (high - low) / most
+    raw = max((high - low) / most, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    step = next(
+        power * m
+        for m in (1, 2, 2.5, 5, 10)
+        if power * m >= raw * 0.999 and not (whole and power * m % 1)
+    )
     first = math.floor(low / step + 1e-9)
     last = math.ceil(high / step - 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]

@@ -1,4 +1,4 @@
-"""What each metric means and its unit, for the report and for whoever reads a log.
+"""What each metric means, its unit and whether it should rise, for the report and readers of logs.
 
 The words stand in a `metrics.toml` beside the stage that has the metric. Nothing but this module
 reads these files, and no stage imports it, so a better wording rebuilds nothing.
@@ -36,9 +36,22 @@ def read_wording(path: Path) -> dict[str, Wording]:
     return {name: Wording(about["unit"], about["meaning"]) for name, about in words.items()}
 
 
+BETTER = {"higher": 1, "lower": -1}
+
+
+def read_directions(path: Path) -> dict[str, int]:
+    """Return metric -> 1 or -1, of those whose wording in one file says which way is better."""
+    words = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {name: BETTER[about["better"]] for name, about in words.items() if "better" in about}
+
+
 WORDINGS = {name: words for path in wording_files() for name, words in read_wording(path).items()}
 """Metric -> its wording. `*/gold_gain` is any stage's; any other `*` stands for any text, and the
 first name that fits counts."""
+DIRECTIONS = {
+    name: sign for path in wording_files() for name, sign in read_directions(path).items()
+}
+"""Metric -> 1 or -1, of those that are better when they rise or when they fall."""
 _PATTERNS = [name for name in WORDINGS if "*" in name and not name.startswith("*/")]
 
 
@@ -57,15 +70,21 @@ def describe(name: str) -> Wording:
         found = describe(f"eval/{whole}")
         meaning = f"paired difference to the baseline: {found.meaning}" if found.meaning else ""
         return Wording(found.unit if meaning else "", meaning)
+    return WORDINGS.get(find_name(name) or "", Wording("", ""))
+
+
+def find_name(name: str) -> str | None:
+    """Return the metric with a wording that a metric is, or is a case of; None: there is none."""
+    name = name.removeprefix("summary/")
     while True:
         for known in (name, f"*/{name.partition('/')[2]}"):
             if known in WORDINGS:
-                return WORDINGS[known]
+                return known
         for pattern in _PATTERNS:
             if fnmatchcase(name, pattern):
-                return WORDINGS[pattern]
+                return pattern
         if "_" not in name:
-            return Wording("", "")
+            return None
         name = name.rpartition("_")[0]
 
 
@@ -97,58 +116,18 @@ def bounds_text(name: str, metrics: Mapping[str, float]) -> str:
     return "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
 
 
-RISES = (
-    "gold_gain",
-    "gold",
-    "reward",
-    "accuracy",
-    "known_accuracy",
-    "abstain_unanswerable",
-    "reading_",
-    "read_accuracy",
-    "closed_book_accuracy",
-    "abstain_accuracy",
-    "halueval_",
-    "truthfulqa_mc",
-    "multiple_choice_accuracy",
-    "bbq_ambig_accuracy",
-    "bbq_disambig_accuracy",
-    "classification_accuracy",
-    "classification_macro",
-    "open_qa_exact_match",
-    "open_qa_f1",
-    "open_qa_contains",
-    "open_qa_vote_exact_match",
-    "open_qa_vote_f1",
-    "simpleqa_correct",
-    "utility_gain",
-    "recall_at",
-    "mrr",
-)
-"""Beginnings, behind the last `/`, of metrics that are better when they rise."""
-FALLS = (
-    "confident_wrong",
-    "known_confident_wrong",
-    "loss",
-    "perplexity",
-    "bits_per_byte",
-    "ece",
-    "best_rule_accuracy",
-    "halueval_judge_failed",
-    "simpleqa_incorrect",
-)
-"""The same of metrics that are better when they fall; these are looked at first."""
-
-
 def direction(name: str) -> int:
     """Return 1 where a metric is better when it rises, -1 when it falls, 0 where neither is said.
 
-    A shorter answer, a higher proxy score or another sentiment is neither better nor worse.
+    `better` in its wording says so: "higher" or "lower". A shorter answer, a higher proxy score or
+    another sentiment is neither better nor worse. A name without a stage, as the rows of a
+    comparison have it, is one of an evaluation.
     """
-    last = name.rpartition("/")[2]
-    if last.startswith(FALLS):
-        return -1
-    return 1 if last.startswith(RISES) else 0
+    name = name.rpartition(":")[2]
+    whole, changed, _ = name.rpartition("/")[2].partition("_change")
+    if changed or "/" not in name:
+        name = f"eval/{whole}"
+    return DIRECTIONS.get(find_name(name) or "", 0)
 
 
 def better_when(row: Mapping[str, Any]) -> int:

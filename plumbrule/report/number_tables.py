@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumbrule.report import figures
-from plumbrule.report.metric_wording import better_when, describe, within
+from plumbrule.report.metric_wording import better_when, describe, direction, within
 from plumbrule.statistics import Interval
 
 
@@ -22,6 +22,7 @@ def headline(name: str, metrics: Mapping[str, float], found: Mapping[str, Any]) 
         "size": _size(found),
         "unit": unit,
         "meaning": meaning,
+        "better": direction(name),
     }
 
 
@@ -58,6 +59,10 @@ def comparison_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 if known
                 else "",
                 "interval": _interval(row),
+                "verdict": figures.verdict(row["low"], row["high"], better_when(row))
+                if known
+                else "level",
+                "better": better_when(row),
                 "groups": shown(row.get("groups")),
                 **{k: shown(row[k]) for k in ("baseline", "policy", "difference")},
             }
@@ -81,7 +86,11 @@ def benchmark_tables(evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[
             "name": benchmark,
             "columns": list(found),
             "rows": [
-                (metric, [_cell(metrics.get(metric), metric) for metrics in found.values()])
+                (
+                    metric,
+                    direction(metric),
+                    [_cell(metrics.get(metric), metric) for metrics in found.values()],
+                )
                 for metric in dict.fromkeys(m for metrics in found.values() for m in metrics)
             ],
         }

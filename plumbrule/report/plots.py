@@ -1,9 +1,10 @@
 """Figures that a stage leaves for the report: several series on one pair of axes, as SVG text.
 
 A stage writes `figures.json`, a list of {"title", "caption", "x", "y", "series"}, each series with
-"name" ("": not in the legend), "style" (dots, line, dashes, band), "colour" (a small number) and
-"points" ((x, y), or (x, y, low, high) with an interval of y). A band is a line with its points, and
-its intervals as an area. "labels", where there is such, are [x, text] of ticks in place of numbers.
+"name" ("": not in the legend), "style", "colour" (a small number) and "points" ((x, y), or
+(x, y, low, high) with an interval of y). Styles: dots; line, thin, dashes; way, a line whose last
+point is marked; band, a line with its points, and its intervals as an area; ribbon, the same
+without the points. "labels", where there is such, are [x, text] of ticks in place of numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def plot(figure: Mapping[str, Any]) -> str:
     xs = [p[0] for p in ends]
     ys = [y for p in ends for y in p[1:] if y is not None and math.isfinite(y)]
     labels = dict(figure.get("labels", ()))
-    across, up = (_places(labels) if labels else ticks(xs)), ticks(ys)
+    whole = all(float(x).is_integer() for x in xs) and max(xs) > min(xs)
+    across = _places(labels) if labels else ticks(xs, whole=whole)
+    up = ticks(ys)
     left = label_width(up)
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -94,9 +97,19 @@ def _grid(
 def _series(one: Mapping[str, Any], at: Any) -> str:
     colour = f"c{int(one['colour']) % NUM_COLOURS}"
     points = [point for point in one["points"] if _drawn(point)]
-    if one["style"] in ("line", "dashes"):
+    if one["style"] == "ribbon":
+        return _band(points, colour, at)
+    if one["style"] in ("line", "thin", "dashes", "way"):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(p[0], p[1]) for p in points))
-        return f'<polyline class="{one["style"]} {colour}" points="{line}"/>'
+        drawn = f'<polyline class="{one["style"]} {colour}" points="{line}"/>'
+        if one["style"] != "way" or not points:
+            return drawn
+        x, y = at(points[-1][0], points[-1][1])
+        title = f"last: {number(points[-1][0])}, {number(points[-1][1])}"
+        return (
+            f'{drawn}<circle class="end {colour}" cx="{x:.1f}" cy="{y:.1f}" r="4">'
+            f"<title>{escape(title)}</title></circle>"
+        )
     marks = [_band(points, colour, at)] if one["style"] == "band" else []
     for point in points:
         x, y = at(point[0], point[1])

@@ -28,6 +28,7 @@ VERBS = {
     "tag": "give a run words by which ls finds it",
     "accept": "let an artifact stand for changed code that makes the same bytes",
     "gc": "delete artifacts that no run refers to",
+    "rollouts": "write the rollouts that a PPO kept as a page to look through",
     "replay": "compute a PPO's kept rollouts again, offline",
     "label": "rank answers on a local web page",
     "store": "add to a live store of documents, change it, search it",

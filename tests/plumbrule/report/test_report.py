@@ -116,8 +116,8 @@ def test_benchmarks_stand_side_by_side_with_gaps_where_nothing_was_measured() ->
         }
     )
     assert table["columns"] == ["eval_sft", "eval"]
-    assert [metric for metric, _ in table["rows"]] == ["accuracy", "abstain"]
-    (measured, missing), (blank, unbounded) = (cells for _, cells in table["rows"])
+    assert [row[:2] for row in table["rows"]] == [("accuracy", 1), ("abstain", 0)]
+    (measured, missing), (blank, unbounded) = (cells for _, _, cells in table["rows"])
     assert (measured["value"], measured["bounds"]) == ("0.5", "0.4 to 0.6 · n 10")
     assert missing == blank == {"value": "", "interval": "", "n": "", "groups": "", "bounds": ""}
     assert (unbounded["value"], unbounded["bounds"]) == ("1", "n 1")
@@ -127,7 +127,7 @@ def test_items_and_groups_stand_beside_every_interval(tmp_path: Path) -> None:
     number = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "groups": 8}
     few = {**number, "low": None, "high": None, "reason": "too few: 2 groups of at least 5"}
     (table,) = benchmark_tables({"eval": {"bold": {"closed": {"a": number, "b": few}}}})
-    (known, unknown) = (cells[0]["bounds"] for _, cells in table["rows"])
+    (known, unknown) = (cells[0]["bounds"] for _, _, cells in table["rows"])
     assert known == "0.4 to 0.6 · n 40 · groups 8"
     assert unknown == "too few: 2 groups of at least 5 · n 40 · groups 8"
     written = {"compare": {"ppo/gold_gain": number}, "rm": {"accuracy": few}}
