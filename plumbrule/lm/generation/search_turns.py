@@ -4,10 +4,10 @@
             sampled                not sampled          sampled              sampled
 
 Token in, token out: what was sampled is never decoded and encoded again. A turn is decoded to see
-whether it calls (`search_calls/calls.py`), its tokens go on into the next turn's context as they
-are, and the answer is encoded once (`search_calls/results.py`). `action_mask` is written here, as
-tokens are put down: True for a token that came from the sampler, False for one of an answer. Nobody
-makes it again from ids, lengths or text.
+whether it calls (`plumbrule/lm/search_calls/calls.py`), its tokens go on into the next turn's
+context as they are, and the answer is encoded once (`plumbrule/lm/search_calls/results.py`).
+`action_mask` is written here, as tokens are put down: True for a token that came from the sampler,
+False for one of an answer. Nobody makes it again from ids, lengths or text.
 
 (Search-R1's rollouts decode each turn, cut the text behind `</search>` and encode it again, so the
 policy is trained on tokens that it did not sample; its mask is made of those ids.)

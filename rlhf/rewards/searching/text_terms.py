@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from plumbrule.atlas.judgement import ADMISSIONS, holds, normalise_answer
 from plumbrule.errors import DataError
 from plumbrule.grounding.answer_match import contains
 from plumbrule.grounding.answer_match import exact_match as matches
@@ -47,9 +48,16 @@ HASHED_BY_NAME = True
 def exact_match(episodes: Sequence[Episode]) -> list[float]:
     """Return 1 for an answer that is a reference answer, normalised, its citations aside; else 0.
 
-    Raises: DataError: a prompt has no reference answer.
+    Where nothing can answer (`meta.answer` is ""), 1 for a response that says it does not know.
+    Raises: DataError: a prompt's meta has no answer.
     """
-    return [float(matches(without_citations(e.response), references(e))) for e in episodes]
+    found = []
+    for e in episodes:
+        sought = references(e)
+        admits = holds(normalise_answer(e.response), ADMISSIONS)
+        matched = matches(without_citations(e.response), sought) if sought else admits
+        found.append(float(matched))
+    return found
 
 
 @register("search_format")
@@ -62,7 +70,8 @@ def search_format(episodes: Sequence[Episode]) -> list[float]:
 def information_gain(episodes: Sequence[Episode]) -> list[float]:
     """Return the sum over each response's searches of what they added, in [0, 1].
 
-    Raises: DataError: a prompt has neither gold passages nor a reference answer.
+    0 where nothing can answer. Raises: DataError: a prompt's meta has neither gold passages nor an
+    answer.
     """
     return [sum(gains(e)) for e in episodes]
 
@@ -92,12 +101,14 @@ def cited_support(episodes: Sequence[Episode]) -> list[float]:
 
 
 def references(episode: Episode) -> list[str]:
-    """Return the reference answers of a prompt.
+    """Return the reference answers of a prompt; [] where its answer is "": nothing can answer it.
 
-    Raises: DataError: there is none.
+    Raises: DataError: its meta says nothing of an answer.
     """
     meta = episode.prompt.meta
-    given = meta.get("answers", [meta.get("answer", ""), *meta.get("aliases", ())])
+    if meta.get("answer") == "" and "answers" not in meta:
+        return []
+    given = meta.get("answers", [meta.get("answer"), *meta.get("aliases", ())])
     texts = [text for text in given if isinstance(text, str) and text.strip()]
     if not texts:
         raise DataError(

@@ -93,8 +93,16 @@ def test_redundancy_by_hand() -> None:
 
 
 def test_a_prompt_without_an_answer_is_named() -> None:
-    with pytest.raises(DataError, match=r"prompt 'p': meta.answer \(=''\) must be a text"):
-        FUNCTIONS["exact_match"]([episode(answer="")])
+    with pytest.raises(DataError, match=r"prompt 'p': meta.answer \(=None\) must be a text"):
+        FUNCTIONS["exact_match"]([episode(topic="bread")])
+    with pytest.raises(DataError, match=r"meta.answer \(=3\) must be a text"):
+        FUNCTIONS["information_gain"]([episode(answer=3, searches=[[BERO]])])
+
+
+def test_where_nothing_can_answer_admitting_it_is_right() -> None:
+    assert value("exact_match", episode("I do not know.", answer="")) == 1.0
+    assert value("exact_match", episode("Mera", answer="")) == 0.0
+    assert value("information_gain", episode(answer="", searches=[[BERO], [TOLA]])) == 0.0
 
 
 def test_they_are_terms_of_a_reward() -> None:
