@@ -210,6 +210,7 @@ def test_a_live_store_keeps_its_encoder_and_knows_it_again(folder: Path, tmp_pat
         assert [one.number for one in again[0]] == [one.number for one in expected[0]]
         assert len(again[0]) == 3
     kept = tmp_path / "stores" / "notes" / "encoder"
-    (kept / "config_sentence_transformers.json").write_text('{"prompts": {"query": "q: "}}')
+    told = kept / "config_sentence_transformers.json"
+    told.write_text('{"prompts": {"query": "q: "}}', encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"encoder .* must be the encoder that store notes was"):
         open_store(tmp_path, "notes")

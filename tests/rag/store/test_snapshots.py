@@ -57,7 +57,10 @@ def test_a_rule_of_the_store_holds_in_the_index_and_no_rule_opens_nothing(root: 
     out = root / "out"
     out.mkdir()
     run(config(root), {}, CPU, out, NullTracker())
-    rows = [json.loads(line) for line in (out / "passages.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (out / "passages.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert {row["document"]: row["readers"] for row in rows} == {
         "doc-0": [],
         **{f"doc-{i}": ["*"] for i in range(1, 6)},
