@@ -123,5 +123,6 @@ def metric_names(prefix: str = "") -> tuple[str, ...]:
 def retrieval_quantities(prefix: str) -> list[Quantity]:
     """Return what a comparison pairs."""
     return [Quantity(f"{prefix}{name}_change", name, better=1) for name in CITATIONS] + [
-        Quantity(f"{prefix}{name}_change", name) for name in (*EFFECTS, *SEARCHES)
+        Quantity(f"{prefix}{name}_change", name, better=-1 if name == "search_malformed" else 0)
+        for name in (*EFFECTS, *SEARCHES)
     ]
