@@ -161,8 +161,14 @@ def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str)
     encode = None
     if by == "semantic":  # an encoder that is fitted is so on whole documents, as there are no cuts
         texts = [document.text for document in documents]
-        revision, dimensions = config.encoder_revision, config.dimensions
-        _, encoder = make_encoder(config.encoder, revision, dimensions, texts, device)
+        _, encoder = make_encoder(
+            config.encoder,
+            config.encoder_revision,
+            config.dimensions,
+            texts,
+            device,
+            config.precision,
+        )
         encode = encoder.encode_passages
     return chunker_of(Cutting(config.chunk_words, config.overlap_words, config.chunker, encode))
 

@@ -181,7 +181,7 @@ MUTANTS = [
         "rag",
         "a tie at the cut is FAISS's to break",
         "rag/index/dense.py",
-        "if width == len(self) or not tied.any():",
+        "if width == available or not tied.any():",
         "if True:",
         ("rag/index/test_dense.py::test_ties_are_broken_by_row_when_better_ones_come_last",),
     ),

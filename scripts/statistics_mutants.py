@@ -219,16 +219,17 @@ MUTANTS: list[OtherMutant] = [
         "statistics",
         "gather pairs runs by their place and not by their seed",
         "plumbrule/results/tables.py",
-        "seeds = [] if same else [seed for seed in before if seed in after]",
-        "seeds = [] if same else list(before)",
+        "{c.repeat: c.measured(metric) for c in _finite(side, metric)} for side in (base, other)",
+        "dict(enumerate(c.measured(metric) for c in _finite(side, metric)))\n"
+        "        for side in (base, other)",
         (f"{GATHER}::test_a_baseline_without_partner_seeds_is_refused",),
     ),
     OtherMutant(
         "statistics",
         "gather takes a cell of two groups for one",
         "plumbrule/results/cells.py",
-        'if o not in shared and key_of(o) != "seed"',
-        'if o in shared and key_of(o) != "seed"',
+        "if o not in shared and not is_repeat(o)",
+        "if o in shared and not is_repeat(o)",
         (f"{GATHER}::test_groups_are_everything_but_the_seed_with_students_interval",),
     ),
     OtherMutant(

@@ -9,9 +9,7 @@ from typing import cast
 import numpy as np
 
 from plumbrule.errors import ArtifactError
-from plumbrule.store.artifacts import sha256
-from plumbrule.store.fingerprint import digest
-from rag.index.encoders import Encoder, load_encoder, make_encoder
+from rag.index.encoders import Encoder, content_of, load_encoder, make_encoder
 from rag.index.hash_encoder import BUCKETS, HALVES, HashingEncoder
 from rag.store.database import DATABASE, Database
 from rag.store.live import ENCODER, LiveStore
@@ -75,12 +73,6 @@ def open_store(
     except BaseException:
         database.close()
         raise
-
-
-def content_of(folder: Path) -> str:
-    """Return a digest of the names and bytes of the files under `folder`, 16 hex digits."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest({str(path.relative_to(folder)): sha256(path) for path in files})
 
 
 def is_made(folder: Path) -> bool:
