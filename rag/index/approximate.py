@@ -65,10 +65,10 @@ class ApproximateIndex:
         Raises: ConfigError: a query of another length, or with NaN.
         """
         if selection is not None:
-            few = len(selection.rows) < EXACT_BELOW * len(self)
+            few = selection.count < EXACT_BELOW * len(self)
             if few or selection.filtered:
                 return self._stored.search(vectors, depth, selection)
-        available = len(self) if selection is None else len(selection.rows)
+        available = len(self) if selection is None else selection.count
         width = min(depth * self._nominated, available)
         if width == 0 or not len(vectors):
             return [NOTHING] * len(vectors)

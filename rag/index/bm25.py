@@ -106,7 +106,7 @@ class KeywordIndex:
             else:
                 matching = selection.rows[scores[selection.rows] > 0]
             rows, top = best(matching, scores[matching], depth)
-            available = len(self) if selection is None else len(selection.rows)
+            available = len(self) if selection is None else selection.count
             full = len(rows) == min(depth, available) > 0
             found.append(Hits(rows, top, floor=float(top[-1]) if full else 0.0))
         return found

@@ -156,7 +156,7 @@ class VectorIndex:
         Raises: ConfigError: a query of another length, or with NaN.
         """
         require_queries(vectors, self.dimensions)
-        available = len(self) if selection is None else len(selection.rows)
+        available = len(self) if selection is None else selection.count
         depth = min(depth, available)
         if depth == 0:
             return [NOTHING] * len(vectors)

@@ -141,7 +141,7 @@ class ExactIndex:
 
     def _search(self, vectors: np.ndarray, depth: int, selection: Selection | None) -> list[Hits]:
         asked = np.any(vectors != 0, axis=1)
-        available = len(self) if selection is None else len(selection.rows)
+        available = len(self) if selection is None else selection.count
         depth = min(depth, available)
         if depth == 0 or not asked.any():
             return [NOTHING] * len(vectors)
@@ -186,8 +186,8 @@ class ExactIndex:
         self, selection: Selection | None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Yield (vectors (m, d), their rows (m,) int64, True = not selected (m,) or None)."""
-        if selection is not None and len(selection.rows) < GATHERED_BELOW * len(self):
-            for first in range(0, len(selection.rows), self._step):
+        if selection is not None and selection.count < GATHERED_BELOW * len(self):
+            for first in range(0, selection.count, self._step):
                 rows = selection.rows[first : first + self._step]
                 block = self.take(rows)
                 yield block, torch.from_numpy(rows).to(self._device), None

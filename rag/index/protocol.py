@@ -8,6 +8,7 @@ So a query may get fewer passages than it asks for, or none, from any index.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -41,12 +42,17 @@ class Selection:
         self.readable = readable
         self.filtered = passes is not None
         self.mask = readable if passes is None else readable & passes
-        self.rows = np.flatnonzero(self.mask)
+        self.count = int(np.count_nonzero(self.mask))
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Return the selected rows, (count,) int64, rising."""
+        return np.flatnonzero(self.mask)
 
     @property
     def whole(self) -> bool:
         """Return whether every row is selected."""
-        return len(self.rows) == len(self.mask)
+        return self.count == len(self.mask)
 
     def part(self, start: int, end: int) -> Selection:
         """Return the selection among rows start..end-1, whose numbers then begin at 0."""

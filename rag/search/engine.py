@@ -185,9 +185,10 @@ class IndexRetriever:
         given = self.wanted if filter is None else filter
         wanted = parse_filter(given) if given is None or isinstance(given, Mapping | str) else given
         selection = self.corpus.select(asking, wanted)
+        asked = repr(wanted)  # as tuples, `all` equals `any`, and 1 equals true
         found: dict[str, tuple[Passage, ...]] = {}
         for query in queries:
-            kept = None if self.cache is None else self.cache.get(asking, (query, k, wanted))
+            kept = None if self.cache is None else self.cache.get(asking, (query, k, asked))
             if kept is not None or not query.strip():
                 found[query] = kept or ()
         todo = [query for query in dict.fromkeys(queries) if query not in found]
@@ -198,7 +199,7 @@ class IndexRetriever:
             for query, hits in zip(block, self.index.search(block, depth, narrowed), strict=True):
                 found[query] = self._passages(query, hits, k, asking)
                 if self.cache is not None:
-                    self.cache.keep(asking, (query, k, wanted), found[query])
+                    self.cache.keep(asking, (query, k, asked), found[query])
         passing = num_passing(wanted, self.corpus, asking)
         return [Found(found[query], passing) for query in queries]
 

@@ -246,6 +246,22 @@ def test_the_cache_keeps_the_newest_and_blank_queries_find_nothing() -> None:
     assert searched == ["rain", "sun", "Rome", "rain"]
 
 
+def test_the_cache_tells_filters_apart_that_look_alike() -> None:
+    corpus, keywords = small()
+    chunks = [chunk._replace(metadata={"n": i == 0 or i}) for i, chunk in enumerate(corpus.chunks)]
+    retriever = IndexRetriever(Corpus(chunks), keywords, cache=SearchCache())
+    both = [{"n": True}, {"n": 2}]
+    for wanted, expected in (
+        ({"n": 1}, ["1"]),
+        ({"n": True}, ["0"]),
+        ({"any": both}, ["0", "2"]),
+        ({"all": both}, []),
+        ({"n": {"exists": True}}, ["0", "1", "2"]),
+    ):
+        (found,) = retriever.search(["rain"], 4, filter=wanted)
+        assert sorted(passage.id for passage in found) == expected
+
+
 def test_headers_stand_before_what_is_indexed_alone(tmp_path: Path) -> None:
     texts = [
         Document("a", "It rains a lot.", "Rome", {"section": "Weather", "context": "About Italy."}),
