@@ -427,4 +427,6 @@ def test_a_row_at_its_limit_is_not_read_behind_the_context(recomputed):
         for prompt, key, limit in zip(prompts, keys, limits, strict=True)
     ]
     assert [one.tokens for one in together] == [one.tokens for one in alone]
-    assert [len(one.tokens) for one in together].count(6) >= 6  # so `_KEEP` alone keeps the long row
+    assert [len(one.tokens) for one in together].count(
+        6
+    ) >= 6  # so `_KEEP` alone keeps the long row
