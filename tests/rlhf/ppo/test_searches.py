@@ -349,6 +349,16 @@ def test_rewards_see_turns_and_all_passages(trajectory: Trajectory) -> None:
         assert episode.response.split() == last
 
 
+def test_support_is_of_words_without_citations_and_0_of_an_empty_answer(
+    trajectory: Trajectory,
+) -> None:
+    """An empty answer once had support 1, and `[1]` was a word that its passage did not hold."""
+    number = len(trajectory)
+    for text, expected in (("rain [1].", 1.0), ("rain sun [1].", 0.5), ("", 0.0), ("[1]", 0.0)):
+        said = replace(trajectory, texts=[text] * number, passages=[("rain",)] * number)
+        assert search_metrics(said)["search/support"] == pytest.approx(expected)
+
+
 # Runs
 
 
