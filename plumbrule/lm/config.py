@@ -223,8 +223,8 @@ forgotten first. 0: none."""
                 and marker.isprintable(),
                 f"search.{name}",
                 repr(marker),
-                "be printable ASCII text without blanks at its ends: its last letter then lies in one "
-                "token",
+                "be printable ASCII text without blanks at its ends: one token then holds its last "
+                "letter",
                 "use one such as <search>",
             )
         require(
