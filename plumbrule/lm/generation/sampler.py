@@ -119,21 +119,26 @@ def generate(
 
 
 def check_lengths(
-    policy: Policy, prompts: Sequence[Sequence[int]], limits: int | Sequence[int]
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    limits: int | Sequence[int],
+    named: str = "",
 ) -> None:
     """Raise ConfigError unless every prompt holds a token and fits with its response.
 
-    Args: limits: tokens of a response, at most, or of each.
+    Args: limits: tokens of a response, at most, or of each. named: the settings that make them,
+    with their values; "": sampling.max_new_tokens.
     """
     most = [limits] * len(prompts) if isinstance(limits, int) else limits
     for i, (prompt, limit) in enumerate(zip(prompts, most, strict=True)):
         if not prompt:
             raise ConfigError(f"prompt {i} (=0 tokens) must hold a token; check its chat template.")
         if len(prompt) + limit > policy.spec.context:
+            response = named or f"sampling.max_new_tokens (={limit} tokens)"
             raise ConfigError(
-                f"prompt {i} (={len(prompt)} tokens) with sampling.max_new_tokens "
-                f"(={limit} tokens) must fit the context (={policy.spec.context} tokens); "
-                "shorten either, show fewer passages, or raise model.context."
+                f"prompt {i} (={len(prompt)} tokens) with {response} must fit the context "
+                f"(={policy.spec.context} tokens); shorten {'one' if named else 'either'}, show "
+                "fewer passages, or raise model.context."
             )
 
 
