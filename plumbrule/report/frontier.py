@@ -61,7 +61,7 @@ def _policies(
         policy = policy_of(nodes, compare, "policy")
         metrics = nodes.get(policy, {}).get("metrics", {})
         kl = next((metrics[name] for name in KL if name in metrics), None)
-        if row is not None and is_finite(kl):
+        if row is not None and kl is not None and is_finite(kl):
             point = (kl, row["difference"], row["low"], row["high"])
             points.setdefault(policy.split(SIGN)[0], []).append(point)
     series: list[dict[str, Any]] = [

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from places import ROOT
 
 from plumbrule.cli.composition import CONF
+from plumbrule.cli.sweeps.words import FOLDS, sweeper_words
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.setting_names import settings_of
 from sft.data.config import DatasetConfig
@@ -91,6 +92,9 @@ def check_override(word: str, default: DictConfig) -> None:
         PARSER.parse_overrides([f"{key}={value or 'folder'}"])
     except OverrideParseException:
         pytest.fail(f"Hydra can't read {word}")
+    if word.startswith(FOLDS):  # which stands for `folds` and a sweep of `fold`
+        assert f"folds={value}" in sweeper_words(["-m", word]), word
+        return
     plain = key.lstrip("+~")
     folder = CONF / plain.partition("@")[0]
     if folder.is_dir():
