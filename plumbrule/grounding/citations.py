@@ -1,10 +1,13 @@
 """Whether the passages that an answer cites say what it says: precision, recall, support.
 
 A citation is `[n]`, the number of a passage that was shown, from 1. It belongs to the sentence that
-it stands in, or directly behind. The three are those of ALCE (Gao et al. 2023, arXiv:2305.14627,
-section 3), with the lexical measure of `support.py` in place of an entailment model: a passage
-supports a sentence where it holds at least `SUPPORTED` of its content words. That reads no meaning;
-what the measure is worth is measured by stage `eval_support`.
+it stands in, or directly behind on the same line; those of a line that holds nothing else belong to
+the sentence before. The number of a list's item at the start of a line ("1.") is no claim.
+
+The three measures are those of ALCE (Gao et al. 2023, arXiv:2305.14627, section 3), with the
+lexical measure of `support.py` in place of an entailment model: a passage supports a sentence where
+it holds at least `SUPPORTED` of its content words. That reads no meaning; what the measure is worth
+is measured by stage `eval_support`.
 
     recall      share of the sentences that their cited passages support together; a sentence
                 without a citation is not supported
@@ -25,7 +28,11 @@ from typing import NamedTuple
 from plumbrule.grounding.support import content_words, sentences
 
 CITATION = re.compile(r"\[(\d{1,9})\]")
-_BEHIND_THE_END = re.compile(r"([.!?]+)((?:\s*\[\d{1,9}\])+)")
+_SOME = r"(?:[^\S\n]*\[\d{1,9}\])+"
+"""Citations one behind the other, on one line."""
+_LINE_OF_CITATIONS = re.compile(rf"\s*\n({_SOME})[^\S\n]*(?=\n|$)")
+_LIST_NUMBER = re.compile(rf"^[^\S\n]*\d{{1,3}}[.)](?=(?:{_SOME})?[^\S\n]+[^\s\[])", re.MULTILINE)
+_BEHIND_THE_END = re.compile(rf"([.!?]+)({_SOME})")
 _WITH_BLANKS = re.compile(r"\s*\[\d{1,9}\]")
 SUPPORTED = 0.5
 """Share of a sentence's content words, as `eval_support.threshold` by default."""
@@ -35,7 +42,7 @@ class Citations(NamedTuple):
     """Of one answer, each in [0, 1]; None where nothing can be counted."""
 
     precision: float | None
-    """None: it cites nothing."""
+    """None: it cites nothing, or only passages that were shown, in sentences that claim nothing."""
     recall: float | None
     """None: no sentence has a content word."""
     support: float | None
@@ -57,6 +64,7 @@ class Claim(NamedTuple):
 
 def claims(text: str) -> Iterator[Claim]:
     """Yield the sentences of an answer with what each cites."""
+    text = _LIST_NUMBER.sub("", _LINE_OF_CITATIONS.sub(r" \1", text))
     text = _BEHIND_THE_END.sub(r"\2\1", text)  # `so. [1]` as `so [1].`
     for start, end in sentences(text):
         sentence = text[start:end]

@@ -198,9 +198,9 @@ out whole. An episode is at most sampling.max_new_tokens, which count over all t
     method: str = "hybrid"
     """bm25, dense or hybrid (convex sum of min-max scaled scores)."""
     open: str = "<search>"
-    """Text that begins a call; printable ASCII. The query stands behind it."""
+    """Text that begins a call; printable ASCII, no blank at an end. The query stands behind it."""
     close: str = "</search>"
-    """Text that ends a call, and with it the turn; printable ASCII."""
+    """Text that ends a call, and with it the turn; printable ASCII, no blank at an end."""
     template: str = RESULTS_TEMPLATE
     """How passages stand in the answer: {passages} are lines `[n] text`, n counting the passages \
 of the episode from 1."""
@@ -217,10 +217,14 @@ forgotten first. 0: none."""
         for name in ("open", "close"):
             marker = getattr(self, name)
             require(
-                bool(marker.strip()) and marker.isascii() and marker.isprintable(),
+                bool(marker)
+                and marker == marker.strip()
+                and marker.isascii()
+                and marker.isprintable(),
                 f"search.{name}",
                 repr(marker),
-                "be printable ASCII text and not blank: its last letter then lies in one token",
+                "be printable ASCII text without blanks at its ends: one token then holds its last "
+                "letter",
                 "use one such as <search>",
             )
         require(

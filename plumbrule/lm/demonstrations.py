@@ -9,14 +9,14 @@ it would teach either a prompt that is never seen or a response that never ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from plumbrule.data.records import Demonstration, Prompt
 from plumbrule.lm.config import RetrievalConfig
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.response_logprobs import token_row
-from plumbrule.lm.retrieval_prompts import shown_prompts
+from plumbrule.lm.retrieval_prompts import is_chosen, shown_prompts
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Retriever
 
@@ -53,26 +53,35 @@ def with_retrieved(
     retriever: Retriever | None,
     retrieval: RetrievalConfig,
     seed: int,
+    say: Callable[[str], None] | None = None,
 ) -> list[Demonstration]:
     """Return the demonstrations, a share of those without passages with retrieved ones.
 
-    Passages leave room for the response; what chance does to them is the same in every epoch.
+    Passages leave room for their own response; what chance does to them is the same in every epoch.
 
+    Args: say: is told how many were to have passages and got none; None: nobody is.
     Raises: ConfigError: a share above 0 without a retriever.
     """
     found = list(demonstrations)
     bare = [i for i, one in enumerate(found) if not one.passages]
     if retrieval.share == 0.0 or not bare:
         return found
-    longest = max(len(policy.encode_response(found[i].response)) for i in bare)
+    responses = [len(policy.encode_response(found[i].response)) for i in bare]
     shown = shown_prompts(
         [Prompt(found[i].id, found[i].messages, found[i].meta) for i in bare],
         policy,
         retriever,
         retrieval,
         seed=seed,
-        max_new_tokens=longest,
+        max_new_tokens=responses,
     )
     for i, prompt in zip(bare, shown, strict=True):
         found[i] = dataclasses.replace(found[i], passages=prompt.passages)
+    chosen = [i for i in bare if is_chosen(found[i].id, retrieval.share, seed)]
+    num_without = sum(not found[i].passages for i in chosen)
+    if say is not None and num_without:
+        say(
+            f"{num_without} of {len(chosen)} demonstrations that were to have passages got none: "
+            "none fits beside the response, was found, or was kept by retrieval.dropout"
+        )
     return found

@@ -42,7 +42,7 @@ def shown_prompts(
     retrieval: RetrievalConfig,
     *,
     seed: int,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     plain: Sequence[Sequence[int]] | None = None,
     update: int = 0,
 ) -> list[ShownPrompt]:
@@ -51,8 +51,9 @@ def shown_prompts(
     The query is the last user turn. Passages take at most `retrieval.budget_tokens`, and never more
     than the policy's context leaves beside the prompt and a response of `max_new_tokens`.
 
-    Args: plain: token ids of the prompts without passages; None: they are encoded here. update: of
-    training, which with the seed and the prompt's id decides what chance does to its passages.
+    Args: max_new_tokens: of every response, or of each. plain: token ids of the prompts without
+    passages; None: they are encoded here. update: of training, which with the seed and the prompt's
+    id decides what chance does to its passages.
     Raises: ConfigError: a share above 0 without a retriever.
     """
     if plain is None:
@@ -65,12 +66,13 @@ def shown_prompts(
             f"retrieval.share (={retrieval.share:g}) must be 0 without an index; give the node an "
             "`index` input or set the share to 0."
         )
+    rooms = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     chosen = [i for i, prompt in enumerate(prompts) if is_chosen(prompt.id, retrieval.share, seed)]
     queries = [prompts[i].messages[-1].content for i in chosen]
     with timed("retrieve"):
         found = retriever.search(queries, num_asked(retrieval)) if queries else []
         for i, passages in zip(chosen, found, strict=True):
-            free_tokens = policy.spec.context - max_new_tokens - len(plain[i])
+            free_tokens = policy.spec.context - rooms[i] - len(plain[i])
             budget = min(retrieval.budget_tokens, free_tokens)
             if budget > 0:
                 key = (seed, update, prompts[i].id)

@@ -29,6 +29,11 @@ def logged_rows(artifact: Artifact) -> list[dict[str, Any]]:
     return read_metrics(artifact.file(METRIC_ROWS).parent) if artifact.has(METRIC_ROWS) else []
 
 
+def is_finite(value: Any) -> bool:
+    """Return whether a logged value is a finite number: NaN and Inf are logged as text."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return charts of the metrics that a node's stages logged at three or more updates.
 
@@ -39,7 +44,7 @@ def curves(cells: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     for cell, artifact in cells.items():
         for row in logged_rows(artifact):
             for name, value in row.items():
-                if name != "update" and isinstance(value, int | float) and math.isfinite(value):
+                if name != "update" and is_finite(value):
                     points = series.setdefault(name, {}).setdefault(cell, [])
                     points.append((row["update"], value))
     order = list(WORDINGS)

@@ -7,13 +7,12 @@ flaws of the reward, so a gain is read beside its KL (Bai et al. 2022, Gao et al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumbrule.report import plots
 from plumbrule.report.answers import KL, MAIN, policy_of
-from plumbrule.report.curves import logged_rows, thinned
+from plumbrule.report.curves import is_finite, logged_rows, thinned
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.input_names import SIGN
 
@@ -62,7 +61,7 @@ def _policies(
         policy = policy_of(nodes, compare, "policy")
         metrics = nodes.get(policy, {}).get("metrics", {})
         kl = next((metrics[name] for name in KL if name in metrics), None)
-        if row is not None and kl is not None and math.isfinite(kl):
+        if row is not None and kl is not None and is_finite(kl):
             point = (kl, row["difference"], row["low"], row["high"])
             points.setdefault(policy.split(SIGN)[0], []).append(point)
     series: list[dict[str, Any]] = [
@@ -107,7 +106,7 @@ def _trainings(folders: Mapping[str, Artifact]) -> dict[str, Any]:
                 for row in rows
                 if metric in row and "objective/kl" in row
             ]
-            known = [p for p in points if all(map(math.isfinite, p))]
+            known = [p for p in points if all(map(is_finite, p))]
             if len(known) > 1:
                 lines.append((label, node, thinned(known)))
     by_node = dict.fromkeys(node.split(SIGN)[0] for _, node, _ in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plumbrule.report.curves import logged_rows
+from plumbrule.report.curves import is_finite, logged_rows
 from plumbrule.report.figures import number
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.input_names import SIGN
@@ -60,7 +60,7 @@ def _parts(
 ) -> list[dict[str, Any]]:
     """Return the parts of a training's seconds with their shares in percent; [] for none."""
     rows = logged_rows(artifact)
-    sums = {part: sum(row.get(part, 0.0) for row in rows) for part in PARTS}
+    sums = {part: sum(row[part] for row in rows if is_finite(row.get(part))) for part in PARTS}
     if not any(sums.values()):
         return []
     total = max(float(nodes[name]["wall_seconds"]), sum(sums.values()))

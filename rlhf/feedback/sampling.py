@@ -30,6 +30,7 @@ from plumbrule.store.file_names import RECORDS, SPLITS
 from plumbrule.store.json_files import read_json
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.feedback.rankings import first_of_each
+from rlhf.rewards.functions import check_prompts
 
 CHUNK_PROMPTS = 128
 """Prompts whose answers are sampled and checkpointed together."""
@@ -70,9 +71,12 @@ def read_questions(
 
     With `num_prompts` the held-out split is cut in the same proportion as the training split,
     unless `num_held_out` says otherwise; a number above what there is takes all.
-    Raises: DataError: no prompt fits. ConfigError: passages are wanted and there is no index.
+    Raises: DataError: no prompt fits, or a reward term cannot score one. ConfigError: passages are
+    wanted and there is no index.
     """
     prompts, num_too_long = _read_prompts(inputs["prompts"], policy, config)
+    if config.labeller == "rm":
+        check_prompts(config.reward.weights, [prompt for _, prompt, _ in prompts])
     retriever = None
     if config.retrieval.share > 0:
         retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)

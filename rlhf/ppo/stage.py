@@ -106,6 +106,7 @@ from rlhf.ppo.update_settings import (
     step_settings,
 )
 from rlhf.rewards.accuracy_gate import check_report_cards
+from rlhf.rewards.functions import check_prompts
 from rlhf.rewards.terms import open_terms
 
 HEADLINES = (
@@ -131,8 +132,9 @@ def run(
     """Train a policy against the reward; return headline metrics of the last update.
 
     Args: sampler: answers the rollouts' queries; None: the one that `config.sampler` names.
-    Raises: ConfigError: settings and inputs that do not go together. TrainingError: NaN or Inf in
-    a score, a loss or a gradient; the rollout is kept beside the checkpoints.
+    Raises: ConfigError: settings and inputs that do not go together. DataError: a prompt that a
+    reward term cannot score. TrainingError: NaN or Inf in a score, a loss or a gradient; the
+    rollout is kept beside the checkpoints.
     """
     given, device = Inputs(inputs), resolve_device(runtime)
     check_inputs(config, inputs)
@@ -155,6 +157,7 @@ def run(
     searcher = open_searcher(config, given, runtime, sampler)
     response_tokens = config.most_response_tokens
     prompts, lengths = read_prompts(inputs["prompts"].file(RECORDS), policy, response_tokens)
+    check_prompts(config.reward.weights, prompts)
     num_too_long = len(lengths) - len(prompts)
     policy.check_chats(read_held_out(inputs))  # they are answered when all is trained
     ptx = None

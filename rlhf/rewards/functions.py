@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +29,12 @@ from plumbrule.store.fingerprint import plugin_digest
 from rlhf.rewards.options import TERMS, TOTAL, own_code
 
 if TYPE_CHECKING:
+    from plumbrule.data.records import Prompt
     from plumbrule.protocols import Episode
 
 RewardFunction = Callable[["Sequence[Episode]"], Sequence[float]]
 FUNCTIONS: dict[str, RewardFunction] = {}
+_CHECKS: dict[str, Callable[[Prompt], None]] = {}
 _FILES: dict[str, Path] = {}
 _DIGESTS: dict[str, str] = {}
 HASHED_BY_NAME = True
@@ -44,9 +46,13 @@ _WORD = re.compile(r"\w+")
 _CITATION = re.compile(r"\[(\d+)\]")
 
 
-def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
+def register(
+    name: str, check: Callable[[Prompt], None] | None = None
+) -> Callable[[RewardFunction], RewardFunction]:
     """Return a decorator that enters a function into the table.
 
+    Args: check: raises DataError for a prompt whose responses the function can't score; it is asked
+    of all prompts before the first is answered. None: it scores any.
     Raises: ConfigError: the name is taken, or can't stand in a config.
     """
     if name in (*TERMS, TOTAL) or not name.isidentifier():
@@ -65,9 +71,19 @@ def register(name: str) -> Callable[[RewardFunction], RewardFunction]:
             )
         FUNCTIONS[name], _FILES[name] = function, file
         _DIGESTS[name] = plugin_digest(str(file))
+        if check is not None:
+            _CHECKS[name] = check
         return function
 
     return enter
+
+
+def check_prompts(names: Iterable[str], prompts: Iterable[Prompt]) -> None:
+    """Raise what the checks of the named terms raise for a prompt, before any is answered."""
+    checks = [_CHECKS[name] for name in names if name in _CHECKS]
+    for prompt in prompts if checks else ():
+        for check in checks:
+            check(prompt)
 
 
 def source_digest(name: str) -> str:

@@ -90,7 +90,12 @@ def run(
         encode_demonstrations(
             policy,
             with_retrieved(
-                policy, read_records(Demonstration, path), retriever, retrieval, config.seed
+                policy,
+                read_records(Demonstration, path),
+                retriever,
+                retrieval,
+                config.seed,
+                lambda told: tracker.say(f"sft  {told}"),
             ),
         )
         for path, retrieval in (

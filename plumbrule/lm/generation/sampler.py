@@ -9,7 +9,8 @@ are never stored.
 What makes it quick. Prompts of like length share a batch; equal prompts in a batch (K samples of
 one prompt) are read once and their cache is repeated; only the last position gets logits; rows
 that have ended leave the batch, cache and all, as soon as fewer than `_KEEP` of the rows live, so
-each row is copied a bounded number of times.
+each row is copied a bounded number of times. With limits of their own they leave also where the
+context of one is full, since a model with learned positions has none behind it.
 
 Prompts are padded on the left, so that the next token of every row falls into the same column;
 masks and positions come from lengths, and the pad id never matters.
@@ -118,21 +119,26 @@ def generate(
 
 
 def check_lengths(
-    policy: Policy, prompts: Sequence[Sequence[int]], limits: int | Sequence[int]
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    limits: int | Sequence[int],
+    named: str = "",
 ) -> None:
     """Raise ConfigError unless every prompt holds a token and fits with its response.
 
-    Args: limits: tokens of a response, at most, or of each.
+    Args: limits: tokens of a response, at most, or of each. named: the settings that make them,
+    with their values; "": sampling.max_new_tokens.
     """
     most = [limits] * len(prompts) if isinstance(limits, int) else limits
     for i, (prompt, limit) in enumerate(zip(prompts, most, strict=True)):
         if not prompt:
             raise ConfigError(f"prompt {i} (=0 tokens) must hold a token; check its chat template.")
         if len(prompt) + limit > policy.spec.context:
+            response = named or f"sampling.max_new_tokens (={limit} tokens)"
             raise ConfigError(
-                f"prompt {i} (={len(prompt)} tokens) with sampling.max_new_tokens "
-                f"(={limit} tokens) must fit the context (={policy.spec.context} tokens); "
-                "shorten either, show fewer passages, or raise model.context."
+                f"prompt {i} (={len(prompt)} tokens) with {response} must fit the context "
+                f"(={policy.spec.context} tokens); shorten {'one' if named else 'either'}, show "
+                "fewer passages, or raise model.context."
             )
 
 
@@ -148,6 +154,7 @@ def _decode(
     """Return one sample per prompt of a batch, in order."""
     model, limit = policy.model, max(limits)
     device = model.device
+    full = {policy.spec.context - len(prompt) for prompt in prompts}  # tokens that fill a context
     stops = torch.tensor(policy.spec.stop_token_ids, device=device)
     draws = torch.from_numpy(uniforms(keys[:, None], np.arange(limit)[None, :])).to(device)
 
@@ -178,12 +185,12 @@ def _decode(
             if until is not None:
                 for row in rows[~gone & torch.isin(picked, ends)].tolist():
                     left[row] |= until.ends(tokens[row, : t + 1].tolist())
-            # 3 Rows that have ended leave, once they are many.
+            # 3 Rows that have ended leave, once they are many or one has no position left.
             live = ~(ended | left)[rows]
             num_live = int(live.sum())  # the one wait for the device per token
             if num_live == 0 or t + 1 == limit:
                 break
-            if num_live < _KEEP * len(rows):
+            if num_live < _KEEP * len(rows) or (t + 1 in full and num_live < len(rows)):
                 kept = live.nonzero()[:, 0]
                 rows, picked = rows[kept], picked[kept]
                 growing.keep(kept)

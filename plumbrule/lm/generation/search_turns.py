@@ -116,7 +116,12 @@ class Searcher:
         """
         search = self.search
         most = sampling.max_new_tokens + search.most_result_tokens
-        check_lengths(policy, prompts, most)
+        named = (
+            f"sampling.max_new_tokens (={sampling.max_new_tokens} tokens) and, for each of "
+            f"search.max_turns (={search.max_turns} turns) but the last, search.budget_tokens "
+            f"(={search.budget_tokens} tokens)"
+        )
+        check_lengths(policy, prompts, most, named)
         end = CallEnd(policy.tokenizer, search, policy.spec.stop_token_ids)
         writer = ResultWriter(policy.tokenizer, search)
         shown = num_shown or [0] * len(prompts)

@@ -20,6 +20,7 @@ from typing import NamedTuple, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from plumbrule.errors import ConfigError
 from plumbrule.lm.config import SearchConfig
 
 
@@ -69,6 +70,8 @@ class CallEnd:
     """Says at which token a turn ends, for the sampler (`Until`).
 
     token_ids: tokens that hold the closing marker's last letter, the only ones that can end a call.
+
+    Raises: ConfigError: there is none, or a marker is encoded with a stop token: no call would end.
     """
 
     def __init__(
@@ -78,6 +81,22 @@ class CallEnd:
         last = search.close[-1]
         vocabulary = tokenizer.get_vocab()
         self.token_ids = sorted(i for token, i in vocabulary.items() if last in token)
+        if not self.token_ids:
+            raise ConfigError(
+                f"search.close (={search.close}) must end with a letter that a token of the "
+                f"policy's tokenizer holds (={last!r} is in none); choose another marker."
+            )
+        for name in ("open", "close"):
+            marker = getattr(search, name)
+            stops = self._stop_ids.intersection(
+                tokenizer(marker, add_special_tokens=False).input_ids
+            )
+            if stops:
+                told = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(stops))))
+                raise ConfigError(
+                    f"search.{name} (={marker}) must hold no stop token of the policy (={told}), "
+                    "which would end the response before the call; choose another marker."
+                )
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of a turn, special tokens spelt out, stop tokens left out."""

@@ -50,11 +50,11 @@ function shown(value, digits = 4) {
 }
 
 // Text with the characters made visible that would hide, or turn around, what stands beside them.
-const HIDDEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
+const HIDDEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\u{e0000}-\u{e007f}]/gu;
 
 function visible(text) {
   return text.replace(HIDDEN, (sign) => {
-    const code = sign.charCodeAt(0);
+    const code = sign.codePointAt(0);
     if (code < 32) return String.fromCharCode(0x2400 + code);
     return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
   });

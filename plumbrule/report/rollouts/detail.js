@@ -16,6 +16,7 @@ async function openRollout(facts, row, show) {
     asked(facts, row),
     make("h3", {}, "Response"),
     make("p", { class: "text", dir: "auto", id: "response" }, ...withCitations(facts, row)),
+    ...turnsOf(facts, row),
     ...tokenView(facts, row, tokens),
     ...samePrompt(facts, row, show),
   );
@@ -68,6 +69,21 @@ function withCitations(facts, row) {
   }
   parts.push(visible(text.slice(end)));
   return text ? parts : [make("em", { class: "meaning" }, "(empty)")];
+}
+
+// Of a policy that may search: each turn as it was sampled, and behind it the query it asked.
+function turnsOf(facts, row) {
+  const turns = facts.turns[row];
+  if (!turns.length) return [];
+  const list = make("ol", { class: "passages", id: "turns" });
+  turns.forEach((place, n) => {
+    const item = make("li", { dir: "auto" }, visible(facts.texts[place]));
+    const query = facts.searches[row][n];
+    if (query !== undefined) item.append(make("p", { class: "meaning" }, "searched for ", make("bdi", { class: "query" }, visible(facts.texts[query]) || "(nothing)")));
+    list.append(item);
+  });
+  const title = `${turns.length} turn${turns.length > 1 ? "s" : ""}; the last is the response`;
+  return [make("h3", {}, title), list];
 }
 
 function tokenView(facts, row, tokens) {

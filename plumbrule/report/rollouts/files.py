@@ -38,6 +38,8 @@ TOKEN_NUMBERS = (
 )
 """Columns that are lists of numbers over the positions of a response."""
 LATER = ("passages", "finished", "query", "action_mask", "step_mask", "raw_scores")
+SEARCHES = ("turns", "search_queries")
+"""Columns that the files of a policy that may search have beside them."""
 EXPECTED = {*REQUIRED, *LATER, *TOKEN_NUMBERS} - {"teacher_logprobs"}
 """Columns of a file of today; the teacher's stands there only where there is one."""
 OF_TOKENS_ALONE = {*TOKEN_NUMBERS, "query", "step_mask"} - {"kl"}
@@ -66,6 +68,10 @@ class Responses(NamedTuple):
     passages: Sequence[tuple[str, ...]]
     finished: Sequence[bool | None]
     """None: the file does not say."""
+    turns: Sequence[tuple[str, ...]]
+    """Text of each turn; () of a policy that may not search."""
+    search_queries: Sequence[tuple[str, ...]]
+    """Query of each search call, in order."""
     numbers: Mapping[str, np.ndarray]
     """Name -> (n,) float64, NaN where a file has no such column: `scores`, `raw_scores`, `kl` (sum
     over action tokens, nats), `length` (action tokens), and each `term:...`."""
@@ -148,6 +154,8 @@ def read_responses(paths: Mapping[int, Path]) -> Responses:
         texts=[x for part in parts for x in part["text"]],
         passages=[x for part in parts for x in part["passages"]],
         finished=[x for part in parts for x in part["finished"]],
+        turns=[x for part in parts for x in part["turns"]],
+        search_queries=[x for part in parts for x in part["search_queries"]],
         numbers={
             name: np.concatenate(
                 [
@@ -175,12 +183,18 @@ def _of_rows(table: pa.Table, path: Path) -> dict[str, Any]:
     numbers["length"] = (ids if mask is None else mask).sums(count=mask is None)
     if "kl" in names:
         numbers["kl"] = ragged(table, "kl", path).sums()
-    passages = _plain(table, "passages", pa.list_(pa.string()), path) or [()] * size
+    passages, turns, searched = (
+        [tuple(row or ()) for row in _plain(table, name, pa.list_(pa.string()), path)]
+        or [()] * size
+        for name in ("passages", *SEARCHES)
+    )
     finished = _plain(table, "finished", pa.bool_(), path) or [None] * size
     return {
         "prompt_id": table.column("prompt_id").to_pylist(),
         "text": table.column("text").to_pylist(),
-        "passages": [tuple(row or ()) for row in passages],
+        "passages": passages,
+        "turns": turns,
+        "search_queries": searched,
         "finished": finished,
         "numbers": numbers,
     }

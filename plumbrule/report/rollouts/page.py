@@ -193,6 +193,8 @@ def _rows(
         "query": [place(query) for query in queries],
         "text": [place(responses.texts[row]) for row in rows],
         "passages": [[place(p) for p in responses.passages[row]] for row in rows],
+        "turns": [[place(turn) for turn in responses.turns[row]] for row in rows],
+        "searches": [[place(query) for query in responses.search_queries[row]] for row in rows],
         "positions": list(positions),
         "texts": list(texts),
     }

@@ -6,7 +6,10 @@ episode, the malformed ones, and how much of the answers the passages support.
 
 from __future__ import annotations
 
-from plumbrule.grounding.support import support
+from collections.abc import Sequence
+
+from plumbrule.grounding.citations import without_citations
+from plumbrule.grounding.support import content_words, support
 from rlhf.ppo.rollout.trajectory import Trajectory
 
 
@@ -14,15 +17,15 @@ def search_metrics(trajectory: Trajectory) -> dict[str, float]:
     """Return the `search/*` metrics of one rollout, means over its episodes; {} without searching.
 
     `search/found_nothing` is a share of the calls, 0 where there are none. `search/support` is the
-    share of an answer's content words that stand in the passages it was shown, 0 where it was shown
-    none; the answer is the last turn.
+    share of an answer's content words, its citations aside, that stand in the passages shown; 0
+    where none was, or where the answer has no content word; the answer is the last turn.
     """
     if trajectory.searching is None:
         return {}
     episodes, number = trajectory.searching, len(trajectory)
     calls = [call for one in episodes for call in one.calls]
     supported = [
-        support(text, "\n".join(passages)) if passages else 0.0
+        _support(without_citations(text), passages)
         for text, passages in zip(trajectory.texts, trajectory.passages, strict=True)
     ]
     all_tokens = sum(map(len, trajectory.responses))
@@ -38,3 +41,8 @@ def search_metrics(trajectory: Trajectory) -> dict[str, float]:
     metrics = {f"search/{name}": total / number for name, total in totals.items()}
     empty = sum(not call.passages for call in calls)
     return {**metrics, "search/found_nothing": empty / max(1, len(calls))}
+
+
+def _support(answer: str, passages: Sequence[str]) -> float:
+    """Return 0 for an answer without content words too: of `support` it would be 1."""
+    return support(answer, "\n".join(passages)) if passages and content_words(answer) else 0.0

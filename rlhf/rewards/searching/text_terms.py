@@ -7,8 +7,8 @@
     citation_precision, citation_recall, cited_support
                         of the answer's [n] (`plumbrule/grounding/citations.py`)
 
-What is sought comes from the prompt's `meta`: `answer` (and `aliases`) or `answers`, texts, and for
-`information_gain` perhaps `gold_passages`, texts.
+What is sought comes from the prompt's `meta`: `answer` (and `aliases`) or `answers`, and for
+`information_gain` perhaps `gold_passages`, each a text or a list of texts (`sought.py`).
 
 The gain of a search and its redundancy are those of StepSearch (Wang et al. 2025,
 arXiv:2505.15107, section 3.2). With c_i(t) the largest similarity of gold passage i to a passage
@@ -30,12 +30,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from plumbrule.atlas.judgement import ADMISSIONS, holds, normalise_answer
-from plumbrule.errors import DataError
 from plumbrule.grounding.answer_match import contains
 from plumbrule.grounding.answer_match import exact_match as matches
 from plumbrule.grounding.citations import score_citations, without_citations
 from plumbrule.grounding.support import content_words
 from rlhf.rewards.functions import register
+from rlhf.rewards.searching.sought import check_answer, check_sought, gold_passages, references
 
 if TYPE_CHECKING:
     from plumbrule.protocols import Episode
@@ -44,7 +44,7 @@ HASHED_BY_NAME = True
 """As in `rlhf/rewards/functions.py`."""
 
 
-@register("exact_match")
+@register("exact_match", check=check_answer)
 def exact_match(episodes: Sequence[Episode]) -> list[float]:
     """Return 1 for an answer that is a reference answer, normalised, its citations aside; else 0.
 
@@ -53,7 +53,7 @@ def exact_match(episodes: Sequence[Episode]) -> list[float]:
     """
     found = []
     for e in episodes:
-        sought = references(e)
+        sought = references(e.prompt)
         admits = holds(normalise_answer(e.response), ADMISSIONS)
         matched = matches(without_citations(e.response), sought) if sought else admits
         found.append(float(matched))
@@ -66,7 +66,7 @@ def search_format(episodes: Sequence[Episode]) -> list[float]:
     return [float(e.finished and (e.searching is None or _is_well_formed(e))) for e in episodes]
 
 
-@register("information_gain")
+@register("information_gain", check=check_sought)
 def information_gain(episodes: Sequence[Episode]) -> list[float]:
     """Return the sum over each response's searches of what they added, in [0, 1].
 
@@ -98,25 +98,6 @@ def citation_recall(episodes: Sequence[Episode]) -> list[float]:
 def cited_support(episodes: Sequence[Episode]) -> list[float]:
     """Return the share of each answer's content words that what they cite holds; 0 for none."""
     return [score_citations(e.response, e.passages).support or 0.0 for e in episodes]
-
-
-def references(episode: Episode) -> list[str]:
-    """Return the reference answers of a prompt; [] where its answer is "": nothing can answer it.
-
-    Raises: DataError: its meta says nothing of an answer.
-    """
-    meta = episode.prompt.meta
-    if meta.get("answer") == "" and "answers" not in meta:
-        return []
-    given = meta.get("answers", [meta.get("answer"), *meta.get("aliases", ())])
-    texts = [text for text in given if isinstance(text, str) and text.strip()]
-    if not texts:
-        raise DataError(
-            f"prompt {episode.prompt.id!r}: meta.answer (={meta.get('answer')!r}) must be a text, "
-            "or meta.answers a list of texts, for the reward terms exact_match and "
-            "information_gain; leave such prompts out, or the terms."
-        )
-    return texts
 
 
 def gains(episode: Episode) -> list[float]:
@@ -155,13 +136,14 @@ def _shown(episode: Episode) -> tuple[list[str], list[tuple[str, ...]]]:
 
 def _similarities(episode: Episode, texts: Sequence[str]) -> np.ndarray:
     """Return the similarity of each text to each thing sought, (texts, sought) in [0, 1]."""
-    gold = episode.prompt.meta.get("gold_passages")
+    gold = gold_passages(episode.prompt)
     if not gold:
-        held = [float(contains(text, references(episode))) for text in texts]
+        answers = references(episode.prompt)
+        held = [float(contains(text, answers)) for text in texts]
         return np.array(held).reshape(-1, 1)
     from sklearn.feature_extraction.text import TfidfVectorizer  # a config loads none
 
-    both = [*texts, *map(str, gold)]
+    both = [*texts, *gold]
     if not any(map(content_words, both)):
         return np.zeros((len(texts), len(gold)))
     rows = TfidfVectorizer(analyzer=content_words).fit_transform(both).toarray()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from plumbrule.grounding.citations import claims, score_citations, without_citations
+from plumbrule.grounding.support import content_words
 
 BERO = "Bero bakes bread in Mera."
 TOLA = "Tola sells fish in Arlen."
@@ -54,3 +55,24 @@ def test_counts_and_claims() -> None:
     assert [claim.cited for claim in claims("One thing. [2] Two [1] things!")] == [[2], [1]]
     assert without_citations("Bero [1] bakes [12].") == "Bero bakes."
     assert score_citations(f"Bero bakes [{'9' * 40}].", (BERO,)).num_citations == 0  # no number
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # What begins the next line is cited there, and the sentence before keeps its end.
+        ("Bero bakes.\n\n[1] Tola sells.", [("bero bakes", []), ("tola sells", [1])]),
+        ("Bero bakes.\n[1] Tola sells.", [("bero bakes", []), ("tola sells", [1])]),
+        # A line of citations alone belongs to the sentence before it.
+        ("Bero bakes.\n[1] [2]\nTola sells.", [("bero bakes", [1, 2]), ("tola sells", [])]),
+        ("Bero bakes\n\n[1]", [("bero bakes", [1])]),
+        # The numbers of a list are no claims; a number that is all of an answer is one.
+        ("1. Bero bakes [1].\n2. Tola sells. [2]", [("bero bakes", [1]), ("tola sells", [2])]),
+        ("1. [1] Bero bakes.\n 2) Tola sells.", [("bero bakes", [1]), ("tola sells", [])]),
+        ("4. [1]", [("4", [1])]),
+        ("Since 12. Tola sells.", [("since 12", []), ("tola sells", [])]),
+    ],
+)
+def test_lines_and_lists(text: str, expected: list[tuple[str, list[int]]]) -> None:
+    found = [(" ".join(claim.words), claim.cited) for claim in claims(text)]
+    assert found == [(" ".join(content_words(words)), cited) for words, cited in expected]

@@ -147,6 +147,21 @@ def test_demonstrations_that_bring_passages_keep_them() -> None:
         with_retrieved(policy(), given, None, retrieval, 0)
 
 
+def test_one_long_response_takes_passages_from_no_other_demonstration() -> None:
+    """Its own room is left for each response; the long one alone has none for passages."""
+    own = policy()
+    long = "A" + " river" * own.spec.context
+    given = [
+        Demonstration(f"d{i}", (Message("user", "Q?"),), text)
+        for i, text in enumerate(("A.", long, "B."))
+    ]
+    told: list[str] = []
+    found = with_retrieved(own, given, Ranks(), RetrievalConfig(share=1.0), 0, told.append)
+    assert [one.passages for one in found] == [BEST, (), BEST]
+    assert len(told) == 1
+    assert told[0].startswith("1 of 3 demonstrations that were to have passages got none")
+
+
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [

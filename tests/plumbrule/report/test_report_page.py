@@ -15,10 +15,11 @@ from browser import open_browser
 
 from plumbrule.report import render_report
 from plumbrule.report.curves import by_seed
-from plumbrule.report.frontier import frontier
+from plumbrule.report.frontier import draw_frontier, frontier
 from plumbrule.report.metric_wording import BETTER, DIRECTIONS, direction
 from plumbrule.report.times import where_time_went
 from plumbrule.store.artifacts import Artifact
+from plumbrule.tracking.stage_tracker import FileTracker
 
 
 def node(kind: str, **more: Any) -> dict[str, Any]:
@@ -142,6 +143,25 @@ def test_time_is_told_apart_by_whether_it_was_spent_here(tmp_path: Path) -> None
     assert {p["name"]: p["share"] for p in parts} == {
         "sampling": 50.0, "training": 25.0, "the rest: loading, writing, publishing": 25.0
     }  # fmt: skip
+
+
+def test_numbers_that_were_logged_as_text_are_left_out(tmp_path: Path) -> None:
+    """`FileTracker` writes NaN and Inf as text, which JSON has no numbers for."""
+    whole, folders = seeded_run(tmp_path, seeds=1)
+    path = folders["ppo@seed=0"] / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.unlink()
+    tracker = FileTracker(folders["ppo@seed=0"])
+    rows[1] |= {"objective/kl": math.nan, "time/generate_seconds": math.nan}
+    rows[2] |= {"objective/scores": math.inf}
+    for row in rows:
+        tracker.log({name: value for name, value in row.items() if name != "update"}, row["update"])
+    opened = {"ppo@seed=0": Artifact.of(folders["ppo@seed=0"], "ppo")}
+    (figure,) = draw_frontier(whole["nodes"], {}, opened)
+    assert [len(line["points"]) for line in figure["series"]] == [2, 3]
+    ((_, parts),) = where_time_went(whole["nodes"], opened)["parts"]
+    assert parts[0]["share"] == 37.5  # three updates of 0.25 s in a node of 2 s
+    assert render_report(whole, folders)[0]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch import Tensor
 from worlds import ppo as world
 from worlds.trackers import Stopped, StopsAfter
 
-from plumbrule.errors import ConfigError
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.config import SearchConfig
 from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.pipeline.checks import check_fit
@@ -349,6 +349,16 @@ def test_rewards_see_turns_and_all_passages(trajectory: Trajectory) -> None:
         assert episode.response.split() == last
 
 
+def test_support_is_of_words_without_citations_and_0_of_an_empty_answer(
+    trajectory: Trajectory,
+) -> None:
+    """An empty answer once had support 1, and `[1]` was a word that its passage did not hold."""
+    number = len(trajectory)
+    for text, expected in (("rain [1].", 1.0), ("rain sun [1].", 0.5), ("", 0.0), ("[1]", 0.0)):
+        said = replace(trajectory, texts=[text] * number, passages=[("rain",)] * number)
+        assert search_metrics(said)["search/support"] == pytest.approx(expected)
+
+
 # Runs
 
 
@@ -503,3 +513,15 @@ def test_a_policy_learns_to_search(seed: int, tmp_path: Path) -> None:
         first, last = (sum(row[name] for row in part) / 3 for part in (rows[:3], rows[-3:]))
         assert first < before, name
         assert last > after, name
+
+
+def test_prompts_that_a_term_cannot_score_are_refused_before_the_first_update(
+    tmp_path: Path,
+) -> None:
+    """Also where no response of the first update searches, so that nothing was looked for yet."""
+    inputs, out = world.build(tmp_path), tmp_path / "out"
+    out.mkdir()
+    reward = RewardConfig([RewardTermConfig("information_gain")])
+    with pytest.raises(DataError, match=r"meta.answer \(=None\) must be a text"):
+        ppo.run(settings(reward=reward), inputs, world.runtime(), out, FileTracker(out))
+    assert not (out / "metrics.jsonl").exists()

@@ -12,7 +12,12 @@ from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.generation.continuous_batching import Decoder, can_decode
-from plumbrule.lm.generation.kv_cache import PreallocatedLayer, is_recomputed, new_cache
+from plumbrule.lm.generation.kv_cache import (
+    PreallocatedLayer,
+    is_recomputed,
+    new_cache,
+    set_recomputed,
+)
 from plumbrule.lm.generation.sampler import decode_in_slots
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import logprobs, pad_rows
@@ -403,3 +408,25 @@ def test_a_preallocated_layer_holds_what_concatenation_would():
         type(layer).__name__ for layer in new_cache(tiny_models.model("gemma2").config, 9).layers
     ]
     assert kinds == ["DynamicSlidingWindowLayer", "PreallocatedLayer"]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_row_at_its_limit_is_not_read_behind_the_context(recomputed):
+    """One long row among seven short ones, which go on: below `_KEEP`, it stayed in the batch and
+    was read at positions that a model with learned ones does not have (an IndexError).
+    """
+    policy = tiny_models.policy("gpt2")
+    set_recomputed(policy.model, recomputed)
+    context = policy.spec.context
+    prompts = [[9] * (context - 2)] + [[10 + i] * (context - 6) for i in range(7)]
+    keys = [row_key("limits", i) for i in range(8)]
+    limits = [2] + [6] * 7
+    together = generate(policy, prompts, sampling=sampling(), keys=keys, limits=limits)
+    alone = [
+        generate(policy, [prompt], sampling=sampling(), keys=[key], limits=[limit])[0]
+        for prompt, key, limit in zip(prompts, keys, limits, strict=True)
+    ]
+    assert [one.tokens for one in together] == [one.tokens for one in alone]
+    assert [len(one.tokens) for one in together].count(
+        6
+    ) >= 6  # so `_KEEP` alone keeps the long row

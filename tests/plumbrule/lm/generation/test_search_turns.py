@@ -232,5 +232,9 @@ def test_numbers_go_on_behind_the_passages_of_the_prompt(
 def test_a_prompt_without_room_for_the_answers_is_refused() -> None:
     context = tiny_models.policy().spec.context
     room = replace(SAMPLING, max_new_tokens=context - 2 * SEARCH.budget_tokens - 3)
-    with pytest.raises(ConfigError, match=r"must fit the context"):
+    with pytest.raises(ConfigError, match=r"must fit the context") as refused:
         answered(sampling=room)
+    told = str(refused.value)
+    assert f"sampling.max_new_tokens (={room.max_new_tokens} tokens)" in told  # as it was set
+    assert "search.max_turns (=3 turns)" in told
+    assert "search.budget_tokens (=14 tokens)" in told

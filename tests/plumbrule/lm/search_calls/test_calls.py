@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from worlds import ppo as world
 from worlds import tiny_models
 
 from plumbrule.errors import ConfigError
@@ -77,6 +80,9 @@ def test_markers_that_are_special_tokens_are_seen() -> None:
         ({"cache_megabytes": -1}, "search.cache_megabytes"),
         ({"method": "sparse"}, "search.method"),
         ({"open": " "}, "search.open.* must be printable ASCII"),
+        # With a byte-level BPE no token holds a blank, but one that stands for it.
+        ({"close": "</search> "}, "search.close.* without blanks at its ends"),
+        ({"open": " <search>"}, "search.open.* without blanks at its ends"),
         ({"close": "\u27e9"}, "search.close.* must be printable ASCII"),
         ({"open": "ask", "close": "asked"}, "search.close.* must not hold search.open"),
         ({"template": "no room"}, "search.template.* must hold {passages} once"),
@@ -85,3 +91,17 @@ def test_markers_that_are_special_tokens_are_seen() -> None:
 def test_settings_that_can_not_work_are_refused(changes: dict[str, object], refused: str) -> None:
     with pytest.raises(ConfigError, match=refused):
         SearchConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_a_marker_that_could_never_end_a_call_is_refused() -> None:
+    policy = tiny_models.policy()
+    stops = policy.spec.stop_token_ids
+    eos = policy.tokenizer.eos_token
+    for name, changes in (("close", {"close": f"end{eos}"}), ("open", {"open": eos})):
+        with pytest.raises(ConfigError, match=rf"search.{name} .* must hold no stop token"):
+            CallEnd(policy.tokenizer, replace(SEARCH, **changes), stops)
+    words = world.tokenizer()  # of whole words, none of which has a Z
+    with pytest.raises(
+        ConfigError, match=r"search.close \(=Z\) must end with a letter that a token"
+    ):
+        CallEnd(words, replace(SEARCH, close="Z"), [])

@@ -178,6 +178,28 @@ def test_markup_right_to_left_and_control_characters_are_text(browser: Any, page
     assert browser.get_log("browser") == []
 
 
+def test_turns_and_queries_are_shown_and_what_hides_in_them(browser: Any, tmp_path: Path) -> None:
+    """Joiners, line and paragraph separators and tag characters have a name, as U+200B has."""
+    asked = "a\u200cb\u200dc\u2028d\u2029e\U000e0041"
+    lists = pa.list_(pa.string())
+    columns = made_rollouts.columns_of([" One.", " Two."], ["a", "b"], 1) | {
+        "turns": pa.array([[f"<search>{asked}</search>", " One."], [" Two."]], lists),
+        "search_queries": pa.array([[asked], []], lists),
+    }
+    artifact = made_rollouts.publish(Store(tmp_path), {1: columns})
+    path = tmp_path / "page.html"
+    path.write_text(render_rollouts(artifact, "searches").html, encoding="utf-8")
+    opened(browser, path, "#1/1")
+    shown = "a⟨U+200C⟩b⟨U+200D⟩c⟨U+2028⟩d⟨U+2029⟩e⟨U+E0041⟩"
+    assert texts(browser, "#turns .query") == [shown]
+    first, second = texts(browser, "#turns li")
+    assert first.startswith(f"<search>{shown}</search>")
+    assert second == "One."
+    opened(browser, path, "#1/2")
+    assert texts(browser, "#turns li") == ["Two."]
+    assert browser.get_log("browser") == []
+
+
 def test_it_follows_the_dark_scheme_and_fits_a_narrow_window(browser: Any, page: Path) -> None:
     opened(browser, page)
 

@@ -10,7 +10,7 @@ from plumbrule.data.records import Message, Prompt
 from plumbrule.errors import DataError
 from plumbrule.protocols import Episode, SearchCall, Searching
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
-from rlhf.rewards.functions import FUNCTIONS
+from rlhf.rewards.functions import FUNCTIONS, check_prompts
 from rlhf.rewards.searching.text_terms import gains, redundancies
 
 BERO, TOLA, NIM = "Bero bakes bread in Mera.", "Tola sells fish.", "Nim prays."
@@ -97,6 +97,59 @@ def test_a_prompt_without_an_answer_is_named() -> None:
         FUNCTIONS["exact_match"]([episode(topic="bread")])
     with pytest.raises(DataError, match=r"meta.answer \(=3\) must be a text"):
         FUNCTIONS["information_gain"]([episode(answer=3, searches=[[BERO]])])
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"answers": "Mera"},
+        {"answer": "Mera", "aliases": "Old Town"},
+        {"answer": "Mera", "aliases": None},
+        {"answer": "Mera", "answers": None},
+        {"answer": "Mera", "answers": []},
+        {"answers": ["The", "Mera"]},
+    ],
+)
+def test_an_answer_is_a_text_or_a_list_and_never_read_letter_by_letter(meta: Any) -> None:
+    assert value("exact_match", episode("Mera", **meta)) == 1.0
+    assert value("exact_match", episode("M", **meta)) == 0.0
+    assert value("exact_match", episode("", **meta)) == 0.0  # "The" is nothing, normalised
+    assert gains(episode(searches=[["M and O"], [BERO]], **meta)) == [0.0, 1.0]
+
+
+def test_one_gold_passage_may_be_a_text() -> None:
+    one = gains(episode(searches=[["fish sun"], ["fish"]], gold_passages="fish"))
+    assert one == gains(episode(searches=[["fish sun"], ["fish"]], gold_passages=["fish"]))
+    assert sum(one) == pytest.approx(1.0)
+    nothing = episode(searches=[[BERO]], gold_passages=None, answer="Mera")
+    assert gains(nothing) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "meta", "message"),
+    [
+        (
+            "exact_match",
+            {"answers": {"a": 1}},
+            r"meta.answers \(={'a': 1}\) must be a text or a list",
+        ),
+        ("exact_match", {"answers": ["a", 4]}, r"meta.answers \(=\['a', 4\]\) must be a text or"),
+        ("exact_match", {"answer": "a", "aliases": 4}, r"meta.aliases \(=4\) must be a text or"),
+        ("exact_match", {"answers": ["The"]}, r"with a word that is no article"),
+        (
+            "information_gain",
+            {"gold_passages": [{"text": "a"}]},
+            r"meta.gold_passages .* must be a",
+        ),
+        ("information_gain", {"topic": "bread"}, r"meta.answer \(=None\) must be a text"),
+    ],
+)
+def test_prompts_are_checked_before_any_is_answered(name: str, meta: Any, message: str) -> None:
+    good, bad = episode().prompt, episode(**meta).prompt
+    check_prompts([name, "length"], [good])
+    check_prompts(["length"], [bad])
+    with pytest.raises(DataError, match=f"prompt 'p': .*{message}"):
+        check_prompts([name], [good, bad])
 
 
 def test_where_nothing_can_answer_admitting_it_is_right() -> None:
