@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plumbrule.errors import ConfigError, listed
+from plumbrule.report.repeats import REPEATED
 from plumbrule.report.sweep_table import label_words
 
 SWEEP_FILE = "sweep="
@@ -86,8 +87,11 @@ def zipped_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str
     axes: dict[str, list[dict[str, str]]] = {}
     owner: dict[str, str] = {}
     for name, values in (given or {}).items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name == "seed":
-            raise ConfigError(f"sweep.zip.{name} must be named by one word other than seed.")
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in REPEATED:
+            raise ConfigError(
+                f"sweep.zip.{name} must be named by one word other than {' and '.join(REPEATED)}, "
+                "of which a table has the mean; name it by what its settings are."
+            )
         columns = _columns(str(name), values)
         for key in columns:
             if (other := owner.setdefault(key, str(name))) != name:
