@@ -39,7 +39,8 @@ ExampleOf = Callable[[BenchmarkItem], Example]
 
 class Shots(NamedTuple):
     """The examples of one benchmark. by_subject: subject -> (id, example) in the order shown; ""
-    alone where the train split names none. num_passed_over: rows that are evaluated as well.
+    alone where the train split names none, and beside others for items without one.
+    num_passed_over: rows that are evaluated as well.
     """
 
     by_subject: Mapping[str, Sequence[tuple[str, Example]]]
@@ -47,7 +48,7 @@ class Shots(NamedTuple):
 
     def of(self, item: BenchmarkItem) -> list[Example]:
         """Return the examples that an item's question is shown."""
-        subject = "" if "" in self.by_subject else subject_of(item)
+        subject = "" if list(self.by_subject) == [""] else subject_of(item)
         return [example for _, example in self.by_subject[subject]]
 
     def ids(self) -> list[str] | dict[str, list[str]]:

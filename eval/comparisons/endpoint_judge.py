@@ -2,9 +2,9 @@
 
 It reads both answers in both orders and says A or B. An order counts as failed where no reply came
 in `win_rate.endpoint.patience_seconds`, the endpoint refused the question (most do one that is too
-long for them), or the reply begins with neither letter; a pair with a failed order has no verdict.
-Replies are kept in `replies/judge.jsonl` and read before anyone is asked, so a resumed run asks
-for the missing ones alone; failures are not kept, and are asked again.
+long for them), or the reply says no letter alone (`read_letter`); a pair with a failed order has no
+verdict. Replies are kept in `replies/judge.jsonl` and read before anyone is asked, so a resumed run
+asks for the missing ones alone; failures are not kept, and are asked again.
 
 Temperature is 0 where the endpoint takes one. What it computes is outside of every fingerprint.
 """
@@ -32,23 +32,41 @@ QUESTION = (
 )
 LETTERS = ("A", "B")
 _LEAD = r"(?:(?:(?i:the\s+)?(?i:better\s+)?(?i:answer|verdict|assistant)\s*(?i:is)?[\s:*=\"'(]*)?)"
-_VERDICT = re.compile(
-    rf"[\s*_`\"'(\[]*{_LEAD}([AB])(?=[\s*_`\"')\].,;:!]*$|[*_`\"')\].,;:!\n]|\s+is\b)"
+_END = r"[*_`\"')\].,;:!\n]"
+_REASON = r"\s+(?:because|as|since|for)\b"
+_BETTER = (
+    r"\s+is\s+(?i:the\s+)?(?i:better|best|correct|preferred|winner)(?i:\s+(?:one|answer))?"
+    r"(?i:\s+than(?:\s+(?:answer|assistant))?\s+(?-i:[AB])\b)?"
 )
-_BOTH = re.compile(r"[\s*_`\"')\]]*(?:,|/|&|and\b|or\b)[\s*_`\"'(\[]*([AB])\b")
+_VERDICT = re.compile(
+    rf"[\s*_`\"'(\[]*{_LEAD}([AB])[*_`\"')\]]*"
+    rf"(?:(?=[\s*_`\"')\].,;:!]*$)|(?=[.,;:!\n]|\s+[-\u2013\u2014]\s|{_REASON})"
+    rf"|{_BETTER}(?=\s*$|{_END}|{_REASON}))"
+)
+_TURNED = re.compile(
+    r"n['\u2019]t\b|\b(?:not|no|non|never|neither|nor|none|nothing|cannot|worse|worst|wrong|"
+    r"incorrect|inferior|loses|loser|rejected|ties?|tied|equal|equally|both|either)\b",
+    re.IGNORECASE,
+)
+"""What can turn a verdict round, or make it none."""
 
 
 def read_letter(text: str) -> str | None:
-    """Return A or B where a reply begins with one of them; None: with neither, or with both.
+    """Return A or B where a reply begins with one of them and says no more than that it is the
+    better one; None: it is no verdict, or may be another one.
 
-    `Answer:` or `The better answer is` before it is understood. The article of "A better answer
-    would be" is no verdict.
+    `Answer:` or `The better answer is` before the letter is understood, and `is better` or `is the
+    better one` behind it, with `than` the other. What follows may give a reason. It makes the reply
+    none where it names the other letter or holds a word that turns it round (`not`, `worse`,
+    `tied`): "A is worse than B" and "A is wrong. B is right." are not for A. A reply that could be
+    read either way is a failure, which is counted, and never the wrong verdict.
     """
     found = _VERDICT.match(text.strip())
     if found is None:
         return None
-    other = _BOTH.match(text.strip()[found.end(1) :])
-    return None if other is not None and other[1] != found[1] else found[1]
+    rest = text.strip()[found.end() :]
+    other = LETTERS[found[1] == LETTERS[0]]
+    return None if re.search(rf"\b{other}\b", rest) or _TURNED.search(rest) else found[1]
 
 
 class EndpointJudge:
@@ -132,7 +150,8 @@ class EndpointJudge:
             notes.append(f"{lost} questions got no reply; their pairs are left out, as failed.")
         if self._unread:
             notes.append(
-                f"Replies that say neither A nor B, such as {self._unread[:120]!r}, are failures."
+                f"Replies that say neither A nor B alone, such as {self._unread[:120]!r}, are "
+                "failures."
             )
         return notes
 

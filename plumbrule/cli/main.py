@@ -180,7 +180,14 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     if job.mode != RunMode.MULTIRUN:
         sys.exit(_guarded(lambda: run(cfg, overrides)))
     folder = Path(job.runtime.output_dir)
-    about = Cell(os.environ.get(SWEEP, ""), int(job.job.num), overrides, cfg.run.objective)
+    about = Cell(
+        os.environ.get(SWEEP, ""),
+        int(job.job.num),
+        overrides,
+        cfg.run.objective,
+        fold=cfg.fold,
+        folds=cfg.folds,
+    )
     if not cfg.run.dry:  # a dry sweep may have been given the folder of another
         forget_earlier(folder)
     note_folder(folder.parent)

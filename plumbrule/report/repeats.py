@@ -24,13 +24,23 @@ REPEATED = ("seed", "fold")
 
 def setting_of(overrides: Iterable[str], key: str) -> str:
     """Return what overrides set a key to, the last of them; "" where none does."""
-    own = [o.partition("=")[2] for o in overrides if o.lstrip("+").partition("=")[0] == key]
+    own = [o.partition("=")[2] for o in overrides if key_without_signs(o) == key]
     return own[-1] if own else ""
+
+
+def known_or_set(known: object, overrides: Iterable[str], key: str) -> str:
+    """Return as text what a run's config or record has for a key; None: what its overrides set."""
+    return setting_of(overrides, key) if known is None else str(known)
+
+
+def key_without_signs(override: str) -> str:
+    """Return the setting of an override, without what Hydra writes before it to add one."""
+    return override.partition("=")[0].lstrip("+")
 
 
 def is_repeat(override: str) -> bool:
     """Return whether an override tells runs of a group apart, and no groups."""
-    return override.lstrip("+").partition("=")[0] in REPEATED
+    return key_without_signs(override) in REPEATED
 
 
 def repeat_words(seed: str, fold: str) -> str:

@@ -24,6 +24,7 @@ from plumbrule.report.repeats import (
     Measured,
     Repeats,
     is_repeat,
+    known_or_set,
     repeat_words,
     setting_of,
 )
@@ -41,7 +42,8 @@ class Cell:
     """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
     where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
     pruned: why a search stopped it early, "" where none did.
-    zipped: name of a zipped axis -> its settings and their values of this cell.
+    zipped: name of a zipped axis -> its settings and their values of this cell. fold, folds: of its
+    config, whichever file or word set them; None: there is no cross-validation, or none was noted.
     """
 
     sweep: str
@@ -55,6 +57,8 @@ class Cell:
     awaits: str = ""
     zipped: dict[str, dict[str, str]] = field(default_factory=dict)
     pruned: str = ""
+    fold: int | None = None
+    folds: int | None = None
 
     @property
     def seed(self) -> str:
@@ -64,11 +68,12 @@ class Cell:
     @property
     def repeat(self) -> str:
         """What tells it from others of its group, as words."""
-        return repeat_words(self.seed or "default", setting_of(self.overrides, "fold"))
+        return repeat_words(self.seed or "default", known_or_set(self.fold, self.overrides, "fold"))
 
     def measured(self, metric: str) -> Measured:
         """Return a metric of it, of which it has a number."""
-        fold, folds = (setting_of(self.overrides, key) for key in ("fold", "folds"))
+        fold = known_or_set(self.fold, self.overrides, "fold")
+        folds = known_or_set(self.folds, self.overrides, "folds")
         return Measured(self.metrics[metric], fold, folds)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.report.contents import command_of
-from plumbrule.report.repeats import Measured, is_repeat, repeat_words, setting_of
+from plumbrule.report.repeats import Measured, is_repeat, known_or_set, repeat_words, setting_of
 from plumbrule.report.sweep_table import CELL, STOPPED, Cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
 from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
@@ -68,20 +68,17 @@ class RunCell:
     @property
     def seed(self) -> str:
         """The seed as text: that of its overrides, else of its record; "" where none is known."""
-        return self._repeat("seed")
+        return setting_of(self.overrides, "seed") or str(self.record.get("seed", ""))
 
     @property
     def fold(self) -> str:
         """The fold that it held out as text, from 0; "" without cross-validation."""
-        return self._repeat("fold")
+        return known_or_set(self.record.get("fold"), self.overrides, "fold")
 
     def measured(self, metric: str) -> Measured:
         """Return a metric of it, of which it has a number."""
-        return Measured(self.metrics[metric], self.fold, self._repeat("folds"))
-
-    def _repeat(self, setting: str) -> str:
-        own = setting_of(self.overrides, setting)
-        return own or str(self.record.get(setting, ""))
+        folds = known_or_set(self.record.get("folds"), self.overrides, "folds")
+        return Measured(self.metrics[metric], self.fold, folds)
 
     @property
     def repeat(self) -> str:

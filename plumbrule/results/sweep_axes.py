@@ -12,9 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from plumbrule.config import require
+from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.errors import ConfigError, listed
+from plumbrule.report.repeats import REPEATED, key_without_signs
 from plumbrule.report.sweep_table import label_words
 
+FOLDS = "data.folds"
+"""The setting of a sweep that asks for a cell for each fold."""
 SWEEP_FILE = "sweep="
 """How the word begins that names a file of conf/sweep; it is of the sweep, not of its cells."""
 EXAMPLE = 'sweep.zip.scale="ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"'
@@ -48,10 +53,24 @@ def words_of_sweep(hydra: Mapping[str, Any]) -> list[str]:
     """Return what a sweep's file and then its command set for its cells."""
     params = (hydra.get("sweeper") or {}).get("params") or {}
     task = [str(word) for word in hydra["overrides"]["task"]]
-    return [
-        *(f"{key}={_as_word(f'params.{key}', value)}" for key, value in params.items()),
-        *(word for word in task if not word.startswith(SWEEP_FILE)),
-    ]
+    own = [f"{key}={_as_word(f'params.{key}', value)}" for key, value in params.items()]
+    words = []
+    for word in own:
+        words += fold_words(word, [*own, *task]) if word.startswith(f"{FOLDS}=") else [word]
+    return [*words, *(word for word in task if not word.startswith(SWEEP_FILE))]
+
+
+def fold_words(word: str, others: Sequence[str]) -> list[str]:
+    """Return what `data.folds=k` is: `folds`, and `fold` with a value for each unless others set
+    it.
+
+    Raises: ConfigError: k is no number of folds.
+    """
+    count = word.partition("=")[2]
+    whole = count.isdecimal() and 2 <= int(count) <= MOST_FOLDS
+    require(whole, FOLDS, count, f"be a whole number from 2 to {MOST_FOLDS}", "change it")
+    given = any(key_without_signs(other) == "fold" for other in others)
+    return [f"folds={count}", *([] if given else [f"fold=range({count})"])]
 
 
 def grid_of(words: Sequence[str], loader: Any = None) -> dict[str, list[str]]:
@@ -86,8 +105,11 @@ def zipped_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str
     axes: dict[str, list[dict[str, str]]] = {}
     owner: dict[str, str] = {}
     for name, values in (given or {}).items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name == "seed":
-            raise ConfigError(f"sweep.zip.{name} must be named by one word other than seed.")
+        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in REPEATED:
+            raise ConfigError(
+                f"sweep.zip.{name} must be named by one word other than {' and '.join(REPEATED)}, "
+                "of which a table has the mean; name it by what its settings are."
+            )
         columns = _columns(str(name), values)
         for key in columns:
             if (other := owner.setdefault(key, str(name))) != name:

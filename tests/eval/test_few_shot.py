@@ -139,6 +139,19 @@ def test_a_question_is_shown_examples_of_its_own_subject():
         draw("multiple_choice", train, [choice("t", subject="tax")], 2, 0, general.example)
 
 
+def test_questions_with_and_without_a_subject_have_examples_of_their_own():
+    train = [choice(f"m{i}", f"math {i}?", subject="math") for i in range(3)]
+    train += [choice(f"n{i}", f"none {i}?") for i in range(3)]
+    asked = [choice("a", subject="math"), choice("b")]
+    shots = draw("multiple_choice", train, asked, 2, 0, general.example)
+    assert [[e.question[:4] for e in shots.of(item)] for item in asked] == [
+        ["math"] * 2,
+        ["none"] * 2,
+    ]
+    plain = draw("multiple_choice", train[3:], asked, 2, 0, general.example)  # names no subject
+    assert plain.of(asked[0]) == plain.of(asked[1]) != []
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")

@@ -13,13 +13,15 @@ hub or the folder that a task names. It is measured whole or not at all: a kille
 task that was under way again.
 
 A task's file may name Python functions (`!function`). Those of the library run; those of a folder
-that a config names (`eval.lm_eval.include_path`) are refused, since YAML names no code.
+that a config names (`eval.lm_eval.include_path`) may name no code (`task_files.py`), and with such
+a folder all templates are rendered in a sandbox.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,11 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from eval.benchmarks.benchmark import Benchmark, Measured
+from eval.benchmarks.harness.task_files import (
+    check_task_files,
+    require_known_metrics,
+    sandboxed_templates,
+)
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.intervals import Intervals, Metrics, Row, having, known
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
 
 NAME = "lm_eval"
 INSTALL = "pip install 'plumbrule[lm-eval]'"
-REFUSED = ("!function", "trust_remote_code")
-"""Words of a task's file by which it names code."""
 STDERR = "_stderr"
 CLOSE = 1e-9
 
@@ -57,21 +62,8 @@ def check_installed(config: EvalConfig) -> None:
             f"eval.lm_eval.tasks (={', '.join(given.tasks)}) must have lm-evaluation-harness "
             f"installed; run {INSTALL}."
         )
-    if given.include_path is None:
-        return
-    folder = Path(given.include_path)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"eval.lm_eval.include_path (={folder}) must be a folder of task files; check it."
-        )
-    for file in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        found = [word for word in REFUSED if word in text]
-        if found:
-            raise ConfigError(
-                f"eval.lm_eval.include_path (={folder}) must name no code, and {file.name} holds "
-                f"{found[0]}; write the task without it, or take one of lm-evaluation-harness."
-            )
+    if given.include_path is not None:
+        check_task_files(Path(given.include_path))
 
 
 def measure(items: Sequence[Any], condition: str, subject: Subject) -> Measured:
@@ -95,12 +87,19 @@ def measure(items: Sequence[Any], condition: str, subject: Subject) -> Measured:
 
 
 def evaluated(subject: Subject) -> Mapping[str, Any]:
-    """Return what `lm_eval.simple_evaluate` does. Raises: ConfigError: it knows no such task."""
+    """Return what `lm_eval.simple_evaluate` does.
+
+    Raises: ConfigError: it knows no such task, or one of a folder reaches for code.
+    """
     from lm_eval import simple_evaluate
+    from lm_eval.api.registry import metric_registry
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     given, seed = subject.config.lm_eval, subject.config.seed
+    if given.include_path is not None:
+        folder = Path(given.include_path)
+        require_known_metrics(folder, check_task_files(folder), metric_registry)
     manager = TaskManager(include_path=given.include_path)
     unknown_tasks = [name for name in given.tasks if name not in manager.all_tasks]
     if unknown_tasks:
@@ -117,7 +116,9 @@ def evaluated(subject: Subject) -> Mapping[str, Any]:
         batch_size=subject.runtime.micro_batch_size,
         max_length=policy.spec.context,
     )
-    with subject.tracker.progress(len(given.tasks), "lm_eval", "tasks") as line:
+    # the library's own files may name functions already, so their templates need no sandbox
+    sandbox = nullcontext() if given.include_path is None else sandboxed_templates()
+    with sandbox, subject.tracker.progress(len(given.tasks), "lm_eval", "tasks") as line:
         found = simple_evaluate(
             model=model,
             tasks=list(given.tasks),

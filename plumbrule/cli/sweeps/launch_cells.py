@@ -59,7 +59,7 @@ def launch(
     sweeper: Any = OmegaConf.to_container(master.hydra.sweeper)
     axes = zipped_axes(sweeper.get("zip"))
     zipped = [labels_of(axes, cell.overrides) for cell in cells]
-    runs = [_plan(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
+    runs = [plan_cell(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]
     dry = all(cell.composed.config.run.dry for cell in cells)
     total, seconds = print_sweep_plan(planned)
@@ -104,12 +104,20 @@ def _executor_of(cells: Sequence[CellConfig]) -> ExecutorConfig:
     return found[0]
 
 
-def _plan(cell: CellConfig, lookups: Lookups, zipped: dict[str, dict[str, str]]) -> Run | None:
+def plan_cell(cell: CellConfig, lookups: Lookups, zipped: dict[str, dict[str, str]]) -> Run | None:
     """Return a cell's run; None where its plan shows that it can't run, which it then says."""
     config = cell.composed.config
     store = Store(store_root(config.run.store))
     sweep, objective = os.environ.get(SWEEP, ""), config.run.objective
-    about = Cell(sweep, cell.number, list(cell.overrides), objective, zipped=zipped)
+    about = Cell(
+        sweep,
+        cell.number,
+        list(cell.overrides),
+        objective,
+        zipped=zipped,
+        fold=config.fold,
+        folds=config.folds,
+    )
     own = SweepCell(about, cell.folder)
     if not config.run.dry:
         store.require_writable()

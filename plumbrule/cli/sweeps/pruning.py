@@ -5,7 +5,8 @@ asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). What they ar
 of `metrics.jsonl` at each update, of the trial's first cell: every trial has the same seeds and
 folds in the same order, so like is held against like, whether cells are built side by side or one
 after the other. A trial that is stopped leaves its checkpoints; its other cells are stopped or not
-begun.
+begun. The rows of a node that is published are told and stop nothing: there is no training left to
+save, and what it cost is spent.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ class Curve:
     newest: int = 0
     node: Planned | None = None
     """Whose rows are followed; None: no node has logged the metric yet."""
+    published: bool = False
+    """Whether the newest rows are those of a node that is published."""
     seen: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Size and time of the files that were read."""
     pruned: str = ""
@@ -159,7 +162,7 @@ class Pruning:
         """Tell the pruner what there is to tell, and ask it."""
         for curve in self.curves:
             for row in () if curve.pruned else self._new_rows(curve):
-                if self._would_prune(curve, row):
+                if self._would_prune(curve, row) and not curve.published:
                     what = f"{self._metric} {row.value:.4g} at update {row.update}"
                     curve.pruned = f"{what} (sweep.pruner={self.config.name})"
                     break
@@ -169,7 +172,7 @@ class Pruning:
         it.
         """
         for curve in self.curves:
-            for row in () if curve.pruned else self._new_rows(curve):
+            for row in self._new_rows(curve):
                 self._would_prune(curve, row)
 
     def why(self, job: Job, users: Sequence[Member]) -> str:
@@ -206,7 +209,7 @@ class Pruning:
             attempts = folder.with_name(folder.name + BUILD).glob(f"*/{METRIC_ROWS}")
             for path in (folder / METRIC_ROWS, *sorted(attempts)):
                 if rows := self._rows_in(curve, path):
-                    curve.node = planned
+                    curve.node, curve.published = planned, path.parent == folder
                     return [row for row in rows if row.update > curve.newest]
         return []
 

@@ -2,11 +2,13 @@
 
 Trials are asked for, launched as one graph, and told, until the study has as many as it is to have.
 A trial that fails, or whose values no run can have, is a failed one of the study, and one that a
-pruner stops a pruned one; others follow.
+pruner stops a pruned one; others follow. One whose cells all have a value is done, whatever the
+pruner wanted meanwhile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,7 +121,8 @@ def _carry_out(
     for place, trial in enumerate(trials):
         own = values[place * len(cells[0]) :][: len(cells[0])]
         words = " ".join(study.space.overrides(trial.params))
-        if pruning is not None and (why := pruning.pruned(trial)):
+        why = "" if pruning is None else pruning.pruned(trial)
+        if why and not all(map(math.isfinite, own)):
             study.prune(trial)
             say(f"trial {trial.number} ({words}): pruned: {why}")
             continue

@@ -78,7 +78,7 @@ def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
     for key, override in words.items():
         if not override.is_sweep_override():
             fixed.append(f"{key}={override.get_value_element_as_str()}")
-        elif key in REPEATED and override.is_discrete_sweep():
+        elif key.lstrip("+") in REPEATED and override.is_discrete_sweep():
             repeats[key] = list(override.sweep_string_iterator())
         else:
             axes[key] = _distribution(key, override)

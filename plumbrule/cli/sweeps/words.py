@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from plumbrule.cli.explain import MULTIRUN
 from plumbrule.config import require, require_range
-from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
-from plumbrule.results.sweep_axes import EXAMPLE
+from plumbrule.results.sweep_axes import EXAMPLE, FOLDS, fold_words
 
 SETTINGS = {
     "first": "the cells that are built before the others",
@@ -31,8 +30,6 @@ SETTINGS = {
 """Names behind `sweep.`, beside `sweep.zip.<name>`."""
 NAMES = {"at_once": "max_batch_size"}
 """What Hydra calls a setting."""
-FOLDS = "data.folds="
-"""How the word begins that asks for a cell for each fold."""
 TEXTS = ("first", "zip")
 """Settings that may hold several overrides, which Hydra then gets in quotes."""
 
@@ -45,8 +42,14 @@ def sweeper_words(words: Sequence[str]) -> list[str]:
     sweeps = bool(set(words) & set(MULTIRUN))
     out = []
     for word in words:
-        if word.startswith(FOLDS):
-            out += _fold_words(word, words, sweeps)
+        if word.startswith(f"{FOLDS}="):
+            expanded = fold_words(word, words)
+            if not sweeps:
+                raise ConfigError(
+                    f"{word} must stand in a sweep; write plumbrule -m {word}, or for one fold of "
+                    f"them {expanded[0]} fold=0"
+                )
+            out += expanded
             continue
         if not sweeps and word.startswith(("sweep=", "sweep.")):
             raise ConfigError(
@@ -62,20 +65,6 @@ def require_count(name: str, value: object) -> None:
         whole = type(value) is int
         require(whole, f"sweep.{name}", value, "be a whole number", "change it")
         require_range(f"sweep.{name}", int(str(value)), 1)
-
-
-def _fold_words(word: str, words: Sequence[str], sweeps: bool) -> list[str]:
-    """Return `folds`, and `fold` with a value for each unless the command has some."""
-    count = word.removeprefix(FOLDS)
-    whole = count.isdecimal() and 2 <= int(count) <= MOST_FOLDS
-    require(whole, "data.folds", count, f"be a whole number from 2 to {MOST_FOLDS}", "change it")
-    if not sweeps:
-        raise ConfigError(
-            f"{word} must stand in a sweep; write plumbrule -m {word}, or for one fold of them "
-            f"folds={count} fold=0"
-        )
-    given = any(other.startswith("fold=") for other in words)
-    return [f"folds={count}", *([] if given else [f"fold=range({count})"])]
 
 
 def _as_hydra_takes(word: str) -> str:

@@ -118,7 +118,7 @@ def test_a_reply_that_is_neither_letter_counts_as_failed(tmp_path):
         flat = stage(config(url), inputs(tmp_path, *sides(4)), tmp_path / "out")
     assert flat["ppo/judge_failure_rate"] == 0.25
     notes = json.loads((tmp_path / "out/notes.json").read_text(encoding="utf-8"))
-    assert any("say neither A nor B, such as 'Both are fine.'" in note for note in notes)
+    assert any("say neither A nor B alone, such as 'Both are fine.'" in note for note in notes)
 
 
 def test_equal_answers_are_asked_of_nobody(tmp_path):
@@ -164,7 +164,35 @@ def test_passages_that_both_were_shown_are_shown_to_the_judge():
         ("Answer: A", "A"),
         ("Answer B is better, as it names the town.", "B"),
         ("The better answer is B.", "B"),
-        ("A. It names the town, and B does not.", "A"),
+        ("A. It names the town.", "A"),
+        ("A. It names the town, and B does not.", None),  # "A: wrong. B: right" looks the same
+        ("A is better", "A"),
+        ("A is the best answer.", "A"),
+        ("B is better than A.", "B"),
+        ("Answer B is better than answer A because it names the town", "B"),
+        ("**B** is better", "B"),
+        ("**B** is bad", None),
+        ("A is bad", None),
+        ("**A** - it names the town", "A"),
+        ("A because it names the town", "A"),
+        ("A is better than B in style, but B is right", None),
+        ("A is worse than B", None),
+        ("A is the worse one.", None),
+        ("Assistant A is less helpful.", None),
+        ("A is wrong. B is right.", None),
+        ("A is tied with B", None),
+        ("A is as good as B", None),
+        ("A is not as good as B", None),
+        ("A is not better", None),
+        ("A is better avoided", None),
+        ("A isn't better", None),
+        ("Answer A is incorrect, so B", None),
+        ("A: wrong", None),
+        ("A (not B)", None),
+        ("A; B", None),
+        ("A. Both are right", None),
+        ("A\n\nNo wait, B", None),
+        ("A, but I would rather say B", None),
         ("A\nBecause it is right.", "A"),
         ("A and B are alike", None),
         ("A, B", None),

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from plumbrule.cli.sweeps.pruning import Pruning, PruningConfig
-from plumbrule.cli.sweeps.search import launch_search
+from plumbrule.cli.sweeps.search import _search, launch_search
 from plumbrule.cli.sweeps.search_space import space_of
 from plumbrule.cli.sweeps.study import Study
 from plumbrule.errors import ConfigError
@@ -129,6 +129,51 @@ def test_a_job_that_another_trial_needs_too_goes_on(tmp_path: Path) -> None:
     assert pruning.why(job, runs[1:2]) == "it fell behind"
     assert pruning.why(job, runs[1:3]) == ""
     assert pruning.why(job, runs[2:]) == ""
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_trial_with_a_value_is_done_whatever_the_pruner_wanted(
+    tmp_path: Path, cached: bool
+) -> None:
+    study = study_of(PruningConfig("median", SCORES, start=1, trials=1))
+    study.trials = 3
+    curves = [[5.0, 5.0, 1.0], [4.0, 4.0, 9.0], [6.0, 6.0, 2.0]]  # the second begins below
+    wanted = []
+
+    def launch(cells: Any, initial_job_idx: int, early_stop: Pruning) -> list[Any]:
+        number, values = initial_job_idx, curves[initial_job_idx]
+        early_stop.begin({number: member(tmp_path, f"f{number}")})
+        if not cached:  # a look at its first update; it ends before it could be stopped
+            log(tmp_path, f"f{number}", values[:1])
+            early_stop.look()
+        log(tmp_path, f"f{number}", values, published=True)
+        early_stop.look()
+        wanted.append(bool(early_stop.curves[0].pruned))
+        return [SimpleNamespace(return_value=values[-1])]
+
+    _search(study, launch, 1, False)
+    assert wanted == [False, not cached, False]
+    trials = study.study.get_trials()
+    assert [(one.state.name, one.value) for one in trials] == [
+        ("COMPLETE", values[-1]) for values in curves
+    ]
+    assert all(len(one.intermediate_values) == 3 for one in trials)
+    assert "best is trial 1, 9" in study.outcome()
+
+
+def test_a_trial_of_which_a_cell_was_stopped_is_pruned(tmp_path: Path) -> None:
+    study = study_of(PruningConfig("median", SCORES, start=1, trials=1))
+    study.trials = 2
+    nan = float("nan")
+
+    def launch(cells: Any, initial_job_idx: int, early_stop: Pruning) -> list[Any]:
+        early_stop.begin({initial_job_idx: member(tmp_path, f"f{initial_job_idx}")})
+        log(tmp_path, f"f{initial_job_idx}", [2.0 - initial_job_idx])
+        early_stop.look()
+        return [SimpleNamespace(return_value=nan if initial_job_idx else 2.0)]
+
+    _search(study, launch, 1, False)
+    assert [one.state.name for one in study.study.get_trials()] == ["COMPLETE", "PRUNED"]
 
 
 def settings(**more: Any) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from plumbrule.cli.sweeps.study import Study
 from plumbrule.cli.sweeps.words import sweeper_words
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
+from plumbrule.report.repeats import setting_of
 from plumbrule.results.sweep_axes import cells_of_sweep, zipped_axes
 
 FILES = group_options("sweep")
@@ -77,6 +78,35 @@ def test_folds_are_an_axis_of_a_sweep() -> None:
     ]
     own = ["-m", "data.folds=3", "fold=0,2"]
     assert sweeper_words(own) == ["-m", "folds=3", "fold=0,2"]
+    for added in ("+fold=0,1", "++fold=0,1"):
+        assert sweeper_words(["-m", "data.folds=3", added]) == ["-m", "folds=3", added]
+
+
+@pytest.mark.parametrize(
+    ("words", "folds", "of"),
+    [
+        ((), "0 1 2", "3"),
+        (("fold=0,2",), "0 2", "3"),
+        (("folds=5", "fold=range(5)"), "0 1 2 3 4", "5"),  # data.folds=5 of the command
+    ],
+)
+def test_folds_of_a_file_are_those_of_a_command(words: Any, folds: str, of: str) -> None:
+    hydra = {"sweeper": {"params": {"data.folds": 3}}, "overrides": {"task": ["a=1", *words]}}
+    found = cells_of_sweep(hydra)
+    assert [setting_of(cell, "fold") for cell in found] == folds.split()
+    assert {setting_of(cell, "folds") for cell in found} == {of}
+    hydra["overrides"]["task"].append("b=1,2")
+    space = space_of(hydra)
+    assert len(space.cells({"b": "1"})) == len(found)
+    with pytest.raises(
+        ConfigError, match=r"data.folds \(=1\) must be a whole number from 2 to 100"
+    ):
+        cells_of_sweep({"sweeper": {"params": {"data.folds": 1}}, "overrides": {"task": []}})
+
+
+def test_a_repeated_setting_that_is_added_is_one_that_is_repeated() -> None:
+    space = space_of({"sweeper": {}, "overrides": {"task": ["a=1,2", "++fold=0,1"]}})
+    assert (list(space.axes), list(space.repeats)) == (["a"], ["++fold"])
 
 
 @pytest.mark.parametrize(

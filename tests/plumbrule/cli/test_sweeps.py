@@ -18,10 +18,11 @@ from plumbrule.cli.composition import CONF, SWEEP_FOLDERS, VERSION_BASE, compose
 from plumbrule.cli.main import main
 from plumbrule.cli.sweeps.cell_files import SWEEP
 from plumbrule.cli.sweeps.configs import compose_cells
-from plumbrule.cli.sweeps.launch_cells import require_folders_apart
+from plumbrule.cli.sweeps.launch_cells import plan_cell, require_folders_apart
 from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
+from plumbrule.pipeline.plan import Lookups
 
 BROKEN = """
 from rag.options import DENSE_INDEXES
@@ -202,6 +203,17 @@ def test_cells_are_what_composing_each_by_itself_gives(
         assert cell.composed.config == alone.config, overrides
         assert cell.composed.nodes == alone.nodes, overrides
         assert list(cell.overrides) == overrides
+
+
+def test_a_cell_notes_the_folds_of_its_config(
+    hydra_loader: tuple[object, DictConfig], tmp_path: Path
+) -> None:
+    own = [*FOLDED[2], "run.dry=true", f"run.store={tmp_path}"]
+    (cell,) = compose_cells(*hydra_loader, [own], 0)
+    planned = plan_cell(cell, Lookups(), {})
+    assert planned is not None
+    assert planned.cell is not None
+    assert (planned.cell.about.fold, planned.cell.about.folds) == (1, 3)
 
 
 def test_texts_tell_configs_apart_and_equal_ones_not() -> None:

@@ -17,7 +17,7 @@ from made_runs import SWEEP
 
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError, TrainingError
-from plumbrule.report.sweep_table import Cell, write_cell
+from plumbrule.report.sweep_table import Cell, rows_of, write_cell
 from plumbrule.results.cells import gather_cells, last_log_lines
 from plumbrule.results.collapse import collapse_signs
 from plumbrule.results.formats import latex, markdown
@@ -115,6 +115,24 @@ def write_folds(store: Store, coefs: dict[str, list[float]], seeds: int = 1) -> 
                 away = 0.5 * (2 * seed - (seeds - 1))  # of a fold's mean over its seeds
                 made_runs.write_run(store, number, own, {"ppo/gold_gain": gain + away})
                 number += 1
+
+
+def test_folds_that_an_experiment_file_sets_count_in_the_table_as_in_gather(tmp_path: Path) -> None:
+    # folds=5 of the file stands in no override, and two of the folds are not there
+    store, cells, values = Store(tmp_path), [], [1.0, 2.0, 4.0]
+    for fold, gain in enumerate(values):
+        run = made_runs.write_run(store, fold, [f"fold={fold}"], {"ppo/gold_gain": gain})
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        write_json(run / "run.json", {**record, "fold": fold, "folds": 5})
+        about = {"headline": ["ppo/gold_gain"], "metrics": {"ppo/gold_gain": gain}}
+        cells.append(Cell("s", fold, [f"fold={fold}"], fold=fold, folds=5, **about))
+    (row,) = rows_of(cells)
+    gathered = gather(store, ["quickstart"], ["ppo/gold_gain"]).table.iloc[0]
+    # mean 7/3, variance 7/3, times 1/3 + 1/4, and Student's quantile of 2 degrees 4.302653
+    wide = 4.302653 * math.sqrt(7 / 3 * (1 / 3 + 1 / 4))
+    for high, low in ((row.high, row.low), (gathered["high"], gathered["low"])):
+        assert (high - 7 / 3, 7 / 3 - low) == pytest.approx((wide, wide), abs=1e-5)
+    assert (row.over, row.n) == (gathered["over"], gathered["n"]) == ("folds", 3)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

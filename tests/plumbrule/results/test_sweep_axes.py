@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from plumbrule.errors import ConfigError
+from plumbrule.report.repeats import REPEATED
 from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
 
 SCALE = "ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"
@@ -50,7 +51,10 @@ def test_an_axis_is_a_text_or_a_mapping_with_values_as_the_command_line_has_them
         ({"s": "a=1,2; a=3,4"}, "must set a once"),
         ({"s": "a=1,2; b=3,4", "t": "b=1,2; c=3,4"}, "not in sweep.zip.s and sweep.zip.t"),
         ({"s": "a=interval(0,1); b=3,4"}, "must list its values, not an interval"),
-        ({"seed": "a=1,2; b=3,4"}, "must be named by one word other than seed"),
+        *(
+            ({name: "a=1,2; b=3,4"}, "must be named by one word other than seed and fold")
+            for name in REPEATED
+        ),
         ({"a.b": "a=1,2; b=3,4"}, "must be named by one word"),
         ({"s": {"a": [[1], [2]], "b": [3, 4]}}, r"sweep.zip.s.a .* must be a text"),
     ],

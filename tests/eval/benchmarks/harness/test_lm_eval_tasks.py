@@ -181,16 +181,36 @@ def test_tasks_without_the_library_are_refused(monkeypatch):
     assert "lm_eval" not in sys.modules or find_spec("lm_eval") is not None
 
 
-@pytest.mark.parametrize("line", ["doc_to_text: !function utils.text", "trust_remote_code: true"])
-def test_a_folder_of_tasks_that_names_code_is_refused(line, tmp_path, monkeypatch):
+def test_a_folder_of_tasks_that_names_code_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(lm_eval_tasks, "find_spec", lambda name: object())
-    (tmp_path / "own.yaml").write_text(f"task: own\n{line}\n", encoding="utf-8")
+    (tmp_path / "own.yaml").write_text("task: own\ndoc_to_text: !function u.f\n", encoding="utf-8")
     config = small_config(lm_eval=LmEvalConfig(["own"], str(tmp_path)))
     with pytest.raises(ConfigError, match=r"include_path .* must name no code, and own.yaml holds"):
         check_installed(config)
     missing = small_config(lm_eval=LmEvalConfig(["own"], str(tmp_path / "none")))
     with pytest.raises(ConfigError, match="must be a folder of task files"):
         check_installed(missing)
+
+
+@NEEDS_LM_EVAL
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (
+            'doc_to_text: "{{ cycler.__init__.__globals__.os.getcwd() }}"',
+            "'__init__' of 'type' obj",
+        ),
+        ("metric_list: [{metric: ./own.py, aggregation: mean}]", "has the metric ./own.py, which"),
+    ],
+)
+def test_code_that_shows_when_a_task_is_run_is_refused(line, says, tmp_path, tasks):
+    (tmp_path / "tasks").mkdir()
+    text = CHOICES.format(file=tasks / "rows.jsonl").split("\n")
+    kept = [old for old in text if not old.startswith((line.partition(":")[0], "  -"))]
+    (tmp_path / "tasks" / "own.yaml").write_text("\n".join([*kept, line]), encoding="utf-8")
+    with pytest.raises(ConfigError, match="must name no code") as caught:
+        evaluated(tmp_path, tmp_path / "tasks", tasks=["towns"])
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
