@@ -12,10 +12,8 @@ from plumbrule.errors import ConfigError, DataError
 from rag.chunking.config import ChunkerConfig
 from rag.chunks import Chunk
 from rag.parsers.reading import FileReport, read_files
-from rag.store.database import DATABASE
 from rag.store.live import Found, LiveStore
-from rag.store.naming import store_folder
-from rag.store.opening import is_made, make_store, open_store
+from rag.store.opening import open_or_make, open_store
 from rag.store.settings import StoreSettings
 
 Say = Callable[[str], None]
@@ -120,7 +118,6 @@ def _store(root: Path, name: str, given: Mapping[str, Any], make: bool) -> LiveS
 
     Raises: ConfigError: it was made with another setting than one of those given.
     """
-    folder = store_folder(root, name)
     named = {key: value for key, value in given.items() if value is not None}
     own = {f.name for f in dataclasses.fields(StoreSettings)}
     try:
@@ -130,9 +127,7 @@ def _store(root: Path, name: str, given: Mapping[str, Any], make: bool) -> LiveS
     settings = StoreSettings(
         **{key: value for key, value in named.items() if key in own}, chunker=chunker
     )
-    if make and not ((folder / DATABASE).is_file() and is_made(folder)):
-        return make_store(root, name, settings)
-    store = open_store(root, name)
+    store = open_or_make(root, name, settings) if make else open_store(root, name)
     for key, value in named.items():
         whole = store.settings if key in own else store.settings.chunker
         kept = getattr(whole, key)

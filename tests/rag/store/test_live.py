@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -272,6 +274,66 @@ def test_a_store_whose_making_was_cut_off_is_made_by_the_same_command(tmp_path: 
     with opened(tmp_path) as store:
         store.add([QUILL], EVERYONE)
         assert found_ids(store, "Rome") == ["a#0"]
+
+
+def test_of_processes_that_make_a_store_at_once_one_makes_it_and_others_open_it(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from plumbrule.data.records import Document\n"
+        "from rag.store.opening import open_or_make\n"
+        "from rag.store.settings import StoreSettings\n"
+        "name = sys.argv[2]\n"
+        "settings = StoreSettings(dimensions=16 + int(name))\n"
+        "sys.stdin.readline()\n"
+        "for turn in range(5):\n"
+        "    with open_or_make(Path(sys.argv[1]), f'notes{turn}', settings) as store:\n"
+        "        store.add([Document(name, 'Rome.')], ['*'])\n"
+    )
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=process_environment(),
+        )
+        for number in range(3)
+    ]
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("\n")
+        maker.stdin.flush()
+    for maker in makers:
+        _, errors = maker.communicate(timeout=60)
+        assert maker.returncode == 0, errors
+    for turn in range(5):
+        with open_store(tmp_path, f"notes{turn}") as store:
+            assert [one.id for one in store.documents()] == ["0", "1", "2"]
+
+
+def test_a_maker_that_comes_late_leaves_the_store_that_another_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = shutil.rmtree
+
+    def late(path: Path, **how: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        with (
+            pytest.raises(BlockingIOError),
+            open(path.parent / "making.lock", "a", encoding="utf-8") as file,
+        ):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another would wait here
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", late)
+    opened(tmp_path).close()
+    with pytest.raises(ArtifactError, match=r"store \(=notes\) must be new"):
+        opened(tmp_path, dimensions=64)
+    with open_store(tmp_path, "notes") as store:
+        assert store.settings.dimensions == 32
 
 
 def test_vectors_that_are_not_finite_are_refused_and_nothing_is_lost(
