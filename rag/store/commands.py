@@ -12,6 +12,7 @@ from plumbrule.errors import ConfigError, DataError
 from rag.chunking.config import ChunkerConfig
 from rag.chunks import Chunk
 from rag.parsers.reading import FileReport, read_files
+from rag.store.database import DATABASE
 from rag.store.live import Found, LiveStore
 from rag.store.opening import open_or_make, open_store
 from rag.store.settings import StoreSettings
@@ -45,6 +46,8 @@ def change(
             raise DataError(f"none of {len(reports)} files holds a document; nothing was changed.")
         done = store.add if what == "add" else store.update
         commit = done(documents, readers)
+        for line in tidying(store):
+            say(line)
         ruled = sum("readers" in d.meta for d in documents)
         if not readers and ruled < len(documents):
             say(
@@ -66,10 +69,22 @@ def sentences(report: FileReport) -> list[str]:
     return [f"{report.path}: {note}" for note in report.notes]
 
 
-def delete(root: Path, name: str, ids: Sequence[str]) -> str:
+def tidying(store: LiveStore) -> list[str]:
+    """Return a sentence where a change is committed and the segments could not be tidied."""
+    if not store.untidied:
+        return []
+    return [
+        f"the change is committed; tidying what is searched failed ({store.untidied:.200}) and "
+        "will be done again by the next change"
+    ]
+
+
+def delete(root: Path, name: str, ids: Sequence[str], say: Say = print) -> str:
     """Delete documents by id and return a sentence. Raises: DataError: one is not there."""
     with open_store(root, name) as store:
         commit = store.delete(ids)
+        for line in tidying(store):
+            say(line)
         return f"commit {commit.number}: {commit.documents} documents in {commit.chunks} chunks"
 
 
@@ -110,7 +125,13 @@ def compact(root: Path, name: str) -> str:
     """Purge what was removed and return a sentence."""
     with open_store(root, name) as store:
         gone = store.compact()
-        return f"{gone} removed documents and earlier versions were purged"
+        done = f"{gone} removed documents and earlier versions were purged"
+        if store.erased:
+            return done
+        return (
+            f"{done}; another process reads the store, so their texts are still in {DATABASE}-wal: "
+            f"run plumbrule store compact {name} again when it has ended"
+        )
 
 
 def _store(root: Path, name: str, given: Mapping[str, Any], make: bool) -> LiveStore:

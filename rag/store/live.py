@@ -71,6 +71,8 @@ class LiveStore:
     ):
         self.folder, self.settings = folder, settings
         self._database, self._encoder = database, encoder
+        self.erased = True
+        """Whether no file holds what the last `compact` purged."""
         cutting = Cutting(
             settings.chunk_words,
             settings.overlap_words,
@@ -174,17 +176,34 @@ class LiveStore:
         return vectors
 
     def _settle(self) -> None:
-        """Make the change visible here, then tidy the segments."""
-        self._index.catch_up()
-        self._index.maintain()
+        """Make the change visible here, then tidy the segments.
+
+        The change is committed, so nothing here may fail: a search catches up again, and the next
+        change tidies again (`untidied`).
+        """
+        try:
+            self._index.catch_up()
+        except (OSError, ArtifactError) as error:
+            self._index.untidied = str(error)
+            return
+        self._index.tidy()
+
+    @property
+    def untidied(self) -> str:
+        """Return why the segments could not be tidied after the last change; "": they could."""
+        return self._index.untidied
 
     def compact(self) -> int:
         """Make one segment of everything and purge what was removed; return how many documents.
 
-        Commits before the newest can't be made an index of any more.
+        Commits before the newest can't be made an index of any more. What was purged is
+        overwritten in the database, and its log is emptied, unless a reader does not let it:
+        `erased` says so.
         Raises: ConfigError: another process is at it.
         """
-        return self._index.maintain(whole=True)
+        gone = self._index.maintain(whole=True)
+        self.erased = self._database.empty_log()
+        return gone
 
     # Search
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError
 from rag.index.encoders import Encoder, content_of, load_encoder, make_encoder
@@ -44,7 +45,7 @@ def make_store(
         kind, encoder = make_encoder(
             settings.encoder, settings.encoder_revision, settings.dimensions, [], device
         )
-    with _making(folder):
+    with _written(folder), _making(folder):
         require_new(folder)
         shutil.rmtree(folder / ENCODER, ignore_errors=True)  # of a store whose making was cut off
         encoder.save(folder / ENCODER)
@@ -52,6 +53,18 @@ def make_store(
         about = {"settings": settings.as_json(), "encoder": made}
         database = Database.create(folder / DATABASE, about)
     return LiveStore(folder, database, settings, encoder, approximate_from)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Raise ArtifactError for what can't be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder} can't be written ({error!s:.200}); make room or give permission, and run "
+            "the same command again."
+        ) from error
 
 
 @contextmanager
