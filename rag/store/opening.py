@@ -13,10 +13,12 @@ import numpy as np
 from safetensors import SafetensorError
 
 from plumbrule.errors import ArtifactError
+from rag.chunking.config import TOKENIZER as TOKENIZER_FILE
+from rag.chunking.tokens import open_tokenizer
 from rag.index.encoders import Encoder, content_of, load_encoder, make_encoder
 from rag.index.hash_encoder import BUCKETS, HALVES, HashingEncoder
 from rag.store.database import DATABASE, Database
-from rag.store.live import ENCODER, LiveStore
+from rag.store.live import ENCODER, TOKENIZER, LiveStore
 from rag.store.naming import open_database, require_name, store_folder
 from rag.store.segments import APPROXIMATE_FROM
 from rag.store.settings import HASHING, StoreSettings, settings_of
@@ -45,14 +47,33 @@ def make_store(
         kind, encoder = make_encoder(
             settings.encoder, settings.encoder_revision, settings.dimensions, [], device
         )
+    source = tokenizer_of(settings)
     with _written(folder), _making(folder):
         require_new(folder)
         shutil.rmtree(folder / ENCODER, ignore_errors=True)  # of a store whose making was cut off
         encoder.save(folder / ENCODER)
         made = {"kind": kind, "content": content_of(folder / ENCODER)}
         about = {"settings": settings.as_json(), "encoder": made}
+        if source is not None:
+            shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+            (folder / TOKENIZER).mkdir()
+            shutil.copyfile(source, folder / TOKENIZER / source.name)
+            about["tokenizer"] = content_of(folder / TOKENIZER)
         database = Database.create(folder / DATABASE, about)
     return LiveStore(folder, database, settings, encoder, approximate_from)
+
+
+def tokenizer_of(settings: StoreSettings) -> Path | None:
+    """Return the tokenizer's file that a store must keep; None: its chunker needs none.
+
+    Raises: ConfigError: it can't be read.
+    """
+    if settings.chunker.tokenizer is None:
+        return None
+    source = Path(settings.chunker.tokenizer) / TOKENIZER_FILE
+    if settings.chunker.by == "tokens":
+        open_tokenizer(settings.chunker.tokenizer)
+    return source if source.is_file() else None
 
 
 @contextmanager
@@ -77,7 +98,8 @@ def _making(folder: Path) -> Iterator[None]:
 
 
 def open_or_make(root: Path, name: str, settings: StoreSettings) -> LiveStore:
-    """Return the live store of a name: a new one, or the one that is there, made as it was.
+    """Return the live store of a name: a new one, or the one that is there, whatever it was made
+    with.
 
     Of several processes at once one makes it, and the others open what it has made.
     Raises: as `make_store` and `open_store`.

@@ -14,7 +14,7 @@ import pytest
 from places import process_environment
 
 from plumbrule.data.records import Document
-from plumbrule.errors import ArtifactError
+from plumbrule.errors import ArtifactError, ConfigError, DataError
 from rag.store import database, derived
 from rag.store.live import LiveStore
 from rag.store.opening import make_store, open_store
@@ -130,3 +130,44 @@ def test_what_sqlite_can_not_write_is_said(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="the disk is full"), database.explained(path):
         small.execute("INSERT INTO a VALUES (zeroblob(100000))")
     small.close()
+
+
+def test_calls_of_the_wrong_kind_are_refused_and_empty_ones_commit_nothing(
+    store: LiveStore,
+) -> None:
+    store.add([Document("a", "Rome.")], EVERYONE)
+    assert [one.number for one in (store.add([]), store.update([]), store.delete([]))] == [1] * 3
+    with pytest.raises(ConfigError, match=r"k \(=2\.5\) must be a whole number"):
+        store.search(["Rome"], 2.5, "ann")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"groups \(='ann'\) must be a list of texts"):
+        store.search(["Rome"], 2, "bo", "bm25", "ann")
+    with pytest.raises(ConfigError, match=r"queries \(='Rome'\) must be a list of texts"):
+        store.search("Rome", 2, "bo")
+    with pytest.raises(DataError, match=r"ids \(='ab'\) must be a list of texts"):
+        store.delete("ab")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        Document("a", "Rome \ud800."),
+        Document("a", "Rome.", "\ud800"),
+        Document("a", "Rome.", meta={"x": "\ud800"}),
+        Document("a", "Rome.", meta={"x": object()}),
+        Document(" ", "Rome."),
+    ],
+)
+def test_a_document_that_no_store_can_hold_is_named(store: LiveStore, document: Document) -> None:
+    with pytest.raises(DataError, match=r"^document '.' must|^document 'a': .* must be"):
+        store.add([document], EVERYONE)
+    assert store.commit.number == 0
+
+
+@pytest.mark.parametrize("method", ["dense", "hybrid"])
+def test_what_shares_nothing_with_a_query_is_not_found(store: LiveStore, method: str) -> None:
+    store.add([Document("a", "Rome."), Document("b", "Zzz qqq xyz.")], EVERYONE)
+    for query in ("Rome", "kept"):
+        (found,) = store.search([query], 5, "ann", method)
+        assert all(one.score > 0 for one in found)
+    (found,) = store.search(["Rome"], 5, "ann", "dense")
+    assert found[0].chunk.id == "a#0"

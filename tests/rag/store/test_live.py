@@ -25,7 +25,7 @@ from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
 from rag.store import derived
-from rag.store.live import LiveStore
+from rag.store.live import LiveStore, positive
 from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
 
@@ -468,7 +468,7 @@ def expected_dense(vectors: np.ndarray, queries: np.ndarray, depth: int) -> list
     """Return what an exact index of these vectors alone finds."""
     if not len(vectors):
         return [Hits(np.empty(0, np.int64), np.empty(0, np.float32), 0.0) for _ in queries]
-    return VectorIndex.build(vectors).search(queries, depth)
+    return [positive(hits) for hits in VectorIndex.build(vectors).search(queries, depth)]
 
 
 def check_dense(
@@ -477,7 +477,9 @@ def check_dense(
     """Fail unless what was found may be read, is in order, and is as much as there is."""
     place = {chunk.id: row for row, chunk in enumerate(chunks)}
     assert {one.chunk.id for one in found} <= set(place)
-    assert len(found) == (min(k, len(chunks)) if query.any() else 0)
+    sharing = int(np.count_nonzero(vectors @ query > 1e-6)) if len(vectors) else 0
+    assert min(k, sharing) <= len(found) <= min(k, len(chunks))
+    assert all(one.score > 0 for one in found)
     scores = [one.score for one in found]
     assert scores == sorted(scores, reverse=True)
     true = [float(vectors[place[one.chunk.id]] @ query) for one in found]
