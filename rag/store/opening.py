@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -53,7 +53,7 @@ def make_store(
         shutil.rmtree(folder / ENCODER, ignore_errors=True)  # of a store whose making was cut off
         encoder.save(folder / ENCODER)
         made = {"kind": kind, "content": content_of(folder / ENCODER)}
-        about = {"settings": settings.as_json(), "encoder": made}
+        about: dict[str, Any] = {"settings": settings.as_json(), "encoder": made}
         if source is not None:
             shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
             (folder / TOKENIZER).mkdir()
