@@ -22,7 +22,8 @@ Which rows pass is computed for all of them, exactly, before any index is search
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -46,6 +47,10 @@ BOUNDS = {
 CONDITIONS = (*BOUNDS, "in", "is", "exists")
 DEEPEST = 32
 """Filters within filters; more than anybody writes, fewer than Python's stack takes."""
+MOST_CONDITIONS = 1000
+MOST_VALUES = 100_000
+"""In all lists of values together."""
+LARGEST = sys.float_info.max
 Scalar: TypeAlias = str | int | float | bool
 
 
@@ -105,7 +110,7 @@ def parse_filter(given: Mapping[str, Any] | str | None, name: str = "filter") ->
     if isinstance(given, str):
         try:
             given = yaml.safe_load(given)
-        except (yaml.YAMLError, ValueError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:120]
             raise ConfigError(
                 f"{name} (={given!s:.80}) must be a mapping in YAML, such as "
@@ -113,6 +118,7 @@ def parse_filter(given: Mapping[str, Any] | str | None, name: str = "filter") ->
             ) from None
     if given is None or given == {}:
         return None
+    _require_bounded(given, name)
     return _parse(given, name, 0)
 
 
@@ -135,6 +141,34 @@ def instant_of(value: str | date) -> int | None:
     aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     since = aware - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _require_bounded(given: Any, name: str) -> None:
+    """Raise ConfigError for a filter that would take too long, or too deep a stack, to be parsed.
+
+    Aliases of YAML make a small text stand for a large filter, so what is met twice counts twice.
+    """
+    conditions = values = 0
+    todo = [(given, 0)]
+    while todo:
+        one, depth = todo.pop()
+        if isinstance(one, Mapping):
+            conditions += len(one)
+            inside = list(one.values())
+        elif isinstance(one, list | tuple):
+            values += len(one)
+            inside = list(one)
+        else:
+            continue
+        for holds, rule in (
+            (depth <= 2 * DEEPEST + 2, f"nest at most {DEEPEST} filters"),
+            (conditions <= MOST_CONDITIONS, f"have at most {MOST_CONDITIONS} conditions"),
+            (values <= MOST_VALUES, f"have at most {MOST_VALUES} values"),
+        ):
+            require(holds, name, "...", rule, "write it simpler")
+            if not holds:
+                raise ValueError(name)  # refused above, together with other settings
+        todo += [(part, depth + 1) for part in inside if not isinstance(part, str)]
 
 
 def _parse(given: Any, name: str, depth: int) -> Filter:
@@ -189,7 +223,7 @@ def _range(field: str, bounds: dict[str, Any], name: str) -> InRange:
     for word, bound in bounds.items():
         number = isinstance(bound, int | float) and not isinstance(bound, bool)
         value = bound if number else instant_of(bound) if isinstance(bound, str | date) else None
-        sound = value is not None and math.isfinite(value)
+        sound = value is not None and abs(value) <= LARGEST
         rule = "be a finite number or an ISO 8601 date"
         require(sound, f"{name}.{word}", _shown(bound), rule, "such as 1990 or 2024-01-31")
         values[word] = value if value is not None else 0
@@ -225,4 +259,16 @@ def _values(given: Any, name: str) -> tuple[Scalar, ...]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value!s:.80}" if not isinstance(value, str) else f"{value!r:.80}"
+    if isinstance(value, str):
+        return f"{value!r:.80}"
+    try:
+        return f"{value!s:.80}" if not isinstance(value, Mapping | list | tuple) else _brief(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a number of thousands of digits"
+
+
+def _brief(value: Any) -> str:
+    """Return the beginning of a mapping or list, however large it is."""
+    short = reprlib.Repr()
+    short.maxlevel = 3
+    return short.repr(value)[:80]

@@ -9,9 +9,9 @@ for an index that is not FAISS's flat one, `vectors/` (`rag/index/dense_files.py
 documents and config give the same bytes, on the same library versions. An attempt that was killed
 goes on with the vectors that a neural encoder had made, and makes everything else again.
 
-Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents carry questions,
-`rag/recall_at_1`, `rag/recall_at_5` and `rag/mrr` of the hybrid, and the same with `_bm25` and
-`_dense` at the end.
+Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents that runs may find
+carry questions, `rag/recall_at_1`, `rag/recall_at_5` and `rag/mrr` of the hybrid, and the same with
+`_bm25` and `_dense` at the end.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from plumbrule.store.artifacts import Artifact, sha256
 from plumbrule.store.file_names import NOTES, RECORDS
 from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import store_root
+from rag.access import principal_of
 from rag.chunking.choosing import chunker_of
 from rag.chunking.cutting import Chunker, Cutting
-from rag.chunks import cut, write_chunks
+from rag.chunks import Chunk, cut, write_chunks
 from rag.config import IndexConfig
+from rag.corpus import Corpus
 from rag.index.bm25 import SETTINGS, KeywordIndex
 from rag.index.dense import import_faiss
 from rag.index.dense_files import save_dense
@@ -71,11 +73,14 @@ def run(
     started = time.perf_counter()
     # 1
     documents = documents_of(config, inputs)
-    questions = evenly_spaced(questions_of(documents), config.num_queries)
+    carried = questions_of(documents)
     # 2
     chunker = chunker_for(config, documents, runtime.device)
     words = (config.chunk_words, config.overlap_words)
     chunks = cut(documents, *words, config.readers, chunker)
+    may_be_found = findable(config, chunks)  # before encoding: it may name an unknown field
+    asked = [question for question in carried if question.document in may_be_found]
+    questions = evenly_spaced(asked, config.num_queries)
     write_chunks(chunks, out / PASSAGES)
     texts = searched_texts(chunks, config.header)
     # 3
@@ -122,7 +127,7 @@ def run(
     }
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
-    notes = notes_on(encoder, texts)
+    notes = notes_on(encoder, texts) + notes_on_questions(len(asked), len(carried))
     write_json(out / NOTES, notes)
     # 6
     metrics = {
@@ -182,6 +187,26 @@ def chunking_of(config: IndexConfig) -> dict[str, Any]:
     if config.chunker.tokenizer is not None:
         about["tokenizer"] = Path(config.chunker.tokenizer).name
     return {**words, **about}
+
+
+def findable(config: IndexConfig, chunks: Sequence[Chunk]) -> set[str]:
+    """Return the ids of the documents that runs may find: their principal, with their filter.
+
+    Raises: ConfigError: the filter names a field that no passage has which they may read.
+    """
+    principal = principal_of(config.principal, "rag.principal")
+    rows = Corpus(chunks).select(principal, config.filter, "rag.filter").rows
+    return {chunks[row].document for row in rows}
+
+
+def notes_on_questions(measured: int, carried: int) -> list[str]:
+    """Return a sentence where questions take no part in recall."""
+    if measured == carried:
+        return []
+    return [
+        f"{carried - measured} of {carried} questions are of documents that runs may not find "
+        "(rag.principal, rag.filter); recall is measured without them."
+    ]
 
 
 def notes_on(encoder: Encoder, texts: Sequence[str]) -> list[str]:

@@ -268,7 +268,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "a document that nobody may read is readable in a frozen index",
-        "rag/store/live.py",
+        "rag/documents.py",
         'return replace(document, meta={**document.meta, "readers": list(rule)})',
         'return replace(document, meta={**document.meta, "readers": list(rule)} if rule else {})',
         (

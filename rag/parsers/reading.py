@@ -2,11 +2,13 @@
 
 A document's id is the file's path below the folder that was given (its name, if the file itself
 was), so that reading a folder again gives the same ids; rows of JSON Lines bring their own. What
-can't be parsed is reported and left out. So is a document whose id another has already.
+can't be parsed is reported and left out. So is a document whose id another has already, one that no
+store can hold, and a link that leads out of the folder.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,8 @@ from typing import NamedTuple
 from plumbrule.data.records import Document
 from plumbrule.errors import DataError
 from plumbrule.registry import Registry
-from plumbrule.store.source_files import files_under
+from plumbrule.store.source_files import is_litter, require_readable
+from rag.documents import require_storable
 from rag.parsers.parsed import Parsed, clean
 
 IMAGE = ("rag.parsers.images:parse",)
@@ -65,14 +68,19 @@ def read_files(paths: Iterable[Path]) -> tuple[list[Document], list[FileReport]]
     documents: dict[str, Document] = {}
     reports: list[FileReport] = []
     for root in paths:
-        for path in files_under(root):
+        for path, problem in found_under(root):
             id = clean(path.name if path == root else path.relative_to(root).as_posix())
-            parsed = parse_file(path, id)
+            parsed = problem or parse_file(path, id)
             if isinstance(parsed, str):
                 reports.append(FileReport(str(path), 0, parsed, []))
                 continue
             notes, number = list(parsed.notes), 0
-            for document in parsed.documents:
+            for place, document in enumerate(parsed.documents, 1):
+                try:
+                    require_storable(document)
+                except DataError as error:
+                    notes.append(f"left out its document {place}: {error}")
+                    continue
                 if document.id in documents:
                     notes.append(f"document {document.id!r:.80} was read already; left out")
                     continue
@@ -81,6 +89,52 @@ def read_files(paths: Iterable[Path]) -> tuple[list[Document], list[FileReport]]
             problem = "" if number else (notes[0] if notes else "has no documents")
             reports.append(FileReport(str(path), number, problem, notes))
     return list(documents.values()), reports
+
+
+def found_under(root: Path) -> list[tuple[Path, str]]:
+    """Return the files at or below `root` but for litter, each with why it is not read, if so.
+
+    What can't be read (a FIFO, a link to nothing, a folder without permission) is named with its
+    reason, and so are links to folders and links to files outside `root`: whoever names a folder
+    names what is in it.
+    Raises: DataError: `root` is not there.
+    """
+    if not os.path.lexists(root):
+        require_readable(root)
+    if not root.is_dir():
+        return [(root, _problem(root))]
+    if problem := _problem(root):
+        return [(root, problem)]
+    found: list[tuple[Path, str]] = []
+    inside = root.resolve()
+
+    def refuse(error: OSError) -> None:
+        found.append((Path(error.filename), f"the folder can't be read ({error.strerror})"))
+
+    for folder, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not is_litter(name)]
+        linked = [name for name in folders if Path(folder, name).is_symlink()]
+        found += [
+            (Path(folder, name), "is a link to a folder; name that folder") for name in linked
+        ]
+        for name in names:
+            path = Path(folder, name)
+            if is_litter(name):
+                continue
+            problem = _problem(path)
+            if not problem and path.is_symlink() and not path.resolve().is_relative_to(inside):
+                problem = f"is a link out of {root}; name its file {path.resolve()}"
+            found.append((path, problem))
+    return sorted(found)
+
+
+def _problem(path: Path) -> str:
+    """Return why a file can't be opened; "": it can."""
+    try:
+        require_readable(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return ""
 
 
 def parse_file(path: Path, id: str) -> Parsed | str:

@@ -155,6 +155,8 @@ class IndexRetriever:
     wanted: Filter | None = None
     refinement: Refinement = field(default_factory=Refinement)
     cache: SearchCache[tuple[Passage, ...]] | None = None
+    itself: object = field(default_factory=object, init=False, repr=False, compare=False)
+    """What the cache tells it from other retrievers by, whose indexes differ."""
 
     def search(
         self,
@@ -188,7 +190,11 @@ class IndexRetriever:
         asked = repr(wanted)  # as tuples, `all` equals `any`, and 1 equals true
         found: dict[str, tuple[Passage, ...]] = {}
         for query in queries:
-            kept = None if self.cache is None else self.cache.get(asking, (query, k, asked))
+            kept = (
+                None
+                if self.cache is None
+                else self.cache.get(asking, (self.itself, query, k, asked))
+            )
             if kept is not None or not query.strip():
                 found[query] = kept or ()
         todo = [query for query in dict.fromkeys(queries) if query not in found]
@@ -199,7 +205,7 @@ class IndexRetriever:
             for query, hits in zip(block, self.index.search(block, depth, narrowed), strict=True):
                 found[query] = self._passages(query, hits, k, asking)
                 if self.cache is not None:
-                    self.cache.keep(asking, (query, k, asked), found[query])
+                    self.cache.keep(asking, (self.itself, query, k, asked), found[query])
         passing = num_passing(wanted, self.corpus, asking)
         return [Found(found[query], passing) for query in queries]
 

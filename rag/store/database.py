@@ -13,7 +13,8 @@ WAL needs shared memory, so a store lies on a local disk and not on NFS.
 
 Numbers are 64-bit, rise by `AUTOINCREMENT` and are never used again, also after a purge. A removal
 marks rows and deletes none; `purge` deletes what was removed, and then commits before it can't be
-read any more. The content of a commit is the sum, modulo 2^256, of the sha256 of the documents that
+read any more; its bytes are overwritten, and `empty_log` empties the log that holds them too. The
+content of a commit is the sum, modulo 2^256, of the sha256 of the documents that
 live, so a change costs its own documents only and the order of changes does not count.
 """
 
@@ -24,7 +25,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ DATABASE = "store.db"
 FORMAT = 1
 WAIT_SECONDS = 60.0
 """How long a writer waits for another."""
+ERASE_SECONDS = 5.0
+"""How long a purge waits for readers, so that the log can be emptied."""
 MODULUS = 2**256
 SCHEMA = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -86,6 +89,35 @@ class Commit(NamedTuple):
     """64 hex digits: a digest of the documents that live."""
 
 
+REMEDIES = {
+    sqlite3.SQLITE_BUSY: f"another process writes for more than {WAIT_SECONDS:.0f} s: try again",
+    sqlite3.SQLITE_FULL: "the disk is full: make room and run the same command again",
+    sqlite3.SQLITE_READONLY: "the store is read-only for this user, and searching it, too, writes "
+    "files beside it: make its folder and files writable, or copy the store",
+}
+REMEDIES[sqlite3.SQLITE_CANTOPEN] = REMEDIES[sqlite3.SQLITE_READONLY]
+"""By SQLite's primary error code."""
+
+
+def remedy_of(error: sqlite3.Error) -> str:
+    """Return what can be done about an error of SQLite."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return REMEDIES.get(code, "the disk may be full or damaged: look after it and try again")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ArtifactErrors that name the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise ArtifactError(f"{path}: {error}; {remedy_of(error)}.") from None
+    except sqlite3.DatabaseError as error:
+        raise ArtifactError(
+            f"{path} can't be read ({error}); put a backup of it in its place."
+        ) from None
+
+
 class Database:
     """An open database; for one thread. Close it, or use it in a `with`.
 
@@ -101,6 +133,7 @@ class Database:
             self._sql = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
             self._sql.execute("PRAGMA journal_mode = WAL")
             self._sql.execute("PRAGMA synchronous = FULL")
+            self._sql.execute("PRAGMA secure_delete = ON")
             known = self._sql.execute("SELECT name FROM sqlite_master WHERE name = 'about'")
             if known.fetchone() is None:
                 raise ArtifactError(
@@ -120,10 +153,13 @@ class Database:
         Raises: ArtifactError: there is a store already.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        sql = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
-        try:
+        with (
+            explained(path),
+            closing(sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)) as sql,
+        ):
             sql.execute("PRAGMA journal_mode = WAL")
             sql.execute("PRAGMA synchronous = FULL")
+            sql.execute("PRAGMA secure_delete = ON")
             sql.execute("BEGIN IMMEDIATE")
             if sql.execute("SELECT name FROM sqlite_master").fetchone() is not None:
                 raise ArtifactError(f"{path} must be new; it holds a store already.")
@@ -136,8 +172,6 @@ class Database:
                 [(name, json.dumps(value)) for name, value in facts.items()],
             )
             sql.execute("COMMIT")
-        finally:
-            sql.close()
         return cls(path)
 
     def __enter__(self) -> Database:
@@ -152,20 +186,8 @@ class Database:
         """Close the file; a change that was not committed is not there."""
         self._sql.close()
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn SQLite's errors into ArtifactErrors that name the file."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise ArtifactError(
-                f"{self.path}: {error}; another process may write for more than "
-                f"{WAIT_SECONDS:.0f} s, or the disk may be full: try again."
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise ArtifactError(
-                f"{self.path} can't be read ({error}); put a backup of it in its place."
-            ) from None
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(self.path)
 
     @contextmanager
     def transaction(self, writes: bool = False) -> Iterator[None]:
@@ -252,11 +274,9 @@ class Database:
                 )
                 content, documents = content + int(digest, 16), documents + 1
                 chunks += len(entry.chunks)
-            self._sql.execute(
-                "INSERT INTO commits VALUES (?, ?, ?, ?, ?)",
-                (number, what, documents, chunks, f"{content % MODULUS:064x}"),
-            )
-        return self.commit_of(number)
+            commit = Commit(number, what, documents, chunks, f"{content % MODULUS:064x}")
+            self._sql.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?)", commit)
+        return commit
 
     def _living(self, id: str) -> tuple[int, str] | None:
         """Return (number, digest) of the living document of an id."""
@@ -349,6 +369,21 @@ class Database:
             sql = "UPDATE about SET value = ? WHERE name = 'purged'"
             self._sql.execute(sql, (json.dumps(commit),))
         return gone
+
+    def empty_log(self) -> bool:
+        """Move all that was written into the database's file and cut its log to nothing.
+
+        A purge overwrites what it deletes with zeros (`secure_delete`), but the log (`-wal`) keeps
+        what was written to it until it is emptied. Returns False where another process that reads
+        or writes does not let it be emptied.
+        """
+        with self._explained():
+            self._sql.execute(f"PRAGMA busy_timeout = {int(1000 * ERASE_SECONDS)}")
+            try:
+                (busy, *_) = self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                self._sql.execute(f"PRAGMA busy_timeout = {int(1000 * WAIT_SECONDS)}")
+        return busy == 0
 
     def removed_documents(self) -> int:
         """Return how many removed documents, older versions too, can still be read."""

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,8 @@ from rag.store.segments import (
 )
 
 LIST, LOCK = "segments.json", "maintenance.lock"
+NAME = re.compile(r"\d+-\d+-[0-9a-f]{8}")
+"""Of a segment's folder."""
 FLAT = "flat"
 """The type of dense index that is exact."""
 TAIL_MOST = 4096
@@ -94,6 +97,8 @@ class DerivedIndex:
         self._placed: list[Placed] = []
         self._tail = Tail(dimensions)
         self.rules: dict[int, tuple[str, ...]] = {}
+        self.untidied = ""
+        """Why the segments could not be tidied at the last try; "": they could."""
         self.catch_up()
 
     @property
@@ -109,7 +114,7 @@ class DerivedIndex:
                 self._load(about)
             behind = self._database.last_chunk() - self._covered
         if behind > BULK and behind > len(self._tail) + TAIL_MOST:
-            self.maintain()  # into a segment at once: in the tail each would be indexed twice
+            self.tidy()  # into a segment at once: in the tail each would be indexed twice
         self._refresh()
 
     @property
@@ -139,7 +144,7 @@ class DerivedIndex:
         """Return what the list of segments holds; None: it is missing or damaged."""
         try:
             return read_json(self.folder / LIST)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def _load(self, about: dict[str, Any]) -> None:
@@ -151,7 +156,9 @@ class DerivedIndex:
             self._listed = self._read_list()
             try:
                 if all(self._listed[key] == value for key, value in self._key(about).items()):
-                    self._placed = [self._read(*entry) for entry in self._listed["segments"]]
+                    placed = [self._read(*entry) for entry in self._listed["segments"]]
+                    require_rising(placed)
+                    self._placed = placed
                 return
             except (OSError, ValueError, KeyError, TypeError, EOFError, ArtifactError):
                 if self._listed == self._read_list():
@@ -161,11 +168,20 @@ class DerivedIndex:
         return {"store": about["uuid"], "purged": about["purged"], **self._about}
 
     def _read(self, first: int, last: int, name: str, files: dict[str, str]) -> Placed:
+        require_entry(first, last, name, files)
         folder = self.folder / name
         for file, digest in files.items():
             if digests(folder / file, FAST)[FAST] != digest:
                 raise ValueError(f"{folder / file} is damaged")
         return Placed(first, last, name, files, self._opened(folder) if files else None)
+
+    def tidy(self) -> None:
+        """`maintain`, where nothing depends on it: what fails is noted and done again later."""
+        try:
+            self.maintain()
+            self.untidied = ""
+        except (OSError, ArtifactError) as error:
+            self.untidied = str(error)
 
     def maintain(self, whole: bool = False) -> int:
         """Make segments of what has grown or was removed.
@@ -225,17 +241,24 @@ class DerivedIndex:
             rows = self._database.living_chunks(first - 1, last)
             make = self._make if self._is_approximate(number) else None
             segment = build_segment(rows, number, self._dimensions, make)
-        folder.mkdir()
-        save_segment(segment, folder)
-        del segment  # before it is mapped into memory
-        files = {}
-        for path in sorted(folder.iterdir()):
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-            files[path.name] = digests(path, FAST)[FAST]
-        fsync_folder(folder)
-        fsync_folder(self.folder)
-        return Placed(first, last, name, files, self._opened(folder))
+        try:
+            folder.mkdir()
+            save_segment(segment, folder)
+            del segment  # before it is mapped into memory
+            files = {}
+            for path in sorted(folder.iterdir()):
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+                files[path.name] = digests(path, FAST)[FAST]
+            fsync_folder(folder)
+            fsync_folder(self.folder)
+            return Placed(first, last, name, files, self._opened(folder))
+        except RuntimeError as error:  # FAISS's, of a full disk
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(f"{folder} can't be written ({error!s:.200})") from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _opened(self, folder: Path) -> Segment:
         """Return the segment in a folder."""
@@ -277,3 +300,23 @@ class DerivedIndex:
                 yield False
                 return
             yield True
+
+
+def require_entry(first: object, last: object, name: object, files: object) -> None:
+    """Raise ValueError unless the list of segments has an entry as `_publish` writes it."""
+    numbered = type(first) is int and type(last) is int
+    named = isinstance(name, str) and NAME.fullmatch(name) is not None
+    filed = isinstance(files, dict) and all(
+        isinstance(digest, str) and Path(file).name == file for file, digest in files.items()
+    )
+    if not (numbered and named and filed):
+        raise ValueError(f"{LIST} is damaged")
+
+
+def require_rising(placed: Sequence[Placed]) -> None:
+    """Raise ValueError unless each segment begins where the one before it ends."""
+    last = 0
+    for one in placed:
+        if not last + 1 == one.first <= one.last:
+            raise ValueError(f"{LIST} is damaged")
+        last = one.last

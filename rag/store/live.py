@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,19 +29,21 @@ from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, DataError, listed
 from rag.chunking.choosing import chunker_of
 from rag.chunking.cutting import Chunker, Cutting
-from rag.chunks import EVERYONE, Chunk, chunks_at, principals
-from rag.index.encoders import Encoder
+from rag.chunks import EVERYONE, Chunk, chunks_at
+from rag.documents import checked
+from rag.index.encoders import Encoder, content_of
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
+from rag.store.asking import require_principal, require_queries
 from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
 from rag.store.keyword_search import Counted, search_keywords
 from rag.store.segments import APPROXIMATE_FROM, merged
-from rag.store.settings import StoreSettings
+from rag.store.settings import HASHING, StoreSettings
 
 METHODS = ("bm25", "dense", "hybrid")
-ENCODER, DERIVED = "encoder", "derived"
+ENCODER, DERIVED, TOKENIZER = "encoder", "derived", "tokenizer"
 BATCH = 64
 """Chunks that are encoded together."""
 TRIES = 3
@@ -71,13 +74,8 @@ class LiveStore:
     ):
         self.folder, self.settings = folder, settings
         self._database, self._encoder = database, encoder
-        cutting = Cutting(
-            settings.chunk_words,
-            settings.overlap_words,
-            settings.chunker,
-            encoder.encode_passages,
-        )
-        self._chunker: Chunker = chunker_of(cutting)
+        self.erased = True
+        """Whether no file holds what the last `compact` purged."""
         self._index = DerivedIndex(
             folder / DERIVED,
             database,
@@ -99,12 +97,33 @@ class LiveStore:
         """Close the database."""
         self._database.close()
 
+    @cached_property
+    def _chunker(self) -> Chunker:
+        """Return what cuts documents; a search does without.
+
+        Raises: ArtifactError: the tokenizer's file is not the one that the store was made with.
+        """
+        settings, chunker = self.settings, self.settings.chunker
+        with self._database.transaction():
+            made = self._database.about().get("tokenizer")
+        if made is not None:
+            copy = self.folder / TOKENIZER
+            if content_of(copy) != made:
+                raise ArtifactError(
+                    f"{copy} must hold the tokenizer that the store was made with "
+                    f"({chunker.tokenizer}, digest {made}); put its file back."
+                )
+            chunker = replace(chunker, tokenizer=str(copy))
+        words = (settings.chunk_words, settings.overlap_words)
+        return chunker_of(Cutting(*words, chunker, self._encoder.encode_passages))
+
     # Changes
 
     def add(self, documents: Iterable[Document], readers: Sequence[str] = ()) -> Commit:
         """Add documents that are not there yet, and return the commit.
 
         Args: readers: who may read those that have no rule of their own (`meta["readers"]`).
+        No document: no new commit.
         Raises: DataError: a document is there already or given twice; nothing was added.
         """
         return self._change(documents, readers, "add")
@@ -117,17 +136,24 @@ class LiveStore:
         return self._change(documents, readers, "update")
 
     def delete(self, ids: Iterable[str]) -> Commit:
-        """Delete documents by id. Raises: DataError: one is not there; nothing was deleted."""
-        commit = self._database.change([], list(dict.fromkeys(ids)), "delete")
+        """Delete documents by id. No id: no new commit.
+
+        Raises: DataError: one is not there; nothing was deleted.
+        """
+        if isinstance(ids, str):
+            raise DataError(f"ids (={ids!r:.80}) must be a list of texts; put it in brackets.")
+        unique = list(dict.fromkeys(ids))
+        if not unique:
+            return self.commit
+        commit = self._database.change([], unique, "delete")
         self._settle()
         return commit
 
     def _change(self, documents: Iterable[Document], readers: Sequence[str], what: str) -> Commit:
-        ruled = [with_rule(document, readers) for document in documents]
+        ruled = checked(documents, readers)
+        if not ruled:
+            return self.commit
         ids = [document.id for document in ruled]
-        if len(set(ids)) < len(ids):
-            twice = next(id for id in ids if ids.count(id) > 1)
-            raise DataError(f"two documents have the id {twice!r:.80}; give each its own.")
         self._require_state(ids, what)  # before the encoder works on what will be refused
         entries = self._entries(ruled)
         commit = self._database.change(entries, ids if what == "update" else [], what)
@@ -174,17 +200,34 @@ class LiveStore:
         return vectors
 
     def _settle(self) -> None:
-        """Make the change visible here, then tidy the segments."""
-        self._index.catch_up()
-        self._index.maintain()
+        """Make the change visible here, then tidy the segments.
+
+        The change is committed, so nothing here may fail: a search catches up again, and the next
+        change tidies again (`untidied`).
+        """
+        try:
+            self._index.catch_up()
+        except (OSError, ArtifactError) as error:
+            self._index.untidied = str(error)
+            return
+        self._index.tidy()
+
+    @property
+    def untidied(self) -> str:
+        """Return why the segments could not be tidied after the last change; "": they could."""
+        return self._index.untidied
 
     def compact(self) -> int:
         """Make one segment of everything and purge what was removed; return how many documents.
 
-        Commits before the newest can't be made an index of any more.
+        Commits before the newest can't be made an index of any more. What was purged is
+        overwritten in the database, and its log is emptied, unless a reader does not let it:
+        `erased` says so.
         Raises: ConfigError: another process is at it.
         """
-        return self._index.maintain(whole=True)
+        gone = self._index.maintain(whole=True)
+        self.erased = self._database.empty_log()
+        return gone
 
     # Search
 
@@ -202,7 +245,9 @@ class LiveStore:
         Args: groups: that the principal belongs to, whose rules hold for it as well.
         Raises: ConfigError: k below 1, an unknown method, or no principal.
         """
+        require(type(k) is int, "k", k, "be a whole number", "give one, such as 5")
         require_range("k", k, 1, unit="passages")
+        require_queries(queries, groups)
         require_choice("method", method, METHODS)
         for name in (principal, *groups):
             require_principal(name)
@@ -269,7 +314,10 @@ class LiveStore:
             )
         pairs = zip(self._index.segments, may, strict=True)
         found = [one.search(vectors, depth, mask) for one, mask in pairs]
-        return [merged(of_query, depth) for of_query in zip(*found, strict=True)]
+        hits = [merged(of_query, depth) for of_query in zip(*found, strict=True)]
+        if self.settings.encoder == HASHING:  # 0: no word and no part of one is shared
+            return [positive(one) for one in hits]
+        return hits
 
     # What is there
 
@@ -314,23 +362,9 @@ class LiveStore:
         }
 
 
-def with_rule(document: Document, readers: Sequence[str]) -> Document:
-    """Return a document that states its access rule: its own, else `readers`; [] is nobody.
-
-    Raises: DataError: as `principals`, or an id that SQLite can't hold.
-    """
-    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in document.id):
-        raise DataError(f"document {document.id!r:.80} must have an id without NUL, in Unicode.")
-    rule = principals(document.meta.get("readers", readers), f"document {document.id!r:.80}")
-    return replace(document, meta={**document.meta, "readers": list(rule)})
-
-
-def require_principal(principal: str) -> None:
-    """Raise ConfigError unless a search is made for somebody in particular."""
-    require(
-        bool(principal.strip()) and principal != EVERYONE,
-        "principal",
-        repr(principal),
-        "name who asks",
-        "give the name that access rules have for them",
-    )
+def positive(hits: Hits) -> Hits:
+    """Return the hits that share something with the query; those left out are all at or below 0."""
+    kept = hits.scores > 0
+    if kept.all():
+        return hits
+    return Hits(hits.rows[kept], hits.scores[kept], floor=0.0)

@@ -62,12 +62,17 @@ class StoreSettings:
 def settings_of(about: Mapping[str, Any]) -> StoreSettings:
     """Return the settings that a store keeps.
 
-    They are not checked again: an encoder's folder may have moved since it was copied.
+    They are not checked again: an encoder's or tokenizer's folder may have moved
+    since it was copied.
     Raises: ArtifactError: they are none of this version's.
     """
     known = {f.name for f in fields(StoreSettings)}
     try:
         values = {name: value for name, value in dict(about["settings"]).items() if name in known}
-        return StoreSettings(**{**values, "chunker": ChunkerConfig(**values["chunker"])})
-    except (KeyError, TypeError, ValueError) as error:
+        chunker, own = ChunkerConfig(), {f.name for f in fields(ChunkerConfig)}
+        for name, value in values["chunker"].items():
+            if name in own:
+                setattr(chunker, name, value)
+        return StoreSettings(**{**values, "chunker": chunker})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"a store's settings can't be read ({error!r}).") from None

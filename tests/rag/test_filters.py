@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plumbrule.config import refusing_together
 from plumbrule.errors import ConfigError
 from rag.access import Principal
 from rag.chunks import Chunk
@@ -270,3 +271,31 @@ def test_an_unknown_field_is_an_error_that_names_those_there_are() -> None:
     by_key: Filter | None = parse_filter({"metadata.page": 3})
     assert by_key is not None
     assert clash.passing(by_key).all()
+
+
+def test_numbers_and_filters_beyond_all_measure_are_refused() -> None:
+    for number in (10**400, 10**6000):
+        with pytest.raises(ConfigError, match=r"filter\.y\.min .* must be a finite number"):
+            parse_filter({"y": {"min": number}})
+    with pytest.raises(ConfigError, match="must be a mapping in YAML"):
+        parse_filter("{not: " * 2000 + "x" + "}" * 2000)
+    deep: Any = {"x": 1}
+    for _ in range(2000):
+        deep = {"not": deep}
+    with pytest.raises(ConfigError, match="nest at most 32 filters"):
+        parse_filter(deep)
+    bomb = "{x: 1}"
+    for i in range(28):
+        bomb = f"{{any: [&a{i} {bomb}, *a{i}]}}"
+    with pytest.raises(ConfigError, match="at most 1000 conditions"):
+        parse_filter(bomb)
+    with pytest.raises(ConfigError, match="at most 100000 values"):
+        parse_filter({"x": list(range(100_001))})
+    with refusing(), refusing_together():
+        parse_filter(bomb, "rag.filter")
+    assert parse_filter({"x": list(range(5000))}) is not None
+
+
+def refusing() -> Any:
+    """Expect that a filter is refused."""
+    return pytest.raises(ConfigError, match=r"^rag\.filter")

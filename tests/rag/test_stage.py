@@ -197,3 +197,27 @@ def test_a_local_encoder_counts_by_content_and_a_name_by_name(tmp_path: Path) ->
     assert hashed_config(IndexConfig(encoder=str(tmp_path / "three"))) != one
     hub = IndexConfig(encoder="owner/model", encoder_revision=COMMIT)
     assert hashed_config(hub)["encoder"] == "owner/model"
+
+
+def test_an_unknown_field_of_the_filter_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(*_: object) -> None:
+        raise AssertionError("it was encoded")
+
+    monkeypatch.setattr("rag.stage.make_encoder", encoded)
+    with pytest.raises(ConfigError, match=r"a field of rag\.filter \(=yaer\)"):
+        build(tmp_path, documents(), filter={"yaer": 1990})
+
+
+def test_recall_is_of_documents_that_runs_may_find(tmp_path: Path) -> None:
+    secret = [
+        Document("s", "Nobody finds this.", meta={"questions": ["Who?"], "readers": ["bob"]}),
+        Document("t", "Found text here.", meta={"questions": ["Found text?"]}),
+    ]
+    index, metrics = build_measured(tmp_path / "one", secret)
+    assert metrics["rag/recall_at_1"] == 1.0
+    (note,) = json.loads(index.file("notes.json").read_text(encoding="utf-8"))
+    assert note.startswith("1 of 2 questions are of documents that runs may not find")
+    index, metrics = build_measured(tmp_path / "none", secret[:1])
+    assert "rag/recall_at_1" not in metrics

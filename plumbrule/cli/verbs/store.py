@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         paths = [Path(word) for word in words]
         print(commands.change(root, name, options.action, paths, options.readers, given, say))
     elif options.action == "delete":
-        print(commands.delete(root, name, words))
+        print(commands.delete(root, name, words, say))
     elif options.action == "compact":
         print(commands.compact(root, name))
     elif options.action == "stats":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import zlib
 from pathlib import Path
 
@@ -318,3 +319,31 @@ def test_a_plug_in_s_parser_is_found_by_its_ending(
     read = lambda path, id: Parsed([Document(id, path.read_text(encoding="utf-8").upper())], [])  # noqa: E731
     monkeypatch.setitem(PARSERS._options, "shout", option(read))
     assert parsed(tmp_path / "a.SHOUT", "one").documents[0].text == "ONE"
+
+
+def test_links_out_of_a_folder_fifos_and_links_to_nothing_are_reported(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "s.txt").write_text("Secret.", encoding="utf-8")
+    (folder / "a.txt").write_text("Rome.", encoding="utf-8")
+    os.mkfifo(folder / "f.txt")
+    for name, target in (
+        ("dead.txt", tmp_path / "absent"),
+        ("out.txt", outside / "s.txt"),
+        ("there", outside),
+        ("within.txt", Path("a.txt")),
+    ):
+        (folder / name).symlink_to(target)
+    documents, reports = read_files([folder])
+    assert [one.id for one in documents] == ["a.txt", "within.txt"]
+    problems = {Path(one.path).name: one.problem for one in reports if one.problem}
+    assert set(problems) == {"dead.txt", "f.txt", "out.txt", "there"}
+    assert "is a link out of" in problems["out.txt"]
+    assert "is a link to a folder" in problems["there"]
+    assert "a FIFO" in problems["f.txt"]
+    assert "which is not there" in problems["dead.txt"]
+    (_, reports) = read_files([folder / "f.txt", folder / "dead.txt"])
+    assert all(one.problem for one in reports)
+    with pytest.raises(DataError, match="no such file"):
+        read_files([folder / "absent"])

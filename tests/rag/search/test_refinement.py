@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,3 +281,14 @@ def test_the_title_is_the_header_that_has_always_been(tmp_path: Path) -> None:
     one, other = build(tmp_path / "a", documents()), build(tmp_path / "b", header=["title"])
     for name in ("index.faiss", "passages.jsonl", "bm25/vocab.index.json"):
         assert one.file(name).read_bytes() == other.file(name).read_bytes()
+
+
+def test_a_cache_that_two_retrievers_share_tells_them_apart() -> None:
+    kept: SearchCache[Any] = SearchCache()
+    found = []
+    for name in ("a", "b"):
+        chunks = [Chunk(f"{name}#0", name, 0, 4, "", f"rome {name}", readers=("*",))]
+        keywords = KeywordIndex.build([one.searched for one in chunks])
+        retriever = IndexRetriever(Corpus(chunks), keywords, cache=kept)
+        found += [retriever.search(["rome"], 5)[0][0].document for _ in range(2)]
+    assert found == ["a", "a", "b", "b"]

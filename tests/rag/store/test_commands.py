@@ -11,7 +11,7 @@ import pytest
 from places import process_environment
 
 from plumbrule.cli import verbs
-from plumbrule.errors import ConfigError, DataError
+from plumbrule.errors import ArtifactError, ConfigError, DataError
 
 
 def call(root: Path, *words: str) -> None:
@@ -35,7 +35,10 @@ def test_files_are_added_searched_updated_and_deleted(
 ) -> None:
     call(tmp_path, "add", "notes", str(files), "--readers", "ann", "staff", "--dimensions", "64")
     out, err = capsys.readouterr()
-    assert out == ("commit 1: add of 2 documents from 2 of 3 files; 2 documents in 2 chunks\n")
+    assert out == (
+        "commit 1: add of 2 documents from 2 of 3 files; 2 documents in 2 chunks; "
+        "2 may be read by ann, staff\n"
+    )
     assert f"skipped {files / 'c.xyz'}: no parser reads files that end in .xyz" in err
     call(tmp_path, "search", "notes", "who", "lived", "in", "Rome", "--as", "ann", "-k", "1")
     assert "a.md#0  (Italy)" in capsys.readouterr().out
@@ -130,3 +133,82 @@ def test_the_command_itself_needs_no_torch(tmp_path: Path, files: Path) -> None:
         env=process_environment(),
     )
     assert done.stdout.splitlines()[-1] == "False 0", done.stderr
+
+
+def test_a_first_add_that_fails_makes_no_store(tmp_path: Path, files: Path) -> None:
+    absent, bad = files / "absent", files / "bad.jsonl"
+    bad.write_text('{"id": "", "text": "x"}', encoding="utf-8")
+    for path in (absent, bad):
+        with pytest.raises(DataError):
+            call(tmp_path, "add", "new", str(path))
+        assert not (tmp_path / "stores" / "new").exists()
+
+
+def test_a_file_that_readers_swallowed_is_refused(
+    tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = str(files / "a.md"), str(files / "b.txt")
+    with pytest.raises(ConfigError, match=r"--readers \(=.*b\.txt\) must be names of principals"):
+        call(tmp_path, "add", "notes", one, "--readers", "ann", other)
+    rows = [{"id": "x", "text": "X.", "meta": {"readers": ["bo"]}}, {"id": "y", "text": "Y."}]
+    path = files / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    call(tmp_path, "add", "notes", str(path), "--readers", "ann")
+    assert capsys.readouterr().out.endswith("; 1 may be read by ann; 1 kept a rule of their own\n")
+
+
+def test_a_bad_rule_leaves_out_its_row_and_no_other(
+    tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"id": "x", "text": "X.", "meta": {"readers": "ann"}},
+        {"id": "", "text": "Y."},
+        {"id": "z", "text": "Z."},
+    ]
+    path = files / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    call(tmp_path, "add", "notes", str(path), "--readers", "ann")
+    out, err = capsys.readouterr()
+    assert "add of 1 documents from 1 of 1 files" in out
+    assert "rows.jsonl: left out its document 1: document 'x': readers (='ann')" in err
+    assert "rows.jsonl: left out its document 2: document '' must have an id" in err
+
+
+def test_a_query_that_is_no_utf_8_is_refused(tmp_path: Path, files: Path) -> None:
+    call(tmp_path, "add", "notes", str(files))
+    with pytest.raises(ConfigError, match=r"query \(='caf\\udce9'\) must be text in UTF-8"):
+        call(tmp_path, "search", "notes", "caf\udce9", "--as", "ann")
+
+
+def test_a_store_keeps_its_tokenizer(
+    tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tokenizer = Tokenizer(models.WordLevel({"x": 0}, unk_token="x"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    words = ("--by", "tokens", "--tokenizer", str(folder), "--tokens", "4", "--readers", "ann")
+    call(tmp_path, "add", "notes", str(files / "a.md"), *words)
+    (folder / "tokenizer.json").unlink()
+    call(tmp_path, "add", "notes", str(files / "b.txt"), "--by", "tokens", "--readers", "ann")
+    kept = tmp_path / "stores" / "notes" / "tokenizer" / "tokenizer.json"
+    kept.write_text(kept.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="must hold the tokenizer that the store was made with"):
+        call(tmp_path, "update", "notes", str(files / "b.txt"))
+    kept.unlink()
+    capsys.readouterr()
+    call(tmp_path, "search", "notes", "Cairo", "--as", "ann", "--method", "bm25")
+    assert "b.txt#1" in capsys.readouterr().out
+    call(tmp_path, "stats", "notes")
+    call(tmp_path, "delete", "notes", "b.txt")
+
+
+def test_an_unreadable_tokenizer_is_told_by_its_option(tmp_path: Path, files: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    words = ("--by", "tokens", "--tokenizer", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^--tokenizer \(="):
+        call(tmp_path, "add", "new", str(files), *words)
+    assert not (tmp_path / "stores" / "new").exists()

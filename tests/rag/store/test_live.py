@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
 from rag.store import derived
-from rag.store.live import LiveStore
+from rag.store.live import LiveStore, positive
 from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
 
@@ -274,6 +276,66 @@ def test_a_store_whose_making_was_cut_off_is_made_by_the_same_command(tmp_path: 
         assert found_ids(store, "Rome") == ["a#0"]
 
 
+def test_of_processes_that_make_a_store_at_once_one_makes_it_and_others_open_it(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from plumbrule.data.records import Document\n"
+        "from rag.store.opening import open_or_make\n"
+        "from rag.store.settings import StoreSettings\n"
+        "name = sys.argv[2]\n"
+        "settings = StoreSettings(dimensions=16 + int(name))\n"
+        "sys.stdin.readline()\n"
+        "for turn in range(5):\n"
+        "    with open_or_make(Path(sys.argv[1]), f'notes{turn}', settings) as store:\n"
+        "        store.add([Document(name, 'Rome.')], ['*'])\n"
+    )
+    makers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=process_environment(),
+        )
+        for number in range(3)
+    ]
+    for maker in makers:
+        assert maker.stdin is not None
+        maker.stdin.write("\n")
+        maker.stdin.flush()
+    for maker in makers:
+        _, errors = maker.communicate(timeout=60)
+        assert maker.returncode == 0, errors
+    for turn in range(5):
+        with open_store(tmp_path, f"notes{turn}") as store:
+            assert [one.id for one in store.documents()] == ["0", "1", "2"]
+
+
+def test_a_maker_that_comes_late_leaves_the_store_that_another_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = shutil.rmtree
+
+    def late(path: Path, **how: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", remove)
+        with (
+            pytest.raises(BlockingIOError),
+            open(path.parent / "making.lock", "a", encoding="utf-8") as file,
+        ):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another would wait here
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", late)
+    opened(tmp_path).close()
+    with pytest.raises(ArtifactError, match=r"store \(=notes\) must be new"):
+        opened(tmp_path, dimensions=64)
+    with open_store(tmp_path, "notes") as store:
+        assert store.settings.dimensions == 32
+
+
 def test_vectors_that_are_not_finite_are_refused_and_nothing_is_lost(
     store: LiveStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,7 +468,7 @@ def expected_dense(vectors: np.ndarray, queries: np.ndarray, depth: int) -> list
     """Return what an exact index of these vectors alone finds."""
     if not len(vectors):
         return [Hits(np.empty(0, np.int64), np.empty(0, np.float32), 0.0) for _ in queries]
-    return VectorIndex.build(vectors).search(queries, depth)
+    return [positive(hits) for hits in VectorIndex.build(vectors).search(queries, depth)]
 
 
 def check_dense(
@@ -415,7 +477,9 @@ def check_dense(
     """Fail unless what was found may be read, is in order, and is as much as there is."""
     place = {chunk.id: row for row, chunk in enumerate(chunks)}
     assert {one.chunk.id for one in found} <= set(place)
-    assert len(found) == (min(k, len(chunks)) if query.any() else 0)
+    sharing = int(np.count_nonzero(vectors @ query > 1e-6)) if len(vectors) else 0
+    assert min(k, sharing) <= len(found) <= min(k, len(chunks))
+    assert all(one.score > 0 for one in found)
     scores = [one.score for one in found]
     assert scores == sorted(scores, reverse=True)
     true = [float(vectors[place[one.chunk.id]] @ query) for one in found]
