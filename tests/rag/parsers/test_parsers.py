@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -182,7 +183,10 @@ def test_pdf_has_pages_and_no_repeated_headers_and_footers(tmp_path: Path) -> No
     pages = [
         f"Annals\n{name} lived here.\nAnd {name}.\nPage {n} of 4" for n, name in enumerate(names)
     ]
-    (document,) = parsed(tmp_path / "a.pdf", pdf(pages, "Annals")).documents
+    found = parsed(tmp_path / "a.pdf", pdf(pages, "Annals"))
+    (document,) = found.documents
+    assert found.notes[0].startswith("8 lines that repeat at the top or bottom of pages left out")
+    assert "'Annals'" in found.notes[0]
     assert document.text == "\n".join(f"{name} lived here.\nAnd {name}." for name in names)
     assert (document.title, document.meta["date"]) == ("Annals", "2026-01-31")
     chunks = chunks_at(document, [(document.text.index(f"And {name}"), 99) for name in names])
@@ -193,6 +197,47 @@ def test_lines_that_repeat_are_removed_only_at_the_edges_of_most_pages() -> None
     pages = [["Head", "a", "Head", "b", "7"], ["Head", "c", "d", "e", "8"], ["x", "g", "f", "9"]]
     assert without_repeated(pages) == [["a", "Head", "b"], ["c", "d", "e"], ["x", "g", "f"]]
     assert without_repeated(pages[:2]) == pages[:2]  # of two pages nothing can be told
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        lambda n: f"Invoice {n}\nTotal: {n}00 EUR",
+        lambda n: f"Patient {n}\nDose {7 * n} mg\nnoted by {'ABCDE'[n]}\nScore {3 * n}",
+        lambda n: f"{n * n}\nA sum of squares {n}\n{100 - n}",
+        lambda n: f"Annals\nPage {n}",  # nothing else stands on the page
+    ],
+)
+def test_numbers_at_the_edges_of_pages_stay_unless_they_are_the_pages(
+    tmp_path: Path, lines: Callable[[int], str]
+) -> None:
+    pages = [lines(n) for n in range(1, 5)]
+    found = parsed(tmp_path / "a.pdf", pdf(pages))
+    assert found.documents[0].text == "\n".join(pages)
+    assert found.notes == []
+
+
+@pytest.mark.parametrize("shape", ["{}", "- {} -", "{} / 12", "Page {}", "Annals, p. {}", "[{}]"])
+def test_numbers_of_pages_are_left_out(shape: str) -> None:
+    pages = [[f"Words {n}", f"More {n}", shape.format(n)] for n in range(7, 11)]
+    assert without_repeated(pages) == [[f"Words {n}", f"More {n}"] for n in range(7, 11)]
+
+
+def test_pdf_page_that_unpacks_to_too_much_is_noted(tmp_path: Path) -> None:
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import NameObject, StreamObject
+
+    (tmp_path / "a.pdf").write_bytes(pdf(["Ada lived.", "Bo lived."]))
+    writer = PdfWriter(clone_from=PdfReader(tmp_path / "a.pdf"))
+    stream = StreamObject()
+    stream._data = zlib.compress(b" " * 80_000_000, 1)
+    stream[NameObject("/Filter")] = NameObject("/FlateDecode")
+    writer.pages[1][NameObject("/Contents")] = writer._add_object(stream)
+    writer.write(tmp_path / "b.pdf")
+    found = parse_file(tmp_path / "b.pdf", "b.pdf")
+    assert isinstance(found, Parsed)
+    assert found.documents[0].text == "Ada lived."
+    assert found.notes[0].startswith("1 of its 2 pages can't be read (LimitReachedError: ")
 
 
 def test_pdf_of_images_encrypted_or_damaged_is_reported(tmp_path: Path) -> None:
