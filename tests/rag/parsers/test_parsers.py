@@ -178,6 +178,82 @@ def test_html_says_its_encoding_and_may_be_of_layout_tables(tmp_path: Path) -> N
     assert refused(tmp_path / "b.html", "<nav>Home</nav>") == "has no text"
 
 
+HEAD = "<tr><th>Name<th>Year<th>Pay</tr>"
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (  # a name of two years
+            f"<table>{HEAD}<tr><td rowspan=2>Ann<td>1990<td>10<tr><td>1991<td>20</table>",
+            "Name: Ann | Year: 1990 | Pay: 10\n\nName: Ann | Year: 1991 | Pay: 20",
+        ),
+        (
+            "<table><tr><th colspan=2>Name<th>Pay<tr><td>Ann<td>Quill<td>10</table>",
+            "Name: Ann | Name: Quill | Pay: 10",
+        ),
+        (
+            f"<table>{HEAD}<tr><td colspan=3>Europe<tr><td>Ann<td colspan=2>none</table>",
+            "Europe\n\nName: Ann | Year, Pay: none",
+        ),
+        (
+            "<table><caption>Pay</caption><thead><tr><th rowspan=2>Name<th colspan=2>2020"
+            "<tr><th>Q1<th>Q2<tbody><tr><td>Ann<td>1<td>2</table>",
+            "Pay\n\nName: Ann | 2020 Q1: 1 | 2020 Q2: 2",
+        ),
+        (
+            "<table><tr><th>A<th>B<tr><td>1<td><table><tr><th>C<tr><td>in</table></table>",
+            "A: 1 | B: C: in",
+        ),
+        ("<table><tr><td rowspan=0 colspan=0>a<td rowspan=x>b</table>", "a | b"),
+        ("<table></table><p>x", "x"),
+    ],
+)
+def test_html_tables_say_nothing_false(tmp_path: Path, page: str, text: str) -> None:
+    assert parsed(tmp_path / "a.html", page).documents[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<html><body><p>one</body></html><p>after", "one\n\nafter"),
+        ('<p style="color:red; display: none">no<p hidden>no<p>yes', "yes"),
+        ('<p style="visibility:hidden">no<p>yes', "yes"),
+        (
+            "<h2>H<sub>2</sub>O un<b>believ</b>able<br>x</h2><table><tr><td>H<sub>2</sub>O"
+            "<p>y</table>",
+            "H2O unbelievable x\n\nH2O y",
+        ),
+        ("<pre>a<br>b</pre>", "a\nb"),
+        ("<p><a>Smith 1999</a>, <a>Jones 2001</a>, <a>Quill 2004</a>", None),
+        ("<form><p>All of a page</form>", "All of a page"),
+        ("<p>A text that is longer<form>Search</form>", "A text that is longer"),
+        ("<main></main><div>The text</div>", "The text"),
+        ("<article><header><h1>A</h1></header>a</article><article>b</article>", "A\n\na\n\nb"),
+        ("<p>be\0fore and after", "before and after"),
+        ("<ruby>漢<rt>kan</rt></ruby>", "漢 (kan)"),
+    ],
+)
+def test_html_loses_nothing_that_is_seen(tmp_path: Path, page: str, text: str | None) -> None:
+    text = text or "Smith 1999, Jones 2001, Quill 2004"
+    assert parsed(tmp_path / "a.html", page).documents[0].text == text
+
+
+def test_html_of_mixed_encodings_and_menus_is_noted(tmp_path: Path) -> None:
+    mixed = "<p>grün\n".encode() + "<p>grün".encode("cp1252")
+    found = parsed(tmp_path / "a.html", mixed)
+    assert found.documents[0].text == "grün\n\ngrün"
+    assert found.notes == ["1 of its lines are not UTF-8 and were read as Windows-1252"]
+    for named in ("latin1", "utf-16", "no-such", "utf-8"):
+        page = f"<meta charset={named}><p>grün 5 €"
+        encoding = "cp1252" if named == "latin1" else "utf-8"
+        found = parsed(tmp_path / "a.html", page.encode(encoding))
+        assert found.documents[0].text == "grün 5 €"
+        assert bool(found.notes) == (named == "no-such")
+    page = "<p>text<ul><li><a>One</a><li><a>Two</a><li><a>Three</a></ul>"
+    assert parsed(tmp_path / "a.html", page).notes == ["1 lists or menus of links left out"]
+
+
 def test_pdf_has_pages_and_no_repeated_headers_and_footers(tmp_path: Path) -> None:
     names = ("Ada", "Bo", "Cy", "Di")
     pages = [
