@@ -35,7 +35,9 @@ def is_layout(table: Any) -> bool:
 def grid(rows: list[Any], text_of: Callable[[Any], str]) -> list[list[str | None]]:
     """Return the cells by row and column; one that spans columns is followed by None.
 
-    One that spans rows stands in each, as far as its part of the table goes. Args: text_of: the text of a cell.
+    One that spans rows stands in each, as far as its part of the table goes.
+
+    Args: text_of: the text of a cell.
     """
     filled: list[dict[int, str | None]] = [{} for _ in rows]
     for number, row in enumerate(rows):

@@ -143,6 +143,29 @@ Spain
     assert document.title == "One"
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("---\n\nIntro.\n\n---\n\nBody", "---\n\nIntro.\n\n---\n\nBody"),
+        ("---\nIntro.\n\ntext\n\n---\n\nBody", "---\n\nIntro.\n\ntext\n\n---\n\nBody"),
+        ("---\nother: [x]\n---\nBody", "Body"),
+        ("---\ndate: 2026-13-45\n---\nBody", "---\n\ndate: 2026-13-45\n\nBody"),
+        ("<!-- no -->\nseen at once\n\nmore", "seen at once\n\nmore"),
+        ("<!-- no\n\nno --> <p>seen <!-- no -->\n\nmore", "seen\n\nmore"),
+        ("<div>\n<b>a</b>b\n<script>no()</script>\n</div>\n\nmore", "ab\n\nmore"),
+        ("next <!-- secret --> rest `<!-- code -->`", "next  rest `<!-- code -->`"),
+        ("- one <!-- no -->\n- two\n\n  <!-- no -->", "- one \n- two"),
+        ("| a <!-- no --> | b |\n|--|--|\n| 1 | 2 <!-- no --> |", "a: 1 | b: 2"),
+        ("a\n\n<!-- never ends\n\nb", "a\n\n<!-- never ends\n\nb"),
+        ("```\n<!-- code -->\n```", "```\n<!-- code -->\n```"),
+    ],
+)
+def test_markdown_loses_only_comments_and_front_matter(
+    tmp_path: Path, source: str, text: str
+) -> None:
+    assert parsed(tmp_path / "a.md", source).documents[0].text == text
+
+
 PAGE = """<!doctype html><html><head><title>Towns &amp; trades</title>
 <link rel=canonical href="https://a.example/towns">
 <meta property="article:published_time" content="2026-01-31T08:00:00">
