@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -381,11 +382,82 @@ def test_docx_in_the_order_of_its_blocks(tmp_path: Path) -> None:
     assert document.title == "Towns"
     assert sections(document) == {
         "Italy": "Italy\n\nAda lived in Rome.",
-        "Italy > Trades": "Trades\n\nName: Ada | Trade: baker\n\nName: Bo\n\nAfter.",
+        "Italy > Trades": "Trades\n\nName: Ada | Trade: baker\n\nBo\n\nAfter.",
     }
     assert "can't be read" in refused(tmp_path / "b.docx", b"PK no zip")
     docx.Document().save(str(tmp_path / "c.docx"))
     assert parse_file(tmp_path / "c.docx", "c.docx") == "has no text"
+
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def docx_of(path: Path, body: str) -> Parsed:
+    """Write a DOCX whose body is some XML and return what is read of it."""
+    import docx
+    from docx.oxml import parse_xml
+
+    made = docx.Document()
+    for element in parse_xml(f"<w:body {W}>{body}</w:body>"):
+        made.element.body.insert(-1, element)
+    made.save(str(path))
+    found = parse_file(path, path.name)
+    assert isinstance(found, Parsed), found
+    return found
+
+
+def run(text: str) -> str:
+    """Return the XML of some words."""
+    return f"<w:r><w:t xml:space='preserve'>{text}</w:t></w:r>"
+
+
+def cell(text: str, settings: str = "") -> str:
+    """Return the XML of a cell of a table."""
+    return f"<w:tc><w:tcPr>{settings}</w:tcPr><w:p>{run(text)}</w:p></w:tc>"
+
+
+def test_docx_keeps_insertions_and_controls_and_leaves_deletions_out(tmp_path: Path) -> None:
+    deleted = "<w:r><w:delText>gone</w:delText></w:r>"
+    body = (
+        f"<w:p>{run('one')}<w:ins w:id='1'>{run(' two')}</w:ins><w:del w:id='2'>{deleted}</w:del>"
+        f"<w:sdt><w:sdtContent>{run(' three')}</w:sdtContent></w:sdt>"
+        f"<w:hyperlink>{run(' four')}</w:hyperlink></w:p>"
+        f"<w:sdt><w:sdtContent><w:p><w:pPr><w:pStyle w:val='Heading1'/></w:pPr>{run('Head')}</w:p>"
+        f"<w:p>{run('a')}<w:r><w:tab/><w:t>b</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    )
+    (document,) = docx_of(tmp_path / "a.docx", body).documents
+    assert sections(document) == {"": "one two three four", "Head": "Head\n\na\tb"}
+
+
+def test_docx_tables_of_any_shape(tmp_path: Path) -> None:
+    empty = f"<w:tbl></w:tbl><w:p>{run('after')}</w:p>"
+    assert docx_of(tmp_path / "a.docx", empty).documents[0].text == "after"
+    inner = f"<w:tbl><w:tr>{cell('C')}</w:tr><w:tr>{cell('in')}</w:tr></w:tbl>"
+    nested = (
+        f"<w:tbl><w:tr>{cell('A')}{cell('B')}</w:tr>"
+        f"<w:tr>{cell('1')}<w:tc><w:p>{run('x')}</w:p>{inner}<w:p/></w:tc></w:tr></w:tbl>"
+    )
+    assert docx_of(tmp_path / "a.docx", nested).documents[0].text == "A: 1 | B: x C: in"
+    wide, down, on = "<w:gridSpan w:val='2'/>", "<w:vMerge w:val='restart'/>", "<w:vMerge/>"
+    head = "<w:trPr><w:tblHeader/></w:trPr>"
+    spans = (
+        f"<w:tbl><w:tr>{head}{cell('Name', down)}{cell('2020', wide)}</w:tr>"
+        f"<w:tr>{head}{cell('', on)}{cell('Q1')}{cell('Q2')}</w:tr>"
+        f"<w:tr>{cell('Ann', down)}{cell('1')}{cell('2')}</w:tr>"
+        f"<w:tr>{cell('', on)}{cell('none', wide)}</w:tr></w:tbl>"
+    )
+    assert docx_of(tmp_path / "a.docx", spans).documents[0].text == (
+        "Name: Ann | 2020 Q1: 1 | 2020 Q2: 2\n\nName: Ann | 2020 Q1, 2020 Q2: none"
+    )
+
+
+def test_docx_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("word/document.xml", b" " * 51_000_000)
+    assert (tmp_path / "a.docx").stat().st_size < 100_000
+    told = parse_file(tmp_path / "a.docx", "a.docx")
+    assert isinstance(told, str)
+    assert told.startswith("unpacks to 51 MB of XML (at most 50); split it")
 
 
 def test_csv_of_any_separator(tmp_path: Path) -> None:
