@@ -472,6 +472,33 @@ def test_csv_of_any_separator(tmp_path: Path) -> None:
     assert refused(tmp_path / "e.csv", "\n,,\n") == "has no text"
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("sep=;\r\nname;year\r\nAnn, B;1990\r\n", "name: Ann, B | year: 1990"),
+        ('"sep=|"\na|b\n1|2', "a: 1 | b: 2"),
+        ('id,"notes; a; b; c"\n1,hello; there\n', "id: 1 | notes; a; b; c: hello; there"),
+        ("1;5,3;2,1\n2;6,4;3,3\n", "1: 2 | 5,3: 6,4 | 2,1: 3,3"),
+        ("a; b; c,d\n1,2\n3,4", "a; b; c: 1 | d: 2\n\na; b; c: 3 | d: 4"),
+        ("alone\none; two", "alone: one; two"),
+    ],
+)
+def test_csv_s_separator_is_the_one_that_fits_its_rows(
+    tmp_path: Path, table: str, text: str
+) -> None:
+    assert parsed(tmp_path / "a.csv", table).documents[0].text == text
+
+
+def test_tsv_with_quotes_as_they_stand(tmp_path: Path) -> None:
+    for cell_of, end in (('"quoted start only', "unexpected end"), ('"Hi" he said', "expected")):
+        found = parsed(tmp_path / "a.tsv", f"a\tb\n{cell_of}\t2\nnext\t3\n")
+        assert found.documents[0].text == f"a: {cell_of} | b: 2\n\na: next | b: 3"
+        assert found.notes[0].startswith("its quotes do not match (")
+        assert end in found.notes[0]
+    found = parsed(tmp_path / "a.tsv", 'a\tb\n"1\tx"\t2\n')
+    assert (found.documents[0].text, found.notes) == ("a: 1 x | b: 2", [])
+
+
 def test_json_lines_keep_good_rows_and_note_bad_ones(tmp_path: Path) -> None:
     rows = '{"id": "a", "text": "One."}\n\n{"text": "Two.", "meta": {"year": 1}}\n{"id": 3}\n{no\n'
     found = parsed(tmp_path / "a.jsonl", rows)
