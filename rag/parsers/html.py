@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from plumbrule.errors import DataError
 from rag.parsers.html_tables import grid, header_rows, is_layout, rows_of
 from rag.parsers.parsed import Parsed, Text, joined_header, table_lines
 from rag.parsers.text import MARKS, decoded, windows_1252
@@ -40,7 +41,7 @@ DATES = ("article:published_time", "date", "dc.date", "dcterms.date", "datePubli
 
 
 def parse(path: Path, id: str) -> Parsed:
-    """Return the page as one document. Raises: DataError: it holds no text."""
+    """Return the page as one document. Raises: DataError: it holds no text but links."""
     page, notes = decoded_page(path.read_bytes())
     soup = soup_of(page)
     title = soup.title.get_text() if soup.title is not None else ""
@@ -51,6 +52,8 @@ def parse(path: Path, id: str) -> Parsed:
         Reader(text).read(root)
         if text.content():
             break
+    if menus and not text.content():
+        raise DataError("has no text but lists or menus of links")
     if menus:
         notes.append(f"{menus} lists or menus of links left out")
     return Parsed([text.document(id, title, meta)], notes)

@@ -81,10 +81,10 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str | None]]) -> 
 
     None is a column over which the cell before it spans: such a cell has the names of all its
     columns, or none if it spans the whole row. Empty cells are left out; a cell without a header
-    stands alone. A table without rows is its header.
+    stands alone. The header is a line of its own if a name in it has no cell, so that none is lost.
     """
     names = [" ".join(clean(name).split()) for name in header]
-    lines = []
+    lines, used = [], set()
     for row in rows:
         cells = []
         for place, cell in enumerate(row):
@@ -95,10 +95,12 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str | None]]) -> 
                 end += 1
             whole = end - place > 1 and end - place == len(row)
             over = [] if whole else dict.fromkeys(name for name in names[place:end] if name)
+            used |= set(over)
             cells.append(f"{', '.join(over)}: {value}" if over else value)
         if cells:
             lines.append(" | ".join(cells))
-    return lines or [" | ".join(dict.fromkeys(name for name in names if name))]
+    alone = dict.fromkeys(name for name in names if name)
+    return lines if lines and used >= set(alone) else [" | ".join(alone), *lines]
 
 
 def joined_header(rows: Sequence[Sequence[str | None]]) -> list[str]:

@@ -77,6 +77,7 @@ def test_rows_of_a_table_carry_their_header() -> None:
         "Name: Bo | extra",
     ]
     assert table_lines(["Name", "Town"], []) == ["Name | Town"]
+    assert table_lines(["Name", "Town"], [["Ada", ""]]) == ["Name | Town", "Name: Ada"]
 
 
 def test_text_of_every_encoding(tmp_path: Path) -> None:
@@ -274,6 +275,8 @@ def test_html_of_mixed_encodings_and_menus_is_noted(tmp_path: Path) -> None:
         found = parsed(tmp_path / "a.html", page.encode(encoding))
         assert found.documents[0].text == "grün 5 €"
         assert bool(found.notes) == (named == "no-such")
+    links = "<ul><li><a>One</a><li><a>Two</a><li><a>Three</a></ul>"
+    assert refused(tmp_path / "b.html", links) == "has no text but lists or menus of links"
     page = "<p>text<ul><li><a>One</a><li><a>Two</a><li><a>Three</a></ul>"
     assert parsed(tmp_path / "a.html", page).notes == ["1 lists or menus of links left out"]
 
