@@ -55,9 +55,13 @@ class Text:
             self._headings = [h for h in self._headings if h[0] < level] + [(level, text)]
             self.add(text, page)
 
+    def content(self) -> str:
+        """Return what was added."""
+        return "".join(self._parts[:-1])
+
     def document(self, id: str, title: str = "", meta: Mapping[str, Any] | None = None) -> Document:
         """Return the document. Raises: DataError: it holds no text."""
-        text = "".join(self._parts[:-1])
+        text = self.content()
         if not text:
             raise DataError("has no text")
         found = {name: value for name, value in (meta or {}).items() if value not in (None, "")}
@@ -72,21 +76,42 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str | None]]) -> list[str]:
     """Return the rows of a table as `name: value | name: value`, so that each says what it means.
 
-    Empty cells are left out; a cell without a header stands alone. A table without rows is its
-    header.
+    None is a column over which the cell before it spans: such a cell has the names of all its
+    columns, or none if it spans the whole row. Empty cells are left out; a cell without a header
+    stands alone. The header is a line of its own if a name in it has no cell, so that none is lost.
     """
     names = [" ".join(clean(name).split()) for name in header]
-    lines = []
+    lines, used = [], set()
     for row in rows:
         cells = []
         for place, cell in enumerate(row):
-            value = " ".join(clean(cell).split())
-            name = names[place] if place < len(names) else ""
-            if value:
-                cells.append(f"{name}: {value}" if name else value)
+            if cell is None or not (value := " ".join(clean(cell).split())):
+                continue
+            end = place + 1
+            while end < len(row) and row[end] is None:
+                end += 1
+            whole = end - place > 1 and end - place == len(row)
+            over = [] if whole else dict.fromkeys(name for name in names[place:end] if name)
+            used |= set(over)
+            cells.append(f"{', '.join(over)}: {value}" if over else value)
         if cells:
             lines.append(" | ".join(cells))
-    return lines or [" | ".join(name for name in names if name)]
+    alone = dict.fromkeys(name for name in names if name)
+    return lines if lines and used >= set(alone) else [" | ".join(alone), *lines]
+
+
+def joined_header(rows: Sequence[Sequence[str | None]]) -> list[str]:
+    """Return a header of one row: the texts of each column's cells, one that spans rows once.
+
+    A cell that spans columns (None, see `table_lines`) is in the name of each.
+    """
+    columns: list[dict[str, None]] = [{} for _ in range(max(map(len, rows), default=0))]
+    for row in rows:
+        before = ""
+        for column, cell in zip(columns, row, strict=False):
+            before = before if cell is None else cell
+            column[" ".join(before.split())] = None
+    return [" ".join(text for text in column if text) for column in columns]

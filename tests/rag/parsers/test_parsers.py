@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import os
+import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,7 @@ def test_rows_of_a_table_carry_their_header() -> None:
         "Name: Bo | extra",
     ]
     assert table_lines(["Name", "Town"], []) == ["Name | Town"]
+    assert table_lines(["Name", "Town"], [["Ada", ""]]) == ["Name | Town", "Name: Ada"]
 
 
 def test_text_of_every_encoding(tmp_path: Path) -> None:
@@ -143,6 +146,29 @@ Spain
     assert document.title == "One"
 
 
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("---\n\nIntro.\n\n---\n\nBody", "---\n\nIntro.\n\n---\n\nBody"),
+        ("---\nIntro.\n\ntext\n\n---\n\nBody", "---\n\nIntro.\n\ntext\n\n---\n\nBody"),
+        ("---\nother: [x]\n---\nBody", "Body"),
+        ("---\ndate: 2026-13-45\n---\nBody", "---\n\ndate: 2026-13-45\n\nBody"),
+        ("<!-- no -->\nseen at once\n\nmore", "seen at once\n\nmore"),
+        ("<!-- no\n\nno --> <p>seen <!-- no -->\n\nmore", "seen\n\nmore"),
+        ("<div>\n<b>a</b>b\n<script>no()</script>\n</div>\n\nmore", "ab\n\nmore"),
+        ("next <!-- secret --> rest `<!-- code -->`", "next  rest `<!-- code -->`"),
+        ("- one <!-- no -->\n- two\n\n  <!-- no -->", "- one \n- two"),
+        ("| a <!-- no --> | b |\n|--|--|\n| 1 | 2 <!-- no --> |", "a: 1 | b: 2"),
+        ("a\n\n<!-- never ends\n\nb", "a\n\n<!-- never ends\n\nb"),
+        ("```\n<!-- code -->\n```", "```\n<!-- code -->\n```"),
+    ],
+)
+def test_markdown_loses_only_comments_and_front_matter(
+    tmp_path: Path, source: str, text: str
+) -> None:
+    assert parsed(tmp_path / "a.md", source).documents[0].text == text
+
+
 PAGE = """<!doctype html><html><head><title>Towns &amp; trades</title>
 <link rel=canonical href="https://a.example/towns">
 <meta property="article:published_time" content="2026-01-31T08:00:00">
@@ -178,12 +204,93 @@ def test_html_says_its_encoding_and_may_be_of_layout_tables(tmp_path: Path) -> N
     assert refused(tmp_path / "b.html", "<nav>Home</nav>") == "has no text"
 
 
+HEAD = "<tr><th>Name<th>Year<th>Pay</tr>"
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (  # a name of two years
+            f"<table>{HEAD}<tr><td rowspan=2>Ann<td>1990<td>10<tr><td>1991<td>20</table>",
+            "Name: Ann | Year: 1990 | Pay: 10\n\nName: Ann | Year: 1991 | Pay: 20",
+        ),
+        (
+            "<table><tr><th colspan=2>Name<th>Pay<tr><td>Ann<td>Quill<td>10</table>",
+            "Name: Ann | Name: Quill | Pay: 10",
+        ),
+        (
+            f"<table>{HEAD}<tr><td colspan=3>Europe<tr><td>Ann<td colspan=2>none</table>",
+            "Europe\n\nName: Ann | Year, Pay: none",
+        ),
+        (
+            "<table><caption>Pay</caption><thead><tr><th rowspan=2>Name<th colspan=2>2020"
+            "<tr><th>Q1<th>Q2<tbody><tr><td>Ann<td>1<td>2</table>",
+            "Pay\n\nName: Ann | 2020 Q1: 1 | 2020 Q2: 2",
+        ),
+        (
+            "<table><tr><th>A<th>B<tr><td>1<td><table><tr><th>C<tr><td>in</table></table>",
+            "A: 1 | B: C: in",
+        ),
+        ("<table><tr><td rowspan=0 colspan=0>a<td rowspan=x>b</table>", "a | b"),
+        ("<table></table><p>x", "x"),
+    ],
+)
+def test_html_tables_say_nothing_false(tmp_path: Path, page: str, text: str) -> None:
+    assert parsed(tmp_path / "a.html", page).documents[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<html><body><p>one</body></html><p>after", "one\n\nafter"),
+        ('<p style="color:red; display: none">no<p hidden>no<p>yes', "yes"),
+        ('<p style="visibility:hidden">no<p>yes', "yes"),
+        (
+            "<h2>H<sub>2</sub>O un<b>believ</b>able<br>x</h2><table><tr><td>H<sub>2</sub>O"
+            "<p>y</table>",
+            "H2O unbelievable x\n\nH2O y",
+        ),
+        ("<pre>a<br>b</pre>", "a\nb"),
+        ("<p><a>Smith 1999</a>, <a>Jones 2001</a>, <a>Quill 2004</a>", None),
+        ("<form><p>All of a page</form>", "All of a page"),
+        ("<p>A text that is longer<form>Search</form>", "A text that is longer"),
+        ("<main></main><div>The text</div>", "The text"),
+        ("<article><header><h1>A</h1></header>a</article><article>b</article>", "A\n\na\n\nb"),
+        ("<p>be\0fore and after", "before and after"),
+        ("<ruby>漢<rt>kan</rt></ruby>", "漢 (kan)"),
+    ],
+)
+def test_html_loses_nothing_that_is_seen(tmp_path: Path, page: str, text: str | None) -> None:
+    text = text or "Smith 1999, Jones 2001, Quill 2004"
+    assert parsed(tmp_path / "a.html", page).documents[0].text == text
+
+
+def test_html_of_mixed_encodings_and_menus_is_noted(tmp_path: Path) -> None:
+    mixed = "<p>grün\n".encode() + "<p>grün".encode("cp1252")
+    found = parsed(tmp_path / "a.html", mixed)
+    assert found.documents[0].text == "grün\n\ngrün"
+    assert found.notes == ["1 of its lines are not UTF-8 and were read as Windows-1252"]
+    for named in ("latin1", "utf-16", "no-such", "utf-8"):
+        page = f"<meta charset={named}><p>grün 5 €"
+        encoding = "cp1252" if named == "latin1" else "utf-8"
+        found = parsed(tmp_path / "a.html", page.encode(encoding))
+        assert found.documents[0].text == "grün 5 €"
+        assert bool(found.notes) == (named == "no-such")
+    links = "<ul><li><a>One</a><li><a>Two</a><li><a>Three</a></ul>"
+    assert refused(tmp_path / "b.html", links) == "has no text but lists or menus of links"
+    page = "<p>text<ul><li><a>One</a><li><a>Two</a><li><a>Three</a></ul>"
+    assert parsed(tmp_path / "a.html", page).notes == ["1 lists or menus of links left out"]
+
+
 def test_pdf_has_pages_and_no_repeated_headers_and_footers(tmp_path: Path) -> None:
     names = ("Ada", "Bo", "Cy", "Di")
     pages = [
         f"Annals\n{name} lived here.\nAnd {name}.\nPage {n} of 4" for n, name in enumerate(names)
     ]
-    (document,) = parsed(tmp_path / "a.pdf", pdf(pages, "Annals")).documents
+    found = parsed(tmp_path / "a.pdf", pdf(pages, "Annals"))
+    (document,) = found.documents
+    assert found.notes[0].startswith("8 lines that repeat at the top or bottom of pages left out")
+    assert "'Annals'" in found.notes[0]
     assert document.text == "\n".join(f"{name} lived here.\nAnd {name}." for name in names)
     assert (document.title, document.meta["date"]) == ("Annals", "2026-01-31")
     chunks = chunks_at(document, [(document.text.index(f"And {name}"), 99) for name in names])
@@ -194,6 +301,47 @@ def test_lines_that_repeat_are_removed_only_at_the_edges_of_most_pages() -> None
     pages = [["Head", "a", "Head", "b", "7"], ["Head", "c", "d", "e", "8"], ["x", "g", "f", "9"]]
     assert without_repeated(pages) == [["a", "Head", "b"], ["c", "d", "e"], ["x", "g", "f"]]
     assert without_repeated(pages[:2]) == pages[:2]  # of two pages nothing can be told
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        lambda n: f"Invoice {n}\nTotal: {n}00 EUR",
+        lambda n: f"Patient {n}\nDose {7 * n} mg\nnoted by {'ABCDE'[n]}\nScore {3 * n}",
+        lambda n: f"{n * n}\nA sum of squares {n}\n{100 - n}",
+        lambda n: f"Annals\nPage {n}",  # nothing else stands on the page
+    ],
+)
+def test_numbers_at_the_edges_of_pages_stay_unless_they_are_the_pages(
+    tmp_path: Path, lines: Callable[[int], str]
+) -> None:
+    pages = [lines(n) for n in range(1, 5)]
+    found = parsed(tmp_path / "a.pdf", pdf(pages))
+    assert found.documents[0].text == "\n".join(pages)
+    assert found.notes == []
+
+
+@pytest.mark.parametrize("shape", ["{}", "- {} -", "{} / 12", "Page {}", "Annals, p. {}", "[{}]"])
+def test_numbers_of_pages_are_left_out(shape: str) -> None:
+    pages = [[f"Words {n}", f"More {n}", shape.format(n)] for n in range(7, 11)]
+    assert without_repeated(pages) == [[f"Words {n}", f"More {n}"] for n in range(7, 11)]
+
+
+def test_pdf_page_that_unpacks_to_too_much_is_noted(tmp_path: Path) -> None:
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.generic import NameObject, StreamObject
+
+    (tmp_path / "a.pdf").write_bytes(pdf(["Ada lived.", "Bo lived."]))
+    writer = PdfWriter(clone_from=PdfReader(tmp_path / "a.pdf"))
+    stream = StreamObject()
+    stream._data = zlib.compress(b" " * 80_000_000, 1)
+    stream[NameObject("/Filter")] = NameObject("/FlateDecode")
+    writer.pages[1][NameObject("/Contents")] = writer._add_object(stream)
+    writer.write(tmp_path / "b.pdf")
+    found = parse_file(tmp_path / "b.pdf", "b.pdf")
+    assert isinstance(found, Parsed)
+    assert found.documents[0].text == "Ada lived."
+    assert found.notes[0].startswith("1 of its 2 pages can't be read (LimitReachedError: ")
 
 
 def test_pdf_of_images_encrypted_or_damaged_is_reported(tmp_path: Path) -> None:
@@ -238,11 +386,82 @@ def test_docx_in_the_order_of_its_blocks(tmp_path: Path) -> None:
     assert document.title == "Towns"
     assert sections(document) == {
         "Italy": "Italy\n\nAda lived in Rome.",
-        "Italy > Trades": "Trades\n\nName: Ada | Trade: baker\n\nName: Bo\n\nAfter.",
+        "Italy > Trades": "Trades\n\nName: Ada | Trade: baker\n\nBo\n\nAfter.",
     }
     assert "can't be read" in refused(tmp_path / "b.docx", b"PK no zip")
     docx.Document().save(str(tmp_path / "c.docx"))
     assert parse_file(tmp_path / "c.docx", "c.docx") == "has no text"
+
+
+W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def docx_of(path: Path, body: str) -> Parsed:
+    """Write a DOCX whose body is some XML and return what is read of it."""
+    import docx
+    from docx.oxml import parse_xml
+
+    made = docx.Document()
+    for element in parse_xml(f"<w:body {W}>{body}</w:body>"):
+        made.element.body.insert(-1, element)
+    made.save(str(path))
+    found = parse_file(path, path.name)
+    assert isinstance(found, Parsed), found
+    return found
+
+
+def run(text: str) -> str:
+    """Return the XML of some words."""
+    return f"<w:r><w:t xml:space='preserve'>{text}</w:t></w:r>"
+
+
+def cell(text: str, settings: str = "") -> str:
+    """Return the XML of a cell of a table."""
+    return f"<w:tc><w:tcPr>{settings}</w:tcPr><w:p>{run(text)}</w:p></w:tc>"
+
+
+def test_docx_keeps_insertions_and_controls_and_leaves_deletions_out(tmp_path: Path) -> None:
+    deleted = "<w:r><w:delText>gone</w:delText></w:r>"
+    body = (
+        f"<w:p>{run('one')}<w:ins w:id='1'>{run(' two')}</w:ins><w:del w:id='2'>{deleted}</w:del>"
+        f"<w:sdt><w:sdtContent>{run(' three')}</w:sdtContent></w:sdt>"
+        f"<w:hyperlink>{run(' four')}</w:hyperlink></w:p>"
+        f"<w:sdt><w:sdtContent><w:p><w:pPr><w:pStyle w:val='Heading1'/></w:pPr>{run('Head')}</w:p>"
+        f"<w:p>{run('a')}<w:r><w:tab/><w:t>b</w:t></w:r></w:p></w:sdtContent></w:sdt>"
+    )
+    (document,) = docx_of(tmp_path / "a.docx", body).documents
+    assert sections(document) == {"": "one two three four", "Head": "Head\n\na\tb"}
+
+
+def test_docx_tables_of_any_shape(tmp_path: Path) -> None:
+    empty = f"<w:tbl></w:tbl><w:p>{run('after')}</w:p>"
+    assert docx_of(tmp_path / "a.docx", empty).documents[0].text == "after"
+    inner = f"<w:tbl><w:tr>{cell('C')}</w:tr><w:tr>{cell('in')}</w:tr></w:tbl>"
+    nested = (
+        f"<w:tbl><w:tr>{cell('A')}{cell('B')}</w:tr>"
+        f"<w:tr>{cell('1')}<w:tc><w:p>{run('x')}</w:p>{inner}<w:p/></w:tc></w:tr></w:tbl>"
+    )
+    assert docx_of(tmp_path / "a.docx", nested).documents[0].text == "A: 1 | B: x C: in"
+    wide, down, on = "<w:gridSpan w:val='2'/>", "<w:vMerge w:val='restart'/>", "<w:vMerge/>"
+    head = "<w:trPr><w:tblHeader/></w:trPr>"
+    spans = (
+        f"<w:tbl><w:tr>{head}{cell('Name', down)}{cell('2020', wide)}</w:tr>"
+        f"<w:tr>{head}{cell('', on)}{cell('Q1')}{cell('Q2')}</w:tr>"
+        f"<w:tr>{cell('Ann', down)}{cell('1')}{cell('2')}</w:tr>"
+        f"<w:tr>{cell('', on)}{cell('none', wide)}</w:tr></w:tbl>"
+    )
+    assert docx_of(tmp_path / "a.docx", spans).documents[0].text == (
+        "Name: Ann | 2020 Q1: 1 | 2020 Q2: 2\n\nName: Ann | 2020 Q1, 2020 Q2: none"
+    )
+
+
+def test_docx_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.docx", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("word/document.xml", b" " * 51_000_000)
+    assert (tmp_path / "a.docx").stat().st_size < 100_000
+    told = parse_file(tmp_path / "a.docx", "a.docx")
+    assert isinstance(told, str)
+    assert told.startswith("unpacks to 51 MB of XML (at most 50); split it")
 
 
 def test_csv_of_any_separator(tmp_path: Path) -> None:
@@ -255,6 +474,33 @@ def test_csv_of_any_separator(tmp_path: Path) -> None:
         assert found.notes == ["1 of its 2 rows have not the cells of the header"]
     assert "is no table" in refused(tmp_path / "d.csv", 'a,b\n1,"never closed\n')
     assert refused(tmp_path / "e.csv", "\n,,\n") == "has no text"
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("sep=;\r\nname;year\r\nAnn, B;1990\r\n", "name: Ann, B | year: 1990"),
+        ('"sep=|"\na|b\n1|2', "a: 1 | b: 2"),
+        ('id,"notes; a; b; c"\n1,hello; there\n', "id: 1 | notes; a; b; c: hello; there"),
+        ("1;5,3;2,1\n2;6,4;3,3\n", "1: 2 | 5,3: 6,4 | 2,1: 3,3"),
+        ("a; b; c,d\n1,2\n3,4", "a; b; c: 1 | d: 2\n\na; b; c: 3 | d: 4"),
+        ("alone\none; two", "alone: one; two"),
+    ],
+)
+def test_csv_s_separator_is_the_one_that_fits_its_rows(
+    tmp_path: Path, table: str, text: str
+) -> None:
+    assert parsed(tmp_path / "a.csv", table).documents[0].text == text
+
+
+def test_tsv_with_quotes_as_they_stand(tmp_path: Path) -> None:
+    for cell_of, end in (('"quoted start only', "unexpected end"), ('"Hi" he said', "expected")):
+        found = parsed(tmp_path / "a.tsv", f"a\tb\n{cell_of}\t2\nnext\t3\n")
+        assert found.documents[0].text == f"a: {cell_of} | b: 2\n\na: next | b: 3"
+        assert found.notes[0].startswith("its quotes do not match (")
+        assert end in found.notes[0]
+    found = parsed(tmp_path / "a.tsv", 'a\tb\n"1\tx"\t2\n')
+    assert (found.documents[0].text, found.notes) == ("a: 1 x | b: 2", [])
 
 
 def test_json_lines_keep_good_rows_and_note_bad_ones(tmp_path: Path) -> None:
