@@ -16,7 +16,7 @@ from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
 
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
-from rag.store.live import LiveStore
+from rag.store.live import LiveStore, positive
 from rag.store.opening import open_store
 
 CHILD = """
@@ -104,6 +104,6 @@ def check(store: LiveStore, model: Model, draw: random.Random) -> None:
                 (hits,) = KeywordIndex.build(texts).search([query], 5)
             else:
                 index = VectorIndex.build(encoder.encode_passages(texts))
-                (hits,) = index.search(encoder.encode_queries([query]), 5)
+                hits = positive(index.search(encoder.encode_queries([query]), 5)[0])
             assert [one.chunk.id for one in found] == [chunks[row].id for row in hits.rows]
             assert [one.score for one in found] == [float(score) for score in hits.scores]
