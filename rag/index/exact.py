@@ -1,7 +1,7 @@
 """Exact dense search in torch: a matrix product and a top-k, block by block, on a CPU or a GPU.
 
-For batches this is several times as fast as FAISS's flat index on a CPU (`scripts/bench_rag.py`),
-and it gives that index's results:
+For batches this is several times as fast as `flat`, which is FAISS's flat index without its matrix
+products, as their rounding depends on the batch; it gives that index's results:
 
 1 score a block of rows for a block of queries with one matrix product, rows that are not selected
   at -inf; keep the best `width` of all blocks so far;
