@@ -10,8 +10,8 @@
 What is sought comes from the prompt's `meta`: `answer` (and `aliases`) or `answers`, and for
 `information_gain` perhaps `gold_passages`, each a text or a list of texts (`sought.py`).
 
-The gain of a search and its redundancy are those of StepSearch (Wang et al. 2025,
-arXiv:2505.15107, section 3.2). With c_i(t) the largest similarity of gold passage i to a passage
+The gain of a search and its redundancy follow StepSearch (Wang et al. 2025, arXiv:2505.15107); its
+formulas are unverified here: compare them with the paper before quoting a number as its. With c_i(t) the largest similarity of gold passage i to a passage
 that search t showed, and m_i(t) the largest so far, the gain of search t is the mean over i of
 max(c_i(t) - m_i(t - 1), 0). Its redundancy is the share of its passages that were shown before. Two
 terms here, so that each has its weight, `{name: information_gain, weight: 0.3}` and
