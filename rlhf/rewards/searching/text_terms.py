@@ -11,12 +11,13 @@ What is sought comes from the prompt's `meta`: `answer` (and `aliases`) or `answ
 `information_gain` perhaps `gold_passages`, each a text or a list of texts (`sought.py`).
 
 The gain of a search and its redundancy follow StepSearch (Wang et al. 2025, arXiv:2505.15107); its
-formulas are unverified here: compare them with the paper before quoting a number as its. With c_i(t) the largest similarity of gold passage i to a passage
-that search t showed, and m_i(t) the largest so far, the gain of search t is the mean over i of
-max(c_i(t) - m_i(t - 1), 0). Its redundancy is the share of its passages that were shown before. Two
-terms here, so that each has its weight, `{name: information_gain, weight: 0.3}` and
-`{name: search_redundancy, weight: -0.3}`. Deviations: both are summed over the searches and paid
-with the score, at the end of the response; passages of the prompt count as shown before the first
+formulas are unverified here: compare them with the paper before quoting a number as its. With
+c_i(t) the largest similarity of gold passage i to a passage that search t showed, and m_i(t) the
+largest so far, the gain of search t is the mean over i of max(c_i(t) - m_i(t - 1), 0). Its
+redundancy is the share of its passages that were shown before. Two terms here, so that each has its
+weight, `{name: information_gain, weight: 0.3}` and `{name: search_redundancy, weight: -0.3}`.
+Deviations: both are summed over the searches and paid with the score, at the end of the response;
+passages of the prompt count as shown before the first
 search; without gold passages the similarity is 1 where a passage holds a reference answer, else 0;
 inverse document frequencies are those of the episode's own texts, so a number depends on its
 episode alone.
