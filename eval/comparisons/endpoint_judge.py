@@ -69,7 +69,7 @@ def read_letter(text: str) -> str | None:
     return None if re.search(rf"\b{other}\b", rest) or _TURNED.search(rest) else found[1]
 
 
-class EndpointJudge:
+class PairwiseEndpointJudge:
     """The model of an endpoint that is asked which answer is better.
 
     replies: folder that keeps what it says.
@@ -78,16 +78,7 @@ class EndpointJudge:
 
     def __init__(self, config: JudgeEndpointConfig, replies: Path, tracker: Tracker):
         self.config, self.tracker = config, tracker
-        settings = EndpointSettings(
-            "win_rate.endpoint",
-            str(config.url),
-            str(config.model),
-            config.token_env,
-            config.max_reply_tokens,
-            config.num_requests,
-            config.timeout_seconds,
-            config.patience_seconds,
-        )
+        settings = EndpointSettings.of("win_rate.endpoint", config)
         self.endpoint = ChatEndpoint(settings, replies / "judge.jsonl")
         self._replies: list[Reply | None] = []
         self._unread = ""

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from eval.benchmarks.quantity import items_file
 from eval.comparisons.compare import pair
 from eval.comparisons.config import WinRateConfig
-from eval.comparisons.endpoint_judge import EndpointJudge
+from eval.comparisons.endpoint_judge import PairwiseEndpointJudge
 from eval.comparisons.win_rates import WinRate, as_row, metrics_of, verdict, verdict_row, win_rates
 from eval.intervals import Intervals, Row, publish
 from eval.reward_models.judge import Judge
@@ -104,11 +104,11 @@ def run(
     orders: list[dict[str, Any]] = []
     if "judge" in inputs:
         policy = load_policy(inputs["judge"].file(MODEL), device=resolve_device(runtime))
-        judge: Judge | EndpointJudge = Judge(policy, runtime.micro_batch_size, tracker)
+        judge: Judge | PairwiseEndpointJudge = Judge(policy, runtime.micro_batch_size, tracker)
         verdicts["judge"], orders, said = judged(answers, judge)
         notes += said
     elif config.endpoint.url is not None:
-        judge = EndpointJudge(config.endpoint, out / REPLIES, tracker)
+        judge = PairwiseEndpointJudge(config.endpoint, out / REPLIES, tracker)
         verdicts["judge"], orders, said = judged(answers, judge)
         notes += [*said, *judge.notes()]
     scorer = Inputs(inputs).scorer("rm", runtime)
@@ -187,7 +187,7 @@ def notes_on(answers: Sequence[Answers]) -> list[str]:
 
 
 def judged(
-    answers: Sequence[Answers], judge: Judge | EndpointJudge
+    answers: Sequence[Answers], judge: Judge | PairwiseEndpointJudge
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Return the judge's verdict rows, what is known of its orders, and notes.
 

@@ -31,16 +31,7 @@ class EndpointJudge:
     def __init__(self, config: JudgeModelConfig, replies: Path | None = None):
         self.config = config
         kept = None if replies is None else replies / "judge" / f"{distributed.rank()}.jsonl"
-        settings = EndpointSettings(
-            "reward.judge_model",
-            str(config.url),
-            str(config.model),
-            config.token_env,
-            config.max_reply_tokens,
-            config.num_requests,
-            config.timeout_seconds,
-            config.patience_seconds,
-        )
+        settings = EndpointSettings.of("reward.judge_model", config)
         self.endpoint = ChatEndpoint(settings, kept)
 
     def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:

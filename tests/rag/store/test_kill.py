@@ -22,6 +22,7 @@ from rag.store.opening import open_store
 CHILD = """
 import random, sys
 from pathlib import Path
+from plumbrule.errors import ConfigError
 from rag.store import derived
 from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
@@ -31,7 +32,7 @@ derived.TAIL_MOST, derived.BULK = 6, 20
 root = Path(sys.argv[1])
 try:
     store = open_store(root, "notes", approximate_from=8)
-except Exception:
+except ConfigError:  # there is none yet
     settings = StoreSettings(chunk_words=5, dimensions=32)
     store = make_store(root, "notes", settings, approximate_from=8)
 print("open", flush=True)
