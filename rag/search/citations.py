@@ -1,22 +1,16 @@
-"""Passages by id, as an answer cites them, for a principal that asks to see them."""
+"""Passages by id, as an answer cites them, for a principal that asks to see them.
+
+Which passages an answer cites, `plumbrule/grounding/citations.py` reads.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from plumbrule.errors import DataError
 from plumbrule.protocols import Passage
 from rag.access import Principal, readable
 from rag.corpus import Corpus
-
-CITED = re.compile(r"\[(\d{1,3})\]")
-"""`[n]` cites the n-th passage that was shown, from 1."""
-
-
-def cited_numbers(answer: str) -> list[int]:
-    """Return the numbers that an answer cites as [n], each once, in order."""
-    return list(dict.fromkeys(int(number) for number in CITED.findall(answer)))
 
 
 def cited_passages(ids: Sequence[str], corpus: Corpus, principal: Principal) -> list[Passage]:
