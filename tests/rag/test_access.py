@@ -28,9 +28,9 @@ from rag.index.presets import PRESETS, from_preset
 from rag.index.protocol import Hits
 from rag.search import cache, citations, neighbours, reranking, statistics, summaries
 from rag.search.cache import SearchCache
-from rag.search.citations import cited_passages
 from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever
 from rag.search.neighbours import with_neighbours
+from rag.search.passages_by_id import cited_passages
 from rag.search.reranking import rerank
 from rag.search.statistics import describe, num_passing
 from rag.search.summaries import SummaryIndex

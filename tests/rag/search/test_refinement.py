@@ -20,10 +20,10 @@ from rag.index.hash_encoder import HashingEncoder
 from rag.index.protocol import NOTHING, Hits, Selection
 from rag.index.ranking import fuse_ranks
 from rag.search.cache import SearchCache
-from rag.search.citations import cited_passages
 from rag.search.diversity import marginal_relevance
 from rag.search.engine import HybridIndex, IndexRetriever, Refinement
 from rag.search.neighbours import with_neighbours
+from rag.search.passages_by_id import cited_passages
 from rag.search.reranking import CrossEncoder, PromptedRanker, grade_of, rerank
 from rag.search.rewriting import HypotheticalAnswers, RewritingIndex, SubQuestions, Wordings
 from rag.search.summaries import SummaryIndex
