@@ -26,7 +26,7 @@ from rag.index.exact import ExactIndex
 from rag.index.hash_encoder import HashingEncoder
 from rag.index.presets import PRESETS, from_preset
 from rag.index.protocol import Hits
-from rag.search import cache, citations, neighbours, reranking, statistics, summaries
+from rag.search import cache, neighbours, passages_by_id, reranking, statistics, summaries
 from rag.search.cache import SearchCache
 from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever
 from rag.search.neighbours import with_neighbours
@@ -182,7 +182,7 @@ def leaks_in_neighbours() -> int:
     return leaks
 
 
-def leaks_in_citations() -> int:
+def leaks_in_passages_by_id() -> int:
     leaks = 0
     for who in principals(20, 6):
         messages = set()
@@ -264,7 +264,7 @@ PATHS: dict[str, tuple[Callable[[], int], Any, str, Any]] = {
     ),
     "reranking": (leaks_in_reranking, reranking, "readable", everything),
     "neighbours": (leaks_in_neighbours, neighbours, "readable", everything),
-    "citations": (leaks_in_citations, citations, "readable", everything),
+    "passages_by_id": (leaks_in_passages_by_id, passages_by_id, "readable", everything),
     "counts": (leaks_in_counts, statistics, "readable", everything),
     "descriptions": (leaks_in_descriptions, statistics, "readable", everything),
     "errors": (
