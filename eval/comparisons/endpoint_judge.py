@@ -78,7 +78,16 @@ class PairwiseEndpointJudge:
 
     def __init__(self, config: JudgeEndpointConfig, replies: Path, tracker: Tracker):
         self.config, self.tracker = config, tracker
-        settings = EndpointSettings.of("win_rate.endpoint", config)
+        settings = EndpointSettings(
+            section="win_rate.endpoint",
+            url=str(config.url),
+            model=str(config.model),
+            token_env=config.token_env,
+            max_reply_tokens=config.max_reply_tokens,
+            num_requests=config.num_requests,
+            timeout_seconds=config.timeout_seconds,
+            patience_seconds=config.patience_seconds,
+        )
         self.endpoint = ChatEndpoint(settings, replies / "judge.jsonl")
         self._replies: list[Reply | None] = []
         self._unread = ""

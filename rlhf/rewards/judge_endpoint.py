@@ -31,7 +31,16 @@ class EndpointJudge:
     def __init__(self, config: JudgeModelConfig, replies: Path | None = None):
         self.config = config
         kept = None if replies is None else replies / "judge" / f"{distributed.rank()}.jsonl"
-        settings = EndpointSettings.of("reward.judge_model", config)
+        settings = EndpointSettings(
+            section="reward.judge_model",
+            url=str(config.url),
+            model=str(config.model),
+            token_env=config.token_env,
+            max_reply_tokens=config.max_reply_tokens,
+            num_requests=config.num_requests,
+            timeout_seconds=config.timeout_seconds,
+            patience_seconds=config.patience_seconds,
+        )
         self.endpoint = ChatEndpoint(settings, kept)
 
     def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:

@@ -62,11 +62,6 @@ class EndpointSettings(NamedTuple):
     timeout_seconds: float
     patience_seconds: float
 
-    @classmethod
-    def of(cls, section: str, config: Any) -> EndpointSettings:
-        """Return what a section says; `config` has the fields of this class but `section`."""
-        return cls(section, *(getattr(config, name) for name in cls._fields[1:]))
-
 
 class RequestForm(NamedTuple):
     """How an endpoint takes its settings: how its limit of tokens is called, and whether
