@@ -427,6 +427,7 @@ def curve_of(
     from rag.index.dense import VectorIndex, inner_of
     from rag.index.presets import PRESETS, from_preset, set_effort
 
+    said(f"{name}: building")
     begun = time.perf_counter()
     coarse = VectorIndex.build(stored, lambda vectors: from_preset(name, vectors))
     built = time.perf_counter() - begun
