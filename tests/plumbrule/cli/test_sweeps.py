@@ -23,6 +23,7 @@ from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
 from plumbrule.pipeline.plan import Lookups
+from plumbrule.results.sweep_axes import cells_of_sweep
 
 BROKEN = """
 from rag.options import DENSE_INDEXES
@@ -154,6 +155,16 @@ def hydra_loader():
         master = compose("config", return_hydra_config=True)
         master.hydra.job.config_name = "config"
         yield GlobalHydra.instance().config_loader(), master
+
+
+def test_a_glob_is_every_file_of_its_group_that_fits(
+    hydra_loader: tuple[object, DictConfig],
+) -> None:
+    asked = {"overrides": {"task": ["recipe=glob(1b_*)", "seed=range(0,2)"]}}
+    names = ("1b_24gb", "1b_40gb", "1b_80gb")
+    assert cells_of_sweep(asked, hydra_loader[0]) == [
+        (f"recipe={name}", f"seed={seed}") for name in names for seed in (0, 1)
+    ]
 
 
 CELLS = (
