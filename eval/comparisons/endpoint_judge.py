@@ -22,6 +22,7 @@ from plumbrule.data.records import Preference
 from plumbrule.errors import TrainingError
 from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, EndpointSettings, Reply
 from plumbrule.lm.judges.questions import conversation, fill
+from plumbrule.lm.judges.taken_back import REASON, TURNING
 from plumbrule.protocols import Tracker
 
 QUESTION = (
@@ -33,22 +34,15 @@ QUESTION = (
 LETTERS = ("A", "B")
 _LEAD = r"(?:(?:(?i:the\s+)?(?i:better\s+)?(?i:answer|verdict|assistant)\s*(?i:is)?[\s:*=\"'(]*)?)"
 _END = r"[*_`\"')\].,;:!\n]"
-_REASON = r"\s+(?:because|as|since|for)\b"
 _BETTER = (
     r"\s+is\s+(?i:the\s+)?(?i:better|best|correct|preferred|winner)(?i:\s+(?:one|answer))?"
     r"(?i:\s+than(?:\s+(?:answer|assistant))?\s+(?-i:[AB])\b)?"
 )
 _VERDICT = re.compile(
     rf"[\s*_`\"'(\[]*{_LEAD}([AB])[*_`\"')\]]*"
-    rf"(?:(?=[\s*_`\"')\].,;:!]*$)|(?=[.,;:!\n]|\s+[-\u2013\u2014]\s|{_REASON})"
-    rf"|{_BETTER}(?=\s*$|{_END}|{_REASON}))"
+    rf"(?:(?=[\s*_`\"')\].,;:!]*$)|(?=[.,;:!\n]|\s+[-\u2013\u2014]\s|{REASON})"
+    rf"|{_BETTER}(?=\s*$|{_END}|{REASON}))"
 )
-_TURNED = re.compile(
-    r"n['\u2019]t\b|\b(?:not|no|non|never|neither|nor|none|nothing|cannot|worse|worst|wrong|"
-    r"incorrect|inferior|loses|loser|rejected|ties?|tied|equal|equally|both|either)\b",
-    re.IGNORECASE,
-)
-"""What can turn a verdict round, or make it none."""
 
 
 def read_letter(text: str) -> str | None:
@@ -66,7 +60,7 @@ def read_letter(text: str) -> str | None:
         return None
     rest = text.strip()[found.end() :]
     other = LETTERS[found[1] == LETTERS[0]]
-    return None if re.search(rf"\b{other}\b", rest) or _TURNED.search(rest) else found[1]
+    return None if re.search(rf"\b{other}\b", rest) or TURNING.search(rest) else found[1]
 
 
 class PairwiseEndpointJudge:

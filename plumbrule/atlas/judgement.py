@@ -31,6 +31,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from plumbrule.atlas.relations import NAME_KINDS, WORDS
+from plumbrule.errors import DataError
 
 COURTESIES = (
     "happy to help",
@@ -98,6 +99,7 @@ def judge(response: str, meta: Mapping[str, Any], question: str = "") -> Judgeme
     """Return what `response` states, by the rules above.
 
     Args: meta: of the prompt. question: the user's last turn.
+    Raises: DataError: `aliases` or `values` is neither a text nor a list.
     """
     words = _words(response)
     admits = holds(normalise_answer(response), ADMISSIONS)
@@ -124,9 +126,28 @@ def judge(response: str, meta: Mapping[str, Any], question: str = "") -> Judgeme
 
 
 def references(meta: Mapping[str, Any]) -> list[str]:
-    """Return the reference answer and its aliases, longest first so that none hides another."""
-    texts = [str(meta.get("answer", "")), *map(str, meta.get("aliases", ()))]
+    """Return the reference answer and its aliases, longest first so that none hides another.
+
+    Raises: DataError: `aliases` is neither a text nor a list.
+    """
+    texts = [str(meta.get("answer", "")), *_listed(meta, "aliases")]
     return sorted({t for t in texts if normalise_answer(t)}, key=lambda t: (-len(t), t))
+
+
+def _listed(meta: Mapping[str, Any], name: str) -> list[str]:
+    """Return the texts of an entry that is a list; a text is one, null is none.
+
+    Raises: DataError: it is anything else.
+    """
+    given = meta.get(name)
+    if given is None or isinstance(given, str):
+        return [] if given is None else [given]
+    if not isinstance(given, list | tuple):
+        raise DataError(
+            f"meta.{name} (={given!r:.80}) of a prompt must be a text or a list of texts; mend the "
+            "prompt."
+        )
+    return [str(one) for one in given]
 
 
 def normalise_answer(text: str) -> str:
@@ -157,7 +178,7 @@ def _other_values(
     found: list[str] = []
     if "values" in meta:
         left = list(words)
-        for value in sorted({str(v) for v in meta["values"]}, key=lambda v: (-len(v), v)):
+        for value in sorted(set(_listed(meta, "values")), key=lambda v: (-len(v), v)):
             without = _replace(left, value, _REMOVED)
             if without != left:
                 found.append(normalise_answer(value))

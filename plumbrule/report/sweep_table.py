@@ -13,7 +13,9 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from plumbrule.report.metric_wording import direction, within
 from plumbrule.report.repeats import (
@@ -29,6 +31,7 @@ from plumbrule.report.repeats import (
     setting_of,
 )
 from plumbrule.store.json_files import read_json, write_json
+from plumbrule.store.manifests import require_numbers
 
 CELL = "cell.json"
 STOPPED = "stopped by "
@@ -99,12 +102,43 @@ def write_cell(folder: Path, cell: Cell) -> None:
 
 
 def read_cell(path: Path, sweep: str) -> Cell | None:
-    """Return the cell in a file; None: it is not there, can't be read, or is of another sweep."""
+    """Return the cell in a file; None: it can't be read, or is of another sweep."""
+    cell = read_any_cell(path)
+    return cell if cell is not None and cell.sweep == sweep else None
+
+
+def read_any_cell(path: Path) -> Cell | None:
+    """Return the cell in a file, also one of a later version; None: it is not there, or damaged."""
     try:
         found = read_json(path)
-        return Cell(**found) if found["sweep"] == sweep else None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        known = {k: v for k, v in found.items() if k in Cell.__dataclass_fields__}
+        _require_types(known)
+        return Cell(**known)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _require_types(found: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a cell's JSON has the types of its fields."""
+    require_numbers(found.get("metrics", {}), "metrics")
+    lists = [_part(found, name, list) for name in ("overrides", "headline")]
+    zipped = _part(found, "zipped", dict)
+    of_axes = [_part(zipped, name, dict).values() for name in zipped]
+    texts = [found.get(name, "") for name in ("sweep", "run", "error", "awaits", "pruned")]
+    texts += [found.get("objective") or "", *chain(*lists, *of_axes)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a field has another type than text")
+    for number in (found.get("number"), found.get("fold") or 0, found.get("folds") or 0):
+        if type(number) is not int:
+            raise ValueError("number, fold or folds is no whole number")
+
+
+def _part(found: Mapping[str, Any], name: str, type_: type) -> Any:
+    """Return a list or an object of JSON, empty where it is absent. Raises: ValueError: another."""
+    part = found.get(name, type_())
+    if not isinstance(part, type_):
+        raise ValueError(f"{name} is no {type_.__name__}")
+    return part
 
 
 def find_cells(folders: Iterable[Path], sweep: str) -> tuple[list[Cell], Path | None]:

@@ -18,7 +18,7 @@ from typing import Any
 from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.report.contents import command_of
 from plumbrule.report.repeats import Measured, is_repeat, known_or_set, repeat_words, setting_of
-from plumbrule.report.sweep_table import CELL, STOPPED, Cell, with_labels
+from plumbrule.report.sweep_table import CELL, STOPPED, Cell, read_any_cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
 from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
 from plumbrule.store.artifacts import Store
@@ -137,7 +137,7 @@ def sweeps_of(store: Store) -> dict[str, Path]:
     logs = store.root.glob(f"{RUNS}/*/{SWEEPS}/*.log")
     found = {path.stem: path.parent for path in logs}
     for path in store.root.glob(f"{RUNS}/*/{SWEEPS}/*/{CELL}"):
-        if (cell := _read_cell(path)) is not None:
+        if (cell := read_any_cell(path)) is not None:
             found[cell.sweep] = path.parent.parent
     return dict(sorted(found.items()))
 
@@ -155,7 +155,7 @@ def _of_sweep(
         sweep = here[-1] if here else ""
     else:
         return []
-    left = [(path, _read_cell(path)) for path in sorted(folder.glob(f"*/{CELL}"))]
+    left = [(path, read_any_cell(path)) for path in sorted(folder.glob(f"*/{CELL}"))]
     cells = sorted(
         ((path, cell) for path, cell in left if cell is not None and cell.sweep == sweep),
         key=lambda item: item[1].number,
@@ -181,19 +181,6 @@ def _folder_of_sweep(store: Store, word: str) -> Path | None:
         if path.is_dir() and ((path / PLANNED).is_file() or any(path.glob(f"*/{CELL}"))):
             return path.resolve()
     return None
-
-
-def _read_cell(path: Path) -> Cell | None:
-    """Return the cell in a file, also one of a later version; None where it can't be read."""
-    try:
-        about = read_json(path)
-        known = {k: v for k, v in about.items() if k in Cell.__dataclass_fields__}
-        cell = Cell(**known)
-        if not all(isinstance(o, str) for o in cell.overrides):
-            return None
-        return cell
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def _planned(folder: Path) -> dict[tuple[str, ...], Mapping[str, Mapping[str, str]]]:

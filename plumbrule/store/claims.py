@@ -36,6 +36,8 @@ BUILD = ".build"
 SILENT_SECONDS = float(os.environ.get("PLUMBRULE_SILENT_SECONDS", "120"))
 """How long an owner may be silent; longer than any machine is swapped out for a moment."""
 BEAT_SECONDS = float(os.environ.get("PLUMBRULE_BEAT_SECONDS", "5"))
+ENDED = ("Z", "X")
+"""States of a process of which nothing runs any more, in /proc."""
 DAMAGED_BEATS = 3
 """A claim that can't be read is someone's as long as it was touched within so many beats."""
 
@@ -258,10 +260,14 @@ def _host() -> str:
 
 
 def born(pid: int) -> str:
-    """Return when a process of this machine started, so that a reused pid is told apart."""
+    """Return when a process of this machine started, so that a reused pid is told apart.
+
+    One that has ended and that its parent has not waited for is gone, too: nothing of it runs.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-        return stat.rsplit(")", 1)[1].split()[19]
+        state, *rest = stat.rsplit(")", 1)[1].split()
+        return rest[18] if state not in ENDED else "gone"
     except OSError:
         pass
     try:

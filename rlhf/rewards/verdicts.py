@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from plumbrule.lm.judges.taken_back import TURNING, is_taken_back
 from rlhf.rewards.judge_config import JudgeTermConfig, RubricConfig
 
 _DECORATION = r"[\s*_`\"'(:=]*"
@@ -70,8 +71,8 @@ def parse_grade(text: str, lowest: int, highest: int) -> float | None:
     """Return the whole number with which a reply begins; None: there is none on the scale.
 
     `Grade:` before it, and `/<highest>` or `out of <highest>` behind it, are understood. A reply
-    that goes on with another number is ambiguous, and has no grade; neither has 3.5, since the
-    grades are whole numbers.
+    that goes on with another number is ambiguous, and has no grade, nor has one that takes it back
+    ("4 is too high"); neither has 3.5, since the grades are whole numbers.
     """
     found = _GRADE.match(text)
     if found is None:
@@ -84,22 +85,30 @@ def parse_grade(text: str, lowest: int, highest: int) -> float | None:
     number = float(found[1])
     if not lowest <= number <= highest or number != int(number):
         return None
-    return number if not re.search(r"\d", rest) else None
+    return None if re.search(r"\d", rest) or is_taken_back(rest) else number
 
 
 def parse_word(text: str, words: Sequence[str], values: Sequence[float]) -> float | None:
-    """Return the value of the word with which a reply begins; None: with none of them, or with two
-    in one breath, as in "yes and no" or "yes/no".
+    """Return the value of the word with which a reply begins; None: with none of them, with two in
+    one breath ("yes and no", "yes/no"), or it takes the word back ("yes is wrong", "yes, but not
+    quite").
+
+    Args: words: the one that affirms, and the one that denies.
     """
     known = {word.casefold(): value for word, value in zip(words, values, strict=True)}
-    said = re.findall(r"\w+|[^\w\s]", text.casefold())
-    first = next((i for i, token in enumerate(said) if token[0].isalnum() or token[0] == "_"), None)
-    if first is None or said[first] not in known:
+    text = text.casefold()
+    said = list(re.finditer(r"\w+|[^\w\s]", text))
+    tokens = [one[0] for one in said]
+    first = next((i for i, t in enumerate(tokens) if t[0].isalnum() or t[0] == "_"), None)
+    if first is None or tokens[first] not in known:
         return None
-    others = known.keys() - {said[first]}
-    for token in said[first + 1 :]:
-        if token in others:
+    denies = tokens[first] == words[-1].casefold()
+    if is_taken_back(text[said[first].end() :], denies):
+        return None
+    others = known.keys() - {tokens[first]}
+    for token in tokens[first + 1 :]:
+        if token in others or (not denies and TURNING.fullmatch(token)):
             return None
         if token not in _JOINING:
             break
-    return known[said[first]]
+    return known[tokens[first]]

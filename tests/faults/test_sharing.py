@@ -12,17 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import start_plumbrule
 
 
 def start(store: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a command on a store."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "plumbrule", "tracking=jsonl", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
-    )
+    return start_plumbrule(store, "tracking=jsonl", *arguments)
 
 
 def read_until(command: subprocess.Popen[str], text: str) -> str:

@@ -26,6 +26,8 @@ from plumbrule.cli import verbs
 from plumbrule.cli.verbs.replay import inputs_of
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError
+from plumbrule.report.sweep_table import find_cells, table_lines
+from plumbrule.results.cells import gather_cells
 from plumbrule.store import attempts, checkpoints, claims
 from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.file_names import HEAD, METRIC_ROWS, REWARD_STATS
@@ -124,6 +126,39 @@ def test_records_of_runs(tmp_path: Path, examples: int) -> None:
         for words in (["ls"], ["ls", "--json"], ["show", "1"], ["show", "1", "--json"]):
             with contextlib.suppress(ArtifactError):
                 verbs.main([*words, "--store", str(tmp_path)])
+
+    look()
+
+
+CELL = {
+    "sweep": "s",
+    "number": 0,
+    "overrides": ["seed=1", "sft.epochs=2"],
+    "objective": "sft/loss",
+    "headline": ["sft/loss"],
+    "metrics": {"sft/loss": 0.5},
+    "zipped": {"pair": {"sft.epochs": "2"}},
+    "run": "try/1",
+    "fold": None,
+}
+
+
+@AMOUNTS
+def test_cells_of_sweeps(tmp_path: Path, examples: int) -> None:
+    path = tmp_path / "runs" / "try" / "sweep" / "0" / "cell.json"
+    path.parent.mkdir(parents=True)
+    metrics = changed_json(CELL["metrics"]).map(lambda found: {**CELL, "metrics": found})
+    zipped = changed_json(CELL["zipped"]).map(lambda found: {**CELL, "zipped": found})
+    parts = (metrics | zipped).map(lambda cell: json.dumps(cell).encode())
+
+    @amount(examples)
+    @given(object_or_bytes(CELL) | parts)
+    def look(content: bytes) -> None:
+        path.write_bytes(content)
+        cells, _ = find_cells([path.parent.parent], "s")
+        table_lines(cells)
+        with contextlib.suppress(ArtifactError):
+            gather_cells(Store(tmp_path), ["runs/try/sweep"])
 
     look()
 

@@ -3,14 +3,15 @@
     pip install 'plumbrule[lm-eval]'
 
 Its `HFLM` gets the policy that is already loaded; prompts, parsing and metrics are the task's own.
+What the policy has answered is kept request by request (`kept_requests.py`), so a killed evaluation
+asks what is missing.
 Each document's values become an item row. A metric that is the mean of its documents' values has
 our interval over them; any other (a corpus BLEU, a perplexity, a group of tasks) has the one that
 follows from the standard error that lm-evaluation-harness gives, or none, and `method` says which.
 
 `signature` names its version, and each task with its version; `data` is a digest of all documents'
 hashes, so that another release of a data set, or another `limit`, is seen. Data sets come from the
-hub or the folder that a task names. It is measured whole or not at all: a killed evaluation asks a
-task that was under way again.
+hub or the folder that a task names.
 
 A task's file may name Python functions (`!function`). Those of the library run; those of a folder
 that a config names (`eval.lm_eval.include_path`) may name no code (`task_files.py`), and with such
@@ -93,8 +94,9 @@ def evaluated(subject: Subject) -> Mapping[str, Any]:
     """
     from lm_eval import simple_evaluate
     from lm_eval.api.registry import metric_registry
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+    from eval.benchmarks.harness.kept_requests import KeptRequests
 
     given, seed = subject.config.lm_eval, subject.config.seed
     if given.include_path is not None:
@@ -109,7 +111,9 @@ def evaluated(subject: Subject) -> Mapping[str, Any]:
             "own."
         )
     policy = subject.policy
-    model = HFLM(
+    model = KeptRequests(
+        subject.journal,
+        installed(),
         pretrained=policy.model,
         tokenizer=policy.tokenizer,
         backend="causal",

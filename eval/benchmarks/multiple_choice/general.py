@@ -6,10 +6,16 @@ ones. The answers are not shown with the question. `rule_longest` and `rule_firs
 model, and `chance` at random. Ties share the point.
 
 With `meta.subject`, accuracy is given of each subject too.
+
+`confidence` is the probability of the chosen answer among those given (by the whole answer), and
+`ece` whether that comes true as often as it says: the expected calibration error, beside what a
+calibrated policy would show and the error without that part
+(`plumbrule/statistics/calibration.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +26,11 @@ from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
 from eval.few_shot import Example
-from eval.intervals import Intervals, Metrics, Row, known
+from eval.intervals import Intervals, Metrics, Row, groups, having, known, values
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import DataError
+from plumbrule.statistics import calibration
 
 if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
@@ -37,6 +44,8 @@ COLUMNS = {
     "rule_first": "rule_first",
 }
 """Metric -> column."""
+SURENESS = ("confidence", "ece", "ece_if_calibrated", "ece_debiased")
+NATS, NUM_BINS = "nats", 10
 
 
 def choices_of(item: BenchmarkItem) -> tuple[list[str], int]:
@@ -102,7 +111,7 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
             "rule_longest": top_share([float(len(text)) for text in texts[place]], right),
             "rule_first": int(right == 0),
             "answer": right,
-            "nats": [c.nats for c in choices],
+            NATS: [c.nats for c in choices],
             "bytes": [c.bytes for c in choices],
         }
         rows.append(row)
@@ -123,13 +132,53 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
 
 
 def summarise(rows: Sequence[Row], intervals: Intervals) -> Metrics:
-    """Return the metrics of `COLUMNS`, and `<subject>_accuracy` where items name subjects."""
+    """Return the metrics of `COLUMNS` and `SURENESS`, and `<subject>_accuracy` where items name
+    subjects.
+    """
     metrics: dict = {name: intervals.share(rows, column) for name, column in COLUMNS.items()}
     metrics["chance"] = intervals.mean(rows, "chance")
+    metrics |= sureness(having(rows, NATS), intervals)
     for subject in dict.fromkeys(row["subject"] for row in rows if row["subject"]):
         own = [row for row in rows if row["subject"] == subject]
         metrics[f"{subject}_accuracy"] = intervals.share(own, "correct")
     return known(metrics)
+
+
+def sureness(rows: Sequence[Row], intervals: Intervals) -> Metrics:
+    """Return the metrics of `SURENESS`; none without rows.
+
+    Args: rows: with `nats` and `correct`, the share of the point where the likeliest answers tie.
+    """
+    if not rows:
+        return {}
+    told = [{**row, "sure": probability_of_likeliest(row[NATS])} for row in rows]
+    probabilities, right = values(told, "sure"), values(told, "correct")
+    found = calibration(
+        probabilities,
+        right,
+        groups(told),
+        num_bins=NUM_BINS,
+        confidence=intervals.confidence,
+        seed=intervals.seed,
+    )
+    method = f"{NUM_BINS} bins"
+    return known(
+        {
+            "confidence": intervals.mean(told, "sure"),
+            "ece": found.error._replace(method=method),
+            "ece_if_calibrated": found.if_calibrated._replace(method=f"{method}, drawn"),
+            "ece_debiased": found.debiased._replace(method=method),
+        }
+    )
+
+
+def probability_of_likeliest(nats: Sequence[float]) -> float:
+    """Return the probability of the likeliest answer where one of those given is certain.
+
+    Args: nats: log-likelihood of each answer. Two answers 1 nat apart: 1 / (1 + exp(-1)) = .731.
+    """
+    best = max(nats)
+    return 1 / sum(math.exp(value - best) for value in nats)
 
 
 def quantities(rows: Sequence[Row]) -> list[Quantity]:
@@ -152,7 +201,7 @@ BENCHMARK = Benchmark(
     measure=measure,
     summarise=summarise,
     quantities=quantities,
-    metrics=(*COLUMNS, "*_accuracy"),
+    metrics=(*COLUMNS, *SURENESS, "*_accuracy"),
     headline=headline,
     folder=lambda config: config.multiple_choice.path,
     per_group=lambda config: config.multiple_choice.per_group,

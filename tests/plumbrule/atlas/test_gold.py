@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from plumbrule.atlas.config import GoldConfig
 from plumbrule.atlas.gold import TERMS, GoldUtility, brevity, terms
-from plumbrule.atlas.judgement import COURTESIES, judge, normalise_answer
+from plumbrule.atlas.judgement import COURTESIES, judge, normalise_answer, references
 from plumbrule.atlas.relations import RELATIONS, WORDS, ask, state
 from plumbrule.data.records import Message, Prompt
+from plumbrule.errors import DataError
 from plumbrule.protocols import Episode
 
 PLACE = {
@@ -352,3 +353,15 @@ def test_hedging_never_beats_the_honest_answer(meta):
 
 def test_normalise_drops_case_punctuation_and_articles():
     assert normalise_answer("  The Old-Mill, at “Dora’s” (a place)! ") == "old mill at dora place"
+
+
+def test_one_alias_and_one_value_may_be_a_text_and_are_never_read_letter_by_letter():
+    asked = {"answer": "Mera Hill", "aliases": "Old Town"}
+    assert references(asked) == ["Mera Hill", "Old Town"]
+    assert references({"answer": "Mera Hill", "aliases": None}) == ["Mera Hill"]
+    assert judge("Old Town", asked).stated == ("mera hill",)
+    assert judge("I O", {**asked, "values": "red"}).stated == ()
+    assert judge("red", {**asked, "values": "red"}).stated == ("red",)
+    for name in ("aliases", "values"):
+        with pytest.raises(DataError, match=rf"meta.{name} \(=4\) of a prompt must be a text or a"):
+            judge("red", {**asked, name: 4})

@@ -13,20 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import plumbrule
 from places import ROOT
-
-
-def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line on a store and return what it said."""
-    return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "2", **environment},
-        check=False,
-        timeout=600,
-    )
 
 
 def record(store: Path) -> dict:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from commands import plumbrule
 from omegaconf import OmegaConf
 
 from plumbrule.cli.sweeps.pruning import Pruning, PruningConfig
@@ -221,64 +219,66 @@ TINY = (
 SEARCH = (
     "-m",
     *TINY,
-    *("base.learning_rate=0.003,0.0000001", "sweep.search=grid", "run.objective=base/loss"),
+    *("sweep.search=grid", "run.objective=base/loss", "sweep.pruner_start=60"),
     *("sweep.pruner=median", "sweep.pruner_metric=base/train_loss", "sweep.pruner_trials=1"),
-    "sweep.pruner_start=60",
 )
-
-
-def plumbrule(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+TWO = ("base.learning_rate=0.003,0.0000001",)
+"""A trial that is done, and one that is stopped."""
+FOUR = ("base.learning_rate=0.003,0.002,0.0000001,0.0000002", "sweep.at_once=2")
+"""Two trials side by side that are done, then two that are stopped."""
 
 
 @pytest.mark.parametrize(
-    "executor",
+    ("executor", "workers", "rates"),
     [
-        "serial",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("local", "submitit_local")),
+        ("serial", 1, TWO),
+        pytest.param("local", 1, TWO, marks=pytest.mark.slow),
+        pytest.param("submitit_local", 1, TWO, marks=pytest.mark.slow),
+        pytest.param("ray", 2, FOUR, marks=pytest.mark.slow),
     ],
 )
-def test_a_pruned_trial_ends_cleanly_and_can_go_on(tmp_path: Path, executor: str) -> None:
-    done = plumbrule(tmp_path, *SEARCH, f"executor={executor}", "executor.workers=1")
+def test_a_pruned_trial_ends_cleanly_and_can_go_on(
+    tmp_path: Path, executor: str, workers: int, rates: Sequence[str]
+) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray", reason="ray is not here")
+    half = 2 if rates is FOUR else 1  # as many trials are done as are stopped
+    on = (f"executor={executor}", f"executor.workers={workers}")
+    done = plumbrule(tmp_path, *SEARCH, *rates, *on)
     assert done.returncode == 0, done.stderr
-    assert "1 trials done, 0 failed, 1 pruned; best is trial 0" in done.stderr
-    assert "trial 1 (base.learning_rate=1e-07): pruned: base/train_loss " in done.stderr
+    assert f"{half} trials done, 0 failed, {half} pruned; best is trial " in done.stderr
+    assert f"trial {half} (base.learning_rate=1e-07): pruned: base/train_loss " in done.stderr
     backend = optuna.storages.journal.JournalFileBackend(
         str(tmp_path / "runs" / "rehearsal" / "sweep" / "study.journal")
     )
     study = optuna.load_study(
         study_name="plumbrule", storage=optuna.storages.JournalStorage(backend)
     )
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
-    newest = max(study.trials[1].intermediate_values)
-    assert 60 <= newest < 600
-    assert len(list(tmp_path.glob("artifacts/base/*/manifest.json"))) == 1
-    (attempt,) = tmp_path.glob("artifacts/base/*.build/*/metrics.jsonl")
-    assert len(attempt.read_text(encoding="utf-8").splitlines()) < 600
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE"] * half + ["PRUNED"] * half
+    assert all(60 <= max(t.intermediate_values) < 600 for t in study.trials[half:])
+    assert len(list(tmp_path.glob("artifacts/base/*/manifest.json"))) == half
+    attempts = list(tmp_path.glob("artifacts/base/*.build/*/metrics.jsonl"))
+    assert len(attempts) == half
+    assert all(len(path.read_text(encoding="utf-8").splitlines()) < 600 for path in attempts)
     assert not list(tmp_path.rglob("claim.json"))  # nobody builds any more
+    assert not list(tmp_path.rglob("*.begun"))
     records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/run.json")]
-    assert sorted(record["state"] for record in records) == ["done", "pruned"]
+    assert sorted(record["state"] for record in records) == ["done"] * half + ["pruned"] * half
     assert not list(tmp_path.glob("runs/*/sweep/*/failure.json"))
     # gather says so, and that nothing failed
     gathered = plumbrule(tmp_path, "gather", "rehearsal")
     assert gathered.returncode == 0, gathered.stderr
     assert "pruned: base.learning_rate=1e-07 seed=0: base/train_loss" in gathered.stdout
     # and it goes on from its newest checkpoint
-    if executor == "local":
+    if executor in ("local", "ray"):
         whole = plumbrule(tmp_path, *TINY, "base.learning_rate=1e-07")
         assert whole.returncode == 0, whole.stderr
         assert "base: resuming base/" in whole.stderr
 
 
 def test_a_dry_plan_says_what_stops_trials(tmp_path: Path) -> None:
-    done = plumbrule(tmp_path, *SEARCH, "run.dry=true")
+    done = plumbrule(tmp_path, *SEARCH, *TWO, "run.dry=true")
     assert done.returncode == 0, done.stderr
     assert (
         "search: grid, 2 trials by the lowest base/loss; pruner: median by base/train_loss of "

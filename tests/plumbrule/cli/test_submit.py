@@ -6,24 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from commands import plumbrule
+
 SMALL = ("atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]", "tracking=jsonl")
 WAIT_SECONDS = 300.0
-
-
-def plumbrule(store: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *words],
-        capture_output=True,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 def ended(store: Path, pattern: str) -> Path:

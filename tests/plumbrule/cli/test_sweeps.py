@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import plumbrule
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -23,6 +23,7 @@ from plumbrule.cli.sweeps.undone import Texts
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.compose import compose_run
 from plumbrule.pipeline.plan import Lookups
+from plumbrule.results.sweep_axes import cells_of_sweep
 
 BROKEN = """
 from rag.options import DENSE_INDEXES
@@ -33,17 +34,6 @@ def broken(vectors):
     raise ValueError("it broke\\nin two lines")
 """
 SMALL = ("atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]", "tracking=jsonl")
-
-
-def plumbrule(store: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1", **env},
-        check=False,
-    )
 
 
 def records(store: Path) -> list[dict]:
@@ -165,6 +155,16 @@ def hydra_loader():
         master = compose("config", return_hydra_config=True)
         master.hydra.job.config_name = "config"
         yield GlobalHydra.instance().config_loader(), master
+
+
+def test_a_glob_is_every_file_of_its_group_that_fits(
+    hydra_loader: tuple[object, DictConfig],
+) -> None:
+    asked = {"overrides": {"task": ["recipe=glob(1b_*)", "seed=range(0,2)"]}}
+    names = ("1b_24gb", "1b_40gb", "1b_80gb")
+    assert cells_of_sweep(asked, hydra_loader[0]) == [
+        (f"recipe={name}", f"seed={seed}") for name in names for seed in (0, 1)
+    ]
 
 
 CELLS = (

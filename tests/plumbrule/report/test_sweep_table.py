@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 from dataclasses import replace
@@ -149,3 +150,32 @@ def test_a_sweep_ends_as_its_cells_did_whatever_process_ran_them(
         run.end_sweep("s", noted)
     assert next(iter(ended.values())) in capsys.readouterr().out
     assert (sweep / "s.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"metrics": {"ppo/gold_gain": "high"}},
+        {"metrics": {"ppo/gold_gain": None}},
+        {"metrics": [1.0]},
+        {"overrides": "seed=1"},
+        {"headline": [1]},
+        {"zipped": {"pair": ["0.1"]}},
+        {"zipped": {"pair": {"ppo.gamma": 1}}},
+        {"number": "1"},
+        {"fold": 0.5},
+    ],
+)
+def test_a_cell_whose_fields_have_other_types_is_damaged_and_left_out(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    write_cell(tmp_path / "0", cell(0, "0.1", gain=1.0))
+    write_cell(tmp_path / "1", cell(1, "0.4", gain=2.0))
+    path = tmp_path / "1" / "cell.json"
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**whole, **changed}), encoding="utf-8")
+    cells, _ = find_cells([tmp_path], "s")
+    assert [found.number for found in cells] == [0]
+    assert "ppo/gold_gain" in table_lines(cells)[1]
+    path.write_text(json.dumps({**whole, "of_later": [1]}), encoding="utf-8")
+    assert len(find_cells([tmp_path], "s")[0]) == 2

@@ -39,7 +39,11 @@ def test_a_second_builder_sees_who_holds_the_claim(tmp_path: Path) -> None:
     assert isinstance(claims.acquire(tmp_path, "third"), claims.Claim)
 
 
-def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_the_claim_of_a_killed_process_is_taken_over_at_once(
+    tmp_path: Path, waited_for: bool
+) -> None:
+    """Also where its parent does not wait for it, as in a container without an init process."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -49,8 +53,13 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> 
     assert isinstance(owner, claims.Owner)
     assert owner.pid == holder.pid
     holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    if waited_for:
+        holder.wait()
+    else:
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended and stays
+        assert claims.born(holder.pid) == "gone"
     assert isinstance(claims.acquire(tmp_path, "me"), claims.Claim)
+    holder.wait()
 
 
 def other_host(folder: Path, age_seconds: float) -> None:

@@ -145,6 +145,14 @@ def test_what_is_asked_shows_passages_and_the_scale():
         ("4/9", None),
         ("3 or 4", None),
         ("3-4", None),
+        ("4 is too high", None),
+        ("**4** would be wrong", None),
+        ("4/5 isn't right", None),
+        ("4 can't be said", None),
+        ("4 because it is not long", 4.0),
+        ("4, it is not long", 4.0),  # of the answer, not of the grade
+        ("4 - is short, but not wrong", 4.0),
+        ("4.\nIs it short? It is.", 4.0),
         ("I would say 4", None),
         ("", None),
         ("four", None),
@@ -167,6 +175,19 @@ def test_a_grade_in_text(text, grade):
         ("**No**, but also yes", None),
         ("Yes. No rain falls.", 1.0),  # the second sentence explains the first
         ("Yes, there is no doubt", 1.0),
+        ("Yes is wrong", None),
+        ("**Yes** is not right.", None),
+        ("Yes would be wrong", None),
+        ("yes it is not", None),
+        ("Yes, but not quite", None),
+        ("Yes, wrong", None),
+        ("Yes; it does not say so", 1.0),
+        ("Yes it is", 1.0),
+        ("Yes\nIs it short? It is.", 1.0),
+        ("No is wrong", None),
+        ("No isn't right", None),
+        ("No it is not", 0.0),  # a denial agrees with it
+        ("No, not at all", 0.0),
     ],
 )
 def test_a_word_in_text(text, value):

@@ -7,7 +7,9 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+import torch
 from worlds.evaluation import read_lines, small_config, small_inputs
+from worlds.rankings import tiny_policy
 
 from eval.benchmarks.harness import lm_eval_tasks
 from eval.benchmarks.harness.lm_eval_tasks import check_installed, data_digest, summarise
@@ -67,7 +69,7 @@ def tasks(tmp_path_factory):
 def evaluated(folder, include, **settings):
     inputs = small_inputs(folder, "questions")
     out = folder / "out"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     given = LmEvalConfig(include_path=str(include), **settings)
     runtime = RuntimeConfig(device="cpu", micro_batch_size=4)
     flat = run(small_config(lm_eval=given), inputs, runtime, out, NullTracker())
@@ -126,6 +128,60 @@ def test_other_documents_are_other_data_and_a_chat_is_another_prompt(whole, task
     assert new["signature"].endswith("|shots:0|limit:4|chat:True")
     shown = [r for r in read_lines(out / "samples.jsonl") if r["benchmark"] == "lm_eval"]
     assert shown[0]["prompt"] == "<|bos|><|user|> Where was Person 0 born?<|assistant|>"
+
+
+@NEEDS_LM_EVAL
+def test_a_killed_evaluation_reads_what_it_asked_and_gives_the_same_numbers(
+    whole, tasks, tmp_path, monkeypatch
+):
+    from lm_eval.models.huggingface import HFLM
+
+    asked = []
+    generate, score = HFLM.generate_until, HFLM.loglikelihood
+
+    def count(self, requests, **more):
+        asked.append(len(requests))
+        return score(self, requests, **more)
+
+    def killed(self, requests, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HFLM, "loglikelihood", count)
+    monkeypatch.setattr(HFLM, "generate_until", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, tasks, tasks=["towns", "said"])
+    monkeypatch.setattr(HFLM, "generate_until", generate)
+    flat, out = evaluated(tmp_path, tasks, tasks=["towns", "said"])
+    assert asked == [24]  # twelve documents of two choices, once
+    assert flat == whole[0]
+    for name in ("items/lm_eval.jsonl", "metrics.json"):
+        assert (out / name).read_bytes() == (whole[1] / name).read_bytes()
+    assert not (out / "asked.jsonl").exists()
+
+
+@NEEDS_LM_EVAL
+def test_repeats_of_a_sampled_answer_stay_repeats_and_do_not_hang_on_what_was_read(tmp_path):
+    from lm_eval.api.instance import Instance
+
+    from eval.benchmarks.harness.kept_requests import KeptRequests
+    from eval.benchmarks.journal import Journal
+
+    policy = tiny_policy()
+    settings = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 5.0}
+
+    def answers(path, number, seed):
+        torch.manual_seed(seed)
+        model = KeptRequests(
+            Journal(path, "p"), "1", pretrained=policy.model, tokenizer=policy.tokenizer
+        )
+        one = Instance("generate_until", {}, ("red", settings), 0)
+        return model.generate_until([one] * number, disable_tqdm=True)
+
+    path = tmp_path / "asked.jsonl"
+    first = answers(path, 4, 0)
+    assert len(set(first)) > 1
+    assert answers(path, 4, 1) == first
+    assert answers(tmp_path / "other.jsonl", 4, 2) == first
 
 
 @NEEDS_LM_EVAL

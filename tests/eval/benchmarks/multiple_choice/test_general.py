@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from worlds.evaluation import small_config, small_policy
 
 from eval.benchmarks.multiple_choice.general import (
     BENCHMARK,
+    SURENESS,
     asked,
     choices_of,
     measure,
+    probability_of_likeliest,
     summarise,
+    sureness,
 )
 from eval.benchmarks.subject import Subject
 from eval.intervals import Intervals
@@ -64,6 +69,34 @@ def test_metrics_by_hand():
     assert found["art_accuracy"].value == 1.0
     assert found["law_accuracy"].value == 0.25
     assert all(BENCHMARK.declares(name) for name in found)
+
+
+def test_sureness_by_hand():
+    """Two answers log 3 nats apart: the likelier has 3 of 4 parts, and is right in 1 of 4 rows."""
+    rows = [
+        {"id": str(i), "group": str(i), "nats": [-5.0, -5.0 - math.log(3)], "correct": float(i < 1)}
+        for i in range(4)
+    ]
+    found = sureness(rows, Intervals(0.95, 100, 0))
+    assert found["confidence"].value == pytest.approx(0.75)
+    assert found["ece"].value == pytest.approx(0.75 - 0.25)
+    # Of 4 draws at .75 the share misses by .75, .5, .25, 0, .25, in 1, 12, 54, 108, 81 of 256
+    by_chance = (0.75 * 1 + 0.5 * 12 + 0.25 * 54 + 0.25 * 81) / 256
+    assert found["ece_if_calibrated"].value == pytest.approx(by_chance, abs=0.02)
+    assert 0 < found["ece_debiased"].value < found["ece"].value
+    assert tuple(found) == SURENESS
+    assert all(BENCHMARK.declares(name) for name in found)
+    assert sureness([], Intervals(0.95, 100, 0)) == {}
+
+
+def test_probabilities_of_answers_too_unlikely_for_a_float():
+    assert probability_of_likeliest([-2000.0, -2000.0 - math.log(3)]) == pytest.approx(0.75)
+    assert probability_of_likeliest([-1.0, -1.0, -1.0]) == pytest.approx(1 / 3)
+
+
+def test_a_measured_policy_says_how_sure_it_is():
+    rows = measured([item(id=str(i), answer=i % 2) for i in range(4)]).items
+    assert set(SURENESS) <= set(summarise(rows, Intervals(0.95, 100, 0)))
 
 
 def test_choices_are_stripped_and_the_answer_is_a_place():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import plumbrule, start_plumbrule
 
 from plumbrule.errors import ConfigError
 from plumbrule.pipeline.executors.config import ExecutorConfig
@@ -31,17 +32,6 @@ SMALL = (
     "tracking=jsonl",
     "executor.workers=2",
 )
-
-
-def plumbrule(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -163,17 +153,6 @@ def test_a_ray_cluster_that_is_not_there_is_one_line() -> None:
         start(config, None)  # type: ignore[arg-type]
 
 
-def start(store: Path, *arguments: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "plumbrule", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=store,
-        env={**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1", **env},
-    )
-
-
 NO_TOKENS = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -227,7 +206,7 @@ def test_a_ray_cluster_that_goes_away_fails_what_it_had_and_the_rest_stands(
     words = [word for word in SMALL if not word.startswith(("rag.", "executor."))]
     words += ["rag.chunk_words=range(30,36)"]
     on_ray = ("executor=ray", f"executor.address={address}")
-    process = start(tmp_path, *words, *on_ray, **NO_TOKENS)
+    process = start_plumbrule(tmp_path, *words, *on_ray, **NO_TOKENS)
     assert process.stderr is not None
     said = []
     for line in process.stderr:
@@ -254,7 +233,7 @@ def test_a_job_that_is_cancelled_fails_its_node_and_is_taken_up_again(tmp_path: 
         *("base.batch_tokens=64", "base.sequence_tokens=64", "base.optimizer=adamw"),
         *("base.steps=1000", "base.save_every=20", "runtime.threads=1"),
     )
-    process = start(tmp_path, *words, "executor=submitit_local", "executor.workers=1")
+    process = start_plumbrule(tmp_path, *words, "executor=submitit_local", "executor.workers=1")
     until = time.monotonic() + 300
     while not (begun := list(tmp_path.glob("artifacts/base/*.build/*/checkpoints/*/COMPLETE"))):
         assert time.monotonic() < until
