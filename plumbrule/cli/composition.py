@@ -60,7 +60,12 @@ def register() -> None:
 
 @functools.cache
 def _register_schemas() -> None:
-    """Give Hydra the schemas once: to make them takes as long as to compose."""
+    """Give Hydra the schemas once: to make them takes as long as to compose.
+
+    For each composition Hydra copies the sources it reads, and with them the store of all schemas,
+    though what the store gives out is a copy already. Here the store stays one.
+    """
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     store = ConfigStore.instance()
     for group, schema in schemas().items():
         if group:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -76,7 +79,7 @@ def main() -> None:
     if not set(sys.argv[1:]) & set(MULTIRUN):
         if code := _guarded(lambda: require_recipes(sys.argv[1:])):
             sys.exit(code)
-        sys.exit(_guarded(_hydra_main))
+        sys.exit(_guarded(lambda: _compose_and_run(sys.argv[1:])))
     others = any(word.startswith("hydra/launcher=") for word in sys.argv[1:])
     if others and (code := _guarded(lambda: check_cells(sys.argv[1:]))):  # ours does it by itself
         sys.exit(code)
@@ -163,6 +166,20 @@ def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:
         goes_on = "; the same command goes on from the newest checkpoint" if resumable else ""
         say(f"stopped{goes_on}.")
         return 143 if isinstance(stopped, Terminated) else 130
+
+
+def _compose_and_run(words: list[str]) -> None:
+    """Compose and run one config, as `_hydra_main` does.
+
+    That composes it a first time only to learn whether it is a sweep. Options, and settings of
+    Hydra's own, are left to it.
+    """
+    if any(word.startswith(("-", "hydra.", "hydra/", "+hydra", "~hydra")) for word in words):
+        _hydra_main()
+        return
+    with initialize_config_dir(str(CONF), job_name="main", **VERSION_BASE):
+        task = inspect.unwrap(_hydra_main)
+        GlobalHydra.instance().hydra.run("config", task, words)  # type: ignore[union-attr]
 
 
 @hydra.main(config_path=str(CONF), config_name="config", **VERSION_BASE)

@@ -183,7 +183,8 @@ def prepare(runtime: RuntimeConfig) -> None:
     checkpoints.MACHINE.update(compared())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As `use_deterministic_algorithms(True, warn_only=True)`, which first imports the compiler.
+    torch.set_deterministic_debug_mode("warn")
     # Or else every new tensor is filled with NaN first, so that reads of unset memory show: half of
     # the time of a small model's step, and no part of getting the same numbers twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

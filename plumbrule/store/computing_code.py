@@ -12,17 +12,26 @@ compute:
 - In a module that says `HASHED_BY_NAME = True`, a function that a decorator `register(...)` enters
   into a table is no code of the module: whoever chooses it by name carries its digest
   (`registered_digest`) in the config. What it imports is code.
+
+Parsing all that a stage reaches takes longer than the rest of a plan, so `KeptCode` keeps what was
+found of each file, by the digest of its text, in the folder where Python keeps its bytecode.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import importlib.util
 import inspect
+import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from plumbrule.store.manifests import write_text
 
 
 class ComputingCode(NamedTuple):
@@ -53,6 +62,63 @@ def computing_code(text: str, of_settings: bool) -> ComputingCode:
     return ComputingCode(imports, _short_hash(ast.dump(tree)))
 
 
+class KeptCode:
+    """What counts of the files below a folder, kept from one process to the next.
+
+    What is kept of a file holds for its text, this module's and this Python alone; a kept file that
+    can't be read is as none. Nothing is written where Python is told to write no bytecode, or where
+    it could not.
+
+    Args: root: the folder.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        source = importlib.util.cache_from_source(str(root / "plumbrule" / "computing_code.py"))
+        self._file = Path(source).with_suffix(".json")
+        self._known = self._read()
+        self._added = False
+
+    def of(self, path: Path, text: str, of_settings: bool) -> ComputingCode:
+        """Return what counts of a file below the folder with this text."""
+        name = str(path.relative_to(self._root))
+        text_digest = hashlib.sha256(text.encode()).hexdigest()
+        kept = self._known.get(name)
+        if kept is not None and kept[0] == text_digest:
+            imports = tuple((level, base, tuple(names)) for level, base, names in kept[1])
+            return ComputingCode(imports, kept[2])
+        made = computing_code(text, of_settings)
+        self._known[name] = [text_digest, made.imports, made.digest]
+        self._added = True
+        return made
+
+    def keep(self) -> None:
+        """Write down what was added; a process that does so at the same time may undo it."""
+        if not self._added or sys.dont_write_bytecode:
+            return
+        self._added = False
+        whole = json.dumps(self._known)
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self._file, f"{self._digest(whole)}\n{whole}")
+
+    def _read(self) -> dict[str, list[Any]]:
+        try:
+            kept_digest, _, whole = self._file.read_text(encoding="utf-8").partition("\n")
+        except (OSError, UnicodeDecodeError):
+            return {}
+        return json.loads(whole) if kept_digest == self._digest(whole) else {}
+
+    def _digest(self, whole: str) -> str:
+        """Return the digest of what was kept and of what decides it: this module and Python."""
+        return hashlib.sha256(f"{_own_text()}{sys.version}{whole}".encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _own_text() -> str:
+    return Path(__file__).read_text(encoding="utf-8")
+
+
 @lru_cache(maxsize=256)
 def registered_digest(function: Callable[..., Any]) -> str:
     """Return 16 hex digits of the code of a function of ours that a decorator registered.
@@ -74,14 +140,30 @@ def _short_hash(text: str) -> str:
 
 def _leave_out(tree: ast.AST, left_out: Callable[[ast.stmt], bool]) -> None:
     """Take the statements for which `left_out` holds out of every body, in place."""
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [s for s in body if not left_out(s)]  # type: ignore[attr-defined]
 
 
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield a tree and all statements in it, with the handlers and cases that hold some.
+
+    No expression holds a statement, and most of a tree is expressions. What is taken out of the
+    body of what was yielded is not reached.
+    """
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):
+                todo.extend(inner)
+
+
 def _imports(tree: ast.AST) -> Iterator[tuple[int, str, tuple[str, ...]]]:
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

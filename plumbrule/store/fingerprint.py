@@ -24,7 +24,7 @@ from typing import Any
 
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.adapter_files import base_of, is_adapter_folder
-from plumbrule.store.computing_code import computing_code, is_config
+from plumbrule.store.computing_code import ComputingCode, KeptCode, is_config
 from plumbrule.store.packaged_files import located
 from plumbrule.store.source_files import files_under, is_hub_data
 
@@ -163,7 +163,9 @@ def code_hashes(entries: Iterable[str]) -> dict[str, str]:
             continue
         seen[module] = path
         todo.extend(_imports(module))
-    return {str(path.relative_to(ROOT)): _tree_hash(path) for _, path in sorted(seen.items())}
+    found = {str(path.relative_to(ROOT)): _code(path).digest for _, path in sorted(seen.items())}
+    _kept_code(ROOT).keep()
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -192,7 +194,7 @@ def _imports(module: str) -> tuple[str, ...]:
     assert path is not None
     found: list[str] = []
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for level, base, names in computing_code(_text(path), is_config(path)).imports:
+    for level, base, names in _code(path).imports:
         if level:
             above = package.split(".")[: len(package.split(".")) - level + 1]
             base = ".".join([*above, base] if base else above)
@@ -202,18 +204,19 @@ def _imports(module: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _tree_hash(path: Path) -> str:
-    return computing_code(_text(path), is_config(path)).digest
-
-
 @lru_cache(maxsize=1024)
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _code(path: Path) -> ComputingCode:
+    return _kept_code(ROOT).of(path, path.read_text(encoding="utf-8"), is_config(path))
+
+
+@lru_cache(maxsize=8)
+def _kept_code(root: Path) -> KeptCode:
+    return KeptCode(root)
 
 
 def forget() -> None:
     """Drop what was read of the project's files, so that it is read again."""
-    for cached in (_source, _imports, _text, content_digest):
+    for cached in (_source, _imports, _code, content_digest):
         cached.cache_clear()
 
 

@@ -99,8 +99,13 @@ def recipe_of_model(choice: str, conf: Path) -> str:
     file = conf / "model" / f"{choice}.yaml"
     if not file.is_file():
         return TINY
-    parameters = OmegaConf.select(OmegaConf.load(file), "shape.parameters")
-    return recipe_of_size(parameters, conf) or TINY
+    return recipe_of_size(_parameters_of(file, file.stat().st_mtime_ns), conf) or TINY
+
+
+@lru_cache(maxsize=256)
+def _parameters_of(file: Path, changed_ns: int) -> float | None:
+    """Return the size that a file of conf/model states, as it was changed last."""
+    return OmegaConf.select(OmegaConf.load(file), "shape.parameters")
 
 
 def advise(recipe: RecipeConfig, parameters: float | None, conf: Path) -> Advice | None:

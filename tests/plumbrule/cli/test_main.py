@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,34 +173,70 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(
     assert capsys.readouterr().err == "stopped.\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["ppo.kl.coeff=1"], 2, "did you mean ppo.kl.coef?"),
-        (["ppo.kl.coef=-1"], 2, "must be at least 0"),
-        (["show", "nothing"], 2, "nothing is called 'nothing'"),
-        (["experiment=null"], 2, "experiment (=null) must name a file"),
-    ],
-)
-def test_errors_are_one_line_and_exit_with_2(
-    tmp_path: Path, arguments: list[str], code: int, says: str
-) -> None:
-    done = plumbrule(tmp_path, *arguments)
-    assert done.returncode == code
-    assert says in done.stderr
+def test_an_error_of_a_process_is_one_line_and_exits_with_2(tmp_path: Path) -> None:
+    done = plumbrule(tmp_path, "ppo.kl.coeff=1")
+    assert done.returncode == 2
+    assert "did you mean ppo.kl.coef?" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
 
 
+Here = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plumbrule_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Here]:
+    """Run the command line in this process, in an empty folder: exit code, output and errors."""
+    from plumbrule.cli import main as command_line
+    from plumbrule.cli.composition import SWEEP_FOLDERS
+    from plumbrule.cli.sweeps.cell_files import SWEEP
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plumbrule", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PLUMBRULE_STORE", str(tmp_path))
+    for set_by_a_sweep in (SWEEP, SWEEP_FOLDERS):
+        monkeypatch.setenv(set_by_a_sweep, "")
+    ours = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, ours)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["ppo.kl.coef=-1"], "must be at least 0"),
+        (["show", "nothing"], "nothing is called 'nothing'"),
+        (["experiment=null"], "experiment (=null) must name a file"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_2(
+    plumbrule_here: Here, arguments: list[str], says: str
+) -> None:
+    code, _, errors = plumbrule_here(*arguments)
+    assert code == 2
+    assert says in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("dry", ["false", "true"])
-def test_a_sweep_with_a_bad_cell_starts_none(tmp_path: Path, dry: str) -> None:
+def test_a_sweep_with_a_bad_cell_starts_none(
+    tmp_path: Path, plumbrule_here: Here, dry: str
+) -> None:
     arguments = ["run.only=prompts", "-m", "atlas.num_prompts=-1,20,many", "tracking=jsonl"]
-    done = plumbrule(tmp_path, *arguments, f"run.dry={dry}")
-    assert done.returncode == 2
-    assert "2 of 3 cells can't run, so none was started" in done.stderr
-    assert "(atlas.num_prompts=-1) atlas.num_prompts (=-1 rows) must lie in" in done.stderr
-    assert "atlas.num_prompts (=many) must be a whole number" in done.stderr
-    assert done.stdout == ""
+    code, said, errors = plumbrule_here(*arguments, f"run.dry={dry}")
+    assert code == 2
+    assert "2 of 3 cells can't run, so none was started" in errors
+    assert "(atlas.num_prompts=-1) atlas.num_prompts (=-1 rows) must lie in" in errors
+    assert "atlas.num_prompts (=many) must be a whole number" in errors
+    assert said == ""
     assert not list(tmp_path.iterdir())
 
 
@@ -331,22 +369,11 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_asked_of_the_command_itself(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    code: int,
-    says: str,
+    tmp_path: Path, plumbrule_here: Here, arguments: list[str], code: int, says: str
 ) -> None:
-    from plumbrule.cli import main as run
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plumbrule", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        run.main()
-    said = capsys.readouterr()
-    assert ended.value.code == code
-    assert says in (said.out if code == 0 else said.err)
+    ended, said, errors = plumbrule_here(*arguments)
+    assert ended == code
+    assert says in (said if code == 0 else errors)
     assert not list(tmp_path.iterdir())
 
 

@@ -61,6 +61,24 @@ def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
         assert process.returncode == 0, error.decode()[-3000:]
 
 
+def run_alone(folder: Path, **settings: object) -> None:
+    """Run the stage in float64 by this process, as `launch("float64", ...)` does by others."""
+    out = folder / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ppo_models, "load_policy", partial(load_policy, dtype=torch.float64))
+        config = world.config(**settings)  # type: ignore[arg-type]
+        ppo.run(config, world.inputs_in(folder), world.runtime(), out, FileTracker(out))
+
+
+def files_in(out: Path) -> set[str]:
+    """Return the files that a run leaves.
+
+    A worker prepares its machine, so its checkpoints say which it was; that file is left out.
+    """
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    return {name for name in files if Path(name).name != "machine.json"}
+
+
 def assert_same_weights(ours: Path, theirs: Path, atol: float, policy: str = "model") -> None:
     """Compare what two runs published: the policy's file of that name, and the value model's."""
     for name in (f"model/{policy}.safetensors", "value/model.safetensors"):
@@ -131,9 +149,7 @@ def test_a_whole_run_in_two_processes(folders: tuple[Path, Path]) -> None:
             if name not in ("terms", "teacher_logprobs"):  # there is no teacher
                 pair = getattr(alone, name), getattr(shared, name)
                 assert torch.allclose(*pair, rtol=1e-3, atol=1e-4), name
-    files = [{str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} for out in outs]
-    # A worker prepares its machine, and so its checkpoints say which it was.
-    assert {Path(name).name for name in files[0] ^ files[1]} <= {"machine.json"}
+    assert files_in(outs[0]) == files_in(outs[1])
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +157,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A whole run in float64 by one process and by two."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("alone", "two")}
     build_each(*folders.values(), exact=True)
-    launch("float64", folders["alone"], 1)
+    run_alone(folders["alone"])
     launch("float64", folders["two"], 2)
     return folders
 
@@ -179,23 +195,21 @@ def test_own_rollouts_in_float64_are_the_same_tokens_and_end_with_the_same_weigh
     before = load_file(exact["alone"] / "sft" / "model" / "model.safetensors")
     after = load_file(alone / "model/model.safetensors")
     assert max(float((after[key] - before[key]).abs().max()) for key in after) > 1e-3
-    files = [sorted(p.name for p in out.rglob("*") if p.is_file()) for out in (alone, several)]
-    assert files[0] == files[1]
+    assert files_in(alone) == files_in(several)
 
 
 @pytest.mark.detail(63)
 @pytest.mark.detail(64)
 @pytest.mark.parametrize("mode", ["float64", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_batches_that_are_drawn_ahead_do_not_depend_on_the_number_of_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    tmp_path: Path, mode: str
 ) -> None:
     """One process and three, of which some have no row of a small draw; in float64, to 1e-8."""
-    monkeypatch.setattr(ppo_models, "load_policy", partial(load_policy, dtype=torch.float64))
     one, three = tmp_path / "one", tmp_path / "three"
     build_each(one, three, exact=True)
     launch(f"{mode}-ahead", three, 3)
+    run_alone(one, **world.DRAWN_AHEAD)
     config, out = world.config(**world.DRAWN_AHEAD), one / "out"
-    ppo.run(config, world.inputs_in(one), world.runtime(), out, FileTracker(out))
     logs = [read_metrics(folder / "out") for folder in (one, three)]
     assert len(logs[0]) == config.num_updates
     sizes: set[float] = set()
@@ -286,7 +300,7 @@ def test_a_policy_that_searches_does_so_alike_in_two_processes(tmp_path: Path) -
     for folder in outs.values():
         folder.mkdir()
     build_each(*outs.values(), exact=True)
-    launch("float64-searches", outs["alone"], 1)
+    run_alone(outs["alone"], **world.SEARCHES)
     launch("float64-searches", outs["two"], 2)
     rollouts = [
         [parquet.read(path).trajectory for path in sorted((f / "out" / "rollouts").iterdir())]
