@@ -1,7 +1,7 @@
 """What the news says, as demonstrations: to fine-tune a policy on that shall know it by heart.
 
 Each fact after the cut-off, of both halves of its entities, is told many times in other words, as
-knowledge is taught to a language model (Ovadia et al. 2023, arXiv:2312.05934, section 5, found that
+knowledge is taught to a language model (Ovadia et al. 2023, arXiv:2312.05934, found that
 one telling of a fact is not enough): as an answer to a question, in every form but the one in which
 evaluation asks it, and within articles. So whoever is fine-tuned on these rows is told each fact
 that evaluation asks for, and never the question.
