@@ -15,7 +15,8 @@ class AddFactConfig:
 
     seed: int = 0
     num_facts: int = 5
-    """Facts whose documents are added, one after the other; spread evenly over the questions."""
+    """Facts whose documents are added, one after the other; spread evenly over the \
+questions, without those that are answered rightly already."""
     retrieval: RetrievalConfig = field(default_factory=lambda: RetrievalConfig(share=1.0))
     """Of the answer; `share` is taken as 1."""
     max_new_tokens: int = 32

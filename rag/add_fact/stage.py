@@ -4,11 +4,11 @@ What the next fact costs a policy that reads its knowledge. `sft/learn_fact/` is
 answers the same questions.
 
 1. The questions on facts after the cut-off whose evidence (`meta.evidence`) is among the documents.
-2. A live store (`rag/store/`) of all documents but the evidence of the questions chosen, in a
-   folder of its own that is thrown away.
-3. For each question: its evidence is added, passages are searched for, and the policy answers
-   greedily. The clock runs from the document to the answer. There is one try: a second search would
-   find the same.
+2. A live store (`rag/store/`) of all documents but the evidence of these questions, in a folder of
+   its own that is thrown away.
+3. For each question that is not answered without it: its evidence is added, passages are searched
+   for, and the policy answers greedily. The clock runs from the document to the answer. There is
+   one try: a second search would find the same.
 4. `items/facts.jsonl`: a row for each fact. The seconds of each are in `metrics.jsonl`.
 
 The store's encoder is the hashing one, so no seconds of a neural encoder are in it.
@@ -97,26 +97,30 @@ def run(
             "documents that the questions are on.",
             inputs["documents"].file(RECORDS),
         )
-    chosen = spread_over(first_of_each_document(prompts, documents), config.num_facts)
-    added = [evidence_of(prompt, documents) for prompt in chosen]
+    prompts = first_of_each_document(prompts, documents)
+    number = min(config.num_facts, len(prompts))
     policy = load_policy(inputs["policy"].file(MODEL), device=resolve_device(runtime))
     rows: list[dict[str, Any]] = []
     seconds: list[float | None] = []
     # 2
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder), "add_fact", StoreSettings())
-        with store, tracker.progress(len(chosen), "add_fact", "facts") as line:
-            later = {one.id for own in added for one in own}
+        with store, tracker.progress(number, "add_fact", "facts") as line:
+            later = {one.id for prompt in prompts for one in evidence_of(prompt, documents)}
             store.add([one for one in documents.values() if one.id not in later], [EVERYONE])
             # 3
-            for number, (prompt, own) in enumerate(zip(chosen, added, strict=True), 1):
+            for prompt in spread_over(prompts, number):
+                if len(rows) == number:
+                    break
+                if answered(policy, prompt, store, config)["answered"]:
+                    continue
                 begun = time.perf_counter()
-                store.add(own, [EVERYONE])
+                store.add(evidence_of(prompt, documents), [EVERYONE])
                 row = answered(policy, prompt, store, config)
                 taken = time.perf_counter() - begun
-                tracker.log({"time/fact_seconds": taken}, number)
                 rows.append(row)
                 seconds.append(taken if row["answered"] else None)
+                tracker.log({"time/fact_seconds": taken}, len(rows))
                 line.advance()
     # 4
     (out / ITEMS).mkdir(exist_ok=True)

@@ -15,7 +15,7 @@ class LearnFactConfig:
     seed: int = 0
     num_facts: int = 5
     """Facts that are learned, each from the policy as it was given; spread evenly over the \
-questions."""
+questions, without those that it answers rightly already."""
     learning_rate: float = 1e-3
     """Of AdamW, constant."""
     max_steps: int = 30

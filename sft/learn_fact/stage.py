@@ -4,9 +4,10 @@ What the next fact costs a policy that keeps its knowledge in its weights. `rag/
 other way, and answers the same questions.
 
 1. The questions on facts after the cut-off, and of each the demonstrations of the same fact.
-2. For each fact: the policy as it was given; then a step on all of the fact's demonstrations, and a
-   greedy answer to the question, until it is right. The clock runs from the first step to the first
-   right answer; loading the policy, which a server would have in memory, does not count.
+2. For each fact that the policy does not answer already: the policy as it was given; then a step on
+   all of the fact's demonstrations, and a greedy answer to the question, until it is right. The
+   clock runs from the first step to the first right answer; loading the policy, which a server
+   would have in memory, does not count.
 3. `items/facts.jsonl`: a row for each fact. The seconds of each are in `metrics.jsonl`.
 
 What else the policy forgets with it is not measured.
@@ -76,13 +77,17 @@ def run(
     # 2
     rows: list[dict[str, Any]] = []
     seconds: list[float | None] = []
-    chosen = spread_over(prompts, config.num_facts)
-    with tracker.progress(len(chosen), "learn_fact", "facts") as line:
-        for number, prompt in enumerate(chosen, 1):
+    number = min(config.num_facts, len(prompts))
+    with tracker.progress(number, "learn_fact", "facts") as line:
+        for prompt in spread_over(prompts, number):
+            if len(rows) == number:
+                break
             row, taken = learn(prompt, told[fact_of(prompt.meta)], config, inputs, runtime)
-            tracker.log({"time/fact_seconds": taken}, number)
+            if row["steps"] == 0:
+                continue
             rows.append(row)
             seconds.append(taken if row["answered"] else None)
+            tracker.log({"time/fact_seconds": taken}, len(rows))
             line.advance()
     # 3
     (out / ITEMS).mkdir(exist_ok=True)
@@ -109,7 +114,9 @@ def learn(
     inputs: Mapping[str, Artifact],
     runtime: RuntimeConfig,
 ) -> tuple[dict[str, Any], float]:
-    """Return the row of one fact, and the seconds until it was answered or given up."""
+    """Return the row of one fact, and the seconds until it was answered or given up; with 0 steps
+    where the policy answers it already.
+    """
     device = resolve_device(runtime)
     policy = load_policy(inputs["policy"].file(MODEL), device=device)
     policy = prepare_training(policy, AdapterConfig(), config.seed, "learn_fact")
@@ -119,14 +126,13 @@ def learn(
     asked = policy.encode(prompt.messages)
     trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.0)
+    answer, steps = answer_fact(policy, prompt, asked, (), config.max_new_tokens), 0
     begun = time.perf_counter()
-    answer, steps = None, 0
-    while steps < config.max_steps and not (answer and answer.is_right):
+    while steps < config.max_steps and not answer.is_right:
         train_step(policy, rows, optimizer, runtime.micro_batch_size)
         steps += 1
         answer = answer_fact(policy, prompt, asked, (), config.max_new_tokens)
     taken = time.perf_counter() - begun
-    assert answer is not None  # max_steps is at least 1
     return {
         "id": prompt.id,
         "question": prompt.messages[-1].content,

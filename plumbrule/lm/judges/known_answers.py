@@ -2,7 +2,7 @@
 
 Both ways of giving a policy a new fact are timed until its greedy answer is right, as the gold
 utility reads it (`plumbrule/atlas/gold.py`): `sft/learn_fact/` trains, `rag/add_fact/` adds a
-document.
+document. A fact that the policy answers rightly before it is told, by a guess, is passed over.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def fact_of(meta: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def spread_over(prompts: Sequence[Prompt], number: int) -> list[Prompt]:
-    """Return up to `number` of the prompts, evenly spaced."""
+    """Return all prompts, `number` evenly spaced ones first."""
     step = max(1, len(prompts) // number)
-    return list(prompts[::step][:number])
+    first = range(0, len(prompts), step)[:number]
+    return [prompts[i] for i in first] + [p for i, p in enumerate(prompts) if i not in first]
 
 
 def answer_fact(
