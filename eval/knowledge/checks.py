@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval.knowledge.config import KnowledgeConfig
+from eval.knowledge.config import LEAST_GROUPS, NEEDED, SIDES, KnowledgeConfig
 from plumbrule.atlas.datasets import records
 from plumbrule.config import require
 from plumbrule.data.readers import read
@@ -20,11 +20,6 @@ from plumbrule.store.file_names import RECORDS
 from plumbrule.store.input_names import SIGN, is_of_slot
 
 ARM = "arm_"
-SIDES = {"memory": "before", "documents": "after", "nothing": "unanswerable"}
-"""`answerable` of a question -> its side of the cut-off."""
-NEEDED = ("memory", "documents")
-LEAST_GROUPS = 2
-"""Entities that questions of a side must be about: one has no spread."""
 
 
 def check_arms(node: PlacedNode, runtime: RuntimeConfig) -> None:

@@ -8,6 +8,11 @@ from plumbrule.config import require, require_range
 from plumbrule.stage_kind import Slot, StageKind
 
 ARMS = ("base", "fine_tuned", "rag", "both", "rl_with_retrieval", "rl_without_retrieval")
+SIDES = {"memory": "before", "documents": "after", "nothing": "unanswerable"}
+"""`answerable` of a question -> its side of the cut-off."""
+NEEDED = ("memory", "documents")
+LEAST_GROUPS = 2
+"""Entities that questions of a side must be about: one has no spread."""
 
 
 @dataclass

@@ -24,8 +24,7 @@ from typing import Any
 from eval.benchmarks.quantity import items_file
 from eval.comparisons.compare import pair, same_terms
 from eval.intervals import Row, publish
-from eval.knowledge.checks import LEAST_GROUPS, NEEDED, SIDES
-from eval.knowledge.config import KnowledgeConfig
+from eval.knowledge.config import LEAST_GROUPS, NEEDED, SIDES, KnowledgeConfig
 from eval.knowledge.costs import Costs, costs_of, mean_costs
 from eval.knowledge.table import Arm, arms_of, metrics_of, notes, table
 from plumbrule.data.json_lines import read_rows
@@ -97,7 +96,7 @@ def read_answers(artifact: Artifact) -> list[Row]:
     Raises: DataError: it was asked none, or under several conditions.
     """
     path = artifact.file(items_file("questions"))
-    rows = [row for _, row in read_rows(path)]
+    rows: list[Row] = [row for _, row in read_rows(path)]
     conditions = sorted({row["condition"] for row in rows})
     if len(conditions) != 1:
         raise DataError(

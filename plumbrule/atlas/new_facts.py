@@ -41,8 +41,8 @@ def new_facts(world: World, config: AtlasConfig) -> Split:
         unseen = rng.choice(forms) if number == 0 or rng.random() < HELD_OUT_SHARE else None
         for form in forms:
             question = Question(fact.entity, fact.relation, form, "documents", fact.value)
-            rows = held_out if form == unseen else told
-            rows += [(question, phrasing) for phrasing in range(config.phrasings)]
+            side = held_out if form == unseen else told
+            side += [(question, phrasing) for phrasing in range(config.phrasings)]
     num_articles = round(ARTICLE_SHARE * config.num_new_facts)
     answers, entities = cycle(rng, told), cycle(rng, world.after)
     rows = [_article(rng, next(entities), config, i) for i in range(num_articles)]
