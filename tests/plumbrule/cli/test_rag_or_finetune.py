@@ -62,10 +62,11 @@ def test_one_command_makes_one_table(tmp_path: Path) -> None:
     assert costs["base"]["training_tokens"] == costs["rag"]["training_tokens"] == 0
     assert 1900 < costs["fine_tuned"]["training_tokens"] <= 2000
     assert costs["both"]["training_tokens"] == costs["fine_tuned"]["training_tokens"]
-    assert 0 < costs["rl_with_retrieval"]["generated_tokens"]
+    assert costs["rl_with_retrieval"]["generated_tokens"] > 0
     assert costs["fine_tuned"]["index_bytes"] == costs["base"]["policy_bytes"] == 0
     assert costs["both"]["index_bytes"] == costs["rag"]["index_bytes"] > 0
     # the same command again builds nothing
     again = command(tmp_path, "run.dry=true")
     assert again.returncode == 0
-    assert "to build: 0 of 22 nodes" in again.stdout + again.stderr, again.stdout[-800:]
+    assert "cached knowledge/" in " ".join(again.stdout.split())
+    assert "to build" not in again.stdout
