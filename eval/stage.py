@@ -16,6 +16,7 @@ uninterrupted run. What is known of a benchmark is in its own module (`eval/benc
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -119,11 +120,12 @@ def run(
         about["reward"] = inputs["reward"].fingerprint
     write_json(out / EVALUATED, about)
     subject.journal.close()
+    times = item_seconds(done)
     beside = provenance(config, inputs, list(records), shots)
     if LM_EVAL.name in records:
         beside[LM_EVAL.name]["data"] = data_digest(done[LM_EVAL.name, "closed"].items)
     write(out, done, metrics, beside)
-    return publish(headlines(metrics, policy.kind), out)
+    return publish(headlines(metrics, policy.kind), out) | times
 
 
 def benchmark_of(name: str) -> Benchmark:
@@ -251,12 +253,26 @@ def measure_all(
     for name, condition in work:
         if (name, condition) in done:
             continue
+        begun, served = time.monotonic(), subject.journal.served
         measured = benchmark_of(name).measure(records[name], condition, subject)
+        whole = subject.journal.served == served  # or an earlier process had begun with it
         done[name, condition] = measured._replace(
-            notes=[*shot_notes(name, subject), *measured.notes]
+            notes=[*shot_notes(name, subject), *measured.notes],
+            seconds=time.monotonic() - begun if whole else None,
         )
         checkpoints.save(folder, len(done), lambda to: write_checkpoint(to, done), keep=1)
     return done
+
+
+def item_seconds(done: Mapping[Work, Measured]) -> dict[str, float]:
+    """Return `time/item_seconds_<benchmark>_<condition>`: the seconds that measuring took, over its
+    rows, of what one process measured whole.
+    """
+    return {
+        f"time/item_seconds_{name}_{condition}": measured.seconds / len(measured.items)
+        for (name, condition), measured in done.items()
+        if measured.seconds is not None and measured.items
+    }
 
 
 def shot_notes(name: str, subject: Subject) -> list[str]:

@@ -41,12 +41,14 @@ if TYPE_CHECKING:
 class Measured(NamedTuple):
     """What measuring one benchmark under one condition gave; all of it is JSON.
 
-    items: a row per item. samples: rows that a report shows. notes: sentences.
+    items: a row per item. samples: rows that a report shows. notes: sentences. seconds: that it
+    took; None where several processes had a part in it.
     """
 
     items: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     notes: list[str]
+    seconds: float | None = None
 
 
 def no_setting(config: EvalConfig) -> None:

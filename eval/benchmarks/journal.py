@@ -28,6 +28,8 @@ class Journal:
 
     def __init__(self, path: Path | None = None, policy: str = ""):
         self.path, self.policy = path, policy
+        self.served = 0
+        """Results that were taken from the file."""
         self._known = read(path) if path is not None and path.is_file() else {}
 
     def key(self, *parts: Any) -> str:
@@ -52,6 +54,7 @@ class Journal:
             part = keys[begin : begin + chunk]
             if all(key in self._known for key in part):
                 advance(len(part))
+                self.served += len(part)
             else:
                 self._write(part, compute(range(begin, begin + len(part))))
             found += [self._known[key] for key in part]

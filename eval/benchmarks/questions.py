@@ -65,8 +65,9 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:
-    """Return rows with `answerable`, `correct`, `abstained`, `confident_wrong`, `words` and, with
-    passages, `answer_shown`: the reference stands in one of them, and `retrieved/columns.py`'s.
+    """Return rows with `answerable`, `correct`, `abstained`, `confident_wrong`, `words`,
+    `prompt_tokens` (passages included), `answer_tokens` and, with passages, `answer_shown`: the
+    reference stands in one of them, and `retrieved/columns.py`'s.
 
     Raises: DataError: an item without question, answer, or where it can be answered.
     """
@@ -75,9 +76,14 @@ def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) ->
     episodes = [one.episode for one in answered]
     groups = {item.id: item.group or bootstrap_cluster(item.id, item.meta) for item in items}
     rows = [
-        {**judged(episode, groups[episode.prompt.id], condition), **columns}
-        for episode, columns in zip(
-            episodes, retrieval_columns(answered, condition, subject), strict=True
+        {
+            **judged(one.episode, groups[one.episode.prompt.id], condition),
+            "prompt_tokens": len(one.row.prompt),
+            "answer_tokens": len(one.row.response),
+            **columns,
+        }
+        for one, columns in zip(
+            answered, retrieval_columns(answered, condition, subject), strict=True
         )
     ]
     samples = [

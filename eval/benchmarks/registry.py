@@ -42,7 +42,10 @@ _FILES: dict[str, Path] = {}
 """Name -> the plug-in's file."""
 TAKEN = ("policy", "index", "rm", "reward", "reference", "lm_eval")
 """Names of eval's other inputs, and of the tasks of lm-evaluation-harness."""
-RECORDS = ("corpus", "demonstrations", "preferences", "prompts", "documents", BENCHMARK)
+RECORDS = (
+    *("corpus", "demonstrations", "new_facts", "preferences", "prompts", "documents"),
+    BENCHMARK,
+)
 """Roles of data that no benchmark of a plug-in may take."""
 
 

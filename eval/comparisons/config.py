@@ -86,11 +86,12 @@ class BudgetConfig:
     """What one method may cost; None: any amount. See `eval/comparisons/costs.py`."""
 
     generated_tokens: float | None = None
+    training_tokens: float | None = None
     training_flops: float | None = None
     labels: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("generated_tokens", "training_flops", "labels"):
+        for name in ("generated_tokens", "training_tokens", "training_flops", "labels"):
             if getattr(self, name) is not None:
                 require_range(f"methods.budget.{name}", getattr(self, name), 1.0)
 

@@ -1,6 +1,6 @@
 """What a result cost: the costs of an artifact and of all that it was made from, each counted once.
 
-What the three costs are: `plumbrule/lm/cost_metrics.py`, with which each stage reports its own. Of
+What the costs are: `plumbrule/lm/cost_metrics.py`, with which each stage reports its own. Of
 labels a total counts each ranking that was trained on.
 """
 

@@ -48,6 +48,7 @@ def table(
                 shown(trial.gain("test", config)),
                 shown(trial.kl("test", config)),
                 f"{trial.cost('generated_tokens'):,.0f}",
+                f"{trial.cost('training_tokens'):,.0f}",
                 f"{trial.cost('training_flops'):.3g}",
                 f"{trial.cost('labels'):,.0f}",
             ]
@@ -62,6 +63,7 @@ def table(
             "gold gain, test half",
             "KL (nats)",
             "generated tokens",
+            "training tokens",
             "training FLOPs",
             "labels",
         ],

@@ -22,6 +22,20 @@ BOLD_DOMAIN = "region"
 """What stands where BOLD has race, gender, profession and so on."""
 
 
+def news_questions(rng: random.Random, world: World) -> list[Question]:
+    """Return the question on each fact of the evaluation half's news, in a random form."""
+    return [
+        Question(f.entity, f.relation, rng.randrange(4), "documents", f.value)
+        for f in facts(world.after_evaluation)
+    ]
+
+
+def evaluated_forms(world: World, config: AtlasConfig) -> dict[tuple[str, str], int]:
+    """Return (entity, relation) -> the form in which `question_items` asks it, of the news."""
+    asked = news_questions(random.Random(f"atlas/{config.seed}/questions"), world)
+    return {(question.entity.name, question.relation): question.form for question in asked}
+
+
 def question_items(world: World, config: AtlasConfig) -> list[BenchmarkItem]:
     """Return evaluation questions: in turn from memory, from the news, and without an answer.
 
@@ -33,10 +47,7 @@ def question_items(world: World, config: AtlasConfig) -> list[BenchmarkItem]:
         Question(f.entity, f.relation, reserved_form(f.entity.name, f.relation), "memory", f.value)
         for f in facts(world.known)
     ]
-    after = [
-        Question(f.entity, f.relation, rng.randrange(4), "documents", f.value)
-        for f in facts(world.after_evaluation)
-    ]
+    after = news_questions(rng, world)
     lacking = [
         Question(e, r.name, rng.randrange(4), "nothing")
         for e in world.after_evaluation

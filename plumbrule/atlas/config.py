@@ -47,6 +47,8 @@ class AtlasConfig:
     num_corpus: int = 6000
     """Rows of the base model's corpus, about 90 tokens each."""
     num_demonstrations: int = 1200
+    num_new_facts: int = 2400
+    """Demonstrations of what the news says, for fine-tuning on facts after the cut-off."""
     num_preferences: int = 600
     """Prompts with answers ranked by rule, for runs without a feedback stage."""
     num_prompts: int = 900
@@ -79,6 +81,7 @@ class AtlasConfig:
         for name in (
             "num_corpus",
             "num_demonstrations",
+            "num_new_facts",
             "num_preferences",
             "num_prompts",
             "num_questions",
@@ -98,6 +101,7 @@ ATLAS_UNREAD = ("path", "validation_share", "split_seed", "annotators")
 ATLAS_SIZES = {
     "corpus": ("num_corpus", "sentiment_gap"),
     "demonstrations": ("num_demonstrations",),
+    "new_facts": ("num_new_facts",),
     "preferences": ("num_preferences",),
     "prompts": ("num_prompts",),
     "questions": ("num_questions",),

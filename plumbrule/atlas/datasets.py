@@ -5,7 +5,8 @@ What is kept apart, and tested:
 - a fact that evaluation asks from memory is asked in its reserved form, which no training set uses;
 - entities after the cut-off are halved: one half may be asked about in prompts and preferences, the
   other only in evaluation; subjects of unanswerable evaluation questions are of that half or
-  strangers, whom nothing mentions;
+  strangers, whom nothing mentions. `new_facts` alone tells the facts of both halves, which is what
+  it is for;
 - prompts, demonstrations and preferences are split into training and validation by (entity,
   relation), the same in all three.
 
@@ -22,6 +23,7 @@ from plumbrule.atlas.benchmarks import bold_items, halueval_items, question_item
 from plumbrule.atlas.config import AtlasConfig
 from plumbrule.atlas.corpus import corpus
 from plumbrule.atlas.demonstrations import demonstrations, preferences
+from plumbrule.atlas.new_facts import new_facts
 from plumbrule.atlas.questions import Question, Split, meta_of, question_pools, split_rows
 from plumbrule.atlas.reading import reading_items
 from plumbrule.atlas.texts import document_ids, documents
@@ -32,6 +34,7 @@ from plumbrule.data.records import Message, Prompt
 ROLES: dict[str, Callable[[World, AtlasConfig], Split]] = {
     "corpus": lambda world, config: Split(*corpus(world, config)),
     "demonstrations": demonstrations,
+    "new_facts": new_facts,
     "preferences": preferences,
     "prompts": lambda world, config: prompts(world, config),
     "documents": lambda world, config: Split(documents(world, config), []),

@@ -1,6 +1,8 @@
-"""What a stage cost, counted alike in all: three numbers that methods can be held to.
+"""What a stage cost, counted alike in all: four numbers that methods can be held to.
 
 cost/generated_tokens  sampled while training or for feedback; not those of an evaluation
+cost/training_tokens   of rows that weights were trained on, prompts included, once for each time
+                       that they were
 cost/training_flops    2 per token and weight that is read or sampled, 6 where all of the model is
                        trained, 4 with adapters (Kaplan et al. 2020, arXiv:2001.08361, section 2.1);
                        attention, embeddings, heads and reward terms are left out
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-COSTS = ("generated_tokens", "training_flops", "labels")
+COSTS = ("generated_tokens", "training_tokens", "training_flops", "labels")
 READ, TRAINED, ADAPTED = 2, 6, 4
 """FLOPs per token and weight."""
 

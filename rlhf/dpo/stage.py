@@ -167,13 +167,17 @@ def run(
 
 
 def cost(policy: Policy, training: Split, num_train_epochs: float) -> dict[str, float]:
-    """Return the FLOPs of training and of reading the reference once, and the rankings."""
+    """Return the tokens and FLOPs of training, the reading of the reference once included, and the
+    rankings.
+    """
     paired = [training.answers[i][k] for pair in training.pairs for i, k in pair]
     once = training.paired().values()
     trained, read = (sum(row.num_tokens for row in every) for every in (paired, once))
     each = ADAPTED if has_adapter(policy) else TRAINED
     flops = (each * trained * num_train_epochs + READ * read) * num_weights(trunk(policy.model))
-    return cost_metrics(training_flops=flops, labels=len(training.preferences))
+    tokens = trained * num_train_epochs
+    labels = len(training.preferences)
+    return cost_metrics(training_tokens=tokens, training_flops=flops, labels=labels)
 
 
 def refuse_ties_alone(preferences: Sequence[Preference], path: Path) -> None:

@@ -70,6 +70,7 @@ from rlhf.ppo.measures.throughput import (
     flops_of,
     matmul_rate,
     num_actions,
+    num_trained,
     time_table,
     work_per_token,
 )
@@ -362,6 +363,7 @@ def run(
         table = time_table(logged, work, config.batch_size, rate, distributed.world_size())
         costs = cost_metrics(
             generated_tokens=num_actions(logged, config.batch_size),
+            training_tokens=num_trained(logged, config.batch_size, config.num_ppo_epochs),
             training_flops=flops_of(logged, work, config.batch_size, config.samples_per_prompt),
         )
         write_json(out / TABLES, [table] if table else [])

@@ -191,7 +191,7 @@ def training_cost(
     *,
     frozen: bool,
 ) -> dict[str, float]:
-    """Return the FLOPs of training, and the rankings, as headline metrics.
+    """Return the tokens and FLOPs of training, and the rankings, as headline metrics.
 
     Frozen lower layers are read once, whatever the number of epochs.
     """
@@ -201,7 +201,8 @@ def training_cost(
     flops = each * (num_weights(model.trunk) - below) * tokens * num_train_epochs
     if num_train_epochs > 0:
         flops += READ * below * tokens
-    return cost_metrics(training_flops=flops, labels=len(training.preferences))
+    trained, labels = tokens * num_train_epochs, len(training.preferences)
+    return cost_metrics(training_tokens=trained, training_flops=flops, labels=labels)
 
 
 def text_scorer(

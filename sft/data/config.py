@@ -15,7 +15,7 @@ from plumbrule.store.hub import hub_data, is_commit
 from plumbrule.store.source_files import is_hub_data
 from sft.data.selection import TIES, Fold
 
-ROLES = ("corpus", "demonstrations", "preferences", "prompts", "documents")
+ROLES = ("corpus", "demonstrations", "new_facts", "preferences", "prompts", "documents")
 """Beside which each benchmark is a role of its own (`eval/benchmarks/registry.py`)."""
 
 

@@ -10,6 +10,9 @@ from plumbrule.lm.config import AdapterConfig, ModelConfig, RetrievalConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 
+ROWS_KEY = "sft rows"
+"""Of the random numbers that order the rows."""
+
 
 @dataclass
 class SFTConfig:
@@ -19,6 +22,10 @@ class SFTConfig:
     """What to start from where the node has no `base` input; its context limits either way."""
     seed: int = 0
     num_train_epochs: float = 2.0
+    train_tokens: int | None = None
+    """Tokens to train on, prompts included and each time that a row is seen counted: the last row \
+that exceeds them is left out. So trainings on different data can have one budget. None: as \
+num_train_epochs says, which is not read otherwise."""
     batch_size: int = 32
     """Demonstrations per optimizer step."""
     learning_rate: float = 1e-3
@@ -45,6 +52,8 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         require_range("sft.num_train_epochs", self.num_train_epochs, 0.0, 1000.0, "epochs")
+        if self.train_tokens is not None:
+            require_range("sft.train_tokens", self.train_tokens, 1, unit="tokens")
         require_range("sft.batch_size", self.batch_size, 1, unit="rows")
         require_range("sft.learning_rate", self.learning_rate, 0.0, 10.0)
         require_range("sft.warmup_share", self.warmup_share, 0.0, 1.0)

@@ -25,6 +25,7 @@ from plumbrule.lm.demonstrations import (
     with_retrieved,
 )
 from plumbrule.lm.generation import generate
+from plumbrule.lm.hf_trainer import order
 from plumbrule.lm.loading import (
     Policy,
     checkpoint_activations,
@@ -54,7 +55,7 @@ from plumbrule.store.file_names import (
 )
 from plumbrule.store.json_files import write_json, write_jsonl
 from plumbrule.store.packaged_files import located
-from sft.fine_tune.config import SFTConfig
+from sft.fine_tune.config import ROWS_KEY, SFTConfig
 
 
 def run(
@@ -110,6 +111,7 @@ def run(
             records,
         )
 
+    config = with_epochs(config, learned.rows, records)
     lengths = [*learned.lengths, *held_out.lengths]
     num_too_long = learned.num_too_long + held_out.num_too_long
     told = describe_lengths("demonstrations", lengths, policy.spec.context, num_too_long)
@@ -168,12 +170,35 @@ def check_demonstrations(config: SFTConfig, base: Artifact | None, given: Artifa
         check_chats(tokenizer, chats, system_turns)
 
 
+def with_epochs(config: SFTConfig, rows: Sequence[TokenRow], path: Path) -> SFTConfig:
+    """Return the config with the epochs that make `train_tokens`, where these are given.
+
+    Raises: DataError: the first row exceeds them.
+    """
+    if config.train_tokens is None:
+        return config
+    whole = math.ceil(config.train_tokens / sum(row.num_tokens for row in rows))
+    left, number = config.train_tokens, 0
+    for place in order(len(rows), whole, config.seed, ROWS_KEY):
+        left -= rows[place].num_tokens
+        if left < 0:
+            break
+        number += 1
+    if number == 0:
+        raise DataError(
+            f"sft.train_tokens (={config.train_tokens} tokens) must hold the first row; raise it.",
+            path,
+        )
+    return dataclasses.replace(config, num_train_epochs=number / len(rows))
+
+
 def training_cost(policy: Policy, rows: Sequence[TokenRow], config: SFTConfig) -> dict[str, float]:
-    """Return the FLOPs of training as a headline metric."""
-    tokens = sum(row.num_tokens for row in rows)
+    """Return the tokens and FLOPs of training as headline metrics."""
+    seen = order(len(rows), config.num_train_epochs, config.seed, ROWS_KEY)
+    tokens = sum(rows[place].num_tokens for place in seen)
     each = ADAPTED if has_adapter(policy) else TRAINED
-    flops = each * num_weights(trunk(policy.model)) * tokens * config.num_train_epochs
-    return cost_metrics(training_flops=flops)
+    flops = each * num_weights(trunk(policy.model)) * tokens
+    return cost_metrics(training_tokens=tokens, training_flops=flops)
 
 
 def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:

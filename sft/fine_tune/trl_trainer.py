@@ -44,7 +44,7 @@ from plumbrule.lm.randomness import seed_everything
 from plumbrule.lm.response_logprobs import PADDED_ROWS, PaddedRows, score_passes
 from plumbrule.lm.token_rows import TokenRow
 from plumbrule.protocols import Tracker
-from sft.fine_tune.config import SFTConfig
+from sft.fine_tune.config import ROWS_KEY, SFTConfig
 
 IGNORED = -100
 """The label of a token that is not to be learned; transformers' and torch's convention."""
@@ -66,7 +66,7 @@ def train(
     in the last step), whatever the micro-batch.
     Raises: TrainingError: the loss or gradient is not finite.
     """
-    rows = order(len(examples), config.num_train_epochs, config.seed, "sft rows")
+    rows = order(len(examples), config.num_train_epochs, config.seed, ROWS_KEY)
     steps = math.ceil(len(rows) / config.batch_size)
     start, newest = start_from(saves, tracker)
     seed_everything(config.seed)

@@ -77,6 +77,15 @@ def num_actions(rows: Sequence[Mapping[str, Any]], batch_size: int) -> float:
     return trained + sum(left_out(row)[1] for row in rows)
 
 
+def num_trained(rows: Sequence[Mapping[str, Any]], batch_size: int, num_ppo_epochs: int) -> float:
+    """Return the tokens of the rows that a run's log says were trained on, once for each epoch."""
+    parts = [
+        row["val/prompt_length_tokens"] + result_tokens(row) + row["val/response_length_tokens"]
+        for row in rows
+    ]
+    return float(sum(parts)) * batch_size * num_ppo_epochs
+
+
 def left_out(row: Mapping[str, Any]) -> tuple[float, float]:
     """Return the tokens of prompts and of responses that an update sampled and did not train on."""
     prompt, response = (

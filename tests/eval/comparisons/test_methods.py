@@ -296,7 +296,8 @@ def test_a_lineage_counts_each_part_once_and_names_what_is_gone(world) -> None:
     assert total(top, "rm")["training_flops"] == 11
     answers = world.add("feedback", {"policy": root}, labels=7, generated_tokens=9)
     chosen = world.add("reject", {"samples": answers, "rm": one})
-    assert total(chosen) == {"generated_tokens": 9, "training_flops": 11, "labels": 0}
+    nothing = {"training_tokens": 0, "labels": 0}
+    assert total(chosen) == {"generated_tokens": 9, "training_flops": 11, **nothing}
     learned = world.add("rm", {"policy": root, "preferences": answers}, labels=7)
     few = world.add("rm", {"policy": root, "preferences": answers}, labels=2)
     assert total(world.add("ppo", {"rm": learned, "rm_1": few}))["labels"] == 7

@@ -15,7 +15,7 @@ REWARDS = ["best_of_n", "feedback", "ppo", "reject", "reward"]
 """Those that open a configured reward. The stage `reward` is one itself."""
 PUBLISH = [
     *("best_of_n", "compare", "dpo", "eval", "eval_ibem", "eval_rm", "eval_support"),
-    *("methods", "overoptimisation", "rm", "summary", "vote", "win_rate"),
+    *("knowledge", "methods", "overoptimisation", "rm", "summary", "vote", "win_rate"),
 ]
 """Those that publish an interval: rm and dpo have a report card, best_of_n a curve."""
 READ = ["data", "eval_rm"]
@@ -63,9 +63,10 @@ def rebuilt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], list[s
         ("rlhf/ppo/losses.py", ["ppo"]),
         ("rlhf/ppo/rollout/trajectory.py", ["ppo"]),
         ("plumbrule/statistics/means.py", PUBLISH),
-        ("eval/comparisons/costs.py", ["methods"]),
-        # a stage's costs are among its metrics, so it uses this code; methods reads their names
-        ("plumbrule/lm/cost_metrics.py", sorted([*TRAIN, "methods"])),
+        ("eval/comparisons/costs.py", ["knowledge", "methods"]),
+        # a stage's costs are among its metrics, so it uses this code; knowledge and methods read
+        # their names
+        ("plumbrule/lm/cost_metrics.py", sorted([*TRAIN, "knowledge", "methods"])),
     ],
 )
 def test_code_rebuilds_those_who_compute_with_it(
@@ -89,7 +90,14 @@ def test_code_rebuilds_those_who_compute_with_it(
         ("rlhf/best_of_n/config.py", ["best_of_n", "reject"]),
         ("rlhf/studies/config.py", ["overoptimisation"]),
         ("eval/config.py", ["eval"]),
-        ("eval/comparisons/config.py", ["compare", "methods", "summary", "win_rate"]),
+        # knowledge pairs rows and adds up costs as compare and methods do
+        (
+            "eval/comparisons/config.py",
+            ["compare", "knowledge", "methods", "summary", "win_rate"],
+        ),
+        ("eval/knowledge/config.py", ["knowledge"]),
+        ("sft/learn_fact/config.py", ["learn_fact"]),
+        ("rag/add_fact/config.py", ["add_fact"]),
     ],
 )
 def test_a_constant_of_a_config_rebuilds_its_own_stage(

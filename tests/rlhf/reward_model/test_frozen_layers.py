@@ -96,6 +96,7 @@ def test_frozen_layers_read_each_answer_once_whatever_the_epochs(
     lower = num_weights(model.trunk.layers[0])
     upper = num_weights(model.trunk) - lower
     tokens = sum(len(row) for row in tokens_of(model, given))
+    assert metrics["cost/training_tokens"] == 3 * tokens
     assert metrics["cost/training_flops"] == tokens * (3 * TRAINED * upper + READ * lower)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     build(small(), given, tmp_path / "usual")

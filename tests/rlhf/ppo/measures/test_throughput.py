@@ -18,7 +18,14 @@ from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures import throughput
-from rlhf.ppo.measures.throughput import Work, flops_of, num_actions, time_table, work_per_token
+from rlhf.ppo.measures.throughput import (
+    Work,
+    flops_of,
+    num_actions,
+    num_trained,
+    time_table,
+    work_per_token,
+)
 
 
 def test_parts_inside_a_part_are_timed_too_and_nobody_else_is() -> None:
@@ -151,6 +158,9 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
     assert flops_of([row, row], work, 16) == 2 * 16 * one
     assert flops_of([row], work, 16, samples_per_prompt=2) == 16 * (one - 2 * 10 / 2)
     assert num_actions([row, row], 16) == 2 * 16 * 5
+    # Prompt and response are trained on in each of 3 epochs, and the answer to a search with them.
+    assert num_trained([row, row], 16, 3) == 2 * 16 * 15 * 3
+    assert num_trained([row | {"search/result_tokens": 4.0}], 16, 1) == 16 * 19
     # A teacher reads what is trained on.
     assert flops_of([row], work._replace(teacher=7), 16) == 16 * (one + 7 * 15)
     # What was sampled and not trained on was read and decoded, and nothing else.
@@ -184,4 +194,6 @@ def test_a_run_leaves_its_table_for_the_report(tmp_path: Path) -> None:
         assert 0 < inner <= row["time/forward_seconds"]
         assert row["val/prompt_length_tokens"] > 0
     assert metrics["cost/generated_tokens"] == num_actions(read_metrics(out), config.batch_size)
+    trained = num_trained(read_metrics(out), config.batch_size, config.num_ppo_epochs)
+    assert metrics["cost/training_tokens"] == trained > metrics["cost/generated_tokens"]
     assert metrics["cost/training_flops"] > 0
