@@ -19,8 +19,9 @@ from plumbrule.papers.outcomes import FAILS, check_scale
 from plumbrule.papers.paper import SCALES, Paper, Scale
 from plumbrule.papers.reading import paper_names, read_paper
 from plumbrule.papers.results_files import as_result, read_results, write_result
-from plumbrule.papers.sweep_words import require_free, sweep_words
+from plumbrule.papers.sweep_words import arm_values, require_free, sweep_words
 from plumbrule.papers.wording import check_lines, page
+from plumbrule.results.cells import key_of
 from plumbrule.results.formats import aligned
 
 PAPERS = CONF / "paper"
@@ -166,19 +167,14 @@ def _print_plan(chosen: Sequence[tuple[Paper, Scale]], more: Sequence[str]) -> N
 
     lookups, planned = Lookups(), []
     for paper, own in chosen:
-        for arm in own.arms:
-            words = sweep_words(paper, own, arm, [*more, DRY])
-            for overrides in cells_of_sweep({"overrides": {"task": words}}):
+        for arm, arm_words in own.arms.items():
+            several = [key for key, values in arm_values(arm_words).items() if len(values) > 1]
+            for overrides in cells_of_sweep(
+                {"overrides": {"task": sweep_words(paper, own, arm, [*more, DRY])}}
+            ):
                 composed = compose_run(composed_config(overrides))
                 store = Store(store_root(composed.config.run.store))
-                run_ = Run(composed, list(overrides), store, None, lookups)
-                seed = next(word for word in overrides if word.startswith("seed="))
-                planned.append(
-                    (f"{paper.name} {arm} {' '.join(own_words(overrides, words))} {seed}", run_)
-                )
+                told = [word for word in overrides if key_of(word) in (*several, "seed")]
+                cell = Run(composed, list(overrides), store, None, lookups)
+                planned.append((f"{paper.name} {arm} {' '.join(told)}", cell))
     print_sweep_plan(planned)
-
-
-def own_words(overrides: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return the overrides of a cell that are not those of all cells of its arm, the seed aside."""
-    return [one for one in overrides if one not in words and not one.startswith("seed=")]
