@@ -31,7 +31,7 @@ LAPTOP: dict[str, Any] = {
 
 
 def made_paper(*claims: Mapping[str, Any], **changes: Any) -> Paper:
-    """Return a paper with these claims, each a change of `CLAIM`; changes are of its laptop scale."""
+    """Return a paper whose claims are changes of `CLAIM`; others are of its laptop scale."""
     laptop = {**copy.deepcopy(LAPTOP), **changes}
     if claims:
         laptop["expected"] = [{**CLAIM, **claim} for claim in claims]

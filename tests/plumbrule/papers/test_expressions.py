@@ -20,7 +20,9 @@ def computed(side: str, *values: Value) -> float:
 
 
 def test_a_reference_has_node_metric_and_selection() -> None:
-    found = parse("of_ppo@ppo.kl.coef=0.05:eval/gold[arm=a, rm.num_rankings=*] > eval/kl").references
+    found = parse(
+        "of_ppo@ppo.kl.coef=0.05:eval/gold[arm=a, rm.num_rankings=*] > eval/kl"
+    ).references
     assert found[0].node == "of_ppo@ppo.kl.coef=0.05"
     assert found[0].metric == "eval/gold"
     assert found[0].where == (("arm", "a"), ("rm.num_rankings", "*"))
