@@ -26,9 +26,7 @@ def as_result(checked: Checked) -> dict[str, Any]:
         "command": command_words(checked.paper, checked.scale),
         "date": max((_date(run) for run in done), default=None),
         "hardware": sorted({_hardware(run) for run in done} - {""}),
-        "code": sorted(
-            {str(run.record.get("git", {}).get("commit", ""))[:12] for run in done} - {""}
-        ),
+        "code": sorted({_code(run) for run in done} - {""}),
         "runs": {"done": len(done), "of": len(checked.runs)},
         "claims": [_claim(outcome) for outcome in checked.outcomes],
     }
@@ -58,6 +56,12 @@ def _date(run: PaperRun) -> str:
     """Return the day of a run as 2026-01-31, from its id."""
     day = str(run.record.get("id", ""))[:8]
     return f"{day[:4]}-{day[4:6]}-{day[6:]}" if day.isdigit() else ""
+
+
+def _code(run: PaperRun) -> str:
+    """Return the commit that a run was made with, and whether the tree differed from it."""
+    git = run.record.get("git", {})
+    return f"{str(git.get('commit', ''))[:12]}{' with changes' if git.get('dirty') else ''}"
 
 
 def _hardware(run: PaperRun) -> str:

@@ -60,10 +60,11 @@ def page(papers: Sequence[Paper], results: Mapping[str, Mapping[str, Any]]) -> s
 
 
 def _overview(papers: Sequence[Paper], results: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = ["| paper | laptop | full |", "| --- | --- | --- |"]
+    rows = ["| paper | title | laptop | full |", "| --- | --- | --- | --- |"]
     for paper in papers:
         cells = [_counts(s, results.get(paper.name, {}).get(s.name)) for s in paper.scales.values()]
-        rows.append(f"| [{_heading(paper)}](#{_anchor(paper)}) | {' | '.join(cells)} |")
+        link = f"[{paper.name}](#{paper.name})"
+        rows.append(f"| {' | '.join([link, _cell(paper.title), *cells])} |")
     return "\n".join(rows) + "\n"
 
 
@@ -89,17 +90,8 @@ def current(claim: Claim, result: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(same[0])
 
 
-def _heading(paper: Paper) -> str:
-    return f"{paper.name}: {paper.title}"
-
-
-def _anchor(paper: Paper) -> str:
-    kept = (c for c in _heading(paper).lower() if c.isalnum() or c in "-_ ")
-    return "".join(kept).replace(" ", "-")
-
-
 def _section(paper: Paper, results: Mapping[str, Any]) -> str:
-    out = [f"## {_heading(paper)}", "", f"{paper.citation}. {paper.summary}", ""]
+    out = [f"## {paper.name}", "", f"{paper.title}. {paper.citation}.", "", paper.summary, ""]
     for scale in paper.scales.values():
         out += [*_scale(paper, scale, results.get(scale.name)), ""]
     return "\n".join(out)
