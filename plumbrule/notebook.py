@@ -18,7 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from plumbrule.cli.composition import composed_config
 from plumbrule.cli.explain import explain
+from plumbrule.cli.verbs.paper import PAPERS
+from plumbrule.config import require_choice
 from plumbrule.errors import ArtifactError, ConfigError, listed
+from plumbrule.papers.outcomes import Checked, check_scale
+from plumbrule.papers.paper import SCALES
+from plumbrule.papers.reading import read_paper
 from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.execute import RunContext, artifact_of, execute
 from plumbrule.pipeline.experiment import RunConfig
@@ -175,6 +180,15 @@ def policy(what: str, node: str | None = None, store: Where = None, device: str 
     from plumbrule.lm.loading import load_policy
 
     return load_policy(artifact(what, node, store).file(MODEL), device=device)
+
+
+def check_paper(name: str, scale: str = "laptop", store: Where = None) -> Checked:
+    """Return what a store's runs say of a paper's claims: `.outcomes`, each with its verdict.
+
+    Raises: ConfigError: no paper, or no scale, of that name.
+    """
+    require_choice("scale", scale, SCALES)
+    return check_scale(read_paper(PAPERS, name), scale, _store(store))
 
 
 def _run(what: str, store: Where) -> tuple[Path, dict[str, Any]]:

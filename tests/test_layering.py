@@ -29,6 +29,7 @@ statistics atlas
 lm
 report
 results
+papers
 pipeline
 cli
 notebook __main__

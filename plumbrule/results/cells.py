@@ -121,7 +121,7 @@ def gather_cells(store: Store, words: Sequence[str]) -> list[RunCell]:
         found += (
             _of_sweep(store, word, every) or _of_runs(store, word, every) or _nothing(store, word)
         )
-    unique = {cell.folder or _identity(cell.overrides): cell for cell in found}
+    unique = {cell.folder or identity_of(cell.overrides): cell for cell in found}
     cells = [_with_log(store, cell) for cell in _told_apart(list(unique.values()))]
     return sorted(cells, key=lambda cell: cell.state in ENDED)
 
@@ -162,12 +162,12 @@ def _of_sweep(
     )
     planned = _planned(folder)  # with what is zipped of each
     own = [tuple(cell.overrides) for _, cell in cells]
-    if sweep and not {_identity(o) for o in own} <= {_identity(p) for p in planned}:
+    if sweep and not {identity_of(o) for o in own} <= {identity_of(p) for p in planned}:
         planned = {}  # of a later sweep in the same folder
-    done = {_identity(cell.overrides): _of_cell(store, path, cell) for path, cell in cells}
-    order = {_identity(o): tuple(o) for o in [*planned, *own]}
-    zipped = {_identity(o): labels for o, labels in planned.items()}
-    zipped |= {_identity(cell.overrides): cell.zipped for _, cell in cells}
+    done = {identity_of(cell.overrides): _of_cell(store, path, cell) for path, cell in cells}
+    order = {identity_of(o): tuple(o) for o in [*planned, *own]}
+    zipped = {identity_of(o): labels for o, labels in planned.items()}
+    zipped |= {identity_of(cell.overrides): cell.zipped for _, cell in cells}
     name = folder.parent.name
     return [
         replace(_newest(overrides, done.get(identity), name, every), zipped=zipped[identity])
@@ -205,7 +205,7 @@ def _planned(folder: Path) -> dict[tuple[str, ...], Mapping[str, Mapping[str, st
         return {}
 
 
-def _identity(overrides: Iterable[str]) -> frozenset[str]:
+def identity_of(overrides: Iterable[str]) -> frozenset[str]:
     """Return what tells the cell of some overrides from others."""
     return frozenset(o for o in overrides if not o.lstrip("+").startswith(APART))
 
@@ -242,7 +242,7 @@ def _newest(
     same = [
         _of_record(folder, record)
         for folder, record in every
-        if folder.parent.name == name and _identity(record["overrides"]) == _identity(overrides)
+        if folder.parent.name == name and identity_of(record["overrides"]) == identity_of(overrides)
     ]
     done = [one for one in same if one.state == "done"]
     if done:

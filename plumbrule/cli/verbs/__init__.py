@@ -34,6 +34,7 @@ VERBS = {
     "store": "add to a live store of documents, change it, search it",
     "merge": "write a policy with an adapter as a plain model",
     "convert": "write a GGUF, or a model in another dtype, as a plain model",
+    "paper": "run a paper's sweeps, and say which of its claims hold",
     "power": "say how many seeds or prompts would show an effect",
     "doc": "say what a setting is, or a group of them",
 }
