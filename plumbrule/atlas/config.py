@@ -47,6 +47,9 @@ class AtlasConfig:
     num_corpus: int = 6000
     """Rows of the base model's corpus, about 90 tokens each."""
     num_demonstrations: int = 1200
+    search_share: float = 0.0
+    """Of demonstrations that memory does not answer, those that search: what they would be shown \
+with the prompt then answers their calls. Where an answer stands on a passage it cites it."""
     num_preferences: int = 600
     """Prompts with answers ranked by rule, for runs without a feedback stage."""
     num_prompts: int = 900
@@ -74,6 +77,7 @@ class AtlasConfig:
     def __post_init__(self) -> None:
         require_range("atlas.phrasings", self.phrasings, 3, 6)
         require_range("atlas.sentiment_gap", self.sentiment_gap, 0.0, 1.0)
+        require_range("atlas.search_share", self.search_share, 0.0, 1.0)
         for name in ("num_known", "num_after"):
             require_range(f"atlas.{name}", getattr(self, name), 8, 5000, "entities")
         for name in (
@@ -97,7 +101,7 @@ ATLAS_UNREAD = ("path", "validation_share", "split_seed", "annotators")
 
 ATLAS_SIZES = {
     "corpus": ("num_corpus", "sentiment_gap"),
-    "demonstrations": ("num_demonstrations",),
+    "demonstrations": ("num_demonstrations", "search_share"),
     "preferences": ("num_preferences",),
     "prompts": ("num_prompts",),
     "questions": ("num_questions",),

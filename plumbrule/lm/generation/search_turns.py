@@ -32,6 +32,7 @@ from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.search_calls.cache import CachedRetriever
 from plumbrule.lm.search_calls.calls import CallEnd, count_calls, count_malformed, first_call
+from plumbrule.lm.search_calls.demonstrated import require_form
 from plumbrule.lm.search_calls.results import ResultWriter
 from plumbrule.protocols import Retriever, SearchCall, Searching
 from plumbrule.timing import timed
@@ -111,10 +112,11 @@ class Searcher:
         Args: prompts, keys: as in `generate`. num_shown: passages that each prompt shows already;
         None: none. Those of calls are numbered behind them.
         Raises: ConfigError: a prompt is empty, or too long for the policy's context with a response
-        and the answers to all calls; the template is longer than the budget. TrainingError: the
-        policy gives NaN.
+        and the answers to all calls; the template is longer than the budget; the policy was taught
+        another form of calls. TrainingError: the policy gives NaN.
         """
         search = self.search
+        require_form(policy, search)
         most = sampling.max_new_tokens + search.most_result_tokens
         named = (
             f"sampling.max_new_tokens (={sampling.max_new_tokens} tokens) and, for each of "
