@@ -15,9 +15,9 @@ The rules are made so that saying more never helps. A response states
   beyond the question, unless the reference is in it.
 
 The entity and the words of the question are never an answer, so an echo of the prompt states
-nothing; nor does a citation, `[1]`. A response is not `clear` where it denies ("not in ..."), offers an alternative ("... or
-..."), admits not knowing beside a value, or buries the value under more than `MOST_OTHER_WORDS`
-words from elsewhere.
+nothing; nor does a citation, `[1]`. A response is not `clear` where it denies ("not in ..."),
+offers an alternative ("... or ..."), admits not knowing beside a value, or buries the value under
+more than `MOST_OTHER_WORDS` words from elsewhere.
 
 It does not parse: a denial far from the value counts as one, and a paraphrase that is no alias of
 the reference is not seen.

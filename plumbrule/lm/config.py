@@ -201,10 +201,7 @@ def require_search_form(open: str, close: str, template: str) -> None:
     """Raise ConfigError unless calls can be told from text, and passages stand in their answer."""
     for name, marker in (("open", open), ("close", close)):
         require(
-            bool(marker)
-            and marker == marker.strip()
-            and marker.isascii()
-            and marker.isprintable(),
+            bool(marker) and marker == marker.strip() and marker.isascii() and marker.isprintable(),
             f"search.{name}",
             repr(marker),
             "be printable ASCII text without blanks at its ends: one token then holds its last "

@@ -168,9 +168,7 @@ def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
     own pass has it, before and after a row has left the batch.
     """
     order = [0, 1, 0]
-    growing = kv_cache.cached_rows(
-        model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED
-    )
+    growing = kv_cache.cached_rows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
     for left in range(CONTINUED, -1, -1):  # tokens of each row that are not read yet
         found = list(output_logits(model, growing.hidden)[:, None])
         wanted = [own[i][-left - 1][None] for i in order]

@@ -71,9 +71,7 @@ class SearchedRows:
             )
         last = policy.encode_response(demonstration.response)
         prompt = policy.encode(demonstration.messages, demonstration.passages)
-        return TokenRow(
-            tuple(prompt), tuple([*tokens, *last]), tuple([*mask, *[True] * len(last)])
-        )
+        return TokenRow(tuple(prompt), (*tokens, *last), (*mask, *[True] * len(last)))
 
 
 def require_form(policy: Policy, search: SearchConfig) -> None:

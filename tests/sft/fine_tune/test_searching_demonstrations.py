@@ -1,4 +1,4 @@
-"""Fine-tuning on demonstrations with search calls: a mask in the loss, and the sampler's own tokens."""
+"""Fine-tuning on demonstrations with search calls: a mask in the loss, the sampler's tokens."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class Towns:
 
     def search(self, queries, k):
         self.asked += queries
-        found = [searching(TOWNS.index(q)).searches[0].passages if q in TOWNS else () for q in queries]
+        found = [
+            searching(TOWNS.index(q)).searches[0].passages if q in TOWNS else () for q in queries
+        ]
         return [[Passage(text, text, 1.0, "d", 0, 4) for text in texts] for texts in found]
 
 
@@ -113,7 +115,9 @@ def test_what_answers_say_is_not_learned(learned) -> None:
 
     rows, policy, _ = learned
     encoded = encode_demonstrations(policy, rows).rows
-    others = [row._replace(action_mask=tuple(not m for m in row.action_mask or ())) for row in encoded]
+    others = [
+        row._replace(action_mask=tuple(not m for m in row.action_mask or ())) for row in encoded
+    ]
     assert mean_nll(policy, encoded, 4) < 0.1
     assert mean_nll(policy, others, 4) > 4.0  # log 320 is 5.8
 

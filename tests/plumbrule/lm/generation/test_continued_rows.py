@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -39,19 +37,19 @@ def answered(kind: str, temperature: float) -> list[SearchedSample]:
 
 
 @pytest.fixture
-def read_tokens(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def read_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The size of every reading of more than a token a row, padding and all."""
     sizes: list[int] = []
+    whole = kv_cache.read
 
     def counting(model, cache, tokens, *rest):
         if tokens.shape[1] > 1:
             sizes.append(tokens.numel())
-        return READ(model, cache, tokens, *rest)
+        return whole(model, cache, tokens, *rest)
 
-    READ = kv_cache.read
     for module in (kv_cache, continued_rows):
         monkeypatch.setattr(module, "read", counting)
-    yield sizes
+    return sizes
 
 
 @pytest.mark.parametrize(
@@ -101,7 +99,9 @@ def test_layers_that_keep_no_columns_are_read_anew() -> None:
 @torch.inference_mode()
 def test_states_are_those_of_a_first_reading(read: tuple[int, ...], more: tuple[int, ...]) -> None:
     model = tiny_models.model("llama")
-    rows = [RNG.integers(6, tiny_models.VOCAB, a + b).tolist() for a, b in zip(read, more, strict=True)]
+    rows = [
+        RNG.integers(6, tiny_models.VOCAB, a + b).tolist() for a, b in zip(read, more, strict=True)
+    ]
     begun = kv_cache.read_rows(model, [row[:n] for row, n in zip(rows, read, strict=True)], 0, 4)
     assert begun.cache is not None
     caches = [RowCache() for _ in rows]

@@ -1,4 +1,4 @@
-"""Demonstrations with search calls as token rows: the sampler's tokens, and a mask of the policy's."""
+"""Demonstrations with search calls as token rows: the sampler's tokens, and what is learned."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_files_keep_searches(tmp_path: Path) -> None:
     ],
 )
 def test_searches_that_are_none_are_refused(searches: str, told: str, tmp_path: Path) -> None:
-    row = '{"id": "a", "messages": [{"role": "user", "content": "Q"}], "response": "R", "searches": '
+    row = (
+        '{"id": "a", "messages": [{"role": "user", "content": "Q"}], "response": "R", "searches": '
+    )
     (tmp_path / "records.jsonl").write_text(row + searches + "}\n", encoding="utf-8")
     with pytest.raises(DataError) as refused:
         read_records(Demonstration, tmp_path / "records.jsonl")
