@@ -352,3 +352,13 @@ def test_hedging_never_beats_the_honest_answer(meta):
 
 def test_normalise_drops_case_punctuation_and_articles():
     assert normalise_answer("  The Old-Mill, at “Dora’s” (a place)! ") == "old mill at dora place"
+
+
+@pytest.mark.parametrize("text", ["Bero was born in 1934 [2].", "1934 [1][12]. [3]"])
+def test_a_citation_states_nothing(text: str) -> None:
+    """`[2]` is no year; without that an answer that cites would state two, and be wrong."""
+    meta = {"answer": "1934", "value_kind": "year", "entity": "Bero"}
+    said = judge(text, meta, "When was Bero born?")
+    assert said.stated == ("1934",)
+    assert said.clear
+    assert judge("1934 [1950]", meta).stated == ("1934", "1950")  # hides no second answer
