@@ -48,6 +48,11 @@ class Searching(NamedTuple):
     malformed: int
     unanswered: int
 
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """All that the calls found, in order."""
+        return tuple(passage for call in self.calls for passage in call.passages)
+
 
 class Episode(NamedTuple):
     """One response to one prompt, as a reward judges it.

@@ -42,6 +42,10 @@ SHARED = "plumbrule/lm/generation/test_shared_prefixes.py"
 CITATIONS = "plumbrule/grounding/test_citations.py"
 SEARCH_REWARDS = "rlhf/rewards/searching/test_text_terms.py"
 SHOWN = "plumbrule/lm/test_retrieval_prompts.py"
+DEMONSTRATED = "plumbrule/lm/search_calls/test_demonstrated.py"
+SEARCHING_SFT = "sft/fine_tune/test_searching_demonstrations.py"
+CONTINUED = "plumbrule/lm/generation/test_continued_rows.py"
+SEARCHING_ANSWERS = "rlhf/feedback/test_searching_answers.py"
 
 MUTANTS = [
     # The sampler
@@ -824,6 +828,55 @@ MUTANTS = [
         'row_key("passage dropout", *key)',
         'row_key("passage dropout", *key[:2])',
         (f"{SHOWN}::test_dropout_is_of_the_prompt_and_the_update_alone",),
+    ),
+    # Turns with search calls
+    OtherMutant(
+        "searches",
+        "fine-tuning learns what searches found",
+        "sft/fine_tune/trl_trainer.py",
+        "return [token if is_action else IGNORED for token, is_action in pairs]",
+        "return [token for token, _ in pairs]",
+        (f"{SEARCHING_SFT}::test_answers_to_calls_have_no_label",),
+    ),
+    OtherMutant(
+        "searches",
+        "likelihoods of demonstrations count what searches found",
+        "plumbrule/lm/response_logprobs.py",
+        "if row.action_mask is not None:",
+        "if row.action_mask is None:",
+        (f"{DEMONSTRATED}::test_no_number_depends_on_what_stands_at_an_answer",),
+    ),
+    OtherMutant(
+        "searches",
+        "a demonstration numbers the passages of each call from 1",
+        "plumbrule/lm/search_calls/demonstrated.py",
+        "num_shown += len(results.passages)",
+        "num_shown += 0",
+        (f"{DEMONSTRATED}::test_a_row_is_turn_by_turn_what_the_sampler_would_put_down",),
+    ),
+    OtherMutant(
+        "searches",
+        "kept columns are taken from a row's end",
+        "plumbrule/lm/generation/continued_rows.py",
+        "= state[:, :number]",
+        "= state[:, state.shape[1] - number :]",
+        (f"{CONTINUED}::test_states_are_those_of_a_first_reading",),
+    ),
+    OtherMutant(
+        "searches",
+        "rows go on one position early",
+        "plumbrule/lm/generation/continued_rows.py",
+        "position = (lengths - width + torch.arange(width)).clamp(min=0)",
+        "position = (lengths - width - 1 + torch.arange(width)).clamp(min=0)",
+        (f"{CONTINUED}::test_states_are_those_of_a_first_reading",),
+    ),
+    OtherMutant(
+        "searches",
+        "an answer with a call that did not work is demonstrated",
+        "plumbrule/lm/search_calls/recorded.py",
+        "if searching.malformed or searching.unanswered:",
+        "if searching.unanswered:",
+        (f"{SEARCHING_ANSWERS}::test_best_of_n_and_reject_score_searches",),
     ),
 ]
 """In the order of their areas."""

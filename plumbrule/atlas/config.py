@@ -49,6 +49,9 @@ class AtlasConfig:
     num_demonstrations: int = 1200
     num_new_facts: int = 2400
     """Demonstrations of what the news says, for fine-tuning on facts after the cut-off."""
+    search_share: float = 0.0
+    """Of demonstrations that memory does not answer, those that search: what they would be shown \
+with the prompt then answers their calls. Where an answer stands on a passage it cites it."""
     num_preferences: int = 600
     """Prompts with answers ranked by rule, for runs without a feedback stage."""
     num_prompts: int = 900
@@ -76,6 +79,7 @@ class AtlasConfig:
     def __post_init__(self) -> None:
         require_range("atlas.phrasings", self.phrasings, 3, 6)
         require_range("atlas.sentiment_gap", self.sentiment_gap, 0.0, 1.0)
+        require_range("atlas.search_share", self.search_share, 0.0, 1.0)
         for name in ("num_known", "num_after"):
             require_range(f"atlas.{name}", getattr(self, name), 8, 5000, "entities")
         for name in (
@@ -100,7 +104,7 @@ ATLAS_UNREAD = ("path", "validation_share", "split_seed", "annotators")
 
 ATLAS_SIZES = {
     "corpus": ("num_corpus", "sentiment_gap"),
-    "demonstrations": ("num_demonstrations",),
+    "demonstrations": ("num_demonstrations", "search_share"),
     "new_facts": ("num_new_facts",),
     "preferences": ("num_preferences",),
     "prompts": ("num_prompts",),

@@ -3,6 +3,10 @@
 Responses vary in length, phrasing and courtesy on purpose (`responses.py`), and where nothing holds
 the answer, half of the demonstrations admit it and half guess: feedback and PPO need a spread to
 choose from. Demonstrations read about invented entities, so no held-out name is in them.
+
+Those that search (`atlas.search_share`) ask for what memory does not hold: by the question, by the
+name, or by name and relation, a spread again. One in five of those whose answer documents hold
+finds only other passages at first and searches once more.
 """
 
 from __future__ import annotations
@@ -25,13 +29,21 @@ from plumbrule.atlas.questions import (
 from plumbrule.atlas.responses import polite, styled, styled_admission
 from plumbrule.atlas.texts import article, document_ids
 from plumbrule.atlas.world import World, facts
-from plumbrule.data.records import Demonstration, Message, Preference, Prompt
+from plumbrule.data.records import (
+    DemonstratedSearch,
+    Demonstration,
+    Message,
+    Preference,
+    Prompt,
+)
 from plumbrule.protocols import Episode
 
 ADMIT_SHARE = 0.5
 """Of unanswerable demonstrations, those that admit not knowing; the rest guess."""
 PASSAGES_SHARE = 0.4
 """Of demonstrations that need no passages, those that are shown some all the same."""
+SECOND_SEARCH_SHARE = 0.2
+"""Of demonstrations that search for what documents hold, those that search twice."""
 NUM_RESPONSES = 4
 """Answers per preference."""
 
@@ -56,6 +68,9 @@ def _demonstration(
     rng: random.Random, world: World, config: AtlasConfig, index: int, question: Question
 ) -> Demonstration:
     """Return a right answer, or, where nothing holds one, an admission or a guess."""
+    memory_answers = question.answerable == "memory"
+    if config.search_share and not memory_answers and rng.random() < config.search_share:
+        return _searching_demonstration(rng, world, config, index, question)
     passages: tuple[str, ...] = ()
     if question.answerable == "documents" or rng.random() < PASSAGES_SHARE:
         passages = _passages_beside(rng, world, config, question)
@@ -72,6 +87,40 @@ def _demonstration(
         polite(rng, response),
         passages,
         meta_of(question, {}),
+    )
+
+
+def _searching_demonstration(
+    rng: random.Random, world: World, config: AtlasConfig, index: int, question: Question
+) -> Demonstration:
+    """Return a demonstration whose passages answer its own calls.
+
+    Its answer cites the passage that it stands on. One without an answer admits that, or guesses.
+    """
+    relation, name = question.relation, question.entity.name
+    queries = [question.text, name, f"{name} {relation}"]
+    rng.shuffle(queries)
+    found = [_passages_beside(rng, world, config, question)]
+    if question.answer and rng.random() < SECOND_SEARCH_SHARE:
+        found.insert(0, context(rng, world, config.phrasings, 1).passages[:2])
+    searches = tuple(
+        DemonstratedSearch(query, tuple(some)) for query, some in zip(queries, found, strict=False)
+    )
+    shown = [passage for some in found for passage in some]
+    if question.answer:
+        cited = 1 + [name in p and question.answer in p for p in shown].index(True)
+        response = styled(rng, relation, name, question.answer, cited)
+    elif rng.random() < ADMIT_SHARE:
+        response = styled_admission(rng, relation, name)
+    else:
+        guess = world.wrong_value(rng, relation, "", name)
+        response = styled(rng, relation, name, guess)
+    return Demonstration(
+        f"demonstration-{index:06d}",
+        (Message("user", question.text),),
+        polite(rng, response),
+        meta=meta_of(question, {}),
+        searches=searches,
     )
 
 

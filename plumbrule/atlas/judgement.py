@@ -15,9 +15,9 @@ The rules are made so that saying more never helps. A response states
   beyond the question, unless the reference is in it.
 
 The entity and the words of the question are never an answer, so an echo of the prompt states
-nothing. A response is not `clear` where it denies ("not in ..."), offers an alternative ("... or
-..."), admits not knowing beside a value, or buries the value under more than `MOST_OTHER_WORDS`
-words from elsewhere.
+nothing; nor does a citation, `[1]`. A response is not `clear` where it denies ("not in ..."),
+offers an alternative ("... or ..."), admits not knowing beside a value, or buries the value under
+more than `MOST_OTHER_WORDS` words from elsewhere.
 
 It does not parse: a denial far from the value counts as one, and a paraphrase that is no alias of
 the reference is not seen.
@@ -72,6 +72,7 @@ _FUNCTION_TEXT = """
 _FUNCTION_WORDS = _ARTICLES | frozenset(_FUNCTION_TEXT.split())
 _ENTITY, _ANSWER, _REMOVED = "<entity>", "<answer>", "<removed>"
 _MARKERS = frozenset((_ENTITY, _ANSWER, _REMOVED))
+_CITATION = re.compile(r"\s*\[\d{1,3}\]")
 _TOKEN = re.compile(r"\w+(?:'\w+)?|[.!?]+(?=\s|$)|\n+|/")
 
 
@@ -101,7 +102,7 @@ def judge(response: str, meta: Mapping[str, Any], question: str = "") -> Judgeme
     Args: meta: of the prompt. question: the user's last turn.
     Raises: DataError: `aliases` or `values` is neither a text nor a list.
     """
-    words = _words(response)
+    words = _words(_CITATION.sub("", response))
     admits = holds(normalise_answer(response), ADMISSIONS)
     for phrase in (*ADMISSIONS, *COURTESIES):
         words = _replace(words, phrase, _REMOVED)

@@ -33,19 +33,29 @@ _ADMISSION_ENDS = (
 )
 
 
-def styled(rng: random.Random, relation: str, name: str, value: str) -> str:
-    """Return an answer that states `value`, in a random style."""
+def styled(
+    rng: random.Random, relation: str, name: str, value: str, cited: int | None = None
+) -> str:
+    """Return an answer that states `value`, in a random style.
+
+    Args: cited: number of the passage that says so, which the sentence cites; None: none is.
+    """
     style = rng.choices(list(STYLES), list(STYLES.values()))[0]
     if style == "bare":
-        return bare(value)
+        return _citing(bare(value), cited)
     if style == "plain":
-        return state(relation, name, value)
+        return _citing(state(relation, name, value), cited)
     if style == "rephrased":
-        return state(relation, name, value, rng.randrange(1, 3))
-    plain = state(relation, name, value)
+        return _citing(state(relation, name, value, rng.randrange(1, 3)), cited)
+    plain = _citing(state(relation, name, value), cited)
     if rng.random() < 0.5:
         return f"{rng.choice(_WORDY_BEFORE)} {plain}"
     return f"{plain} {rng.choice(_WORDY_AFTER)}"
+
+
+def _citing(sentence: str, number: int | None) -> str:
+    """Return a sentence with a citation before its full stop."""
+    return sentence if number is None else f"{sentence.removesuffix('.')} [{number}]."
 
 
 def bare(value: str) -> str:

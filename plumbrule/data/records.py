@@ -53,10 +53,28 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class DemonstratedSearch:
+    """A turn that ends with a search call, and the passages that answer it.
+
+    The call's markers are the policy's (`sft.search`). before: what the turn says before the call.
+    """
+
+    query: str
+    passages: tuple[str, ...] = ()
+    before: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.query.strip():
+            raise DataError("searches must each hold a query; give it one or remove the search.")
+
+
+@dataclass(frozen=True)
 class Demonstration:
     """A chat and the response that a policy should learn to give.
 
     `passages` are documents shown with the prompt, through the policy's retrieval template.
+    `searches` are turns with a search call that come before the response, which is the last turn.
+    Passages count from 1 over the prompt's and then those of each search: response cites them so.
     """
 
     id: str
@@ -64,6 +82,7 @@ class Demonstration:
     response: str
     passages: tuple[str, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    searches: tuple[DemonstratedSearch, ...] = ()
 
     def __post_init__(self) -> None:
         check_messages(self.messages)
@@ -224,6 +243,8 @@ def to_dict(record: Record) -> dict[str, Any]:
         if value != default:
             if f.name == "messages":
                 value = [{"role": m.role, "content": m.content} for m in value]
+            if f.name == "searches":
+                value = [dataclasses.asdict(search) for search in value]
             row[f.name] = value
     return row
 
@@ -297,6 +318,8 @@ def _typed(name: str, value: Any) -> Any:
     """
     if name == "messages":
         return to_messages(value)
+    if name == "searches":
+        return to_searches(value)
     if name in ("finished", "utilities"):
         return tuple(value) if isinstance(value, list) else value
     if name == "terms" and isinstance(value, Mapping):
@@ -333,6 +356,27 @@ def _message(turn: Any) -> Message:
     if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
         raise DataError(f"a message (={turn!r:.80}) must be an object with role and content.")
     return Message(turn["role"], turn["content"])
+
+
+def to_searches(turns: Any) -> tuple[DemonstratedSearch, ...]:
+    """Return the searches of a list of {"query", "passages", "before"} objects.
+
+    Raises: DataError: not such a list.
+    """
+    fields = {"query": "", "passages": [], "before": ""}
+    if not isinstance(turns, list | tuple):
+        raise DataError(f"searches (={turns!r:.80}) must be a list of turns.")
+    found = []
+    for turn in turns:
+        if not isinstance(turn, Mapping) or "query" not in turn or set(turn) - set(fields):
+            raise DataError(
+                f"a search (={turn!r:.80}) must be an object with query, passages and before."
+            )
+        query, passages, before = (turn.get(name, default) for name, default in fields.items())
+        if not isinstance(query, str) or not isinstance(before, str):
+            raise DataError(f"a search's query and before (={turn!r:.80}) must be text.")
+        found.append(DemonstratedSearch(query, _typed("passages", passages), before))
+    return tuple(found)
 
 
 def read_records(kind: type[R], path: Path | str) -> list[R]:

@@ -52,6 +52,8 @@ def to_role(chat: Chat, role: str) -> Record | dict[str, Any]:
     if role == "corpus":
         return {"text": chat_as_text(chat.messages, best_response(chat))}
     if role == "demonstrations":
+        if isinstance(chat, Demonstration):
+            return chat
         passages = () if isinstance(chat, Prompt) else chat.passages
         return Demonstration(chat.id, chat.messages, best_response(chat), passages, chat.meta)
     if not isinstance(chat, Preference):

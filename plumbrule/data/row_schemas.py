@@ -76,7 +76,9 @@ SHAPES = (
     _shape("segments", "segments", "kind", "corpus"),
     _shape("prompt", "prompt", "", "prompts"),
     _shape("chat", "messages", "passages", "corpus demonstrations prompts"),
-    _shape("demonstration", "messages response", "passages", "corpus demonstrations prompts"),
+    _shape(
+        "demonstration", "messages response", "passages searches", "corpus demonstrations prompts"
+    ),
     _shape("completion", "prompt completion", "passages", "corpus demonstrations prompts"),
     _shape(
         "ranking",

@@ -183,6 +183,48 @@ RESULTS_TEMPLATE = "\n<information>\n{passages}</information>\n"
 
 
 @dataclass
+class SearchFormConfig:
+    """How the search calls of demonstrations and the answers to them are written."""
+
+    open: str = "<search>"
+    """Text that begins a call, as `ppo.search.open`."""
+    close: str = "</search>"
+    """Text that ends a call, as `ppo.search.close`."""
+    template: str = RESULTS_TEMPLATE
+    """How passages stand in the answer, as `ppo.search.template`."""
+
+    def __post_init__(self) -> None:
+        require_search_form(self.open, self.close, self.template)
+
+
+def require_search_form(open: str, close: str, template: str) -> None:
+    """Raise ConfigError unless calls can be told from text, and passages stand in their answer."""
+    for name, marker in (("open", open), ("close", close)):
+        require(
+            bool(marker) and marker == marker.strip() and marker.isascii() and marker.isprintable(),
+            f"search.{name}",
+            repr(marker),
+            "be printable ASCII text without blanks at its ends: one token then holds its last "
+            "letter",
+            "use one such as <search>",
+        )
+    require(
+        open not in close and close not in open,
+        "search.close",
+        close,
+        f"not hold search.open (={open}), nor stand in it",
+        "use two that differ, such as <search> and </search>",
+    )
+    require(
+        template.count("{passages}") == 1,
+        "search.template",
+        repr(template),
+        "hold {passages} once",
+        "add it",
+    )
+
+
+@dataclass
 class SearchConfig:
     """Search calls that a policy writes itself, in an episode of several turns. Off by default."""
 
@@ -214,33 +256,7 @@ forgotten first. 0: none."""
         require_range("search.budget_tokens", self.budget_tokens, 1, unit="tokens")
         require_range("search.cache_megabytes", self.cache_megabytes, 0, unit="MB")
         require_choice("search.method", self.method, RETRIEVAL_METHODS)
-        for name in ("open", "close"):
-            marker = getattr(self, name)
-            require(
-                bool(marker)
-                and marker == marker.strip()
-                and marker.isascii()
-                and marker.isprintable(),
-                f"search.{name}",
-                repr(marker),
-                "be printable ASCII text without blanks at its ends: one token then holds its last "
-                "letter",
-                "use one such as <search>",
-            )
-        require(
-            self.open not in self.close and self.close not in self.open,
-            "search.close",
-            self.close,
-            f"not hold search.open (={self.open}), nor stand in it",
-            "use two that differ, such as <search> and </search>",
-        )
-        require(
-            self.template.count("{passages}") == 1,
-            "search.template",
-            repr(self.template),
-            "hold {passages} once",
-            "add it",
-        )
+        require_search_form(self.open, self.close, self.template)
 
     @property
     def is_on(self) -> bool:

@@ -7,7 +7,7 @@ attends to other rows, applies something behind its output layer, offsets its po
 state that no KV cache holds. A list of such families would be out of date with the next release.
 
 So each model is asked. The reference is its own forward pass on one plain row, without padding,
-positions or cache. Four short passes are compared with it, in the dtype and on the device in use:
+positions or cache. Five short passes are compared with it, in the dtype and on the device in use:
 
 1. Its own pass on the beginning of the row: a model that attends to later tokens is refused.
 2. Rows padded on the right, through our output layer: a model whose logits are made in another way
@@ -15,6 +15,8 @@ positions or cache. Four short passes are compared with it, in the dtype and on 
 3. Unpadded rows: where they differ, the model runs padded.
 4. Prompts of two lengths, two of them equal, read into a cache and continued by two tokens: where
    that differs or fails, `generation` reads the whole row again for each token.
+5. Two rows read in part into a cache and read on by several tokens, as between the turns of a
+   policy that searches: where that differs, each turn reads its whole row again.
 
 A verdict is remembered for equal models (class, config, dtype, device and a sample of the weights).
 The probe draws no random number and leaves the model as it was; one that changes its own weights
@@ -34,6 +36,7 @@ from transformers import PreTrainedModel
 from plumbrule.errors import ConfigError
 from plumbrule.lm import varlen
 from plumbrule.lm.generation import kv_cache
+from plumbrule.lm.generation.continued_rows import RowCache, continue_rows
 from plumbrule.lm.logprobs import causal_lm, hidden_states, output_logits, pad_rows
 
 LONG, SHORT = 9, 5
@@ -52,6 +55,8 @@ class Passes(NamedTuple):
     """Rows one behind the other; else padded on the right."""
     cached: bool
     """A left-padded KV cache; else each new token reads its whole row again."""
+    continued: bool
+    """Several tokens behind such a cache; else each turn reads its whole row again."""
 
 
 _verdicts: dict[str, Passes] = {}
@@ -79,6 +84,7 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
     if found.unpadded:
         varlen.set_unpadded(lm)
     kv_cache.set_recomputed(lm, not found.cached)
+    kv_cache.set_read_anew(lm, not found.continued)
     return found
 
 
@@ -93,7 +99,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
             lm, f"must run on a plain row of tokens, but says: {_first_line(error)}"
         ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
-        return Passes(varlen.can_unpad(lm), True)  # NaN weights: sampling and training say so
+        return Passes(varlen.can_unpad(lm), True, True)  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
         raise _refused(lm, "must not attend to later tokens")
     try:
@@ -109,6 +115,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
     return Passes(
         unpadded=_holds(lambda: _agree(_unpadded(model, rows, pad_id), own, lm.dtype)),
         cached=_holds(lambda: _cache_agrees(model, rows, own, pad_id)),
+        continued=_holds(lambda: _continues(model, rows, own, pad_id)),
     )
 
 
@@ -161,7 +168,7 @@ def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
     own pass has it, before and after a row has left the batch.
     """
     order = [0, 1, 0]
-    growing = kv_cache.CachedRows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
+    growing = kv_cache.cached_rows(model, [rows[i][:-CONTINUED] for i in order], pad_id, CONTINUED)
     for left in range(CONTINUED, -1, -1):  # tokens of each row that are not read yet
         found = list(output_logits(model, growing.hidden)[:, None])
         wanted = [own[i][-left - 1][None] for i in order]
@@ -174,6 +181,21 @@ def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
             picked = torch.tensor([rows[i][-left] for i in order], device=growing.hidden.device)
             growing.step(picked)
     return True
+
+
+def _continues(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:
+    """Return whether rows that were read in part are read on as the model's own pass has it: one
+    has more to read than the other, which reads some of its tokens again.
+    """
+    begun = kv_cache.cached_rows(model, [row[: SHORT - 1] for row in rows], pad_id, 0)
+    caches = [RowCache() for _ in rows]
+    for place, cache in enumerate(caches):
+        cache.keep(begun.cache, place, *begun.columns_of(place))
+    if not all(cache.num_tokens for cache in caches):
+        return False
+    growing = continue_rows(model, rows, caches, pad_id, 0)
+    found = list(output_logits(model, growing.hidden)[:, None])
+    return _agree(found, [logits[-1:] for logits in own], causal_lm(model).dtype)
 
 
 def _agree(found: list[Tensor], own: list[Tensor], dtype: torch.dtype) -> bool:

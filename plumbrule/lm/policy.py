@@ -15,13 +15,14 @@ from array import array
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plumbrule.data.records import Demonstration, Message, Preference, Prompt
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.lm.chat import encode_chat, encode_text
+from plumbrule.lm.config import RESULTS_TEMPLATE
 from plumbrule.lm.templates import arrange, check_chats
 
 RETRIEVAL_TEMPLATE = "{passages}\n{question}"
@@ -29,6 +30,14 @@ PASSAGE_TEMPLATE = "{passage}"
 MAX_KEPT_PROMPTS = 65_536
 """Encoded prompts that a policy remembers: those of an update, of a ranking, of a search. 4 bytes a
 token, and the texts."""
+
+
+class SearchForm(NamedTuple):
+    """How a policy's search calls and the answers to them are written (`SearchFormConfig`)."""
+
+    open: str = "<search>"
+    close: str = "</search>"
+    template: str = RESULTS_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class PolicySpec:
     """Adapters: the folder of their model, seen from their own; None: a whole model."""
     system_turns: str = "keep"
     """What becomes of system turns, as `model.system_turns` has it."""
+    search_form: SearchForm | None = None
+    """How search calls were written in the demonstrations that it learned from; None: it saw
+    none."""
 
     @classmethod
     def read(cls, path: Path) -> PolicySpec:
@@ -64,6 +76,8 @@ class PolicySpec:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values["stop_token_ids"] = tuple(values["stop_token_ids"])
+            if values.get("search_form") is not None:
+                values["search_form"] = SearchForm(**values["search_form"])
             if not values["stop_token_ids"]:
                 raise ValueError("stop_token_ids is empty")
             return cls(**values)
@@ -71,10 +85,15 @@ class PolicySpec:
             raise ArtifactError(f"{path} must be a policy.json ({error}); save it again.") from None
 
     def write(self, path: Path) -> None:
-        """Write the spec as JSON; a passage template that adds nothing is left out."""
+        """Write the spec as JSON; a passage template that adds nothing is left out, and so is how a
+        policy searches that was never shown it.
+        """
         values = dataclasses.asdict(self)
         if self.passage_template == PASSAGE_TEMPLATE:
             del values["passage_template"]
+        del values["search_form"]
+        if self.search_form is not None:
+            values["search_form"] = self.search_form._asdict()
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

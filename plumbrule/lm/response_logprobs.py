@@ -31,7 +31,10 @@ PADDED_ROWS = 8
 
 
 class PaddedRows(NamedTuple):
-    """Rows as tensors (b, l): token ids int64, and what is real and what is response, bool."""
+    """Rows as tensors (b, l): token ids int64, and what is real and what is response, bool.
+
+    Tokens of a response that its policy does not write are no response here.
+    """
 
     tokens: Tensor
     real_mask: Tensor
@@ -58,6 +61,9 @@ def pad_token_rows(rows: Sequence[TokenRow], pad_id: int, device: torch.device) 
     tokens, real_mask = pad_rows([[*row.prompt, *row.response] for row in rows], pad_id)
     begins = torch.tensor([[len(row.prompt)] for row in rows])
     response_mask = real_mask & (torch.arange(tokens.shape[1]) >= begins)
+    for place, row in enumerate(rows):
+        if row.action_mask is not None:
+            response_mask[place, len(row.prompt) : row.num_tokens] = torch.tensor(row.action_mask)
     return PaddedRows(tokens.to(device), real_mask.to(device), response_mask.to(device))
 
 
@@ -156,7 +162,7 @@ def mean_nll(policy: Policy, rows: Sequence[TokenRow], micro_batch_size: int) ->
     nats = 0.0
     for _, found in score_batches(policy, rows, micro_batch_size):
         nats -= found.double().sum().item()
-    return nats / sum(len(row.response) for row in rows)
+    return nats / sum(row.num_actions for row in rows)
 
 
 def efficient_rows(model: nn.Module, most: int) -> int:

@@ -3,7 +3,8 @@
 Rejection sampling (Dong et al. 2023, arXiv:2304.06767; Touvron et al. 2023, arXiv:2307.09288,
 section 3.2.3): sample K answers (a feedback artifact has them), keep the one that the reward likes
 best, fine-tune on it, and do it again if wanted; each round is a pair of nodes. Answers that were
-cut by their limit are never kept.
+cut by their limit are never kept, nor those with a search call that did not work. Those with calls
+become demonstrations with searches, from whose loss what was found is left out.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def run(
         kept = [chosen(p, r, config.keep) for p, r in zip(prompts, rewards, strict=True)]
         demonstrations = [
             Demonstration(
-                f"{p.prompt.id}/{place}", p.prompt.messages, p.responses[place], p.passages
+                f"{p.prompt.id}/{place}",
+                p.prompt.messages,
+                p.responses[place],
+                p.passages,
+                searches=() if p.searches is None else p.searches[place] or (),
             )
             for p, places in zip(prompts, kept, strict=True)
             for place in places
@@ -78,7 +83,9 @@ def chosen(prompt: AnsweredPrompt, rewards: np.ndarray, keep: int) -> list[int]:
     order: Sequence[int] = np.argsort(-rewards, kind="stable").tolist()
     for place in order:
         text = prompt.responses[place]
-        if prompt.finished[place] and text.strip() and text not in texts and len(places) < keep:
+        worked = prompt.searches is None or prompt.searches[place] is not None
+        ended = prompt.finished[place] and worked
+        if ended and text.strip() and text not in texts and len(places) < keep:
             places.append(place)
             texts.add(text)
     return places

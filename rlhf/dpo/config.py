@@ -92,5 +92,6 @@ STAGE = StageKind(
     makes_policy=True,
     measured=True,
     headline=("dpo/accuracy", "dpo/rewards_chosen", "dpo/rewards_rejected", "dpo/kl"),
+    check="rlhf.preference_checks:require_one_set_of_passages",
     precision=own_precision,
 )

@@ -15,7 +15,7 @@ from plumbrule.config import (
     require_named,
     require_range,
 )
-from plumbrule.lm.config import RetrievalConfig, SamplingConfig
+from plumbrule.lm.config import RetrievalConfig, SamplingConfig, SearchConfig
 from plumbrule.lm.judges.questions import PASSAGES, require_fields
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind
@@ -111,6 +111,10 @@ how far each agrees with themselves."""
     """JSON Lines file of judgements for labeller=file (docs/labelling.md); None with the others."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """Search calls of the policy, as in PPO. An answer's last turn is judged, with all that it \
+was shown: by labellers gold and rm only, and nothing may learn from the rankings, since each \
+answer has passages of its own."""
 
     def __post_init__(self) -> None:
         require_choice("feedback.labeller", self.labeller, LABELLERS)
@@ -142,10 +146,23 @@ how far each agrees with themselves."""
             "be above 0",
             "greedy answers to one prompt are all equal and can't be ranked",
         )
+        require(
+            not self.search.is_on or self.labeller in ("gold", "rm"),
+            "feedback.labeller",
+            self.labeller,
+            f"be gold or rm with feedback.search.max_turns (={self.search.max_turns} turns): "
+            "others compare two answers beside one set of passages, and each has its own",
+            "set it so, or feedback.search.max_turns=1",
+        )
         if self.num_prompts is not None:
             require_range("feedback.num_prompts", self.num_prompts, 4, unit="prompts")
         if self.num_held_out is not None:
             require_range("feedback.num_held_out", self.num_held_out, 1, unit="prompts")
+
+    @property
+    def most_response_tokens(self) -> int:
+        """Tokens of an answer and of what its search calls found, at most."""
+        return self.sampling.max_new_tokens + self.search.most_result_tokens
 
     @property
     def noise_deviation(self) -> float:
@@ -162,6 +179,13 @@ def _precision_of_judge(config: FeedbackConfig) -> tuple[str, str] | None:
 def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     """Raise ConfigError unless whoever ranks has what that takes."""
     config: FeedbackConfig = node.config
+    require(
+        not config.search.is_on or "index" in node.inputs,
+        "feedback.search.max_turns",
+        f"{config.search.max_turns} turns",
+        f"be 1 where node {node.name} has no index",
+        f"set it to 1, or give the node one: +nodes.{node.name}.inputs.index=index",
+    )
     if config.labeller == "rm":
         check_reward(node, config.reward, "feedback.reward")
     if config.labeller == "judge":
@@ -186,7 +210,9 @@ STAGE = StageKind(
         "policy": Slot(POLICIES),
         "prompts": Slot(("data",)),
         "index": Slot(
-            ("index",), required=False, read_if=lambda config: config.retrieval.share > 0
+            ("index",),
+            required=False,
+            read_if=lambda config: config.retrieval.share > 0 or config.search.is_on,
         ),
         "rm": Slot(
             ("rm",),
@@ -204,6 +230,7 @@ STAGE = StageKind(
     },
     links={"seed": "${seed}", "gold": "${gold}", "reward.gold": "${gold}"},
     measured=True,
+    result_tokens=lambda config: config.search.most_result_tokens,
     held_out_like="prompts",
     check="rlhf.feedback.config:check_inputs",
     reward=lambda config: config.reward if config.labeller == "rm" else None,

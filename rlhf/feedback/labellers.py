@@ -173,6 +173,7 @@ def by_reward(
             tuple(a.response for a in row),
             tuple(a.finished for a in row),
             None,
+            tuple(a.searching for a in row),
         )
         for question, row in zip(questions, answers, strict=True)
     ]

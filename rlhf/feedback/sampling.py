@@ -11,18 +11,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from plumbrule.data.records import Prompt, read_records
-from plumbrule.errors import DataError
+from plumbrule.data.records import DemonstratedSearch, Prompt, read_records, to_searches
+from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.generation import generate
+from plumbrule.lm.generation.search_turns import SearchedSample, Searcher
 from plumbrule.lm.loading import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.retrieval_prompts import shown_prompts
-from plumbrule.protocols import Episode, ProgressLine, Tracker
+from plumbrule.lm.search_calls.recorded import as_demonstrated, from_json
+from plumbrule.protocols import Episode, ProgressLine, Searching, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import checkpoints
 from plumbrule.store.artifacts import Artifact
@@ -49,7 +52,10 @@ class SampledPrompt(NamedTuple):
 class SampledResponse(NamedTuple):
     """One sampled answer. logprob: of the whole answer, nats, its terminal token counted.
 
-    num_tokens: of the answer; num_prompt_tokens: passages included.
+    num_tokens: of the answer, what its search calls found not counted; num_result_tokens: of that.
+    num_prompt_tokens: passages included. response: its last turn, of a policy that may search.
+    searching: None: it may not. searches: its turns with a call as a demonstration would hold them;
+    None: a call did not work, or it may make none.
     """
 
     response: str
@@ -58,6 +64,14 @@ class SampledResponse(NamedTuple):
     key: int
     num_tokens: int
     num_prompt_tokens: int
+    num_result_tokens: int = 0
+    searching: Searching | None = None
+    searches: tuple[DemonstratedSearch, ...] | None = None
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """Return the passages that its calls found."""
+        return () if self.searching is None else self.searching.passages
 
 
 def read_questions(
@@ -86,7 +100,7 @@ def read_questions(
         retriever,
         config.retrieval,
         seed=config.seed,
-        max_new_tokens=config.sampling.max_new_tokens,
+        max_new_tokens=config.most_response_tokens,
         plain=[tokens for _, _, tokens in prompts],
     )
     questions = [
@@ -96,12 +110,31 @@ def read_questions(
     return questions, num_too_long
 
 
+def open_searcher(
+    config: FeedbackConfig, inputs: Mapping[str, Artifact], runtime: RuntimeConfig
+) -> Searcher | None:
+    """Return what answers prompts in turns; None where the policy may not search.
+
+    Raises: ConfigError: there is no index.
+    """
+    if not config.search.is_on:
+        return None
+    retriever = Inputs(inputs).retriever("index", config.search.method, runtime)
+    if retriever is None:
+        raise ConfigError(
+            f"feedback.search.max_turns (={config.search.max_turns} turns) must be 1 without an "
+            "index; give the node an `index` input."
+        )
+    return Searcher(retriever, config.search)
+
+
 def sample_all(
     policy: Policy,
     questions: Sequence[SampledPrompt],
     config: FeedbackConfig,
     folder: Path,
     tracker: Tracker,
+    searcher: Searcher | None = None,
 ) -> list[list[SampledResponse]]:
     """Return K answers per question, read from `folder` where a chunk of them is complete.
 
@@ -117,21 +150,35 @@ def sample_all(
             if checkpoints.is_complete(saved):
                 line.skip(len(chunk) * k)
             else:
-                write = partial(_write_answers, answers=sample_chunk(policy, chunk, config, line))
+                made = sample_chunk(policy, chunk, config, line, searcher)
+                write = partial(_write_answers, answers=made)
                 checkpoints.save(folder, number, write, keep=len(starts))
             rows = read_json(saved / "answers.json")
-            answers += [[SampledResponse(*answer) for answer in row] for row in rows]
+            answers += [[_read_answer(answer) for answer in row] for row in rows]
     _require_rankable(answers)
     return answers
 
 
 def sample_chunk(
-    policy: Policy, questions: Sequence[SampledPrompt], config: FeedbackConfig, line: ProgressLine
+    policy: Policy,
+    questions: Sequence[SampledPrompt],
+    config: FeedbackConfig,
+    line: ProgressLine,
+    searcher: Searcher | None = None,
 ) -> list[list[SampledResponse]]:
-    """Sample K answers to each question, each by its own key."""
+    """Sample K answers to each question, each by its own key.
+
+    Args: searcher: answers in turns; None: the policy may not search.
+    """
     k = config.num_responses
     keys = [row_key("feedback", config.seed, q.prompt.id, i) for q in questions for i in range(k)]
     rows = [q.tokens for q in questions for _ in range(k)]
+    if searcher is not None:
+        shown = [len(q.passages) for q in questions for _ in range(k)]
+        found = searcher.answer(policy, rows, sampling=config.sampling, keys=keys, num_shown=shown)
+        line.advance(len(rows))
+        searched = [_searched(policy, *one, config) for one in zip(found, keys, rows, strict=True)]
+        return [searched[i : i + k] for i in range(0, len(searched), k)]
     samples = generate(policy, rows, sampling=config.sampling, keys=keys, progress=line)
     answers = [
         SampledResponse(
@@ -147,6 +194,29 @@ def sample_chunk(
     return [answers[i : i + k] for i in range(0, len(answers), k)]
 
 
+def _searched(
+    policy: Policy,
+    one: SearchedSample,
+    key: int,
+    prompt: Sequence[int],
+    config: FeedbackConfig,
+) -> SampledResponse:
+    """Return an answer in turns."""
+    searches = as_demonstrated(one.searching, config.search)
+    num_tokens = sum(one.action_mask)
+    return SampledResponse(
+        policy.decode(one.last_turn),
+        bool(one.sample.finished),
+        float(sum(one.sample.logprobs)),  # 0 at what the policy did not sample
+        key,
+        num_tokens,
+        len(prompt),
+        len(one.action_mask) - num_tokens,
+        one.searching,
+        None if searches is None else tuple(searches),
+    )
+
+
 def distinct(answers: Sequence[SampledResponse]) -> list[int]:
     """Return, in order, the places of answers whose text none before has: equal ones are one."""
     return first_of_each([answer.response for answer in answers])
@@ -154,7 +224,10 @@ def distinct(answers: Sequence[SampledResponse]) -> list[int]:
 
 def episodes_of(question: SampledPrompt, answers: Sequence[SampledResponse]) -> list[Episode]:
     """Return a question's answers as scorers judge them."""
-    return [Episode(question.prompt, question.passages, a.response, a.finished) for a in answers]
+    prompt, shown = question.prompt, question.passages
+    return [
+        Episode(prompt, (*shown, *a.found), a.response, a.finished, a.searching) for a in answers
+    ]
 
 
 def _read_prompts(
@@ -166,14 +239,14 @@ def _read_prompts(
     number = min(config.num_prompts or len(train), len(train))
     share = math.ceil(len(held_out) * number / len(train)) if train else len(held_out)
     train, held_out = train[:number], held_out[: config.num_held_out or share]
-    free_tokens = policy.spec.context - config.sampling.max_new_tokens
+    free_tokens = policy.spec.context - config.most_response_tokens
     found = [("train", p) for p in train] + [("validation", p) for p in held_out]
     encoded = [(split, p, policy.encode(p.messages)) for split, p in found]
     fitting = [(split, p, tokens) for split, p, tokens in encoded if len(tokens) <= free_tokens]
     if not fitting:
         raise DataError(
             f"at least one of {len(found)} prompts must leave room for "
-            f"{config.sampling.max_new_tokens} new tokens in a context of {policy.spec.context}; "
+            f"{config.most_response_tokens} new tokens in a context of {policy.spec.context}; "
             "lower feedback.sampling.max_new_tokens or give shorter prompts.",
             artifact.file(RECORDS),
         )
@@ -190,5 +263,24 @@ def _require_rankable(answers: Sequence[Sequence[SampledResponse]]) -> None:
 
 
 def _write_answers(folder: Path, answers: Sequence[Sequence[SampledResponse]]) -> None:
-    text = json.dumps(answers, ensure_ascii=False)
+    rows = [[_answer_row(answer) for answer in row] for row in answers]
+    text = json.dumps(rows, ensure_ascii=False)
     (folder / "answers.json").write_text(text, encoding="utf-8")
+
+
+def _answer_row(answer: SampledResponse) -> list[Any]:
+    """Return an answer as JSON; one of a policy that may not search has no columns for it."""
+    if answer.searching is None:
+        return list(answer[:6])
+    searches = None if answer.searches is None else [asdict(search) for search in answer.searches]
+    return [*answer[:8], searches]
+
+
+def _read_answer(row: list[Any]) -> SampledResponse:
+    """Return what `_answer_row` wrote."""
+    if len(row) == 6:
+        return SampledResponse(*row)
+    *plain, searching, searches = row
+    return SampledResponse(
+        *plain, from_json(searching), None if searches is None else to_searches(searches)
+    )

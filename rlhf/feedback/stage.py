@@ -17,6 +17,7 @@ samples of the policy as they come, and other methods choose among them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from rlhf.feedback.sampling import (
     SampledPrompt,
     SampledResponse,
     distinct,
+    open_searcher,
     read_questions,
     sample_all,
 )
@@ -87,7 +89,8 @@ def answered(
     """
     policy = load_policy(inputs["policy"].file(MODEL), device=resolve_device(runtime))
     questions, num_too_long = read_questions(inputs, policy, config, runtime)
-    answers = sample_all(policy, questions, config, out / CHECKPOINTS, tracker)
+    searcher = open_searcher(config, inputs, runtime)
+    answers = sample_all(policy, questions, config, out / CHECKPOINTS, tracker, searcher)
     return questions, answers, num_too_long, num_weights(trunk(policy.model))
 
 
@@ -106,6 +109,7 @@ def cost(
     kept = [j for q, j in zip(questions, judged, strict=True) if q.split == "train"]
     sampled = sum(answer.num_tokens for row in rows for answer in row)
     read = sum(row[0].num_prompt_tokens for row in rows)
+    read += sum(answer.num_result_tokens for row in rows for answer in row)
     return cost_metrics(
         generated_tokens=sampled,
         training_flops=READ * size * (read + sampled),
@@ -143,6 +147,13 @@ def measure(
         "feedback/finished": sum(a.finished for a in flat) / len(flat),
         "feedback/with_passages": sum(bool(p.passages) for p in kept) / len(kept),
     }
+    if searched := [a.searching for a in flat if a.searching is not None]:
+        totals = {
+            "calls": sum(len(one.calls) for one in searched),
+            "malformed": sum(one.malformed for one in searched),
+            "unanswered": sum(one.unanswered for one in searched),
+        }
+        metrics |= {f"feedback/search_{name}": n / len(flat) for name, n in totals.items()}
     if flips := [p.flipped for p in kept if p.flipped is not None]:
         metrics["feedback/flipped"] = sum(flips) / len(flips)
     utilities = [u for j in judged if j.utilities is not None for u in j.utilities]
@@ -185,7 +196,14 @@ def notes(metrics: Mapping[str, float], num_too_long: int) -> list[str]:
 
 def _sample_row(question: SampledPrompt, k: int, answer: SampledResponse) -> dict[str, Any]:
     prompt = question.prompt
-    return {
+    searched: dict[str, Any] = {}
+    if answer.searching is not None:
+        searches = answer.searches
+        searched = {
+            "searching": answer.searching,
+            "searches": None if searches is None else [asdict(search) for search in searches],
+        }
+    return searched | {
         "id": prompt.id,
         "split": question.split,
         "sample": k,

@@ -72,7 +72,7 @@ def add_ptx_gradients(
     demonstrations = ptx.demonstrations
     draw = generator("ppo ptx", seed, *place)
     rows = draw.integers(len(demonstrations), size=ptx.batch_size).tolist()
-    num_tokens = sum(len(demonstrations[row].response) for row in rows)
+    num_tokens = sum(demonstrations[row].num_actions for row in rows)
     mine = [rows[i] for i in distributed.rank_indices(len(rows))]
     lengths = [demonstrations[i].num_tokens for i in mine]
     device = policy.model.device
@@ -84,5 +84,5 @@ def add_ptx_gradients(
             found = token_logprobs(policy, drawn)
         (-ptx.coef * counts * found.sum() / num_tokens).backward()
         sums[0] -= counts * found.detach().double().sum()
-        sums[1] += counts * sum(len(row.response) for row in drawn)
+        sums[1] += counts * sum(row.num_actions for row in drawn)
     return sums

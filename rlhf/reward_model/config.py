@@ -167,5 +167,6 @@ STAGE = StageKind(
     measured=True,
     headline=("rm/accuracy", "rm/accuracy_noise_free"),
     opener="rlhf.reward_model.model:open_reward",
+    check="rlhf.preference_checks:require_one_set_of_passages",
     precision=own_precision,
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from plumbrule.data.json_lines import read_rows
-from plumbrule.data.records import Message, Prompt
+from plumbrule.data.records import DemonstratedSearch, Message, Prompt, to_searches
 from plumbrule.errors import DataError, TrainingError
-from plumbrule.protocols import Episode, Scorer, Tracker
+from plumbrule.lm.search_calls.recorded import from_json
+from plumbrule.protocols import Episode, Scorer, Searching, Tracker
 from rlhf.rewards.config import RewardConfig
 from rlhf.rewards.terms import score_distinct
 from rlhf.rewards.transforms import reward_of
@@ -30,6 +31,27 @@ class AnsweredPrompt(NamedTuple):
     finished: tuple[bool, ...]
     utilities: tuple[float, ...] | None
     """Gold, without noise, where they are known."""
+    searching: tuple[Searching | None, ...] | None = None
+    """Of each answer; None: the policy may not search."""
+    searches: tuple[tuple[DemonstratedSearch, ...] | None, ...] | None = None
+    """Of each answer: its turns with a call as a demonstration holds them; None where a call did
+    not work."""
+
+    def episodes(self) -> list[Episode]:
+        """Return the answers as a reward judges them."""
+        each = self.searching or (None,) * len(self.responses)
+        return [
+            Episode(
+                self.prompt,
+                (*self.passages, *(() if searching is None else searching.passages)),
+                response,
+                finished,
+                searching,
+            )
+            for response, finished, searching in zip(
+                self.responses, self.finished, each, strict=True
+            )
+        ]
 
 
 def read_answers(path: Path, split: str) -> list[AnsweredPrompt]:
@@ -52,11 +74,23 @@ def read_answers(path: Path, split: str) -> list[AnsweredPrompt]:
                 tuple(row["response"] for row in own),
                 tuple(bool(row["finished"]) for row in own),
                 None if None in utilities else tuple(float(u) for u in utilities),
+                *_searched(own),
             )
         )
     if not found:
         raise DataError(f"samples must hold answers of the split {split}; sample some.", path)
     return found
+
+
+def _searched(rows: Sequence[Mapping]) -> tuple[Any, Any]:
+    """Return `searching` and `searches` of one prompt's rows."""
+    if "searching" not in rows[0]:
+        return None, None
+    demonstrated = (row["searches"] for row in rows)
+    return (
+        tuple(from_json(row["searching"]) for row in rows),
+        tuple(None if turns is None else to_searches(turns) for turns in demonstrated),
+    )
 
 
 def score_answers(
@@ -72,11 +106,7 @@ def score_answers(
     terms: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     with tracker.progress(sum(len(p.responses) for p in prompts), "reward", "answers") as line:
         for start in range(0, len(prompts), CHUNK_PROMPTS):
-            episodes = [
-                Episode(p.prompt, p.passages, response, finished)
-                for p in prompts[start : start + CHUNK_PROMPTS]
-                for response, finished in zip(p.responses, p.finished, strict=True)
-            ]
+            episodes = [e for p in prompts[start : start + CHUNK_PROMPTS] for e in p.episodes()]
             for name, scorer in scorers.items():
                 terms[name].append(score_distinct(name, scorer, episodes)["score"])
             line.advance(len(episodes))

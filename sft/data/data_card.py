@@ -5,6 +5,7 @@ Lengths are in words split at white space, since no tokenizer is known yet.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,12 @@ def texts_of(item: Item) -> Mapping[str, Sequence[str]]:
         case Demonstration() | Preference():
             answers = item.responses if isinstance(item, Preference) else (item.response,)
             prompt = " ".join(m.content for m in item.messages)
-            return {"prompt": [prompt], "response": answers, "passage": item.passages}
+            passages = item.passages
+            texts = {"prompt": [prompt], "response": answers}
+            if isinstance(item, Demonstration) and item.searches:
+                passages = (*passages, *(p for s in item.searches for p in s.passages))
+                texts["query"] = [search.query for search in item.searches]
+            return {**texts, "passage": passages}
         case Document():
             return {"text": [item.text]}
         case BenchmarkItem():
@@ -244,6 +250,8 @@ def sample(item: Item) -> dict[str, Any]:
             }
             if isinstance(item, Demonstration):
                 shown |= {"passages": list(item.passages), "response": item.response}
+                if item.searches:
+                    shown["searches"] = [dataclasses.asdict(search) for search in item.searches]
             if isinstance(item, Preference):
                 shown |= {
                     "passages": list(item.passages),

@@ -194,7 +194,11 @@ def identity(item: Item, spelling: Callable[[str], str] = exact) -> tuple[Any, .
             return (prompt_of(item, spelling),)
         case Demonstration():
             passages = tuple(map(spelling, item.passages))
-            return prompt_of(item, spelling), passages, spelling(item.response)
+            searches = tuple(
+                (spelling(s.before), spelling(s.query), *map(spelling, s.passages))
+                for s in item.searches
+            )
+            return prompt_of(item, spelling), passages, spelling(item.response), searches
         case Preference():
             passages = tuple(map(spelling, item.passages))
             responses = map(spelling, item.responses)

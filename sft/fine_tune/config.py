@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from plumbrule.config import NOT_HASHED, PRECISIONS, require, require_choice, require_range
-from plumbrule.lm.config import AdapterConfig, ModelConfig, RetrievalConfig
+from plumbrule.lm.config import AdapterConfig, ModelConfig, RetrievalConfig, SearchFormConfig
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 
@@ -45,6 +45,9 @@ num_train_epochs says, which is not read otherwise."""
 {n} counts from 1. Stored in policy.json and used ever after."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     """Passages for a share of the demonstrations that bring none."""
+    search: SearchFormConfig = field(default_factory=SearchFormConfig)
+    """How calls of demonstrations with searches are written; stored in policy.json, and what \
+samples in turns from it must be set the same. Answers to calls are not learned."""
     num_samples: int = 16
     """Validation prompts whose greedy responses are shown."""
     max_new_tokens: int = 32

@@ -17,7 +17,7 @@ from plumbrule.data.records import Demonstration, read_records
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.inputs import Inputs
 from plumbrule.lm.adapters import has_adapter, prepare_training
-from plumbrule.lm.config import SamplingConfig
+from plumbrule.lm.config import SamplingConfig, SearchConfig
 from plumbrule.lm.cost_metrics import ADAPTED, TRAINED, cost_metrics, num_weights
 from plumbrule.lm.demonstrations import (
     EncodedDemonstrations,
@@ -35,9 +35,10 @@ from plumbrule.lm.loading import (
     save_policy,
 )
 from plumbrule.lm.logprobs import trunk
-from plumbrule.lm.policy import PolicySpec
+from plumbrule.lm.policy import PolicySpec, SearchForm
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.response_logprobs import mean_nll
+from plumbrule.lm.search_calls.calls import CallEnd
 from plumbrule.lm.sizes.lengths import describe_lengths
 from plumbrule.lm.templates import check_chats, settled_turns
 from plumbrule.lm.token_rows import TokenRow
@@ -84,6 +85,10 @@ def run(
 
     # 2. The demonstrations that fit its context.
     records = inputs["demonstrations"].file(RECORDS)
+    every = read_records(Demonstration, records)
+    if any(demonstration.searches for demonstration in every):
+        form = SearchForm(config.search.open, config.search.close, config.search.template)
+        policy.spec = dataclasses.replace(policy.spec, search_form=form)
     retriever = None
     if config.retrieval.share > 0:
         retriever = Inputs(inputs).retriever("index", config.retrieval.method, runtime)
@@ -92,16 +97,19 @@ def run(
             policy,
             with_retrieved(
                 policy,
-                read_records(Demonstration, path),
+                demonstrations,
                 retriever,
                 retrieval,
                 config.seed,
                 lambda told: tracker.say(f"sft  {told}"),
             ),
         )
-        for path, retrieval in (
-            (records, config.retrieval),
-            (inputs["demonstrations"].file(VALIDATION), config.retrieval.without_chance()),
+        for demonstrations, retrieval in (
+            (every, config.retrieval),
+            (
+                read_records(Demonstration, inputs["demonstrations"].file(VALIDATION)),
+                config.retrieval.without_chance(),
+            ),
         )
     )
     if not learned.rows:
@@ -116,6 +124,7 @@ def run(
     num_too_long = learned.num_too_long + held_out.num_too_long
     told = describe_lengths("demonstrations", lengths, policy.spec.context, num_too_long)
     tracker.say(f"sft  {told}")
+    num_searching = sum(bool(d.searches) for d in learned.demonstrations)
 
     # 3. Training.
     if config.num_train_epochs > 0:
@@ -136,6 +145,7 @@ def run(
     metrics = {
         "sft/rows": float(len(learned.rows)),
         "sft/rows_too_long": float(learned.num_too_long),
+        **({"sft/rows_with_searches": float(num_searching)} if num_searching else {}),
         **training_cost(policy, learned.rows, config),
     }
     if held_out.rows:
@@ -232,7 +242,14 @@ def starting_policy(config: SFTConfig, base: Artifact | None) -> Policy:
 def sample_responses(
     policy: Policy, held_out: EncodedDemonstrations, config: SFTConfig, rows_per_pass: int
 ) -> list[dict[str, Any]]:
-    """Return greedy responses to the first prompts that fit with one, beside references."""
+    """Return greedy responses to the first prompts that fit with one, beside references.
+
+    Of a policy that learned to search, the first turn alone, which may end with a call.
+    """
+    until = None
+    if (form := policy.spec.search_form) is not None:
+        search = SearchConfig(**form._asdict())
+        until = CallEnd(policy.tokenizer, search, policy.spec.stop_token_ids)
     longest = policy.spec.context - config.max_new_tokens
     pairs = zip(held_out.demonstrations, held_out.rows, strict=True)
     shown = [(d, row.prompt) for d, row in pairs if len(row.prompt) <= longest][
@@ -242,7 +259,8 @@ def sample_responses(
         temperature=0.0, max_new_tokens=config.max_new_tokens, batch_size=rows_per_pass
     )
     keys = [row_key("sft sample", config.seed, d.id) for d, _ in shown]
-    samples = generate(policy, [prompt for _, prompt in shown], sampling=sampling, keys=keys)
+    prompts = [prompt for _, prompt in shown]
+    samples = generate(policy, prompts, sampling=sampling, keys=keys, until=until)
     return [
         {
             "id": demonstration.id,
@@ -250,10 +268,16 @@ def sample_responses(
             "passages": list(demonstration.passages),
             "response": policy.decode(sample.tokens),
             "finished": sample.finished,
-            "reference": demonstration.response,
+            "reference": reference(demonstration),
         }
         for (demonstration, _), sample in zip(shown, samples, strict=True)
     ]
+
+
+def reference(demonstration: Demonstration) -> str:
+    """Return what a demonstration teaches, as the report shows it: its queries, its response."""
+    queries = [f"(searches: {search.query})" for search in demonstration.searches]
+    return " ".join([*queries, demonstration.response])
 
 
 def notes(context: int, too_long: int, held_out_too_long: int, measured: bool) -> list[str]:

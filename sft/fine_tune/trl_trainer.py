@@ -5,7 +5,8 @@ its defaults would do, and why they are not used:
 
 - Tokens. TRL would tokenise prompt and completion with templates and end tokens of its own. It is
   given token ids and labels instead: the ids are those that the policy will see when it is sampled,
-  and labels are -100 on the prompt, so the loss is on the response and its terminal token. Padding
+  and labels are -100 on the prompt and on answers to search calls, so the loss is on what the
+  policy writes and its terminal token. Padding
   is masked by length, so a pad token equal to the terminal token does not silence it.
 - Loss. TRL pads all rows to the longest and, without Triton, scores every position. `_Trainer`
   takes the project's one log-softmax at response tokens, a few rows of like length at a time: the
@@ -91,9 +92,17 @@ def dataset(examples: Sequence[TokenRow], rows: Sequence[int]) -> datasets.Datas
     """Return `input_ids` and `labels` of the examples, in the order `rows`."""
     columns = {
         "input_ids": [[*example.prompt, *example.response] for example in examples],
-        "labels": [[*[IGNORED] * len(e.prompt), *e.response] for e in examples],
+        "labels": [[*[IGNORED] * len(e.prompt), *_labels(e)] for e in examples],
     }
     return datasets.Dataset.from_dict(columns).select(rows)
+
+
+def _labels(example: TokenRow) -> Sequence[int]:
+    """Return the response's tokens, `IGNORED` where the policy does not write them itself."""
+    if example.action_mask is None:
+        return example.response
+    pairs = zip(example.response, example.action_mask, strict=True)
+    return [token if is_action else IGNORED for token, is_action in pairs]
 
 
 def arguments(

@@ -31,6 +31,8 @@ from plumbrule.lm.varlen import NAME, kept_dtype
 
 _RECOMPUTED = "plumbrule_recomputed"
 """Attribute of a causal language model that is sampled without a cache."""
+_READ_ANEW = "plumbrule_read_anew"
+"""Attribute of one whose rows are read from their beginning in each turn."""
 _NAMES = ("cache", "past_key_values", "cache_params")
 """What models call their cache: transformers 5.24 renamed the two others to the first; until then
 the last is that of models without any attention (Mamba and its like)."""
@@ -64,6 +66,12 @@ class PreallocatedLayer(DynamicLayer):
         self._values[:, :, begin:end] = value_states
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
         return self.keys, self.values
+
+    def begin(self, keys: Tensor, values: Tensor, length: int) -> None:
+        """Take buffers (b, heads, capacity, size) whose first `length` columns are written."""
+        self._keys, self._values = keys, values
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep the rows `indices` (repeats allowed), in that order."""
@@ -108,7 +116,7 @@ def prefill(
     copies = [order.setdefault(tuple(prompt), len(order)) for prompt in prompts]
     tokens, prompt_mask = (x.to(device) for x in pad_rows(list(order), pad_id, side="left"))
     cache = new_cache(causal_lm(model).config, tokens.shape[1] + limit)
-    hidden = _read(model, cache, tokens, prompt_mask, positions(prompt_mask))
+    hidden = read(model, cache, tokens, prompt_mask, positions(prompt_mask))
     real_mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(order), limit)], 1)
     if len(order) < len(prompts):
         index = torch.tensor(copies, device=device)
@@ -117,7 +125,7 @@ def prefill(
     return hidden, cache, real_mask
 
 
-def _read(
+def read(
     model: nn.Module, cache: DynamicCache, tokens: Tensor, real_mask: Tensor, position: Tensor
 ) -> Tensor:
     """Return hidden states (b, h) at the last column, the tokens (b, l) put into the cache."""
@@ -158,8 +166,21 @@ def is_recomputed(model: nn.Module) -> bool:
     return bool(getattr(causal_lm(model), _RECOMPUTED, False))
 
 
+def set_read_anew(model: nn.Module, read_anew: bool) -> None:
+    """Mark a model whose rows are read from their beginning in each turn, or unmark it."""
+    setattr(causal_lm(model), _READ_ANEW, read_anew)
+
+
+def is_read_anew(model: nn.Module) -> bool:
+    """Return whether rows of a model are read from their beginning in each turn."""
+    return bool(getattr(causal_lm(model), _READ_ANEW, False))
+
+
 class Rows(Protocol):
     """A batch of rows that grow by a token at a time."""
+
+    cache: DynamicCache | None
+    """What was read of them; None: they are read whole for each token."""
 
     hidden: Tensor
     """(b, h), at the rows' ends."""
@@ -170,13 +191,21 @@ class Rows(Protocol):
     def keep(self, indices: Tensor) -> None:
         """Keep the rows `indices` (n,) int64, in that order."""
 
+    def columns_of(self, place: int) -> tuple[int, int]:
+        """Return where the row at `place` begins in the cache, and where what was read ends."""
+
 
 class CachedRows:
-    """Rows that are read once, each next token against the cache. Equal prompts are read once."""
+    """Rows that have been read, each next token against the cache.
 
-    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+    Args: hidden, cache, real_mask: as `prefill` returns them.
+    """
+
+    def __init__(
+        self, model: nn.Module, hidden: Tensor, cache: DynamicCache, real_mask: Tensor, limit: int
+    ):
         self.model = model
-        self.hidden, self._cache, self._real_mask = prefill(model, prompts, pad_id, limit)
+        self.hidden, self.cache, self._real_mask = hidden, cache, real_mask
         self._num_columns = self._real_mask.shape[1] - limit
         self._position = self._real_mask.sum(-1, keepdim=True) - limit
 
@@ -184,20 +213,26 @@ class CachedRows:
         """Put the tokens (b,) int64 behind the rows and read them."""
         self._num_columns += 1
         seen = self._real_mask[:, : self._num_columns]
-        self.hidden = _read(self.model, self._cache, picked[:, None], seen, self._position)
+        self.hidden = read(self.model, self.cache, picked[:, None], seen, self._position)
         self._position = self._position + 1
 
     def keep(self, indices: Tensor) -> None:
         """Keep the rows `indices` (n,) int64, in that order."""
         self._real_mask, self._position = self._real_mask[indices], self._position[indices]
         self.hidden = self.hidden[indices]
-        select_rows(self._cache, indices)
+        select_rows(self.cache, indices)
+
+    def columns_of(self, place: int) -> tuple[int, int]:
+        """Return where the row at `place` begins in the cache, and where what was read ends."""
+        return int(self._real_mask[place].to(torch.uint8).argmax()), self._num_columns
 
 
 class WholeRows:
     """Rows that are read whole for each token, as scoring reads them: right without a cache."""
 
-    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int):
+    cache = None
+
+    def __init__(self, model: nn.Module, prompts: list[Sequence[int]], pad_id: int):
         self.model, self._pad_id = model, pad_id
         self._rows = [list(prompt) for prompt in prompts]
         self.hidden = self._read()
@@ -213,6 +248,10 @@ class WholeRows:
         self._rows = [list(self._rows[i]) for i in indices.tolist()]
         self.hidden = self.hidden[indices]
 
+    def columns_of(self, place: int) -> tuple[int, int]:
+        """Return (0, 0): nothing is kept of what was read."""
+        return 0, 0
+
     def _read(self) -> Tensor:
         device = next(self.model.parameters()).device
         tokens, real_mask = (x.to(device) for x in pad_rows(self._rows, self._pad_id))
@@ -221,6 +260,17 @@ class WholeRows:
 
 
 def read_rows(model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int) -> Rows:
-    """Return prompts that have been read and will grow by at most `limit` tokens each."""
-    kind = WholeRows if is_recomputed(model) else CachedRows
-    return kind(model, prompts, pad_id, limit)
+    """Return prompts that have been read and will grow by at most `limit` tokens each.
+
+    Equal prompts are read once.
+    """
+    if is_recomputed(model):
+        return WholeRows(model, prompts, pad_id)
+    return cached_rows(model, prompts, pad_id, limit)
+
+
+def cached_rows(
+    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+) -> CachedRows:
+    """Return `read_rows` of a model that is sampled with a cache."""
+    return CachedRows(model, *prefill(model, prompts, pad_id, limit), limit)

@@ -28,7 +28,8 @@ from torch import Tensor
 from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import continuous_batching
-from plumbrule.lm.generation.kv_cache import read_rows
+from plumbrule.lm.generation.continued_rows import RowCache, continue_rows
+from plumbrule.lm.generation.kv_cache import Rows, is_read_anew, read_rows
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import buckets, output_logits
 from plumbrule.lm.policy import Policy
@@ -71,6 +72,7 @@ def generate(
     progress: ProgressLine | None = None,
     until: Until | None = None,
     limits: Sequence[int] | None = None,
+    caches: Sequence[RowCache] | None = None,
 ) -> list[Sample]:
     """Return one sample per prompt, in the order of the prompts.
 
@@ -86,6 +88,9 @@ def generate(
             accelerators decode in batches, without the slots of continuous batching.
         limits: tokens of each response, at most, each in [1, max_new_tokens]; None:
             max_new_tokens.
+        caches: one per prompt. A prompt that begins with what one holds is read from there on; it
+            is left with what was read of a response that ended as `until` says, else empty. None:
+            nothing is kept.
 
     Raises: ConfigError: a prompt is empty, or too long for the policy's context with
         `max_new_tokens`. ValueError: keys and prompts differ in number. TrainingError: the policy
@@ -98,6 +103,8 @@ def generate(
     if not prompts:
         return []
     plain = until is None and limits is None
+    if is_read_anew(policy.model):
+        caches = None
     samples: list[Sample | None] = [None] * len(prompts)
     was_training = policy.model.training
     policy.model.eval()  # in training mode, gradient checkpointing would switch the cache off
@@ -108,7 +115,8 @@ def generate(
         for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
             chosen = np.array([keys[i] for i in batch], dtype=np.uint64)
             rows, own = [prompts[i] for i in batch], [most[i] for i in batch]
-            decoded = _decode(policy, rows, sampling, chosen, own, until)
+            kept = None if caches is None else [caches[i] for i in batch]
+            decoded = _decode(policy, rows, sampling, chosen, own, until, kept)
             for i, sample in zip(batch, decoded, strict=True):
                 samples[i] = sample
             if progress is not None:
@@ -150,6 +158,7 @@ def _decode(
     keys: np.ndarray,
     limits: Sequence[int],
     until: Until | None,
+    caches: Sequence[RowCache] | None,
 ) -> list[Sample]:
     """Return one sample per prompt of a batch, in order."""
     model, limit = policy.model, max(limits)
@@ -167,9 +176,15 @@ def _decode(
     most = torch.tensor(limits, device=device)
     ends = torch.tensor([] if until is None else list(until.token_ids), device=device)
 
-    # 1 Read each different prompt once, then give every row its own copy of the cache.
+    # 1 Read each different prompt once, then give every row its own copy of the cache; or go on
+    # where an earlier turn ended.
     with timed("prefill"):
-        growing = read_rows(model, prompts, policy.pad_id, limit)
+        if caches is not None and all(cache.num_tokens for cache in caches):
+            growing: Rows = continue_rows(model, prompts, caches, policy.pad_id, limit)
+        else:
+            growing = read_rows(model, prompts, policy.pad_id, limit)
+    for cache in caches or ():
+        cache.layers = ()
     rows = torch.arange(num_rows, device=device)  # which sample each row of the batch is
 
     with timed("decode"):
@@ -183,8 +198,12 @@ def _decode(
             ended[rows] |= ~gone & torch.isin(picked, stops)
             left[rows] |= most[rows] <= t + 1
             if until is not None:
-                for row in rows[~gone & torch.isin(picked, ends)].tolist():
-                    left[row] |= until.ends(tokens[row, : t + 1].tolist())
+                for place in (~gone & torch.isin(picked, ends)).nonzero()[:, 0].tolist():
+                    row = int(rows[place])
+                    if until.ends(tokens[row, : t + 1].tolist()):
+                        left[row] = True
+                        if caches is not None and growing.cache is not None:
+                            caches[row].keep(growing.cache, place, *growing.columns_of(place))
             # 3 Rows that have ended leave, once they are many or one has no position left.
             live = ~(ended | left)[rows]
             num_live = int(live.sum())  # the one wait for the device per token

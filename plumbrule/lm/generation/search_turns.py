@@ -12,12 +12,14 @@ False for one of an answer. Nobody makes it again from ids, lengths or text.
 (Search-R1's rollouts decode each turn, cut the text behind `</search>` and encode it again, so the
 policy is trained on tokens that it did not sample; its mask is made of those ids.)
 
-All rows of a rollout take their turn together, so their calls are one batch of queries to the
-retriever, each distinct one asked once. Token i of turn k is picked by the random number of (the
+The rows of a batch take their turn together, so their calls are one batch of queries to the
+retriever, each distinct one asked once; and each goes on from what was read of it in earlier turns
+(`continued_rows.py`), so a conversation is read once. A batch is done before the next begins, which
+bounds the caches that are kept. Token i of turn k is picked by the random number of (the
 response's key, k, i); the first turn's key is the response's own, so a policy that does not search
 samples what it would have sampled anyway. Lengths: sampled tokens count against
 `sampling.max_new_tokens` over all turns, an answer against `search.budget_tokens`, and a call whose
-answer would leave no token to sample is not answered. Each turn reads its whole context anew.
+answer would leave no token to sample is not answered.
 """
 
 from __future__ import annotations
@@ -27,11 +29,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from plumbrule.lm.config import SamplingConfig, SearchConfig
+from plumbrule.lm.generation.continued_rows import RowCache
 from plumbrule.lm.generation.sampler import Sample, check_lengths, generate
+from plumbrule.lm.logprobs import buckets
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
 from plumbrule.lm.search_calls.cache import CachedRetriever
 from plumbrule.lm.search_calls.calls import CallEnd, count_calls, count_malformed, first_call
+from plumbrule.lm.search_calls.demonstrated import require_form
 from plumbrule.lm.search_calls.results import ResultWriter
 from plumbrule.protocols import Retriever, SearchCall, Searching
 from plumbrule.timing import timed
@@ -65,6 +70,7 @@ class _Growing:
     texts: list[str] = field(default_factory=list)
     calls: list[SearchCall] = field(default_factory=list)
     finished: bool = False
+    cache: RowCache = field(default_factory=RowCache)
 
     @property
     def num_sampled(self) -> int:
@@ -111,10 +117,11 @@ class Searcher:
         Args: prompts, keys: as in `generate`. num_shown: passages that each prompt shows already;
         None: none. Those of calls are numbered behind them.
         Raises: ConfigError: a prompt is empty, or too long for the policy's context with a response
-        and the answers to all calls; the template is longer than the budget. TrainingError: the
-        policy gives NaN.
+        and the answers to all calls; the template is longer than the budget; the policy was taught
+        another form of calls. TrainingError: the policy gives NaN.
         """
         search = self.search
+        require_form(policy, search)
         most = sampling.max_new_tokens + search.most_result_tokens
         named = (
             f"sampling.max_new_tokens (={sampling.max_new_tokens} tokens) and, for each of "
@@ -126,9 +133,21 @@ class Searcher:
         writer = ResultWriter(policy.tokenizer, search)
         shown = num_shown or [0] * len(prompts)
         rows = [_Growing(list(p), k, n) for p, k, n in zip(prompts, keys, shown, strict=True)]
-        live = rows
-        for turn in range(search.max_turns):
-            last = turn + 1 == search.max_turns
+        for batch in buckets([len(prompt) for prompt in prompts], sampling.batch_size):
+            self._take_turns(policy, [rows[i] for i in batch], sampling, end, writer)
+        return [self._done(row) for row in rows]
+
+    def _take_turns(
+        self,
+        policy: Policy,
+        live: list[_Growing],
+        sampling: SamplingConfig,
+        end: CallEnd,
+        writer: ResultWriter,
+    ) -> None:
+        """Sample and answer all turns of a batch of rows."""
+        for turn in range(self.search.max_turns):
+            last = turn + 1 == self.search.max_turns
             samples = generate(
                 policy,
                 [[*row.prompt, *row.tokens] for row in live],
@@ -136,6 +155,7 @@ class Searcher:
                 keys=[row_key("turn", row.key, turn) if turn else row.key for row in live],
                 until=None if last else end,
                 limits=[sampling.max_new_tokens - row.num_sampled for row in live],
+                caches=[row.cache for row in live],
             )
             for row, sample in zip(live, samples, strict=True):
                 row.add_turn(sample, end.text(sample.tokens))
@@ -146,7 +166,6 @@ class Searcher:
                 break
             with timed("retrieve"):
                 self._answer_calls(live, writer)
-        return [self._done(row) for row in rows]
 
     def _calls(self, row: _Growing, sampling: SamplingConfig) -> bool:
         """Return whether a row's newest turn is a call that can be answered."""

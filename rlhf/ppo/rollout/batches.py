@@ -23,10 +23,10 @@ from torch import Tensor
 from plumbrule.data.records import Prompt
 from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.lm.loading import Policy
+from plumbrule.lm.search_calls.recorded import from_json
 from plumbrule.protocols import Scorer
 from plumbrule.timing import Stopwatch
 from rlhf.ppo.objective import scores_of
-from rlhf.ppo.rollout import searches
 from rlhf.ppo.rollout.dynamic_sampling import Draws, fill_rollout, groups_that_vary
 from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.rollout.prompts import further_prompts
@@ -158,6 +158,6 @@ def load_batch(folder: Path, device: torch.device) -> Batch | None:
         step_mask=tensors["step_mask"],
         finished=tensors["finished"],
         rollout_logprobs=tensors["rollout_logprobs"],
-        searching=None if searching is None else [searches.from_json(row) for row in searching],
+        searching=None if searching is None else [from_json(row) for row in searching],
     )
     return Batch(trajectory, terms, draws and Draws(**draws))

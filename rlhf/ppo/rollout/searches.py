@@ -64,10 +64,3 @@ def read_columns(rows: Mapping[str, list[Any]], path: Path, redo: str) -> list[S
             start += size
         found.append(Searching(tuple(turns), tuple(calls), malformed, unanswered))
     return found
-
-
-def from_json(row: list[Any]) -> Searching:
-    """Return what JSON made a list of."""
-    turns, calls, malformed, unanswered = row
-    shown = tuple(SearchCall(query, tuple(passages)) for query, passages in calls)
-    return Searching(tuple(turns), shown, malformed, unanswered)

@@ -365,3 +365,13 @@ def test_one_alias_and_one_value_may_be_a_text_and_are_never_read_letter_by_lett
     for name in ("aliases", "values"):
         with pytest.raises(DataError, match=rf"meta.{name} \(=4\) of a prompt must be a text or a"):
             judge("red", {**asked, name: 4})
+
+
+@pytest.mark.parametrize("text", ["Bero was born in 1934 [2].", "1934 [1][12]. [3]"])
+def test_a_citation_states_nothing(text: str) -> None:
+    """`[2]` is no year; without that an answer that cites would state two, and be wrong."""
+    meta = {"answer": "1934", "value_kind": "year", "entity": "Bero"}
+    said = judge(text, meta, "When was Bero born?")
+    assert said.stated == ("1934",)
+    assert said.clear
+    assert judge("1934 [1950]", meta).stated == ("1934", "1950")  # hides no second answer

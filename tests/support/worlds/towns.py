@@ -45,10 +45,10 @@ def demonstrations(folder: Path, train: list[Demonstration], held_out: list[Demo
     return Artifact.of(folder, "data")
 
 
-def base(folder: Path, seed: int = 0) -> Artifact:
+def base(folder: Path, seed: int = 0, shape: ModelConfig = MODEL) -> Artifact:
     """Return a base artifact that holds an untrained model."""
-    tokenizer = train_tokenizer(SENTENCES, MODEL.vocab_size)
+    tokenizer = train_tokenizer(SENTENCES, shape.vocab_size)
     save_policy(
-        make_policy(new_model(MODEL, tokenizer, seed), tokenizer, MODEL.context), folder / "model"
+        make_policy(new_model(shape, tokenizer, seed), tokenizer, shape.context), folder / "model"
     )
     return Artifact.of(folder, "base")

@@ -180,14 +180,20 @@ def test_turns_tokens_and_budgets_are_bounded(found: list[SearchedSample]) -> No
     assert all(sum(row.action_mask) <= 3 for row in short)
 
 
-def test_calls_of_all_rows_are_one_question_each() -> None:
-    """Three turns: two batches of distinct queries; rows of one prompt and key ask once."""
-    source = Echo()
-    Searcher(source, SEARCH).answer(
-        tiny_models.policy(), PROMPTS * 2, sampling=SAMPLING, keys=KEYS * 2
-    )
-    assert len(source.asked) == 2
-    for asked in source.asked:
+def test_calls_of_a_batch_are_one_question_each() -> None:
+    """Three turns: two batches of distinct queries; rows of one prompt and key ask once, also where
+    they are not in one batch.
+    """
+    for size, most in ((16, 2), (8, 4)):
+        source = Echo()
+        Searcher(source, SEARCH).answer(
+            tiny_models.policy(),
+            PROMPTS * 2,
+            sampling=replace(SAMPLING, batch_size=size),
+            keys=KEYS * 2,
+        )
+        assert 2 <= len(source.asked) <= most
+        asked = [query for some in source.asked for query in some]
         assert len(set(asked)) == len(asked)
 
 
