@@ -1,6 +1,6 @@
 """Write the table of `rlhf/ppo/README.md`: what each detail of PPO is here, and what holds it.
 
-    python scripts/detail_page.py            write the page
+    python scripts/detail_page.py            write the page and conf/sweep/ppo_details.yaml
     python scripts/detail_page.py --check    exit with 1 if it is stale, or a detail unheld
 
 The prose of that page is written by hand, in the page itself; this program replaces what stands
@@ -35,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("rlhf") / "ppo" / "README.md"
 DETAILS = Path("rlhf") / "ppo" / "details.toml"
+SWEEP = Path("conf") / "sweep" / "ppo_details.yaml"
 MUTATIONS = Path("rlhf") / "ppo" / "mutations.json"
 BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
 END = "<!-- details end -->"
@@ -53,6 +54,10 @@ class Detail:
     here: str
     settings: Sequence[str] = ()
     reason: str = ""
+    change: Sequence[str] = ()
+    """Of an option: its name in the sweep and the settings that switch it on."""
+    unchanged: str = ""
+    """Why it can't be switched on alone."""
 
     @property
     def is_left_out(self) -> bool:
@@ -176,6 +181,11 @@ def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> 
             )
         if detail.status == "option" and not detail.settings:
             found.append(f"{where} is an option and must name its settings.")
+        if detail.status == "option" and (len(detail.change) == 2) == bool(detail.unchanged):
+            found.append(
+                f"{where} is an option and must have a change (its name in {SWEEP} and the settings "
+                "that switch it on), or say in `unchanged` why there is none."
+            )
         found += [
             f"{where}: {setting} must be a setting; correct {DETAILS}."
             for setting in detail.settings
@@ -230,6 +240,27 @@ def table(
     return "\n".join(lines)
 
 
+def sweep(details: Sequence[Detail]) -> str:
+    """Return the sweep that switches on each option alone: the text of `SWEEP`."""
+    lines = [
+        "# @package hydra.sweeper",
+        "# Each optional detail of PPO switched on alone, beside none of them (detail=default).",
+        "# Command: plumbrule -m sweep=ppo_details",
+        f"# Written by {COMMAND} of {DETAILS.as_posix()}; do not edit.",
+        "params:",
+        "  experiment: ppo_details",
+        "  seed: range(0,5)",
+        "alone:",
+        "  detail:",
+    ]
+    for detail in details:
+        if detail.change:
+            name, settings = detail.change
+            lines.append(f'    {name}: "{settings}"  # {detail.number}')
+    lines.append("first: detail=default  # what all others are compared with")
+    return "\n".join(lines) + "\n"
+
+
 def option_table(
     lines: Sequence[OptionLine], tests: Mapping[tuple[str, str], Sequence[str]]
 ) -> str:
@@ -261,8 +292,9 @@ def render(page: str, generated: str) -> str:
 
 
 def write_page(root: Path = ROOT) -> None:
-    """Write the page as it must be now."""
+    """Write the page and the sweep as they must be now."""
     (root / PAGE).write_text(expected_page(root), encoding="utf-8")
+    (root / SWEEP).write_text(sweep(read_details(root / DETAILS)), encoding="utf-8")
 
 
 def expected_page(root: Path) -> str:
@@ -279,6 +311,8 @@ def check(root: Path = ROOT) -> list[str]:
     found = problems(read_details(root / DETAILS), marked_tests(root / "tests"))
     if (root / PAGE).read_text(encoding="utf-8") != expected_page(root):
         found.append(f"{PAGE} is stale; run {COMMAND}.")
+    if (root / SWEEP).read_text(encoding="utf-8") != sweep(read_details(root / DETAILS)):
+        found.append(f"{SWEEP} is stale; run {COMMAND}.")
     return found
 
 

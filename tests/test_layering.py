@@ -30,6 +30,7 @@ lm
 report
 results
 pipeline
+bundles
 cli
 notebook __main__
 """
