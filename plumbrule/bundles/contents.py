@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from markupsafe import escape
+
 from plumbrule.bundles.archive import write_archive
 from plumbrule.bundles.scrub import Scrubber, require_no_secret
 from plumbrule.errors import ArtifactError
@@ -160,15 +162,13 @@ def _add_run(
     told["overrides"] = [scrubber.word(word) for word in record["overrides"]]
     told.pop("log", None)
     files[f"{run}/{RUN_RECORD}"] = _as_json(told)
-    changed = {
-        old: new
-        for old, new in zip(record["overrides"], told["overrides"], strict=True)
-        if old != new
-    }
+    words = list(zip(record["overrides"], told["overrides"], strict=True))
+    before, after = (command_of(one["overrides"]) for one in (record, told))
+    changed = {before: after, **{old: new for old, new in words if old != new}}
     for path in sorted([*folder.glob("*.html"), *folder.glob("report.md")]):
         text = path.read_text(encoding="utf-8")
-        for old, new in changed.items():
-            text = text.replace(old, new)
+        for old, new in changed.items():  # the whole command first: it quotes what it holds
+            text = text.replace(str(escape(old)), str(escape(new))).replace(old, new)
         files[f"{run}/{path.name}"] = scrubber.text(text).encode()
     hardware = {name: node.get("hardware", {}) for name, node in told["nodes"].items()}
     about = {name: told.get(name, {}) for name in ("git", "versions")}

@@ -5,9 +5,10 @@
 2. What item rows give is computed again by the stages' own functions, and every number is compared
    with the published one.
 3. The metrics of the run are those of its artifacts.
+4. The reports are made again of the artifacts (`reports.py`).
 
 Digests lie beside what they are of, so they find damage, and not whoever changes a file and its
-digests together; a number that was changed so is found by 2 and 3 unless its rows were changed too.
+digests together; a number that was changed so is found by 2 to 4 unless its rows were changed too.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.bundles.archive import Limits, unpack
+from plumbrule.bundles.reports import ReportCheck, check_reports
 from plumbrule.errors import ArtifactError, DataError
 from plumbrule.pipeline.run_record import merge_metrics
 from plumbrule.pipeline.stages import STAGES
@@ -54,6 +56,7 @@ class Check(NamedTuple):
     files: int
     left_out: Mapping[str, int]
     nodes: Sequence[NodeCheck]
+    reports: ReportCheck
     wrong: Sequence[str]
 
     @property
@@ -64,7 +67,8 @@ class Check(NamedTuple):
     @property
     def every_wrong(self) -> list[str]:
         """All that is wrong, a sentence each."""
-        return [*self.wrong, *(said for one in self.nodes for said in one.wrong)]
+        said = [line for one in self.nodes for line in one.wrong]
+        return [*self.wrong, *said, *self.reports.wrong]
 
 
 def check_archive(path: Path, limits: Limits | None = None) -> Check:
@@ -91,7 +95,8 @@ def check_archive(path: Path, limits: Limits | None = None) -> Check:
         wrong += _record(record, manifests)
         sorts = [str(about.get("sort")) for about in index["left_out"].values()]
         left_out = {sort: sorts.count(sort) for sort in sorted({*sorts})}
-        return Check(index["run"], len(index["files"]), left_out, nodes, wrong)
+        reports = check_reports(root, index["run"], record)
+        return Check(index["run"], len(index["files"]), left_out, nodes, reports, wrong)
 
 
 def _is_run(name: str) -> bool:

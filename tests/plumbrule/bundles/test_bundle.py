@@ -96,6 +96,7 @@ def test_an_archive_holds_what_is_checked_and_no_weights_or_places_of_this_machi
     assert f"{EVAL}: " in said
     assert "all agree" in said
     assert f"{PPO}: 1 numbers (objective/kl)" in said  # there are no items of a training
+    assert "report.html and report.md, written again: the same to the byte" in said
     assert "wrong: nothing" in said
 
 
@@ -163,6 +164,18 @@ def change_run(files: dict[str, bytes]) -> None:
     edited(files, f"{RUN}/run.json", '"objective/kl": 0.5', '"objective/kl": 0.1')
 
 
+def change_report(files: dict[str, bytes]) -> None:
+    text = files[f"{RUN}/report.md"].decode()
+    row = next(line for line in text.splitlines() if line.startswith("| known_accuracy_change"))
+    cells = row.split(" | ")
+    cells[-1] = "0.99 |"
+    edited(files, f"{RUN}/report.md", row, " | ".join(cells))
+
+
+def change_page(files: dict[str, bytes]) -> None:
+    edited(files, f"{RUN}/report.html", "</h1>", " improved</h1>")
+
+
 def drop_metric(files: dict[str, bytes]) -> None:
     edited(files, f"{EVAL}/metrics.json", '"accuracy"', '"renamed"')
 
@@ -175,6 +188,8 @@ def drop_metric(files: dict[str, bytes]) -> None:
         (change_difference, r"comparisons\.json 0 > difference is 0\.77; its items give"),
         (change_headline, r"metrics eval/known_accuracy_ppo_closed is 0\.123; its items give"),
         (change_run, r"run\.json metrics objective/kl is 0\.1; its artifact has 0\.5"),
+        (change_report, r"report\.md known_accuracy_change\S* is 0\.99.*its artifacts give"),
+        (change_page, r"report\.html is not what its artifacts give"),
         (drop_metric, r"metrics\.json questions > closed > accuracy > value is missing"),
     ],
 )

@@ -57,5 +57,8 @@ def lines(found: Check, most: int, every: bool = False) -> list[str]:
         for one in unknown:
             names = listed(one.unknown, len(one.unknown) if every else 4)
             said.append(f"  {one.artifact}: {len(one.unknown)} numbers ({names})")
+    if found.reports.same:
+        said.append("report.html and report.md, written again: the same to the byte")
+    said += found.reports.notes
     said.append(f"wrong: {len(found.every_wrong) or 'nothing'}")
     return said + [f"  {line}" for line in found.every_wrong[:most]]
