@@ -83,7 +83,9 @@ def reward_evaluation(artifact: Artifact, inputs: Inputs, out: Path) -> Mapping[
     for name, rows in files.items():
         if not (name.endswith(REWRITES) and name.removesuffix(REWRITES) in files):
             rewrites = files.get(f"{name}{REWRITES}", [])
-            found[name] = metrics_of(Found(list(rows), list(rewrites), [], [], [], []), intervals)
+            found[name] = metrics_of(
+                Found([*map(dict, rows)], [*map(dict, rewrites)], [], [], [], []), intervals
+            )
     write_json(out / METRICS, {name: _as_json(own) for name, own in found.items()})
     flat = {
         f"eval_rm/{name}_{metric}": one

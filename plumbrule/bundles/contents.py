@@ -168,7 +168,8 @@ def _add_run(
     for path in sorted([*folder.glob("*.html"), *folder.glob("report.md")]):
         text = path.read_text(encoding="utf-8")
         for old, new in changed.items():  # the whole command first: it quotes what it holds
-            text = text.replace(str(escape(old)), str(escape(new))).replace(old, new)
+            is_page = path.suffix == ".html"
+            text = text.replace(*((str(escape(old)), str(escape(new))) if is_page else (old, new)))
         files[f"{run}/{path.name}"] = scrubber.text(text).encode()
     hardware = {name: node.get("hardware", {}) for name, node in told["nodes"].items()}
     about = {name: told.get(name, {}) for name in ("git", "versions")}

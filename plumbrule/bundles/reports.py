@@ -54,7 +54,8 @@ def check_reports(root: Path, run: str, record: Mapping[str, Any]) -> ReportChec
         wrong = [] if own_page == page else [f"{REPORT_PAGE} is not what its artifacts give"]
         return ReportCheck(not wrong, wrong, [])
     wrong = changed_rows(own.splitlines(), text.splitlines())
-    lines = sum(line[:1] == "-" for line in difflib.ndiff(own.splitlines(), text.splitlines()))
+    changes = [line[:1] for line in difflib.ndiff(own.splitlines(), text.splitlines())]
+    lines = max(changes.count("-"), changes.count("+"))
     note = f"{lines} lines of {REPORT_TEXT} are not what this version writes"
     return ReportCheck(False, [f"{REPORT_TEXT} {one}" for one in wrong], [note])
 

@@ -212,7 +212,7 @@ def labels_of(axes: Axes, overrides: Sequence[str]) -> dict[str, dict[str, str]]
     for name, positions in axes.items():
         fitting = [at for at in positions if own.issuperset(_words(at))]
         if fitting:
-            found[name] = dict(max(fitting, key=len))
+            found[name] = dict(max(fitting, key=lambda at: len(at)))
     return found
 
 

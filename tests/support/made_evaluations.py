@@ -102,7 +102,8 @@ def write_run(root: Path) -> Path:
         "config": {"data": {"prompts": {"path": "/home/someone/prompts.jsonl"}}},
     }
     write_json(run / "run.json", record)
-    html, markdown = render_report(record, {name: one.path for name, one in made.items()})
+    folders = {name: one.path for name, one in made.items()}
+    html, markdown = render_report(record, folders, {"ppo": None})
     (run / "report.html").write_text(html, "utf-8")
     (run / "report.md").write_text(markdown, "utf-8")
     (run / "command.log").write_text("printed on this machine", "utf-8")

@@ -135,8 +135,8 @@ def _is_free(name: str, known: set[str]) -> bool:
 
 
 def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any], why: str) -> SettingChange:
-    texts = (str(side[name]) if name in side else NONE for side in (then, now))
-    return SettingChange(name, *texts, why, kept=False)
+    before, after = (str(side[name]) if name in side else NONE for side in (then, now))
+    return SettingChange(name, before, after, why, kept=False)
 
 
 def _compose(
