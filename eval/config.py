@@ -394,5 +394,6 @@ STAGE = StageKind(
         "eval/confident_wrong_{policy}_closed",
         "eval/confident_wrong_{policy}_rag",
     ),
+    recompute="eval.recompute:evaluation",
 )
 """Of whose slots and `needs_one_of`, `plumbrule/pipeline/stages.py` makes the benchmarks a part."""

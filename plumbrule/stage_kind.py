@@ -105,6 +105,10 @@ class StageKind:
     check: str | None = None
     """`module:function` that is called with each node to be built and the RuntimeConfig, and raises
     ConfigError for settings that don't fit the node's inputs; imports no torch."""
+    recompute: str | None = None
+    """`module:function` that is called with an artifact, its inputs as far as they are there, and
+    an empty folder, into which it writes again the numbers that item rows give of the artifact's
+    files; it returns those of its headline metrics. None: no number of it is made of rows alone."""
     needs_one_of: Collection[str] = ()
     """Optional slots of which at least one must be filled."""
     reward: Callable[[Any], Any] = lambda config: None

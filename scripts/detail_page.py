@@ -1,14 +1,17 @@
 """Write the table of `rlhf/ppo/README.md`: what each detail of PPO is here, and what holds it.
 
-    python scripts/detail_page.py            write the page
+    python scripts/detail_page.py            write the page and conf/sweep/ppo_details.yaml
     python scripts/detail_page.py --check    exit with 1 if it is stale, or a detail unheld
 
 The prose of that page is written by hand, in the page itself; this program replaces what stands
-between its two comments `details begin` and `details end`. The table is made of three things:
+between its two comments `details begin` and `details end`, and between `effects begin` and `effects
+end`. The tables are made of four things:
 
 * `rlhf/ppo/details.toml`: number, name, what we do, settings;
 * the tests, whose `@pytest.mark.detail(n)` are found by parsing them: nothing is imported, so a
   page can be checked in a second and without torch;
+* `rlhf/ppo/detail_effects.json`: what switching on each option alone changed, which
+  `scripts/ppo_details.py` gathers from the runs of `sweep=ppo_details`;
 * `rlhf/ppo/mutations.json`: what `scripts/mutate.py` found when it broke each detail on purpose.
 
 A second table holds what PPO chooses by name (`rlhf/ppo/options.py`): each entry of a registry has
@@ -35,9 +38,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("rlhf") / "ppo" / "README.md"
 DETAILS = Path("rlhf") / "ppo" / "details.toml"
+SWEEP = Path("conf") / "sweep" / "ppo_details.yaml"
 MUTATIONS = Path("rlhf") / "ppo" / "mutations.json"
 BEGIN = "<!-- details begin: written by scripts/detail_page.py, do not edit -->"
 END = "<!-- details end -->"
+EFFECTS = Path("rlhf") / "ppo" / "detail_effects.json"
+EFFECTS_BEGIN = "<!-- effects begin: written by scripts/detail_page.py, do not edit -->"
+EFFECTS_END = "<!-- effects end -->"
 NUM_DETAILS = 65
 STATUSES = ("default", "option", "left out")
 COMMAND = "python scripts/detail_page.py"
@@ -53,6 +60,10 @@ class Detail:
     here: str
     settings: Sequence[str] = ()
     reason: str = ""
+    change: Sequence[str] = ()
+    """Of an option: its name in the sweep and the settings that switch it on."""
+    unchanged: str = ""
+    """Why it can't be switched on alone."""
 
     @property
     def is_left_out(self) -> bool:
@@ -176,6 +187,11 @@ def problems(details: Sequence[Detail], marked: Mapping[int, Sequence[str]]) -> 
             )
         if detail.status == "option" and not detail.settings:
             found.append(f"{where} is an option and must name its settings.")
+        if detail.status == "option" and (len(detail.change) == 2) == bool(detail.unchanged):
+            found.append(
+                f"{where} is an option and must have a change (its name in {SWEEP} and the "
+                "settings that switch it on), or say in `unchanged` why there is none."
+            )
         found += [
             f"{where}: {setting} must be a setting; correct {DETAILS}."
             for setting in detail.settings
@@ -230,6 +246,27 @@ def table(
     return "\n".join(lines)
 
 
+def sweep(details: Sequence[Detail]) -> str:
+    """Return the sweep that switches on each option alone: the text of `SWEEP`."""
+    lines = [
+        "# @package hydra.sweeper",
+        "# Each optional detail of PPO switched on alone, beside none of them (detail=default).",
+        "# Command: plumbrule -m sweep=ppo_details",
+        f"# Written by {COMMAND} of {DETAILS.as_posix()}; do not edit.",
+        "params:",
+        "  experiment: ppo_details",
+        "  seed: range(0,5)",
+        "alone:",
+        "  detail:",
+    ]
+    for detail in details:
+        if detail.change:
+            name, settings = detail.change
+            lines.append(f'    {name}: "{settings}"  # {detail.number}')
+    lines.append("first: detail=default  # what all others are compared with")
+    return "\n".join(lines) + "\n"
+
+
 def option_table(
     lines: Sequence[OptionLine], tests: Mapping[tuple[str, str], Sequence[str]]
 ) -> str:
@@ -248,21 +285,78 @@ def outcome(row: Mapping[str, Any]) -> str:
     return f"{row['name']}: caught by `{row['killed_by'].split('::')[1]}`"
 
 
-def render(page: str, generated: str) -> str:
-    """Return the page with its generated part replaced.
+def render(page: str, generated: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return the page with a generated part replaced.
 
     Raises: SystemExit: a comment that bounds this part is missing, or stands there twice.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise SystemExit(f"{PAGE} must hold these two lines once each:\n{BEGIN}\n{END}")
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise SystemExit(f"{PAGE} must hold these two lines once each:\n{begin}\n{end}")
+    before, rest = page.split(begin)
+    after = rest.split(end)[1]
+    return f"{before}{begin}\n\n{generated}\n\n{end}{after}"
+
+
+def effect_table(details: Sequence[Detail], found: Mapping[str, Any]) -> str:
+    """Return the table of what each option changed, of the numbers in `EFFECTS`."""
+    effects = found["details"]
+    base = effects["default"]
+    seeds = base["states"].get("done", 0)
+    told = [
+        f"`{found['command']}`, {found['date']}, commit {', '.join(found['commits'])}, "
+        f"{'; '.join(found['hardware'])}. None of them switched on: gold gain "
+        f"{base['gold_gain']['mean']:.3g} (SD {_or_dash(base['gold_gain_sd'])}), KL "
+        f"{base['kl']['mean']:.3g} nats, over {seeds} seeds.",
+        "",
+        "| n | detail | switched on by | seeds | gold gain | p | KL, nats | p | SD of gold gain | "
+        "collapsed | failed |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for detail in details:
+        if detail.status != "option":
+            continue
+        cells = [str(detail.number), detail.name]
+        if detail.unchanged:
+            told.append(_row([*cells, f"not alone: it {detail.unchanged}", *[""] * 8]))
+            continue
+        name, settings = detail.change
+        cells.append("<br>".join(f"`{word.strip()}`" for word in settings.split(";")))
+        one = effects.get(name, {"states": {}})
+        states, done = one["states"], one["states"].get("done", 0)
+        if not done:
+            how = "failed" if states.get("failed") else "not run"
+            told.append(_row([*cells, "0", how, *[""] * 6]))
+            continue
+        for part in ("gold_gain", "kl"):
+            cells += [_effect(one[part]), _or_dash(one[part].get("p_holm"))]
+        cells.insert(3, str(done))
+        cells += [_or_dash(one["gold_gain_sd"]), f"{one['collapsed']} of {done}"]
+        told.append(_row([*cells, str(states.get("failed", 0))]))
+    return "\n".join(told)
+
+
+def _effect(one: Mapping[str, Any]) -> str:
+    """Return a difference with its interval, or why there is none."""
+    if one.get("difference") is None:
+        return f"{one['mean']:.3g} (no seed in common)"
+    if one.get("difference_low") is None:
+        why = "too few seeds" if one["pairs"] < 3 else "no spread"
+        return f"{one['difference']:+.3g} ({why} for an interval)"
+    return f"{one['difference']:+.3g} [{one['difference_low']:.3g}, {one['difference_high']:.3g}]"
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def write_page(root: Path = ROOT) -> None:
-    """Write the page as it must be now."""
+    """Write the page and the sweep as they must be now."""
     (root / PAGE).write_text(expected_page(root), encoding="utf-8")
+    (root / SWEEP).write_text(sweep(read_details(root / DETAILS)), encoding="utf-8")
 
 
 def expected_page(root: Path) -> str:
@@ -271,7 +365,9 @@ def expected_page(root: Path) -> str:
     generated = table(details, marked, read_mutations(root / MUTATIONS))
     options = option_table(read_options(root / DETAILS), option_tests(root / "tests"))
     generated = f"{generated}\n\nWhat is chosen by name; plug-ins add to it:\n\n{options}"
-    return render((root / PAGE).read_text(encoding="utf-8"), generated)
+    page = render((root / PAGE).read_text(encoding="utf-8"), generated)
+    effects = json.loads((root / EFFECTS).read_text(encoding="utf-8"))
+    return render(page, effect_table(details, effects), EFFECTS_BEGIN, EFFECTS_END)
 
 
 def check(root: Path = ROOT) -> list[str]:
@@ -279,6 +375,8 @@ def check(root: Path = ROOT) -> list[str]:
     found = problems(read_details(root / DETAILS), marked_tests(root / "tests"))
     if (root / PAGE).read_text(encoding="utf-8") != expected_page(root):
         found.append(f"{PAGE} is stale; run {COMMAND}.")
+    if (root / SWEEP).read_text(encoding="utf-8") != sweep(read_details(root / DETAILS)):
+        found.append(f"{SWEEP} is stale; run {COMMAND}.")
     return found
 
 

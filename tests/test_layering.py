@@ -31,6 +31,7 @@ report
 results
 papers
 pipeline
+bundles
 cli
 notebook __main__
 """

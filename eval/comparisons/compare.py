@@ -67,6 +67,13 @@ def run(
     Raises: DataError: an item stands in one evaluation only, or nothing was measured in both.
     ConfigError: the two were judged by different gold utilities.
     """
+    return write_comparison(config, inputs, out)
+
+
+def write_comparison(
+    config: CompareConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     before, after = inputs["baseline"], inputs["policy"]
     kind, notes = same_terms(before, after)
     stems = sorted({p.stem for a in (before, after) for p in a.file(ITEMS).glob("*.jsonl")})

@@ -138,6 +138,7 @@ COMPARE = StageKind(
         "{policy}/gold_gain",
         "{policy}/known_accuracy_change_closed",
     ),
+    recompute="eval.recompute:comparison",
 )
 WIN_RATE = StageKind(
     "win_rate",

@@ -51,4 +51,5 @@ STAGE = StageKind(
     measured=True,
     headline=("eval_ibem/*",),
     check="eval.ibem.config:check_files",
+    recompute="eval.recompute:ibem_evaluation",
 )

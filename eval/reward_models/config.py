@@ -124,4 +124,5 @@ STAGE = StageKind(
     headline=("eval_rm/rewardbench2_score", "eval_rm/rm_bench_accuracy", "eval_rm/*"),
     needs_one_of=("rm", "judge"),
     check="eval.reward_models.config:check_inputs",
+    recompute="eval.recompute:reward_evaluation",
 )

@@ -44,4 +44,5 @@ STAGE = StageKind(
     measured=True,
     headline=("eval_support/*",),
     check="eval.support.config:check_files",
+    recompute="eval.recompute:support_evaluation",
 )

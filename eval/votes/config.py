@@ -39,4 +39,5 @@ STAGE = StageKind(
     measured=True,
     headline=("vote/multiple_choice_mean_accuracy", "vote/open_qa_vote_f1", "vote/*"),
     check="eval.votes.config:check_members",
+    recompute="eval.recompute:vote",
 )

@@ -68,6 +68,11 @@ def run(
     Raises: DataError: fewer than two evaluations, none of whose benchmarks can be taken together,
         or that are of other questions or asked otherwise.
     """
+    return write_vote(config, inputs, out)
+
+
+def write_vote(config: VoteConfig, inputs: Mapping[str, Artifact], out: Path) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     # 1
     members = [one.artifact for one in Inputs(inputs).variations("policy")]
     if len(members) < 2:

@@ -1,4 +1,4 @@
-"""Which cells a sweep has: a grid of values, with zipped axes, or those that a search chooses.
+"""Which cells a sweep has: a grid of values, with named axes, or those that a search chooses.
 
 The launcher composes all cells itself, and says in one message what is wrong with any of them.
 Hydra imports this module in every program of the environment that uses Hydra, so it imports nothing
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.plumbrule_launcher.launcher import PlumbruleLauncher
 
 PRUNER = ("pruner", "pruner_metric", "pruner_start", "pruner_trials", "pruner_factor")
-NAMES = ("max_batch_size", "params", "zip", "first", "search", "trials", "study", *PRUNER)
+NAMES = ("max_batch_size", "params", "zip", "alone", "first", "search", "trials", "study", *PRUNER)
 SETTINGS: dict[str, Any] = dict.fromkeys(NAMES)
 
 ConfigStore.instance().store(
@@ -36,10 +36,10 @@ class PlumbruleSweeper(Sweeper):
     """Each combination of the values that the command and a file of conf/sweep give.
 
     Args: max_batch_size: cells that the launcher gets at once; None: all. params: setting ->
-    values. zip: name -> settings that change together. first: overrides of the cells that come
-    first. search: how Optuna chooses the cells; None: all are launched. trials: how many it has in
-    all. study: name of its journal. pruner: what stops trials early, and its settings
-    (`plumbrule/cli/sweeps/pruning.py`).
+    values. zip: name -> settings that change together. alone: name -> changes of a baseline, each
+    by itself. first: overrides of the cells that come first. search: how Optuna chooses the
+    cells; None: all are launched. trials: how many it has in all. study: name of its journal.
+    pruner: what stops trials early, and its settings (`plumbrule/cli/sweeps/pruning.py`).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class PlumbruleSweeper(Sweeper):
         max_batch_size: int | None = None,
         params: Mapping[str, Any] | None = None,
         zip: Mapping[str, Any] | None = None,
+        alone: Mapping[str, Any] | None = None,
         first: Any = None,
         search: str | None = None,
         trials: int | None = None,

@@ -34,6 +34,8 @@ from plumbrule.store.json_files import read_json, write_json
 from plumbrule.store.manifests import require_numbers
 
 CELL = "cell.json"
+POSITION = ""
+"""Among the settings of an axis' position, what its name stands under where it has one."""
 STOPPED = "stopped by "
 """How the error of a run or a cell begins that a person or a system stopped."""
 SHOWN = ("gold_gain", "/kl", "reward_gain", "rm/accuracy_noise_free", "rm/accuracy")
@@ -45,7 +47,7 @@ class Cell:
     """One cell of a sweep. number: its place in the sweep. objective: `run.objective`. run: ""
     where it failed. awaits: what a person must do before it goes on, "" where it waits for none.
     pruned: why a search stopped it early, "" where none did.
-    zipped: name of a zipped axis -> its settings and their values of this cell. fold, folds: of its
+    zipped: name of an axis -> its settings and their values of this cell. fold, folds: of its
     config, whichever file or word set them; None: there is no cross-validation, or none was noted.
     """
 
@@ -162,15 +164,20 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
+def settings_at(at: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a position of an axis, without the position's name."""
+    return {key: value for key, value in at.items() if key != POSITION}
+
+
 def with_labels(overrides: Sequence[str], zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return overrides, with the names of zipped axes in place of their settings."""
-    own = {f"{key}={value}" for at in zipped.values() for key, value in at.items()}
+    """Return overrides, with the names of axes in place of their settings."""
+    own = {f"{key}={value}" for at in zipped.values() for key, value in settings_at(at).items()}
     return [*label_words(zipped), *(word for word in overrides if word not in own)]
 
 
 def label_words(zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return the positions of zipped axes as words: `scale=1e-5/64`."""
-    return [f"{name}={'/'.join(at.values())}" for name, at in zipped.items()]
+    """Return the positions of axes as words: `scale=1e-5/64`, or by its name `detail=dual_clip`."""
+    return [f"{name}={at.get(POSITION) or '/'.join(at.values())}" for name, at in zipped.items()]
 
 
 def rows_of(cells: Sequence[Cell]) -> list[Row]:

@@ -20,7 +20,7 @@ from plumbrule.report.contents import command_of
 from plumbrule.report.repeats import Measured, is_repeat, known_or_set, repeat_words, setting_of
 from plumbrule.report.sweep_table import CELL, STOPPED, Cell, read_any_cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
-from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
+from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, named_axes
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import LOGS, RUNS, TRACEBACK, store_root
@@ -197,7 +197,7 @@ def _planned(folder: Path) -> dict[tuple[str, ...], Mapping[str, Mapping[str, st
         sweeper = asked.get("sweeper") or {}
         if sweeper.get("search"):
             return {}
-        axes = zipped_axes(sweeper.get("zip"))
+        axes = named_axes(sweeper)
         return {cell: labels_of(axes, cell) for cell in cells_of_sweep(asked)}
     except (OSError, HydraException, ConfigError, OmegaConfBaseException, YAMLError):
         return {}

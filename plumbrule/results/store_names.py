@@ -9,6 +9,7 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError, listed
 from plumbrule.report.contents import command_of
+from plumbrule.results.nearest_names import nearest
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import read_json
 from plumbrule.store.layout import RUN_RECORD, RUNS
@@ -70,6 +71,43 @@ def find_run(store: Store, what: str) -> tuple[Path, dict[str, Any]] | None:
         if what in names or Path(what).resolve() == folder:
             return folder, record
     return None
+
+
+def one_run(store: Store, what: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and the record of the one run that `what` names.
+
+    Args: what: its id or the beginning of it, `<name>/<id>`, its folder, or a name that one run
+    alone has.
+    Raises: ArtifactError: no run is called so, several are, or the one that is has a damaged
+    record.
+    """
+    path = Path(what).resolve()
+    every = sorted(one for one in store.root.glob(f"{RUNS}/*/*") if (one / RUN_RECORD).exists())
+    named = {folder: f"{folder.parent.name}/{folder.name}" for folder in every}
+    short = what.rstrip("/").removeprefix(f"{RUNS}/")
+    exact = [f for f in every if path == f or short in (named[f], f.name)]
+    close = [f for f in every if short in (f.parent.name,) or f.name.startswith(short or "/")]
+    found = exact or close
+    if not found:
+        if path.is_dir() and path.parent.parent == store.root / RUNS:
+            raise ArtifactError(f"{path} must hold {RUN_RECORD}, and holds none; run it again.")
+        raise ArtifactError(
+            f"{what!r} must be a run of {store.root}, by its id or folder; "
+            f"{nearest(short, [*named.values(), *dict.fromkeys(f.parent.name for f in every)])}"
+        )
+    if len(found) > 1:
+        newest = [named[folder] for folder in sorted(found, key=lambda f: f.name, reverse=True)]
+        raise ArtifactError(
+            f"{what!r} must name one run, and {len(found)} are called so: "
+            f"{listed(newest, 6)}; name one of them by its id."
+        )
+    record = read_record(found[0])
+    if record is None:
+        raise ArtifactError(
+            f"{found[0] / RUN_RECORD} is damaged: it is no record of a run; put it back from a "
+            "copy, or run the command again."
+        )
+    return found[0], record
 
 
 def find_artifact(store: Store, what: str) -> Manifest:

@@ -1,8 +1,12 @@
-"""The cells that a sweep asks for: the grid of its words, its zipped axes, and their order.
+"""The cells that a sweep asks for: the grid of its words, its named axes, and their order.
 
 A zipped axis is several settings that change together. It has a name, which stands in tables in
-place of its settings, and as many positions as each of its settings has values. Every position is
-combined with every value of the other axes.
+place of its settings, and as many positions as each of its settings has values.
+
+A one-at-a-time axis is a baseline and changes of it, each alone: its positions have names, of which
+the first is `default`, where nothing is changed.
+
+Every position of an axis is combined with every value of the other axes.
 """
 
 from __future__ import annotations
@@ -16,37 +20,105 @@ from plumbrule.config import require
 from plumbrule.data.splits import MOST_FOLDS
 from plumbrule.errors import ConfigError, listed
 from plumbrule.report.repeats import REPEATED, key_without_signs
-from plumbrule.report.sweep_table import label_words
+from plumbrule.report.sweep_table import POSITION, label_words, settings_at
 
 FOLDS = "data.folds"
 """The setting of a sweep that asks for a cell for each fold."""
+SWEEP = "sweep."
 SWEEP_FILE = "sweep="
 """How the word begins that names a file of conf/sweep; it is of the sweep, not of its cells."""
 EXAMPLE = 'sweep.zip.scale="ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"'
+ALONE_EXAMPLE = "sweep.alone.detail.dual_clip='ppo.dual_clip=3'"
+BASELINE = "default"
+"""The position of a one-at-a-time axis at which nothing is changed."""
 Axes = Mapping[str, Sequence[Mapping[str, str]]]
-"""Name of a zipped axis -> at each of its positions, setting -> value."""
+"""Name of an axis -> at each of its positions, setting -> value, and where positions have names
+that of this one under `POSITION`."""
 
 
 def cells_of_sweep(hydra: Mapping[str, Any], loader: Any = None) -> list[tuple[str, ...]]:
     """Return the overrides of each cell of a sweep, in the order in which they are to be built.
 
     Args: hydra: the part `hydra` of the sweep's config. loader: Hydra's, for globs over files.
-    Raises: ConfigError: zipped axes or an order that can't be. HydraException: an unreadable word.
+    Raises: ConfigError: axes or an order that can't be. HydraException: an unreadable word.
     """
     sweeper = hydra.get("sweeper") or {}
-    axes = zipped_axes(sweeper.get("zip"))
+    axes = named_axes(sweeper)
     grid = grid_of(words_of_sweep(hydra), loader)
     for name, positions in axes.items():
-        for key in positions[0]:
+        for key in dict.fromkeys(key for at in positions for key in settings_at(at)):
             if key in grid:
+                part = "alone" if POSITION in positions[0] else "zip"
                 raise ConfigError(
-                    f"{key} must not stand in sweep.zip.{name} and by itself; take one out."
+                    f"{key} must not stand in sweep.{part}.{name} and by itself; take one out."
                 )
-    zipped = [[[f"{k}={v}" for k, v in at.items()] for at in axis] for axis in axes.values()]
+    named = [[_words(at) for at in axis] for axis in axes.values()]
     single = [[[word] for word in words] for words in grid.values()]
-    products = itertools.product(*zipped, *single)
+    products = itertools.product(*named, *single)
     cells = [tuple(itertools.chain.from_iterable(product)) for product in products]
     return _in_order(cells, axes, sweeper.get("first"))
+
+
+def _words(at: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in settings_at(at).items()]
+
+
+def named_axes(sweeper: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """Return the zipped and the one-at-a-time axes of a sweep by name.
+
+    Raises: ConfigError: as `zipped_axes` and `alone_axes`; two have a name or a setting in common.
+    """
+    zipped, alone = zipped_axes(sweeper.get("zip")), alone_axes(sweeper.get("alone"))
+    owner = {key: name for name, positions in zipped.items() for key in positions[0]}
+    for name, positions in alone.items():
+        if name in zipped:
+            raise ConfigError(f"sweep.alone.{name} must have another name than sweep.zip.{name}.")
+        for key in dict.fromkeys(key for at in positions for key in settings_at(at)):
+            if (other := owner.setdefault(key, name)) != name:
+                raise ConfigError(
+                    f"{key} must stand in one axis of a sweep, not in {other} and {name}; take one "
+                    "out."
+                )
+    return zipped | alone
+
+
+def alone_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str]]]:
+    """Return the one-at-a-time axes of a sweep by name; each begins with `BASELINE`.
+
+    Args: given: name -> position -> `key=1; other=2`, or a mapping of settings to values.
+    Raises: ConfigError: a name that can't be, no position, or what can't be read.
+    """
+    axes: dict[str, list[dict[str, str]]] = {}
+    for name, positions in (given or {}).items():
+        _require_name("alone", name)
+        if not isinstance(positions, Mapping) or not positions:
+            raise ConfigError(
+                f"sweep.alone.{name} (={positions}) must be names of changes and their settings; "
+                f"write {ALONE_EXAMPLE}."
+            )
+        axes[str(name)] = [{POSITION: BASELINE}]
+        for position, settings in positions.items():
+            field = f"sweep.alone.{name}.{position}"
+            if not re.fullmatch(r"[A-Za-z_]\w*", str(position)) or position == BASELINE:
+                raise ConfigError(f"{field} must be named by one word other than {BASELINE}.")
+            columns = _columns(field, settings, ALONE_EXAMPLE)
+            several = [key for key, values in columns.items() if len(values) > 1]
+            if several:
+                raise ConfigError(
+                    f"{field} must set {several[0]} to one value; name another change for each."
+                )
+            values = {key: column[0] for key, column in columns.items()}
+            axes[str(name)].append({POSITION: str(position), **values})
+    return axes
+
+
+def _require_name(part: str, name: object) -> None:
+    """Raise ConfigError unless an axis can be called so: its name is a column of tables."""
+    if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in REPEATED:
+        raise ConfigError(
+            f"sweep.{part}.{name} must be named by one word other than {' and '.join(REPEATED)}, "
+            "of which a table has the mean; name it by what its settings are."
+        )
 
 
 def words_of_sweep(hydra: Mapping[str, Any]) -> list[str]:
@@ -105,12 +177,13 @@ def zipped_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str
     axes: dict[str, list[dict[str, str]]] = {}
     owner: dict[str, str] = {}
     for name, values in (given or {}).items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in REPEATED:
+        _require_name("zip", name)
+        field = f"sweep.zip.{name}"
+        columns = _columns(field, values, EXAMPLE)
+        if len(columns) < 2:
             raise ConfigError(
-                f"sweep.zip.{name} must be named by one word other than {' and '.join(REPEATED)}, "
-                "of which a table has the mean; name it by what its settings are."
+                f"{field} (={values}) must hold two settings or more; write {EXAMPLE}."
             )
-        columns = _columns(str(name), values)
         for key in columns:
             if (other := owner.setdefault(key, str(name))) != name:
                 raise ConfigError(
@@ -130,35 +203,40 @@ def zipped_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str
 
 
 def labels_of(axes: Axes, overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return name -> setting -> value of the positions of zipped axes at which a cell stands."""
+    """Return name -> setting -> value of the positions of axes at which a cell stands.
+
+    Of several, the one with the most settings: at the baseline of an axis there are none.
+    """
     own = set(overrides)
     found = {}
     for name, positions in axes.items():
-        for at in positions:
-            if own >= {f"{key}={value}" for key, value in at.items()}:
-                found[name] = dict(at)
+        fitting = [at for at in positions if own.issuperset(_words(at))]
+        if fitting:
+            found[name] = dict(max(fitting, key=lambda at: len(at)))
     return found
 
 
-def _columns(name: str, given: Any) -> dict[str, list[str]]:
-    """Return setting -> its values as words, of one zipped axis."""
+def _columns(field: str, given: Any, example: str) -> dict[str, list[str]]:
+    """Return setting -> its values as words, of one zipped axis or position."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    field = f"sweep.zip.{name}"
     if isinstance(given, str):
         parts = [part.strip() for part in given.split(";") if part.strip()]
     elif isinstance(given, Mapping):
-        parts = [f"{key}={_as_word(f'zip.{name}.{key}', value)}" for key, value in given.items()]
+        parts = [
+            f"{key}={_as_word(f'{field.removeprefix(SWEEP)}.{key}', value)}"
+            for key, value in given.items()
+        ]
     else:
-        raise ConfigError(f"{field} (={given}) must be settings and their values; write {EXAMPLE}.")
+        raise ConfigError(f"{field} (={given}) must be settings and their values; write {example}.")
     columns: dict[str, list[str]] = {}
     for part in parts:
         try:
             override = OverridesParser.create().parse_override(part)
         except HydraException:
             raise ConfigError(
-                f"{field} (={part}) must be setting=values; write {EXAMPLE}."
+                f"{field} (={part}) must be setting=values; write {example}."
             ) from None
         key = override.get_key_element()
         if override.is_sweep_override() and not override.is_discrete_sweep():
@@ -170,8 +248,8 @@ def _columns(name: str, given: Any) -> dict[str, list[str]]:
             if override.is_sweep_override()
             else [override.get_value_element_as_str()]
         )
-    if len(columns) < 2:
-        raise ConfigError(f"{field} (={given}) must hold two settings or more; write {EXAMPLE}.")
+    if not columns:
+        raise ConfigError(f"{field} (={given}) must hold two settings or more; write {example}.")
     return columns
 
 

@@ -132,8 +132,12 @@ class ValueCells:
         try:
             self.reuse.change(changed_words(words, self.words))
             for key, text in changed_words(words, self._now).items():
-                OmegaConf.update(self.task, key, value_of(key, text))
-                self._now[key] = text
+                if key in words:
+                    OmegaConf.update(self.task, key, value_of(key, text))
+                    self._now[key] = text
+                else:  # an earlier cell set it, and this one has it as the first
+                    OmegaConf.update(self.task, key, OmegaConf.select(self.cfg, key), merge=False)
+                    del self._now[key]
             composed = compose_run(self.task, self.reuse)
         except (NotAlone, ConfigError, HydraException, OmegaConfBaseException):
             return None

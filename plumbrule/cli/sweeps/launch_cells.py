@@ -32,7 +32,7 @@ from plumbrule.pipeline.executors.merged_graph import EarlyStop
 from plumbrule.pipeline.plan import Lookups
 from plumbrule.pipeline.plan_facts import preview_data
 from plumbrule.report.sweep_table import Cell
-from plumbrule.results.sweep_axes import labels_of, zipped_axes
+from plumbrule.results.sweep_axes import labels_of, named_axes
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import store_root
 
@@ -57,7 +57,7 @@ def launch(
     refuse_same([(c.composed.config, text, c.undone) for c, text in zip(cells, words, strict=True)])
     lookups = Lookups()
     sweeper: Any = OmegaConf.to_container(master.hydra.sweeper)
-    axes = zipped_axes(sweeper.get("zip"))
+    axes = named_axes(sweeper)
     zipped = [labels_of(axes, cell.overrides) for cell in cells]
     runs = [plan_cell(cell, lookups, at) for cell, at in zip(cells, zipped, strict=True)]
     planned = [(text, run) for text, run in zip(words, runs, strict=True) if run is not None]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plumbrule.errors import ConfigError
 from plumbrule.report.repeats import REPEATED
-from plumbrule.results.sweep_axes import words_of_sweep, zipped_axes
+from plumbrule.report.sweep_table import label_words, settings_at
+from plumbrule.results.sweep_axes import named_axes, words_of_sweep
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -62,14 +63,17 @@ def space_of(hydra: Mapping[str, Any], loader: Any = None) -> Space:
         words_of_sweep(hydra)
     ):
         words[override.get_key_element()] = override
-    for name, positions in zipped_axes(hydra["sweeper"].get("zip")).items():
-        twice = [key for key in [*positions[0], name] if key in words]
+    for name, positions in named_axes(hydra["sweeper"]).items():
+        keys = [key for at in positions for key in settings_at(at)]
+        twice = [key for key in [*dict.fromkeys(keys), name] if key in words]
         if twice:
             raise ConfigError(
-                f"{twice[0]} must not stand in sweep.zip.{name} and by itself; take one out."
+                f"{twice[0]} must not stand in axis {name} of a sweep and by itself; take one out."
             )
         zipped[name] = {
-            "/".join(at.values()): [f"{key}={value}" for key, value in at.items()]
+            label_words({name: at})[0].partition("=")[2]: [
+                f"{key}={value}" for key, value in settings_at(at).items()
+            ]
             for at in positions
         }
         axes[name] = CategoricalDistribution(list(zipped[name]))

@@ -6,6 +6,7 @@ They are settings of our sweeper, not of a run: Hydra gets them as `hydra.sweepe
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ from plumbrule.cli.explain import MULTIRUN
 from plumbrule.config import require, require_range
 from plumbrule.errors import ConfigError
 from plumbrule.overrides import as_override
-from plumbrule.results.sweep_axes import EXAMPLE, FOLDS, fold_words
+from plumbrule.results.sweep_axes import ALONE_EXAMPLE, EXAMPLE, FOLDS, fold_words
 
 SETTINGS = {
     "first": "the cells that are built before the others",
@@ -27,10 +28,10 @@ SETTINGS = {
     "pruner_trials": "of median: trials that must be done before one is stopped",
     "pruner_factor": "of halving: one in so many goes on",
 }
-"""Names behind `sweep.`, beside `sweep.zip.<name>`."""
+"""Names behind `sweep.`, beside `sweep.zip.<name>` and `sweep.alone.<name>.<change>`."""
 NAMES = {"at_once": "max_batch_size"}
 """What Hydra calls a setting."""
-TEXTS = ("first", "zip")
+TEXTS = ("first", "zip", "alone")
 """Settings that may hold several overrides, which Hydra then gets in quotes."""
 
 
@@ -73,8 +74,14 @@ def _as_hydra_takes(word: str) -> str:
     group = name.partition(".")[0]
     if group == "zip" and name in ("zip", "zip."):
         raise ConfigError(f"{key} must name its axis, whose name is a column; write {EXAMPLE}.")
-    if group != "zip" and name not in SETTINGS:
-        known = [f"sweep.{known}" for known in ("zip.<name>", *SETTINGS)]
+    if group == "alone" and not re.fullmatch(r"alone(\.[^.]+){2}", name):
+        raise ConfigError(
+            f"{key} must name its axis, whose name is a column, and the change; write "
+            f"{ALONE_EXAMPLE}."
+        )
+    if group not in ("zip", "alone") and name not in SETTINGS:
+        axes = ("zip.<name>", "alone.<name>.<change>")
+        known = [f"sweep.{known}" for known in (*axes, *SETTINGS)]
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it is one of {', '.join(known)}."
         raise ConfigError(f"{key} must be a known setting of a sweep; {hint}")

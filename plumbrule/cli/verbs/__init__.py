@@ -1,6 +1,6 @@
 """Verbs: what is asked of a store rather than composed by Hydra, a module for each.
 
-The module `plumbrule/cli/verbs/<verb>.py` has two functions:
+The module `plumbrule/cli/verbs/<verb>.py`, or that of a folder in `FOLDERS`, has two functions:
 
     def arguments(parser): ...    # what may stand behind the verb
     def run(options): ...         # do it and print; a PlumbruleError becomes the exit code
@@ -23,6 +23,9 @@ VERBS = {
     "gather": "put the cells of a sweep, or runs, into tables and a page",
     "best": "say which group of a sweep is best by a metric",
     "diff": "say in what two runs differ: settings, data, code, versions, metrics",
+    "rerun": "compose a recorded run again, say what differs, and run it",
+    "bundle": "write a run as one archive for a reviewer",
+    "check": "verify such an archive and compute its tables again from its items",
     "submit": "start a command and leave it; it outlives the terminal",
     "watch": "follow a run that is being built",
     "tag": "give a run words by which ls finds it",
@@ -39,6 +42,8 @@ VERBS = {
     "doc": "say what a setting is, or a group of them",
 }
 """Verb, which its module is named after -> what it does."""
+FOLDERS = {"rerun": "repeating", "bundle": "repeating", "check": "repeating"}
+"""Verb -> the folder of its module, of those that do not lie here."""
 OF_A_COMMAND = ("submit",)
 """Verbs behind which the words of a command stand, its options too; they have none of their own."""
 
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     Args: arguments: the verb, one of `VERBS`, and what stands behind it.
     """
     name, *words = arguments
-    verb = importlib.import_module(f"{__name__}.{name}")
+    verb = importlib.import_module(".".join(filter(None, (__name__, FOLDERS.get(name), name))))
     parser = argparse.ArgumentParser(prog=f"plumbrule {name}", description=VERBS[name])
     verb.arguments(parser)
     if name in OF_A_COMMAND and words[:1] not in (["-h"], ["--help"]):

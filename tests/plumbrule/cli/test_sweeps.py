@@ -176,6 +176,16 @@ CELLS = (
 )
 
 
+ONE_AT_A_TIME = (
+    ["seed=0"],
+    ["ppo.dual_clip=3", "seed=0"],
+    ["ppo.kl.where=loss", "seed=0"],
+    ["seed=1"],
+    ["ppo.dual_clip=3", "seed=1"],
+)
+"""Cells of which each leaves out what another sets."""
+
+
 TWICE_SEEDED = tuple([f"seed={seed}", f"ppo.seed={own}"] for seed in (0, 1) for own in (5, 6))
 """Values of one setting that two words of the command reach."""
 
@@ -191,7 +201,7 @@ FOLDED = tuple(
 )
 
 
-@pytest.mark.parametrize("cells", [CELLS, TWICE_SEEDED, FOLDED])
+@pytest.mark.parametrize("cells", [CELLS, ONE_AT_A_TIME, TWICE_SEEDED, FOLDED])
 def test_cells_are_what_composing_each_by_itself_gives(
     hydra_loader: tuple[object, DictConfig], cells: tuple[list[str], ...]
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from plumbrule.errors import ConfigError
 from plumbrule.report.repeats import REPEATED
-from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, zipped_axes
+from plumbrule.report.sweep_table import label_words
+from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, named_axes, zipped_axes
 
 SCALE = "ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"
 
@@ -103,3 +104,64 @@ def test_a_cell_stands_at_a_position_only_with_all_of_its_values() -> None:
     own = [f"{key}={value}" for key, value in at.items()]
     assert labels_of(axes, ["seed=0", *own]) == {"scale": at}
     assert labels_of(axes, ["ppo.learning_rate=3e-5", "ppo.batch_size=64"]) == {}
+
+
+ALONE = {"detail": {"dual": "ppo.dual_clip=3", "capped": {"ppo.importance_cap": 2, "a.b": None}}}
+
+
+def test_changes_of_a_one_at_a_time_axis_stand_alone_beside_the_baseline() -> None:
+    assert cells("seed=0,1", alone=ALONE) == [
+        ("seed=0",),
+        ("seed=1",),
+        ("ppo.dual_clip=3", "seed=0"),
+        ("ppo.dual_clip=3", "seed=1"),
+        ("ppo.importance_cap=2", "a.b=null", "seed=0"),
+        ("ppo.importance_cap=2", "a.b=null", "seed=1"),
+    ]
+
+
+def test_a_cell_is_named_by_its_change_and_the_baseline_too() -> None:
+    axes = named_axes({"alone": ALONE, "zip": {"scale": SCALE}})
+    words = [
+        label_words(labels_of(axes, (*cell, "ppo.learning_rate=1e-05", "ppo.batch_size=64")))
+        for cell in cells("seed=0", alone=ALONE)
+    ]
+    scale = "scale=1e-05/64"
+    assert words == [
+        [scale, "detail=default"],
+        [scale, "detail=dual"],
+        [scale, "detail=capped"],
+    ]
+    assert cells("seed=0,1", alone=ALONE, first="detail=capped; seed=1")[0] == (
+        *("ppo.importance_cap=2", "a.b=null", "seed=1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "says"),
+    [
+        ({"detail": "ppo.dual_clip=3"}, r"sweep.alone.detail .* must be names of changes"),
+        ({"detail": {}}, r"sweep.alone.detail .* must be names of changes"),
+        ({"seed": {"a": "b=1"}}, "must be named by one word other than seed and fold"),
+        ({"detail": {"default": "b=1"}}, "must be named by one word other than default"),
+        ({"detail": {"a b": "b=1"}}, "must be named by one word other than default"),
+        ({"detail": {"a": "b=1,2"}}, r"sweep.alone.detail.a must set b to one value"),
+        ({"detail": {"a": ""}}, r"sweep.alone.detail.a .* must hold"),
+        ({"detail": {"a": "b"}}, r"sweep.alone.detail.a \(=b\) must be setting=values"),
+        ({"detail": {"a": {"b": [[1]]}}}, r"sweep.alone.detail.a.b .* must be a text"),
+        ({"x": {"a": "b=1"}, "y": {"a": "b=2"}}, "b must stand in one axis of a sweep, not in x"),
+    ],
+)
+def test_a_one_at_a_time_axis_that_can_not_be_is_refused(axes: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        named_axes({"alone": axes})
+
+
+def test_a_changed_setting_stands_in_its_axis_alone() -> None:
+    with pytest.raises(ConfigError, match=r"ppo.dual_clip must not stand in sweep.alone.detail"):
+        cells("ppo.dual_clip=2", alone=ALONE)
+    zipped = {"s": "ppo.dual_clip=2,3; c=1,2"}
+    with pytest.raises(ConfigError, match=r"ppo\.dual_clip must stand in one axis"):
+        cells(alone=ALONE, zip=zipped)
+    with pytest.raises(ConfigError, match=r"sweep.alone.s must have another name than sweep.zip.s"):
+        cells(alone={"s": {"a": "b=1"}}, zip=zipped)

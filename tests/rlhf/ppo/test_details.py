@@ -11,6 +11,9 @@ import mutate
 import pytest
 from places import ROOT
 
+TABLES = (detail_page.EFFECTS, detail_page.SWEEP)
+"""What the page's second table is made of, and the sweep that is made of the details."""
+
 
 def test_the_page_is_what_the_details_and_the_tests_say() -> None:
     """As `python scripts/detail_page.py --check`."""
@@ -19,7 +22,7 @@ def test_the_page_is_what_the_details_and_the_tests_say() -> None:
 
 def test_a_stale_page_and_an_unheld_detail_are_named(tmp_path: Path) -> None:
     """One sentence on the page changed by hand, and the only test of detail 9 gone."""
-    for name in (detail_page.PAGE, detail_page.DETAILS):
+    for name in (*TABLES, detail_page.PAGE, detail_page.DETAILS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     (tmp_path / "tests").mkdir()
@@ -38,6 +41,11 @@ def test_a_stale_page_and_an_unheld_detail_are_named(tmp_path: Path) -> None:
     page = tmp_path / detail_page.PAGE
     page.write_text(page.read_text("utf-8").replace("No bonus.", "A bonus."), "utf-8")
     assert detail_page.check(tmp_path) == [unheld, stale]
+    detail_page.write_page(tmp_path)
+    sweep = tmp_path / detail_page.SWEEP
+    sweep.write_text(sweep.read_text("utf-8").replace("dual_clip=3", "dual_clip=4"), "utf-8")
+    found = detail_page.check(tmp_path)
+    assert found == [unheld, f"{detail_page.SWEEP} is stale; run python scripts/detail_page.py."]
 
 
 def test_every_detail_has_a_mutant_whose_patch_applies() -> None:

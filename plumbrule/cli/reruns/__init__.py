@@ -1,0 +1,1 @@
+"""A recorded run composed again, and what differs from then."""

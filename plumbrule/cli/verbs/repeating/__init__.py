@@ -1,0 +1,1 @@
+"""Verbs by which a run is repeated and checked: rerun, bundle, check."""
