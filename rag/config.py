@@ -15,12 +15,14 @@ from plumbrule.config import (
     require_range,
     require_source,
 )
-from plumbrule.stage_kind import Slot, StageKind, own_precision
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import POLICIES, PlacedNode, Slot, StageKind, own_precision
 from plumbrule.store.layout import store_root
 from rag.access import principal_of
 from rag.chunking.config import ChunkerConfig, require_words
 from rag.filters import parse_filter
 from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY
+from rag.search.config import RefineConfig
 from rag.store.naming import commit_at
 
 
@@ -79,6 +81,8 @@ reads what everyone may."""
     filter: Any = None
     """Of every search that runs make, a mapping such as {year: {min: 1990}} \
 (docs/retrieval.md#filters); None: they search everything."""
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    """What every search that runs make does beside ranking (docs/retrieval.md#refinements)."""
     num_queries: int = 200
     """Questions that measure recall@k and MRR, spread evenly; where the documents carry any."""
     source: str = ""
@@ -140,13 +144,38 @@ reads what everyone may."""
             require_range(f"rag.{name}", value, 1, unit=unit)
 
 
+def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
+    """Raise ConfigError unless the language model that the settings ask is there, and only then."""
+    refine: RefineConfig = node.config.refine
+    named, given = refine.language_model.name_or_path, node.inputs.get("policy")
+    if not refine.asks:
+        fix = "set what asks it, such as rag.refine.rewrite, or take it out"
+        rule = "be null where nothing asks a language model"
+        require(named is None, "rag.refine.language_model.name_or_path", named, rule, fix)
+        return
+    require(
+        (named is None) != (given is None),
+        "rag.refine.language_model.name_or_path",
+        named,
+        f"name a model if and only if node {node.name} has no policy input "
+        f"(={None if given is None else given.name}), since {refine.asks[0]} asks one",
+        f"name one, or point the node at a policy: nodes.{node.name}.inputs.policy=sft"
+        if named is None
+        else f"take one of the two out: nodes.{node.name}.inputs.policy=null",
+    )
+
+
 STAGE = StageKind(
     "index",
     IndexConfig,
     "rag.stage:run",
-    {"documents": Slot(("data",), read_if=lambda config: config.store is None)},
+    {
+        "documents": Slot(("data",), read_if=lambda config: config.store is None),
+        "policy": Slot(POLICIES, required=False, read_if=lambda config: bool(config.refine.asks)),
+    },
     section="rag",
     links={"store_root": "${run.store}"},
     opener="rag.retriever:open_index",
+    check="rag.config:check_inputs",
     precision=lambda config: None if config.encoder in ENCODERS else own_precision(config),
 )

@@ -10,6 +10,15 @@ own (`plumbrule/registry.py`).
                                     a sentence-transformers model
     CHUNKERS       rag.chunker.by   a `rag.chunking.cutting.Cutting` -> a function from a document
                                     to the (start, end) character offsets of its chunks
+    RERANKERS      rag.refine.rerank
+                                    `rag.search.models.RefiningModels` -> a Reranker. Traits:
+                                    `reads` the model that rag.refine.rerank_model names, `asks` a
+                                    language model
+    REWRITERS      rag.refine.rewrite
+                                    (an `Answer` of a language model, how many) -> a Rewriter
+    SUMMARIES      rag.refine.summaries
+                                    (documents, an `Answer` or None) -> a summary of each. Trait:
+                                    `asks` a language model
 """
 
 from __future__ import annotations
@@ -47,4 +56,31 @@ CHUNKERS: Registry[Any] = Registry(
         "semantic": ("rag.chunking.semantic:semantic",),
     },
 )
-REGISTRIES = (DENSE_INDEXES, ENCODERS, CHUNKERS)
+READS, ASKS = "reads", "asks"
+RERANKERS: Registry[Any] = Registry(
+    "rag.refine.rerank",
+    {
+        "cross_encoder": ("rag.search.reranking:cross_encoder", READS),
+        "language_model": ("rag.search.reranking:graded", ASKS),
+    },
+    (READS, ASKS),
+)
+REWRITERS: Registry[Any] = Registry(
+    "rag.refine.rewrite",
+    {
+        "rephrase": ("rag.search.rewriting:Rephrased",),
+        "hyde": ("rag.search.rewriting:HypotheticalAnswers",),
+        "multi_query": ("rag.search.rewriting:Wordings",),
+        "decompose": ("rag.search.rewriting:SubQuestions",),
+    },
+)
+SUMMARIES: Registry[Any] = Registry(
+    "rag.refine.summaries",
+    {
+        "lead": ("rag.search.summarising:lead",),
+        "field": ("rag.search.summarising:field",),
+        "written": ("rag.search.summarising:written", ASKS),
+    },
+    (ASKS,),
+)
+REGISTRIES = (DENSE_INDEXES, ENCODERS, CHUNKERS, RERANKERS, REWRITERS, SUMMARIES)

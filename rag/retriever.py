@@ -9,8 +9,9 @@ fit together is refused here, by name, and not by a wrong answer later. How a se
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from rag.corpus import Corpus
 from rag.filters import parse_filter
 from rag.index.bm25 import SETTINGS, KeywordIndex
 from rag.index.dense_files import VECTORS, open_dense
-from rag.index.encoders import content_of, load_encoder, properties_of
+from rag.index.encoders import Encoder, content_of, load_encoder, properties_of
 from rag.index.identity import require_same
-from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever
+from rag.index.protocol import SearchIndex, VectorSearch
+from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever, Refinement
+from rag.search.refining import open_answer, open_reranker, open_summaries, rewritten
 
 PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
     "passages.jsonl",
@@ -53,21 +56,24 @@ class OpenedIndex:
         method: str,
         principal: Principal | None = None,
         filter: Mapping[str, Any] | None = None,
+        refined: bool = True,
     ) -> IndexRetriever:
         """Return the retriever that ranks by `method`: bm25, dense or hybrid.
 
         Args: principal: for whom it searches; passages that it may not read are not found. filter:
             of every search (`rag/filters.py`). None: those that the index was built with
-            (`rag.principal`, `rag.filter`).
+            (`rag.principal`, `rag.filter`). refined: whether it does what `rag.refine` said.
         Raises: ConfigError: an unknown method, a filter that is none or of an unknown field, or not
             exactly one FAISS. ArtifactError: files that are missing, damaged or don't belong
             together.
         """
         require_choice("retrieval.method", method, METHODS)
-        given = read_fingerprint(self.artifact.file(FINGERPRINT))["search"]
+        about = read_fingerprint(self.artifact.file(FINGERPRINT))
+        given = about["search"]
         asking = principal_of(given.get("principal", ())) if principal is None else principal
         wanted = parse_filter(given.get("filter") if filter is None else filter, "rag.filter")
-        opened = open_retriever(self.artifact, method, self.device)
+        facts = about["refine"] if refined else {}
+        opened = open_retriever(self.artifact, about, method, self.device, facts)
         opened.corpus.select(asking, wanted, "rag.filter")  # an unknown field is told here
         return replace(opened, principal=asking, wanted=wanted)
 
@@ -77,21 +83,54 @@ def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
     return OpenedIndex(artifact, runtime.device)
 
 
-def open_retriever(artifact: Artifact, method: str, device: str) -> IndexRetriever:
-    """Return the retriever of an index artifact, as `OpenedIndex.retriever` says."""
-    about = read_fingerprint(artifact.file(FINGERPRINT))
+def open_retriever(
+    artifact: Artifact,
+    about: Mapping[str, Any],
+    method: str,
+    device: str,
+    facts: Mapping[str, Any],
+) -> IndexRetriever:
+    """Return the retriever of an index artifact, as `OpenedIndex.retriever` says.
+
+    Args: about: its fingerprint. facts: of its refinement, as `rag/search/refining.py` wrote them;
+        {}: it has none.
+    """
     path = artifact.file(PASSAGES)
     if sha256(path) != about["passages_sha256"]:
         raise ArtifactError(
             f"{path} is not what {FINGERPRINT} was written for; build the index again."
         )
     corpus = Corpus(read_chunks(path))
-    if method == "bm25":
-        return IndexRetriever(corpus, _keywords(artifact, about, len(corpus)))
-    dense = _dense(artifact, about, len(corpus), device)
-    if method == "dense":
-        return IndexRetriever(corpus, dense)
-    return IndexRetriever(corpus, HybridIndex(dense, _keywords(artifact, about, len(corpus))))
+    encoder = lru_cache(maxsize=1)(lambda: _encoder(artifact, about, device))
+    fusion = facts.get("fusion", "convex")
+
+    def rank(
+        vectors: Callable[[], VectorSearch], keywords: Callable[[], KeywordIndex]
+    ) -> SearchIndex[Sequence[str]]:
+        if method == "bm25":
+            return keywords()
+        found = vectors()
+        dense = DenseIndex(found, _same_encoder(artifact, about, encoder()), about["encoder"])
+        return dense if method == "dense" else HybridIndex(dense, keywords(), fusion)
+
+    if facts.get("summaries") is not None:
+        index: SearchIndex[Sequence[str]] = open_summaries(artifact, rank, len(corpus))
+    else:
+        index = rank(
+            lambda: _vectors(artifact, about, len(corpus), encoder(), device),
+            lambda: _keywords(artifact, about, len(corpus)),
+        )
+    if not facts:
+        return IndexRetriever(corpus, index)
+    answer = open_answer(artifact, facts, device)
+    refinement = Refinement(
+        open_reranker(artifact, facts, answer, device),
+        facts["mmr"],
+        None if facts["mmr"] is None else _same_encoder(artifact, about, encoder()),
+        facts["depth"],
+        facts["neighbours"],
+    )
+    return IndexRetriever(corpus, rewritten(index, facts, answer), refinement=refinement)
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -107,6 +146,7 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
             "dense": dict(about.get("dense", {})),
             "keywords": dict(about.get("keywords", {})),
             "search": dict(about.get("search", {})),
+            "refine": dict(about.get("refine", {})),
         }
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None
@@ -122,22 +162,32 @@ def _keywords(artifact: Artifact, about: Mapping[str, Any], passages: int) -> Ke
     return keywords
 
 
-def _dense(artifact: Artifact, about: Mapping[str, Any], passages: int, device: str) -> DenseIndex:
-    made_by = about["encoder"]
+def _encoder(artifact: Artifact, about: Mapping[str, Any], device: str) -> Encoder:
+    made_by, folder = about["encoder"], artifact.file(ENCODER)
+    return load_encoder(made_by["kind"], folder, device, made_by.get("precision", "float32"))
+
+
+def _same_encoder(artifact: Artifact, about: Mapping[str, Any], encoder: Encoder) -> Encoder:
+    """Return the encoder. Raises: ArtifactError: it is not the one that made the index."""
     folder = artifact.file(ENCODER)
-    encoder = load_encoder(made_by["kind"], folder, device, made_by.get("precision", "float32"))
-    vectors = open_dense(artifact, about["dense"], device)
-    path = artifact.path / VECTORS
+    here = {"content": content_of(folder), **properties_of(encoder)}
+    index = f"vector index {artifact.path / VECTORS}"
+    require_same(about["encoder"], here, index, f"the encoder at {folder}")
+    return encoder
+
+
+def _vectors(
+    artifact: Artifact, about: Mapping[str, Any], passages: int, encoder: Encoder, device: str
+) -> VectorSearch:
+    vectors, path = open_dense(artifact, about["dense"], device), artifact.path / VECTORS
     _require_count(path, len(vectors), passages)
     if vectors.dimensions != encoder.dimensions:
         raise ArtifactError(
             f"{path} (={vectors.dimensions} dimensions) must be searched with "
-            f"the encoder that made it; {made_by['name']} gives {encoder.dimensions} dimensions: "
-            "build the index again."
+            f"the encoder that made it; {about['encoder']['name']} gives {encoder.dimensions} "
+            "dimensions: build the index again."
         )
-    here = {"content": content_of(folder), **properties_of(encoder)}
-    require_same(made_by, here, f"vector index {path}", f"the encoder at {folder}")
-    return DenseIndex(vectors, encoder, made_by)
+    return vectors
 
 
 def _require_count(path: Path, count: int, passages: int) -> None:

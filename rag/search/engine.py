@@ -29,12 +29,12 @@ from rag.index.identity import require_same
 from rag.index.protocol import Hits, SearchIndex, Selection
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse, fuse_ranks
 from rag.search.cache import SearchCache
+from rag.search.config import FUSIONS
 from rag.search.diversity import marginal_relevance
 from rag.search.neighbours import with_neighbours
 from rag.search.reranking import Reranker, rerank
 from rag.search.statistics import num_passing
 
-FUSIONS = ("convex", "ranks")
 BLOCK = 1024
 """Queries searched together; bounds memory, changes no result."""
 

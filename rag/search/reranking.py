@@ -9,22 +9,25 @@ run. What a reranker reads has left the index, so it is given readable passages 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from plumbrule.errors import ConfigError
-from plumbrule.store.model_files import model_damage
 from rag.access import Principal, readable
 from rag.corpus import Corpus
+from rag.index.encoders import device_of
 from rag.index.protocol import Hits
-from rag.index.ranking import best
+from rag.search.config import reranker_damage
+from rag.search.models import Answer, RefiningModels
 
 HIGHEST_GRADE = 3
 """Of a language model's grades, which begin at 0."""
 GRADE = re.compile(r"\d+")
+LOWEST = -1e30
+"""Stands for a score that is not finite."""
 
 
 class Reranker(Protocol):
@@ -42,7 +45,9 @@ def rerank(
     corpus: Corpus,
     principal: Principal,
 ) -> Hits:
-    """Return the `depth` best of `hits` by the reranker's scores; ties by row.
+    """Return the `depth` best of `hits` by the reranker's scores; equal ones stay in their order.
+
+    Those whose score is not finite come last.
 
     Raises: ConfigError: a reranker that gives another number of scores than it was given pairs.
     """
@@ -56,7 +61,35 @@ def rerank(
             f"a reranker (={type(reranker).__name__}) must give one score a pair (={len(rows)}), "
             f"and gave {scores.shape}; mend its `score`."
         )
-    return Hits(*best(rows, scores.astype(np.float64), depth), floor=0.0)
+    scores = scores.astype(np.float64)
+    scores = np.where(np.isfinite(scores), scores, LOWEST)
+    order = np.argsort(-scores, kind="stable")[:depth]
+    return Hits(rows[order], scores[order], floor=0.0)
+
+
+def cross_encoder(models: RefiningModels) -> Reranker:
+    """Return the reranker of an index's sequence classification model.
+
+    Raises: ConfigError: the index has none.
+    """
+    if models.folder is None:
+        raise ConfigError(
+            "rag.refine.rerank (=cross_encoder) must have a model; name rag.refine.rerank_model."
+        )
+    return CrossEncoder(models.folder, device_of(models.device))
+
+
+def graded(models: RefiningModels) -> Reranker:
+    """Return the reranker that asks an index's language model for grades.
+
+    Raises: ConfigError: the index has none.
+    """
+    if models.answer is None:
+        raise ConfigError(
+            "rag.refine.rerank (=language_model) must have one; name "
+            "rag.refine.language_model.name_or_path."
+        )
+    return PromptedRanker(models.answer)
 
 
 class CrossEncoder:
@@ -67,13 +100,11 @@ class CrossEncoder:
     """
 
     def __init__(self, folder: Path, device: str = "cpu", batch_size: int = 32):
-        damaged = model_damage(folder) if folder.is_dir() else "it is no folder"
-        if damaged is None and not any(folder.glob("*.safetensors")):
-            damaged = "it holds no safetensors weights"
+        damaged = reranker_damage(folder)
         if damaged is not None:
             raise ConfigError(
-                f"rerank.model (={folder}) must be a folder with a sequence classification model "
-                f"in safetensors ({damaged}); convert it, or give another."
+                f"rag.refine.rerank_model (={folder}) must be a folder with a sequence "
+                f"classification model in safetensors ({damaged}); convert it, or give another."
             )
         from sentence_transformers import CrossEncoder as Model
 
@@ -85,6 +116,10 @@ class CrossEncoder:
             local_files_only=True,
             model_kwargs={"use_safetensors": True},
         )
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its tokenizer, as safetensors."""
+        self._model.save_pretrained(str(folder), safe_serialization=True)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Return the relevance of each (query, passage), (n,) float32: the last label's logit."""
@@ -107,7 +142,7 @@ class PromptedRanker:
     Args: answer: the model's answers to prompts, one each (`plumbrule/lm` makes such).
     """
 
-    def __init__(self, answer: Callable[[Sequence[str]], Sequence[str]]):
+    def __init__(self, answer: Answer):
         self._answer = answer
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

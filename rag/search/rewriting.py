@@ -3,6 +3,8 @@
 A `Rewriter` turns each query into several; a model writes them. What each finds is fused by
 reciprocal rank (`rag/index/ranking.py`), because scores of different wordings don't compare.
 
+    Rephrased            a model words the query as a search query, which is searched for in its
+                         place (Ma et al. 2023, arXiv:2305.14283)
     HypotheticalAnswers  a model answers, and the answer is searched for beside the question
                          (HyDE: Gao et al. 2022, arXiv:2212.10496)
     Wordings             a model asks the same in other words
@@ -12,16 +14,15 @@ reciprocal rank (`rag/index/ranking.py`), because scores of different wordings d
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from plumbrule.config import require_range
 from rag.index.protocol import Hits, SearchIndex, Selection
 from rag.index.ranking import POOL, fuse_ranks
+from rag.search.models import Answer
 
-Answer: TypeAlias = Callable[[Sequence[str]], Sequence[str]]
-"""A language model: prompts in, one text each out."""
 LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])?\s*")
 
 
@@ -33,10 +34,25 @@ class Rewriter(Protocol):
 
 
 @dataclass(frozen=True)
+class Rephrased:
+    """What a model would type to search for the query; the query itself where it says nothing."""
+
+    answer: Answer
+    number: int = 1
+
+    def rewrite(self, queries: Sequence[str]) -> list[list[str]]:
+        """Return [search query] for each query."""
+        prompts = [f"Write a search query for the question.\n\n{q}\n\nQuery:" for q in queries]
+        answers = self.answer(prompts)
+        return [[a if a.strip() else q] for q, a in zip(queries, answers, strict=True)]
+
+
+@dataclass(frozen=True)
 class HypotheticalAnswers:
     """The query, and a passage that a model writes as if it answered it."""
 
     answer: Answer
+    number: int = 1
 
     def rewrite(self, queries: Sequence[str]) -> list[list[str]]:
         """Return [query, made-up answer] for each query."""

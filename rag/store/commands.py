@@ -15,6 +15,7 @@ from plumbrule.errors import ConfigError, DataError
 from rag.chunking.config import ChunkerConfig
 from rag.chunks import Chunk
 from rag.documents import checked
+from rag.filters import parse_filter
 from rag.parsers.reading import FileReport, read_files
 from rag.store.database import DATABASE
 from rag.store.live import Found, LiveStore
@@ -138,11 +139,20 @@ def search(
     principal: str,
     method: str,
     groups: Sequence[str] = (),
+    filter: str | None = None,
+    say: Say = print,
 ) -> list[dict[str, Any]]:
-    """Return the passages of a query that the principal may read, as JSON."""
+    """Return the passages of a query that the principal may read, as JSON.
+
+    Args: filter: YAML, such as {year: {min: 1990}}; None: every passage passes. say: is told where
+        fewer than k pass.
+    """
+    wanted = None if filter is None else parse_filter(filter, "--filter")
     with open_store(root, name) as store:
-        (found,) = store.search([query], k, principal, method, groups)
-        return [row_of(one) for one in found]
+        found = store.find([query], k, principal, method, groups, wanted)
+        if wanted is not None and (told := found.shortfall(k)):
+            say(told)
+        return [row_of(one) for one in found.passages[0]]
 
 
 def row_of(found: Found) -> dict[str, Any]:

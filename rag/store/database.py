@@ -337,6 +337,14 @@ class Database:
                 found[int(number)] = from_row(json.loads(row[0]))
         return found
 
+    def chunks_between(self, first: int, last: int) -> dict[int, Chunk]:
+        """Return the chunks with first <= number <= last that were not purged, without texts."""
+        sql = "SELECT number, row FROM chunks WHERE number BETWEEN ? AND ?"
+        return {
+            number: from_row(json.loads(row))._replace(text="")
+            for number, row in self._sql.execute(sql, (first, last))
+        }
+
     def documents(self, commit: Commit) -> list[Document]:
         """Return the documents that lived at a commit, by id.
 

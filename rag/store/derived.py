@@ -1,7 +1,8 @@
 """What is searched, derived from a store's database: segments on disk, the tail in memory.
 
 Nothing here is the only copy of anything. `segments.json` lists the segments with a digest of each
-file and is replaced in one rename after they are on the disk, so it never names half a segment.
+file, which is checked where the file is not as it was last seen (`verification.py`). The list is
+replaced in one rename after they are on the disk, so it never names half a segment.
 What is behind the last of them is read from the database into the tail. Where the list is missing,
 damaged, of another store or older than a purge, everything is made again from the database.
 
@@ -43,8 +44,9 @@ from rag.store.segments import (
     load_segment,
     save_segment,
 )
+from rag.store.verification import Stamp, stamp_of, verified
 
-LIST, LOCK = "segments.json", "maintenance.lock"
+LIST, LOCK, STAMPS = "segments.json", "maintenance.lock", "stamps"
 NAME = re.compile(r"\d+-\d+-[0-9a-f]{8}")
 """Of a segment's folder."""
 FLAT = "flat"
@@ -69,6 +71,8 @@ class Placed(NamedTuple):
     """Name -> digest."""
     segment: Segment | None
     """None: nothing of the range lives."""
+    stamps: dict[str, Stamp]
+    """Name -> what the file system said of the file when its digest was right."""
 
 
 class DerivedIndex:
@@ -156,24 +160,37 @@ class DerivedIndex:
             self._listed = self._read_list()
             try:
                 if all(self._listed[key] == value for key, value in self._key(about).items()):
-                    placed = [self._read(*entry) for entry in self._listed["segments"]]
+                    known = self._listed.get(STAMPS, {})
+                    placed = [self._read(known, *entry) for entry in self._listed["segments"]]
                     require_rising(placed)
                     self._placed = placed
+                    self._note(placed)
                 return
             except (OSError, ValueError, KeyError, TypeError, EOFError, ArtifactError):
                 if self._listed == self._read_list():
                     return
 
+    def _note(self, placed: Sequence[Placed]) -> None:
+        """Note the stamps of files that were read, so that the next start need not."""
+        stamps = stamps_of(placed)
+        if stamps == self._listed.get(STAMPS):
+            return
+        try:
+            with self._lock() as held:
+                if held and self._read_list() == self._listed:
+                    self._listed = {**self._listed, STAMPS: stamps}
+                    write_json(self.folder / LIST, self._listed)
+        except OSError:  # a store that can't be written is read again at each start
+            return
+
     def _key(self, about: dict[str, Any]) -> dict[str, Any]:
         return {"store": about["uuid"], "purged": about["purged"], **self._about}
 
-    def _read(self, first: int, last: int, name: str, files: dict[str, str]) -> Placed:
+    def _read(self, known: Any, first: int, last: int, name: str, files: dict[str, str]) -> Placed:
         require_entry(first, last, name, files)
         folder = self.folder / name
-        for file, digest in files.items():
-            if digests(folder / file, FAST)[FAST] != digest:
-                raise ValueError(f"{folder / file} is damaged")
-        return Placed(first, last, name, files, self._opened(folder) if files else None)
+        stamps = verified(folder, files, known.get(name) if isinstance(known, dict) else None)
+        return Placed(first, last, name, files, self._opened(folder) if files else None, stamps)
 
     def tidy(self) -> None:
         """`maintain`, where nothing depends on it: what fails is noted and done again later."""
@@ -237,7 +254,7 @@ class DerivedIndex:
         with self._database.transaction():
             number = self._database.count_living_chunks(first - 1, last)
             if number == 0:
-                return Placed(first, last, name, {}, None)
+                return Placed(first, last, name, {}, None, {})
             rows = self._database.living_chunks(first - 1, last)
             make = self._make if self._is_approximate(number) else None
             segment = build_segment(rows, number, self._dimensions, make)
@@ -245,14 +262,15 @@ class DerivedIndex:
             folder.mkdir()
             save_segment(segment, folder)
             del segment  # before it is mapped into memory
-            files = {}
+            files, stamps = {}, {}
             for path in sorted(folder.iterdir()):
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
+                stamps[path.name] = stamp_of(path)
                 files[path.name] = digests(path, FAST)[FAST]
             fsync_folder(folder)
             fsync_folder(self.folder)
-            return Placed(first, last, name, files, self._opened(folder))
+            return Placed(first, last, name, files, self._opened(folder), stamps)
         except RuntimeError as error:  # FAISS's, of a full disk
             shutil.rmtree(folder, ignore_errors=True)
             raise OSError(f"{folder} can't be written ({error!s:.200})") from None
@@ -277,6 +295,7 @@ class DerivedIndex:
         self._listed = {
             **self._key(about),
             "segments": [[p.first, p.last, p.folder, p.files] for p in placed],
+            STAMPS: stamps_of(placed),
         }
         write_json(self.folder / LIST, self._listed)
         named = {p.folder for p in placed}
@@ -300,6 +319,11 @@ class DerivedIndex:
                 yield False
                 return
             yield True
+
+
+def stamps_of(placed: Sequence[Placed]) -> dict[str, dict[str, Stamp]]:
+    """Return the stamps of segments' files, by folder."""
+    return {one.folder: one.stamps for one in placed if one.stamps}
 
 
 def require_entry(first: object, last: object, name: object, files: object) -> None:

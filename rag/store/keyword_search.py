@@ -1,7 +1,8 @@
 """BM25 with weights that are computed when a query is asked.
 
 The formula is Lucene's, as in `rag/index/bm25.py` and with its k1, b and tokenisation; N, df and
-the mean length are of the chunks that *may be found*: that live, and that the principal may read.
+the mean length are of the chunks that *may be read*: that live, and whose rule names the principal,
+whatever a filter passes.
 So a score says nothing of a text that its reader must not know of, and equals the score in a bm25s
 index of exactly those chunks, bit for bit: the steps and their precisions are bm25s's (float64
 inside, the weight and each term's score rounded to float32, summed in the order of the query).
@@ -33,7 +34,9 @@ class Counted(NamedTuple):
     """(n,) int32, in terms."""
     terms: TermCounts
     may: np.ndarray
-    """(n,) bool, True: may be found."""
+    """(n,) bool, True: may be read, and counts towards how rare a term is."""
+    passes: np.ndarray
+    """(n,) bool, True: may be found; of those that may be read."""
 
 
 def search_keywords(segments: Sequence[Counted], queries: Sequence[str], depth: int) -> list[Hits]:
@@ -68,8 +71,10 @@ def _search(
             tf = counts.astype(np.float64)
             share = tf / (K1 * ((1 - B) + B * length / mean) + tf)
             score[places] += (np.float64(idf) * share).astype(np.float32)
-    rows = [one.numbers[score > 0] for one, score in zip(segments, scores, strict=True)]
-    kept_scores = [score[score > 0] for score in scores]
+    found_in = [(score > 0) & one.passes for one, score in zip(segments, scores, strict=True)]
+    rows = [one.numbers[mask] for one, mask in zip(segments, found_in, strict=True)]
+    kept_scores = [score[mask] for score, mask in zip(scores, found_in, strict=True)]
     numbers, top = best(np.concatenate(rows), np.concatenate(kept_scores), depth)
-    full = len(numbers) == min(depth, total)
+    available = sum(int(np.count_nonzero(one.passes)) for one in segments)
+    full = len(numbers) == min(depth, available) > 0
     return Hits(numbers, top, floor=float(top[-1]) if full else 0.0)

@@ -16,7 +16,7 @@ files on the disk can read all of it: the rule holds for what is asked of the st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from rag.chunking.choosing import chunker_of
 from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import EVERYONE, Chunk, chunks_at
 from rag.documents import checked
+from rag.filters import Filter, parse_filter
 from rag.index.encoders import Encoder, content_of
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
@@ -38,6 +39,7 @@ from rag.options import DENSE_INDEXES
 from rag.store.asking import require_principal, require_queries
 from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
+from rag.store.filtering import ChunkFields
 from rag.store.keyword_search import Counted, search_keywords
 from rag.store.segments import APPROXIMATE_FROM, merged
 from rag.store.settings import HASHING, StoreSettings
@@ -57,6 +59,20 @@ class Found(NamedTuple):
     chunk: Chunk
 
 
+class Searched(NamedTuple):
+    """What a search found for each query, and how many chunks it could have found."""
+
+    passages: list[list[Found]]
+    num_passing: int
+    """Chunks that the principal may read and the filter passes."""
+
+    def shortfall(self, k: int) -> str | None:
+        """Return a sentence where fewer than k pass; None: enough do."""
+        if self.num_passing >= k:
+            return None
+        return f"{self.num_passing} passages that may be read pass the filter, fewer than k (={k})"
+
+
 class LiveStore:
     """An open live store; for one thread. Close it, or use it in a `with`.
 
@@ -74,6 +90,7 @@ class LiveStore:
     ):
         self.folder, self.settings = folder, settings
         self._database, self._encoder = database, encoder
+        self._fields = ChunkFields(database)
         self.erased = True
         """Whether no file holds what the last `compact` purged."""
         self._index = DerivedIndex(
@@ -238,13 +255,28 @@ class LiveStore:
         principal: str,
         method: str = "hybrid",
         groups: Sequence[str] = (),
+        filter: Filter | Mapping[str, Any] | str | None = None,
     ) -> list[list[Found]]:
         """Return up to k chunks per query that the principal may read, best first.
 
         All queries are answered at one commit. Equal scores stand in the order of numbers.
-        Args: groups: that the principal belongs to, whose rules hold for it as well.
-        Raises: ConfigError: k below 1, an unknown method, or no principal.
+        Args: groups: that the principal belongs to, whose rules hold for it as well. filter: that
+            chunks must pass (`rag/filters.py`), exactly whatever the type of index; None: all do.
+        Raises: ConfigError: k below 1, an unknown method, no principal, or a filter that is none or
+            of a field that no chunk has which the principal may read.
         """
+        return self.find(queries, k, principal, method, groups, filter).passages
+
+    def find(
+        self,
+        queries: Sequence[str],
+        k: int,
+        principal: str,
+        method: str = "hybrid",
+        groups: Sequence[str] = (),
+        filter: Filter | Mapping[str, Any] | str | None = None,
+    ) -> Searched:
+        """Return what `search` returns, and how many chunks could have been found."""
         require(type(k) is int, "k", k, "be a whole number", "give one, such as 5")
         require_range("k", k, 1, unit="passages")
         require_queries(queries, groups)
@@ -252,37 +284,56 @@ class LiveStore:
         for name in (principal, *groups):
             require_principal(name)
         names = frozenset((principal, *groups, EVERYONE))
+        given = filter is None or isinstance(filter, Mapping | str)
+        wanted = parse_filter(filter) if given else filter
         for _ in range(TRIES):
             self._index.catch_up()
-            hits = self._hits(queries, k, names, method)
+            may = self._may_be_found(names)
+            shown = may if wanted is None else self._passing(wanted, may)
+            hits = self._hits(queries, k, method, may, None if wanted is None else shown)
             numbers = sorted({int(row) for one in hits for row in one.rows})
             with self._database.transaction():
                 chunks = self._database.chunks(numbers)
             if len(chunks) == len(numbers):
-                return [
+                passages = [
                     [
                         Found(int(number), float(score), chunks[int(number)])
                         for number, score in zip(one.rows, one.scores, strict=True)
                     ]
                     for one in hits
                 ]
+                return Searched(passages, sum(int(np.count_nonzero(mask)) for mask in shown))
         raise ArtifactError(  # each time, what was found was purged before it was read
             f"{self.folder} must not be purged while it is searched; search again."
         )
 
     def _hits(
-        self, queries: Sequence[str], k: int, names: frozenset[str], method: str
+        self,
+        queries: Sequence[str],
+        k: int,
+        method: str,
+        may: Sequence[np.ndarray],
+        passing: Sequence[np.ndarray] | None,
     ) -> list[Hits]:
-        """Return each query's best k, rows being numbers of chunks."""
-        may = self._may_be_found(names)
+        """Return each query's best k, rows being numbers of chunks.
+
+        Args: may: for each segment, which of its chunks the principal may read, (n,) bool. passing:
+            those of them that the filter passes; None: there is no filter.
+        """
         if method == "bm25":
-            return self._keyword_hits(queries, k, may)
+            return self._keyword_hits(queries, k, may, passing)
         if method == "dense":
-            return self._dense_hits(queries, k, may)
+            return self._dense_hits(queries, k, may, passing)
         pool = max(POOL, k)
-        dense, keyword = (f(queries, pool, may) for f in (self._dense_hits, self._keyword_hits))
+        both = (self._dense_hits, self._keyword_hits)
+        dense, keyword = (find(queries, pool, may, passing) for find in both)
         pairs = zip(dense, keyword, strict=True)
         return [fuse(*pair, DENSE_WEIGHT, k) for pair in pairs]
+
+    def _passing(self, wanted: Filter, may: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return, for each segment, which of the chunks that may be read pass, (n,) bool."""
+        found = self._fields.passing(wanted, self._index.segments, may)
+        return [mask & passes for mask, passes in zip(may, found, strict=True)]
 
     def _may_be_found(self, names: frozenset[str]) -> list[np.ndarray]:
         """Return, for each segment, which of its chunks may be found under these names, (n,) bool.
@@ -296,14 +347,24 @@ class LiveStore:
         return [segment.alive & allows[segment.rules] for segment in self._index.segments]
 
     def _keyword_hits(
-        self, queries: Sequence[str], depth: int, may: Sequence[np.ndarray]
+        self,
+        queries: Sequence[str],
+        depth: int,
+        may: Sequence[np.ndarray],
+        passing: Sequence[np.ndarray] | None,
     ) -> list[Hits]:
-        pairs = zip(self._index.segments, may, strict=True)
-        counted = [Counted(one.numbers, one.lengths, one.terms, mask) for one, mask in pairs]
+        parts = zip(self._index.segments, may, may if passing is None else passing, strict=True)
+        counted = [
+            Counted(one.numbers, one.lengths, one.terms, mask, shown) for one, mask, shown in parts
+        ]
         return search_keywords(counted, queries, depth)
 
     def _dense_hits(
-        self, queries: Sequence[str], depth: int, may: Sequence[np.ndarray]
+        self,
+        queries: Sequence[str],
+        depth: int,
+        may: Sequence[np.ndarray],
+        passing: Sequence[np.ndarray] | None,
     ) -> list[Hits]:
         if not queries:
             return []
@@ -312,10 +373,13 @@ class LiveStore:
             raise DataError(
                 "the encoder's vectors of the queries must be finite; change the query."
             )
-        pairs = zip(self._index.segments, may, strict=True)
-        found = [one.search(vectors, depth, mask) for one, mask in pairs]
+        filtered = passing is not None
+        pairs = zip(self._index.segments, may if passing is None else passing, strict=True)
+        hashing = self.settings.encoder == HASHING  # 0: no word and no part of one is shared
+        least = 0.0 if hashing else -np.inf
+        found = [one.search(vectors, depth, mask, filtered, least) for one, mask in pairs]
         hits = [merged(of_query, depth) for of_query in zip(*found, strict=True)]
-        if self.settings.encoder == HASHING:  # 0: no word and no part of one is shared
+        if hashing:
             return [positive(one) for one in hits]
         return hits
 

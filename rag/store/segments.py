@@ -75,16 +75,26 @@ class Segment:
         places, numbers = places[inside], numbers[inside]
         self.alive[places[self.numbers[places] == numbers]] = False
 
-    def search(self, vectors: np.ndarray, depth: int, may: np.ndarray) -> list[Hits]:
+    def search(
+        self,
+        vectors: np.ndarray,
+        depth: int,
+        may: np.ndarray,
+        exactly: bool = False,
+        above: float = -np.inf,
+    ) -> list[Hits]:
         """Return each query's nearest `depth` chunks among those that may be found, by number.
 
-        Args: vectors: (q, d) float32. may: (n,) bool, True: may be found.
+        Args: vectors: (q, d) float32. may: (n,) bool, True: may be found. exactly: whether each
+            vector that may be found is compared, whatever the type of index. above: score that
+            whoever asks drops chunks below; where an approximate index nominates too few above it,
+            others may lie in what it did not visit, so every vector is compared.
         """
         passing = int(np.count_nonzero(may))
         total = len(self)
         if passing == 0:
             return [_no_hits() for _ in vectors]
-        if passing < FEW * total:
+        if passing < FEW * total or (exactly and not self.exact):
             return self._one_by_one(vectors, depth, may)
         wanted = min(depth, passing)
         nominated = depth if self.exact else NOMINATED * depth
@@ -103,6 +113,9 @@ class Segment:
         if not self.exact:
             pairs = zip(found, vectors, strict=True)
             found = [self._scored(hits.rows, vector, depth) for hits, vector in pairs]
+            above_it = [np.count_nonzero(hits.scores > above) for hits in found]
+            if any(n < wanted for n, is_asked in zip(above_it, asked, strict=True) if is_asked):
+                return self._one_by_one(vectors, depth, may)
         return [
             Hits(self.numbers[hits.rows[:depth]], hits.scores[:depth], hits.floor) for hits in found
         ]

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from worlds.articles import CPU, build_measured
+from worlds.small_encoders import save_classifier
 
+from plumbrule.data.records import Document
 from plumbrule.errors import ConfigError, DataError
+from plumbrule.store.artifacts import Artifact
+from plumbrule.store.packaged_files import SHIPPED
 from rag import access, columns, corpus
 from rag.access import ANYONE, AccessRules, Principal
-from rag.chunks import Chunk
+from rag.chunks import Chunk, read_chunks
 from rag.corpus import Corpus
 from rag.filters import OneOf
 from rag.index.approximate import ApproximateIndex
@@ -28,6 +34,7 @@ from rag.index.presets import PRESETS, from_preset
 from rag.index.protocol import Hits
 from rag.search import cache, neighbours, passages_by_id, reranking, statistics, summaries
 from rag.search.cache import SearchCache
+from rag.search.config import AskedModelConfig, RefineConfig
 from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever
 from rag.search.neighbours import with_neighbours
 from rag.search.passages_by_id import cited_passages
@@ -130,7 +137,12 @@ class Lengths:
 
 def rows_in(texts: list[str]) -> list[int]:
     """Return the rows whose texts stand, whole or in part, in some texts."""
-    return [int(word[3:]) for text in texts for word in text.split() if word.startswith("row")]
+    return [
+        int(word[3:].rstrip("."))
+        for text in texts
+        for word in text.split()
+        if word.startswith("row")
+    ]
 
 
 def leaks_in_searches(per_principal: int, number: int = 20) -> int:
@@ -276,6 +288,88 @@ PATHS: dict[str, tuple[Callable[[], int], Any, str, Any]] = {
     "cache": (leaks_in_the_cache, cache, "key_of", lambda principal, question: question),
 }
 """Path -> (how its leaks are counted, where its check stands, its name, it taken away)."""
+
+
+REFINEMENTS: dict[str, dict[str, Any]] = {
+    "rewrite": {"rewrite": "multi_query"},
+    "summaries": {"summaries": "lead"},
+    "rerank": {"rerank": "cross_encoder", "depth": 20},
+    "mmr": {"mmr": 0.7},
+    "neighbours": {"neighbours": 1},
+    "context": {"context": True},
+    "all": {
+        "rewrite": "decompose",
+        "summaries": "written",
+        "fusion": "ranks",
+        "rerank": "cross_encoder",
+        "depth": 20,
+        "mmr": 0.7,
+        "neighbours": 1,
+        "context": True,
+    },
+}
+"""Settings of `rag.refine`, each by itself and all together."""
+
+
+def in_a_run(folder: Path, settings: dict[str, Any]) -> Artifact:
+    """Return the world as an index stage builds it, a document's rule being that of its first row.
+
+    A row's name stands in its document's text, as it does in `world`.
+    """
+    texts: dict[str, list[Chunk]] = {}
+    for chunk in world().chunks:
+        texts.setdefault(chunk.document, []).append(chunk)
+    records = [
+        Document(name, " ".join(f"{c.text.strip()}." for c in some), "", {"readers": rule})
+        for name, some in texts.items()
+        for rule in [list(some[0].readers)]
+    ]
+    if "rerank" in settings:
+        classifier = save_classifier(folder / "classifier", WORDS)
+        settings = {**settings, "rerank_model": str(classifier)}
+    asked = AskedModelConfig(max_new_tokens=4)
+    refine = RefineConfig(language_model=asked, **settings)
+    policy = SHIPPED["plumbrule/atlas-base"]
+    built = build_measured(folder, records, policy, refine=refine, chunk_words=7, dimensions=32)
+    return built[0]
+
+
+def leaks_in_a_run(index: Artifact, number: int, per_principal: int) -> int:
+    """Return how many rows a run is shown that its principal may not read."""
+    draw, leaks = np.random.default_rng(14), 0
+    rules = {chunk.document: chunk.readers for chunk in read_chunks(index.file("passages.jsonl"))}
+    opened = [index.open(CPU).retriever(method) for method in ("bm25", "hybrid")]
+    for who in principals(number, 15):
+        for retriever in opened:
+            for found in retriever.search(random_queries(per_principal, draw), 3, who):
+                shown = [f"d{row // 4}" for row in rows_in([p.text for p in found])]
+                shown += [passage.document for passage in found]
+                leaks += sum(not set(rules[name]) & who.identities for name in shown)
+    return leaks
+
+
+ASK_OFTEN = ("context", "all")
+"""Whose indexes ask for an answer a chunk."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in ASK_OFTEN else ()) for n in REFINEMENTS],
+)
+def test_a_run_that_refines_its_searches_leaks_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaks without the checks: of the search, and of reranking and neighbours behind it."""
+    index = in_a_run(tmp_path, REFINEMENTS[name])
+    assert leaks_in_a_run(index, 6, 6) == 0
+    for module in (corpus, reranking, neighbours):
+        monkeypatch.setattr(module, "readable", everything)
+    assert leaks_in_a_run(index, 3, 3) > 0
+
+
+@pytest.mark.slow
+def test_random_searches_of_a_refined_run_find_nothing_that_may_not_be_read(tmp_path: Path) -> None:
+    assert leaks_in_a_run(in_a_run(tmp_path, REFINEMENTS["all"]), 40, 40) == 0
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="principal", help="the principal that searches")
     parser.add_argument("--groups", nargs="+", default=[], help="that the principal belongs to")
     parser.add_argument("--method", default="hybrid", help="bm25, dense or hybrid")
+    parser.add_argument("--filter", help="of a search, such as '{year: {min: 1990}}'")
     parser.add_argument("-k", type=int, default=5, help="passages")
     parser.add_argument("--json", action="store_true", help="print JSON")
     for option, (kind, meaning) in SETTINGS.items():
@@ -74,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
     elif options.action == "stats":
         show(commands.stats(root, name), options.json)
     else:
-        who = (options.principal, options.method, options.groups)
-        show_passages(commands.search(root, name, " ".join(words), options.k, *who), options.json)
+        how = (options.k, options.principal, options.method, options.groups, options.filter, say)
+        show_passages(commands.search(root, name, " ".join(words), *how), options.json)
 
 
 def require_words(options: argparse.Namespace) -> None:
@@ -93,6 +94,10 @@ def require_words(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--as (={options.principal}) must name the principal of a search, and stand nowhere "
             f"else; {fix}."
+        )
+    if action != "search" and options.filter is not None:
+        raise ConfigError(
+            f"--filter (={options.filter}) must stand with store search alone; take it out."
         )
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
 from worlds.articles import build, documents, opened
+from worlds.small_encoders import save_encoder
 
 from plumbrule.errors import ArtifactError, ConfigError
 from rag.index.encoders import NEURAL, load_encoder, make_encoder, require_known_modules
@@ -26,26 +26,7 @@ TEXTS = ["a born in rome", "the baker", "profession of a baker in lima"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A BERT of 2 layers and random weights, mean-pooled, as sentence-transformers saves it."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    torch.manual_seed(0)
-    plain = tmp_path_factory.mktemp("bert")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    inner = [f"##{letter}" for letter in letters]
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *inner]
-    (plain / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(str(plain / "vocab.txt")).save_pretrained(plain)
-    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    config = BertConfig(
-        vocab_size=len(words), num_hidden_layers=2, max_position_embeddings=64, **shape
-    )
-    BertModel(config).save_pretrained(plain)
-    model = SentenceTransformer(modules=[Transformer(str(plain), max_seq_length=40), Pooling(16)])
-    saved = tmp_path_factory.mktemp("encoder") / "tiny"
-    model.save_pretrained(str(saved), create_model_card=False)
-    return saved
+    return save_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
 
 
 def test_vectors_are_unit_and_queries_do_not_depend_on_their_batch(folder: Path) -> None:

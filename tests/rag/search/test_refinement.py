@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from worlds.articles import build, documents, opened
+from worlds.small_encoders import save_classifier
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ConfigError, DataError
@@ -135,33 +136,7 @@ def test_a_language_model_grades_passages() -> None:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory) -> Path:
-    """Return a folder with an untrained sequence classification model of one label."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        BertConfig,
-        BertForSequenceClassification,
-        PreTrainedTokenizerFast,
-    )
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "rain", "in", "Rome", "Oslo", "Lima", "sun"]
-    inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        num_labels=1,
-    )
-    folder = tmp_path_factory.mktemp("classifier")
-    BertForSequenceClassification(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(folder)
-    return folder
+    return save_classifier(tmp_path_factory.mktemp("classifier"))
 
 
 def test_a_cross_encoder_reads_query_and_passage_together(classifier: Path) -> None:
@@ -178,15 +153,15 @@ def test_a_cross_encoder_reads_query_and_passage_together(classifier: Path) -> N
 
 
 def test_a_folder_without_a_sound_model_is_refused(classifier: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"rerank\.model .*it is no folder"):
+    with pytest.raises(ConfigError, match=r"rag\.refine\.rerank_model .*it is no folder"):
         CrossEncoder(tmp_path / "absent")
-    with pytest.raises(ConfigError, match=r"rerank\.model \(="):
+    with pytest.raises(ConfigError, match=r"rag\.refine\.rerank_model \(="):
         CrossEncoder(tmp_path)
     for path in classifier.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-50])
-    with pytest.raises(ConfigError, match=r"rerank\.model \(="):
+    with pytest.raises(ConfigError, match=r"rag\.refine\.rerank_model \(="):
         CrossEncoder(tmp_path)
 
 

@@ -53,6 +53,10 @@ def test_files_are_added_searched_updated_and_deleted(
         {"source": "a.md", "format": "markdown"},
     )
     assert "readers" not in row
+    call(tmp_path, "search", "notes", "in", "--as", "ann", "--filter", "{format: markdown}")
+    out, err = capsys.readouterr()
+    assert "b.txt" not in out
+    assert err == "1 passages that may be read pass the filter, fewer than k (=5)\n"
     (files / "b.txt").write_text("Bo Marsh moved to Lima.", encoding="utf-8")
     call(tmp_path, "update", "notes", str(files / "b.txt"))
     out, err = capsys.readouterr()
@@ -80,6 +84,11 @@ def test_files_are_added_searched_updated_and_deleted(
     [
         (("add", "notes"), r"store add \(=0 words behind the name\) must have files or folders"),
         (("search", "notes", "x"), r"--as \(=None\) must name the principal"),
+        (("stats", "notes", "--filter", "{a: 1}"), r"--filter \(=\{a: 1\}\) must stand with store"),
+        (
+            ("search", "notes", "x", "--as", "ann", "--filter", "{page: {least: 1}}"),
+            r"--filter",
+        ),
         (("delete", "notes", "x", "--as", "ann"), r"--as \(=ann\) must name"),
         (("stats", "notes", "x"), r"store stats \(=1 words behind the name\) must have none"),
         (("stats", "absent"), r"store \(=absent\) must be one of those in .*plumbrule store add"),

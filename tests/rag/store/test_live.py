@@ -24,7 +24,7 @@ from rag.index.dense import VectorIndex, import_faiss
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
-from rag.store import derived
+from rag.store import derived, verification
 from rag.store.live import LiveStore, positive
 from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
@@ -455,6 +455,114 @@ def agree(store: LiveStore, model: Model, draw: random.Random, exact: bool) -> N
                 assert [f.score for f in got] == [float(score) for score in scores], method
         for query, got in zip(asked, store.search(queries, k, principal, "dense"), strict=True):
             check_dense(got, chunks, vectors, query, k)
+        if texts:
+            whole = {
+                "bm25": expected_keyword(texts, queries, len(texts)),
+                "dense": expected_dense(vectors, asked, len(texts)),
+            }
+            agree_filtered(store, principal, chunks, queries, k, whole, draw)
+
+
+FILTERS: list[tuple[dict[str, Any], Callable[[Chunk], bool]]] = [
+    ({"words": {"min": 6}}, lambda chunk: chunk.metadata["words"] >= 6),
+    ({"not": {"document": ["d1", "d2", "d3"]}}, lambda c: c.document not in ("d1", "d2", "d3")),
+    (
+        {"any": [{"words": [3, 4]}, {"document": "d5"}]},
+        lambda chunk: chunk.metadata["words"] in (3, 4) or chunk.document == "d5",
+    ),
+    ({"page": {"exists": True}}, lambda chunk: False),
+]
+
+
+def agree_filtered(
+    store: LiveStore,
+    principal: str,
+    chunks: list[Chunk],
+    queries: list[str],
+    k: int,
+    whole: dict[str, list[Hits]],
+    draw: random.Random,
+) -> None:
+    """Fail unless a filter finds what passes of the whole ranking, on every type of index.
+
+    Args: whole: method -> all that each query finds without a filter.
+    """
+    wanted, passes = draw.choice(FILTERS)
+    for method, rankings in whole.items():
+        searched = store.find(queries, k, principal, method, filter=wanted)
+        assert searched.num_passing == sum(map(passes, chunks))
+        for hits, got in zip(rankings, searched.passages, strict=True):
+            kept = [i for i, row in enumerate(hits.rows) if passes(chunks[row])][:k]
+            assert [f.chunk.id for f in got] == [chunks[hits.rows[i]].id for i in kept], method
+            scores = [float(hits.scores[i]) for i in kept]
+            assert [f.score for f in got] == scores, method
+
+
+def test_a_filter_says_what_fields_there_are_for_its_principal(tmp_path: Path) -> None:
+    with make_store(tmp_path, "notes", StoreSettings(**SETTINGS)) as store:
+        store.add([Document("a", "Rome", meta={"topic": "towns", "readers": ["ann"]})])
+        store.add([Document("b", "Rome", meta={"secret": 1, "readers": ["bob"]})])
+        found = store.find(["Rome"], 3, "ann", filter="{topic: towns}")
+        assert [one.chunk.document for one in found.passages[0]] == ["a"]
+        assert found.shortfall(1) is None
+        assert str(found.shortfall(3)).startswith("1 passages that may be read pass the filter")
+        for name in ("secret", "absent"):  # told in the same words
+            with pytest.raises(
+                ConfigError, match=rf"a field of filter \(={name}\) .*topic"
+            ) as told:
+                store.search(["Rome"], 3, "ann", filter={name: 1})
+            assert "secret" not in str(told.value).replace(f"(={name})", "")
+        with pytest.raises(ConfigError, match=r"nearest is topic"):
+            store.search(["Rome"], 3, "ann", filter={"topics": 1})
+        store.add([Document("c", "Rome", meta={"topic": "towns", "readers": ["ann"]})])
+        (again,) = store.search(["Rome"], 3, "ann", filter={"topic": "towns"})
+        assert [one.chunk.document for one in again] == ["a", "c"]
+
+
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return the files of segments that are read whole, as they are."""
+    read: list[Path] = []
+    whole = verification.digests
+
+    def digests(path: Path, algorithms: Any) -> dict[str, str]:
+        read.append(path)
+        return whole(path, algorithms)
+
+    monkeypatch.setattr(verification, "digests", digests)
+    return read
+
+
+def test_files_of_segments_are_read_whole_when_they_are_not_as_they_were(
+    tmp_path: Path, read_files: list[Path]
+) -> None:
+    with make_store(tmp_path, "notes", StoreSettings(**SETTINGS)) as store:
+        store.add([Document("a", "Rome", meta={"readers": ["ann"]})])
+        store.compact()
+        folder = next(path for path in (store.folder / "derived").iterdir() if path.is_dir())
+
+    def found() -> list[str]:
+        with open_store(tmp_path, "notes") as store:
+            (passages,) = store.search(["Rome"], 1, "ann")
+            return [one.chunk.id for one in passages]
+
+    assert found() == ["a#0"]
+    assert read_files == []
+    (folder / "rules.npy").touch()
+    assert found() == ["a#0"]
+    assert [path.name for path in read_files] == ["rules.npy"]
+    assert found() == ["a#0"]  # and was noted
+    assert len(read_files) == 1
+    content = bytearray((folder / "rules.npy").read_bytes())
+    content[-4] ^= 1  # of another rule: bob's, were there one
+    (folder / "rules.npy").write_bytes(content)
+    assert found() == ["a#0"]  # made again from the database
+    assert len(read_files) == 2
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "stores", copied / "stores")
+    read_files.clear()
+    with open_store(copied, "notes") as store:
+        assert len(store.search(["Rome"], 1, "ann")[0]) == 1
 
 
 def expected_keyword(texts: list[str], queries: list[str], depth: int) -> list[Hits]:

@@ -46,14 +46,19 @@ def build(folder: Path, records: Sequence[Document] | None = None, **config: Any
 
 
 def build_measured(
-    folder: Path, records: Sequence[Document] | None = None, **config: Any
+    folder: Path,
+    records: Sequence[Document] | None = None,
+    policy: Path | None = None,
+    **config: Any,
 ) -> tuple[Artifact, dict[str, float]]:
-    """Return the index and its metrics."""
+    """Return the index and its metrics. policy: folder of the artifact that is asked."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     out = folder / "index"
     out.mkdir(exist_ok=True)
     write_records(documents() if records is None else records, folder / "data" / "records.jsonl")
     inputs = {"documents": Artifact.of(folder / "data", "data")}
+    if policy is not None:
+        inputs["policy"] = Artifact.of(policy, "sft")
     settings = IndexConfig(**{"dimensions": 256, "chunk_words": 8, **config})
     metrics = run(settings, inputs, CPU, out, NullTracker())
     return Artifact.of(out, "index", opener="rag.retriever:open_index"), dict(metrics)

@@ -80,6 +80,7 @@ def model_at(number: int) -> Model:
 
 def random_document(draw: random.Random, id: str) -> Document:
     """Return a document of one to four chunks, perhaps with a rule."""
-    text = " ".join(draw.choices(WORDS, k=draw.randint(1, 18)))
+    words = draw.choices(WORDS, k=draw.randint(1, 18))
     rule = draw.choice(RULES)
-    return Document(id, text, meta={"readers": rule} if draw.random() < 0.9 else {})
+    ruled = {"readers": rule} if draw.random() < 0.9 else {}
+    return Document(id, " ".join(words), meta={**ruled, "words": len(words)})
