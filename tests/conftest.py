@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from quick_compose import quickly_composed
 
 from plumbrule.cli.composition import composed_config
 from plumbrule.cli.entry import NEW_OBJECTS
@@ -29,7 +30,6 @@ LONG_FILES = (
     "plumbrule/pipeline/executors/test_executors.py",
     "rlhf/ppo/test_processes.py",
     "plumbrule/pipeline/test_experiment.py",
-    "learns/test_quickstart.py",
     "plumbrule/cli/test_sweeps.py",
     "test_docs.py",
     "plumbrule/cli/test_accept.py",
@@ -66,7 +66,7 @@ def compose_whole() -> Callable[..., Composed]:
     """Compose overrides as the command line does: config, nodes, goals and what is left out."""
 
     def build(*overrides: str) -> Composed:
-        return compose_run(composed_config(overrides))
+        return compose_run(quickly_composed(overrides))
 
     return build
 

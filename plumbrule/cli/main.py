@@ -86,7 +86,7 @@ def main() -> None:
     sweep = os.environ[SWEEP] = new_run_id()
     with tempfile.TemporaryDirectory(prefix="plumbrule-sweep-") as noted:
         os.environ[SWEEP_FOLDERS] = noted
-        code = _guarded(_hydra_main)
+        code = _guarded(lambda: _compose_and_run(sys.argv[1:]))
         ended = _guarded(lambda: end_sweep(sweep, Path(noted)))
     sys.exit(code or ended)
 
@@ -169,17 +169,22 @@ def _guarded(command: Callable[[], Any], resumable: bool = True) -> int:
 
 
 def _compose_and_run(words: list[str]) -> None:
-    """Compose and run one config, as `_hydra_main` does.
+    """Compose and run one config, or a sweep, as `_hydra_main` does.
 
-    That composes it a first time only to learn whether it is a sweep. Options, and settings of
-    Hydra's own, are left to it.
+    That composes the config a first time only to learn which of them it is. Other options than
+    `-m` are left to it.
     """
-    if any(word.startswith(("-", "hydra.", "hydra/", "+hydra", "~hydra")) for word in words):
+    overrides = [word for word in words if word not in MULTIRUN]
+    if any(word.startswith("-") or "hydra.mode" in word for word in overrides):
         _hydra_main()
         return
     with initialize_config_dir(str(CONF), job_name="main", **VERSION_BASE):
+        ours: Any = GlobalHydra.instance().hydra
         task = inspect.unwrap(_hydra_main)
-        GlobalHydra.instance().hydra.run("config", task, words)  # type: ignore[union-attr]
+        if len(overrides) == len(words):
+            ours.run("config", task, overrides)
+        else:
+            ours.multirun("config", task, [*overrides, "hydra.mode=MULTIRUN"])
 
 
 @hydra.main(config_path=str(CONF), config_name="config", **VERSION_BASE)

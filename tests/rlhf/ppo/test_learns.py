@@ -22,6 +22,9 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.stage import run
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
+MORE_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2)]
+"""Of the longer runs; two seeds of the shortest are always run."""
+
 
 def settings(num_updates: int, seed: int = 0, **changes: Any) -> PPOConfig:
     return world.config(
@@ -95,7 +98,7 @@ def test_an_equal_reward_for_all_stays_near_with_one(tmp_path: Path) -> None:
     assert abs(rows[-1]["objective/kl"]) < 0.5
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *MORE_SEEDS])
 def test_a_length_that_pays_is_kept(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +113,7 @@ def test_a_length_that_pays_is_kept(
     assert rows[-1]["val/response_length_tokens"] == pytest.approx(3.0, abs=0.6)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *MORE_SEEDS])
 def test_the_value_model_foresees_what_the_prompt_decides(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +151,7 @@ def open_lottery(artifact: Artifact, runtime: RuntimeConfig) -> LotteryIndex:
     return LotteryIndex()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, MORE_SEEDS[0]])
 def test_what_only_a_search_can_tell_is_read(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

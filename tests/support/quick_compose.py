@@ -1,0 +1,37 @@
+"""Composing for tests in which composing is not the point: Hydra reads each choice of files once.
+
+Words behind the last that chooses a file, or adds or deletes something, set values alone. They are
+set on a copy of what the words before them compose to, as Hydra sets them, in a tenth of the time.
+What can't be set is composed whole, so errors are Hydra's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import lru_cache
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from plumbrule.cli.composition import composed_config
+from plumbrule.cli.sweeps.configs import is_plain, value_of
+
+_of_files = lru_cache(maxsize=16)(composed_config)
+
+
+def quickly_composed(words: Sequence[str]) -> DictConfig:
+    """Return what `composed_config` returns; it is the caller's own.
+
+    Raises: HydraException, OmegaConfBaseException: as that does.
+    """
+    pairs = [word.partition("=")[::2] for word in words]
+    behind = next((n for n in range(len(words), 0, -1) if not is_plain(pairs[n - 1][0])), 0)
+    composed = copy.deepcopy(_of_files(tuple(words[:behind])))
+    try:
+        for key, value in pairs[behind:]:
+            OmegaConf.update(composed, key, value_of(key, value))
+    except (HydraException, OmegaConfBaseException):
+        return composed_config(words)
+    return composed
