@@ -281,6 +281,5 @@ def _read_answer(row: list[Any]) -> SampledResponse:
     if len(row) == 6:
         return SampledResponse(*row)
     *plain, searching, searches = row
-    return SampledResponse(
-        *plain, from_json(searching), None if searches is None else to_searches(searches)
-    )
+    demonstrated = None if searches is None else to_searches(searches)
+    return SampledResponse._make([*plain, from_json(searching), demonstrated])

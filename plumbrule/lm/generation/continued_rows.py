@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from plumbrule.lm.generation.kv_cache import CachedRows, PreallocatedLayer, new_cache, read
 from plumbrule.lm.logprobs import causal_lm
@@ -49,10 +51,10 @@ class RowCache:
         """Copy the columns [begin, end) of a row of a batch; nothing where a layer is not ours."""
         if not can_keep(cache):
             return
+        columns = (place, slice(None), slice(begin, end))
         self.layers = tuple(
-            (layer.keys[place, :, begin:end].clone(), layer.values[place, :, begin:end].clone())
-            for layer in cache.layers
-            if isinstance(layer, PreallocatedLayer)
+            (cast(Tensor, layer.keys)[columns].clone(), cast(Tensor, layer.values)[columns].clone())
+            for layer in cast(list[DynamicLayer], cache.layers)
         )
 
 
@@ -114,13 +116,10 @@ def fill(cache: DynamicCache, caches: Sequence[RowCache], planned: Continuation)
     for index, layer in enumerate(cache.layers):
         assert isinstance(layer, PreallocatedLayer)  # as the one that was kept from
         kept = [row.layers[index] for row in caches]
-        layer.begin(
-            *(
-                _aligned([pair[part] for pair in kept], planned, layer.capacity)
-                for part in range(2)
-            ),
-            planned.columns,
+        keys, values = (
+            _aligned([pair[part] for pair in kept], planned, layer.capacity) for part in range(2)
         )
+        layer.begin(keys, values, planned.columns)
 
 
 def _aligned(states: Sequence[Tensor], planned: Continuation, capacity: int) -> Tensor:

@@ -179,8 +179,9 @@ def is_read_anew(model: nn.Module) -> bool:
 class Rows(Protocol):
     """A batch of rows that grow by a token at a time."""
 
-    cache: DynamicCache | None
-    """What was read of them; None: they are read whole for each token."""
+    @property
+    def cache(self) -> DynamicCache | None:
+        """What was read of them; None: they are read whole for each token."""
 
     hidden: Tensor
     """(b, h), at the rows' ends."""
