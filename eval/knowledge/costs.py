@@ -77,14 +77,14 @@ def manifest_of(artifact: Artifact, fingerprint: str) -> Manifest:
 
 
 def weight_bytes(manifest: Manifest) -> int:
-    """Return the bytes of a policy's adapter where it has one, else of its weights."""
-    sizes = {
-        name: int(about["size"])
+    """Return the bytes of a policy's weights; of one with an adapter the adapter's alone, whose
+    base lies in a folder of its own.
+    """
+    return sum(
+        int(about["size"])
         for name, about in manifest.files.items()
         if name.startswith(f"{MODEL}/") and name.count("/") == 1 and name.endswith(".safetensors")
-    }
-    adapters = [size for name, size in sizes.items() if name.startswith(f"{MODEL}/adapter_")]
-    return sum(adapters or sizes.values())
+    )
 
 
 def file_bytes(manifest: Manifest) -> int:

@@ -14,6 +14,7 @@ from plumbrule.lm.config import RetrievalConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
+from rag.add_fact import stage
 from rag.add_fact.config import AddFactConfig
 from rag.add_fact.stage import run
 from rag.store.live import LiveStore
@@ -58,6 +59,22 @@ def test_without_the_document_the_question_is_not_answered(
     found = run_stage(run, AddFactConfig(num_facts=4), inputs, tmp_path)
     assert found["add_fact/answered"] == 0.0
     assert "add_fact/until_answered_seconds" not in found
+
+
+def test_a_fact_that_is_answered_without_its_document_is_passed_over(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answered = stage.answered
+
+    def knows_the_first(policy, prompt, store, config):
+        asked.append(prompt.id)
+        row = answered(policy, prompt, store, config)
+        return row | {"answered": True} if prompt.id == asked[0] else row
+
+    monkeypatch.setattr(stage, "answered", knows_the_first)
+    run_stage(run, AddFactConfig(num_facts=1), inputs, tmp_path)
+    assert [row["id"] for row in rows_of(tmp_path)] == [asked[1]] != [asked[0]]
 
 
 def test_passages_keep_within_their_tokens(inputs: dict[str, Artifact], tmp_path: Path) -> None:
