@@ -8,12 +8,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from plumbrule.cli.composition import CONF
 from plumbrule.cli.messages import say
 from plumbrule.cli.verbs import add_store, store_of
-from plumbrule.config import require_choice
+from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError, TrainingError, listed
 from plumbrule.papers.outcomes import FAILS, check_scale
 from plumbrule.papers.paper import SCALES, Paper, Scale
@@ -27,6 +28,7 @@ from plumbrule.results.formats import aligned
 PAPERS = CONF / "paper"
 ACTIONS = ("list", "run", "check", "docs")
 SCALE = "scale="
+ONE_ARM = "arm="
 EVERY = "all"
 """In place of a paper's name: each of them."""
 DRY = "run.dry=true"
@@ -41,8 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="name",
-        help="a paper of conf/paper, or all; then scale=full, and of run: seed=0, run.dry=true, "
-        "executor=local and others that change no result",
+        help="a paper of conf/paper, or all; then scale=full, and of run: arm=<one of its arms>, "
+        "seed=0, run.dry=true, executor=local and others that change no result",
     )
     parser.add_argument("--record", help="of check: a folder for the results, as docs/papers")
     parser.add_argument("--json", action="store_true", help="of check: print the results as JSON")
@@ -60,8 +62,8 @@ def run(options: argparse.Namespace) -> None:
         print("\n".join(list_lines()))
         return
     if options.action == "docs":
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(docs_page(RESULTS), encoding="utf-8")
+        text = docs_page(RESULTS)
+        PAGE.write_text(text, encoding="utf-8")
         print(PAGE)
         return
     papers, scale, more = _asked(options.words)
@@ -86,7 +88,17 @@ def list_lines() -> list[str]:
 
 
 def docs_page(results: Path) -> str:
-    """Return docs/papers.md as conf/paper and a folder of results make it."""
+    """Return docs/papers.md as conf/paper and a folder of results make it.
+
+    Raises: ConfigError: there is no such folder.
+    """
+    require(
+        results.is_dir(),
+        "paper docs",
+        results,
+        "be a folder of the working directory",
+        "run it at the root of the project, behind paper check <name> --record docs/papers",
+    )
     names = paper_names(PAPERS)
     return page([read_paper(PAPERS, name) for name in names], read_results(results, names))
 
@@ -102,8 +114,13 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
     for paper, own in chosen:
         if own.unavailable:
             say(f"{paper.name}: no scale {scale}: {own.unavailable}")
+    arms = [word.removeprefix(ONE_ARM) for word in more if word.startswith(ONE_ARM)]
+    more = [word for word in more if not word.startswith(ONE_ARM)]
     for _, own in there:
         require_free(own, more)
+        for arm in arms:
+            require_choice("arm", arm, own.arms)
+    there = [(paper, with_arms(own, arms)) for paper, own in there]
     if DRY in more:
         _print_plan(there, [word for word in more if word != DRY])
         return
@@ -121,6 +138,12 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
                 broken.append(f"{paper.name} {arm}")
     if broken:
         raise TrainingError(f"{len(broken)} sweep(s) did not end well: {listed(broken)}")
+
+
+def with_arms(scale: Scale, names: Sequence[str]) -> Scale:
+    """Return a scale with some of its arms; none named: all."""
+    arms = {arm: words for arm, words in scale.arms.items() if not names or arm in names}
+    return replace(scale, arms=arms)
 
 
 def _asked(words: Sequence[str]) -> tuple[list[Paper], str, list[str]]:

@@ -106,6 +106,10 @@ def test_a_scale_that_there_is_not_is_said_and_nothing_is_run(
         (["check", "gao2022", "seed=1"], "must be given papers and a scale alone"),
         (["run", "gao2022", "ppo.kl.coef=1"], r"ppo\.kl\.coef=1 must not be added"),
         (
+            ["run", "huang2024", "arm=eso"],
+            r"arm \(=eso\) must be one of eos, value; the nearest is eos",
+        ),
+        (
             ["run", "li2023", "scale=full"],
             r"must be given eval\.halueval\.path \(HaluEval's folder",
         ),
@@ -124,6 +128,16 @@ def test_a_dry_run_prints_one_plan_in_which_shared_stages_stand_once(
     assert "plan of the sweep: 2 cells of 16 nodes, 8 of them different" in out
     assert "cell lewis2020 main seed=0" in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_one_arm_of_a_paper_is_planned_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["stiennon2020", "arm=data", *FAST, "--store", str(tmp_path)]
+    verbs.main(["paper", "run", *words])
+    cells = [line for line in capsys.readouterr().out.splitlines() if line.startswith("cell ")]
+    sizes = [cell.split("num_rankings=")[1].split()[0] for cell in cells]
+    assert sizes == ["100", "200", "400", "800"]
 
 
 @pytest.mark.slow

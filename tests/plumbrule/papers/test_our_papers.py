@@ -11,6 +11,8 @@ from places import ROOT
 from plumbrule.cli import verbs
 from plumbrule.cli.composition import composed_config
 from plumbrule.cli.verbs.paper import PAGE, PAPERS, RESULTS, docs_page
+from plumbrule.errors import ConfigError
+from plumbrule.notebook import check_paper
 from plumbrule.papers.expressions import parse
 from plumbrule.papers.paper import Paper, Scale
 from plumbrule.papers.reading import paper_names, read_paper
@@ -79,6 +81,24 @@ def test_the_page_says_what_was_not_run_and_by_what_verdicts_were_made(tmp_path:
     assert "not run; it needs the folder of amazon-science/bold." in page
     assert "| holds |" not in page
     assert "(unverified)" in page
+
+
+def test_the_page_is_not_made_where_there_are_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="run it at the root of the project"):
+        verbs.main(["paper", "docs"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_is_a_python_call_too(tmp_path: Path) -> None:
+    found = check_paper("lewis2020", store=tmp_path)
+    assert {one.verdict for one in found.outcomes} == {"not run"}
+    with pytest.raises(ConfigError, match="did you mean lewis2020"):
+        check_paper("lewis2021", store=tmp_path)
+    with pytest.raises(ConfigError, match="scale"):
+        check_paper("lewis2020", "lap", store=tmp_path)
 
 
 def test_the_list_names_each(capsys: pytest.CaptureFixture[str]) -> None:
