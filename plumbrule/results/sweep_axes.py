@@ -210,9 +210,9 @@ def labels_of(axes: Axes, overrides: Sequence[str]) -> dict[str, dict[str, str]]
     own = set(overrides)
     found = {}
     for name, positions in axes.items():
-        fitting = [at for at in positions if own.issuperset(_words(at))]
+        fitting = [dict(at) for at in positions if own.issuperset(_words(at))]
         if fitting:
-            found[name] = dict(max(fitting, key=lambda at: len(at)))
+            found[name] = max(fitting, key=len)
     return found
 
 
