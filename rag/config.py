@@ -21,7 +21,7 @@ from plumbrule.store.layout import store_root
 from rag.access import principal_of
 from rag.chunking.config import ChunkerConfig, require_words
 from rag.filters import parse_filter
-from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY
+from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY, HASHING
 from rag.search.config import RefineConfig
 from rag.store.naming import commit_at
 
@@ -51,9 +51,9 @@ everyone may; []: nobody may."""
     header: list[str] = field(default_factory=lambda: ["title"])
     """Fields that stand before a chunk when it is encoded and indexed, such as section, or a key \
 of the documents' meta; []: none."""
-    encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
+    encoder: str = field(default=HASHING, metadata=CONTENT_IF_LOCAL)
     """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
-folder or hub name."""
+folder or hub name. A node's `encoder` input stands in its place (docs/retrieval.md)."""
     encoder_revision: str | None = None
     """40-hex commit of a hub encoder; None for a folder and for those that are no model."""
     dimensions: int = 1024
@@ -145,7 +145,12 @@ reads what everyone may."""
 
 
 def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
-    """Raise ConfigError unless the language model that the settings ask is there, and only then."""
+    """Raise ConfigError unless each model that the settings need is there, and no other."""
+    if "encoder" in node.inputs:
+        encoder = node.config.encoder
+        rule = f"stay hashing, its default, where node {node.name} has an encoder input"
+        fix = f"leave it out, or take the input out: nodes.{node.name}.inputs.encoder=null"
+        require(encoder == HASHING, "rag.encoder", encoder, rule, fix)
     refine: RefineConfig = node.config.refine
     named, given = refine.language_model.name_or_path, node.inputs.get("policy")
     if not refine.asks:
@@ -165,17 +170,25 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     )
 
 
+def _precision_of_encoder(config: IndexConfig) -> tuple[str, str] | None:
+    """Return that of a neural encoder; `auto` is resolved for one that comes as an input, too."""
+    if config.encoder in ENCODERS and config.precision != "auto":
+        return None
+    return own_precision(config)
+
+
 STAGE = StageKind(
     "index",
     IndexConfig,
     "rag.stage:run",
     {
         "documents": Slot(("data",), read_if=lambda config: config.store is None),
+        "encoder": Slot(("encoder",), required=False),
         "policy": Slot(POLICIES, required=False, read_if=lambda config: bool(config.refine.asks)),
     },
     section="rag",
     links={"store_root": "${run.store}"},
     opener="rag.retriever:open_index",
     check="rag.config:check_inputs",
-    precision=lambda config: None if config.encoder in ENCODERS else own_precision(config),
+    precision=_precision_of_encoder,
 )

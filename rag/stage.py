@@ -29,7 +29,7 @@ from plumbrule.data.records import Document, read_records
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
-from plumbrule.store.file_names import NOTES, RECORDS
+from plumbrule.store.file_names import MODEL, NOTES, RECORDS
 from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import store_root
 from rag.access import principal_of
@@ -79,7 +79,9 @@ def run(
     documents = documents_of(config, inputs)
     carried = questions_of(documents)
     # 2
-    chunker = chunker_for(config, documents, runtime.device)
+    tuned = inputs.get("encoder")
+    named = config.encoder if tuned is None else str(tuned.file(MODEL))
+    chunker = chunker_for(config, documents, named, runtime.device)
     words = (config.chunk_words, config.overlap_words)
     chunks = cut(documents, *words, config.readers, chunker)
     may_be_found = findable(config, chunks)  # before encoding: it may name an unknown field
@@ -95,7 +97,7 @@ def run(
     texts = searched_texts(chunks, header)
     # 3
     kind, encoder = make_encoder(
-        config.encoder,
+        named,
         config.encoder_revision,
         config.dimensions,
         texts,
@@ -107,7 +109,7 @@ def run(
     encoder.save(out / ENCODER)
     made_by = {
         "kind": kind,
-        "name": Path(config.encoder).name if Path(config.encoder).is_dir() else config.encoder,
+        "name": Path(named).name if Path(named).is_dir() else named,
         "revision": config.encoder_revision,
         "content": content_of(out / ENCODER),
         "dimensions": encoder.dimensions,
@@ -173,9 +175,12 @@ def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Do
     return documents_at(root, config.store, commit, config.store_content)
 
 
-def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str) -> Chunker | None:
+def chunker_for(
+    config: IndexConfig, documents: Sequence[Document], encoder_name: str, device: str
+) -> Chunker | None:
     """Return the chunker that the config names; None: by words, which needs nothing.
 
+    Args: encoder_name: one of `ENCODERS`, or a folder or hub name.
     Raises: ConfigError: a tokenizer or an encoder that can't be had.
     """
     by = config.chunker.by
@@ -185,7 +190,7 @@ def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str)
     if by == "semantic":  # an encoder that is fitted is so on whole documents, as there are no cuts
         texts = [document.text for document in documents]
         _, encoder = make_encoder(
-            config.encoder,
+            encoder_name,
             config.encoder_revision,
             config.dimensions,
             texts,
