@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.config import (
+    CONTENT,
     CONTENT_IF_LOCAL,
     NOT_HASHED,
     PRECISIONS,
@@ -37,6 +38,11 @@ class IndexConfig:
     store_root: str | None = field(default=None, metadata=NOT_HASHED)
     """Where the live store lies; it follows run.store. None: $PLUMBRULE_STORE, else the working \
 directory."""
+    beir: str | None = field(default=None, metadata=CONTENT)
+    """Folder in BEIR's format whose corpus is indexed and whose judged queries measure it \
+(docs/retrieval.md#beir); None: none."""
+    beir_split: str = "test"
+    """Of its judgements: qrels/<split>.tsv."""
     store_content: str = ""
     """Digest of the documents of that commit; filled in, whatever is given. "": no live store."""
     chunk_words: int = 60
@@ -63,6 +69,9 @@ folder or hub name. A node's `encoder` input stands in its place (docs/retrieval
 hnsw, ivf, ivf_pq: approximate; factory: as dense_factory says; or one of a plug-in."""
     dense_factory: str | None = None
     """FAISS factory string, such as IVF1024,Flat, for dense_index=factory; None: for all others."""
+    shards: int = 1
+    """Indexes that the vectors are cut into, of like size, each with files of its own; a search \
+asks all of them."""
     search_effort: int | None = None
     """Lists that a query visits (IVF), or candidates that it keeps (HNSW); None: the type's own."""
     nominated: int | None = None
@@ -97,6 +106,12 @@ reads what everyone may."""
         else:
             root = Path(store_root(self.store_root))
             self.commit, self.store_content = commit_at(root, self.store, self.commit)
+        if self.beir is not None:
+            fix = "take one of the two out"
+            require(self.store is None, "rag.store", self.store, "be null with rag.beir", fix)
+            there = Path(self.beir).is_dir()
+            require(there, "rag.beir", self.beir, "be a folder that exists", "check the path")
+        require_range("rag.shards", self.shards, 1, 10_000, "indexes")
         require(
             all(name.strip() for name in self.readers),
             "rag.readers",
@@ -182,7 +197,9 @@ STAGE = StageKind(
     IndexConfig,
     "rag.stage:run",
     {
-        "documents": Slot(("data",), read_if=lambda config: config.store is None),
+        "documents": Slot(
+            ("data",), read_if=lambda config: config.store is None and config.beir is None
+        ),
         "encoder": Slot(("encoder",), required=False),
         "policy": Slot(POLICIES, required=False, read_if=lambda config: bool(config.refine.asks)),
     },
