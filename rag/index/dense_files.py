@@ -43,8 +43,8 @@ def save_dense(vectors: np.ndarray, config: IndexConfig, out: Path) -> dict[str,
     Raises: ConfigError: vectors with NaN; a type that does not fit them; more shards than vectors.
     """
     (out / VECTORS).unlink(missing_ok=True)
-    for folder in (STORED, SHARDS):
-        shutil.rmtree(out / folder, ignore_errors=True)
+    for name in (STORED, SHARDS):
+        shutil.rmtree(out / name, ignore_errors=True)
     require_vectors(vectors)
     if config.shards == 1:
         return _saved(vectors, config, out)

@@ -284,8 +284,10 @@ class LiveStore:
         for name in (principal, *groups):
             require_principal(name)
         names = frozenset((principal, *groups, EVERYONE))
-        given = filter is None or isinstance(filter, Mapping | str)
-        wanted = parse_filter(filter) if given else filter
+        if filter is None or isinstance(filter, Mapping | str):
+            wanted = parse_filter(filter)
+        else:
+            wanted = filter
         for _ in range(TRIES):
             self._index.catch_up()
             may = self._may_be_found(names)
