@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.config import (
+    CONTENT,
     CONTENT_IF_LOCAL,
     NOT_HASHED,
     PRECISIONS,
@@ -21,7 +22,7 @@ from plumbrule.store.layout import store_root
 from rag.access import principal_of
 from rag.chunking.config import ChunkerConfig, require_words
 from rag.filters import parse_filter
-from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY
+from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY, HASHING
 from rag.search.config import RefineConfig
 from rag.store.naming import commit_at
 
@@ -37,6 +38,11 @@ class IndexConfig:
     store_root: str | None = field(default=None, metadata=NOT_HASHED)
     """Where the live store lies; it follows run.store. None: $PLUMBRULE_STORE, else the working \
 directory."""
+    beir: str | None = field(default=None, metadata=CONTENT)
+    """Folder in BEIR's format whose corpus is indexed and whose judged queries measure it \
+(docs/retrieval.md#beir); None: none."""
+    beir_split: str = "test"
+    """Of its judgements: qrels/<split>.tsv."""
     store_content: str = ""
     """Digest of the documents of that commit; filled in, whatever is given. "": no live store."""
     chunk_words: int = 60
@@ -51,9 +57,9 @@ everyone may; []: nobody may."""
     header: list[str] = field(default_factory=lambda: ["title"])
     """Fields that stand before a chunk when it is encoded and indexed, such as section, or a key \
 of the documents' meta; []: none."""
-    encoder: str = field(default="hashing", metadata=CONTENT_IF_LOCAL)
+    encoder: str = field(default=HASHING, metadata=CONTENT_IF_LOCAL)
     """hashing (TF-IDF by hash, works offline), one of a plug-in, or a sentence-transformers \
-folder or hub name."""
+folder or hub name. A node's `encoder` input stands in its place (docs/retrieval.md)."""
     encoder_revision: str | None = None
     """40-hex commit of a hub encoder; None for a folder and for those that are no model."""
     dimensions: int = 1024
@@ -63,6 +69,9 @@ folder or hub name."""
 hnsw, ivf, ivf_pq: approximate; factory: as dense_factory says; or one of a plug-in."""
     dense_factory: str | None = None
     """FAISS factory string, such as IVF1024,Flat, for dense_index=factory; None: for all others."""
+    shards: int = 1
+    """Indexes that the vectors are cut into, of like size, each with files of its own; a search \
+asks all of them."""
     search_effort: int | None = None
     """Lists that a query visits (IVF), or candidates that it keeps (HNSW); None: the type's own."""
     nominated: int | None = None
@@ -97,6 +106,12 @@ reads what everyone may."""
         else:
             root = Path(store_root(self.store_root))
             self.commit, self.store_content = commit_at(root, self.store, self.commit)
+        if self.beir is not None:
+            fix = "take one of the two out"
+            require(self.store is None, "rag.store", self.store, "be null with rag.beir", fix)
+            there = Path(self.beir).is_dir()
+            require(there, "rag.beir", self.beir, "be a folder that exists", "check the path")
+        require_range("rag.shards", self.shards, 1, 10_000, "indexes")
         require(
             all(name.strip() for name in self.readers),
             "rag.readers",
@@ -145,7 +160,12 @@ reads what everyone may."""
 
 
 def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
-    """Raise ConfigError unless the language model that the settings ask is there, and only then."""
+    """Raise ConfigError unless each model that the settings need is there, and no other."""
+    if "encoder" in node.inputs:
+        encoder = node.config.encoder
+        rule = f"stay hashing, its default, where node {node.name} has an encoder input"
+        fix = f"leave it out, or take the input out: nodes.{node.name}.inputs.encoder=null"
+        require(encoder == HASHING, "rag.encoder", encoder, rule, fix)
     refine: RefineConfig = node.config.refine
     named, given = refine.language_model.name_or_path, node.inputs.get("policy")
     if not refine.asks:
@@ -165,17 +185,27 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
     )
 
 
+def _precision_of_encoder(config: IndexConfig) -> tuple[str, str] | None:
+    """Return that of a neural encoder; `auto` is resolved for one that comes as an input, too."""
+    if config.encoder in ENCODERS and config.precision != "auto":
+        return None
+    return own_precision(config)
+
+
 STAGE = StageKind(
     "index",
     IndexConfig,
     "rag.stage:run",
     {
-        "documents": Slot(("data",), read_if=lambda config: config.store is None),
+        "documents": Slot(
+            ("data",), read_if=lambda config: config.store is None and config.beir is None
+        ),
+        "encoder": Slot(("encoder",), required=False),
         "policy": Slot(POLICIES, required=False, read_if=lambda config: bool(config.refine.asks)),
     },
     section="rag",
     links={"store_root": "${run.store}"},
     opener="rag.retriever:open_index",
     check="rag.config:check_inputs",
-    precision=lambda config: None if config.encoder in ENCODERS else own_precision(config),
+    precision=_precision_of_encoder,
 )

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 EXACT, FACTORY = "exact", "factory"
+HASHING = "hashing"
+"""The encoder that needs no model."""
 PRESET_NAMES = ("sq8", "sqfp16", "hnsw", "ivf", "ivf_pq")
 """Approximate types whose settings stand in `rag/index/presets.py`."""
 DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
@@ -44,7 +46,7 @@ DENSE_INDEXES: Registry[Callable[[np.ndarray], Any]] = Registry(
     },
 )
 ENCODERS: Registry[Any] = Registry(
-    "rag.encoder", {"hashing": ("rag.index.hash_encoder:HashingEncoder",)}
+    "rag.encoder", {HASHING: ("rag.index.hash_encoder:HashingEncoder",)}
 )
 CHUNKERS: Registry[Any] = Registry(
     "rag.chunker.by",

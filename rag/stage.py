@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.data.records import Document, read_records
-from plumbrule.protocols import Tracker
+from plumbrule.protocols import Retriever, Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact, sha256
-from plumbrule.store.file_names import NOTES, RECORDS
+from plumbrule.store.file_names import MODEL, NOTES, RECORDS
 from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import store_root
 from rag.access import principal_of
+from rag.beir import RetrievalSet, read_beir
 from rag.chunking.choosing import chunker_of
 from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import Chunk, cut, write_chunks
@@ -45,6 +46,8 @@ from rag.index.encoders import NEURAL, Encoder, content_of, make_encoder, proper
 from rag.index.encoding import VectorCache, encode
 from rag.index.headers import searched_texts
 from rag.recall import evenly_spaced, measure, questions_of
+from rag.retrieval_metrics import documents_of as ranked_documents
+from rag.retrieval_metrics import means, measure_rankings
 from rag.retriever import (
     ENCODER,
     FINGERPRINT,
@@ -57,6 +60,8 @@ from rag.search.contexts import CONTEXT, with_contexts
 from rag.search.refining import facts_of, save_summaries, take_models
 from rag.store.naming import documents_at
 
+JUDGED_PASSAGES = 300
+"""Passages asked for, per judged query: a document of several chunks takes several ranks."""
 ENCODED = "encoded"
 """Folder of vectors that an attempt has made so far; nothing of it is published."""
 
@@ -76,10 +81,13 @@ def run(
     import_faiss()
     started = time.perf_counter()
     # 1
-    documents = documents_of(config, inputs)
+    judged = None if config.beir is None else read_beir(Path(config.beir), config.beir_split)
+    documents = documents_of(config, inputs) if judged is None else judged.with_questions()
     carried = questions_of(documents)
     # 2
-    chunker = chunker_for(config, documents, runtime.device)
+    tuned = inputs.get("encoder")
+    named = config.encoder if tuned is None else str(tuned.file(MODEL))
+    chunker = chunker_for(config, documents, named, runtime.device)
     words = (config.chunk_words, config.overlap_words)
     chunks = cut(documents, *words, config.readers, chunker)
     may_be_found = findable(config, chunks)  # before encoding: it may name an unknown field
@@ -95,7 +103,7 @@ def run(
     texts = searched_texts(chunks, header)
     # 3
     kind, encoder = make_encoder(
-        config.encoder,
+        named,
         config.encoder_revision,
         config.dimensions,
         texts,
@@ -107,7 +115,7 @@ def run(
     encoder.save(out / ENCODER)
     made_by = {
         "kind": kind,
-        "name": Path(config.encoder).name if Path(config.encoder).is_dir() else config.encoder,
+        "name": Path(named).name if Path(named).is_dir() else named,
         "revision": config.encoder_revision,
         "content": content_of(out / ENCODER),
         "dimensions": encoder.dimensions,
@@ -155,10 +163,31 @@ def run(
         suffix = "" if method == "hybrid" else f"_{method}"
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}
+        metrics |= judged_metrics(retriever, judged, suffix)
     if questions and refine.changes_searches:
         found = measure(opened.retriever("hybrid"), questions)
         metrics |= {f"rag/{name}_refined": value for name, value in found.items()}
+        metrics |= judged_metrics(opened.retriever("hybrid"), judged, "_refined")
     return metrics
+
+
+def judged_metrics(
+    retriever: Retriever, judged: RetrievalSet | None, suffix: str
+) -> dict[str, float]:
+    """Return nDCG@10 and recall@100 of documents over all judged queries; {}: there are none.
+
+    A document stands at the rank of its first passage, among the best `JUDGED_PASSAGES`.
+    """
+    if judged is None:
+        return {}
+    queries = judged.queries
+    found = retriever.search(list(queries.values()), JUDGED_PASSAGES)
+    ranked = dict(zip(queries, map(ranked_documents, found), strict=True))
+    told = means(measure_rankings(ranked, judged.judged, [10, 100]))
+    return {
+        f"rag/ndcg_at_10{suffix}": told["ndcg@10"],
+        f"rag/recall_at_100{suffix}": told["recall@100"],
+    }
 
 
 def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Document]:
@@ -173,9 +202,12 @@ def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Do
     return documents_at(root, config.store, commit, config.store_content)
 
 
-def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str) -> Chunker | None:
+def chunker_for(
+    config: IndexConfig, documents: Sequence[Document], encoder_name: str, device: str
+) -> Chunker | None:
     """Return the chunker that the config names; None: by words, which needs nothing.
 
+    Args: encoder_name: one of `ENCODERS`, or a folder or hub name.
     Raises: ConfigError: a tokenizer or an encoder that can't be had.
     """
     by = config.chunker.by
@@ -185,7 +217,7 @@ def chunker_for(config: IndexConfig, documents: Sequence[Document], device: str)
     if by == "semantic":  # an encoder that is fitted is so on whole documents, as there are no cuts
         texts = [document.text for document in documents]
         _, encoder = make_encoder(
-            config.encoder,
+            encoder_name,
             config.encoder_revision,
             config.dimensions,
             texts,

@@ -4,6 +4,7 @@
     flat                    index.faiss                 VectorIndex, exact
     exact                   vectors/                    ExactIndex, mapped into memory
     any other               index.faiss, vectors/       ApproximateIndex, both mapped into memory
+    with rag.shards > 1     shards/<number>/ with those  ShardedIndex
 
 `fingerprint.json` says under `dense` what was written; an index that an earlier version made says
 nothing there and is a lone `index.faiss`.
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from plumbrule.config import require_range
 from plumbrule.store.artifacts import Artifact
 from rag.config import IndexConfig
 from rag.index.approximate import ApproximateIndex
@@ -26,22 +28,37 @@ from rag.index.encoders import device_of
 from rag.index.exact import ExactIndex
 from rag.index.presets import DEFAULT_NOMINATED, PRESETS, from_factory, set_effort
 from rag.index.protocol import VectorSearch
+from rag.index.sharded import ShardedIndex
 from rag.index.vector_checks import require_vectors
 from rag.index.vector_files import save_vectors
 from rag.options import DENSE_INDEXES, EXACT, FACTORY
 
-VECTORS, STORED = "index.faiss", "vectors"
+VECTORS, STORED, SHARDS = "index.faiss", "vectors", "shards"
 FLAT = "flat"
 
 
 def save_dense(vectors: np.ndarray, config: IndexConfig, out: Path) -> dict[str, Any]:
     """Write the dense index of passages' vectors (n, d) float32; return what is to be said of it.
 
-    Raises: ConfigError: vectors with NaN; a type that does not fit them.
+    Raises: ConfigError: vectors with NaN; a type that does not fit them; more shards than vectors.
     """
     (out / VECTORS).unlink(missing_ok=True)
-    shutil.rmtree(out / STORED, ignore_errors=True)
+    for name in (STORED, SHARDS):
+        shutil.rmtree(out / name, ignore_errors=True)
     require_vectors(vectors)
+    if config.shards == 1:
+        return _saved(vectors, config, out)
+    require_range("rag.shards", config.shards, 1, len(vectors), "indexes")
+    shards = {}
+    for number, part in enumerate(np.array_split(vectors, config.shards)):
+        folder = out / SHARDS / f"{number:05d}"
+        folder.mkdir(parents=True)
+        shards[folder.name] = _saved(np.ascontiguousarray(part), config, folder)
+    return {"shards": shards}
+
+
+def _saved(vectors: np.ndarray, config: IndexConfig, out: Path) -> dict[str, Any]:
+    """Write one index of vectors into a folder; return what is to be said of it."""
     if config.dense_index != FLAT:
         save_vectors([vectors], out / STORED)
     if config.dense_index == EXACT:
@@ -77,11 +94,21 @@ def open_dense(artifact: Artifact, about: Mapping[str, Any], device: str) -> Vec
         `runtime.device` names it.
     Raises: ArtifactError: a file is missing, damaged or cut short.
     """
+    if SHARDS in about:
+        folder = artifact.file(SHARDS)
+        parts = sorted(about[SHARDS].items())
+        return ShardedIndex([_opened(folder / name, one, device) for name, one in parts])
+    for name in about.get("files", [VECTORS]):
+        artifact.file(name)
+    return _opened(artifact.path, about, device)
+
+
+def _opened(folder: Path, about: Mapping[str, Any], device: str) -> VectorSearch:
+    """Return the index that `_saved` wrote into a folder."""
     files = about.get("files", [VECTORS])
     if files == [VECTORS]:
-        return VectorIndex.load(artifact.file(VECTORS))
-    stored = artifact.file(STORED)
+        return VectorIndex.load(folder / VECTORS)
     if files == [STORED]:
-        return ExactIndex.load(stored, device_of(device))
-    coarse = artifact.file(VECTORS)
-    return ApproximateIndex.load(coarse, int(about["bytes"]), stored, int(about["nominated"]))
+        return ExactIndex.load(folder / STORED, device_of(device))
+    size, nominated = int(about["bytes"]), int(about["nominated"])
+    return ApproximateIndex.load(folder / VECTORS, size, folder / STORED, nominated)

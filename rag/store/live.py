@@ -35,14 +35,14 @@ from rag.filters import Filter, parse_filter
 from rag.index.encoders import Encoder, content_of
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
-from rag.options import DENSE_INDEXES
+from rag.options import DENSE_INDEXES, HASHING
 from rag.store.asking import require_principal, require_queries
 from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
 from rag.store.filtering import ChunkFields
 from rag.store.keyword_search import Counted, search_keywords
 from rag.store.segments import APPROXIMATE_FROM, merged
-from rag.store.settings import HASHING, StoreSettings
+from rag.store.settings import StoreSettings
 
 METHODS = ("bm25", "dense", "hybrid")
 ENCODER, DERIVED, TOKENIZER = "encoder", "derived", "tokenizer"
@@ -284,8 +284,10 @@ class LiveStore:
         for name in (principal, *groups):
             require_principal(name)
         names = frozenset((principal, *groups, EVERYONE))
-        given = filter is None or isinstance(filter, Mapping | str)
-        wanted = parse_filter(filter) if given else filter
+        if filter is None or isinstance(filter, Mapping | str):
+            wanted = parse_filter(filter)
+        else:
+            wanted = filter
         for _ in range(TRIES):
             self._index.catch_up()
             may = self._may_be_found(names)

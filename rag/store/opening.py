@@ -17,11 +17,12 @@ from rag.chunking.config import TOKENIZER as TOKENIZER_FILE
 from rag.chunking.tokens import open_tokenizer
 from rag.index.encoders import Encoder, content_of, load_encoder, make_encoder
 from rag.index.hash_encoder import BUCKETS, HALVES, HashingEncoder
+from rag.options import HASHING
 from rag.store.database import DATABASE, Database
 from rag.store.live import ENCODER, TOKENIZER, LiveStore
 from rag.store.naming import open_database, require_name, store_folder
 from rag.store.segments import APPROXIMATE_FROM
-from rag.store.settings import HASHING, StoreSettings, settings_of
+from rag.store.settings import StoreSettings, settings_of
 
 MAKING = "making.lock"
 

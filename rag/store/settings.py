@@ -9,9 +9,8 @@ from typing import Any
 from plumbrule.config import require, require_choice, require_range, require_source
 from plumbrule.errors import ArtifactError
 from rag.chunking.config import ChunkerConfig, require_words
-from rag.options import DENSE_INDEXES
+from rag.options import DENSE_INDEXES, HASHING
 
-HASHING = "hashing"
 NO_SEGMENTS = ("exact", "factory")
 """Types that are no function from vectors to a FAISS index, or need a setting more."""
 

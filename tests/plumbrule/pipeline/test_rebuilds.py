@@ -14,7 +14,7 @@ from plumbrule.store import fingerprint
 REWARDS = ["best_of_n", "feedback", "ppo", "reject", "reward"]
 """Those that open a configured reward. The stage `reward` is one itself."""
 PUBLISH = [
-    *("best_of_n", "compare", "dpo", "eval", "eval_ibem", "eval_rm", "eval_support"),
+    *("best_of_n", "compare", "dpo", "encoder", "eval", "eval_ibem", "eval_rm", "eval_support"),
     *("knowledge", "methods", "overoptimisation", "rm", "summary", "vote", "win_rate"),
 ]
 """Those that publish an interval: rm and dpo have a report card, best_of_n a curve."""

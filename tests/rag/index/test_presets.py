@@ -195,3 +195,15 @@ def test_a_factory_string_that_faiss_does_not_know_is_refused(stored: np.ndarray
         set_effort(from_factory("SQ8", stored[:200]), 4)
     with pytest.raises(ArtifactError, match=r"=200 x 64\) must hold the stored vectors \(=100"):
         ApproximateIndex(VectorIndex.build(stored[:200]), ExactIndex([stored[:100]]), 1)
+
+
+@pytest.mark.parametrize("kind", ["flat", "exact", "sq8", "hnsw"])
+def test_an_index_in_shards_finds_what_one_in_one_piece_does(tmp_path: Path, kind: str) -> None:
+    """By the stage, from its files; all of these nominate every row of so few."""
+    whole = opened(build(tmp_path / "whole", dense_index=kind), "dense")
+    index = build(tmp_path / "shards", dense_index=kind, shards=5)
+    assert len(list((index.path / "shards").iterdir())) == 5
+    queries = ["Where was Ada Quill born?", "baker", "Oslo dentist"]
+    assert opened(index, "dense").search(queries, 12) == whole.search(queries, 12)
+    with pytest.raises(ConfigError, match=r"rag\.shards \(=13 indexes\) must lie in \[1, 12\]"):
+        build(tmp_path / "more", dense_index=kind, shards=13)

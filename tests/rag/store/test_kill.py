@@ -16,6 +16,7 @@ from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
 
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
+from rag.options import PRESET_NAMES
 from rag.store.live import LiveStore, positive
 from rag.store.opening import open_store
 
@@ -29,12 +30,12 @@ from rag.store.settings import StoreSettings
 from worlds.live_stores import Model, model_at, random_change
 
 derived.TAIL_MOST, derived.BULK = 6, 20
-root = Path(sys.argv[1])
+root, kind = Path(sys.argv[1]), sys.argv[2]
 try:
-    store = open_store(root, "notes", approximate_from=8)
+    store = open_store(root, "notes", approximate_from=20)
 except ConfigError:  # there is none yet
-    settings = StoreSettings(chunk_words=5, dimensions=32)
-    store = make_store(root, "notes", settings, approximate_from=8)
+    settings = StoreSettings(chunk_words=5, dimensions=32, dense_index=kind)
+    store = make_store(root, "notes", settings, approximate_from=20)
 print("open", flush=True)
 while True:
     done = store.commit.number
@@ -45,31 +46,38 @@ while True:
 """
 
 
-def test_after_kills_the_store_stands_at_its_last_commit(tmp_path: Path) -> None:
-    kill_and_check(tmp_path, random.Random(0), kills=3)
+KINDS = ("flat", *PRESET_NAMES)
+"""Every type that a live store may have; segments are of it from 20 chunks on."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind != "flat" else ()) for kind in KINDS]
+)
+def test_after_kills_the_store_stands_at_its_last_commit(tmp_path: Path, kind: str) -> None:
+    kill_and_check(tmp_path, random.Random(kind), 3 if kind == "flat" else 8, kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_after_many_kills_the_store_stands_at_its_last_commit(tmp_path: Path, seed: int) -> None:
-    kill_and_check(tmp_path, random.Random(seed), kills=25)
+    kill_and_check(tmp_path, random.Random(seed), 25, "flat")
 
 
-def kill_and_check(root: Path, draw: random.Random, kills: int) -> None:
+def kill_and_check(root: Path, draw: random.Random, kills: int, kind: str) -> None:
     """Kill a process that changes a store at random moments, and check the store each time."""
     reported = 0
     for _ in range(kills):
-        reported = max(reported, killed(root, draw.uniform(0.0, 0.4)))
-        with open_store(root, "notes", approximate_from=8) as store:
+        reported = max(reported, killed(root, kind, draw.uniform(0.0, 0.4)))
+        with open_store(root, "notes", approximate_from=20) as store:
             number = store.commit.number
             assert number >= reported  # what was reported is there
             check(store, model_at(number), draw)
 
 
-def killed(root: Path, seconds: float) -> int:
+def killed(root: Path, kind: str, seconds: float) -> int:
     """Start the process, kill it that long after its first change; the last commit it told of."""
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root)],
+        [sys.executable, "-c", CHILD, str(root), kind],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -97,10 +105,14 @@ def check(store: LiveStore, model: Model, draw: random.Random) -> None:
         query = " ".join(draw.choices(WORDS, k=2))
         texts = [chunk.searched for chunk in chunks]
         for method in ("bm25", "dense"):
-            (found,) = store.search([query], 5, principal, method)
             if not texts:
-                assert found == []
+                assert store.search([query], 5, principal, method) == [[]]
                 continue
+            # with a filter, one that passes everything, a search is exact on every type
+            every = {"words": {"exists": True}}
+            (found,) = store.search([query], 5, principal, method, filter=every)
+            (plain,) = store.search([query], 5, principal, method)
+            assert store.settings.dense_index != "flat" or plain == found
             if method == "bm25":
                 (hits,) = KeywordIndex.build(texts).search([query], 5)
             else:

@@ -51,7 +51,11 @@ def build_measured(
     policy: Path | None = None,
     **config: Any,
 ) -> tuple[Artifact, dict[str, float]]:
-    """Return the index and its metrics. policy: folder of the artifact that is asked."""
+    """Return the index and its metrics.
+
+    Args: policy: folder of the artifact that is asked. config: settings; an `encoder` that is an
+        artifact is the input.
+    """
     (folder / "data").mkdir(parents=True, exist_ok=True)
     out = folder / "index"
     out.mkdir(exist_ok=True)
@@ -59,6 +63,8 @@ def build_measured(
     inputs = {"documents": Artifact.of(folder / "data", "data")}
     if policy is not None:
         inputs["policy"] = Artifact.of(policy, "sft")
+    if isinstance(config.get("encoder"), Artifact):
+        inputs["encoder"] = config.pop("encoder")
     settings = IndexConfig(**{"dimensions": 256, "chunk_words": 8, **config})
     metrics = run(settings, inputs, CPU, out, NullTracker())
     return Artifact.of(out, "index", opener="rag.retriever:open_index"), dict(metrics)
