@@ -33,7 +33,7 @@ SEARCHED = Demonstration(
     "Mara [2].",
     searches=(
         DemonstratedSearch("book", ("rain", "Mara")),
-        DemonstratedSearch("river", (), "Once more:"),
+        DemonstratedSearch("river", ("sun",), "Once more:"),
     ),
 )
 
@@ -52,7 +52,7 @@ def test_a_row_is_turn_by_turn_what_the_sampler_would_put_down() -> None:
         (own.encode_response("<< book >>", terminal=False), True),
         (writer.write(["rain", "Mara"], 1).tokens, False),
         (own.encode_response("Once more: << river >>", terminal=False), True),
-        (writer.write([], 3).tokens, False),
+        (writer.write(["sun"], 3).tokens, False),
         (own.encode_response("Mara [2]."), True),
     ]
     assert list(row.response) == [token for tokens, _ in parts for token in tokens]
