@@ -1,7 +1,7 @@
 """Stage `add_fact`: how long it takes until a policy answers from a document that is added.
 
-What the next fact costs a policy that reads its knowledge. `sft/learn_fact/` is the other way, and
-answers the same questions.
+What the next fact costs a policy that reads its knowledge. `sft/learn_fact/` is the other way, on
+questions of the same set.
 
 1. The questions on facts after the cut-off whose evidence (`meta.evidence`) is among the documents.
 2. A live store (`rag/store/`) of all documents but the evidence of these questions, in a folder of

@@ -1,7 +1,7 @@
 """Stage `learn_fact`: how long it takes until a policy that is trained on one new fact answers it.
 
 What the next fact costs a policy that keeps its knowledge in its weights. `rag/add_fact/` is the
-other way, and answers the same questions.
+other way, on questions of the same set.
 
 1. The questions on facts after the cut-off, and of each the demonstrations of the same fact.
 2. For each fact that the policy does not answer already: the policy as it was given; then a step on
