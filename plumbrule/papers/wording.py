@@ -114,6 +114,9 @@ def _scale(paper: Paper, scale: Scale, result: Mapping[str, Any] | None) -> list
             notes.append(f"{word}: {claim.text} {claim.explanation}")
     for note in notes:
         out += ["", note]
+    if any(scale.arms.values()):
+        told = [f"{arm} (`{' '.join(words)}`)" for arm, words in scale.arms.items()]
+        out += ["", f"Arms, whose values are chosen here: {', '.join(told)}."]
     if scale.settings:
         out += ["", "| setting | value | from |", "| --- | --- | --- |"]
         out += [
