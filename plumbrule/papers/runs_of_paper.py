@@ -11,7 +11,7 @@ import numpy as np
 from plumbrule.errors import ArtifactError
 from plumbrule.papers.expressions import EVERY, Reference, Value
 from plumbrule.papers.paper import Paper, Scale
-from plumbrule.papers.reading import ARM
+from plumbrule.papers.paper_files import ARM
 from plumbrule.papers.sweep_words import PaperCell, cells_of, normal
 from plumbrule.results.cells import identity_of, key_of
 from plumbrule.results.nearest_names import nearest

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.papers.functions import FUNCTIONS
+from plumbrule.papers.claim_functions import FUNCTIONS
 from plumbrule.papers.outcomes import FAILS, NOT_RUN, WORST_FIRST
 from plumbrule.papers.paper import STATUSES, Claim, Paper, Scale
 from plumbrule.papers.sweep_words import command_words
