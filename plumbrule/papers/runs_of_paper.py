@@ -39,7 +39,8 @@ class PaperRun(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called in a message."""
-        return f"{self.cell.arm} seed={self.cell.seed}"
+        settings = [f"{key}={value}" for key, value in self.cell.selection.items()]
+        return " ".join([self.cell.arm, *settings, f"seed={self.cell.seed}"])
 
 
 def runs_of_paper(paper: Paper, scale: Scale, store: Store) -> list[PaperRun]:
