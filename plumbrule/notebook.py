@@ -23,7 +23,7 @@ from plumbrule.config import require_choice
 from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.papers.outcomes import Checked, check_scale
 from plumbrule.papers.paper import SCALES
-from plumbrule.papers.reading import read_paper
+from plumbrule.papers.paper_files import read_paper
 from plumbrule.pipeline.compose import from_hydra
 from plumbrule.pipeline.execute import RunContext, artifact_of, execute
 from plumbrule.pipeline.experiment import RunConfig

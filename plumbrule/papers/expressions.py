@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plumbrule.errors import ConfigError, listed
-from plumbrule.papers.functions import FUNCTIONS
+from plumbrule.papers.claim_functions import FUNCTIONS
 from plumbrule.results.nearest_names import nearest
 
 Value = float | np.ndarray

@@ -11,7 +11,7 @@ import numpy as np
 from plumbrule.errors import ArtifactError
 from plumbrule.papers.expressions import EVERY, Reference, Value
 from plumbrule.papers.paper import Paper, Scale
-from plumbrule.papers.reading import ARM
+from plumbrule.papers.paper_files import ARM
 from plumbrule.papers.sweep_words import PaperCell, cells_of, normal
 from plumbrule.results.cells import identity_of, key_of
 from plumbrule.results.nearest_names import nearest
@@ -39,7 +39,8 @@ class PaperRun(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called in a message."""
-        return f"{self.cell.arm} seed={self.cell.seed}"
+        settings = [f"{key}={value}" for key, value in self.cell.selection.items()]
+        return " ".join([self.cell.arm, *settings, f"seed={self.cell.seed}"])
 
 
 def runs_of_paper(paper: Paper, scale: Scale, store: Store) -> list[PaperRun]:

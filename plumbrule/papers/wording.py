@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plumbrule.papers.functions import FUNCTIONS
+from plumbrule.papers.claim_functions import FUNCTIONS
 from plumbrule.papers.outcomes import FAILS, NOT_RUN, WORST_FIRST
 from plumbrule.papers.paper import STATUSES, Claim, Paper, Scale
 from plumbrule.papers.sweep_words import command_words
@@ -114,6 +114,9 @@ def _scale(paper: Paper, scale: Scale, result: Mapping[str, Any] | None) -> list
             notes.append(f"{word}: {claim.text} {claim.explanation}")
     for note in notes:
         out += ["", note]
+    if any(scale.arms.values()):
+        told = [f"{arm} (`{' '.join(words)}`)" for arm, words in scale.arms.items()]
+        out += ["", f"Arms, whose values are chosen here: {', '.join(told)}."]
     if scale.settings:
         out += ["", "| setting | value | from |", "| --- | --- | --- |"]
         out += [

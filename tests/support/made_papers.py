@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.papers.paper import Paper
-from plumbrule.papers.reading import as_paper
+from plumbrule.papers.paper_files import as_paper
 from plumbrule.papers.sweep_words import cells_of
 from plumbrule.store.artifacts import Store
 from plumbrule.store.json_files import write_json, write_jsonl

@@ -18,7 +18,7 @@ from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError, TrainingError, listed
 from plumbrule.papers.outcomes import FAILS, check_scale
 from plumbrule.papers.paper import SCALES, Paper, Scale
-from plumbrule.papers.reading import paper_names, read_paper
+from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.results_files import as_result, read_results, write_result
 from plumbrule.papers.sweep_words import arm_values, require_free, sweep_words
 from plumbrule.papers.wording import check_lines, page

@@ -15,7 +15,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.notebook import check_paper
 from plumbrule.papers.expressions import parse
 from plumbrule.papers.paper import Paper, Scale
-from plumbrule.papers.reading import paper_names, read_paper
+from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.sweep_words import PaperCell, cells_of
 from plumbrule.pipeline.compose import compose_run
 from plumbrule.pipeline.planning import revisions

@@ -132,7 +132,7 @@ def test_a_seed_that_failed_keeps_a_claim_from_holding(store: Store) -> None:
     write_json(last, {**read_json(last), "state": "failed", "error": "NaN in the loss"})
     found = only(paper, store)
     assert found.verdict == "near"
-    assert found.reason.startswith("3 of 4 seeds: run kl seed=3 is failed: NaN in the loss")
+    assert found.reason.startswith("3 of 4 seeds: run kl ppo.kl.coef=0.1 seed=3 is failed: NaN")
 
 
 def test_a_later_run_counts_in_place_of_one_that_failed(store: Store) -> None:
@@ -168,7 +168,10 @@ def test_a_metric_that_is_no_number_decides_nothing(store: Store, value: float) 
         ("ppo/known_accuracy_change[arm=rloo] > 0", "no such metric; there are"),
         ("ppoo:ppo/gold_gain[arm=rloo] > 0", "no such node; did you mean ppo"),
         ("objective/kl[arm=rloo] > 0", "must name its node: ppo"),
-        ("ppo/gold_gain > 0", "must mean one run of a seed, and means kl seed=0, kl seed=0"),
+        (
+            "ppo/gold_gain > 0",
+            "must mean one run of a seed, and means kl ppo.kl.coef=0.1 seed=0, kl",
+        ),
         ("curve(ppo:objective/entropy[arm=rloo]) > 0", "no such curve"),
         ("curve(ppo:objective/kl[arm=rloo]) > 0", "must compare numbers"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from made_papers import CLAIM, LAPTOP, made_paper
 
 from plumbrule.errors import ConfigError
-from plumbrule.papers.reading import as_paper, read_paper
+from plumbrule.papers.paper_files import as_paper, read_paper
 
 
 @pytest.mark.parametrize(
