@@ -306,7 +306,8 @@ def effect_table(details: Sequence[Detail], found: Mapping[str, Any]) -> str:
         f"`{found['command']}`, {found['date']}, commit {', '.join(found['commits'])}, "
         f"{'; '.join(found['hardware'])}. None of them switched on: gold gain "
         f"{base['gold_gain']['mean']:.3g} (SD {_or_dash(base['gold_gain_sd'])}), KL "
-        f"{base['kl']['mean']:.3g} nats, over {seeds} seeds.",
+        f"{base['kl']['mean']:.3g} nats, over {seeds} seeds. Cells that are done: "
+        f"{sum(one['states'].get('done', 0) for one in effects.values())}.",
         "",
         "| n | detail | switched on by | seeds | gold gain | p | KL, nats | p | SD of gold gain | "
         "collapsed | failed |",

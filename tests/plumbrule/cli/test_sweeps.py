@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import plumbrule
@@ -213,6 +214,29 @@ def test_cells_are_what_composing_each_by_itself_gives(
         assert cell.composed.config == alone.config, overrides
         assert cell.composed.nodes == alone.nodes, overrides
         assert list(cell.overrides) == overrides
+
+
+class CountingLoader:
+    """Hydra's loader of configs, and how often a cell was read by it."""
+
+    def __init__(self, loader: Any):
+        self.loader, self.read = loader, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def load_sweep_config(self, *arguments: Any) -> DictConfig:
+        self.read += 1
+        return self.loader.load_sweep_config(*arguments)
+
+
+def test_a_cell_that_leaves_out_what_another_sets_is_not_read_again(
+    hydra_loader: tuple[object, DictConfig],
+) -> None:
+    loader = CountingLoader(hydra_loader[0])
+    found = compose_cells(loader, hydra_loader[1], ONE_AT_A_TIME, 0)
+    assert loader.read == 1
+    assert [cell.composed.config.ppo.kl.where for cell in found].count("loss") == 1
 
 
 def test_a_cell_notes_the_folds_of_its_config(
