@@ -39,6 +39,9 @@ takes its start, the others a whole rollout of one process."""
     vllm_python: str | None = None
     """Of ppo.sampler=vllm: the Python of vLLM's environment; None: .venv-vllm/bin/python of the \
 working folder, else of the code's (`make install-vllm`)."""
+    faiss_gpu: bool = False
+    """Of an index whose rag.dense_index is approximate: search a copy on a GPU, with the package \
+faiss-gpu; for types that FAISS copies there (`rag/index/gpu_copy.py`)."""
     gradient_checkpointing: bool = False
     """Of sft, rm, ppo and dpo: keep one activation per layer and compute the others again in the \
 backward pass: less memory for a third more work."""

@@ -45,11 +45,13 @@ METHODS = ("bm25", "dense", "hybrid")
 class OpenedIndex:
     """An index artifact, of which a retriever reads what its method needs.
 
-    device: of a neural encoder; auto is cuda if there is one.
+    device: of a neural encoder; auto is cuda if there is one. faiss_gpu: whether an approximate
+    FAISS index is searched on a GPU.
     """
 
     artifact: Artifact
     device: str = "auto"
+    faiss_gpu: bool = False
 
     def retriever(
         self,
@@ -73,14 +75,14 @@ class OpenedIndex:
         asking = principal_of(given.get("principal", ())) if principal is None else principal
         wanted = parse_filter(given.get("filter") if filter is None else filter, "rag.filter")
         facts = about["refine"] if refined else {}
-        opened = open_retriever(self.artifact, about, method, self.device, facts)
+        opened = open_retriever(self.artifact, about, method, self.device, facts, self.faiss_gpu)
         opened.corpus.select(asking, wanted, "rag.filter")  # an unknown field is told here
         return replace(opened, principal=asking, wanted=wanted)
 
 
 def open_index(artifact: Artifact, runtime: RuntimeConfig) -> OpenedIndex:
     """Return an index artifact, opened for the runtime's device; nothing is read yet."""
-    return OpenedIndex(artifact, runtime.device)
+    return OpenedIndex(artifact, runtime.device, runtime.faiss_gpu)
 
 
 def open_retriever(
@@ -89,6 +91,7 @@ def open_retriever(
     method: str,
     device: str,
     facts: Mapping[str, Any],
+    faiss_gpu: bool = False,
 ) -> IndexRetriever:
     """Return the retriever of an index artifact, as `OpenedIndex.retriever` says.
 
@@ -117,7 +120,7 @@ def open_retriever(
         index: SearchIndex[Sequence[str]] = open_summaries(artifact, rank, len(corpus))
     else:
         index = rank(
-            lambda: _vectors(artifact, about, len(corpus), encoder(), device),
+            lambda: _vectors(artifact, about, len(corpus), encoder(), device, faiss_gpu),
             lambda: _keywords(artifact, about, len(corpus)),
         )
     if not facts:
@@ -177,9 +180,15 @@ def _same_encoder(artifact: Artifact, about: Mapping[str, Any], encoder: Encoder
 
 
 def _vectors(
-    artifact: Artifact, about: Mapping[str, Any], passages: int, encoder: Encoder, device: str
+    artifact: Artifact,
+    about: Mapping[str, Any],
+    passages: int,
+    encoder: Encoder,
+    device: str,
+    faiss_gpu: bool,
 ) -> VectorSearch:
-    vectors, path = open_dense(artifact, about["dense"], device), artifact.path / VECTORS
+    vectors = open_dense(artifact, about["dense"], device, faiss_gpu)
+    path = artifact.path / VECTORS
     _require_count(path, len(vectors), passages)
     if vectors.dimensions != encoder.dimensions:
         raise ArtifactError(

@@ -12,12 +12,14 @@ the principal may read most rows, and exact below.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from plumbrule.errors import ArtifactError
 from rag.index.dense import VectorIndex
 from rag.index.exact import ExactIndex
+from rag.index.gpu_copy import MOST_NEAREST, GPUCopy
 from rag.index.protocol import NOTHING, Hits, Selection
 from rag.index.ranking import best
 from rag.index.vector_checks import require_queries
@@ -26,31 +28,50 @@ EXACT_BELOW = 0.5
 """Share of rows that a principal must be able to read for the search to be approximate."""
 
 
+class Nominator(Protocol):
+    """What nominates rows of the whole index, such as a copy on a GPU."""
+
+    def nearest(self, vectors: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores (q, width) and rows, -1 where there is none."""
+
+
 class ApproximateIndex:
     """A frozen index over vectors 0..n-1 (`VectorSearch`).
 
     Args: coarse: nominates rows. stored: the same vectors. nominated: rows that are scored again
-        per passage that is asked for.
+        per passage that is asked for. copy: of `coarse`, searched in its place where it can be.
     Raises: ArtifactError: they hold different numbers of vectors.
     """
 
-    def __init__(self, coarse: VectorIndex, stored: ExactIndex, nominated: int):
+    def __init__(
+        self,
+        coarse: VectorIndex,
+        stored: ExactIndex,
+        nominated: int,
+        copy: Nominator | None = None,
+    ):
         if (len(coarse), coarse.dimensions) != (len(stored), stored.dimensions):
             raise ArtifactError(
                 f"the approximate index (={len(coarse)} x {coarse.dimensions}) must hold the "
                 f"stored vectors (={len(stored)} x {stored.dimensions}); build the index again."
             )
         self._coarse, self._stored, self._nominated = coarse, stored, nominated
+        self._copy = copy
         self.dimensions = stored.dimensions
 
     @classmethod
-    def load(cls, index: Path, size: int, vectors: Path, nominated: int) -> ApproximateIndex:
+    def load(
+        cls, index: Path, size: int, vectors: Path, nominated: int, on_gpu: bool = False
+    ) -> ApproximateIndex:
         """Return the index in the files `index` and `vectors`; both are mapped into memory.
 
-        Args: size: of the file `index` when it was written, in bytes.
-        Raises: ArtifactError: one of them is damaged, cut short or of another index.
+        Args: size: of the file `index` when it was written, in bytes. on_gpu: search a copy there.
+        Raises: ArtifactError: one of them is damaged, cut short or of another index. ConfigError:
+            there is no GPU, or it takes no copy.
         """
-        return cls(VectorIndex.load(index, size), ExactIndex.load(vectors), nominated)
+        coarse = VectorIndex.load(index, size)
+        copy = GPUCopy(coarse) if on_gpu else None
+        return cls(coarse, ExactIndex.load(vectors), nominated, copy)
 
     def __len__(self) -> int:
         """Return the number of vectors."""
@@ -73,7 +94,11 @@ class ApproximateIndex:
         if width == 0 or not len(vectors):
             return [NOTHING] * len(vectors)
         require_queries(vectors, self.dimensions)
-        _, rows = self._coarse.nearest(vectors, width, selection)
+        whole = selection is None or selection.whole
+        if self._copy is not None and whole and width <= MOST_NEAREST:
+            _, rows = self._copy.nearest(vectors, width)
+        else:
+            _, rows = self._coarse.nearest(vectors, width, selection)
         rows = self._stored.nearest_of(vectors, rows, depth)
         scores = self._stored.scores(vectors, np.maximum(rows, 0))
         asked = np.any(vectors != 0, axis=1)

@@ -86,24 +86,25 @@ def _saved(vectors: np.ndarray, config: IndexConfig, out: Path) -> dict[str, Any
     }
 
 
-def open_dense(artifact: Artifact, about: Mapping[str, Any], device: str) -> VectorSearch:
+def open_dense(
+    artifact: Artifact, about: Mapping[str, Any], device: str, faiss_gpu: bool = False
+) -> VectorSearch:
     """Return the dense index of an artifact.
 
     Args: about: what `save_dense` said; {}: an earlier version wrote it. device: where an exact
-        index computes, as
-        `runtime.device` names it.
-    Raises: ArtifactError: a file is missing, damaged or cut short.
+        index computes, as `runtime.device` names it. faiss_gpu: as `runtime.faiss_gpu` says.
+    Raises: ArtifactError: a file is missing, damaged or cut short. ConfigError: no GPU for it.
     """
     if SHARDS in about:
         folder = artifact.file(SHARDS)
         parts = sorted(about[SHARDS].items())
-        return ShardedIndex([_opened(folder / name, one, device) for name, one in parts])
+        return ShardedIndex([_opened(folder / name, one, device, faiss_gpu) for name, one in parts])
     for name in about.get("files", [VECTORS]):
         artifact.file(name)
-    return _opened(artifact.path, about, device)
+    return _opened(artifact.path, about, device, faiss_gpu)
 
 
-def _opened(folder: Path, about: Mapping[str, Any], device: str) -> VectorSearch:
+def _opened(folder: Path, about: Mapping[str, Any], device: str, faiss_gpu: bool) -> VectorSearch:
     """Return the index that `_saved` wrote into a folder."""
     files = about.get("files", [VECTORS])
     if files == [VECTORS]:
@@ -111,4 +112,4 @@ def _opened(folder: Path, about: Mapping[str, Any], device: str) -> VectorSearch
     if files == [STORED]:
         return ExactIndex.load(folder / STORED, device_of(device))
     size, nominated = int(about["bytes"]), int(about["nominated"])
-    return ApproximateIndex.load(folder / VECTORS, size, folder / STORED, nominated)
+    return ApproximateIndex.load(folder / VECTORS, size, folder / STORED, nominated, faiss_gpu)
