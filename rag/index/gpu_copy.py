@@ -2,10 +2,10 @@
 
     plumbrule runtime.faiss_gpu=true rag.dense_index=factory 'rag.dense_factory="IVF4096,PQ48"'
 
-FAISS copies inverted lists that a flat quantiser finds, with flat, scalar or 8-bit product codes; it
-copies no graphs and no 4-bit codes, which is all presets, and refuses those. A copy takes no
-selection of rows and at most 2,048 rows a query, so the index in memory nominates where there is
-one or more are asked for. `tests/rag/index/test_gpu_copy.py` holds what it must do.
+FAISS copies inverted lists that a flat quantiser finds, with flat, scalar or 8-bit product codes.
+It copies no graphs, no 4-bit codes and no scalar codes without lists, so it refuses every preset. A
+copy takes no selection of rows and at most 2,048 rows a query; where there is one, or more are
+asked for, the index in memory nominates. `tests/rag/index/test_gpu_copy.py` holds what a copy must do.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from rag.index.encoding import VectorCache, encode
 from rag.index.exact import ExactIndex
 from rag.index.hash_encoder import HashingEncoder
 from rag.index.identity import differences, require_same
-from rag.retriever import open_retriever
+from rag.retriever import OpenedIndex
 from rag.search.engine import DenseIndex
 from rag.stage import ENCODED, run
 
@@ -135,7 +135,7 @@ def test_another_tokenisation_is_refused(tmp_path: Path, name: str, value: str) 
 
 def test_queries_that_were_encoded_elsewhere_state_their_encoder(tmp_path: Path) -> None:
     index = build(tmp_path, dimensions=64)
-    dense = open_retriever(index, "dense", "cpu").index
+    dense = OpenedIndex(index, "cpu").retriever("dense").index
     assert isinstance(dense, DenseIndex)
     vectors = dense.encoder.encode_queries(["Oslo"])
     (hits,) = dense.search_encoded(vectors, dense.made_by, 3)

@@ -1,4 +1,4 @@
-"""A copy on a GPU nominates where it can; without a GPU it is refused before anything is searched."""
+"""A copy on a GPU nominates where it can; without a GPU it is refused before any search."""
 
 from __future__ import annotations
 
