@@ -5,7 +5,7 @@
 FAISS copies inverted lists that a flat quantiser finds, with flat, scalar or 8-bit product codes.
 It copies no graphs, no 4-bit codes and no scalar codes without lists, so it refuses every preset. A
 copy takes no selection of rows and at most 2,048 rows a query; where there is one, or more are
-asked for, the index in memory nominates. `tests/rag/index/test_gpu_copy.py` holds what a copy must do.
+asked for, the index in memory nominates. What a copy must do: `tests/rag/index/test_gpu_copy.py`.
 """
 
 from __future__ import annotations
