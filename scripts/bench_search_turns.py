@@ -11,6 +11,8 @@ that never learned to search calls in nearly every turn. Printed as JSON: second
 
 from __future__ import annotations
 
+import plumbrule.machine.openmp  # noqa: F401  before torch is  # isort: skip
+
 import argparse
 import json
 from collections.abc import Sequence

@@ -472,8 +472,8 @@ MUTANTS = [
         "rewards",
         "an ambiguous reply has the first of its grades",
         "rlhf/rewards/verdicts.py",
-        'return number if not re.search(r"\\d", rest) else None',
-        "return number",
+        'return None if re.search(r"\\d", rest) or is_taken_back(rest) else number',
+        "return None if is_taken_back(rest) else number",
         ("rlhf/rewards/test_judge.py::test_a_grade_in_text",),
     ),
     OtherMutant(

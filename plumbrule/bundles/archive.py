@@ -70,7 +70,7 @@ def _write(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
         archive.writestr(entry, content, compresslevel=_LEVEL)
         return
     entry.file_size = content.stat().st_size
-    with archive.open(entry, "w") as to, open(content, "rb") as source:
+    with archive.open(entry, mode="w") as to, open(content, "rb") as source:
         while block := source.read(BLOCK):
             to.write(block)
 

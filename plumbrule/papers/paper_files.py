@@ -213,5 +213,11 @@ def _mapping(field: str, found: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _words(field: str, found: Any) -> list[str]:
     good = isinstance(found, list) and all(isinstance(word, str) and "=" in word for word in found)
-    require(good, field, found, "be a list of overrides", "write [ppo.kl.coef=0.05]")
+    require(
+        good,
+        field,
+        found,
+        "be a list of overrides",
+        "write a list, such as [ppo.kl.coef=0.05, seed=1]",
+    )
     return list(found)

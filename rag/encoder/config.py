@@ -84,6 +84,13 @@ STAGE = StageKind(
         "overlap_words": "${rag.overlap_words}",
     },
     measured=True,
-    headline=("encoder/recall_at_1", "encoder/recall_at_5", "encoder/mrr", "encoder/*_gain"),
+    headline=(
+        "encoder/recall_at_1",
+        "encoder/recall_at_1_gain",
+        "encoder/recall_at_5",
+        "encoder/recall_at_5_gain",
+        "encoder/mrr",
+        "encoder/mrr_gain",
+    ),
     check="rag.encoder.config:check_inputs",
 )

@@ -42,9 +42,12 @@ from rag.search.models import Answer, RefiningModels
 from rag.search.reranking import CrossEncoder, Reranker
 from rag.search.rewriting import RewritingIndex
 from rag.search.summaries import SummaryIndex
+from rag.search.summarising import field, lead, written
 
 LANGUAGE_MODEL, RERANKER, SUMMARY_FOLDER = "language_model", "reranker", "summaries"
 SUMMARY_TEXTS, KEYWORDS, VECTORS = "summaries.jsonl", "bm25", "vectors"
+OUR_SUMMARIES = (lead, field, written)
+"""Imported, so that they are part of the stage's code."""
 
 
 def take_models(

@@ -130,5 +130,5 @@ def test_ours_are_part_of_the_stages_code_and_on_the_page() -> None:
         for name in table:
             where = str(table.option(name).where)
             assert where.partition(":")[0].replace(".", "/") + ".py" in code
-            assert f"`{name}`" in page
+            assert f"`{name}`" in page or f"={name}`" in page
     assert list(DENSE_INDEXES) == ["flat", *PRESET_NAMES, EXACT, FACTORY]

@@ -118,7 +118,9 @@ def test_an_evaluation_that_dies_within_a_benchmark_goes_on_with_the_same_number
         write(self, keys, results)
 
     monkeypatch.setattr(Journal, "_write", counted)
-    assert run(config, inputs, RUNTIME, outs[1], NullTracker()) == metrics
+    timed = {name for name in metrics if name.startswith("time/")}
+    again = run(config, inputs, RUNTIME, outs[1], NullTracker())
+    assert again == {name: value for name, value in metrics.items() if name not in timed}
     for file in (f"items/{name}.jsonl", "metrics.json", "samples.jsonl"):
         assert (outs[1] / file).read_bytes() == (outs[0] / file).read_bytes()
     assert len({tuple(keys) for keys in written}) == len(written)

@@ -729,7 +729,7 @@ def test_examples_of_the_docs_are_read(format, role, text, tmp_path):
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
     items = BENCHMARKS[role].items if role in BENCHMARKS else None
     rows = list(read(format or "jsonl", role, tmp_path / "rows.jsonl", items))
-    assert len(rows) == 2
+    assert len(rows) == len(text.splitlines()) >= 2
     assert not any(row.dropped for row in rows)
 
 

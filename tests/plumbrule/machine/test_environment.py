@@ -86,7 +86,7 @@ def bare(**more: str) -> dict[str, str]:
 ENTRIES = {
     "command and label server": "import plumbrule.cli.main, plumbrule.cli.verbs",
     "torchrun worker": "import plumbrule.pipeline.worker",
-    "tests": "import tests.conftest",
+    "tests": "import sys; sys.path.insert(0, 'tests/support'); import tests.conftest",
     **{
         f"scripts/{path.name}": f"import sys; sys.path.insert(0, 'scripts'); import {path.stem}"
         for path in sorted((ROOT / "scripts").glob("bench_*.py"))

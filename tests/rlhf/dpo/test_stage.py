@@ -142,7 +142,7 @@ def test_measured_rewards_are_those_of_the_published_policy(given, whole):
     split = encode_split(end, held_out, 96, "all", 0)
     rewards = [
         [
-            0.1 * (response_nats(end.model, *answer) - response_nats(start.model, *answer))
+            0.1 * (response_nats(end.model, *answer[:2]) - response_nats(start.model, *answer[:2]))
             for answer in answers
         ]
         for answers in split.answers

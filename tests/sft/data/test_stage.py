@@ -39,6 +39,7 @@ from sft.data.stage import run
 SHARED = DATA_FOLDER / "data"
 KINDS = {
     "demonstrations": Demonstration,
+    "new_facts": Demonstration,
     "preferences": Preference,
     "prompts": Prompt,
     "documents": Document,
@@ -460,7 +461,7 @@ def test_atlas_feeds_every_role(role, tmp_path):
     config = DataConfig(role=role, dataset=DatasetConfig(), atlas=TINY, items=items_of(role))
     metrics = run(config, {}, RuntimeConfig(), tmp_path, NullTracker())
     assert metrics["data/rows"] > 0
-    split = role in ("corpus", "demonstrations", "preferences", "prompts")
+    split = role in ("corpus", "demonstrations", "new_facts", "preferences", "prompts")
     assert (metrics["data/validation_rows"] > 0) == split
     assert metrics["data/dropped"] == 0
     if role != "corpus":
@@ -538,7 +539,8 @@ def test_bad_dataset_settings(name, value):
 def test_every_format_but_atlas_has_a_reader():
     assert {format for format, _ in READERS} == set(FORMATS)
     own = {name for name in BENCHMARKS if name in FORMATS}
-    assert {role for _, role in READERS} == {*ROLES, BENCHMARK, *own}
+    of_atlas_alone = {"new_facts"}
+    assert {role for _, role in READERS} == {*ROLES, BENCHMARK, *own} - of_atlas_alone
 
 
 def test_the_stage_imports_no_torch():
