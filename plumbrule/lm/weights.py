@@ -33,6 +33,8 @@ POOLER = r"(^|\.)pooler\."
 """A layer over the first token that BERT's kin save whether or not anything reads it."""
 HEADS = r"^(cls|lm_head|vocab_\w+|predictions|mlm|generator_\w+|classifier|score|qa_outputs)\."
 """Output layers of other tasks, which an encoder of texts does not have."""
+EAGER = "eager"
+"""transformers' name for attention that is written out."""
 NUM_NAMED = 5
 """Weights that an error names; the others it counts."""
 
@@ -59,9 +61,11 @@ def load_whole(
         OSError, ValueError: nothing that transformers can load.
     """
     require_undamaged(path, setting)
-    where = {"revision": revision, "trust_remote_code": False}
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     config = config or AutoConfig.from_pretrained(str(path), **where)
     claimed = ", ".join(config.architectures or [])
+    if caps_scores(config):
+        where["attn_implementation"] = EAGER
     try:
         model, found = auto.from_pretrained(
             str(path),
@@ -84,6 +88,14 @@ def load_whole(
             "missing would be made up at random: give the whole model, of this kind."
         )
     return model
+
+
+def caps_scores(config: PretrainedConfig) -> bool:
+    """Return whether attention scores are capped, as in Gemma 2, which only the eager form does.
+
+    transformers 5.17 drops the cap in silence elsewhere; newer ones choose the form themselves.
+    """
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 def differences(found: dict[str, Any], spare: str | None = None) -> list[str]:

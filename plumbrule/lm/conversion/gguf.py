@@ -37,6 +37,13 @@ from plumbrule.surroundings import redraws
 
 MAGIC = b"GGUF"
 VOCABULARY = "tokenizer.ggml.tokens"
+SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+}
+"""Special tokens: the tokenizer's attribute -> the field of their id."""
 PLAIN_TYPES = ("F32", "F16", "BF16", "F64")
 """Tensor types that hold numbers rather than quantised blocks."""
 ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -46,7 +53,7 @@ ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors
 class Header(NamedTuple):
     """What a GGUF says of itself. types: tensor type -> tensors. num_values: per tensor name.
 
-    num_tokens: of its vocabulary.
+    num_tokens: of its vocabulary. special: ids of special tokens by the tokenizer's name.
     """
 
     architecture: str
@@ -57,6 +64,7 @@ class Header(NamedTuple):
     num_tokens: int
     main_type: str
     """Of most of the weights, such as Q4_1."""
+    special: dict[str, int]
 
     @property
     def is_quantised(self) -> bool:
@@ -96,6 +104,8 @@ def read_header(path: Path) -> Header:
         types = Counter(tensor.tensor_type.name for tensor in reader.tensors)
         num_values = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
         num_tokens = len(words.data) if (words := reader.get_field(VOCABULARY)) else 0
+        ids = {name: reader.get_field(field) for name, field in SPECIAL.items()}
+        special = {name: int(one.parts[one.data[0]][0]) for name, one in ids.items() if one}
         architecture = fields["general.architecture"]
         main_type = sizes.most_common(1)[0][0]
     except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
@@ -111,6 +121,7 @@ def read_header(path: Path) -> Header:
         num_values,
         num_tokens,
         main_type,
+        special,
     )
 
 
@@ -148,7 +159,10 @@ def load_gguf(path: Path, header: Header, dtype: torch.dtype) -> tuple[PreTraine
             f"source (={path}) must hold the weights of {type(loaded).__name__}, no more and no "
             f"less, but {' and '.join(wrong)}; give the whole model, of this kind."
         )
-    return _as_plain(loaded), _without_made_up_tokens(tokenizer, header.num_tokens)
+    plain = _without_made_up_tokens(tokenizer, header.num_tokens)
+    for name, id in header.special.items():  # transformers 5.17 leaves them out
+        setattr(plain, name, plain.convert_ids_to_tokens(id))
+    return _as_plain(loaded), plain
 
 
 def _refuse_unread(path: Path, header: Header) -> None:

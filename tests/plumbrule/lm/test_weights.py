@@ -242,3 +242,14 @@ def test_what_should_be_told_of_a_model_stands_in_its_notes():
     assert "without a KV cache" in notes(policy("Bart"))
     with pytest.raises(ConfigError, match="at most 64, the learned positions"):
         policy("GPT2", 65)
+
+
+def test_scores_that_a_model_caps_are_capped_once_it_is_loaded(tmp_path):
+    """Transformers 5.17 would choose a form of attention for Gemma 2 that knows no cap."""
+    tiny_families.model("Gemma2").save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    model, row = load_policy(tmp_path).model, torch.tensor([[5, 9, 7, 11, 8, 6]])
+    capped = model(row, use_cache=False).logits
+    for layer in model.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    assert (capped - model(row, use_cache=False).logits).abs().max() > 1e-3

@@ -6,6 +6,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from plumbrule.lm.weights import EAGER, caps_scores
 from worlds import tiny_models
 
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -150,5 +151,6 @@ def model(family: str, dtype: torch.dtype = torch.float32, **changes: object) ->
     config = getattr(transformers, f"{family.split()[0]}Config")(**{**FAMILIES[family], **changes})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(config).to(dtype)
+        form = {"attn_implementation": EAGER} if caps_scores(config) else {}
+        made = AutoModelForCausalLM.from_config(config, **form).to(dtype)
     return made.eval()
