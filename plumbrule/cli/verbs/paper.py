@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> None:
         start(papers, scale, more)
         return
     if more:
-        raise ConfigError(f"paper check (={listed(more)}) must be given papers and a scale alone.")
+        raise ConfigError(
+            f"paper check (={listed(more)}) must be given papers and a scale alone; leave it out."
+        )
     _check(papers, scale, options)
 
 
