@@ -25,9 +25,9 @@ from plumbrule.store.manifests import is_inside
 INDEX = "bundle.json"
 FORMAT, VERSION = "plumbrule bundle", 1
 LONGEST_NAME = 300
-"""Bytes of an entry's name."""
+"""Most bytes of an entry's name."""
 MOST_INDEX = 64 * 2**20
-"""Bytes of `bundle.json`."""
+"""Most bytes of `bundle.json`."""
 BLOCK = 2**20
 _TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a ZIP file can hold."""

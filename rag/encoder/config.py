@@ -34,14 +34,16 @@ class EncoderConfig:
     negative_depth: int = 50
     """Ranks among which hard negatives are looked for; where too few fit, others are drawn."""
     margin: float = 0.05
-    """A chunk whose cosine is not lower than the answer's by so much is no negative: it may hold an
-    answer, too."""
+    """Cosine by which a hard negative must lie below the answer: a nearer chunk may answer the
+    question, too."""
     num_train_epochs: float = 1.0
+    """Passes over the questions that are learned from; 0: the encoder stays as it was."""
     batch_size: int = 32
     """Questions of a step; the answers and negatives of the others are negatives of each."""
     learning_rate: float = 2e-5
-    """At the peak; it rises over warmup_share of the steps, and falls linearly to 0."""
+    """Of AdamW, at its peak, from which it falls linearly to 0."""
     warmup_share: float = 0.1
+    """Share of the steps over which the learning rate rises from 0 to its peak."""
     temperature: float = 0.05
     """Cosines are divided by it in the loss."""
 
