@@ -139,7 +139,10 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
             if code:
                 broken.append(f"{paper.name} {arm}")
     if broken:
-        raise TrainingError(f"{len(broken)} sweep(s) did not end well: {listed(broken)}")
+        raise TrainingError(
+            f"{len(broken)} sweep(s) did not end well: {listed(broken)}; see the errors above, "
+            "and give the same command again: what is done is not built again."
+        )
 
 
 def with_arms(scale: Scale, names: Sequence[str]) -> Scale:
