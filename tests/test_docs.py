@@ -84,7 +84,10 @@ def test_every_page_is_linked_from_the_readme_or_from_a_page_that_is() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_every_metric_that_a_page_names_has_a_meaning(page: Path) -> None:
-    stages = r"(?:objective|policy|val|loss|reward|rm|feedback|dpo|rag|base|ppo|eval|best_of_n)"
+    stages = (
+        r"(?:objective|policy|val|loss|reward|rm|feedback|dpo|rag|base|ppo|eval|best_of_n|cost|search"
+        r"|encoder|knowledge|learn_fact|add_fact)"
+    )
     for metric in re.findall(rf"`({stages}/[a-z_0-9]+)`", page.read_text("utf-8")):
         assert metric in OTHER_METRICS or describe(metric) != ("", ""), metric
 

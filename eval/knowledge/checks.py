@@ -33,7 +33,7 @@ def check_arms(node: PlacedNode, runtime: RuntimeConfig) -> None:
         "say where the prices are from, since they stand beside every cost",
         "name the list and its date",
     )
-    arms = arms_of(node)
+    arms = evaluations_by_arm(node)
     for name in config.arms:
         require(
             name in arms,
@@ -57,8 +57,8 @@ def check_arms(node: PlacedNode, runtime: RuntimeConfig) -> None:
         check_questions(baseline)
 
 
-def arms_of(node: PlacedNode) -> dict[str, list[PlacedNode]]:
-    """Return each arm's evaluations, one for each variation of the run."""
+def evaluations_by_arm(node: PlacedNode) -> dict[str, list[PlacedNode]]:
+    """Return arm -> its evaluation nodes, one for each variation of the run."""
     found: dict[str, list[PlacedNode]] = {}
     for slot, source in node.inputs.items():
         if is_of_slot(slot, "arm"):

@@ -42,6 +42,7 @@ class PricesConfig:
     source: str = ""
     """Where the prices are from; it stands beside every figure made with them."""
     currency: str = "USD"
+    """Of all prices, as it is written in the table."""
     input_tokens: float = 0.0
     """Of a million tokens of prompts, passages included."""
     output_tokens: float = 0.0
@@ -49,7 +50,7 @@ class PricesConfig:
     training_tokens: float = 0.0
     """Of a million tokens that are trained on, each time that they are."""
     gigabyte_month: float = 0.0
-    """Of 10^9 bytes kept for a month."""
+    """Of 10^9 bytes that are kept for a month."""
     num_answers: float = 1e5
     """Answers over which training and storage are spread."""
     months: float = 1.0

@@ -25,9 +25,9 @@ from plumbrule.store.manifests import is_inside
 INDEX = "bundle.json"
 FORMAT, VERSION = "plumbrule bundle", 1
 LONGEST_NAME = 300
-"""Bytes of an entry's name."""
+"""Most bytes of an entry's name."""
 MOST_INDEX = 64 * 2**20
-"""Bytes of `bundle.json`."""
+"""Most bytes of `bundle.json`."""
 BLOCK = 2**20
 _TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest that a ZIP file can hold."""
@@ -107,7 +107,7 @@ def unpack(path: Path, to: Path, limits: Limits | None = None) -> dict[str, Any]
         *(zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError),
         *(RuntimeError, OSError, UnicodeError, RecursionError, OverflowError),
     ) as error:
-        raise _refused(path, f"it is no whole ZIP file ({error!s:.120}); get it again") from None
+        raise _refused(path, f"it is no whole ZIP file ({error!s:.120})") from None
 
 
 def _entries(path: Path, archive: zipfile.ZipFile, limits: Limits) -> dict[str, zipfile.ZipInfo]:
@@ -120,7 +120,8 @@ def _entries(path: Path, archive: zipfile.ZipFile, limits: Limits) -> dict[str, 
         raise _refused(
             path,
             f"unpacked it has {total / 2**30:.3g} GiB, more than "
-            f"{limits.num_bytes / 2**30:.3g} GiB; if you trust it, raise --most-gib",
+            f"{limits.num_bytes / 2**30:.3g} GiB",
+            "if you trust it, raise --most-gib",
         )
     found: dict[str, zipfile.ZipInfo] = {}
     folded: dict[str, str] = {}
@@ -174,7 +175,8 @@ def _index(
     if version != VERSION:
         raise _refused(
             path,
-            f"its version is {version!r:.20} and this program reads {VERSION}; use a later one",
+            f"its version is {version!r:.20} and this program reads {VERSION}",
+            "use a later version of Plumbrule",
         )
     files, left_out = found.get("files"), found.get("left_out")
     sound = isinstance(found.get("run"), str) and isinstance(left_out, dict)
@@ -221,5 +223,7 @@ def _extract(
         raise _refused(path, f"{name:.80} has other content than {INDEX} says")
 
 
-def _refused(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"archive {path} can't be used: {why}.")
+def _refused(
+    path: Path, why: str, fix: str = "get it again from whoever wrote it"
+) -> ArtifactError:
+    return ArtifactError(f"archive {path} can't be used: {why}; {fix}.")

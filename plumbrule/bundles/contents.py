@@ -128,7 +128,7 @@ def _add_artifact(
         manifest = read_manifest(folder)
     except FileNotFoundError:
         raise ArtifactError(
-            f"{where} must be in the store, and is gone: plumbrule rerun builds it again."
+            f"{where} must be in the store, and is gone; build it again: plumbrule rerun <run>."
         ) from None
     artifact = Artifact.at(folder)
     for name, about in manifest.files.items():

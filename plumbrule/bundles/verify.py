@@ -83,7 +83,8 @@ def check_archive(path: Path, limits: Limits | None = None) -> Check:
         record = read_record(root / index["run"]) if _is_run(index["run"]) else None
         if record is None or record["state"] != "done" or not record.get("nodes"):
             raise ArtifactError(
-                f"archive {path} can't be used: it holds no whole record of a run that is done."
+                f"archive {path} can't be used: it holds no whole record of a run that is "
+                "done; get it again from whoever wrote it."
             )
         wrong: list[str] = []
         manifests: dict[str, Manifest] = {}
@@ -107,7 +108,8 @@ def _is_run(name: str) -> bool:
 def _manifest(path: Path, root: Path, where: str, index: Mapping[str, Any]) -> Manifest:
     if f"{where}/{MANIFEST}" not in index["files"]:
         raise ArtifactError(
-            f"archive {path} can't be used: {where}/{MANIFEST} is missing, which the run names."
+            f"archive {path} can't be used: {where}/{MANIFEST} is missing, which the run names; "
+            "get it again from whoever wrote it."
         )
     return read_manifest(root / where)
 

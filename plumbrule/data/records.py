@@ -365,16 +365,22 @@ def to_searches(turns: Any) -> tuple[DemonstratedSearch, ...]:
     """
     fields = {"query": "", "passages": [], "before": ""}
     if not isinstance(turns, list | tuple):
-        raise DataError(f"searches (={turns!r:.80}) must be a list of turns.")
+        raise DataError(
+            f"searches (={turns!r:.80}) must be a list of turns; write "
+            '[{"query": "...", "passages": ["..."]}].'
+        )
     found = []
     for turn in turns:
         if not isinstance(turn, Mapping) or "query" not in turn or set(turn) - set(fields):
             raise DataError(
-                f"a search (={turn!r:.80}) must be an object with query, passages and before."
+                f"a search (={turn!r:.80}) must be an object with query, passages and before; "
+                "correct it: query is needed, and nothing else may stand there."
             )
         query, passages, before = (turn.get(name, default) for name, default in fields.items())
         if not isinstance(query, str) or not isinstance(before, str):
-            raise DataError(f"a search's query and before (={turn!r:.80}) must be text.")
+            raise DataError(
+                f"a search's query and before (={turn!r:.80}) must be text; correct it."
+            )
         found.append(DemonstratedSearch(query, _typed("passages", passages), before))
     return tuple(found)
 

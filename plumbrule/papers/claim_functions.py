@@ -86,7 +86,7 @@ def _x_log_x(x: np.ndarray) -> np.ndarray:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "abs": Function(np.abs, (1, 1), "without its sign"),
+    "abs": Function(np.abs, (1, 1), "absolute value"),
     "sqrt": Function(np.sqrt, (1, 1), "square root"),
     "log": Function(np.log, (1, 1), "natural logarithm"),
     "exp": Function(np.exp, (1, 1), "exponential"),
@@ -99,9 +99,13 @@ FUNCTIONS: dict[str, Function] = {
     "trend": Function(_trend, (1, MANY), "least-squares slope per step of a curve or of numbers"),
     "correlation": Function(_correlation, (2, 2), "Pearson's, of two curves"),
     "coefficient": Function(
-        _coefficient, (2, MANY), "of the last curve, in the fit of the first by the others and 1"
+        _coefficient,
+        (2, MANY),
+        "of the last curve in the least-squares fit of the first by the others and an intercept",
     ),
     "explained": Function(
-        _explained, (2, MANY), "share of the first curve's variance that the fit by the others has"
+        _explained,
+        (2, MANY),
+        "share of the first curve's variance that this fit explains (R squared)",
     ),
 }

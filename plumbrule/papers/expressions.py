@@ -32,8 +32,8 @@ from plumbrule.results.nearest_names import nearest
 
 Value = float | np.ndarray
 """A number, or a curve: one number per update, or per swept value."""
-MOST_SIGNS = 2000
-"""Longest expression."""
+MOST_CHARACTERS = 2000
+"""Length of the longest expression."""
 EVERY = "*"
 """Value of a selection that stands for all values of its key."""
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "=="}
@@ -116,8 +116,8 @@ class _Reader:
 
     def tree(self, text: str) -> ast.expr:
         """Return the tree of a text, in which each metric is a name `_r<number>`."""
-        if len(text) > MOST_SIGNS:
-            raise self.error(f"have at most {MOST_SIGNS} signs", "use definitions")
+        if len(text) > MOST_CHARACTERS:
+            raise self.error(f"have at most {MOST_CHARACTERS} characters", "use definitions")
         if _PLACE.search(text):
             raise self.error("hold no name like _r0", "rename it")
         placed = _REFERENCE.sub(self._place, text)

@@ -22,6 +22,7 @@ from plumbrule.papers.paper import SCALES, STATUSES, Claim, Need, Paper, Scale, 
 from plumbrule.papers.sweep_words import arm_values, normal
 from plumbrule.report.metric_wording import find_name
 from plumbrule.results.nearest_names import nearest
+from plumbrule.results.sweep_axes import SWEEP
 
 ARM = "arm"
 """Key of a selection that names an arm."""
@@ -220,4 +221,12 @@ def _words(field: str, found: Any) -> list[str]:
         "be a list of overrides",
         "write a list, such as [ppo.kl.coef=0.05, seed=1]",
     )
+    for word in found:
+        require(
+            not word.startswith(SWEEP),
+            field,
+            word,
+            "hold settings of runs alone, and not of a sweep",
+            "make each position of that axis an arm of its own",
+        )
     return list(found)

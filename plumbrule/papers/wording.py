@@ -110,13 +110,17 @@ def _scale(paper: Paper, scale: Scale, result: Mapping[str, Any] | None) -> list
         cells = [f"{claim.text} `{claim.expression}`{tolerance}", found["verdict"]]
         out.append(f"| {' | '.join(_cell(c) for c in [*cells, figures(found), source])} |")
         if claim.explanation and found["verdict"] != NOT_RUN:
-            word = "Why it fails" if found["verdict"] == FAILS else "Note"
-            notes.append(f"{word}: {claim.text} {claim.explanation}")
+            about = f'"{claim.text.rstrip(".")}"'
+            word = f"Why {about} fails" if found["verdict"] == FAILS else f"Note on {about}"
+            notes.append(f"{word}: {claim.explanation}")
     for note in notes:
         out += ["", note]
     if any(scale.arms.values()):
         told = [f"{arm} (`{' '.join(words)}`)" for arm, words in scale.arms.items()]
         out += ["", f"Arms, whose values are chosen here: {', '.join(told)}."]
+    if scale.definitions:
+        named = [f"`{name}` is `{text}`" for name, text in scale.definitions.items()]
+        out += ["", f"Names in the claims: {'; '.join(named)}."]
     if scale.settings:
         out += ["", "| setting | value | from |", "| --- | --- | --- |"]
         out += [

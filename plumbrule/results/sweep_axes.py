@@ -72,7 +72,9 @@ def named_axes(sweeper: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
     owner = {key: name for name, positions in zipped.items() for key in positions[0]}
     for name, positions in alone.items():
         if name in zipped:
-            raise ConfigError(f"sweep.alone.{name} must have another name than sweep.zip.{name}.")
+            raise ConfigError(
+                f"sweep.alone.{name} must have another name than sweep.zip.{name}; rename one."
+            )
         for key in dict.fromkeys(key for at in positions for key in settings_at(at)):
             if (other := owner.setdefault(key, name)) != name:
                 raise ConfigError(
@@ -100,7 +102,10 @@ def alone_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str]
         for position, settings in positions.items():
             field = f"sweep.alone.{name}.{position}"
             if not re.fullmatch(r"[A-Za-z_]\w*", str(position)) or position == BASELINE:
-                raise ConfigError(f"{field} must be named by one word other than {BASELINE}.")
+                raise ConfigError(
+                    f"{field} must be named by one word other than {BASELINE}, which is the "
+                    "baseline; rename it."
+                )
             columns = _columns(field, settings, ALONE_EXAMPLE)
             several = [key for key, values in columns.items() if len(values) > 1]
             if several:

@@ -37,11 +37,13 @@ class EncoderConfig:
     """A chunk whose cosine is not lower than the answer's by so much is no negative: it may hold an
     answer, too."""
     num_train_epochs: float = 1.0
+    """Passes over the questions that are learned from; 0: the encoder stays as it was."""
     batch_size: int = 32
     """Questions of a step; the answers and negatives of the others are negatives of each."""
     learning_rate: float = 2e-5
-    """At the peak; it rises over warmup_share of the steps, and falls linearly to 0."""
+    """Of AdamW, at its peak, from which it falls linearly to 0."""
     warmup_share: float = 0.1
+    """Share of the steps over which the learning rate rises from 0 to its peak."""
     temperature: float = 0.05
     """Cosines are divided by it in the loss."""
 

@@ -42,7 +42,7 @@ from rag.recall import CUTS, DEPTH, RecallQuery, evenly_spaced, questions_of, ra
 from rag.search.engine import DenseIndex, IndexRetriever
 
 FEWEST = 2
-"""Questions that training takes at least: each is a negative of the other."""
+"""Fewest questions that training can use: the answer to one is a negative of the other."""
 
 
 def run(

@@ -27,7 +27,7 @@ LIST_MARK = re.compile(r"^\s*(?:\d+[.)]|[-*•])?\s*")
 
 
 class Rewriter(Protocol):
-    """Writes queries anew."""
+    """Writes queries anew. An entry of `REWRITERS` makes one of (answer, number of texts)."""
 
     def rewrite(self, queries: Sequence[str]) -> list[list[str]]:
         """Return what is searched for each query; at least one text."""
@@ -39,6 +39,7 @@ class Rephrased:
 
     answer: Answer
     number: int = 1
+    """Not read, since one text is written; every entry of `REWRITERS` is given it."""
 
     def rewrite(self, queries: Sequence[str]) -> list[list[str]]:
         """Return [search query] for each query."""
@@ -53,6 +54,7 @@ class HypotheticalAnswers:
 
     answer: Answer
     number: int = 1
+    """Not read, since one text is written; every entry of `REWRITERS` is given it."""
 
     def rewrite(self, queries: Sequence[str]) -> list[list[str]]:
         """Return [query, made-up answer] for each query."""

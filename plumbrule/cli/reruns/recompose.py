@@ -253,7 +253,7 @@ def require_own(words: Sequence[str]) -> None:
 def as_value(value: Any) -> str:
     """Return a value of JSON as Hydra reads it back: texts in quotes, lists and mappings whole.
 
-    Raises: ValueError: a key of a mapping can't be written without quotes, which Hydra refuses.
+    Raises: ConfigError: a key of a mapping can't be written without quotes, which Hydra refuses.
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -262,7 +262,10 @@ def as_value(value: Any) -> str:
     if isinstance(value, Mapping):
         bad = [key for key in value if not re.fullmatch(r"[A-Za-z_][\w./-]*", str(key))]
         if bad:
-            raise ValueError(f"the key {bad[0]!r:.40} can't stand in a word of a command")
+            raise ConfigError(
+                f"the recorded key {bad[0]!r:.40} must be a word that Hydra reads without quotes; "
+                "set its value in a file of conf/, and run the command itself."
+            )
         return "{" + ",".join(f"{key}:{as_value(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(as_value(one) for one in value) + "]"

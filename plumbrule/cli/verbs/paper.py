@@ -73,7 +73,9 @@ def run(options: argparse.Namespace) -> None:
         start(papers, scale, more)
         return
     if more:
-        raise ConfigError(f"paper check (={listed(more)}) must be given papers and a scale alone.")
+        raise ConfigError(
+            f"paper check (={listed(more)}) must be given papers and a scale alone; leave it out."
+        )
     _check(papers, scale, options)
 
 
@@ -137,7 +139,10 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
             if code:
                 broken.append(f"{paper.name} {arm}")
     if broken:
-        raise TrainingError(f"{len(broken)} sweep(s) did not end well: {listed(broken)}")
+        raise TrainingError(
+            f"{len(broken)} sweep(s) did not end well: {listed(broken)}; see the errors above, "
+            "and give the same command again: what is done is not built again."
+        )
 
 
 def with_arms(scale: Scale, names: Sequence[str]) -> Scale:

@@ -56,7 +56,7 @@ def test_a_held_out_question_is_on_a_fact_that_is_told_in_other_forms() -> None:
     assert {(r.meta["entity"], r.meta["relation"]) for r in SPLIT.validation} <= told
 
 
-def test_a_tenth_are_articles_and_all_have_one_id() -> None:
+def test_a_tenth_are_articles_and_each_row_has_its_own_id() -> None:
     articles = [row for row in SPLIT.train if not row.meta]
     assert len(articles) == 90
     assert len({row.id for row in ROWS}) == len(ROWS)

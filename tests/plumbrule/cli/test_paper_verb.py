@@ -57,7 +57,7 @@ def test_check_keeps_what_came_out_and_the_page_tells_it(
     assert "1 holds, 1 fails" in text
     assert "`plumbrule paper run made`, 3 of 9 runs, 2 cores of Made CPU, 4 GiB, 2026-01-02" in text
     assert "| holds | 1 [0.7516, 1.248] (n=3) | table 1 (unverified) |" in text
-    assert "Why it fails: It loses. It was built to gain." in text
+    assert 'Why "It loses" fails: It was built to gain.' in text
     arms = "kl (`ppo.kl.coef=0.1,1e-5`), rloo (`ppo.advantage=rloo`)"
     assert f"Arms, whose values are chosen here: {arms}." in text
     assert "**full**: none. Its data were never there." in text

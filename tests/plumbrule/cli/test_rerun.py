@@ -204,3 +204,8 @@ def test_a_value_reads_back_as_it_was(value: Any) -> None:
     plain = json.loads(json.dumps(read, default=lambda quoted: quoted.text))
     assert plain == value
     assert type(plain) is type(value)
+
+
+def test_a_key_that_hydra_does_not_read_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"the recorded key 'a b' must be a word"):
+        as_value([{"a b": 1}])

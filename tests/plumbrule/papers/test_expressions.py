@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from plumbrule.errors import ConfigError
-from plumbrule.papers.expressions import MOST_SIGNS, Value, evaluate, parse
+from plumbrule.papers.expressions import MOST_CHARACTERS, Value, evaluate, parse
 
 CURVES = {"d": "sqrt(max(curve(ppo:objective/kl), 0))", "gold": "curve(ppo:reward/gold_raw)"}
 
@@ -116,7 +116,7 @@ def test_a_part_is_told_as_it_was_written() -> None:
         ("_r0 > a/b", "hold no name like _r0"),
         ("a/b >", "must be readable"),
         (f"{'(' * 400}a/b{')' * 400} > 0", "must be readable"),
-        (f"a/b > {'1 + ' * MOST_SIGNS}1", f"at most {MOST_SIGNS} signs"),
+        (f"a/b > {'1 + ' * MOST_CHARACTERS}1", f"at most {MOST_CHARACTERS} characters"),
     ],
 )
 def test_what_is_no_claim_is_refused(text: str, says: str) -> None:

@@ -59,6 +59,10 @@ def test_a_claim_must_have_all_of_its_parts(lacking: str) -> None:
         ({"arms": {"kl": "ppo.kl.coef=1"}}, "must be a list of overrides"),
         ({"arms": {"kl": ["ppo.kl.coef=[1"]}}, "must be overrides that Hydra reads"),
         ({"arms": {"kl": ["ppo.kl.coef=interval(0,1)"]}}, "must list its values"),
+        (
+            {"arms": {"kl": ["sweep.alone.one.x=ppo.dual_clip=3"]}},
+            "not of a sweep; make each position",
+        ),
         ({"settings": {"ppo.lam": {"value": 1, "source": "x"}}}, "status"),
         ({"settings": {"ppo.lam": {"source": "x", "status": "ours"}}}, "must have a value"),
         ({"experiment": ""}, "experiment .* must be a text"),
