@@ -73,6 +73,7 @@ def main() -> None:
         sys.exit(answered)
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = ["-m" if word == "hydra.mode=MULTIRUN" else word for word in sys.argv[1:]]
     if code := _guarded(_take_sweep_words):
         sys.exit(code)
     words = model_words(sys.argv[1:], group_options("model"))

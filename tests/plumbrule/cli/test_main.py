@@ -379,6 +379,16 @@ def test_what_is_asked_of_the_command_itself(
     assert not list(tmp_path.iterdir())
 
 
+def test_hydras_own_word_for_a_sweep_is_that_of_the_command(plumbrule_here: Here) -> None:
+    """Cells of a sweep are found by its id, which the command gives it."""
+    from plumbrule.cli.sweeps.cell_files import SWEEP
+
+    code, said, _ = plumbrule_here("seed=1,2", "hydra.mode=MULTIRUN", "run.dry=true")
+    assert code == 0
+    assert "plan of the sweep: 2 cells" in said
+    assert os.environ[SWEEP]
+
+
 def test_a_file_that_makes_every_run_a_sweep_is_told_of(
     tmp_path: Path, plumbrule_here: Here
 ) -> None:
