@@ -79,7 +79,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 def explain_choice(error: MissingConfigException, arguments: Sequence[str]) -> str:
     """Return what a group's choice must be where there is no such file: the nearest, or a path."""
-    group, _, choice = str(error.missing_cfg_file).partition("/")
+    group, slash, choice = str(error.missing_cfg_file).partition("/")
+    if not slash:
+        return (
+            f"--config-name (={group}) must name a file of conf/; leave it out: an experiment is "
+            "experiment=<name>."
+        )
     given = next(
         (w for w in arguments if re.split("[=@]", w.lstrip("+"))[0] == group and choice in w),
         f"{group}={choice}",
@@ -137,7 +142,11 @@ def unreadable_word(arguments: Sequence[str]) -> str | None:
 
 
 def unknown_option(arguments: Sequence[str]) -> str | None:
-    """Return what is wrong with the first option that the command does not have; None: nothing."""
+    """Return what is wrong with the first option that the command does not have, or that stands
+    without the one that it belongs to; None: nothing.
+    """
+    if "--resolve" in arguments and not {w.partition("=")[0] for w in arguments} & {"--cfg", "-c"}:
+        return "--resolve must stand beside --cfg job, whose values it fills in; write both."
     for word in arguments:
         name, equals, value = word.partition("=")
         if not word.startswith("-") or name in OPTIONS or not name.strip("-"):

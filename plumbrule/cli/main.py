@@ -28,6 +28,7 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,7 +49,7 @@ from plumbrule.cli.submitted import COMMAND_LOG, take_log
 from plumbrule.cli.sweeps.cell_files import SWEEP, SweepCell, forget_earlier, leave_failure
 from plumbrule.cli.sweeps.command import check_cells, end_sweep, note_folder
 from plumbrule.cli.sweeps.words import sweeper_words
-from plumbrule.errors import NeedsInput, PlumbruleError, Terminated, TrainingError
+from plumbrule.errors import ConfigError, NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.data_sources import model_words
 from plumbrule.pipeline.executors.carry_out import carry_out
@@ -72,6 +73,7 @@ def main() -> None:
         sys.exit(answered)
     register()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = ["-m" if word == "hydra.mode=MULTIRUN" else word for word in sys.argv[1:]]
     if code := _guarded(_take_sweep_words):
         sys.exit(code)
     words = model_words(sys.argv[1:], group_options("model"))
@@ -182,7 +184,15 @@ def _compose_and_run(words: list[str]) -> None:
         ours: Any = GlobalHydra.instance().hydra
         task = inspect.unwrap(_hydra_main)
         if len(overrides) == len(words):
-            ours.run("config", task, overrides)
+            try:
+                ours.run("config", task, overrides)
+            except AssertionError:  # Hydra's own, where a file sets hydra.mode
+                if ours.get_mode("config", overrides) != RunMode.MULTIRUN:
+                    raise
+                raise ConfigError(
+                    "hydra.mode (=MULTIRUN) must be asked for by the command and not by a file; "
+                    "take it out of the file and add -m."
+                ) from None
         else:
             ours.multirun("config", task, [*overrides, "hydra.mode=MULTIRUN"])
 
@@ -195,7 +205,6 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     Hydra would print lines of its own around any other.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     job = HydraConfig.get()
     overrides = [str(o) for o in job.overrides.task]

@@ -33,6 +33,9 @@ from typing import Any, NamedTuple
 
 from plumbrule.store.manifests import write_text
 
+_OWN_TEXT = Path(__file__).read_text(encoding="utf-8")
+"""Of this module as it was imported: the file may be edited while the process lives."""
+
 
 class ComputingCode(NamedTuple):
     """What counts of a source file."""
@@ -111,12 +114,7 @@ class KeptCode:
 
     def _digest(self, whole: str) -> str:
         """Return the digest of what was kept and of what decides it: this module and Python."""
-        return hashlib.sha256(f"{_own_text()}{sys.version}{whole}".encode()).hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _own_text() -> str:
-    return Path(__file__).read_text(encoding="utf-8")
+        return hashlib.sha256(f"{_OWN_TEXT}{sys.version}{whole}".encode()).hexdigest()
 
 
 @lru_cache(maxsize=256)

@@ -86,7 +86,8 @@ def run(
     # 2. The demonstrations that fit its context.
     records = inputs["demonstrations"].file(RECORDS)
     every = read_records(Demonstration, records)
-    if any(demonstration.searches for demonstration in every):
+    taught_form = policy.spec.search_form
+    if taught_form is None or any(demonstration.searches for demonstration in every):
         form = SearchForm(config.search.open, config.search.close, config.search.template)
         policy.spec = dataclasses.replace(policy.spec, search_form=form)
     retriever = None
@@ -125,6 +126,8 @@ def run(
     told = describe_lengths("demonstrations", lengths, policy.spec.context, num_too_long)
     tracker.say(f"sft  {told}")
     num_searching = sum(bool(d.searches) for d in learned.demonstrations)
+    if not num_searching:
+        policy.spec = dataclasses.replace(policy.spec, search_form=taught_form)
 
     # 3. Training.
     if config.num_train_epochs > 0:

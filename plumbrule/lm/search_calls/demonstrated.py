@@ -16,7 +16,7 @@ from plumbrule.data.records import Demonstration
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.config import SearchConfig
 from plumbrule.lm.policy import Policy, SearchForm
-from plumbrule.lm.search_calls.calls import CallEnd, first_call
+from plumbrule.lm.search_calls.calls import CallEnd, FoundCall, count_malformed, first_call
 from plumbrule.lm.search_calls.results import ResultWriter
 from plumbrule.lm.token_rows import TokenRow
 
@@ -49,11 +49,18 @@ class SearchedRows:
         mask: list[bool] = []
         num_shown = len(demonstration.passages)
         for number, search in enumerate(demonstration.searches, 1):
-            said = f"{search.before.strip()} {form.open} {search.query.strip()} {form.close}"
+            query = search.query.strip()
+            said = f"{search.before.strip()} {form.open} {query} {form.close}".strip()
             turn = policy.encode_response(said, terminal=False)
             text = self._end.text(turn)
-            call = first_call(text, form)
-            if call is None or call.query != search.query.strip() or call.end != len(text):
+            # The tokenizer may write letters in another way, but must leave the call one.
+            written, read = first_call(said, form), first_call(text, form)
+            if (
+                written != FoundCall(query, len(said))
+                or count_malformed(said, form)
+                or read is None
+                or read.end != len(text)
+            ):
                 raise DataError(
                     f"{demonstration.id}: search {number} must be one call at the end of its turn; "
                     f"take the markers {form.open} and {form.close} out of query and before.",

@@ -366,6 +366,8 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
         (["--dry-run"], 2, "write run.dry=true"),
         (["--ppo.kl.coef=1"], 2, "write ppo.kl.coef=1"),
         (["ppo.kl.coef=0.02,0.1"], 2, "add -m for a sweep"),
+        (["--resolve", "run.dry=true"], 2, "--resolve must stand beside --cfg job"),
+        (["--config-name=nope"], 2, "--config-name (=nope) must name a file of conf/"),
     ],
 )
 def test_what_is_asked_of_the_command_itself(
@@ -375,6 +377,30 @@ def test_what_is_asked_of_the_command_itself(
     assert ended == code
     assert says in (said if code == 0 else errors)
     assert not list(tmp_path.iterdir())
+
+
+def test_hydras_own_word_for_a_sweep_is_that_of_the_command(plumbrule_here: Here) -> None:
+    """Cells of a sweep are found by its id, which the command gives it."""
+    from plumbrule.cli.sweeps.cell_files import SWEEP
+
+    code, said, _ = plumbrule_here("seed=1,2", "hydra.mode=MULTIRUN", "run.dry=true")
+    assert code == 0
+    assert "plan of the sweep: 2 cells" in said
+    assert os.environ[SWEEP]
+
+
+def test_a_file_that_makes_every_run_a_sweep_is_told_of(
+    tmp_path: Path, plumbrule_here: Here
+) -> None:
+    """Whether it is a sweep decides how the command ends, so it is asked for before composing."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "sweeping.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n", encoding="utf-8"
+    )
+    folder = f"hydra.searchpath=[file://{tmp_path}/own]"
+    code, _, errors = plumbrule_here(folder, "experiment=sweeping", "run.dry=true")
+    assert code == 2
+    assert "hydra.mode (=MULTIRUN) must be asked for by the command" in errors
 
 
 def test_replay_takes_flags_and_settings_in_any_order(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,3 +85,31 @@ def test_nothing_is_kept_where_python_may_write_no_bytecode(
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     (root / "plumbrule" / "__pycache__").write_text("no folder")
     assert found(root) == computing_code(TEXT, False)
+
+
+def test_what_an_older_version_of_this_module_finds_is_not_taken_for_a_newer_ones(
+    root: Path, tmp_path: Path
+) -> None:
+    """A process may live on while the module that it imported is edited or pulled anew."""
+    copied = tmp_path / "copied.py"
+    copied.write_bytes(Path(str(module.__file__)).read_bytes())
+    older = _imported(copied)
+    edited = copied.read_text(encoding="utf-8").replace("hexdigest()[:16]", "hexdigest()[16:32]")
+    copied.write_text(edited, encoding="utf-8")
+    newer = _imported(copied)
+    places = root / "rlhf" / "ppo.py"
+    digests = []
+    for version in (older, newer):
+        kept = version.KeptCode(root)
+        digests.append(kept.of(places, TEXT, False).digest)
+        kept.keep()
+    assert digests[1] == newer.computing_code(TEXT, False).digest != digests[0]
+
+
+def _imported(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("copied", path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found

@@ -129,3 +129,26 @@ def test_the_report_shows_the_first_turn_beside_queries_and_response(learned, tm
     shown = sample_responses(policy, encode_demonstrations(policy, rows), CONFIG, 4)
     assert [row["response"] for row in shown] == [f"<s> {town} </s>" for town in TOWNS[:2]]
     assert shown[0]["reference"] == "(searches: Velm) Velm lies on the Ash [2]."
+
+
+@pytest.mark.parametrize("why", ["too long", "held out alone"])
+def test_a_policy_that_was_shown_no_call_was_taught_no_form(why: str, tmp_path: Path) -> None:
+    """Calls that are measured, of held-out demonstrations, are in the form of the settings."""
+    plain = demonstration(0, "Velm lies on the Ash.")
+    shown = searching(1)
+    if why == "too long":
+        found = (passage(TOWNS[1]) * 40,)
+        shown = dataclasses.replace(shown, searches=(DemonstratedSearch("Ash", found),))
+    inputs = {
+        "base": base(tmp_path / "base", shape=SHAPE),
+        "demonstrations": demonstrations(
+            tmp_path / "data", [plain, shown] if why == "too long" else [plain], [searching(2)]
+        ),
+    }
+    losses = []
+    for place, form in enumerate((FORM, SearchFormConfig("<<", ">>", " {passages} "))):
+        config = dataclasses.replace(CONFIG, num_train_epochs=0, num_samples=0, search=form)
+        out = tmp_path / str(place)
+        losses.append(run_stage(run, config, inputs, out, CPU)["sft/loss"])
+        assert load_policy(out / "model").spec.search_form is None
+    assert abs(losses[0] - losses[1]) > 1e-4

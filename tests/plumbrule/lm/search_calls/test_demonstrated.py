@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
 from worlds import tiny_models
 
 from plumbrule.data.records import (
@@ -119,12 +120,27 @@ def test_searches_that_are_none_are_refused(searches: str, told: str, tmp_path: 
     [
         ({"searches": (DemonstratedSearch("a >> b"),)}, "search 1 must be one call at the end"),
         ({"searches": (DemonstratedSearch("a", (), "<< b >>"),)}, "search 1 must be one call"),
+        ({"searches": (DemonstratedSearch("a", (), "I << ask"),)}, "search 1 must be one call"),
+        ({"searches": (DemonstratedSearch("a", (), "so >>"),)}, "search 1 must be one call"),
         ({"response": "It is << a >>"}, "response must hold no search call"),
     ],
 )
 def test_a_turn_that_reads_as_another_call_is_refused(change: dict, told: str) -> None:
     with pytest.raises(DataError, match=told):
         encode_demonstrations(policy(), [replace(SEARCHED, **change)])
+
+
+def test_a_query_that_the_tokenizer_writes_in_another_way_is_still_one() -> None:
+    """Tokenizers may normalise letters (NFC) or know none of them."""
+    own = policy()
+    assert own.tokenizer.backend_tokenizer.normalizer is None
+    own.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    composed, apart = (
+        replace(SEARCHED, searches=(DemonstratedSearch(query),))
+        for query in ("caf\u00e9", "cafe\u0301")
+    )
+    rows = encode_demonstrations(own, [composed, apart]).rows
+    assert rows[0].response == rows[1].response
 
 
 def test_a_demonstration_that_searches_gets_no_passages_with_its_prompt() -> None:
