@@ -219,8 +219,12 @@ def _conditions(field: str, given: dict[str, Any], name: str) -> Filter:
     for word in ("in", "is"):
         if word in given:
             several = isinstance(given[word], list | tuple)
-            fix = "use `in` for several values" if word == "is" else "use `is` for one value"
-            require(several == (word == "in"), f"{name}.{word}", _shown(given[word]), "fit", fix)
+            rule, fix = (
+                ("be one value", "use `in` for several values")
+                if word == "is"
+                else ("be a list of values", "use `is` for one value")
+            )
+            require(several == (word == "in"), f"{name}.{word}", _shown(given[word]), rule, fix)
             found.append(OneOf(field, _values(given[word], f"{name}.{word}")))
     if "exists" in given:
         wanted = given["exists"]

@@ -81,16 +81,17 @@ def check_arm(name: str, arm: PlacedNode, baseline: PlacedNode, config: Knowledg
         f"hold questions, being arm {name}",
         f"set nodes.{arm.name}.inputs.questions=questions",
     )
-    if arm.given is not None or baseline.given is not None:
+    if arm.given is not None:
         return
-    asked = [one.inputs["questions"].name for one in (arm, baseline)]
-    require(
-        asked[0] == asked[1],
-        f"nodes.{arm.name}.inputs.questions",
-        asked[0],
-        f"be {asked[1]}, which the baseline is asked",
-        "give all arms the same questions",
-    )
+    if baseline.given is None:
+        asked = [one.inputs["questions"].name for one in (arm, baseline)]
+        require(
+            asked[0] == asked[1],
+            f"nodes.{arm.name}.inputs.questions",
+            asked[0],
+            f"be {asked[1]}, which the baseline is asked",
+            "give all arms the same questions",
+        )
     conditions = [c for c in arm.config.conditions if c == "closed" or "index" in arm.inputs]
     require(
         len(conditions) == 1 and conditions[0] in ("closed", "rag"),
@@ -108,7 +109,8 @@ def check_arm(name: str, arm: PlacedNode, baseline: PlacedNode, config: Knowledg
             f"be knowledge.budget.context_tokens (={budget}): arms have equal budgets",
             "set one of the two",
         )
-    check_training(name, arm.inputs["policy"], baseline.inputs["policy"], config)
+    if baseline.given is None:
+        check_training(name, arm.inputs["policy"], baseline.inputs["policy"], config)
 
 
 def check_training(

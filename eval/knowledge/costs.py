@@ -1,7 +1,7 @@
 """What an arm cost: read from the manifests of what it was made from, and from its answers.
 
     training_seconds      wall-clock seconds of all stages that made its policy of the baseline's,
-                          those that prepare data and build an index left out
+                          those that prepare data or build an index and its encoder left out
     training_tokens       of the same stages, `plumbrule/lm/cost_metrics.py`
     generated_tokens
     seconds_per_answer    of its evaluation: search, sampling and judging, batched

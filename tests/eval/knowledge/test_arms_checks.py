@@ -155,6 +155,16 @@ def test_nodes_in_a_row_share_one_budget(arms: dict[str, PlacedNode]) -> None:
     check_arms(arms["knowledge"], RuntimeConfig())
 
 
+def test_a_given_baseline_leaves_the_other_arms_checked(
+    arms: dict[str, PlacedNode], tmp_path: Path
+) -> None:
+    object.__setattr__(arms["answers_base"], "given", tmp_path)
+    check_arms(arms["knowledge"], RuntimeConfig())
+    arms["answers_rag"].config.retrieval.budget_tokens = 80
+    with pytest.raises(ConfigError, match=r"of node answers_rag \(=80 tokens\)"):
+        check_arms(arms["knowledge"], RuntimeConfig())
+
+
 def test_an_arm_without_an_index_is_closed_book_whatever_its_conditions(
     arms: dict[str, PlacedNode],
 ) -> None:
