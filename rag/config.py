@@ -22,7 +22,7 @@ from plumbrule.store.layout import store_root
 from rag.access import principal_of
 from rag.chunking.config import ChunkerConfig, require_words
 from rag.filters import parse_filter
-from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY, HASHING
+from rag.options import DENSE_INDEXES, ENCODERS, EXACT, FACTORY, HASHING, PRESET_NAMES
 from rag.search.config import RefineConfig
 from rag.store.naming import commit_at
 
@@ -166,6 +166,13 @@ def check_inputs(node: PlacedNode, runtime: RuntimeConfig) -> None:
         rule = f"stay hashing, its default, where node {node.name} has an encoder input"
         fix = f"leave it out, or take the input out: nodes.{node.name}.inputs.encoder=null"
         require(encoder == HASHING, "rag.encoder", encoder, rule, fix)
+    require(
+        not (runtime.faiss_gpu and node.config.dense_index in PRESET_NAMES),
+        "runtime.faiss_gpu",
+        runtime.faiss_gpu,
+        f"be false for rag.dense_index (={node.config.dense_index}), which FAISS copies to no GPU",
+        "use rag.dense_index=factory with rag.dense_factory=IVF4096,Flat, or rag.dense_index=exact",
+    )
     refine: RefineConfig = node.config.refine
     named, given = refine.language_model.name_or_path, node.inputs.get("policy")
     if not refine.asks:

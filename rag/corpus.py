@@ -10,7 +10,7 @@ from plumbrule.protocols import Passage
 from rag.access import AccessRules, Principal, readable
 from rag.chunks import Chunk
 from rag.columns import Columns
-from rag.filters import Filter, parse_filter
+from rag.filters import Filter, filter_of
 from rag.index.protocol import Selection
 
 
@@ -63,8 +63,7 @@ class Corpus:
             principal may read.
         """
         may_read = readable(self.rules, principal)
-        if wanted is None or isinstance(wanted, Mapping | str):
-            wanted = parse_filter(wanted, name)
+        wanted = filter_of(wanted, name)
         if wanted is None:
             return Selection(may_read)
         self.columns.require_known(wanted, may_read, name)

@@ -122,6 +122,19 @@ def parse_filter(given: Mapping[str, Any] | str | None, name: str = "filter") ->
     return _parse(given, name, 0)
 
 
+def filter_of(given: object, name: str = "filter") -> Filter | None:
+    """Return a filter as it is, or what `parse_filter` makes of a mapping or text; None: none.
+
+    Raises: ConfigError: as `parse_filter`, and for whatever else.
+    """
+    if isinstance(given, Filter):
+        return given
+    fits = given is None or isinstance(given, Mapping | str)
+    rule, fix = "be a mapping of fields", "see docs/retrieval.md#filters"
+    require(fits, name, _shown(given), rule, fix)
+    return parse_filter(given, name) if given is None or isinstance(given, Mapping | str) else None
+
+
 def fields_of(found: Filter) -> list[str]:
     """Return the fields that a filter names, each once, in order."""
     if isinstance(found, AllOf | AnyOf):
@@ -206,8 +219,12 @@ def _conditions(field: str, given: dict[str, Any], name: str) -> Filter:
     for word in ("in", "is"):
         if word in given:
             several = isinstance(given[word], list | tuple)
-            fix = "use `in` for several values" if word == "is" else "use `is` for one value"
-            require(several == (word == "in"), f"{name}.{word}", _shown(given[word]), "fit", fix)
+            rule, fix = (
+                ("be one value", "use `in` for several values")
+                if word == "is"
+                else ("be a list of values", "use `is` for one value")
+            )
+            require(several == (word == "in"), f"{name}.{word}", _shown(given[word]), rule, fix)
             found.append(OneOf(field, _values(given[word], f"{name}.{word}")))
     if "exists" in given:
         wanted = given["exists"]

@@ -165,9 +165,10 @@ def run(
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}
         metrics |= judged_metrics(retriever, judged, suffix)
     if questions and refine.changes_searches:
-        found = measure(opened.retriever("hybrid"), questions)
+        retriever = opened.retriever("hybrid")
+        found = measure(retriever, questions)
         metrics |= {f"rag/{name}_refined": value for name, value in found.items()}
-        metrics |= judged_metrics(opened.retriever("hybrid"), judged, "_refined")
+        metrics |= judged_metrics(retriever, judged, "_refined")
     return metrics
 
 

@@ -20,6 +20,11 @@ from plumbrule.store.file_names import RECORDS
 from plumbrule.store.input_names import SIGN, is_of_slot
 
 ARM = "arm_"
+TOKENS_OF = {
+    "training_tokens": "sft.train_tokens",
+    "generated_tokens": "ppo.total_episodes times ppo.sampling.max_new_tokens",
+}
+"""Budget -> the setting that draws on it."""
 
 
 def check_arms(node: PlacedNode, runtime: RuntimeConfig) -> None:
@@ -76,16 +81,17 @@ def check_arm(name: str, arm: PlacedNode, baseline: PlacedNode, config: Knowledg
         f"hold questions, being arm {name}",
         f"set nodes.{arm.name}.inputs.questions=questions",
     )
-    if arm.given is not None or baseline.given is not None:
+    if arm.given is not None:
         return
-    asked = [one.inputs["questions"].name for one in (arm, baseline)]
-    require(
-        asked[0] == asked[1],
-        f"nodes.{arm.name}.inputs.questions",
-        asked[0],
-        f"be {asked[1]}, which the baseline is asked",
-        "give all arms the same questions",
-    )
+    if baseline.given is None:
+        asked = [one.inputs["questions"].name for one in (arm, baseline)]
+        require(
+            asked[0] == asked[1],
+            f"nodes.{arm.name}.inputs.questions",
+            asked[0],
+            f"be {asked[1]}, which the baseline is asked",
+            "give all arms the same questions",
+        )
     conditions = [c for c in arm.config.conditions if c == "closed" or "index" in arm.inputs]
     require(
         len(conditions) == 1 and conditions[0] in ("closed", "rag"),
@@ -103,42 +109,56 @@ def check_arm(name: str, arm: PlacedNode, baseline: PlacedNode, config: Knowledg
             f"be knowledge.budget.context_tokens (={budget}): arms have equal budgets",
             "set one of the two",
         )
-    check_training(name, arm.inputs["policy"], baseline.inputs["policy"], config)
+    if baseline.given is None:
+        check_training(name, arm.inputs["policy"], baseline.inputs["policy"], config)
 
 
 def check_training(
     name: str, policy: PlacedNode, start: PlacedNode, config: KnowledgeConfig
 ) -> None:
-    """Raise ConfigError unless what made an arm's policy of the baseline's keeps to the budgets."""
-    while policy.name != start.name:
-        if policy.given is not None:
-            return
+    """Raise ConfigError unless what made an arm's policy of the baseline's keeps to the budgets.
+
+    Of several nodes in a row that draw on one budget, the tokens count together.
+    """
+    spent: dict[str, list[tuple[str, int | None]]] = {}
+    while policy.name != start.name and policy.given is None:
         if policy.kind == "sft":
-            own, setting = policy.config.train_tokens, "training_tokens"
-            shown, source = f"sft.train_tokens of node {policy.name}", "base"
+            own, setting, source = policy.config.train_tokens, "training_tokens", "base"
         elif policy.kind == "ppo":
             own = policy.config.total_episodes * policy.config.sampling.max_new_tokens
             setting, source = "generated_tokens", "policy"
-            shown = f"ppo.total_episodes times ppo.sampling.max_new_tokens of node {policy.name}"
         else:
             raise ConfigError(
                 f"arm {name} (=node {policy.name} of kind {policy.kind}) must be made by sft or "
                 "ppo, whose budgets are compared; give the arm another policy."
             )
-        budget = getattr(config.budget, setting)
-        require(
-            own is not None and own == budget,
-            shown,
-            f"{own} tokens",
-            f"be knowledge.budget.{setting} (={budget}): arms have equal budgets",
-            "set both to the same number",
-        )
+        spent.setdefault(setting, []).append((policy.name, own))
         if source not in policy.inputs:
             raise ConfigError(
                 f"arm {name} (=node {policy.name}) must be made from the baseline's policy "
                 f"({start.name}), or it differs by more than the arm; give it that as {source}."
             )
         policy = policy.inputs[source]
+    for setting, nodes in spent.items():
+        require_budget(setting, nodes, config)
+
+
+def require_budget(
+    setting: str, nodes: Sequence[tuple[str, int | None]], config: KnowledgeConfig
+) -> None:
+    """Raise ConfigError unless nodes (name, tokens) together have the budget of a setting."""
+    budget = getattr(config.budget, setting)
+    known = [tokens for _, tokens in nodes if tokens is not None]
+    own = sum(known) if len(known) == len(nodes) else None
+    names = " and ".join(name for name, _ in reversed(nodes))
+    where = f"node {names}" if len(nodes) == 1 else f"nodes {names} together"
+    require(
+        own is not None and own == budget,
+        f"{TOKENS_OF[setting]} of {where}",
+        f"{own} tokens",
+        f"be knowledge.budget.{setting} (={budget}): arms have equal budgets",
+        "set both to the same number",
+    )
 
 
 def check_questions(baseline: PlacedNode) -> None:

@@ -1,7 +1,7 @@
 """What an arm cost: read from the manifests of what it was made from, and from its answers.
 
     training_seconds      wall-clock seconds of all stages between the baseline's policy and its
-                          own, without those that prepare data and build an index
+                          own, without those that prepare data or build an index and its encoder
     training_tokens       of the same stages, `plumbrule/lm/cost_metrics.py`
     generated_tokens
     seconds_per_answer    of its evaluation: search, sampling and judging, batched
@@ -27,7 +27,7 @@ from plumbrule.store.file_names import MODEL
 from plumbrule.store.layout import artifacts_of, find_artifact
 from plumbrule.store.manifests import Manifest, read_manifest
 
-NO_TRAINING = ("data", "index")
+NO_TRAINING = ("data", "encoder", "index")
 """Kinds whose seconds are not those of a training."""
 Costs = dict[str, float]
 MILLION, GIGABYTE = 1e6, 1e9
@@ -62,10 +62,10 @@ def costs_of(
         found["seconds_per_answer"] = seconds
     kind = "add_fact" if condition == "rag" else "learn_fact" if policy in made else ""
     if kind in facts:
+        names = {"fact_answered": "answered", "fact_seconds": "until_answered_seconds"}
+        told = {name: f"{kind}/{metric}" for name, metric in names.items()}
         metrics = facts[kind].metrics
-        found["fact_answered"] = metrics[f"{kind}/answered"]
-        if f"{kind}/until_answered_seconds" in metrics:
-            found["fact_seconds"] = metrics[f"{kind}/until_answered_seconds"]
+        found |= {name: metrics[metric] for name, metric in told.items() if metric in metrics}
     return found
 
 

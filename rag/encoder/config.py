@@ -34,8 +34,8 @@ class EncoderConfig:
     negative_depth: int = 50
     """Ranks among which hard negatives are looked for; where too few fit, others are drawn."""
     margin: float = 0.05
-    """A chunk whose cosine is not lower than the answer's by so much is no negative: it may hold an
-    answer, too."""
+    """A chunk whose cosine is not lower than the answer's by so much may hold an answer, too: it is
+    a negative only where no others are left."""
     num_train_epochs: float = 1.0
     """Passes over the questions that are learned from; 0: the encoder stays as it was."""
     batch_size: int = 32

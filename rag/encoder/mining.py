@@ -2,7 +2,8 @@
 
 The answer is the chunk of the question's document that is nearest to it. Hard negatives are the
 chunks of other documents that the encoder ranks highest, without those that it ranks about as high
-as the answer or higher: they may answer the question too.
+as the answer or higher: they may answer the question too. Such a one becomes a negative only where
+there are no others, those of lowest cosine first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Example(NamedTuple):
 
 
 class Mined(NamedTuple):
-    """Examples, and how many of their negatives were drawn at random."""
+    """Examples, and how many of their negatives were not among the ranks that were looked at."""
 
     examples: list[Example]
     num_drawn: int
@@ -51,20 +52,32 @@ def mine(
     """
     index = ExactIndex([vectors])
     nearest = index.search(asked, min(depth, len(vectors)))
-    examples, num_drawn = [], 0
+    examples, ranked = [], []
     for question, document, vector, hits in zip(questions, documents, asked, nearest, strict=True):
         own = np.array(rows_of[document])
         cosines = vectors[own] @ vector
         answer = int(own[np.argmax(cosines)])
-        fits = (hits.scores < cosines.max() - margin) & ~np.isin(hits.rows, own)
+        limit = float(cosines.max()) - margin
+        fits = (hits.scores < limit) & ~np.isin(hits.rows, own)
         chosen = hits.rows[fits][:number].tolist()
-        others = len(vectors) - len(own)
-        lacking = min(number, others) - len(chosen)
-        if lacking > 0:
+        ranked.append(len(chosen))
+        if len(chosen) < number:
             left = np.setdiff1d(np.arange(len(vectors)), np.concatenate([own, chosen]))
-            chosen += draw.choice(left, min(lacking, len(left)), replace=False).tolist()
-            num_drawn += min(lacking, len(left))
+            chosen += _drawn(left, vectors[left] @ vector, number - len(chosen), limit, draw)
         examples.append(Example(question, answer, tuple(int(row) for row in chosen)))
     fewest = min((len(one.negatives) for one in examples), default=0)
     alike = [one._replace(negatives=one.negatives[:fewest]) for one in examples]
-    return Mined(alike, num_drawn)
+    return Mined(alike, sum(max(fewest - highest, 0) for highest in ranked))
+
+
+def _drawn(
+    left: np.ndarray, cosines: np.ndarray, number: int, limit: float, draw: np.random.Generator
+) -> list[int]:
+    """Return up to `number` of some rows (m,): drawn among those with a cosine below the limit, and
+    the lowest of the others where these are too few.
+    """
+    fits = cosines < limit
+    among = left[fits]
+    chosen = draw.choice(among, min(number, len(among)), replace=False).tolist()
+    near = left[~fits][np.argsort(cosines[~fits], kind="stable")]
+    return chosen + near[: number - len(chosen)].tolist()

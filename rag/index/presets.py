@@ -111,8 +111,9 @@ def from_factory(text: str, vectors: np.ndarray, effort: int | None = None) -> A
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1][:200]
         raise ConfigError(
-            f"rag.dense_factory (={text}) must be a FAISS factory string that fits {len(vectors)} "
-            f"vectors of {vectors.shape[1]} numbers; FAISS says: {reason}."
+            f"the dense index (={text}, by rag.dense_index or rag.dense_factory) must be one that "
+            f"FAISS knows and can train on {len(vectors)} vectors of {vectors.shape[1]} numbers; "
+            f"take another, or fewer rag.shards. FAISS says: {reason}."
         ) from None
     if effort is not None:
         set_effort(index, effort)

@@ -112,6 +112,8 @@ class RefineConfig:
     def _require_reranker(self) -> None:
         """Raise ConfigError unless a model to rerank with is given where one is read, and sound."""
         named = self.rerank_model
+        if self.rerank is not None and self.rerank not in RERANKERS:  # refused by its name already
+            return
         if self.rerank is None or READS not in RERANKERS.option(self.rerank).traits:
             rule, fix = "be null", f"rag.refine.rerank is {self.rerank}, which reads no such model"
             require(named is None, "rag.refine.rerank_model", named, rule, fix)

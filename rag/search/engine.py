@@ -23,7 +23,7 @@ from plumbrule.config import require, require_choice, require_range
 from plumbrule.protocols import Passage
 from rag.access import ANYONE, Principal
 from rag.corpus import Corpus
-from rag.filters import Filter, parse_filter
+from rag.filters import Filter, filter_of
 from rag.index.encoders import Encoder
 from rag.index.identity import require_same
 from rag.index.protocol import Hits, SearchIndex, Selection
@@ -184,8 +184,7 @@ class IndexRetriever:
         """Return what `search` returns, and how many passages could have been found."""
         require_range("retrieval.num_passages", k, 1, unit="passages")
         asking = self.principal if principal is None else principal
-        given = self.wanted if filter is None else filter
-        wanted = parse_filter(given) if given is None or isinstance(given, Mapping | str) else given
+        wanted = filter_of(self.wanted if filter is None else filter)
         selection = self.corpus.select(asking, wanted)
         asked = repr(wanted)  # as tuples, `all` equals `any`, and 1 equals true
         found: dict[str, tuple[Passage, ...]] = {}

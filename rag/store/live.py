@@ -31,7 +31,7 @@ from rag.chunking.choosing import chunker_of
 from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import EVERYONE, Chunk, chunks_at
 from rag.documents import checked
-from rag.filters import Filter, parse_filter
+from rag.filters import Filter, filter_of
 from rag.index.encoders import Encoder, content_of
 from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
@@ -284,10 +284,7 @@ class LiveStore:
         for name in (principal, *groups):
             require_principal(name)
         names = frozenset((principal, *groups, EVERYONE))
-        if filter is None or isinstance(filter, Mapping | str):
-            wanted = parse_filter(filter)
-        else:
-            wanted = filter
+        wanted = filter_of(filter)
         for _ in range(TRIES):
             self._index.catch_up()
             may = self._may_be_found(names)

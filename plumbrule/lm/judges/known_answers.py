@@ -83,11 +83,13 @@ def answer_fact(
 def until_answered(prefix: str, seconds: Sequence[float | None]) -> dict[str, float]:
     """Return the share of facts that came to be answered and the median seconds of those.
 
+    Without a fact that was tried there is no share.
     Args: prefix: of the metrics. seconds: of each fact; None: it was not answered.
     """
     answered = [one for one in seconds if one is not None]
-    found = {f"{prefix}/facts": float(len(seconds)), f"{prefix}/answered": 0.0}
-    if answered:
+    found = {f"{prefix}/facts": float(len(seconds))}
+    if seconds:
         found[f"{prefix}/answered"] = len(answered) / len(seconds)
+    if answered:
         found[f"{prefix}/until_answered_seconds"] = median(answered)
     return found

@@ -140,6 +140,31 @@ def test_what_is_missing_or_unequal_is_told_while_planning(
     assert said in str(caught.value)
 
 
+def test_nodes_in_a_row_share_one_budget(arms: dict[str, PlacedNode]) -> None:
+    """Fine-tuned twice, with the whole budget each time, is twice the budget."""
+    again = PlacedNode("again", "sft", {"base": arms["tuned"]}, copy.deepcopy(arms["tuned"].config))
+    arms["again"] = again
+    spoil(arms, "answers_tuned", "inputs.policy", "again")
+    with pytest.raises(ConfigError) as caught:
+        check_arms(arms["knowledge"], RuntimeConfig())
+    said = str(caught.value)
+    assert "sft.train_tokens of nodes tuned and again together (=300000 tokens) must be" in said
+    again.config.train_tokens = 50_000
+    spoil(arms, "tuned", "train_tokens", 100_000)
+    spoil(arms, "answers_both", "inputs.policy", "again")
+    check_arms(arms["knowledge"], RuntimeConfig())
+
+
+def test_a_given_baseline_leaves_the_other_arms_checked(
+    arms: dict[str, PlacedNode], tmp_path: Path
+) -> None:
+    object.__setattr__(arms["answers_base"], "given", tmp_path)
+    check_arms(arms["knowledge"], RuntimeConfig())
+    arms["answers_rag"].config.retrieval.budget_tokens = 80
+    with pytest.raises(ConfigError, match=r"of node answers_rag \(=80 tokens\)"):
+        check_arms(arms["knowledge"], RuntimeConfig())
+
+
 def test_an_arm_without_an_index_is_closed_book_whatever_its_conditions(
     arms: dict[str, PlacedNode],
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eval.knowledge.config import KnowledgeBudgetConfig, KnowledgeConfig, PricesConfig
+from eval.knowledge.costs import costs_of
 from eval.knowledge.stage import ANSWERS, ARM_COSTS, run
 from eval.knowledge.table import arms_of, table
 from plumbrule.errors import ConfigError, DataError
@@ -148,6 +149,20 @@ def test_an_arm_costs_what_its_policy_was_made_from_beyond_the_baselines(tmp_pat
     assert "knowledge/fact_answered_base" not in found
     # 1000 answers of 10 tokens at 1 a million, and 990 tokens over 1e5 answers
     assert found["knowledge/cost_per_1000_fine_tuned"] == pytest.approx(0.01 + 0.00099 * 0.01)
+
+
+def test_an_encoder_is_no_training_and_no_fact_has_no_share(tmp_path: Path) -> None:
+    """PPO's 20 s, without the 70 s of the encoder of its index; no fact was left to learn."""
+    store = Store(tmp_path)
+    sft = store.add("sft")
+    encoder = store.add("encoder", seconds=70.0)
+    index = store.add("index", {"encoder": encoder}, 9.0)
+    ppo = store.add("ppo", {"policy": sft, "index": index}, 20.0)
+    before = store.evaluation({"policy": sft}, 1, "closed")
+    after = store.evaluation({"policy": ppo}, 1, "closed")
+    costs = costs_of(after, before, "closed", {"learn_fact": store.add("learn_fact")})
+    assert costs["training_seconds"] == 20
+    assert "fact_answered" not in costs
 
 
 def test_the_table_is_a_function_of_its_files(tmp_path: Path) -> None:

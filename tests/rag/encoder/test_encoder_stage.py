@@ -79,6 +79,29 @@ def test_hard_negatives_by_hand() -> None:
     assert sorted(found.examples[0].negatives) == [1, 2, 3]  # as many as there are
 
 
+def test_a_chunk_within_the_margin_is_not_drawn_while_others_are_left() -> None:
+    """Rows 1 to 9 have the answer's vector; only 10 and 11 may be negatives."""
+    vectors = np.array([[1, 0]] * 10 + [[0, 1], [0.1, 0.9949874]], dtype=np.float32)
+    rows = {"a": [0], **{f"b{i}": [i] for i in range(1, 12)}}
+    asked = np.array([[1, 0]], dtype=np.float32)
+    for seed in range(5):
+        settings: dict[str, Any] = {"depth": 5, "margin": 0.1, "draw": np.random.default_rng(seed)}
+        found = mine(["q"], ["a"], asked, vectors, rows, number=2, **settings)
+        assert sorted(found.examples[0].negatives) == [10, 11]
+        assert found.num_drawn == 2
+
+
+def test_drawn_negatives_are_counted_of_those_that_are_kept() -> None:
+    """Document b has one chunk beside it, so each question keeps one negative, drawn at depth 1."""
+    vectors = np.array([[1, 0], [0, 1], [0.1, 0.9949874], [0.2, 0.9797959]], dtype=np.float32)
+    rows = {"a": [0], "b": [1, 2, 3]}
+    asked = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    settings: dict[str, Any] = {"depth": 1, "margin": 0.1, "draw": np.random.default_rng(0)}
+    found = mine(["q", "r"], ["a", "b"], asked, vectors, rows, number=3, **settings)
+    assert [len(one.negatives) for one in found.examples] == [1, 1]
+    assert found.num_drawn == 2
+
+
 def test_what_is_held_out_depends_on_the_document_alone() -> None:
     every = [RecallQuery(f"q{i}", f"d{i % 50}") for i in range(100)]
     learned, unseen = divided(every, 0.3)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from plumbrule.errors import ConfigError
+from plumbrule.runtime_config import RuntimeConfig
+from plumbrule.stage_kind import PlacedNode
+from rag.config import IndexConfig, check_inputs
 from rag.index.approximate import ApproximateIndex
 from rag.index.dense import VectorIndex, import_faiss
 from rag.index.exact import ExactIndex
 from rag.index.gpu_copy import MOST_NEAREST, GPUCopy
-from rag.index.presets import from_factory
+from rag.index.presets import PRESETS, from_factory
 from rag.index.protocol import Selection
 from rag.index.vector_files import save_vectors
 
@@ -35,6 +39,19 @@ def test_a_faiss_without_a_gpu_is_refused_before_a_search(tmp_path: Path) -> Non
     assert len(ApproximateIndex.load(*given)) == 3000
     with pytest.raises(ConfigError, match=r"runtime\.faiss_gpu \(=True\) must have faiss-gpu"):
         ApproximateIndex.load(*given, on_gpu=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_on_a_gpu_is_refused_while_planning(preset: str) -> None:
+    on_gpu = RuntimeConfig(device="cpu", faiss_gpu=True)
+
+    def check(**settings: Any) -> None:
+        check_inputs(PlacedNode("index", "index", {}, IndexConfig(**settings)), on_gpu)
+
+    with pytest.raises(ConfigError, match=rf"false for rag\.dense_index \(={preset}\)"):
+        check(dense_index=preset)
+    check(dense_index="factory", dense_factory="IVF16,Flat")
+    check()
 
 
 class Counted:

@@ -189,12 +189,17 @@ def test_settings_that_do_not_fit_are_refused(settings: dict, message: str) -> N
 
 def test_a_factory_string_that_faiss_does_not_know_is_refused(stored: np.ndarray) -> None:
     for text in ("IVF", "HNSWx", "PQ7"):
-        with pytest.raises(ConfigError, match=rf"rag\.dense_factory \(={text}\) must be a FAISS"):
+        with pytest.raises(ConfigError, match=rf"index \(={text}, by rag\.dense_index"):
             from_factory(text, stored[:200])
     with pytest.raises(ConfigError, match=r"rag\.search_effort \(=4\) must be null"):
         set_effort(from_factory("SQ8", stored[:200]), 4)
     with pytest.raises(ArtifactError, match=r"=200 x 64\) must hold the stored vectors \(=100"):
         ApproximateIndex(VectorIndex.build(stored[:200]), ExactIndex([stored[:100]]), 1)
+
+
+def test_shards_with_fewer_vectors_than_a_type_needs_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train on 6 vectors .* or fewer rag\.shards"):
+        build(tmp_path, dense_index="ivf_pq", shards=2)
 
 
 @pytest.mark.parametrize("kind", ["flat", "exact", "sq8", "hnsw"])

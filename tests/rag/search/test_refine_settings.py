@@ -264,6 +264,12 @@ def test_a_language_model_is_there_if_and_only_if_it_is_asked(asks: dict[str, An
         checked(False, True)
 
 
+def test_an_unknown_reranker_is_told_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_run("run.only=index", "rag.refine.rerank=cross")
+    assert str(caught.value).startswith("rag.refine.rerank (=cross) must be one of cross_encoder")
+
+
 def test_a_plan_refuses_a_rewriter_that_nobody_asks_for() -> None:
     with pytest.raises(ConfigError, match=r"since rag\.refine\.rewrite \(=hyde\) asks one"):
         compose_run("run.only=index", "rag.refine.rewrite=hyde")

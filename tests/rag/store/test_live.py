@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -514,6 +514,8 @@ def test_a_filter_says_what_fields_there_are_for_its_principal(tmp_path: Path) -
             assert "secret" not in str(told.value).replace(f"(={name})", "")
         with pytest.raises(ConfigError, match=r"nearest is topic"):
             store.search(["Rome"], 3, "ann", filter={"topics": 1})
+        with pytest.raises(ConfigError, match=r"filter \(=5\) must be a mapping of fields"):
+            store.search(["Rome"], 3, "ann", filter=cast(Any, 5))
         store.add([Document("c", "Rome", meta={"topic": "towns", "readers": ["ann"]})])
         (again,) = store.search(["Rome"], 3, "ann", filter={"topic": "towns"})
         assert [one.chunk.document for one in again] == ["a", "c"]

@@ -10,7 +10,7 @@ from worlds.atlas_facts import data, shipped_policy
 from worlds.stages import run_stage
 
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.lm.judges.known_answers import answer_fact
+from plumbrule.lm.judges.known_answers import answer_fact, until_answered
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
@@ -80,6 +80,11 @@ def test_a_fact_that_is_answered_already_is_passed_over(
     found = run_stage(run, LearnFactConfig(num_facts=1), inputs, tmp_path)
     assert found["learn_fact/facts"] == 1
     assert rows_of(tmp_path)[0]["id"] == asked[1] != asked[0]
+
+
+def test_where_every_fact_is_known_no_share_is_told() -> None:
+    assert until_answered("learn_fact", []) == {"learn_fact/facts": 0.0}
+    assert until_answered("learn_fact", [None])["learn_fact/answered"] == 0.0
 
 
 def test_demonstrations_of_other_facts_are_refused(
