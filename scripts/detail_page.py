@@ -307,7 +307,9 @@ def effect_table(details: Sequence[Detail], found: Mapping[str, Any]) -> str:
         f"{'; '.join(found['hardware'])}. None of them switched on: gold gain "
         f"{base['gold_gain']['mean']:.3g} (SD {_or_dash(base['gold_gain_sd'])}), KL "
         f"{base['kl']['mean']:.3g} nats, over {seeds} seeds. Cells that are done: "
-        f"{sum(one['states'].get('done', 0) for one in effects.values())}.",
+        f"{sum(one['states'].get('done', 0) for one in effects.values())}. p is corrected over the "
+        f"{_tested(effects, 'gold_gain')} details that have one for gold gain, and the "
+        f"{_tested(effects, 'kl')} for KL, so it rises when more of them have run.",
         "",
         "| n | detail | switched on by | seeds | gold gain | p | KL, nats | p | SD of gold gain | "
         "collapsed | failed |",
@@ -334,6 +336,11 @@ def effect_table(details: Sequence[Detail], found: Mapping[str, Any]) -> str:
         cells += [_or_dash(one["gold_gain_sd"]), f"{one['collapsed']} of {done}"]
         told.append(_row([*cells, str(states.get("failed", 0))]))
     return "\n".join(told)
+
+
+def _tested(effects: Mapping[str, Any], part: str) -> int:
+    """Return over how many details the p-values of a column are corrected."""
+    return sum(one[part].get("p_holm") is not None for one in effects.values())
 
 
 def _effect(one: Mapping[str, Any]) -> str:

@@ -166,7 +166,8 @@ def _index(
     if entries[INDEX].file_size > MOST_INDEX:
         raise _refused(path, f"{INDEX} is larger than {MOST_INDEX // 2**20} MiB")
     try:
-        found = json.loads(archive.read(entries[INDEX]))
+        with archive.open(entries[INDEX]) as opened:  # no more than it declares is unpacked
+            found = json.loads(opened.read(entries[INDEX].file_size))
     except (ValueError, RecursionError):
         raise _refused(path, f"{INDEX} is no JSON") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
@@ -180,6 +181,7 @@ def _index(
         )
     files, left_out = found.get("files"), found.get("left_out")
     sound = isinstance(found.get("run"), str) and isinstance(left_out, dict)
+    sound = sound and all(isinstance(about, dict) for about in left_out.values())
     if not sound or not isinstance(files, dict) or not all(map(_is_described, files.values())):
         raise _refused(path, f"{INDEX} lacks the run, or size and sha256 of a file")
     return found

@@ -39,6 +39,8 @@ _DATA = (
     *("passages.jsonl", "asked.jsonl"),
 )
 _INDEXED = "index"
+_PACKED = (".safetensors", ".faiss", ".npy", ".npz", ".parquet", ".pt")
+"""Endings of files in which no text can be looked for."""
 ENVIRONMENT, COMMANDS, GUIDE = "environment.json", "commands.txt", "README.txt"
 _GUIDE = """One run of Plumbrule for a reader who wants to check it.
 
@@ -92,16 +94,12 @@ def write_bundle(
     run = f"{RUNS}/{folder.parent.name}/{folder.name}"
     _add_run(folder, run, record, scrubber, files)
     for name, content in files.items():
-        if isinstance(content, bytes) or not _is_binary(name):
+        if isinstance(content, bytes) or not name.endswith(_PACKED):
             whole = content if isinstance(content, bytes) else content.read_bytes()
             require_no_secret(name, whole)
     sorts = [about["sort"] for about in left_out.values()]
     digest = write_archive(to, files, {"run": run, "left_out": dict(sorted(left_out.items()))})
     return Bundle(to, digest, len(files), {sort: sorts.count(sort) for sort in sorted({*sorts})})
-
-
-def _is_binary(name: str) -> bool:
-    return not name.endswith((".json", ".jsonl", ".md", ".html", ".txt"))
 
 
 def sort_of(name: str, kind: str) -> str:
@@ -171,9 +169,7 @@ def _add_run(
             is_page = path.suffix == ".html"
             text = text.replace(*((str(escape(old)), str(escape(new))) if is_page else (old, new)))
         files[f"{run}/{path.name}"] = scrubber.text(text).encode()
-    hardware = {name: node.get("hardware", {}) for name, node in told["nodes"].items()}
-    about = {name: told.get(name, {}) for name in ("git", "versions")}
-    files[ENVIRONMENT] = _as_json({**about, "hardware": hardware})
+    files[ENVIRONMENT] = _as_json(environment_of(told))
     own = [
         command_of(told["overrides"]),
         f"plumbrule rerun {folder.name}",
@@ -181,6 +177,14 @@ def _add_run(
     ]
     files[COMMANDS] = "".join(f"{line}\n" for line in own).encode()
     files[GUIDE] = _GUIDE.format(run=run).encode()
+
+
+def environment_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `environment.json` holds: commit, versions and the machine of each node."""
+    hardware = {name: node.get("hardware", {}) for name, node in record["nodes"].items()}
+    return {"git": record.get("git", {}), "versions": record.get("versions", {})} | {
+        "hardware": hardware
+    }
 
 
 def _as_json(value: Any) -> bytes:

@@ -20,16 +20,27 @@ LEFT_OUT = "<left out>"
 PATTERNS = {
     "a token of Hugging Face": rb"\bhf_[A-Za-z0-9]{20,}",
     "an API key": rb"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{20,}",
-    "a token of GitHub": rb"\bgh[pousr]_[A-Za-z0-9]{30,}",
+    "a token of GitHub": rb"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})",
+    "a key of Google": rb"\bAIza[A-Za-z0-9_-]{35}",
+    "an authorization header": rb"\b[Bb]earer [A-Za-z0-9_.~+/-]{20,}",
     "a token of GitLab": rb"\bglpat-[A-Za-z0-9_-]{16,}",
     "a token of Slack": rb"\bxox[abprs]-[A-Za-z0-9-]{10,}",
-    "a key of AWS": rb"\bAKIA[0-9A-Z]{16}\b",
+    "a key of AWS": rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a password in an address": rb"://[^/\s:@\"'<>]+:[^/\s@\"'<>]+@",
 }
 """What it looks like -> how it is recognised."""
-SECRET_NAMES = re.compile(r"(^|[._])(token|secret|password|passwd|api_?key|access_?key)$", re.I)
-"""Of settings and of environment variables."""
+_SECRET = (
+    r"(?<!\bpad_)(?<!\beos_)(?<!\bbos_)(?<!\bunk_)(?<!\bstop_)token"
+    r"|secret|password|passwd|passphrase|credentials?|authorization"
+    r"|(?:api|access|private|secret)[_-]?key"
+)
+SECRET_NAMES = re.compile(rf"(?:^|[._-])(?:{_SECRET})$", re.I)
+"""Of settings and of environment variables; tokens of a vocabulary are none."""
+_INNER_SECRET = re.compile(rf"(?<=[{{,])(\s*(?:[\w.-]*[._-])?(?:{_SECRET}))\s*:[^,}}\]]*", re.I)
+"""Such a setting with its value, in a mapping that is the value of a word."""
+_INNER_PATH = re.compile(r"(?<=[\[,:\"'])/(?:[^/\s,:\]}\"']+/)+([^/\s,:\]}\"']+)")
+"""An absolute path in a list or a mapping; its last part."""
 SHORTEST = 12
 """Characters of an environment variable's value that is looked for; a shorter one occurs by
 chance."""
@@ -60,6 +71,10 @@ class Scrubber:
         key, equals, value = word.partition("=")
         quote = value[:1] if value[:1] in "\"'" else ""
         plain = value[1:-1] if quote and value.endswith(quote) else value
+        if value[:1] in "[{" and value:
+            inner = _INNER_SECRET.sub(rf"\1:{LEFT_OUT}", self.text(value))
+            inner = _INNER_PATH.sub(r"<path>/\1", inner)
+            return f"{key}{equals}{inner}"
         return f"{key}{equals}{quote}{self.value(plain, key)}{quote if plain != value else ''}"
 
     def path(self, text: str) -> str:

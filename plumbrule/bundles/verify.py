@@ -1,7 +1,7 @@
 """What an archive says of a run, held against itself: digests, and numbers made again of items.
 
 1. Every file is the one that `bundle.json` lists (`archive.unpack`), and that its artifact's
-   manifest lists; a file that is in neither is refused.
+   manifest lists; a file that belongs to no artifact and is none of the run's is named.
 2. What item rows give is computed again by the stages' own functions, and every number is compared
    with the published one.
 3. The metrics of the run are those of its artifacts.
@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plumbrule.bundles.archive import Limits, unpack
-from plumbrule.bundles.reports import ReportCheck, check_reports
-from plumbrule.errors import ArtifactError, DataError
+from plumbrule.bundles.contents import COMMANDS, ENVIRONMENT, GUIDE, environment_of
+from plumbrule.bundles.reports import NOT_OURS, ReportCheck, check_reports
+from plumbrule.errors import ArtifactError, PlumbruleError
 from plumbrule.pipeline.run_record import merge_metrics
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.results.store_names import read_record
 from plumbrule.store.artifacts import Artifact, unlisted
 from plumbrule.store.json_files import read_json
-from plumbrule.store.layout import RUNS
+from plumbrule.store.layout import REPORT_TEXT, RUN_RECORD, RUNS
 from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest
 
 TOLERANCE = 1e-9
@@ -86,18 +87,46 @@ def check_archive(path: Path, limits: Limits | None = None) -> Check:
                 f"archive {path} can't be used: it holds no whole record of a run that is "
                 "done; get it again from whoever wrote it."
             )
-        wrong: list[str] = []
-        manifests: dict[str, Manifest] = {}
-        for where in sorted({node["artifact"] for node in record["nodes"].values()}):
-            manifests[where] = _manifest(path, root, where, index)
-            wrong += _files(root, where, manifests[where], index["left_out"])
-        again = Path(made) / "again"
-        nodes = [_node(root, where, one, manifests, again) for where, one in manifests.items()]
-        wrong += _record(record, manifests)
-        sorts = [str(about.get("sort")) for about in index["left_out"].values()]
-        left_out = {sort: sorts.count(sort) for sort in sorted({*sorts})}
-        reports = check_reports(root, index["run"], record)
-        return Check(index["run"], len(index["files"]), left_out, nodes, reports, wrong)
+        try:
+            return _checked(path, root, Path(made) / "again", index, record)
+        except NOT_OURS as error:
+            raise ArtifactError(
+                f"archive {path} can't be used: it holds what no version wrote "
+                f"({type(error).__name__}: {error!s:.120})."
+            ) from None
+
+
+def _checked(
+    path: Path, root: Path, again: Path, index: Mapping[str, Any], record: Mapping[str, Any]
+) -> Check:
+    """Return what an unpacked archive holds and what of it is wrong."""
+    manifests: dict[str, Manifest] = {}
+    wrong = _beside(root, index, record)
+    for where in sorted({node["artifact"] for node in record["nodes"].values()}):
+        manifests[where] = _manifest(path, root, where, index)
+        wrong += _files(root, where, manifests[where], index["left_out"])
+    nodes = [_node(root, where, one, manifests, again) for where, one in manifests.items()]
+    wrong += _record(record, manifests)
+    sorts = [str(about.get("sort")) for about in index["left_out"].values()]
+    left_out = {sort: sorts.count(sort) for sort in sorted({*sorts})}
+    reports = check_reports(root, index["run"], record)
+    return Check(index["run"], len(index["files"]), left_out, nodes, reports, wrong)
+
+
+def _beside(root: Path, index: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the files beside the artifacts, and which are not a run's."""
+    run, wheres = index["run"], {node["artifact"] for node in record["nodes"].values()}
+    own = {ENVIRONMENT, COMMANDS, GUIDE, f"{run}/{RUN_RECORD}", f"{run}/{REPORT_TEXT}"}
+    wrong = [
+        f"{name} belongs to no artifact of the run"
+        for name in sorted({*index["files"]} - own)
+        if "/".join(name.split("/")[:3]) not in wheres
+        and not (name.startswith(f"{run}/") and name.endswith(".html"))
+    ]
+    environment = root / ENVIRONMENT
+    if not environment.is_file() or read_json(environment) != environment_of(record):
+        wrong.append(f"{ENVIRONMENT} is not what {RUN_RECORD} gives")
+    return wrong
 
 
 def _is_run(name: str) -> bool:
@@ -151,16 +180,16 @@ def _node(
     artifact = Artifact.at(root / where)
     try:
         flat = getattr(importlib.import_module(module), function)(artifact, inputs, out)
-    except (ArtifactError, DataError, OSError, ValueError, KeyError, TypeError) as error:
+        wrong, unknown, number = _compared("metrics", flat, manifest.metrics)
+        for path in sorted(out.glob("*.json")):
+            if artifact.has(path.name):
+                found = _compared(path.name, read_json(path), read_json(root / where / path.name))
+            else:
+                found = [f"{path.name} is missing"], [], 0
+            wrong, unknown, number = wrong + found[0], unknown + found[1], number + found[2]
+    except (*NOT_OURS, PlumbruleError, OSError) as error:
         told = f"{type(error).__name__}: {error}".replace(str(root), "<archive>")
         return NodeCheck(where, 0, [f"{where}: its items can't be summarised ({told:.200})"], every)
-    wrong, unknown, number = _compared("metrics", flat, manifest.metrics)
-    for path in sorted(out.glob("*.json")):
-        if artifact.has(path.name):
-            found = _compared(path.name, read_json(path), read_json(root / where / path.name))
-        else:
-            found = [f"{path.name} is missing"], [], 0
-        wrong, unknown, number = wrong + found[0], unknown + found[1], number + found[2]
     return NodeCheck(where, number, [f"{where}: {one}" for one in wrong], unknown)
 
 

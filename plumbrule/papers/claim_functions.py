@@ -39,11 +39,18 @@ def _most(*values: np.ndarray) -> np.ndarray:
 
 
 def _first(values: np.ndarray, count: float = 1) -> np.ndarray:
-    return np.atleast_1d(values)[: max(1, int(count))].mean()
+    return np.atleast_1d(values)[: _points(count)].mean()
 
 
 def _last(values: np.ndarray, count: float = 1) -> np.ndarray:
-    return np.atleast_1d(values)[-max(1, int(count)) :].mean()
+    return np.atleast_1d(values)[-_points(count) :].mean()
+
+
+def _points(count: float) -> int:
+    """Return a number of points. Raises: ValueError: it is none of at least 1, or a curve."""
+    if np.ndim(count) > 0 or not np.isfinite(count) or count < 1:
+        raise ValueError(f"count (={count!s:.40}) must be one number of at least 1.")
+    return int(count)
 
 
 def _trend(*values: np.ndarray) -> np.ndarray:
@@ -54,7 +61,9 @@ def _trend(*values: np.ndarray) -> np.ndarray:
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.corrcoef(np.stack([x, y]))[0, 1]
+    """Return Pearson's correlation; NaN of single numbers, and of two points, which fix it."""
+    both = np.stack([np.atleast_1d(x), np.atleast_1d(y)])
+    return np.corrcoef(both)[0, 1] if both.shape[1] > 2 else np.asarray(np.nan)
 
 
 def _fit(y: np.ndarray, columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +86,10 @@ def _coefficient(y: np.ndarray, *columns: np.ndarray) -> np.ndarray:
 
 
 def _explained(y: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+    """Return the share; NaN where a fit has as many coefficients as points, which explains all."""
     y = np.atleast_1d(y)
+    if len(y) <= len(columns) + 1:
+        return np.asarray(np.nan)
     return 1 - np.square(_fit(y, columns)[1]).sum() / np.square(y - y.mean()).sum()
 
 

@@ -92,9 +92,13 @@ def parse(
     no metric.
     """
     reader = _Reader(text, definitions or {}, field)
-    tree = reader.tree(text)
-    parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
-    comparisons = tuple(one for part in parts for one in reader.comparisons(part))
+    try:
+        tree = reader.tree(text)
+        is_all = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
+        parts = tree.values if isinstance(tree, ast.BoolOp) and is_all else [tree]
+        comparisons = tuple(one for part in parts for one in reader.comparisons(part))
+    except RecursionError:
+        raise reader.error("be nested less deeply", "use definitions") from None
     found = reader.references
     if not found:
         raise reader.error("name a metric", "write one as in ppo/gold_gain > 0")

@@ -33,6 +33,7 @@ from plumbrule.papers.runs_of_paper import DONE, NotKnown, PaperRun, runs_of_pap
 from plumbrule.papers.sweep_words import missing_data
 from plumbrule.report.repeats import FEWEST, Measured, Repeats
 from plumbrule.statistics import Interval
+from plumbrule.statistics.seeds import ROUNDING
 from plumbrule.store.artifacts import Store
 
 NOT_RUN, FAILS, NEAR, HOLDS = "not run", "fails", "near", "holds"
@@ -133,8 +134,11 @@ def outcome_of(claim: Claim, scale: Scale, every: Sequence[PaperRun], store: Sto
 def part_of(comparison: Comparison, sides: Sequence[tuple[float, float]], tolerance: float) -> Part:
     """Return what became of one comparison, given (left, right) of each seed."""
     constant = None if holds_references(comparison.right) else sides[0][1]
-    numbers = [Measured(left - right) for left, right in sides]
-    found = Repeats.of(numbers).interval()
+    differences = [left - right for left, right in sides]
+    largest = max(abs(side) for pair in sides for side in pair)
+    if max(differences) - min(differences) <= ROUNDING * largest:
+        differences = differences[:1] * len(differences)  # 0.9 - 0.7 and 0.8 - 0.6 are equal
+    found = Repeats.of([Measured(one) for one in differences]).interval()
     told = verdict_of(comparison.op, found, tolerance)
     return Part(comparison.text, told, found, constant)
 
@@ -171,7 +175,9 @@ def _sides(
             for one in expression.comparisons
         ]
     except ValueError:
-        raise NotKnown(f"{expression.text} must put curves of one length together") from None
+        raise NotKnown(
+            f"{expression.text} must put curves of one length together, and count points from 1"
+        ) from None
 
 
 def _number(value: Value, comparison: Comparison) -> float:

@@ -47,7 +47,7 @@ def read_paper(folder: Path, name: str) -> Paper:
     path = folder / f"{name}.yaml"
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OmegaConfBaseException, YAMLError, UnicodeError) as error:
+    except (OmegaConfBaseException, YAMLError, UnicodeError, OSError, RecursionError) as error:
         told = " ".join(str(error).split())
         raise ConfigError(f"conf/paper/{name}.yaml must be YAML; {told}.") from None
     return as_paper(name, found)
@@ -70,7 +70,9 @@ def _scale(field: str, name: str, found: Any) -> Scale:
     settings = [_setting(field, *item) for item in _mapping(field, found, "settings").items()]
     seeds = found.get("seeds")
     whole = isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)
-    require(bool(whole), f"{field}.seeds", seeds, "be a list of whole numbers", "write [0, 1, 2]")
+    whole = whole and len(set(seeds)) == len(seeds)
+    rule = "be a list of whole numbers, each once"
+    require(bool(whole), f"{field}.seeds", seeds, rule, "write [0, 1, 2]")
     arms = {
         str(arm): _words(f"{field}.arms.{arm}", words)
         for arm, words in (_mapping(field, found, "arms") or {"main": []}).items()

@@ -1,6 +1,7 @@
 """What came out of a paper's claims, kept as JSON: one small file per paper, to be committed.
 
-A claim is kept with its expression, so that a page can say where it has changed since.
+A claim is kept with its expression, and a scale with what its runs and claims are made of, so that
+a page can say where they have changed since.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError
 from plumbrule.papers.outcomes import Checked, Outcome
+from plumbrule.papers.paper import Scale
 from plumbrule.papers.runs_of_paper import DONE, PaperRun
 from plumbrule.papers.sweep_words import command_words
 from plumbrule.store.json_files import read_json, write_json
@@ -28,8 +30,37 @@ def as_result(checked: Checked) -> dict[str, Any]:
         "hardware": sorted({_hardware(run) for run in done} - {""}),
         "code": sorted({_code(run) for run in done} - {""}),
         "runs": {"done": len(done), "of": len(checked.runs)},
+        "made_of": made_of(checked.scale),
         "claims": [_claim(outcome) for outcome in checked.outcomes],
     }
+
+
+def made_of(scale: Scale) -> dict[str, Any]:
+    """Return by what the runs of a scale, and the names in its claims, are what they are."""
+    return {
+        "experiment": scale.experiment,
+        "settings": [setting.override for setting in scale.settings],
+        "seeds": list(scale.seeds),
+        "arms": {arm: list(words) for arm, words in scale.arms.items()},
+        "definitions": dict(scale.definitions),
+    }
+
+
+def changed_since(scale: Scale, result: Mapping[str, Any]) -> list[str]:
+    """Return the parts of a scale that are not as they were when it was checked.
+
+    An arm or a definition that was added changes no claim that was there.
+    """
+    then, now = result.get("made_of", {}), made_of(scale)
+    return [
+        name
+        for name, value in then.items()
+        if (
+            any(now[name].get(key) != one for key, one in value.items())
+            if isinstance(value, dict)
+            else now[name] != value
+        )
+    ]
 
 
 def _claim(outcome: Outcome) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plumbrule.errors import listed
 from plumbrule.papers.claim_functions import FUNCTIONS
 from plumbrule.papers.outcomes import FAILS, NOT_RUN, WORST_FIRST
 from plumbrule.papers.paper import STATUSES, Claim, Paper, Scale
+from plumbrule.papers.results_files import changed_since
 from plumbrule.papers.sweep_words import command_words
 from plumbrule.results.formats import aligned, number
 
@@ -72,12 +74,12 @@ def _counts(scale: Scale, result: Mapping[str, Any] | None) -> str:
     """Return how many claims of a scale have which verdict."""
     if scale.unavailable:
         return "none"
-    verdicts = [current(claim, result)["verdict"] for claim in scale.claims]
+    verdicts = [current(claim, scale, result)["verdict"] for claim in scale.claims]
     counts = [(verdict, verdicts.count(verdict)) for verdict in reversed(WORST_FIRST)]
     return ", ".join(f"{count} {verdict}" for verdict, count in counts if count)
 
 
-def current(claim: Claim, result: Mapping[str, Any] | None) -> dict[str, Any]:
+def current(claim: Claim, scale: Scale, result: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return what a file holds of a claim; not run where it holds nothing of it as it is now."""
     empty = {"verdict": NOT_RUN, "parts": [], "seeds": []}
     same = [
@@ -87,6 +89,8 @@ def current(claim: Claim, result: Mapping[str, Any] | None) -> dict[str, Any]:
         return {**empty, "reason": "" if result is None else "the claim is newer than the results"}
     if same[0]["tolerance"] != claim.tolerance:
         return {**empty, "reason": "its tolerance has changed since it was checked"}
+    if changed := changed_since(scale, result or {}):
+        return {**empty, "reason": f"{listed(changed)} changed since it was checked"}
     return dict(same[0])
 
 
@@ -104,7 +108,7 @@ def _scale(paper: Paper, scale: Scale, result: Mapping[str, Any] | None) -> list
     out += ["| claim | verdict | figure | source |", "| --- | --- | --- | --- |"]
     notes = []
     for claim in scale.claims:
-        found = current(claim, result)
+        found = current(claim, scale, result)
         source = f"{claim.source.where} ({claim.source.status})"
         tolerance = f", tolerance {claim.tolerance:g}" if claim.tolerance else ""
         cells = [f"{claim.text} `{claim.expression}`{tolerance}", found["verdict"]]

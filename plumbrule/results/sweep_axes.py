@@ -107,6 +107,11 @@ def alone_axes(given: Mapping[str, Any] | None) -> dict[str, list[dict[str, str]
                     "baseline; rename it."
                 )
             columns = _columns(field, settings, ALONE_EXAMPLE)
+            if repeated := [key for key in columns if key.lstrip("+~") in REPEATED]:
+                raise ConfigError(
+                    f"{field} must not set {repeated[0]}, by which a change is paired with "
+                    f"{BASELINE}; sweep it beside the axis, as in seed=0,1,2."
+                )
             several = [key for key, values in columns.items() if len(values) > 1]
             if several:
                 raise ConfigError(
@@ -254,7 +259,8 @@ def _columns(field: str, given: Any, example: str) -> dict[str, list[str]]:
             else [override.get_value_element_as_str()]
         )
     if not columns:
-        raise ConfigError(f"{field} (={given}) must hold two settings or more; write {example}.")
+        least = "a setting" if example == ALONE_EXAMPLE else "two settings or more"
+        raise ConfigError(f"{field} (={given}) must hold {least}; write {example}.")
     return columns
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plumbrule.cli.reruns.recompose import DEFAULT, Recomposed, SettingChange
+from plumbrule.cli.reruns.recompose import DEFAULT, NEW, Recomposed, SettingChange
 from plumbrule.errors import ArtifactError, listed
 from plumbrule.machine import environment
 from plumbrule.pipeline.plan import Planned
@@ -20,6 +21,8 @@ from plumbrule.store.source_files import is_hub_data
 
 MOST_MODULES = 8
 """Changed modules that are named."""
+MOST_NEW = 8
+"""New settings that are named; of more, how many each section has."""
 
 
 class RerunChanges(NamedTuple):
@@ -75,15 +78,29 @@ def changes_of(
 def lines(found: RerunChanges) -> list[str]:
     """Return what is printed: a part for each kind of difference, the same ones named."""
     said = [f"settings{'' if found.settings else ': the same'}"]
+    new = [one.setting for one in found.settings if one.why == NEW]
+    listed_ones = [one for one in found.settings if one.why != NEW or len(new) <= MOST_NEW]
     said += aligned(
-        [(f"  {one.setting}", one.then, "->", one.now, _told(one)) for one in found.settings]
+        [
+            (f"  {one.setting}", _one_line(one.then), "->", _one_line(one.now), _told(one))
+            for one in listed_ones
+        ]
     )
+    if len(new) > MOST_NEW:
+        sections = Counter(name.partition(".")[0] for name in new)
+        told = ", ".join(f"{section} {number}" for section, number in sorted(sections.items()))
+        said.append(f"  {len(new)} are new and have their defaults: {told}")
     for name in ("data", "code", "versions", "machine"):
         changes = getattr(found, name)
         said.append(f"{name}{'' if changes else ': the same'}")
         said += aligned([(f"  {one.what}", one.a, "->", one.b) for one in changes])
     said += [f"not compared: {one}" for one in found.unknown]
     return [*said, f"{found.same} of {found.nodes} nodes are the artifacts that the run had"]
+
+
+def _one_line(text: str) -> str:
+    """Return a value with its line breaks as Python writes them, so that a row stays one line."""
+    return text.replace("\n", "\\n")
 
 
 def _told(one: SettingChange) -> str:

@@ -93,7 +93,10 @@ def recompose(record: Mapping[str, Any], own: Sequence[str]) -> Recomposed:
     further = []
     for one in changes:
         if one.why == DEFAULT:
-            further.append(f"++{one.setting}={as_value(_leaves(then)[one.setting])}")
+            try:
+                further.append(f"++{one.setting}={as_value(_leaves(then)[one.setting])}")
+            except ConfigError:  # no word can say it: it stays as it is now, which is told
+                continue
     if further:
         words = [*kept_apart, *further, *own]
         now, composed, cfg = _compose(words, record)

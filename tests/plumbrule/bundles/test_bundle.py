@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -13,15 +12,15 @@ from typing import Any
 
 import made_evaluations
 import pytest
+from made_archives import contents, forged
 
 from plumbrule.bundles import archive
-from plumbrule.bundles.archive import INDEX, Limits, is_safe, unpack, write_archive
+from plumbrule.bundles.archive import INDEX, Limits, is_safe, unpack
 from plumbrule.bundles.scrub import Scrubber, require_no_secret
 from plumbrule.bundles.verify import check_archive
 from plumbrule.cli import verbs
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.json_files import read_json, write_json
-from plumbrule.store.manifests import signed
 
 EVAL, PPO = "artifacts/eval/" + "2" * 16, "artifacts/ppo/" + "4" * 16
 RUN = f"runs/quickstart/{made_evaluations.RUN}"
@@ -38,30 +37,6 @@ def made(tmp_path: Path, run: Path) -> Path:
     """The archive of that run."""
     to = tmp_path / "run.zip"
     verbs.main(["bundle", "quickstart", "--to", str(to), "--store", str(tmp_path / "store")])
-    return to
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as opened:
-        return {name: opened.read(name) for name in opened.namelist()}
-
-
-def forged(path: Path, change: Change) -> Path:
-    """Return an archive with other content whose digests all fit, those of manifests too."""
-    files = contents(path)
-    index = json.loads(files.pop(INDEX))
-    change(files)
-    for name in [name for name in files if name.endswith("manifest.json")]:
-        about = json.loads(files[name])
-        about.pop("digest")
-        for inner, said in about["files"].items():
-            content = files.get(name.removesuffix("manifest.json") + inner)
-            if content is not None:
-                said |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                said.pop("xxh128", None)
-        files[name] = signed(about).encode()
-    to = path.with_name("forged.zip")
-    write_archive(to, files, {key: index[key] for key in ("run", "left_out")})
     return to
 
 

@@ -12,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from plumbrule.cli import main, verbs
 from plumbrule.cli.composition import composed_config
-from plumbrule.cli.reruns.recompose import as_value
+from plumbrule.cli.reruns.changes import RerunChanges, lines
+from plumbrule.cli.reruns.recompose import DEFAULT, NEW, SettingChange, as_value
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.json_files import read_json, write_json
 
@@ -209,3 +210,24 @@ def test_a_value_reads_back_as_it_was(value: Any) -> None:
 def test_a_key_that_hydra_does_not_read_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"the recorded key 'a b' must be a word"):
         as_value([{"a b": 1}])
+
+
+def test_many_new_settings_are_counted_and_a_value_stays_on_its_line() -> None:
+    new = [SettingChange(f"encoder.x{n}", "none", "1", NEW, False) for n in range(9)]
+    changed = SettingChange("sft.template", "\na", "b\nc", DEFAULT, True)
+    found = RerunChanges([*new, changed], [], [], [], [], 0, 1, [])
+    said = lines(found)
+    assert "  9 are new and have their defaults: encoder 9" in said
+    (row,) = [line for line in said if "sft.template" in line]
+    assert "\\na" in row
+    assert "b\\nc" in row
+    assert not any("encoder.x" in line or "\n" in line for line in said)
+    assert any("encoder.x0" in line for line in lines(found._replace(settings=new[:8])))
+
+
+def test_a_value_that_no_word_can_say_is_lost_and_not_an_error(
+    run_folder: Path, edit: Edit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(lambda record: record["config"]["rag"].update(principal=[{"a key": 1}]))
+    verbs.main(["rerun", "quickstart", "--dry"])
+    assert "rag.principal" in capsys.readouterr().out

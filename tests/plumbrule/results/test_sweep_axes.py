@@ -9,7 +9,13 @@ import pytest
 from plumbrule.errors import ConfigError
 from plumbrule.report.repeats import REPEATED
 from plumbrule.report.sweep_table import label_words
-from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, named_axes, zipped_axes
+from plumbrule.results.sweep_axes import (
+    alone_axes,
+    cells_of_sweep,
+    labels_of,
+    named_axes,
+    zipped_axes,
+)
 
 SCALE = "ppo.learning_rate=1e-5,3e-5; ppo.batch_size=64,128"
 
@@ -165,3 +171,16 @@ def test_a_changed_setting_stands_in_its_axis_alone() -> None:
         cells(alone=ALONE, zip=zipped)
     with pytest.raises(ConfigError, match=r"sweep.alone.s must have another name than sweep.zip.s"):
         cells(alone={"s": {"a": "b=1"}}, zip=zipped)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("", "sweep.alone.detail.a .* must hold a setting;"),
+        ("seed=3", "must not set seed, by which a change is paired with default"),
+        ("ppo.lam=1; +fold=2", r"must not set \+fold, by which"),
+    ],
+)
+def test_a_change_that_can_not_be_compared_is_refused(settings: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        alone_axes({"detail": {"a": settings}})

@@ -76,6 +76,7 @@ def test_the_table_says_what_did_not_run_and_what_is_not_known(store: Store) -> 
     intro, _, header, rule, *rows = detail_page.effect_table(details, found).splitlines()
     assert "gold gain 0.3 (SD 0.26), KL 2.3 nats, over 3 seeds" in intro
     assert "Abacus, 1 threads" in intro
+    assert "p is corrected over the 1 details that have one for gold gain, and the 1 for" in intro
     assert {row.count(" | ") for row in (header, rule, *rows)} == {10}
     helps, dies, fails, waits, never = rows
     assert helps.startswith(
