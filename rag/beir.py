@@ -10,6 +10,7 @@ BEIR's own sets have some.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,8 +125,10 @@ def _judgements(
             continue
         try:
             query, document, gain = parts[0], parts[1], float(parts[2])
+            if not math.isfinite(gain):
+                raise ValueError(gain)
         except (IndexError, ValueError):
-            rule = f"a row must be {', '.join(HEADING)} with tabs between."
+            rule = f"a row must be {', '.join(HEADING)} with tabs between, the score finite."
             raise DataError(rule, path, number, line) from None
         for name, known, file in ((query, queries, QUERIES), (document, documents, CORPUS)):
             if name not in known:

@@ -110,6 +110,8 @@ def test_a_beir_folder_is_read(tmp_path: Path) -> None:
         ({"qrels": "q1\td9\t1\n"}, r"test\.tsv, row 1: 'd9' is not in corpus\.jsonl"),
         ({"qrels": "q9\td1\t1\n"}, r"'q9' is not in queries\.jsonl"),
         ({"qrels": "q1 d1 1\n"}, r"a row must be query-id, corpus-id, score with tabs"),
+        ({"qrels": "q1\td1\tinf\n"}, r"with tabs between, the score finite"),
+        ({"qrels": "q1\td1\tnan\n"}, r"with tabs between, the score finite"),
         ({"qrels": "q1\td1\tyes\n"}, r"a row must be"),
         ({"qrels": "q1\td1\t1\nq1\td1\t2\n"}, r"row 2: 'q1' judges 'd1' twice"),
         ({"corpus": '{"_id": "d1", "text": "a"}\n' * 2}, r"row 2: `_id` \(='d1'\) must be"),
