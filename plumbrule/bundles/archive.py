@@ -180,8 +180,8 @@ def _index(
             "use a later version of Plumbrule",
         )
     files, left_out = found.get("files"), found.get("left_out")
-    sound = isinstance(found.get("run"), str) and isinstance(left_out, dict)
-    sound = sound and all(isinstance(about, dict) for about in left_out.values())
+    left = isinstance(left_out, dict) and all(isinstance(one, dict) for one in left_out.values())
+    sound = isinstance(found.get("run"), str) and left
     if not sound or not isinstance(files, dict) or not all(map(_is_described, files.values())):
         raise _refused(path, f"{INDEX} lacks the run, or size and sha256 of a file")
     return found
