@@ -178,8 +178,11 @@ def _index(
             f"its version is {version!r:.20} and this program reads {VERSION}; use a later one",
         )
     files, left_out = found.get("files"), found.get("left_out")
-    sound = isinstance(found.get("run"), str) and isinstance(left_out, dict)
-    sound = sound and all(isinstance(about, dict) for about in left_out.values())
+    sound = isinstance(found.get("run"), str)
+    if isinstance(left_out, dict):
+        sound = sound and all(isinstance(about, dict) for about in left_out.values())
+    else:
+        sound = False
     if not sound or not isinstance(files, dict) or not all(map(_is_described, files.values())):
         raise _refused(path, f"{INDEX} lacks the run, or size and sha256 of a file")
     return found
