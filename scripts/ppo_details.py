@@ -86,7 +86,12 @@ def _hardware(cell: RunCell) -> list[str]:
 
 def of_detail(found: Gathered, name: str) -> dict[str, Any]:
     """Return the numbers of one detail: cells by state, gold gain, KL, and signs of collapse."""
-    cells = [cell for cell in found.cells if cell.swept.get(AXIS) == name]
+    by_seed: dict[str, RunCell] = {}
+    for cell in found.cells:
+        known = by_seed.get(cell.seed)  # there where the sweep was started again
+        if cell.swept.get(AXIS) == name and (known is None or known.state != "done"):
+            by_seed[cell.seed] = cell
+    cells = list(by_seed.values())
     states = Counter(cell.state for cell in cells)
     group = f"{AXIS}={name}"
     gains = [c.metrics[GOLD] for c in cells if c.state == "done" and GOLD in c.metrics]
