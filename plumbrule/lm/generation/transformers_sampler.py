@@ -10,15 +10,17 @@ response has depends on the others in it.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import transformers
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
-from plumbrule.errors import TrainingError
+from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation.sampler import Sample, check_lengths
 from plumbrule.lm.logprobs import causal_lm
@@ -34,6 +36,19 @@ PAGE_TOKENS = 256
 MOST_TOKENS = 512
 """That are read together; longer prompts are read in parts."""
 SEEDS = 2**32
+NEEDED = ("page_size", "return_logprobs", "seed")
+"""Settings of continuous batching that older versions of transformers do not have."""
+
+
+def require_engine() -> None:
+    """Raise ConfigError unless this transformers has a continuous batching that can be used."""
+    lacking = set(NEEDED) - set(inspect.signature(ContinuousBatchingConfig).parameters)
+    if lacking:
+        raise ConfigError(
+            f"ppo.sampler (=transformers) must have continuous batching with {', '.join(NEEDED)}, "
+            f"and transformers {transformers.__version__} has no {', '.join(sorted(lacking))}; "
+            "install a newer one (constraints.txt), or choose ppo.sampler=own."
+        )
 
 
 class TransformersSampler:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import transformers
 
-from plumbrule.lm.generation.transformers_sampler import TransformersSampler
+from plumbrule.lm.generation.transformers_sampler import TransformersSampler, require_engine
 from plumbrule.runtime_config import RuntimeConfig
 from rlhf.ppo.rollout.trajectory import NamedSampler
 
 
 @contextmanager
 def open_transformers(precision: str, runtime: RuntimeConfig) -> Iterator[NamedSampler]:
-    """Yield transformers' continuous batching."""
+    """Yield transformers' continuous batching. Raises: ConfigError: this version's is too old."""
+    require_engine()
     name = f"transformers {transformers.__version__} {precision}"
     yield NamedSampler(name, TransformersSampler(precision))

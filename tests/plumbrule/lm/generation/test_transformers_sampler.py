@@ -9,13 +9,39 @@ from worlds import engine as world
 from plumbrule.errors import ConfigError
 from plumbrule.lm.adapters import with_adapter
 from plumbrule.lm.config import AdapterConfig, SamplingConfig
-from plumbrule.lm.generation import Sample
-from plumbrule.lm.generation.transformers_sampler import TransformersSampler, sharing_copy
+from plumbrule.lm.generation import Sample, transformers_sampler
+from plumbrule.lm.generation.transformers_sampler import (
+    TransformersSampler,
+    require_engine,
+    sharing_copy,
+)
 from plumbrule.lm.logprobs import causal_lm, logprobs, pad_rows
 from plumbrule.lm.policy import Policy
 
 WARM = SamplingConfig(temperature=0.7, max_new_tokens=12, batch_size=8)
 SAMPLER = TransformersSampler("float32")
+
+
+@pytest.fixture
+def engine() -> None:
+    """Skip where this transformers is too old for the sampler."""
+    try:
+        require_engine()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+class OlderConfig:
+    """The settings of continuous batching that transformers 5.17 has."""
+
+    def __init__(self, block_size: int = 256, num_blocks: int | None = None):
+        self.block_size, self.num_blocks = block_size, num_blocks
+
+
+def test_an_older_transformers_is_refused_by_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers_sampler, "ContinuousBatchingConfig", OlderConfig)
+    with pytest.raises(ConfigError, match=r"has no page_size, return_logprobs, seed; .*=own"):
+        require_engine()
 
 
 @torch.no_grad()
@@ -32,6 +58,7 @@ def largest_gap(policy: Policy, prompts: list[list[int]], samples: list[Sample])
     return float((ours - theirs).abs().max())
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("adapter", [False, True])
 def test_log_probs_are_ours_and_samples_end_where_the_policy_says(adapter: bool) -> None:
     policy, prompts = world.policy(), world.prompts(24)
@@ -50,6 +77,7 @@ def test_log_probs_are_ours_and_samples_end_where_the_policy_says(adapter: bool)
         assert sample.finished or len(sample.tokens) == WARM.max_new_tokens
 
 
+@pytest.mark.usefixtures("engine")
 def test_a_batch_has_one_answer_and_copies_of_a_prompt_differ() -> None:
     policy, prompt = world.policy(), world.prompts(3)[2]
     first, second, other = (
@@ -61,6 +89,7 @@ def test_a_batch_has_one_answer_and_copies_of_a_prompt_differ() -> None:
     assert len({tuple(s.tokens) for s in first}) > 12
 
 
+@pytest.mark.usefixtures("engine")
 def test_it_reads_the_policys_own_weights_and_leaves_the_policy_as_it_is() -> None:
     policy, prompts = world.policy(), world.prompts(8)
     lm = causal_lm(policy.model)
