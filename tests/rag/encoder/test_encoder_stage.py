@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from worlds.articles import CPU, build_measured
 from worlds.small_encoders import save_encoder
 
 from plumbrule.data.records import Document, write_records
-from plumbrule.errors import ConfigError, DataError
+from plumbrule.errors import ConfigError, DataError, TrainingError
 from plumbrule.notebook import compose_run
 from plumbrule.stage_kind import PlacedNode
 from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rag.config import IndexConfig, check_inputs
 from rag.encoder.config import EncoderConfig
-from rag.encoder.mining import mine
+from rag.encoder.mining import Example, mine
 from rag.encoder.stage import divided, recall, run
+from rag.encoder.training import train
+from rag.index.encoders import make_encoder
 from rag.recall import RecallQuery
 
 NUMBER = 60
@@ -182,3 +185,14 @@ def test_an_index_takes_its_encoder_from_one_place() -> None:
     config.encoder = "other"
     with pytest.raises(ConfigError, match=r"rag\.encoder \(=other\) must stay hashing"):
         check_inputs(PlacedNode("index", "index", inputs, config), CPU)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(folder: Path, tmp_path: Path) -> None:
+    encoder: Any = make_encoder(str(folder), None, 0, [], "cpu", "float32")[1]
+    with torch.no_grad():
+        next(encoder.model.parameters()).fill_(torch.nan)
+    examples = [Example(f"where is {n}", n, ()) for n in range(4)]
+    texts = [f"it is said that {n} lived there" for n in range(4)]
+    config = EncoderConfig(name_or_path=str(folder), batch_size=2)
+    with pytest.raises(TrainingError, match=r"the loss \(=nan\) at step 1 must be finite"):
+        train(encoder, examples, texts, config, "cpu", tmp_path, NullTracker())
