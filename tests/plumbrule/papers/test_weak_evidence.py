@@ -38,9 +38,10 @@ def test_differences_that_are_equal_up_to_rounding_have_no_interval() -> None:
 
 
 def test_a_fit_with_as_many_coefficients_as_points_explains_nothing() -> None:
-    # 1, d and x log x through three points leave nothing over, whatever the points are
+    # 1, d and d^2 through three points leave nothing over, whatever the points are
     d = np.array([1.0, 3.0, 2.0])
-    assert math.isnan(computed("explained(curve(n:a/b), curve(n:c/d), curve(n:e/f))", CURVE, d, d))
+    fit = "explained(curve(n:a/b), curve(n:c/d), curve(n:e/f))"
+    assert math.isnan(computed(fit, CURVE, d, d**2))
     # 1 and x at 0, 1, 2: slope 1.5, left over 1/6, -1/3, 1/6 of a variance of 14/3
     explained = computed("explained(curve(n:a/b), curve(n:c/d))", CURVE, np.arange(3.0))
     assert explained == pytest.approx(1 - (1 / 6) / (14 / 3))
