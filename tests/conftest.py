@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from quick_compose import quickly_composed
 
 from plumbrule.cli.composition import composed_config
-from plumbrule.cli.entry import NEW_OBJECTS
+from plumbrule.machine import garbage
 from plumbrule.pipeline.compose import Composed, compose_run
 from plumbrule.pipeline.experiment import RunConfig
 from plumbrule.pipeline.graph import Node
@@ -57,8 +57,7 @@ def pytest_collection_finish() -> None:
     A tenth of what tests take, and in those that compose configs more.
     """
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
+    garbage.collect_seldom()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from plumbrule.errors import (
     Terminated,
     TrainingError,
 )
-from plumbrule.machine import environment, precision
+from plumbrule.machine import environment, garbage, precision
 from plumbrule.pipeline.given_inputs import Given, copy_files, require_whole
 from plumbrule.pipeline.launch import run_in_processes
 from plumbrule.pipeline.plan import Planned, require_unchanged_code
@@ -270,7 +270,8 @@ def raise_if_disk_is_full(folder: Path, error: BaseException) -> None:
 def stage_function(kind: str) -> Callable[..., Mapping[str, float]]:
     """Import a stage's module and return its `run`."""
     module, name = STAGES[kind].run.split(":")
-    return getattr(importlib.import_module(module), name)
+    with garbage.not_collected():
+        return getattr(importlib.import_module(module), name)
 
 
 def artifact_of(built: NodeResult) -> Artifact:

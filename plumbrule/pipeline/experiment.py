@@ -134,18 +134,20 @@ DEFAULT_IS_SCHEMA = ("atlas", "gold", *SECTIONS)
 
 
 def schemas() -> dict[str, DictConfig]:
-    """Return each group's schema with its links, and the whole config's under the empty name.
+    """Return what each group's choice `schema` is, and the whole config's under the empty name.
 
-    That has Hydra's `defaults` for the groups of `DEFAULT_IS_SCHEMA`.
+    That has Hydra's `defaults` for the groups of `DEFAULT_IS_SCHEMA`, and their fields and links.
+    So theirs add nothing: the same fields once more took as long as all the rest.
     """
-    found = {"": OmegaConf.structured(RunConfig)}
-    with open_dict(found[""]):
-        found[""].defaults = ["_self_", *({group: "default"} for group in DEFAULT_IS_SCHEMA)]
-    for group, schema in GROUPS.items():
-        found[group] = OmegaConf.structured(schema)
-        for name, link in LINKS.get(group, {}).items():
-            OmegaConf.update(found[group], name, link)
-    return found
+    whole = OmegaConf.structured(RunConfig)
+    for group, links in LINKS.items():
+        for name, link in links.items():
+            OmegaConf.update(whole, f"{group}.{name}", link)
+    with open_dict(whole):
+        whole.defaults = ["_self_", *({group: "default"} for group in DEFAULT_IS_SCHEMA)]
+    nothing = OmegaConf.create({})
+    own = {g: OmegaConf.structured(s) for g, s in GROUPS.items() if g not in DEFAULT_IS_SCHEMA}
+    return {"": whole, **dict.fromkeys(DEFAULT_IS_SCHEMA, nothing), **own}
 
 
 def as_json(config: Any) -> Any:

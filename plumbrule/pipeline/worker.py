@@ -20,9 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
-from plumbrule.machine import environment
+from plumbrule.machine import environment, garbage
 from plumbrule.pipeline import plugins
 from plumbrule.pipeline.execute import stage_function
 from plumbrule.pipeline.executors.typed_config import typed_config
@@ -36,9 +34,9 @@ from plumbrule.tracking.stage_tracker import FileTracker, NullTracker
 WATCH_SECONDS = 1.0
 
 
-@record
 def main(folder: Path) -> None:
     """Run this process's share of the stage in `folder`."""
+    garbage.collect_seldom()
     from plumbrule.lm.parallel import distributed
 
     stage = read_json(folder / STAGE)
@@ -75,4 +73,6 @@ def end_with(pid: int, born: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with garbage.not_collected():
+        from torch.distributed.elastic.multiprocessing.errors import record
+    record(main)(Path(sys.argv[1]))

@@ -6,12 +6,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from plumbrule.store.artifacts import Artifact, Store
 
@@ -26,15 +25,15 @@ class Scene:
         self.store, self.gate = folder / "store", folder / "gate"
         self.store.mkdir()
         self.gate.mkdir()
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[Forked] = []
 
-    def start(self, name: str, hold: str | None = None, processes: int = 1) -> subprocess.Popen:
+    def start(self, name: str, hold: str | None = None, processes: int = 1) -> Forked:
         """Start a builder, held at a point; return it once it is there."""
         if hold is not None:
             (self.gate / f"hold-{name}-{hold}").touch()
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.store), str(processes)],
-            env={
+        process = Forked(
+            [str(SCRIPT), str(self.store), str(processes)],
+            {
                 **os.environ,
                 "BUILDER": name,
                 "GATE": str(self.gate),
@@ -43,9 +42,6 @@ class Scene:
                 "PLUMBRULE_BEAT_SECONDS": str(BEAT_SECONDS),
                 "OMP_NUM_THREADS": "1",
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         self.started.append(process)
         deadline = time.monotonic() + 90
@@ -78,7 +74,7 @@ def scene(tmp_path: Path):
             process.communicate()
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+def end(process: Forked) -> tuple[int, str]:
     out, err = process.communicate(timeout=600)
     return process.returncode, out + err
 
@@ -99,7 +95,7 @@ def require_sound(scene: Scene, kept: list[str]) -> None:
     assert [p.name for p in artifact.path.parent.iterdir()] == [artifact.path.name]
 
 
-def stopped_at(scene: Scene, hold: str) -> subprocess.Popen[str]:
+def stopped_at(scene: Scene, hold: str) -> Forked:
     """Return a builder that is stopped at `hold` and will go on from there once it is woken."""
     stale = scene.start("stale", hold=hold)
     stale.send_signal(signal.SIGSTOP)
@@ -107,7 +103,7 @@ def stopped_at(scene: Scene, hold: str) -> subprocess.Popen[str]:
     return stale
 
 
-def require_refused(stale: subprocess.Popen[str]) -> None:
+def require_refused(stale: Forked) -> None:
     """Wake a stopped builder and fail unless it ends and says who took its work over."""
     stale.send_signal(signal.SIGCONT)
     code, said = end(stale)

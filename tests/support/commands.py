@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
+
 LONGEST_SECONDS = 600.0
 """After which a command that has not ended fails its test."""
+COMMAND = ("-m", "plumbrule")
 
 
 def command_environment(store: Path, **more: str) -> dict[str, str]:
@@ -16,17 +19,25 @@ def command_environment(store: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "PLUMBRULE_STORE": str(store), "OMP_NUM_THREADS": "1", **more}
 
 
-def plumbrule(store: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def plumbrule(
+    store: Path, *arguments: str, anew: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the folder of a store and return what it said.
+
+    Args: anew: whether it imports everything itself, as a user's command does; else it is forked
+    from a process that has (`forked.py`).
 
     Raises: subprocess.TimeoutExpired: it took longer than `LONGEST_SECONDS`.
     """
+    variables = command_environment(store, **environment)
+    if not anew:
+        return forked.run([*COMMAND, *arguments], variables, store, LONGEST_SECONDS)
     return subprocess.run(
-        [sys.executable, "-m", "plumbrule", *arguments],
+        [sys.executable, *COMMAND, *arguments],
         capture_output=True,
         text=True,
         cwd=store,
-        env=command_environment(store, **environment),
+        env=variables,
         check=False,
         timeout=LONGEST_SECONDS,
     )
@@ -40,7 +51,7 @@ def start_plumbrule(
     Args: own_session: whether it leads a process group of its own, which can be killed as one.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "plumbrule", *arguments],
+        [sys.executable, *COMMAND, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -21,6 +21,7 @@ from typing import Any
 
 from plumbrule import errors
 from plumbrule.errors import NeedsInput, PlumbruleError, Terminated, TrainingError
+from plumbrule.machine import garbage
 from plumbrule.pipeline.execute import NodeResult, RunContext, resolve
 from plumbrule.pipeline.executors.merged_graph import Graph, Job, Outcome
 from plumbrule.pipeline.executors.typed_config import typed_config
@@ -78,6 +79,7 @@ def build(described: Described, watched: tuple[int, str, str] | None = None) -> 
 
     if watched is not None:
         end_with(*watched)
+    garbage.collect_seldom()
     with _signals(), _printing_into(Path(described["log"])):
         try:
             plugins.load()

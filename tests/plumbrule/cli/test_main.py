@@ -32,9 +32,9 @@ def record_id(store: Path) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which the fast chain has been built once."""
+    """A store in which the fast chain has been built once, by a process started anew."""
     folder = tmp_path_factory.mktemp("store")
-    done = plumbrule(folder, "debug=fast")
+    done = plumbrule(folder, "debug=fast", anew=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -127,7 +127,7 @@ def test_a_run_that_waits_for_people_says_how_and_goes_on(store: Path) -> None:
 
 def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
     began = time.monotonic()
-    done = plumbrule(store, "debug=fast", PYTHONPROFILEIMPORTTIME="1")
+    done = plumbrule(store, "debug=fast", anew=True, PYTHONPROFILEIMPORTTIME="1")
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr[-2000:]
     assert {n["state"] for n in record(store)["nodes"].values()} == {"cached"}
@@ -174,7 +174,7 @@ def test_ctrl_c_while_the_command_is_imported_is_one_line(
 
 
 def test_an_error_of_a_process_is_one_line_and_exits_with_2(tmp_path: Path) -> None:
-    done = plumbrule(tmp_path, "ppo.kl.coeff=1")
+    done = plumbrule(tmp_path, "ppo.kl.coeff=1", anew=True)
     assert done.returncode == 2
     assert "did you mean ppo.kl.coef?" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

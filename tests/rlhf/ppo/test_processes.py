@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from places import process_environment
@@ -45,20 +44,17 @@ def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
             RANK=str(rank),
             LOCAL_RANK=str(rank),
         )
-        arguments = [mode, str(folder), str(pause_at)]
-        command = [sys.executable, "-m", "worlds.ppo_process", *arguments]
-        pipe = subprocess.PIPE
-        running.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe))
+        words = ["-m", "worlds.ppo_process", mode, str(folder), str(pause_at)]
+        running.append(forked.Forked(words, environment))
     if pause_at:
-        assert running[0].stdout is not None
-        assert running[0].stdout.readline() == b"paused\n"
+        assert running[0].stdout.readline() == "paused\n"
         for process in running:
             process.kill()
             process.communicate()
         return
     for process in running:
         _, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error.decode()[-3000:]
+        assert process.returncode == 0, error[-3000:]
 
 
 def run_alone(folder: Path, **settings: object) -> None:

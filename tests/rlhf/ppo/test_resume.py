@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from places import process_environment
@@ -220,13 +219,8 @@ def test_killed_process(mode: str, tmp_path: Path, whole: tuple[Path, Mapping[st
         config = AHEAD["draws"] if mode == "ahead" else world.config(**world.SEARCHES)
         whole = start(tmp_path / "whole"), {}
         whole = whole[0], go_on(whole[0], config=config)
-    with subprocess.Popen(
-        [sys.executable, "-m", "worlds.ppo_process", mode, str(folder), "4"],
-        stdout=subprocess.PIPE,
-        env=process_environment(OMP_NUM_THREADS="1"),
-        text=True,
-    ) as process:
-        assert process.stdout is not None
+    words = ["-m", "worlds.ppo_process", mode, str(folder), "4"]
+    with forked.Forked(words, process_environment(OMP_NUM_THREADS="1")) as process:
         assert "paused" in process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
