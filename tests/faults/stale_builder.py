@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.pipeline.stages import STAGES
-from plumbrule.store import checkpoints
+from plumbrule.store import checkpoints, claims
 
 STEPS = 6
+SILENT_SECONDS, BEAT_SECONDS = 1.0, 0.1
 NAME = os.environ["BUILDER"]
 GATE = Path(os.environ["GATE"])
 
@@ -74,6 +75,7 @@ def main(store: Path, processes: int) -> None:
     from plumbrule.store import artifacts, attempts
 
     plugins.load()
+    claims.SILENT_SECONDS, claims.BEAT_SECONDS = SILENT_SECONDS, BEAT_SECONDS
     environment.prepare = lambda runtime: None  # of a torch that is not used
     rename = attempts.publish
 

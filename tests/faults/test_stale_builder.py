@@ -15,7 +15,6 @@ from forked import Forked
 from plumbrule.store.artifacts import Artifact, Store
 
 SCRIPT = Path(__file__).with_name("stale_builder.py")
-SILENT_SECONDS, BEAT_SECONDS = 1.0, 0.1
 
 
 class Scene:
@@ -38,8 +37,6 @@ class Scene:
                 "BUILDER": name,
                 "GATE": str(self.gate),
                 "PLUMBRULE_PLUGINS": str(SCRIPT),
-                "PLUMBRULE_SILENT_SECONDS": str(SILENT_SECONDS),
-                "PLUMBRULE_BEAT_SECONDS": str(BEAT_SECONDS),
                 "OMP_NUM_THREADS": "1",
             },
         )

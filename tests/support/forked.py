@@ -28,8 +28,11 @@ from typing import IO
 
 from places import process_environment
 
-READ_AT_START = ("PYTHON", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "LD_", "CUDA_", "HF_")
-"""Beginnings of the variables that the interpreter and libraries read when they are loaded."""
+READ_AT_START = (
+    *("PYTHON", "OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "LD_", "CUDA_", "HF_"),
+    *("PLUMBRULE_SILENT_SECONDS", "PLUMBRULE_BEAT_SECONDS"),
+)
+"""Beginnings of the variables that the interpreter, libraries and our modules read once."""
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["loaded"])

@@ -196,3 +196,12 @@ def test_a_stop_that_comes_while_a_claim_is_released_stops(
     with pytest.raises(sent), claims.acquire(tmp_path, "me") as claim:
         claim._ending = Ending()
     assert not (tmp_path / claims.NAME).exists()
+
+
+def test_a_stores_seconds_are_set_by_the_environment() -> None:
+    code = "from plumbrule.store import claims; print(claims.SILENT_SECONDS, claims.BEAT_SECONDS)"
+    seconds = {"PLUMBRULE_SILENT_SECONDS": "1.5", "PLUMBRULE_BEAT_SECONDS": "0.25"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **seconds}, capture_output=True, text=True
+    )
+    assert done.stdout == "1.5 0.25\n", done.stderr
