@@ -140,8 +140,8 @@ def schemas() -> dict[str, DictConfig]:
     So theirs add nothing: the same fields once more took as long as all the rest.
     """
     whole = OmegaConf.structured(RunConfig)
-    for group, links in LINKS.items():
-        for name, link in links.items():
+    for group in DEFAULT_IS_SCHEMA:
+        for name, link in LINKS.get(group, {}).items():
             OmegaConf.update(whole, f"{group}.{name}", link)
     with open_dict(whole):
         whole.defaults = ["_self_", *({group: "default"} for group in DEFAULT_IS_SCHEMA)]
