@@ -107,7 +107,7 @@ def test_which_log_probs_are_the_old_ones(tmp_path: Path) -> None:
     assert rows[2]["val/first_ratio_error"] < 1e-4
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("correction", CORRECTIONS, ids=["rollout", "recompute"])
 def test_a_word_that_pays_is_said_all_the_same(
     correction: dict[str, Any], seed: int, tmp_path: Path
