@@ -55,7 +55,7 @@ def with_teacher(folder: Path, seed: int = 7, spread: float = 0.6) -> dict[str, 
 def train(folder: Path, config: PPOConfig, inputs: dict[str, Artifact]) -> Path:
     out = folder / "out"
     out.mkdir()
-    run(config, inputs, world.runtime(), out, FileTracker(out))
+    run(config, inputs, world.runtime(micro_batch_size=config.batch_size), out, FileTracker(out))
     return out
 
 

@@ -35,6 +35,7 @@ def settings(num_updates: int, seed: int = 0, **changes: Any) -> PPOConfig:
             "num_mini_batches": 1,
             "learning_rate": 2e-2,
             "value_learning_rate": 2e-2,
+            "sampling": SamplingConfig(max_new_tokens=5, batch_size=64),
             "save_every": 100,
             "num_samples": 0,
             **changes,
