@@ -125,7 +125,7 @@ def test_the_formula_is_near_what_autograd_keeps(family: str, precision: str) ->
     config, shape = small(family)
     torch.manual_seed(0)
     policy = make_policy(transformers.AutoModelForCausalLM.from_config(config), tokenizer())
-    tokens = torch.randint(2, 16, (2, 64))
+    tokens = torch.randint(2, 16, (8, 64))
     real = torch.ones_like(tokens, dtype=torch.bool)
     targets = real.clone()
     targets[:, :40] = False
