@@ -15,12 +15,7 @@ from plumbrule.cli.composition import composed_config
         ["seed=3", "ppo.kl.coef=0.5", "run.goals=[rm]", "run.notes=['a=b, c']"],
         ["debug=fast", "+nodes.ppo.set={kl: {coef: 0.1}}", "nodes.ppo.set.kl.coef=1"],
         ["ppo.kl.coef=1", "model=gpt2", "nodes.sft.inputs.base=null", "model.revision=null"],
-        [
-            "+nodes.ppo.each={kl.coef: [0.1]}",
-            "seed=2",
-            "+nodes.more={kind: ppo}",
-            "nodes.more.kind=sft",
-        ],
+        ["+nodes.ppo.each={kl.coef: [0.1]}", "seed=2", "+nodes.more={kind: ppo}"],
         ["+nodes.ppo.inputs={more: sft}"],
     ],
 )
