@@ -9,6 +9,7 @@ precision it says what is left to gain; attention, norms and the head are not co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -123,8 +124,9 @@ def flops_of(
     return total
 
 
+@cache
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Return FLOPs per second of a large matrix product, the best of a few."""
+    """Return FLOPs per second of a large matrix product, the best of a few; measured once."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return 1e9 * measured_gflops(device, dtype)
 

@@ -15,16 +15,20 @@ from plumbrule.cli.composition import composed_config
         ["seed=3", "ppo.kl.coef=0.5", "run.goals=[rm]", "run.notes=['a=b, c']"],
         ["debug=fast", "+nodes.ppo.set={kl: {coef: 0.1}}", "nodes.ppo.set.kl.coef=1"],
         ["ppo.kl.coef=1", "model=gpt2", "nodes.sft.inputs.base=null", "model.revision=null"],
+        ["+nodes.ppo.each={kl.coef: [0.1]}", "seed=2", "+nodes.more={kind: ppo}"],
+        ["+nodes.ppo.inputs={more: sft}"],
     ],
 )
 def test_values_that_are_set_on_a_copy_give_what_hydra_gives(words: list[str]) -> None:
-    composed = quickly_composed(words)
-    assert composed == composed_config(words)
+    composed, expected = quickly_composed(words), composed_config(words)
+    assert composed == expected
     composed.seed = 77
-    assert quickly_composed(words) == composed_config(words)
+    assert quickly_composed(words) == expected
 
 
-@pytest.mark.parametrize("word", ["ppo.kl.coeff=1", "seed=1,2", "seed=1.5", "ppo.kl.coef=much"])
+@pytest.mark.parametrize(
+    "word", ["ppo.kl.coeff=1", "seed=1,2", "seed=1.5", "ppo.kl.coef=much", "+ppo.kl.coef=1"]
+)
 def test_what_can_not_be_set_is_refused_as_hydra_refuses_it(word: str) -> None:
     with pytest.raises(HydraException) as whole:
         composed_config([word])

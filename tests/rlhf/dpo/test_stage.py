@@ -69,7 +69,7 @@ def notes(out):
 # Training and what it came to
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_learns_a_separable_world(tmp_path, seed):
     given = rankings_of(tmp_path, num_train=60, num_held_out=40, seed=seed)
     config = small(seed=seed, num_train_epochs=3.0, batch_size=8, save_every=1000)

@@ -35,6 +35,7 @@ def settings(num_updates: int, seed: int = 0, **changes: Any) -> PPOConfig:
             "num_mini_batches": 1,
             "learning_rate": 2e-2,
             "value_learning_rate": 2e-2,
+            "sampling": SamplingConfig(max_new_tokens=5, batch_size=64),
             "save_every": 100,
             "num_samples": 0,
             **changes,
@@ -122,7 +123,7 @@ def test_the_value_model_foresees_what_the_prompt_decides(
     def score(self: object, episodes: Sequence[Episode]) -> Mapping[str, np.ndarray]:
         return {"score": np.array([float(int(e.prompt.id[1:]) % 2) for e in episodes])}
 
-    config = settings(40, seed, learning_rate=1e-4, missing_eos_penalty=0.0, lam=1.0)
+    config = settings(20, seed, learning_rate=1e-4, missing_eos_penalty=0.0, lam=1.0)
     rows = train(tmp_path, config, monkeypatch, score, spread=0.3)
     assert rows[0]["val/explained_variance"] == pytest.approx(0.0, abs=1e-6)
     assert sum(row["val/explained_variance"] for row in rows[-3:]) / 3 > 0.5
@@ -163,12 +164,12 @@ def test_what_only_a_search_can_tell_is_read(
         }
 
     config = settings(
-        80,
+        40,
         seed,
         retrieval=RetrievalConfig(share=1.0, num_passages=1, budget_tokens=8, method="bm25"),
         sampling=SamplingConfig(max_new_tokens=1, batch_size=64),
         missing_eos_penalty=0.0,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         num_ppo_epochs=4,
     )
     index = Artifact.of(tmp_path, "index", opener=f"{__name__}:open_lottery")

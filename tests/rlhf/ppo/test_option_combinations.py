@@ -69,7 +69,7 @@ def test_kl_in_the_loss_leaves_the_reward_alone_and_holds_the_policy(tmp_path: P
         folder = tmp_path / str(coef)
         folder.mkdir()
         kl = KLConfig(coef=coef, where="loss", estimator="k3")
-        rows, _, _ = train(folder, world.config(kl=kl))
+        rows, _, _ = train(folder, world.config(kl=kl, total_episodes=64))
         assert {row["objective/non_score_reward"] for row in rows} == {0.0}
         assert rows[-1]["loss/kl_avg"] > 0
         kls[coef] = rows[-1]["objective/kl"]
@@ -95,8 +95,9 @@ def test_an_update_stops_before_the_step_that_would_go_too_far(tmp_path: Path) -
     assert torch.equal(world.weights(held), before)
     assert math.isfinite(stats.policy_loss)
 
+    early_stop = EarlyStopConfig(step_kl=1e-4)
     rows, _, _ = train(
-        tmp_path, world.config(num_ppo_epochs=8, early_stop=EarlyStopConfig(step_kl=1e-4))
+        tmp_path, world.config(num_ppo_epochs=8, early_stop=early_stop, total_episodes=48)
     )
     steps = [row["ppo/optimizer_steps"] for row in rows]
     assert all(0 < taken < 16 for taken in steps)
@@ -115,7 +116,7 @@ def test_the_limit_is_held_against_the_kl_and_not_twice_it() -> None:
 
 
 def test_a_run_ends_after_the_update_whose_kl_is_too_large(tmp_path: Path) -> None:
-    free = world.config(kl=KLConfig(coef=0.0))
+    free = world.config(kl=KLConfig(coef=0.0), total_episodes=64)
     (tmp_path / "free").mkdir()
     rows, _, _ = train(tmp_path / "free", free)
     limit = rows[2]["objective/kl"] * 0.999
@@ -126,7 +127,7 @@ def test_a_run_ends_after_the_update_whose_kl_is_too_large(tmp_path: Path) -> No
     assert len(ended) == 3
     assert headlines["ppo/updates"] == 3
     assert headlines["ppo/episodes"] == 48
-    assert "ended after 3 of 6 updates" in (out / "notes.json").read_text()
+    assert "ended after 3 of 4 updates" in (out / "notes.json").read_text()
     # The same command again trains nothing more.
     again = run(
         stopping, world.inputs_in(tmp_path / "held"), world.runtime(), out, FileTracker(out)
@@ -158,7 +159,7 @@ def test_during_warm_up_the_value_model_alone_moves() -> None:
 
 @pytest.mark.detail(16)
 def test_a_score_after_the_response_has_a_value_of_its_own(tmp_path: Path) -> None:
-    _, out, _ = train(tmp_path, world.config(score_at="after"), spread=0.5)
+    _, out, _ = train(tmp_path, world.config(score_at="after", total_episodes=64), spread=0.5)
     rollout = parquet.read(out / "rollouts" / "update-00004.parquet")
     trajectory = rollout.trajectory
     ends = torch.tensor([len(r) for r in trajectory.responses])
@@ -194,7 +195,8 @@ def test_group_baselines_by_hand(kind: str, expected: list[float]) -> None:
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "reinforce_baseline"])
 def test_without_a_value_model_none_is_read_trained_or_kept(kind: str, tmp_path: Path) -> None:
-    rows, out, _ = train(tmp_path, world.config(advantage=kind, samples_per_prompt=4))
+    config = world.config(advantage=kind, samples_per_prompt=4, total_episodes=32)
+    rows, out, _ = train(tmp_path, config)
     assert not (out / "value").exists()
     assert {row["loss/value_avg"] for row in rows} == {0.0}
     rollout = parquet.read(out / "rollouts" / "update-00001.parquet")

@@ -20,7 +20,7 @@ from worlds import ppo as world
 from worlds.trackers import Stopped, StopsAfter
 
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.lm.config import SearchConfig
+from plumbrule.lm.config import SamplingConfig, SearchConfig
 from plumbrule.lm.generation.search_turns import Searcher
 from plumbrule.pipeline.checks import check_fit
 from plumbrule.protocols import Episode
@@ -501,13 +501,14 @@ def test_a_policy_learns_to_search(seed: int, tmp_path: Path) -> None:
         seed=seed,
         total_episodes=64 * 24,
         batch_size=64,
+        sampling=SamplingConfig(max_new_tokens=12, batch_size=64),
         num_ppo_epochs=4,
         learning_rate=1e-2,
         missing_eos_penalty=0.0,
         kl=KLConfig(coef=0.0),
         save_every=24,
     )
-    ppo.run(config, inputs, world.runtime(micro_batch_size=32), out, FileTracker(out))
+    ppo.run(config, inputs, world.runtime(micro_batch_size=64), out, FileTracker(out))
     rows = read_metrics(out)
     for name, before, after in (("objective/scores", 0.2, 0.7), ("search/calls", 0.6, 0.8)):
         first, last = (sum(row[name] for row in part) / 3 for part in (rows[:3], rows[-3:]))

@@ -42,6 +42,11 @@ from rlhf.ppo.value_model import value_on
 ADAPTER = AdapterConfig(rank=2, targets=["q_proj", "v_proj", "down_proj"])
 
 
+def short(**changes: object) -> PPOConfig:
+    """A PPO of three updates, a dozen steps of the optimizer: a difference adds up in these."""
+    return world.config(**{"total_episodes": 48, "num_samples": 0, **changes})
+
+
 def train(
     folder: Path, config: PPOConfig, tied: bool = True, stop: int | None = None
 ) -> dict[str, torch.Tensor]:
@@ -63,7 +68,7 @@ def built(folder: Path, tied: bool = True) -> dict[str, Artifact]:
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Float32 sums in another order: rounding of some 1e-7 in each of two dozen steps."""
+    """Float32 sums in another order: rounding of some 1e-7 in each of a dozen steps."""
     assert found.keys() == expected.keys()
     for name in expected:
         assert torch.allclose(found[name], expected[name], atol=2e-6), name
@@ -83,10 +88,10 @@ def frozen_by_hand(policy, load, **_):
 @pytest.mark.detail(43)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_stem_trains_as_frozen_layers_do(tmp_path, monkeypatch, tied) -> None:
-    shared = train(tmp_path / "shared", world.config(unfrozen_layers=1), tied)
+    shared = train(tmp_path / "shared", short(unfrozen_layers=1), tied)
     before = load_policy(tmp_path / "shared" / "sft" / "model").model.state_dict()
     monkeypatch.setattr(ppo_models, "make_actors", frozen_by_hand)
-    plain = train(tmp_path / "plain", world.config(), tied)
+    plain = train(tmp_path / "plain", short(), tied)
     close(shared, plain)
     moved = {name for name in before if not torch.equal(before[name], shared[name])}
     expected = {n for n in before if n.startswith("model.layers.2.") or n == "model.norm.weight"}
@@ -100,7 +105,7 @@ def test_a_stem_trains_as_frozen_layers_do(tmp_path, monkeypatch, tied) -> None:
 def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
     tmp_path, monkeypatch
 ) -> None:
-    config = world.config(unfrozen_layers=1, value_trunk="branch")
+    config = short(unfrozen_layers=1, value_trunk="branch")
     shared = train(tmp_path / "shared", config)
 
     def frozen_value(config, actors, inputs):
@@ -115,7 +120,7 @@ def test_a_value_branch_trains_as_a_whole_value_model_with_frozen_layers(
 
     monkeypatch.setattr(ppo, "make_value_model", frozen_value)
     monkeypatch.setattr(ppo_models, "make_actors", frozen_by_hand)
-    close(shared, train(tmp_path / "plain", world.config()))
+    close(shared, train(tmp_path / "plain", short()))
     whole, branch = (
         load_file(tmp_path / which / "out" / "value" / "model.safetensors")
         for which in ("plain", "shared")
@@ -172,7 +177,7 @@ def rows_of(out: Path, update: int):
 
 @pytest.mark.detail(43)
 def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) -> None:
-    config = world.config(adapter=ADAPTER)
+    config = short(adapter=ADAPTER)
     shared = train(tmp_path / "shared", config)
 
     def separate(policy, load, *, adapter, seed, **_):
@@ -189,7 +194,7 @@ def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) ->
 def test_a_fresh_adapter_changes_nothing_and_a_trained_one_is_published(tmp_path) -> None:
     inputs = built(tmp_path)
     (tmp_path / "out").mkdir()
-    ppo.run(world.config(adapter=ADAPTER), inputs, world.runtime(), tmp_path / "out", NullTracker())
+    ppo.run(short(adapter=ADAPTER), inputs, world.runtime(), tmp_path / "out", NullTracker())
     plain = load_policy(inputs["policy"].path / "model")
     fresh = with_adapter(load_policy(inputs["policy"].path / "model"), ADAPTER, 0, "ppo.adapter")
     trained = load_policy(tmp_path / "out" / "model")
@@ -264,10 +269,10 @@ def test_during_warm_up_a_value_head_on_the_policy_leaves_the_policy_alone(tmp_p
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, changes) -> None:
-    config = world.config(save_every=1, **changes)
+    config = short(save_every=1, **changes)
     whole = train(tmp_path / "whole", config)
     with pytest.raises(Stopped):
-        train(tmp_path / "stopped", config, stop=3)
+        train(tmp_path / "stopped", config, stop=2)
     again = train(tmp_path / "stopped", config)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     checkpoint = max((tmp_path / "whole" / "out" / "checkpoints").glob("*/policy.safetensors"))
@@ -301,7 +306,7 @@ def test_gradient_checkpointing_saves_memory_and_changes_no_number(tmp_path, cha
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             runtime = world.runtime(gradient_checkpointing=on)
-            ppo.run(world.config(**changes), inputs, runtime, folder / "out", NullTracker())
+            ppo.run(short(**changes), inputs, runtime, folder / "out", NullTracker())
         kept.append(size)
         weights.append(load_policy(folder / "out" / "model").model.state_dict())
     close(weights[1], weights[0])

@@ -11,6 +11,12 @@ from rlhf.feedback.rankings import ranks_of, reversed_ranking
 from rlhf.reward_model.label_audit import FLIPPING, audit, fit
 
 
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    """A quarter of them, since most of an audit's time is theirs."""
+    monkeypatch.setattr("rlhf.reward_model.label_audit.NUM_RESAMPLES", 50)
+
+
 def rankings(noise, taste, number=600, seed=0):
     """Return rankings of four answers each by a labeller of known noise and taste."""
     rng = np.random.default_rng(seed)

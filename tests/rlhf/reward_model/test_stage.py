@@ -52,7 +52,7 @@ def card(out: Path) -> dict:
     return json.loads((out / "report_card.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_learns_a_separable_world(tmp_path, seed):
     given = rankings_of(tmp_path, num_train=150, num_held_out=50, seed=seed)
     metrics = build(small(seed=seed, num_train_epochs=3.0), given, tmp_path / "out")

@@ -146,7 +146,7 @@ def config(**changes: object) -> PPOConfig:
         "missing_eos_penalty": 0.1,
         "kl": KLConfig(coef=0.02),
         "reward": RewardConfig(),
-        "sampling": SamplingConfig(max_new_tokens=5, batch_size=8),
+        "sampling": SamplingConfig(max_new_tokens=5, batch_size=16),
         "save_every": 2,
         "num_samples": 2,
         **changes,
@@ -184,7 +184,7 @@ SEARCHES = {
         close="k",
         template="rain {passages} wind",
     ),
-    "sampling": SamplingConfig(max_new_tokens=12, batch_size=8),
+    "sampling": SamplingConfig(max_new_tokens=12, batch_size=16),
 }
 """Two letters are the markers of a search call, so an untrained policy calls now and then."""
 

@@ -107,7 +107,7 @@ def test_slots_give_what_the_shrinking_batch_gives(kind, size):
     """Also where rows end at different times and others take their slots, and prompts repeat."""
     policy = tiny_models.policy(kind, dtype=torch.float64)
     assert can_decode(policy)
-    prompts = [*PROMPTS * 2, *[PROMPTS[1]] * 4]
+    prompts = [*PROMPTS, PROMPTS[1]] if size == 1 else [*PROMPTS * 2, *[PROMPTS[1]] * 4]
     keys = [row_key("slots", i) for i in range(len(prompts))]
     for temperature in (0.0, 1.0):
         if temperature:

@@ -6,12 +6,14 @@ own Python; where it must misbehave, a few lines stand in for it.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -173,35 +175,31 @@ time.sleep(600)
 """One that never looks at its input, as in a kernel that does not come back."""
 
 
+def run_that_waits(script: Path, num_messages: int, pids: Connection) -> None:
+    """Start an engine process, hear its first messages, tell its pid and wait."""
+    memory = SharedWeights()
+    process = EngineProcess(PYTHON, memory.file, {}, PATIENCE_SECONDS, script=script)
+    for _ in range(num_messages):
+        process.answer()
+    pids.send(process.process.pid)
+    time.sleep(600)
+
+
 @pytest.mark.parametrize("stuck", [False, True], ids=["idle", "stuck"])
 def test_none_is_left_of_a_run_that_was_killed(stuck: bool, script: Path) -> None:
+    """The run is a fork of this process, which has imported everything already."""
     script.write_text(STUCK)
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(script if stuck else SCRIPT), str(1 + stuck)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    fork = multiprocessing.get_context("fork")
+    pids, theirs = fork.Pipe(duplex=False)
+    run = (script if stuck else SCRIPT, 1 + stuck, theirs)
+    parent = fork.Process(target=run_that_waits, args=run)
+    parent.start()
+    assert pids.poll(PATIENCE_SECONDS)
+    child = pids.recv()
     assert is_there(child)
     parent.kill()
-    parent.wait()
+    parent.join()
     assert gone_soon(child)
-
-
-PARENT = """
-import sys, time
-from pathlib import Path
-from plumbrule.lm.generation.vllm.engine_process import EngineProcess
-from plumbrule.lm.generation.vllm.shared_weights import SharedWeights
-memory = SharedWeights()
-process = EngineProcess(Path(sys.executable), memory.file, {}, 60.0, script=Path(sys.argv[1]))
-for _ in range(int(sys.argv[2])):
-    process.answer()
-print(process.process.pid, flush=True)
-time.sleep(600)
-"""
-"""A run that starts a process and waits; its arguments are the script and its first messages."""
 
 
 def test_one_whose_parent_is_gone_before_it_looks_ends_by_itself(memory: SharedWeights) -> None:

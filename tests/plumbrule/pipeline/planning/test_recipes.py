@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,25 +77,43 @@ def test_a_hub_model_composes_into_a_plan_that_its_recipe_suits(
     assert f"({model.shape.download_gb:.2g} GB)" in lines[1]
 
 
-@pytest.mark.parametrize("name", HUB_MODELS)
+def fitted() -> Iterator[object]:
+    """Yield each model with each recipe that suits it.
+
+    In the fast run a model has its own recipe, and a recipe for a smaller device its largest model.
+    """
+    sizes = {n: OmegaConf.load(CONF / "model" / f"{n}.yaml").shape.parameters for n in HUB_MODELS}
+    for recipe in recipes(CONF):
+        suited = [name for name in HUB_MODELS if recipe.suits(sizes[name])]
+        for name in suited:
+            fast = recipe.name == recipe_of_model(name, CONF) or name == max(suited, key=sizes.get)
+            yield pytest.param(name, recipe, marks=[] if fast else [pytest.mark.slow])
+
+
+FITTED = list(fitted())
+
+
+def test_every_model_of_the_hub_has_a_recipe() -> None:
+    assert {case.values[0] for case in FITTED} == set(HUB_MODELS)
+
+
+@pytest.mark.parametrize(("name", "recipe"), FITTED, ids=lambda v: getattr(v, "name", v))
 def test_training_fits_the_device_that_the_recipe_names(
-    tldr: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tldr: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, recipe: RecipeConfig
 ) -> None:
     """The posts and summaries of TL;DR, in bfloat16, which such devices have."""
-    parameters = OmegaConf.load(CONF / "model" / f"{name}.yaml").shape.parameters
-    suiting = [recipe for recipe in recipes(CONF) if recipe.suits(parameters)]
-    assert suiting
     monkeypatch.setattr("plumbrule.pipeline.compose.resolved", in_bfloat16)
-    for recipe in suiting:
-        assert recipe.device_gb is not None
-        composed = tldr(f"model={name}", f"recipe={recipe.name}")
-        shape = needs.shape_of(composed.config.model, None)
-        assert shape is not None
-        plan = make_plan(composed.nodes, Store(tmp_path))
-        found = {need.kind: need.memory for need in memory_needs(composed.config, plan, shape)}
-        assert set(found) == {"sft", "rm", "ppo"}
-        for kind, memory in found.items():
-            assert memory.total < 0.95e9 * recipe.device_gb, (recipe.name, kind)
+    assert recipe.device_gb is not None
+    own = recipe.name == recipe_of_model(name, CONF)
+    composed = tldr(f"model={name}", *([] if own else [f"recipe={recipe.name}"]))
+    assert composed.config.recipe.name == recipe.name
+    shape = needs.shape_of(composed.config.model, None)
+    assert shape is not None
+    plan = make_plan(composed.nodes, Store(tmp_path))
+    found = {need.kind: need.memory for need in memory_needs(composed.config, plan, shape)}
+    assert set(found) == {"sft", "rm", "ppo"}
+    for kind, memory in found.items():
+        assert memory.total < 0.95e9 * recipe.device_gb, kind
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in HUB_MODELS])

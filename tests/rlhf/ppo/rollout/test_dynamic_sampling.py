@@ -245,10 +245,11 @@ def test_groups_without_variance_cost_no_learning(tmp_path: Path) -> None:
         batch_size=64,
         num_mini_batches=1,
         learning_rate=2e-2,
+        sampling=SamplingConfig(max_new_tokens=5, batch_size=64),
         save_every=100,
         num_samples=0,
     )
-    rows, _, _ = train(tmp_path, config)
+    rows, _, _ = train(tmp_path, config, micro_batch_size=64)
     assert rows[0]["rollout/groups_left_out"] > 2
     assert rows[0]["objective/scores_raw"] < 0.2
     assert sum(row["objective/scores_raw"] for row in rows[-3:]) / 3 >= 0.5
