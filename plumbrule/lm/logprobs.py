@@ -86,7 +86,12 @@ def logprobs(
     first, last = 0, int(columns.max())
     if hidden is None:
         first = _first_column(real_mask)
-        hidden = hidden_states(model, tokens[:, first:last], real_mask[:, first:last])
+        hidden = hidden_states(
+            model,
+            tokens[:, first:last],
+            real_mask[:, first:last],
+            wanted=target_mask[:, first + 1 : last + 1],
+        )
     inputs = hidden[rows, columns - 1 - first]
     wanted = tokens[rows, columns]
 
@@ -143,6 +148,7 @@ def hidden_states(
     real_mask: Tensor,
     frozen_states: Tensor | None = None,
     shared: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
@@ -152,10 +158,11 @@ def hidden_states(
         real_mask: (b, l) bool. frozen_states: (n, h), hidden states at the n real tokens, row by
         row, of frozen lower layers that `model` then lacks; for models that run unpadded. shared:
         (b,) int64, how many first tokens a row has in common with the last row before it that
-        shares none; a model that runs unpadded computes them once.
+        shares none; a model that runs unpadded computes them once. wanted: (b, l) bool, True = it
+        is read, so that others may hold anything; None: all real ones are.
     """
     if varlen.is_set(causal_lm(model)):
-        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared)
+        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared, wanted)
     assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)
 

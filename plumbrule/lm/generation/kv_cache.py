@@ -27,7 +27,7 @@ from transformers.cache_utils import (
 )
 
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, positions, trunk
-from plumbrule.lm.varlen import NAME, kept_dtype
+from plumbrule.lm.varlen import NAME, kept_dtype, reading_at
 
 _RECOMPUTED = "plumbrule_recomputed"
 """Attribute of a causal language model that is sampled without a cache."""
@@ -137,7 +137,13 @@ def read(
         begun = cast(LinearAttentionCacheLayerMixin, cache.layers[0]).has_previous_state[0]
         given = {"attention_mask": None if begun else real_mask}
     given[cache_argument(whole)] = cache
-    return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
+    wanted = None
+    if tokens.shape[1] > 1:
+        wanted = torch.zeros_like(tokens, dtype=torch.bool)
+        wanted[:, -1] = True
+        wanted = wanted.flatten()
+    with reading_at(whole, wanted):
+        return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
 
 
 def cache_argument(whole: nn.Module) -> str:
