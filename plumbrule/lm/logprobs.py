@@ -8,8 +8,8 @@ padded. The same temperature divides the logits everywhere (N Implementation Det
 PPO, policy training 1).
 
 The vocabulary is by far the widest dimension, so the head sees only the hidden states from which
-a target is predicted, in slices of `_SLICE_LOGITS` numbers, and a log-prob is gathered as
-logit - logsumexp: no (b, l, v) tensor ever exists. Slices of a long batch are computed again in
+a target is predicted, in slices of `_SLICE_LOGITS` numbers, of whose log-softmax the targets' are
+gathered: no (b, l, v) tensor ever exists. Slices of a long batch are computed again in
 the backward pass rather than kept.
 """
 
@@ -130,14 +130,16 @@ def _score(
     entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return log-probs (n,) of `wanted` (n,) and entropies (n,) after hidden states (n, h)."""
-    logits = output_logits(model, inputs) / temperature
-    total = logits.logsumexp(-1)
-    found = logits.gather(-1, wanted[:, None])[:, 0] - total
+    logits = output_logits(model, inputs)
+    if temperature != 1.0:
+        logits = logits / temperature
+    every = logits.log_softmax(-1)
+    found = every.gather(-1, wanted[:, None])[:, 0]
     if not entropy:
         return found, found.detach()
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         # A token of probability 0 has an infinite nll, and 0 * inf is NaN, as its gradient is.
-        nll = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)
+        nll = torch.where(every > -torch.inf, -every, 0.0)
         entropies = (nll.neg().exp() * nll).sum(-1)
     return found, entropies
 
