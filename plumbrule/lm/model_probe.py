@@ -104,7 +104,9 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
             lm, f"must run on a plain row of tokens, but says: {_first_line(error)}"
         ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
-        return Passes(varlen.can_unpad(lm), True, True, False)  # NaN weights: sampling and training say so
+        return Passes(
+            varlen.can_unpad(lm), True, True, False
+        )  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
         raise _refused(lm, "must not attend to later tokens")
     try:

@@ -2,9 +2,9 @@
 
 Rows of a batch differ in length, and a padded batch runs every layer over its padding too; of a PPO
 rollout that is half of all work. Here the real tokens of all rows go through the model as one long
-row, and only attention, the one operation in which tokens of a row meet, takes them apart again: on
-a CPU row by row, where a call costs less than padding; elsewhere in groups of rows of like length,
-so that there are few calls. It is causal and what padding is left stands behind, so no real token
+row, and only attention, the one operation in which tokens of a row meet, takes them apart again: in
+groups of rows of like length, so that there are few calls; on a CPU long rows one by one, where a
+call costs less than padding. It is causal and what padding is left stands behind, so no real token
 sees any and no mask is needed.
 
 Rows that begin alike (the answers to one prompt) can share what they have in common: `shared` says
@@ -39,6 +39,8 @@ PLAIN = "sdpa"
 """The implementation that it takes the place of."""
 SHORTER = 0.6
 """Of the longest row of a group, the share that its rows have at least."""
+ALONE_TOKENS = 64
+"""Of a row on a CPU that attends in a call of its own: a shorter one costs less in a group."""
 ROUNDED_BITS = 4
 """Leading bits that the number of tokens of a pass has beside its first; the others are 0."""
 
@@ -52,8 +54,6 @@ _WANTED = "plumbrule_wanted"
 class Group(NamedTuple):
     """Rows of like length, which meet padding only up to the longest of themselves."""
 
-    first: int
-    """Of its tokens, among all; they stand one behind the other."""
     slots: Tensor
     """(n,) int64: where each of its n tokens stands in the padded group, row * width + position."""
     num_rows: int
@@ -67,11 +67,10 @@ class Layout(NamedTuple):
 
     lengths: Sequence[int]
     """Of the rows, tokens."""
+    alone: Sequence[Tensor | None]
+    """Of each of the first rows, which attend in a call of their own, what `Group.mask` is."""
     groups: Sequence[Group]
-    """Of rows that attend in one call; none where each attends in a call of its own."""
-    masks: Sequence[Tensor | None] = ()
-    """Of each row that attends in a call of its own, (n, n) bool as `Group.mask`; none at all where
-    every token sees all earlier ones of its row."""
+    """Of the others, which attend together."""
 
 
 def make_layout(
@@ -81,9 +80,9 @@ def make_layout(
 
     Args: masks: of each row, (n, n) bool; None where a token sees all earlier ones of its row.
     """
-    if _by_row(device):
-        return Layout(lengths, (), masks)
-    return Layout(lengths, make_groups(lengths, device, masks))
+    masks = [*masks, *[None] * (len(lengths) - len(masks))]
+    number = sum(length > ALONE_TOKENS for length in lengths) if _by_row(device) else 0
+    return Layout(lengths, masks[:number], make_groups(lengths[number:], device, masks[number:]))
 
 
 def _by_row(device: torch.device) -> bool:
@@ -95,7 +94,7 @@ def make_groups(
 ) -> list[Group]:
     """Return groups of rows; one shorter than `SHORTER` of the first of a group begins the next."""
     groups = []
-    token = row = 0
+    row = 0
     while row < len(lengths):
         width = lengths[row]
         mine = [length for length in lengths[row:] if length >= SHORTER * width]
@@ -103,8 +102,8 @@ def make_groups(
         inside = torch.arange(width, device=device) < sizes[:, None]
         places = inside.flatten().nonzero()[:, 0]
         mask = _padded_masks(mine, masks[row : row + len(mine)], width, device)
-        groups.append(Group(token, places, len(mine), width, mask))
-        token, row = token + sum(mine), row + len(mine)
+        groups.append(Group(places, len(mine), width, mask))
+        row += len(mine)
     return groups
 
 
@@ -169,17 +168,17 @@ def _attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)[0]
     settings = {**settings, "is_causal": True}
     behind = query.shape[2] - sum(layout.lengths)
-    if not layout.groups:
-        sizes = [*layout.lengths, behind] if behind else list(layout.lengths)
-        rows = zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True)
-        masks = [*layout.masks, *[None] * (len(sizes) - len(layout.masks))]
-        return torch.cat(
-            [_masked(module, row, m, settings) for row, m in zip(rows, masks, strict=True)], 1
-        )
-    found = []
-    for group in layout.groups:
-        states = tuple(_spread(some, group) for some in (query, key, value))
-        found.append(_masked(module, states, group.mask, settings).flatten(0, 1)[group.slots])
+    alone = layout.lengths[: len(layout.alone)]
+    sizes = [*alone, *(len(group.slots) for group in layout.groups), behind]
+    parts = list(zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True))
+    found = [
+        _masked(module, states, mask, settings)[0]
+        for states, mask in zip(parts, layout.alone, strict=False)
+    ]
+    for states, group in zip(parts[len(alone) :], layout.groups, strict=False):
+        padded = tuple(_spread(some, group) for some in states)
+        together = _masked(module, padded, group.mask, settings).flatten(0, 1)
+        found.append(together.index_select(0, group.slots))
     found.append(found[0].new_zeros(behind, *found[0].shape[1:]))
     return torch.cat(found)[None]
 
@@ -199,8 +198,8 @@ def _masked(
 
 
 def _spread(states: Tensor, group: Group) -> Tensor:
-    """Return a group's part of (1, heads, n, size) as (rows, heads, width, size), padded with 0."""
-    mine = states[0, :, group.first : group.first + len(group.slots)].transpose(0, 1)
+    """Return a group's (1, heads, n, size) as (rows, heads, width, size), padded with 0."""
+    mine = states[0].transpose(0, 1)
     padded = states.new_zeros(group.num_rows * group.width, *mine.shape[1:])
     padded = padded.index_copy(0, group.slots, mine)
     return padded.view(group.num_rows, group.width, *mine.shape[1:]).transpose(1, 2)

@@ -41,6 +41,7 @@ def gradients_of(model, side):
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monkeypatch):
     monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
@@ -127,6 +128,7 @@ def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(k
 def test_rows_that_share_their_beginning_equal_rows_apart(kind, side, by_row, monkeypatch):
     """Hidden states and gradients; only tokens that no earlier row of the run has are computed."""
     monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
     model = tiny_models.model(kind, dtype=torch.float64)
     set_unpadded(model)
     tokens, real = pad_rows(RUNS, 0, side)
@@ -190,14 +192,17 @@ def test_adapters_are_run_too():
 
 def test_rows_of_a_group_are_of_like_length():
     layout = varlen.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
-    assert [(g.first, g.num_rows, g.width) for g in layout] == [
-        (0, 3, 100),
-        (231, 2, 59),
-        (330, 2, 5),
-        (338, 1, 2),
-    ]
+    assert [(g.num_rows, g.width) for g in layout] == [(3, 100), (2, 59), (2, 5), (1, 2)]
     assert layout[1].slots.tolist() == [*range(59), *range(59, 99)]
     assert layout[2].slots.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_long_rows_attend_alone_on_a_cpu_and_short_ones_in_groups(monkeypatch):
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
+    masks = [None, torch.ones(5, 5, dtype=torch.bool).tril(), None]
+    layout = varlen.make_layout([6, 5, 4, 3], torch.device("cpu"), masks)
+    assert [mask is None for mask in layout.alone] == [True, False]
+    assert [(g.num_rows, g.width, g.mask) for g in layout.groups] == [(2, 4, None)]
 
 
 @pytest.mark.parametrize("number", [1, 15, 16, 33, 700, 960, 1025])
