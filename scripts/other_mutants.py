@@ -93,8 +93,8 @@ MUTANTS = [
         "sampler",
         "rows that leave take another's cache",
         "plumbrule/lm/generation/kv_cache.py",
-        "chosen[:, :, :length] = buffer[indices, :, :length]",
-        "chosen[:, :, :length] = buffer[: len(indices), :, :length]",
+        "written.index_select(0, indices[moved])",
+        "written.index_select(0, moved)",
         (
             f"{GENERATION}::test_a_preallocated_layer_holds_what_concatenation_would",
             f"{GENERATION}::test_greedy_equals_transformers_one_prompt_at_a_time",
@@ -144,8 +144,8 @@ MUTANTS = [
         "sampler",
         "a token of probability 0 makes the entropy NaN",
         "plumbrule/lm/logprobs.py",
-        "nll = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)",
-        "nll = total[:, None] - logits",
+        "nll = torch.where(every > -torch.inf, -every, 0.0)",
+        "nll = -every",
         (f"{SCORING}::test_entropy_survives_a_token_of_probability_zero",),
     ),
     OtherMutant(

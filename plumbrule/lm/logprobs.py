@@ -8,8 +8,8 @@ padded. The same temperature divides the logits everywhere (N Implementation Det
 PPO, policy training 1).
 
 The vocabulary is by far the widest dimension, so the head sees only the hidden states from which
-a target is predicted, in slices of `_SLICE_LOGITS` numbers, and a log-prob is gathered as
-logit - logsumexp: no (b, l, v) tensor ever exists. Slices of a long batch are computed again in
+a target is predicted, in slices of `_SLICE_LOGITS` numbers, of whose log-softmax the targets' are
+gathered: no (b, l, v) tensor ever exists. Slices of a long batch are computed again in
 the backward pass rather than kept.
 """
 
@@ -86,7 +86,12 @@ def logprobs(
     first, last = 0, int(columns.max())
     if hidden is None:
         first = _first_column(real_mask)
-        hidden = hidden_states(model, tokens[:, first:last], real_mask[:, first:last])
+        hidden = hidden_states(
+            model,
+            tokens[:, first:last],
+            real_mask[:, first:last],
+            wanted=target_mask[:, first + 1 : last + 1],
+        )
     inputs = hidden[rows, columns - 1 - first]
     wanted = tokens[rows, columns]
 
@@ -125,14 +130,16 @@ def _score(
     entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return log-probs (n,) of `wanted` (n,) and entropies (n,) after hidden states (n, h)."""
-    logits = output_logits(model, inputs) / temperature
-    total = logits.logsumexp(-1)
-    found = logits.gather(-1, wanted[:, None])[:, 0] - total
+    logits = output_logits(model, inputs)
+    if temperature != 1.0:
+        logits = logits / temperature
+    every = logits.log_softmax(-1)
+    found = every.gather(-1, wanted[:, None])[:, 0]
     if not entropy:
         return found, found.detach()
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         # A token of probability 0 has an infinite nll, and 0 * inf is NaN, as its gradient is.
-        nll = torch.where(logits > -torch.inf, total[:, None] - logits, 0.0)
+        nll = torch.where(every > -torch.inf, -every, 0.0)
         entropies = (nll.neg().exp() * nll).sum(-1)
     return found, entropies
 
@@ -143,6 +150,7 @@ def hidden_states(
     real_mask: Tensor,
     frozen_states: Tensor | None = None,
     shared: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
@@ -152,10 +160,11 @@ def hidden_states(
         real_mask: (b, l) bool. frozen_states: (n, h), hidden states at the n real tokens, row by
         row, of frozen lower layers that `model` then lacks; for models that run unpadded. shared:
         (b,) int64, how many first tokens a row has in common with the last row before it that
-        shares none; a model that runs unpadded computes them once.
+        shares none; a model that runs unpadded computes them once. wanted: (b, l) bool, True = it
+        is read, so that others may hold anything; None: all real ones are.
     """
     if varlen.is_set(causal_lm(model)):
-        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared)
+        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared, wanted)
     assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)
 

@@ -7,7 +7,7 @@ attends to other rows, applies something behind its output layer, offsets its po
 state that no KV cache holds. A list of such families would be out of date with the next release.
 
 So each model is asked. The reference is its own forward pass on one plain row, without padding,
-positions or cache. Five short passes are compared with it, in the dtype and on the device in use:
+positions or cache. Six short passes are compared with it, in the dtype and on the device in use:
 
 1. Its own pass on the beginning of the row: a model that attends to later tokens is refused.
 2. Rows padded on the right, through our output layer: a model whose logits are made in another way
@@ -17,6 +17,8 @@ positions or cache. Five short passes are compared with it, in the dtype and on 
    that differs or fails, `generation` reads the whole row again for each token.
 5. Two rows read in part into a cache and read on by several tokens, as between the turns of a
    policy that searches: where that differs, each turn reads its whole row again.
+6. Unpadded rows of which only the last token's hidden state is wanted: where it is the model's own,
+   the last layer computes wanted tokens only (`varlen.reading_at`).
 
 A verdict is remembered for equal models (class, config, dtype, device and a sample of the weights).
 The probe draws no random number and leaves the model as it was; one that changes its own weights
@@ -37,7 +39,7 @@ from plumbrule.errors import ConfigError
 from plumbrule.lm import varlen
 from plumbrule.lm.generation import kv_cache
 from plumbrule.lm.generation.continued_rows import RowCache, continue_rows
-from plumbrule.lm.logprobs import causal_lm, hidden_states, output_logits, pad_rows
+from plumbrule.lm.logprobs import causal_lm, hidden_states, output_logits, pad_rows, trunk
 
 LONG, SHORT = 9, 5
 """Tokens of the two rows."""
@@ -57,6 +59,8 @@ class Passes(NamedTuple):
     """A left-padded KV cache; else each new token reads its whole row again."""
     continued: bool
     """Several tokens behind such a cache; else each turn reads its whole row again."""
+    wanted: bool
+    """The last layer at wanted tokens only; else at all."""
 
 
 _verdicts: dict[str, Passes] = {}
@@ -83,6 +87,7 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         _verdicts[key] = found
     if found.unpadded:
         varlen.set_unpadded(lm)
+    (varlen.follow_wanted if found.wanted else varlen.ignore_wanted)(trunk(model))
     kv_cache.set_recomputed(lm, not found.cached)
     kv_cache.set_read_anew(lm, not found.continued)
     return found
@@ -99,7 +104,9 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
             lm, f"must run on a plain row of tokens, but says: {_first_line(error)}"
         ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
-        return Passes(varlen.can_unpad(lm), True, True)  # NaN weights: sampling and training say so
+        return Passes(
+            varlen.can_unpad(lm), True, True, False
+        )  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
         raise _refused(lm, "must not attend to later tokens")
     try:
@@ -116,6 +123,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
         unpadded=_holds(lambda: _agree(_unpadded(model, rows, pad_id), own, lm.dtype)),
         cached=_holds(lambda: _cache_agrees(model, rows, own, pad_id)),
         continued=_holds(lambda: _continues(model, rows, own, pad_id)),
+        wanted=_holds(lambda: _wanted_agree(model, rows, own, pad_id)),
     )
 
 
@@ -161,6 +169,29 @@ def _unpadded(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tens
         return _scored(model, rows, pad_id)
     finally:
         lm.set_attn_implementation(varlen.PLAIN)
+
+
+def _wanted_agree(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:
+    """Return whether the last logits of each row are the model's own where these alone are wanted,
+    read unpadded and into a cache; the model is left as it was.
+    """
+    lm = causal_lm(model)
+    if not varlen.can_unpad(lm):
+        return False
+    varlen.follow_wanted(trunk(model))
+    varlen.set_unpadded(lm)
+    try:
+        tokens, real_mask = (x.to(lm.device) for x in pad_rows(rows, pad_id))
+        ends = real_mask & (real_mask.cumsum(1) == real_mask.sum(1, keepdim=True))
+        scored = hidden_states(model, tokens, real_mask, wanted=ends)[ends]
+        found = (scored, kv_cache.cached_rows(model, rows, pad_id, 0).hidden)
+    finally:
+        lm.set_attn_implementation(varlen.PLAIN)
+        varlen.ignore_wanted(trunk(model))
+    last = [logits[-1:] for logits in own]
+    return all(
+        _agree(list(output_logits(model, hidden)[:, None]), last, lm.dtype) for hidden in found
+    )
 
 
 def _cache_agrees(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:

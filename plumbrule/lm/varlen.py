@@ -2,9 +2,9 @@
 
 Rows of a batch differ in length, and a padded batch runs every layer over its padding too; of a PPO
 rollout that is half of all work. Here the real tokens of all rows go through the model as one long
-row, and only attention, the one operation in which tokens of a row meet, takes them apart again: on
-a CPU row by row, where a call costs less than padding; elsewhere in groups of rows of like length,
-so that there are few calls. It is causal and what padding is left stands behind, so no real token
+row, and only attention, the one operation in which tokens of a row meet, takes them apart again: in
+groups of rows of like length, so that there are few calls; on a CPU long rows one by one, where a
+call costs less than padding. It is causal and what padding is left stands behind, so no real token
 sees any and no mask is needed.
 
 Rows that begin alike (the answers to one prompt) can share what they have in common: `shared` says
@@ -15,11 +15,16 @@ itself.
 This is an attention function like transformers' own, registered under `NAME`; without a layout it
 is `sdpa`, so one model serves training and sampling. What it computes for a real token is what the
 padded pass computes, up to rounding.
+
+Most last hidden states are read by nobody: those of a prompt serve later tokens in attention alone.
+`wanted` names the ones that are read, and the parts of the last layer that treat each token by
+itself (its queries, what follows its attention) then see these only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,15 +39,21 @@ PLAIN = "sdpa"
 """The implementation that it takes the place of."""
 SHORTER = 0.6
 """Of the longest row of a group, the share that its rows have at least."""
+ALONE_TOKENS = 64
+"""Of a row on a CPU that attends in a call of its own: a shorter one costs less in a group."""
 ROUNDED_BITS = 4
 """Leading bits that the number of tokens of a pass has beside its first; the others are 0."""
+
+
+LAST_PARTS = ("mlp", "q_proj", "o_proj")
+"""Modules of a last layer that treat each token by itself, and whose other tokens nobody needs."""
+_WANTED = "plumbrule_wanted"
+"""Attribute of these while `reading_at` names tokens; None otherwise."""
 
 
 class Group(NamedTuple):
     """Rows of like length, which meet padding only up to the longest of themselves."""
 
-    first: int
-    """Of its tokens, among all; they stand one behind the other."""
     slots: Tensor
     """(n,) int64: where each of its n tokens stands in the padded group, row * width + position."""
     num_rows: int
@@ -56,11 +67,10 @@ class Layout(NamedTuple):
 
     lengths: Sequence[int]
     """Of the rows, tokens."""
+    alone: Sequence[Tensor | None]
+    """Of each of the first rows, which attend in a call of their own, what `Group.mask` is."""
     groups: Sequence[Group]
-    """Of rows that attend in one call; none where each attends in a call of its own."""
-    masks: Sequence[Tensor | None] = ()
-    """Of each row that attends in a call of its own, (n, n) bool as `Group.mask`; none at all where
-    every token sees all earlier ones of its row."""
+    """Of the others, which attend together."""
 
 
 def make_layout(
@@ -70,9 +80,9 @@ def make_layout(
 
     Args: masks: of each row, (n, n) bool; None where a token sees all earlier ones of its row.
     """
-    if _by_row(device):
-        return Layout(lengths, (), masks)
-    return Layout(lengths, make_groups(lengths, device, masks))
+    masks = [*masks, *[None] * (len(lengths) - len(masks))]
+    number = sum(length > ALONE_TOKENS for length in lengths) if _by_row(device) else 0
+    return Layout(lengths, masks[:number], make_groups(lengths[number:], device, masks[number:]))
 
 
 def _by_row(device: torch.device) -> bool:
@@ -84,7 +94,7 @@ def make_groups(
 ) -> list[Group]:
     """Return groups of rows; one shorter than `SHORTER` of the first of a group begins the next."""
     groups = []
-    token = row = 0
+    row = 0
     while row < len(lengths):
         width = lengths[row]
         mine = [length for length in lengths[row:] if length >= SHORTER * width]
@@ -92,8 +102,8 @@ def make_groups(
         inside = torch.arange(width, device=device) < sizes[:, None]
         places = inside.flatten().nonzero()[:, 0]
         mask = _padded_masks(mine, masks[row : row + len(mine)], width, device)
-        groups.append(Group(token, places, len(mine), width, mask))
-        token, row = token + sum(mine), row + len(mine)
+        groups.append(Group(places, len(mine), width, mask))
+        row += len(mine)
     return groups
 
 
@@ -158,17 +168,17 @@ def _attend(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)[0]
     settings = {**settings, "is_causal": True}
     behind = query.shape[2] - sum(layout.lengths)
-    if not layout.groups:
-        sizes = [*layout.lengths, behind] if behind else list(layout.lengths)
-        rows = zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True)
-        masks = [*layout.masks, *[None] * (len(sizes) - len(layout.masks))]
-        return torch.cat(
-            [_masked(module, row, m, settings) for row, m in zip(rows, masks, strict=True)], 1
-        )
-    found = []
-    for group in layout.groups:
-        states = tuple(_spread(some, group) for some in (query, key, value))
-        found.append(_masked(module, states, group.mask, settings).flatten(0, 1)[group.slots])
+    alone = layout.lengths[: len(layout.alone)]
+    sizes = [*alone, *(len(group.slots) for group in layout.groups), behind]
+    parts = list(zip(*(some.split(sizes, 2) for some in (query, key, value)), strict=True))
+    found = [
+        _masked(module, states, mask, settings)[0]
+        for states, mask in zip(parts, layout.alone, strict=False)
+    ]
+    for states, group in zip(parts[len(alone) :], layout.groups, strict=False):
+        padded = tuple(_spread(some, group) for some in states)
+        together = _masked(module, padded, group.mask, settings).flatten(0, 1)
+        found.append(together.index_select(0, group.slots))
     found.append(found[0].new_zeros(behind, *found[0].shape[1:]))
     return torch.cat(found)[None]
 
@@ -188,8 +198,8 @@ def _masked(
 
 
 def _spread(states: Tensor, group: Group) -> Tensor:
-    """Return a group's part of (1, heads, n, size) as (rows, heads, width, size), padded with 0."""
-    mine = states[0, :, group.first : group.first + len(group.slots)].transpose(0, 1)
+    """Return a group's (1, heads, n, size) as (rows, heads, width, size), padded with 0."""
+    mine = states[0].transpose(0, 1)
     padded = states.new_zeros(group.num_rows * group.width, *mine.shape[1:])
     padded = padded.index_copy(0, group.slots, mine)
     return padded.view(group.num_rows, group.width, *mine.shape[1:]).transpose(1, 2)
@@ -231,6 +241,7 @@ def hidden_states(
     real_mask: Tensor,
     frozen_states: Tensor | None = None,
     shared: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of a trunk; 0 at slots that are not real.
 
@@ -239,29 +250,37 @@ def hidden_states(
         by row.
         shared: (b,) int64, how many of its first real tokens a row has in common with the last row
         before it that shares none; those are computed once. None: no row shares any.
+        wanted: (b, l) bool, True = it is read; others hold anything. None: all real ones are.
     """
     if shared is not None and frozen_states is None and bool(shared.any()):
-        return _hidden_of_runs(trunk, tokens, real_mask, shared)
+        return _hidden_of_runs(trunk, tokens, real_mask, shared, wanted)
     lengths = real_mask.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     row, column = real_mask[order].nonzero(as_tuple=True)
     row = order[row]
     position = column - real_mask.to(torch.uint8).argmax(1)[row]
     layout = make_layout([n for n in lengths[order].tolist() if n], tokens.device)
-    if frozen_states is None:
-        hidden = run(trunk, layout, position, input_ids=tokens[row, column])
-    else:
-        number = real_mask.flatten().long().cumsum(0).view(real_mask.shape) - 1
-        hidden = run(trunk, layout, position, inputs_embeds=frozen_states[number[row, column]])
+    with reading_at(trunk, None if wanted is None else wanted[row, column]):
+        if frozen_states is None:
+            hidden = run(trunk, layout, position, input_ids=tokens[row, column])
+        else:
+            number = real_mask.flatten().long().cumsum(0).view(real_mask.shape) - 1
+            hidden = run(trunk, layout, position, inputs_embeds=frozen_states[number[row, column]])
     padded = hidden.new_zeros(*tokens.shape, hidden.shape[-1])
     return padded.index_put((row, column), hidden)
 
 
-def _hidden_of_runs(trunk: nn.Module, tokens: Tensor, real_mask: Tensor, shared: Tensor) -> Tensor:
+def _hidden_of_runs(
+    trunk: nn.Module,
+    tokens: Tensor,
+    real_mask: Tensor,
+    shared: Tensor,
+    wanted: Tensor | None,
+) -> Tensor:
     """Return what `hidden_states` does, computing what the rows of a run share once.
 
     1 the runs, the one with most tokens first; 2 the tokens that are computed; 3 one mask per run;
-    4 where each row finds its states.
+    4 where each row finds its states; 5 the states.
     """
     device = tokens.device
     position = real_mask.long().cumsum(1) - 1
@@ -281,7 +300,6 @@ def _hidden_of_runs(trunk: nn.Module, tokens: Tensor, real_mask: Tensor, shared:
         for r, c in zip(row.split(lengths), column.split(lengths), strict=True)
     ]
     layout = make_layout(lengths, device, masks)
-    hidden = run(trunk, layout, position[row, column], input_ids=tokens[row, column])
     # 4
     place = torch.full_like(tokens, len(row)).index_put(
         (row, column), torch.arange(len(row), device=device)
@@ -291,6 +309,12 @@ def _hidden_of_runs(trunk: nn.Module, tokens: Tensor, real_mask: Tensor, shared:
     others = real_mask & ~own
     r, c = others.nonzero(as_tuple=True)
     place[others] = place[first[r], begins[first[r]] + position[r, c]]
+    # 5
+    read = None
+    if wanted is not None:
+        read = torch.zeros_like(row, dtype=torch.bool).index_fill(0, place[wanted], True)
+    with reading_at(trunk, read):
+        hidden = run(trunk, layout, position[row, column], input_ids=tokens[row, column])
     return torch.cat([hidden, hidden.new_zeros(1, hidden.shape[-1])])[place]
 
 
@@ -332,3 +356,71 @@ def run(trunk: nn.Module, layout: Layout, position: Tensor, **inputs: Tensor) ->
 def _lengthen(rows: Tensor, extra: int) -> Tensor:
     """Return (n, ...) as (1, n + extra, ...), with zeros behind."""
     return torch.cat([rows, rows.new_zeros(extra, *rows.shape[1:])])[None]
+
+
+def follow_wanted(trunk: nn.Module) -> None:
+    """Let the last layer of a trunk compute what `reading_at` names."""
+    for part in _last_parts(trunk):
+        setattr(part, _WANTED, None)
+        if _take_wanted not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_take_wanted)
+            part.register_forward_hook(_put_back)
+
+
+def ignore_wanted(trunk: nn.Module) -> None:
+    """Let it compute all tokens, whatever `reading_at` names."""
+    for part in _last_parts(trunk):
+        if hasattr(part, _WANTED):
+            delattr(part, _WANTED)
+
+
+@contextmanager
+def reading_at(trunk: nn.Module, wanted: Tensor | None) -> Iterator[None]:
+    """Let the last layer compute, behind its keys and values, the tokens where `wanted` is True.
+
+    Its other hidden states are then not the model's. Without effect on a trunk that does not
+    `follow_wanted`, or whose layers compute their activations again in the backward pass.
+
+    Args: wanted: (n,) bool, of the first n tokens of a pass, row by row; None: all are.
+    """
+    parts = []
+    if wanted is not None:
+        parts = [part for part in _last_parts(trunk) if hasattr(part, _WANTED)]
+    if not parts or any(getattr(m, "gradient_checkpointing", False) for m in trunk.modules()):
+        yield
+        return
+    assert wanted is not None
+    places = wanted.nonzero()[:, 0]
+    for part in parts:
+        setattr(part, _WANTED, places)
+    try:
+        yield
+    finally:
+        for part in parts:
+            setattr(part, _WANTED, None)
+
+
+def _last_parts(trunk: nn.Module) -> list[nn.Module]:
+    layers = dict(trunk.named_children()).get("layers")
+    if not isinstance(layers, nn.ModuleList) or not len(layers):
+        return []
+    return [m for name, m in layers[-1].named_modules() if name.rpartition(".")[2] in LAST_PARTS]
+
+
+def _take_wanted(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    places = getattr(part, _WANTED, None)
+    if places is None:
+        return None
+    states, *others = given
+    setattr(part, _WANTED, (places, states.shape[:2]))
+    return (states.flatten(0, 1).index_select(0, places)[None], *others)
+
+
+def _put_back(part: nn.Module, given: tuple[Any, ...], found: Tensor) -> Tensor | None:
+    held = getattr(part, _WANTED, None)
+    if held is None:
+        return None
+    places, shape = held
+    setattr(part, _WANTED, places)
+    whole = found.new_zeros(shape.numel(), found.shape[-1]).index_copy(0, places, found[0])
+    return whole.view(*shape, -1)

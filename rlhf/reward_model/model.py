@@ -214,9 +214,13 @@ class RewardModel(nn.Module):
         """
         last = last_real(real_mask)
         device = tokens.device
-        with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
-            hidden = self._hidden_states(tokens, real_mask, shared)
         rows = torch.arange(len(tokens), device=device)
+        wanted = torch.zeros_like(real_mask)
+        wanted[rows, last] = True
+        if self.surprise_head is not None:
+            wanted[:, :-1] |= response_mask[:, 1:]
+        with torch.autocast(device.type, torch.bfloat16, self.stats.precision == "bfloat16"):
+            hidden = self._hidden_states(tokens, real_mask, shared, wanted)
         with torch.autocast(device.type, enabled=False):
             hidden = hidden.to(self.head.weight.dtype)
             scores = self.head(hidden[rows, last]).squeeze(-1)
@@ -233,12 +237,14 @@ class RewardModel(nn.Module):
         """Read rows that `kept` holds from there, from now on, instead of running frozen layers."""
         self._kept = kept
 
-    def _hidden_states(self, tokens: Tensor, real_mask: Tensor, shared: Tensor | None) -> Tensor:
+    def _hidden_states(
+        self, tokens: Tensor, real_mask: Tensor, shared: Tensor | None, wanted: Tensor
+    ) -> Tensor:
         if self._kept is not None:
             states = self._kept.of(tokens, real_mask)
             if states is not None:
-                return hidden_states(self._kept.split.top, tokens, real_mask, states)
-        return hidden_states(self.trunk, tokens, real_mask, shared=shared)
+                return hidden_states(self._kept.split.top, tokens, real_mask, states, wanted=wanted)
+        return hidden_states(self.trunk, tokens, real_mask, shared=shared, wanted=wanted)
 
     def normalised_head(self) -> nn.Linear:
         """Return a new head that gives normalised scores: what a value model starts from."""

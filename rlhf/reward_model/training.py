@@ -110,7 +110,9 @@ def train(
     if runtime.gradient_checkpointing:
         checkpoint_activations(model.trunk)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, eps=config.adam_epsilon)
+    optimizer = torch.optim.Adam(
+        weights, lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+    )
     steps = num_steps(len(rankings), config.num_train_epochs, config.batch_size)
     batch_at = partial(
         batch_of,

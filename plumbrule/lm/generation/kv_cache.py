@@ -27,7 +27,7 @@ from transformers.cache_utils import (
 )
 
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, positions, trunk
-from plumbrule.lm.varlen import NAME, kept_dtype
+from plumbrule.lm.varlen import NAME, kept_dtype, reading_at
 
 _RECOMPUTED = "plumbrule_recomputed"
 """Attribute of a causal language model that is sampled without a cache."""
@@ -74,10 +74,16 @@ class PreallocatedLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` (repeats allowed), in that order."""
-        length = self.get_seq_length()
+        """Keep the rows `indices` (repeats allowed), in that order.
+
+        A row that stays where it is, is not copied.
+        """
+        length, number = self.get_seq_length(), len(indices)
+        moved = None
+        if number <= len(self._keys):
+            moved = (indices != torch.arange(number, device=indices.device)).nonzero()[:, 0]
         self._keys, self._values = (
-            self._select(buffer, indices, length) for buffer in (self._keys, self._values)
+            self._select(buffer, indices, moved, length) for buffer in (self._keys, self._values)
         )
         self.keys, self.values = self._keys[:, :, :length], self._values[:, :, :length]
 
@@ -86,10 +92,17 @@ class PreallocatedLayer(DynamicLayer):
         return states.new_empty(rows, heads, self.capacity, size)
 
     @staticmethod
-    def _select(buffer: Tensor, indices: Tensor, length: int) -> Tensor:
-        """Return a buffer of the same capacity that holds the rows `indices`."""
+    def _select(buffer: Tensor, indices: Tensor, moved: Tensor | None, length: int) -> Tensor:
+        """Return a buffer of the same capacity that holds the rows `indices`.
+
+        Args: moved: places of those that were elsewhere; None: all are copied.
+        """
+        if moved is not None and 2 * len(moved) <= len(indices):
+            written = buffer[:, :, :length]
+            written.index_copy_(0, moved, written.index_select(0, indices[moved]))
+            return buffer[: len(indices)]
         chosen = buffer.new_empty(len(indices), *buffer.shape[1:])
-        chosen[:, :, :length] = buffer[indices, :, :length]
+        torch.index_select(buffer[:, :, :length], 0, indices, out=chosen[:, :, :length])
         return chosen
 
 
@@ -137,7 +150,13 @@ def read(
         begun = cast(LinearAttentionCacheLayerMixin, cache.layers[0]).has_previous_state[0]
         given = {"attention_mask": None if begun else real_mask}
     given[cache_argument(whole)] = cache
-    return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
+    wanted = None
+    if tokens.shape[1] > 1:
+        wanted = torch.zeros_like(tokens, dtype=torch.bool)
+        wanted[:, -1] = True
+        wanted = wanted.flatten()
+    with reading_at(whole, wanted):
+        return whole(input_ids=tokens, use_cache=True, **given).last_hidden_state[:, -1]
 
 
 def cache_argument(whole: nn.Module) -> str:

@@ -210,13 +210,25 @@ def _decode(
             if num_live == 0 or t + 1 == limit:
                 break
             if num_live < _KEEP * len(rows) or (t + 1 in full and num_live < len(rows)):
-                kept = live.nonzero()[:, 0]
+                kept = places_kept(live, num_live)
                 rows, picked = rows[kept], picked[kept]
                 growing.keep(kept)
             # 4 Read the picked tokens.
             growing.step(picked)
 
     return _samples(tokens, logprobs, lengths, ended)
+
+
+def places_kept(live: Tensor, number: int) -> Tensor:
+    """Return the places (number,) int64 of live rows so that as few as can be have to move.
+
+    Those among the first `number` stay; others take the places of rows that have ended.
+    Args: live: (b,) bool.
+    """
+    places = torch.arange(number, device=live.device)
+    holes = (~live[:number]).nonzero()[:, 0]
+    places[holes] = live[number:].nonzero()[:, 0] + number
+    return places
 
 
 @torch.inference_mode()

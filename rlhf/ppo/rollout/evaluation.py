@@ -44,8 +44,18 @@ def compute_precision(precision: str, device: torch.device) -> AbstractContextMa
 
 
 def last_hidden(model: nn.Module, rows: ModelRows) -> Tensor:
-    """Return the policy's last hidden states (n, l, h)."""
-    return hidden_states(model, rows.tokens, rows.real_mask, rows.frozen_states)
+    """Return the policy's last hidden states (n, l, h): those before a step, others as they may."""
+    return hidden_states(
+        model, rows.tokens, rows.real_mask, rows.frozen_states, wanted=before_steps(rows)
+    )
+
+
+def before_steps(rows: ModelRows) -> Tensor:
+    """Return the columns (n, l) bool behind which the process takes a step."""
+    row, position = rows.step_mask.nonzero(as_tuple=True)
+    wanted = torch.zeros_like(rows.real_mask)
+    wanted[row, rows.columns[row, position] - 1] = True
+    return wanted
 
 
 def action_logprobs(

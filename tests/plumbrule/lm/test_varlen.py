@@ -12,7 +12,7 @@ from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, save_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows, trunk
-from plumbrule.lm.varlen import can_unpad, is_set, set_unpadded
+from plumbrule.lm.varlen import can_unpad, follow_wanted, is_set, set_unpadded
 
 PLAIN_CAUSAL = ("llama", "gpt2", "neox", "cohere", "granite")
 OTHERS = ("mistral", "gemma2")
@@ -41,6 +41,7 @@ def gradients_of(model, side):
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monkeypatch):
     monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
@@ -83,12 +84,51 @@ SHARED = [0, 4, 4, 0, 2, 0]
 """First tokens that each row has in common with the first of its run."""
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("shared", [False, True], ids=["rows apart", "rows that share"])
+@pytest.mark.parametrize("kind", PLAIN_CAUSAL)
+def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(kind, shared, side):
+    """Hidden states where they are wanted, and gradients of a loss that reads these."""
+    model = tiny_models.model(kind, dtype=torch.float64)
+    set_unpadded(model)
+    tokens, real = pad_rows(RUNS, 0, side)
+    begins = real.to(torch.uint8).argmax(1)
+    wanted = torch.zeros_like(real)
+    wanted[torch.arange(len(RUNS)), begins + torch.tensor([3, 4, 3, 2, 1, 0])] = True
+    wanted[0, begins[0] + 5] = True
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    seen = []
+    parts = [m for name, m in layers[-1].named_modules() if name == "mlp"]
+    found = []
+    for follows in (False, True):
+        model.zero_grad()
+        if follows:
+            follow_wanted(trunk(model))
+            for part in parts:
+                part.register_forward_pre_hook(lambda part, given: seen.append(given[0].shape[1]))
+        common = torch.tensor(SHARED) if shared else None
+        hidden = hidden_states(model, tokens, real, shared=common, wanted=wanted)
+        assert (hidden[~real] == 0).all()
+        weights = torch.linspace(0, 99, hidden[wanted].numel(), dtype=hidden.dtype).sin()
+        (hidden[wanted].flatten() * weights).sum().backward()
+        parameters = [p for p in trunk(model).parameters() if p.requires_grad]
+        found.append((hidden[wanted].detach(), [p.grad.clone() for p in parameters]))
+    (all_tokens, expected), (hidden, gradients) = found
+    # The last token of the prompt is wanted by two rows, and computed once where they share it.
+    if "layers" in dict(trunk(model).named_children()):
+        assert seen == [7 - shared] * len(parts)
+    assert torch.allclose(hidden, all_tokens, atol=1e-6)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6 * max(1.0, float(theirs.abs().max())))
+
+
 @pytest.mark.parametrize("by_row", [True, False], ids=["by row", "in groups"])
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_rows_that_share_their_beginning_equal_rows_apart(kind, side, by_row, monkeypatch):
     """Hidden states and gradients; only tokens that no earlier row of the run has are computed."""
     monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
     model = tiny_models.model(kind, dtype=torch.float64)
     set_unpadded(model)
     tokens, real = pad_rows(RUNS, 0, side)
@@ -152,14 +192,17 @@ def test_adapters_are_run_too():
 
 def test_rows_of_a_group_are_of_like_length():
     layout = varlen.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
-    assert [(g.first, g.num_rows, g.width) for g in layout] == [
-        (0, 3, 100),
-        (231, 2, 59),
-        (330, 2, 5),
-        (338, 1, 2),
-    ]
+    assert [(g.num_rows, g.width) for g in layout] == [(3, 100), (2, 59), (2, 5), (1, 2)]
     assert layout[1].slots.tolist() == [*range(59), *range(59, 99)]
     assert layout[2].slots.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_long_rows_attend_alone_on_a_cpu_and_short_ones_in_groups(monkeypatch):
+    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
+    masks = [None, torch.ones(5, 5, dtype=torch.bool).tril(), None]
+    layout = varlen.make_layout([6, 5, 4, 3], torch.device("cpu"), masks)
+    assert [mask is None for mask in layout.alone] == [True, False]
+    assert [(g.num_rows, g.width, g.mask) for g in layout.groups] == [(2, 4, None)]
 
 
 @pytest.mark.parametrize("number", [1, 15, 16, 33, 700, 960, 1025])

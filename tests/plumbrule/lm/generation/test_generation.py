@@ -393,14 +393,16 @@ def test_what_cannot_be_sampled():
             generate(policy, PROMPTS, sampling=sampling(temperature=temperature), keys=KEYS)
 
 
-def test_a_preallocated_layer_holds_what_concatenation_would():
+@pytest.mark.parametrize("kept", [[2, 0, 2], [2, 1]], ids=["copied", "moved in place"])
+def test_a_preallocated_layer_holds_what_concatenation_would(kept):
     layer = PreallocatedLayer(capacity=9, unpadded=False)
     steps = [torch.randn(3, 2, n, 4) for n in (5, 1, 1)]
     for step in steps[:2]:
         keys, values = layer.update(step, step + 1)
-    layer.batch_select_indices(torch.tensor([2, 0, 2]))
-    keys, values = layer.update(steps[2], steps[2] + 1)
-    expected = torch.cat([torch.cat(steps[:2], 2)[[2, 0, 2]], steps[2]], 2)
+    layer.batch_select_indices(torch.tensor(kept))
+    last = steps[2][: len(kept)]
+    keys, values = layer.update(last, last + 1)
+    expected = torch.cat([torch.cat(steps[:2], 2)[kept], last], 2)
     assert torch.equal(keys, expected)
     assert torch.equal(values, expected + 1)
     assert layer.get_seq_length() == 7
