@@ -79,7 +79,7 @@ class EncoderOfReaders:
     def _fitted(self, readable: np.ndarray) -> Encoder:
         assert self._fit is not None
         texts = self._texts()
-        return self._fit([texts[row] for row in np.flatnonzero(readable)])
+        return self._fit([texts[row] for row in np.flatnonzero(readable).tolist()])
 
 
 class RefittedIndexes:
@@ -107,8 +107,9 @@ class RefittedIndexes:
 
     def _made(self, readable: np.ndarray) -> tuple[Encoder, VectorSearch]:
         passages = readable if self._passages is None else self._passages(readable)
-        encoder, every = self._encoders.of(passages), self._texts()
-        texts = [every[row] for row in np.flatnonzero(readable)]
+        encoder = self._encoders.of(passages)
+        every = self._texts()
+        texts = [every[row] for row in np.flatnonzero(readable).tolist()]
         vectors = np.empty((len(texts), encoder.dimensions), dtype=np.float32)
         for start in range(0, len(texts), BLOCK):
             part = slice(start, start + BLOCK)
