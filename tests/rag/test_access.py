@@ -387,7 +387,7 @@ def in_a_run(
     """Return the world as an index stage builds it. Args: records: None: all of it."""
     records = world_records() if records is None else records
     settings = dict(settings)
-    further = {"chunker": settings.pop("chunker")} if "chunker" in settings else {}
+    further = {name: settings.pop(name) for name in ("chunker", "chunk_words") if name in settings}
     if "rerank" in settings:
         classifier = save_classifier(folder / "classifier", WORDS)
         settings = {**settings, "rerank_model": str(classifier)}
@@ -615,7 +615,7 @@ def test_a_run_finds_what_it_would_find_if_the_unreadable_were_removed(
 ) -> None:
     settings = REFINEMENTS.get(name, {})
     if name == "plain":  # sentences are told apart by what their own document says
-        settings = {"chunker": ChunkerConfig(by="semantic")}
+        settings = {"chunker": ChunkerConfig(by="semantic"), "chunk_words": 40}
     index = in_a_run(tmp_path / "all", settings)
     draw = np.random.default_rng(17)
     for who in (Principal("bob"), Principal("cy", frozenset({"staff"}))):
@@ -627,6 +627,21 @@ def test_a_run_finds_what_it_would_find_if_the_unreadable_were_removed(
                 one.open(CPU).retriever(method, who).search(queries, 4) for one in (index, alone)
             )
             assert found == expected
+
+
+def test_no_document_moves_the_cuts_of_another(tmp_path: Path) -> None:
+    """Its neighbours share one word each, which other documents make common, one or the other."""
+    text = "Ruby lantern. Ruby anchor. Anchor meadow."
+    spans = []
+    for word in ("Ruby", "Anchor"):
+        others = [Document(f"o{i}", f"{word}. {word}.", meta={"readers": []}) for i in range(9)]
+        chunker = ChunkerConfig(by="semantic", breaks=0.3)
+        given = [Document("d", text), *others]
+        index, _ = build_measured(tmp_path / word, given, chunker=chunker, chunk_words=40)
+        chunks = read_chunks(index.file("passages.jsonl"))
+        spans.append([(c.start, c.end) for c in chunks if c.document == "d"])
+    assert spans[0] == spans[1]
+    assert len(spans[0]) == 2
 
 
 def test_rules_and_principals() -> None:
