@@ -11,7 +11,7 @@ BEIR's own sets have some.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,21 @@ class RetrievalSet(NamedTuple):
             Document(d.id, d.text, d.title, {**d.meta, "questions": asked.get(d.id, [])})
             for d in self.documents
         ]
+
+    def among(self, findable: Set[str]) -> RetrievalSet:
+        """Return the set as it judges searches that can find these documents alone.
+
+        Judgements of other documents are left out, and so is a query all of whose relevant
+        documents are among those.
+        """
+        judged: dict[str, dict[str, float]] = {}
+        for query, gains in self.judged.items():
+            kept = {document: gain for document, gain in gains.items() if document in findable}
+            had, has = (any(g > 0 for g in some.values()) for some in (gains, kept))
+            if has or not had:
+                judged[query] = kept
+        queries = {name: text for name, text in self.queries.items() if name in judged}
+        return self._replace(queries=queries, judged=judged)
 
 
 def read_beir(folder: Path, split: str = "test") -> RetrievalSet:

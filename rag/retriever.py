@@ -24,13 +24,17 @@ from rag.access import Principal, principal_of
 from rag.chunks import read_chunks
 from rag.corpus import Corpus
 from rag.filters import parse_filter
-from rag.index.bm25 import SETTINGS, KeywordIndex
-from rag.index.dense_files import VECTORS, open_dense
-from rag.index.encoders import Encoder, content_of, load_encoder, properties_of
+from rag.index.bm25 import KeywordIndex
+from rag.index.dense_files import VECTORS, index_in_memory, open_dense
+from rag.index.encoders import NEURAL, Encoder, content_of, load_encoder, properties_of
+from rag.index.headers import searched_texts
 from rag.index.identity import require_same
 from rag.index.protocol import SearchIndex, VectorSearch
+from rag.keyword.words import SETTINGS
+from rag.options import ENCODERS
 from rag.search.engine import DenseIndex, HybridIndex, IndexRetriever, Refinement
 from rag.search.refining import open_answer, open_reranker, open_summaries, rewritten
+from rag.search.refitting import EncoderOfReaders, RefittedIndexes
 
 PASSAGES, KEYWORDS, ENCODER, FINGERPRINT = (
     "passages.jsonl",
@@ -105,23 +109,32 @@ def open_retriever(
         )
     corpus = Corpus(read_chunks(path))
     encoder = lru_cache(maxsize=1)(lambda: _encoder(artifact, about, device))
+    texts = lru_cache(maxsize=1)(lambda: searched_texts(corpus.chunks, about["header"]))
+    same = lru_cache(maxsize=1)(lambda: _same_encoder(artifact, about, encoder()))
+    encoders = lru_cache(maxsize=1)(lambda: _encoders(about, same(), texts))
     fusion = facts.get("fusion", "convex")
 
     def rank(
-        vectors: Callable[[], VectorSearch], keywords: Callable[[], KeywordIndex]
+        vectors: Callable[[], VectorSearch],
+        keywords: Callable[[], KeywordIndex],
+        refitted: Callable[[], RefittedIndexes],
     ) -> SearchIndex[Sequence[str]]:
         if method == "bm25":
             return keywords()
         found = vectors()
-        dense = DenseIndex(found, _same_encoder(artifact, about, encoder()), about["encoder"])
+        anew = refitted() if encoders().is_fitted else None
+        dense = DenseIndex(found, same(), about["encoder"], anew)
         return dense if method == "dense" else HybridIndex(dense, keywords(), fusion)
 
     if facts.get("summaries") is not None:
-        index: SearchIndex[Sequence[str]] = open_summaries(artifact, rank, len(corpus))
+        index: SearchIndex[Sequence[str]] = open_summaries(artifact, rank, corpus, encoders)
     else:
         index = rank(
             lambda: _vectors(artifact, about, len(corpus), encoder(), device, faiss_gpu),
-            lambda: _keywords(artifact, about, len(corpus)),
+            lambda: _keywords(artifact, about, texts, len(corpus)),
+            lambda: RefittedIndexes(
+                encoders(), texts, lambda v: index_in_memory(v, about["dense"], device)
+            ),
         )
     if not facts:
         return IndexRetriever(corpus, index)
@@ -129,7 +142,7 @@ def open_retriever(
     refinement = Refinement(
         open_reranker(artifact, facts, answer, device),
         facts["mmr"],
-        None if facts["mmr"] is None else _same_encoder(artifact, about, encoder()),
+        None if facts["mmr"] is None else encoders(),
         facts["depth"],
         facts["neighbours"],
     )
@@ -150,17 +163,20 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
             "keywords": dict(about.get("keywords", {})),
             "search": dict(about.get("search", {})),
             "refine": dict(about.get("refine", {})),
+            "header": [str(name) for name in about.get("header", ("title",))],
         }
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); build the index again.") from None
 
 
-def _keywords(artifact: Artifact, about: Mapping[str, Any], passages: int) -> KeywordIndex:
+def _keywords(
+    artifact: Artifact, about: Mapping[str, Any], texts: Callable[[], Sequence[str]], passages: int
+) -> KeywordIndex:
     path = artifact.path / KEYWORDS
     require_same(
         about["keywords"], SETTINGS, f"keyword index {path}", "this version's tokenisation"
     )
-    keywords = KeywordIndex.load(artifact.file(KEYWORDS))
+    keywords = KeywordIndex.load(artifact.file(KEYWORDS), texts)
     _require_count(path, len(keywords), passages)
     return keywords
 
@@ -168,6 +184,15 @@ def _keywords(artifact: Artifact, about: Mapping[str, Any], passages: int) -> Ke
 def _encoder(artifact: Artifact, about: Mapping[str, Any], device: str) -> Encoder:
     made_by, folder = about["encoder"], artifact.file(ENCODER)
     return load_encoder(made_by["kind"], folder, device, made_by.get("precision", "float32"))
+
+
+def _encoders(
+    about: Mapping[str, Any], encoder: Encoder, texts: Callable[[], Sequence[str]]
+) -> EncoderOfReaders:
+    """Return the encoder of an index, fitted anew for those who may not read all passages."""
+    kind, size = about["encoder"]["kind"], encoder.dimensions
+    fit = None if kind == NEURAL else lambda some: ENCODERS[kind].fit(some, size)
+    return EncoderOfReaders(encoder, texts, fit)
 
 
 def _same_encoder(artifact: Artifact, about: Mapping[str, Any], encoder: Encoder) -> Encoder:

@@ -8,7 +8,8 @@ The artifact holds `passages.jsonl` (a chunk's line is its row in both indexes),
 for an index that is not FAISS's flat one, `vectors/` (`rag/index/dense_files.py`), `bm25/`,
 `encoder/` and `fingerprint.json`. None of them holds a time or a path of the machine: the same
 documents and config give the same bytes, on the same library versions. An attempt that was killed
-goes on with the vectors that a neural encoder had made, and makes everything else again.
+goes on with the vectors that a neural encoder had made and the answers that a language model had
+given (contexts, summaries), and makes everything else again.
 
 Metrics: `rag/documents`, `rag/chunks`, `rag/build_seconds` and, where documents that runs may find
 carry questions, `rag/recall_at_1`, `rag/recall_at_5` and `rag/mrr` of the hybrid, and the same with
@@ -21,9 +22,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from plumbrule.data.records import Document, read_records
 from plumbrule.protocols import Retriever, Tracker
@@ -39,12 +42,14 @@ from rag.chunking.cutting import Chunker, Cutting
 from rag.chunks import Chunk, cut, write_chunks
 from rag.config import IndexConfig
 from rag.corpus import Corpus
-from rag.index.bm25 import SETTINGS, KeywordIndex
+from rag.index.bm25 import KeywordIndex
 from rag.index.dense import import_faiss
 from rag.index.dense_files import save_dense
 from rag.index.encoders import NEURAL, Encoder, content_of, make_encoder, properties_of
 from rag.index.encoding import VectorCache, encode
 from rag.index.headers import searched_texts
+from rag.keyword.words import SETTINGS
+from rag.options import ENCODERS
 from rag.recall import evenly_spaced, measure, questions_of
 from rag.retrieval_metrics import documents_of as ranked_documents
 from rag.retrieval_metrics import means, measure_rankings
@@ -56,8 +61,8 @@ from rag.retriever import (
     PASSAGES,
     open_index,
 )
-from rag.search.contexts import CONTEXT, with_contexts
-from rag.search.refining import facts_of, save_summaries, take_models
+from rag.search.contexts import CONTEXT, with_contexts, with_placeholders
+from rag.search.refining import ANSWERS, facts_of, save_summaries, take_models
 from rag.store.naming import documents_at
 
 JUDGED_PASSAGES = 300
@@ -87,18 +92,20 @@ def run(
     # 2
     tuned = inputs.get("encoder")
     named = config.encoder if tuned is None else str(tuned.file(MODEL))
-    chunker = chunker_for(config, documents, named, runtime.device)
+    chunker = chunker_for(config, named, runtime.device)
     words = (config.chunk_words, config.overlap_words)
     chunks = cut(documents, *words, config.readers, chunker)
-    may_be_found = findable(config, chunks)  # before encoding: it may name an unknown field
-    asked = [question for question in carried if question.document in may_be_found]
-    questions = evenly_spaced(asked, config.num_queries)
     refine = config.refine
+    findable(config, with_placeholders(chunks) if refine.context else chunks)  # fields, early
     answer = take_models(refine, inputs.get("policy"), runtime, out, tracker)
     header = list(config.header)
     if refine.context and answer is not None:
         chunks = with_contexts(chunks, documents, answer)
         header += [] if CONTEXT in header else [CONTEXT]
+    may_be_found = findable(config, chunks)
+    asked = [question for question in carried if question.document in may_be_found]
+    questions = evenly_spaced(asked, config.num_queries)
+    measured = None if judged is None else judged.among(may_be_found)
     write_chunks(chunks, out / PASSAGES)
     texts = searched_texts(chunks, header)
     # 3
@@ -132,6 +139,7 @@ def run(
     size = config.batch_size
     save_summaries(refine, documents, chunks, encoder, size, answer, out, tracker)
     shutil.rmtree(out / ENCODED, ignore_errors=True)
+    (out / ANSWERS).unlink(missing_ok=True)
     # 5
     about = {
         "encoder": made_by,
@@ -150,6 +158,7 @@ def run(
     write_json(out / FINGERPRINT, about)
     build_seconds = time.perf_counter() - started
     notes = notes_on(encoder, texts) + notes_on_questions(len(asked), len(carried))
+    notes += notes_on_judgements(judged, measured)
     write_json(out / NOTES, notes)
     # 6
     metrics = {
@@ -163,12 +172,12 @@ def run(
         suffix = "" if method == "hybrid" else f"_{method}"
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}{suffix}": value for name, value in found.items()}
-        metrics |= judged_metrics(retriever, judged, suffix)
+        metrics |= judged_metrics(retriever, measured, suffix)
     if questions and refine.changes_searches:
         retriever = opened.retriever("hybrid")
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}_refined": value for name, value in found.items()}
-        metrics |= judged_metrics(retriever, judged, "_refined")
+        metrics |= judged_metrics(retriever, measured, "_refined")
     return metrics
 
 
@@ -177,9 +186,11 @@ def judged_metrics(
 ) -> dict[str, float]:
     """Return nDCG@10 and recall@100 of documents over all judged queries; {}: there are none.
 
+    Args: judged: without what runs may not find.
+
     A document stands at the rank of its first passage, among the best `JUDGED_PASSAGES`.
     """
-    if judged is None:
+    if judged is None or not judged.queries:
         return {}
     queries = judged.queries
     found = retriever.search(list(queries.values()), JUDGED_PASSAGES)
@@ -203,9 +214,7 @@ def documents_of(config: IndexConfig, inputs: Mapping[str, Artifact]) -> list[Do
     return documents_at(root, config.store, commit, config.store_content)
 
 
-def chunker_for(
-    config: IndexConfig, documents: Sequence[Document], encoder_name: str, device: str
-) -> Chunker | None:
+def chunker_for(config: IndexConfig, encoder_name: str, device: str) -> Chunker | None:
     """Return the chunker that the config names; None: by words, which needs nothing.
 
     Args: encoder_name: one of `ENCODERS`, or a folder or hub name.
@@ -214,17 +223,17 @@ def chunker_for(
     by = config.chunker.by
     if by == "words":
         return None
-    encode = None
-    if by == "semantic":  # an encoder that is fitted is so on whole documents, as there are no cuts
-        texts = [document.text for document in documents]
-        _, encoder = make_encoder(
-            encoder_name,
-            config.encoder_revision,
-            config.dimensions,
-            texts,
-            device,
-            config.precision,
-        )
+    encode: Callable[[Sequence[str]], np.ndarray] | None = None
+    if by == "semantic" and encoder_name in ENCODERS:
+
+        def encode(sentences: Sequence[str]) -> np.ndarray:
+            """Encode a document's sentences by what it says alone, so that no other moves a cut."""
+            fitted = ENCODERS[encoder_name].fit(sentences, config.dimensions)
+            return fitted.encode_passages(sentences)
+
+    elif by == "semantic":
+        revision, precision = config.encoder_revision, config.precision
+        _, encoder = make_encoder(encoder_name, revision, 0, [], device, precision)
         encode = encoder.encode_passages
     return chunker_of(Cutting(config.chunk_words, config.overlap_words, config.chunker, encode))
 
@@ -257,6 +266,24 @@ def notes_on_questions(measured: int, carried: int) -> list[str]:
     return [
         f"{carried - measured} of {carried} questions are of documents that runs may not find "
         "(rag.principal, rag.filter); recall is measured without them."
+    ]
+
+
+def notes_on_judgements(judged: RetrievalSet | None, measured: RetrievalSet | None) -> list[str]:
+    """Return a sentence where judgements take no part in nDCG and recall.
+
+    Args: judged: by the folder. measured: of what runs may find.
+    """
+    if judged is None or measured is None:
+        return []
+    every, left = (sum(len(gains) for gains in s.judged.values()) for s in (judged, measured))
+    if every == left:
+        return []
+    return [
+        f"{every - left} of {every} judgements are of documents that runs may not find "
+        "(rag.principal, rag.filter), and are not counted; so "
+        f"{len(judged.queries) - len(measured.queries)} of {len(judged.queries)} judged queries "
+        "are left out, which nothing else answers."
     ]
 
 

@@ -240,7 +240,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "a chunk without an access rule may be found by everyone",
-        "rag/store/live.py",
+        "rag/store/ranking.py",
         "allows[number] = not names.isdisjoint(readers)",
         "allows[number] = not readers or not names.isdisjoint(readers)",
         (f"{LIVE}::test_no_rule_means_that_nobody_finds_it",),
@@ -248,7 +248,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "a removed chunk is found until its segment is made again",
-        "rag/store/live.py",
+        "rag/store/ranking.py",
         "return [segment.alive & allows[segment.rules]",
         "return [allows[segment.rules]",
         (f"{LIVE}::test_what_is_added_updated_and_deleted_is_seen_by_both_searches_at_once",),
@@ -256,7 +256,7 @@ MUTANTS = [
     OtherMutant(
         "rag",
         "BM25 counts chunks that the principal may not read",
-        "rag/store/keyword_search.py",
+        "rag/keyword/scoring.py",
         "total = sum(int(np.count_nonzero(one.may)) for one in segments)",
         "total = sum(len(one.may) for one in segments)",
         (f"{LIVE}::test_a_score_says_nothing_of_what_one_may_not_read",),

@@ -104,6 +104,18 @@ def open_dense(
     return _opened(artifact.path, about, device, faiss_gpu)
 
 
+def index_in_memory(vectors: np.ndarray, about: Mapping[str, Any], device: str) -> VectorSearch:
+    """Return an exact index of vectors (n, d) float32, whose scores are those of an artifact's.
+
+    Args: about, device: as `open_dense` takes them, of the artifact.
+    """
+    one = next(iter(about[SHARDS].values())) if SHARDS in about else about
+    files = one.get("files", [VECTORS])
+    if files == [VECTORS]:
+        return VectorIndex.build(vectors)
+    return ExactIndex([vectors], device_of(device) if files == [STORED] else "cpu")
+
+
 def _opened(folder: Path, about: Mapping[str, Any], device: str, faiss_gpu: bool) -> VectorSearch:
     """Return the index that `_saved` wrote into a folder."""
     files = about.get("files", [VECTORS])

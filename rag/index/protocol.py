@@ -54,6 +54,11 @@ class Selection:
         """Return whether every row is selected."""
         return self.count == len(self.mask)
 
+    def among_readable(self) -> Selection:
+        """Return the selection among the readable rows alone, whose numbers then begin at 0."""
+        passes = self.mask[self.readable] if self.filtered else None
+        return Selection(np.ones(int(self.readable.sum()), dtype=bool), passes)
+
     def part(self, start: int, end: int) -> Selection:
         """Return the selection among rows start..end-1, whose numbers then begin at 0."""
         passes = self.mask[start:end] if self.filtered else None

@@ -141,7 +141,7 @@ class RefineConfig:
             found.append(f"rag.refine.rewrite (={self.rewrite})")
         if self.rerank is not None and ASKS in RERANKERS.option(self.rerank).traits:
             found.append(f"rag.refine.rerank (={self.rerank})")
-        if self.summaries is not None and ASKS in SUMMARIES.option(self.summaries).traits:
+        if self.writes_summaries:
             found.append(f"rag.refine.summaries (={self.summaries})")
         return [*found, *(["rag.refine.context (=true)"] if self.context else [])]
 
@@ -150,6 +150,16 @@ class RefineConfig:
         """Return whether the language model is asked when a search is made."""
         graded = self.rerank is not None and ASKS in RERANKERS.option(self.rerank).traits
         return graded or self.rewrite is not None
+
+    @property
+    def asks_in_building(self) -> bool:
+        """Return whether the language model is asked when the index is built."""
+        return self.context or self.writes_summaries
+
+    @property
+    def writes_summaries(self) -> bool:
+        """Return whether the language model writes summaries."""
+        return self.summaries is not None and ASKS in SUMMARIES.option(self.summaries).traits
 
     @property
     def changes_searches(self) -> bool:

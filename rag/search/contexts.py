@@ -33,6 +33,11 @@ def with_contexts(
     return found
 
 
+def with_placeholders(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Return the chunks as if they had contexts, so that fields can be checked beforehand."""
+    return [c._replace(metadata={CONTEXT: "", **c.metadata}) for c in chunks]
+
+
 def _prompt(document: Document, chunk: Chunk) -> str:
     title = f"{document.title}\n" if document.title else ""
     return (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -26,12 +26,13 @@ from rag.corpus import Corpus
 from rag.filters import Filter, filter_of
 from rag.index.encoders import Encoder
 from rag.index.identity import require_same
-from rag.index.protocol import Hits, SearchIndex, Selection
+from rag.index.protocol import NOTHING, Hits, SearchIndex, Selection
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse, fuse_ranks
 from rag.search.cache import SearchCache
 from rag.search.config import FUSIONS
 from rag.search.diversity import marginal_relevance
 from rag.search.neighbours import with_neighbours
+from rag.search.refitting import EncoderOfReaders, RefittedIndexes
 from rag.search.reranking import Reranker, rerank
 from rag.search.statistics import num_passing
 
@@ -61,6 +62,9 @@ class DenseIndex:
     encoder: Encoder
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """What `fingerprint.json` says of the encoder of the passages."""
+    refitted: RefittedIndexes | None = None
+    """Of those who may not read all rows, where the encoder was fitted on them; None: it was not,
+    and is the same for everyone."""
 
     def search(
         self, queries: Sequence[str], depth: int, selection: Selection | None = None
@@ -69,6 +73,8 @@ class DenseIndex:
 
         A neural encoder reads a query up to its limit; what is beyond it is not searched for.
         """
+        if self.refitted is not None and is_partial(selection):
+            return _among_readable(self.refitted, queries, depth, selection)
         return self.vectors.search(self.encoder.encode_queries(queries), depth, selection)
 
     def search_encoded(
@@ -82,10 +88,36 @@ class DenseIndex:
 
         Args: vectors: (q, d) float32. made_by: properties of their encoder, as `fingerprint.json`
             states them.
-        Raises: ArtifactError: it is not the encoder of the passages; both are named.
+        Raises: ArtifactError: it is not the encoder of the passages; both are named. ConfigError:
+            for a principal that may not read all passages, an encoder that was fitted on them.
         """
         require_same(self.made_by, made_by, "the index", "the encoder of the queries")
+        require(
+            self.refitted is None or not is_partial(selection),
+            "the encoder of the queries",
+            self.made_by.get("name", "one that was fitted on all passages"),
+            "know no passages that the principal may not read",
+            "give the queries as texts, to `search`",
+        )
         return self.vectors.search(vectors, depth, selection)
+
+
+def is_partial(selection: Selection | None) -> TypeGuard[Selection]:
+    """Return whether some rows may not be read."""
+    return selection is not None and not selection.readable.all()
+
+
+def _among_readable(
+    refitted: RefittedIndexes, queries: Sequence[str], depth: int, selection: Selection
+) -> list[Hits]:
+    """Return what an index of the readable rows alone finds, by their numbers."""
+    rows = np.flatnonzero(selection.readable)
+    if not len(rows):
+        return [NOTHING] * len(queries)
+    encoder, vectors = refitted.of(selection.readable)
+    vectors_of_queries = encoder.encode_queries(queries)
+    found = vectors.search(vectors_of_queries, depth, selection.among_readable())
+    return [Hits(rows[hits.rows], hits.scores, hits.floor) for hits in found]
 
 
 @dataclass(frozen=True)
@@ -122,13 +154,13 @@ class Refinement:
     """What is done with what the index found.
 
     reranker: orders the `depth` best again; None: none does. mmr: weight of relevance against
-    novelty in [0, 1]; None: passages are taken in order. encoder: of the texts that `mmr` compares.
-    neighbours: passages on each side that are shown with one that is found.
+    novelty in [0, 1]; None: passages are taken in order. encoders: of the texts that `mmr`
+    compares. neighbours: passages on each side that are shown with one that is found.
     """
 
     reranker: Reranker | None = None
     mmr: float | None = None
-    encoder: Encoder | None = None
+    encoders: EncoderOfReaders | None = None
     depth: int = 50
     neighbours: int = 0
 
@@ -138,7 +170,7 @@ class Refinement:
         if self.mmr is not None:
             require_range("refinement.mmr", self.mmr, 0.0, 1.0)
             rule, fix = "have an encoder that compares passages", "give one, or leave mmr out"
-            require(self.encoder is not None, "refinement.mmr", self.mmr, rule, fix)
+            require(self.encoders is not None, "refinement.mmr", self.mmr, rule, fix)
 
 
 @dataclass(frozen=True)
@@ -202,7 +234,7 @@ class IndexRetriever:
             depth = self._depth(k)
             narrowed = None if selection.whole and not selection.filtered else selection
             for query, hits in zip(block, self.index.search(block, depth, narrowed), strict=True):
-                found[query] = self._passages(query, hits, k, asking)
+                found[query] = self._passages(query, hits, k, asking, selection)
                 if self.cache is not None:
                     self.cache.keep(asking, (self.itself, query, k, asked), found[query])
         passing = num_passing(wanted, self.corpus, asking)
@@ -213,15 +245,16 @@ class IndexRetriever:
         return max(k, self.refinement.depth) if refined else k
 
     def _passages(
-        self, query: str, hits: Hits, k: int, principal: Principal
+        self, query: str, hits: Hits, k: int, principal: Principal, selection: Selection
     ) -> tuple[Passage, ...]:
         """Return the k best of `hits`, refined."""
         how = self.refinement
         if how.reranker is not None:
             hits = rerank(query, hits, self._depth(k), how.reranker, self.corpus, principal)
         pairs = [(int(r), float(s)) for r, s in zip(hits.rows, hits.scores, strict=True)]
-        if how.mmr is not None and how.encoder is not None and pairs:
-            pairs = self._varied(query, pairs, k, how.mmr, how.encoder)
+        if how.mmr is not None and how.encoders is not None and pairs:
+            encoder = how.encoders.of(selection.readable)
+            pairs = self._varied(query, pairs, k, how.mmr, encoder)
         pairs = pairs[:k]
         if how.neighbours:
             return tuple(with_neighbours(pairs, how.neighbours, self.corpus, principal))

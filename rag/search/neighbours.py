@@ -20,8 +20,8 @@ def with_neighbours(
     Neighbours that overlap or adjoin become one passage, from the start of the first to the end of
     the last, whose score is the best of them and whose id is that of the best. Blanks between two
     chunks are spaces, as many as there are characters, so that offsets stay right. Passages that
-    were found side by side are one. A chunk that the principal may not read is no neighbour, and
-    what lies beyond it isn't either.
+    were found side by side are one. A chunk that the principal may not read is no neighbour, as if
+    it were not there: what lies beyond it is one only where it adjoins without it.
 
     Args: found: (row, score), best first. number: at least 0.
     """
@@ -32,13 +32,14 @@ def with_neighbours(
             scores.setdefault(row, score)
     shown: set[int] = set()
     for row in scores:
-        rows = corpus.by_document[corpus.chunks[row].document]
+        every = corpus.by_document[corpus.chunks[row].document]
+        rows = [other for other in every if may_read[other]]
         place = rows.index(row)
         shown.add(row)
         for side in (rows[place + 1 :], rows[:place][::-1]):
             last = row
             for other in side[:number]:
-                if not may_read[other] or not _adjoin(corpus, last, other):
+                if not _adjoin(corpus, last, other):
                     break
                 shown.add(other)
                 last = other

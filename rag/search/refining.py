@@ -29,6 +29,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.json_files import write_jsonl
 from rag.chunks import Chunk
+from rag.corpus import Corpus
 from rag.index.bm25 import KeywordIndex
 from rag.index.encoders import Encoder, device_of, repository_folder
 from rag.index.encoding import encode
@@ -36,9 +37,11 @@ from rag.index.exact import ExactIndex
 from rag.index.protocol import SearchIndex
 from rag.index.vector_files import save_vectors
 from rag.options import RERANKERS, REWRITERS, SUMMARIES
+from rag.search.answer_journal import AnswerJournal
 from rag.search.config import RefineConfig
 from rag.search.language_model import AskedModel
 from rag.search.models import Answer, RefiningModels
+from rag.search.refitting import EncoderOfReaders, RefittedIndexes
 from rag.search.reranking import CrossEncoder, Reranker
 from rag.search.rewriting import RewritingIndex
 from rag.search.summaries import SummaryIndex
@@ -46,6 +49,8 @@ from rag.search.summarising import field, lead, written
 
 LANGUAGE_MODEL, RERANKER, SUMMARY_FOLDER = "language_model", "reranker", "summaries"
 SUMMARY_TEXTS, KEYWORDS, VECTORS = "summaries.jsonl", "bm25", "vectors"
+ANSWERS = "answers.jsonl"
+"""What an attempt has been answered so far; nothing of it is published."""
 OUR_SUMMARIES = (lead, field, written)
 """Imported, so that they are part of the stage's code."""
 
@@ -84,7 +89,8 @@ def take_models(
     )
     if config.asks_in_search:
         save_policy(policy, out / LANGUAGE_MODEL)
-    return AskedModel(policy, asked.max_new_tokens, asked.batch_size, tracker)
+    journal = AnswerJournal(out / ANSWERS) if config.asks_in_building else None
+    return AskedModel(policy, asked.max_new_tokens, asked.batch_size, tracker, journal)
 
 
 def save_summaries(
@@ -112,15 +118,18 @@ def save_summaries(
             f"rag.refine.summaries (={config.summaries}) must give one text a document "
             f"(={len(kept)}), and gave {len(summaries)}; mend it."
         )
-    texts = [
-        f"{document.title}\n{text}" if document.title else text
-        for document, text in zip(kept, summaries, strict=True)
-    ]
+    pairs = zip(kept, summaries, strict=True)
+    texts = [titled(text, document.title) for document, text in pairs]
     folder.mkdir(parents=True)
     lines = zip(kept, summaries, strict=True)
     write_jsonl(folder / SUMMARY_TEXTS, ({"text": t, "rows": rows[d.id]} for d, t in lines))
     KeywordIndex.build(texts).save(folder / KEYWORDS)
     save_vectors([encode(encoder, texts, batch_size, tracker)], folder / VECTORS)
+
+
+def titled(summary: str, title: str) -> str:
+    """Return a summary as it is encoded and indexed, with its document's title."""
+    return f"{title}\n{summary}" if title else summary
 
 
 def facts_of(config: RefineConfig) -> dict[str, Any]:
@@ -175,19 +184,22 @@ def rewritten(
 
 def open_summaries(
     artifact: Artifact,
-    rank: Callable[[Callable[[], ExactIndex], Callable[[], KeywordIndex]], Any],
-    passages: int,
+    rank: Callable[
+        [Callable[[], ExactIndex], Callable[[], KeywordIndex], Callable[[], RefittedIndexes]], Any
+    ],
+    corpus: Corpus,
+    encoders: Callable[[], EncoderOfReaders],
 ) -> SummaryIndex:
     """Return the index of a document's summaries.
 
-    Args: rank: makes a method's index of texts from what opens the vectors and the keywords.
-        passages: of the index.
+    Args: rank: makes a method's index of texts from what opens the vectors and the keywords, and
+        those of whom may not read all summaries. encoders: of the passages.
     Raises: ArtifactError: files that are damaged or don't belong together.
     """
     folder = artifact.file(SUMMARY_FOLDER)
-    sources = [
-        np.array(row["rows"], dtype=np.int64) for _, row in read_rows(folder / SUMMARY_TEXTS)
-    ]
+    written = [row for _, row in read_rows(folder / SUMMARY_TEXTS)]
+    sources = [np.array(row["rows"], dtype=np.int64) for row in written]
+    passages = len(corpus)
     every = np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
     if sorted(every.tolist()) != list(range(passages)):
         raise ArtifactError(
@@ -203,10 +215,20 @@ def open_summaries(
             )
         return index
 
+    def texts() -> list[str]:
+        titles = [corpus.chunks[rows[0]].title for rows in sources]
+        return [titled(str(row["text"]), t) for row, t in zip(written, titles, strict=True)]
+
+    def passages_of(readable: np.ndarray) -> np.ndarray:
+        found = np.zeros(passages, dtype=bool)
+        found[np.concatenate([sources[place] for place in np.flatnonzero(readable)])] = True
+        return found
+
     return SummaryIndex(
         rank(
             lambda: fitting(ExactIndex.load(folder / VECTORS)),
-            lambda: fitting(KeywordIndex.load(folder / KEYWORDS)),
+            lambda: fitting(KeywordIndex.load(folder / KEYWORDS, texts)),
+            lambda: RefittedIndexes(encoders(), texts, lambda v: ExactIndex([v]), passages_of),
         ),
         sources,
     )

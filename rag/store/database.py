@@ -32,11 +32,10 @@ from typing import Any, NamedTuple
 from plumbrule.data.records import Document, from_dict, to_dict
 from plumbrule.errors import ArtifactError, ConfigError, DataError
 from rag.chunks import Chunk, from_row, to_row
+from rag.store.sqlite_errors import WAIT_SECONDS, explained
 
 DATABASE = "store.db"
 FORMAT = 1
-WAIT_SECONDS = 60.0
-"""How long a writer waits for another."""
 ERASE_SECONDS = 5.0
 """How long a purge waits for readers, so that the log can be emptied."""
 MODULUS = 2**256
@@ -87,35 +86,6 @@ class Commit(NamedTuple):
     chunks: int
     content: str
     """64 hex digits: a digest of the documents that live."""
-
-
-REMEDIES = {
-    sqlite3.SQLITE_BUSY: f"another process writes for more than {WAIT_SECONDS:.0f} s: try again",
-    sqlite3.SQLITE_FULL: "the disk is full: make room and run the same command again",
-    sqlite3.SQLITE_READONLY: "the store is read-only for this user, and searching it, too, writes "
-    "files beside it: make its folder and files writable, or copy the store",
-}
-REMEDIES[sqlite3.SQLITE_CANTOPEN] = REMEDIES[sqlite3.SQLITE_READONLY]
-"""By SQLite's primary error code."""
-
-
-def remedy_of(error: sqlite3.Error) -> str:
-    """Return what can be done about an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return REMEDIES.get(code, "the disk may be full or damaged: look after it and try again")
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ArtifactErrors that name the file."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise ArtifactError(f"{path}: {error}; {remedy_of(error)}.") from None
-    except sqlite3.DatabaseError as error:
-        raise ArtifactError(
-            f"{path} can't be read ({error}); put a backup of it in its place."
-        ) from None
 
 
 class Database:

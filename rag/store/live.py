@@ -33,18 +33,15 @@ from rag.chunks import EVERYONE, Chunk, chunks_at
 from rag.documents import checked
 from rag.filters import Filter, filter_of
 from rag.index.encoders import Encoder, content_of
-from rag.index.protocol import Hits
-from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES, HASHING
 from rag.store.asking import require_principal, require_queries
 from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
 from rag.store.filtering import ChunkFields
-from rag.store.keyword_search import Counted, search_keywords
-from rag.store.segments import APPROXIMATE_FROM, merged
+from rag.store.ranking import METHODS, Ranking
+from rag.store.segments import APPROXIMATE_FROM
 from rag.store.settings import StoreSettings
 
-METHODS = ("bm25", "dense", "hybrid")
 ENCODER, DERIVED, TOKENIZER = "encoder", "derived", "tokenizer"
 BATCH = 64
 """Chunks that are encoded together."""
@@ -90,7 +87,6 @@ class LiveStore:
     ):
         self.folder, self.settings = folder, settings
         self._database, self._encoder = database, encoder
-        self._fields = ChunkFields(database)
         self.erased = True
         """Whether no file holds what the last `compact` purged."""
         self._index = DerivedIndex(
@@ -101,6 +97,8 @@ class LiveStore:
             encoder.dimensions,
             approximate_from,
         )
+        is_hashing = settings.encoder == HASHING
+        self._ranking = Ranking(self._index, ChunkFields(database), encoder, is_hashing)
 
     def __enter__(self) -> LiveStore:
         """Return itself."""
@@ -287,9 +285,9 @@ class LiveStore:
         wanted = filter_of(filter)
         for _ in range(TRIES):
             self._index.catch_up()
-            may = self._may_be_found(names)
-            shown = may if wanted is None else self._passing(wanted, may)
-            hits = self._hits(queries, k, method, may, None if wanted is None else shown)
+            may = self._ranking.may_be_found(names)
+            shown = may if wanted is None else self._ranking.passing(wanted, may)
+            hits = self._ranking.hits(queries, k, method, may, None if wanted is None else shown)
             numbers = sorted({int(row) for one in hits for row in one.rows})
             with self._database.transaction():
                 chunks = self._database.chunks(numbers)
@@ -305,82 +303,6 @@ class LiveStore:
         raise ArtifactError(  # each time, what was found was purged before it was read
             f"{self.folder} must not be purged while it is searched; search again."
         )
-
-    def _hits(
-        self,
-        queries: Sequence[str],
-        k: int,
-        method: str,
-        may: Sequence[np.ndarray],
-        passing: Sequence[np.ndarray] | None,
-    ) -> list[Hits]:
-        """Return each query's best k, rows being numbers of chunks.
-
-        Args: may: for each segment, which of its chunks the principal may read, (n,) bool. passing:
-            those of them that the filter passes; None: there is no filter.
-        """
-        if method == "bm25":
-            return self._keyword_hits(queries, k, may, passing)
-        if method == "dense":
-            return self._dense_hits(queries, k, may, passing)
-        pool = max(POOL, k)
-        both = (self._dense_hits, self._keyword_hits)
-        dense, keyword = (find(queries, pool, may, passing) for find in both)
-        pairs = zip(dense, keyword, strict=True)
-        return [fuse(*pair, DENSE_WEIGHT, k) for pair in pairs]
-
-    def _passing(self, wanted: Filter, may: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return, for each segment, which of the chunks that may be read pass, (n,) bool."""
-        found = self._fields.passing(wanted, self._index.segments, may)
-        return [mask & passes for mask, passes in zip(may, found, strict=True)]
-
-    def _may_be_found(self, names: frozenset[str]) -> list[np.ndarray]:
-        """Return, for each segment, which of its chunks may be found under these names, (n,) bool.
-
-        The one place where access is decided.
-        """
-        rules = self._index.rules
-        allows = np.zeros(max(rules, default=0) + 1, dtype=bool)
-        for number, readers in rules.items():
-            allows[number] = not names.isdisjoint(readers)
-        return [segment.alive & allows[segment.rules] for segment in self._index.segments]
-
-    def _keyword_hits(
-        self,
-        queries: Sequence[str],
-        depth: int,
-        may: Sequence[np.ndarray],
-        passing: Sequence[np.ndarray] | None,
-    ) -> list[Hits]:
-        parts = zip(self._index.segments, may, may if passing is None else passing, strict=True)
-        counted = [
-            Counted(one.numbers, one.lengths, one.terms, mask, shown) for one, mask, shown in parts
-        ]
-        return search_keywords(counted, queries, depth)
-
-    def _dense_hits(
-        self,
-        queries: Sequence[str],
-        depth: int,
-        may: Sequence[np.ndarray],
-        passing: Sequence[np.ndarray] | None,
-    ) -> list[Hits]:
-        if not queries:
-            return []
-        vectors = np.ascontiguousarray(self._encoder.encode_queries(queries), dtype=np.float32)
-        if not np.isfinite(vectors).all():
-            raise DataError(
-                "the encoder's vectors of the queries must be finite; change the query."
-            )
-        filtered = passing is not None
-        pairs = zip(self._index.segments, may if passing is None else passing, strict=True)
-        hashing = self.settings.encoder == HASHING  # 0: no word and no part of one is shared
-        least = 0.0 if hashing else -np.inf
-        found = [one.search(vectors, depth, mask, filtered, least) for one, mask in pairs]
-        hits = [merged(of_query, depth) for of_query in zip(*found, strict=True)]
-        if hashing:
-            return [positive(one) for one in hits]
-        return hits
 
     # What is there
 
@@ -423,11 +345,3 @@ class LiveStore:
             "database_bytes": (self.folder / DATABASE).stat().st_size,
             "settings": self.settings.as_json(),
         }
-
-
-def positive(hits: Hits) -> Hits:
-    """Return the hits that share something with the query; those left out are all at or below 0."""
-    kept = hits.scores > 0
-    if kept.all():
-        return hits
-    return Hits(hits.rows[kept], hits.scores[kept], floor=0.0)

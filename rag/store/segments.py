@@ -24,8 +24,8 @@ import numpy as np
 from rag.index.dense import VectorIndex, flat
 from rag.index.protocol import Hits
 from rag.index.ranking import best
+from rag.keyword.postings import FrozenTermCounts, GrowingTermCounts, TermCounts
 from rag.store.database import ChunkRow
-from rag.store.postings import FrozenTermCounts, GrowingTermCounts, TermCounts
 
 NUMBERS, RULES, LENGTHS, RAW, DENSE = (
     "numbers.npy",
@@ -212,7 +212,8 @@ def save_segment(segment: Segment, folder: Path) -> None:
 
 
 def load_segment(folder: Path, approximate: bool) -> Segment:
-    """Return what `save_segment` wrote; vectors and counts are mapped into memory.
+    """Return what `save_segment` wrote; vectors, counts and the dense index's codes are mapped into
+    memory, as far as FAISS can map those of its type.
 
     Args: approximate: whether its dense index is.
     Raises: OSError, ValueError, ArtifactError: a file is missing or damaged.
@@ -221,7 +222,7 @@ def load_segment(folder: Path, approximate: bool) -> Segment:
         np.load(folder / name, allow_pickle=False) for name in (NUMBERS, RULES, LENGTHS)
     )
     raw = np.load(folder / RAW, mmap_mode="r", allow_pickle=False)
-    dense = VectorIndex.load(folder / DENSE)
+    dense = VectorIndex.load(folder / DENSE, (folder / DENSE).stat().st_size)
     terms = FrozenTermCounts.load(folder)
     return Segment(numbers, rules, lengths, terms, raw, dense, not approximate)
 

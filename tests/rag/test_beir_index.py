@@ -10,6 +10,7 @@ from worlds.articles import PEOPLE, build_measured, documents
 
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.store.fingerprint import forget, hashed_config
+from rag.beir import RetrievalSet
 from rag.config import IndexConfig
 
 
@@ -42,6 +43,28 @@ def test_its_judgements_measure_the_index_that_is_made_of_it(tmp_path: Path) -> 
         assert metrics[f"rag/recall_at_100{suffix}"] == pytest.approx(6 / 7)
     assert metrics["rag/recall_at_1"] == 1.0
     assert str(folder) not in index.file("fingerprint.json").read_text()
+
+
+def test_judgements_of_what_runs_may_not_find_are_not_counted(tmp_path: Path) -> None:
+    """Of six documents that answer a query, a filter leaves two; the seventh query has none."""
+    wanted = {"document": ["doc-0", "doc-1"]}
+    settings = {"beir": str(beir(tmp_path / "set")), "filter": wanted}
+    index, metrics = build_measured(tmp_path, [], **settings)
+    for suffix in ("", "_bm25", "_dense"):
+        assert metrics[f"rag/ndcg_at_10{suffix}"] == pytest.approx(2 / 3)
+        assert metrics[f"rag/recall_at_100{suffix}"] == pytest.approx(2 / 3)
+    questions, judgements = json.loads(index.file("notes.json").read_text())
+    assert questions.startswith("4 of 6 questions are of documents that runs may not find")
+    assert judgements.startswith("4 of 6 judgements are of documents that runs may not find")
+    assert "4 of 7 judged queries are left out" in judgements
+
+
+def test_a_query_keeps_the_judgements_of_what_may_be_found() -> None:
+    judged = {"q": {"a": 2.0, "b": 1.0}, "r": {"b": 1.0, "c": 0.0}, "s": {"c": 0.0}}
+    every = RetrievalSet([], {"q": "q?", "r": "r?", "s": "s?"}, judged, 0)
+    left = every.among({"a", "c"})
+    assert left.judged == {"q": {"a": 2.0}, "s": {"c": 0.0}}  # r has lost its only answer
+    assert left.queries == {"q": "q?", "s": "s?"}
 
 
 def test_the_folders_content_is_hashed_and_not_its_path(tmp_path: Path) -> None:

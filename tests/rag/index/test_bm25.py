@@ -16,7 +16,8 @@ from places import ROOT
 from places import SHARED as SHARED_FOLDER
 
 from plumbrule.errors import ArtifactError
-from rag.index.bm25 import KeywordIndex, words_of
+from rag.index.bm25 import KeywordIndex
+from rag.keyword.words import words_of
 
 HALUEVAL = SHARED_FOLDER / "data" / "halueval"
 
@@ -95,7 +96,10 @@ def test_files_hold_no_pickle_and_give_the_same_scores(tmp_path: Path) -> None:
     assert all(name.endswith((".npy", ".json")) for name in names)
     for path in tmp_path.glob("*.npy"):
         np.load(path, allow_pickle=False)
-    before, after = index.search(["horse"], 3), KeywordIndex.load(tmp_path).search(["horse"], 3)
+    before, after = (
+        index.search(["horse"], 3),
+        KeywordIndex.load(tmp_path, lambda: TEXTS).search(["horse"], 3),
+    )
     assert before[0].rows.tolist() == after[0].rows.tolist()
     assert before[0].scores.tolist() == after[0].scores.tolist()
 
@@ -105,14 +109,14 @@ def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.csc.index.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ArtifactError, match="build the index again"):
-        KeywordIndex.load(tmp_path)
+        KeywordIndex.load(tmp_path, lambda: TEXTS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     KeywordIndex.build(TEXTS).save(tmp_path)
     (tmp_path / "vocab.index.json").unlink()
     with pytest.raises(ArtifactError, match=r"vocab\.index\.json"):
-        KeywordIndex.load(tmp_path)
+        KeywordIndex.load(tmp_path, lambda: TEXTS)
 
 
 def test_files_do_not_depend_on_python_s_hash_seed(tmp_path: Path) -> None:

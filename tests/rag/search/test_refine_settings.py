@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from worlds.small_encoders import save_classifier
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError, DataError
 from plumbrule.inputs import Inputs
+from plumbrule.lm.generation.sampler import generate
 from plumbrule.lm.loading import load_policy
 from plumbrule.notebook import build, compose_run
 from plumbrule.protocols import Passage
@@ -27,8 +32,11 @@ from plumbrule.store.fingerprint import hashed_config
 from plumbrule.store.packaged_files import SHIPPED
 from rag.config import IndexConfig, check_inputs
 from rag.options import RERANKERS, REWRITERS, SUMMARIES
+from rag.search import language_model
+from rag.search.answer_journal import AnswerJournal
 from rag.search.config import AskedModelConfig, RefineConfig
 from rag.search.language_model import AskedModel
+from rag.search.refining import ANSWERS
 from rag.search.reranking import CrossEncoder
 
 POLICY = SHIPPED["plumbrule/atlas-base"]
@@ -160,6 +168,81 @@ def test_a_written_context_stands_before_its_chunk_when_it_is_indexed(tmp_path: 
     retriever = index.open(CPU).retriever("bm25")
     assert [p.id for p in retriever.search([written], 1)[0]] == ["a#0"]
     assert [p.text for p in retriever.search(["own"], 1)[0]] == ["It rains."]
+
+
+def test_a_filter_may_name_a_context_that_is_to_be_written(tmp_path: Path) -> None:
+    """Other fields are told before the language model is asked."""
+    given = [Document("a", "It rains.", "Rome"), Document("b", "It rains.", "", {"context": "own"})]
+    asked = AskedModelConfig(max_new_tokens=6)
+    config = RefineConfig(context=True, language_model=asked)
+    wanted: dict[str, Any] = {"context": {"exists": True}, "not": {"context": "own"}}
+    index, _ = build_measured(tmp_path, given[:1], POLICY, refine=config, filter=wanted)
+    assert [p.id for p in index.open(CPU).retriever("bm25").search(["rains"], 2)[0]] == ["a#0"]
+    with pytest.raises(ConfigError, match=r"a field of rag\.filter \(=contexts\)"):
+        build_measured(tmp_path, given, refine=config, filter={"contexts": "own"})
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rag.search.answer_journal import AnswerJournal
+sys.path.insert(0, sys.argv[2])
+import test_refine_settings as here
+
+keep, kept = AnswerJournal.keep, []
+def keep_and_die(self, answers):
+    keep(self, answers)
+    kept.append(answers)
+    if len(kept) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+AnswerJournal.keep = keep_and_die
+here.written_by_a_model(Path(sys.argv[1]))
+"""
+
+
+def written_by_a_model(folder: Path) -> Artifact:
+    """Return an index of 12 contexts and 6 summaries, 4 of which are kept together."""
+    asked = AskedModelConfig(max_new_tokens=4, batch_size=1)
+    config = RefineConfig(context=True, summaries="written", language_model=asked)
+    return build_measured(folder, policy=POLICY, refine=config)[0]
+
+
+def test_answers_that_were_given_before_a_kill_are_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is killed when all contexts and four of six summaries are written."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(here)]
+    support = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": support}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    journal = tmp_path / "killed" / "index" / ANSWERS
+    assert sum(len(json.loads(line)) for line in journal.read_text().splitlines()) == 16
+    asked: list[int] = []
+
+    def counted(policy: Any, prompts: Sequence[Any], **given: Any) -> Any:
+        asked.append(len(prompts))
+        return generate(policy, prompts, **given)
+
+    monkeypatch.setattr(language_model, "generate", counted)
+    index = written_by_a_model(tmp_path / "killed")
+    assert sum(asked) == 2
+    assert not journal.exists()
+    never_killed = written_by_a_model(tmp_path / "fresh")
+    for name in ("passages.jsonl", "summaries/summaries.jsonl", "index.faiss"):
+        assert index.file(name).read_bytes() == never_killed.file(name).read_bytes()
+
+
+def test_a_line_of_the_journal_that_was_cut_off_counts_as_nothing(tmp_path: Path) -> None:
+    path = tmp_path / ANSWERS
+    AnswerJournal(path).keep({"one?": "1", "two?": "2"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-20])
+    again = AnswerJournal(path)
+    assert path.read_bytes() == whole
+    assert ("two?" in again, "three?" in again, again.answer("one?")) == (True, False, "1")
+    again.keep({"three?": "3"})
+    assert AnswerJournal(path).answer("three?") == "3"
 
 
 @pytest.mark.parametrize("rewrite", REWRITES)

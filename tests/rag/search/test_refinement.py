@@ -25,6 +25,7 @@ from rag.search.diversity import marginal_relevance
 from rag.search.engine import HybridIndex, IndexRetriever, Refinement
 from rag.search.neighbours import with_neighbours
 from rag.search.passages_by_id import cited_passages
+from rag.search.refitting import EncoderOfReaders
 from rag.search.reranking import CrossEncoder, PromptedRanker, grade_of, rerank
 from rag.search.rewriting import HypotheticalAnswers, RewritingIndex, SubQuestions, Wordings
 from rag.search.summaries import SummaryIndex
@@ -65,9 +66,9 @@ def test_neighbours_are_merged_without_repetition_and_keep_offsets(overlap: int)
 
 
 def test_a_gap_or_what_may_not_be_read_ends_the_neighbourhood() -> None:
-    parts = [("a", 0, ("*",)), ("b", 2, ()), ("c", 4, ("*",)), ("d", 99, ("*",))]
+    parts = [("a", 0, ("*",)), ("b" * 9, 2, ()), ("c", 12, ("*",)), ("d", 99, ("*",))]
     corpus = Corpus(
-        [Chunk(t, "x", start, start + 1, "", t, readers=rule) for t, start, rule in parts]
+        [Chunk(t, "x", start, start + len(t), "", t, readers=rule) for t, start, rule in parts]
     )
     for row, text in ((0, "a"), (2, "c"), (3, "d")):
         (passage,) = with_neighbours([(row, 1.0)], 3, corpus, ANYONE)
@@ -98,7 +99,8 @@ def small() -> tuple[Corpus, KeywordIndex]:
 
 def test_the_engine_refines_in_order() -> None:
     corpus, keywords = small()
-    encoder = HashingEncoder.fit([chunk.text for chunk in corpus.chunks], 256)
+    texts = [chunk.text for chunk in corpus.chunks]
+    encoders = EncoderOfReaders(HashingEncoder.fit(texts, 256), lambda: texts, None)
 
     class Last:
         def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -108,7 +110,7 @@ def test_the_engine_refines_in_order() -> None:
     assert [p.id for p in plain[0]] == ["0"]
     reranked = IndexRetriever(corpus, keywords, refinement=Refinement(Last(), depth=3))
     assert [(p.id, p.score) for p in reranked.search(["rain Rome"], 2)[0]] == [("2", 1), ("0", 0)]
-    varied = IndexRetriever(corpus, keywords, refinement=Refinement(mmr=0.3, encoder=encoder))
+    varied = IndexRetriever(corpus, keywords, refinement=Refinement(mmr=0.3, encoders=encoders))
     assert [p.id for p in varied.search(["rain Rome"], 2)[0]] == ["0", "2"]
 
 

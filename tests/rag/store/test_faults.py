@@ -19,6 +19,7 @@ from rag.store import database, derived
 from rag.store.live import LiveStore
 from rag.store.opening import make_store, open_store
 from rag.store.settings import StoreSettings
+from rag.store.sqlite_errors import explained
 
 SETTINGS = StoreSettings(chunk_words=5, dimensions=16)
 EVERYONE = ["*"]
@@ -122,12 +123,12 @@ def test_what_sqlite_can_not_write_is_said(tmp_path: Path) -> None:
         sql.execute("CREATE TABLE a (b)")
     sql.close()
     read_only = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    with pytest.raises(ArtifactError, match="read-only for this user"), database.explained(path):
+    with pytest.raises(ArtifactError, match="read-only for this user"), explained(path):
         read_only.execute("INSERT INTO a VALUES (1)")
     read_only.close()
     small = sqlite3.connect(path)
     small.execute("PRAGMA max_page_count = 3")
-    with pytest.raises(ArtifactError, match="the disk is full"), database.explained(path):
+    with pytest.raises(ArtifactError, match="the disk is full"), explained(path):
         small.execute("INSERT INTO a VALUES (zeroblob(100000))")
     small.close()
 

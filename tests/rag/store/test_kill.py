@@ -17,8 +17,9 @@ from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
 from rag.index.bm25 import KeywordIndex
 from rag.index.dense import VectorIndex
 from rag.options import PRESET_NAMES
-from rag.store.live import LiveStore, positive
+from rag.store.live import LiveStore
 from rag.store.opening import open_store
+from rag.store.ranking import positive
 
 CHILD = """
 import random, sys

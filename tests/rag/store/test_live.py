@@ -25,8 +25,9 @@ from rag.index.protocol import Hits
 from rag.index.ranking import DENSE_WEIGHT, POOL, fuse
 from rag.options import DENSE_INDEXES
 from rag.store import derived, verification
-from rag.store.live import LiveStore, positive
+from rag.store.live import LiveStore
 from rag.store.opening import make_store, open_store
+from rag.store.ranking import positive
 from rag.store.settings import StoreSettings
 
 SETTINGS = {"chunk_words": 5, "dimensions": 32}

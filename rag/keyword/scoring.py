@@ -1,6 +1,6 @@
 """BM25 with weights that are computed when a query is asked.
 
-The formula is Lucene's, as in `rag/index/bm25.py` and with its k1, b and tokenisation; N, df and
+The formula is Lucene's, as in `rag/index/bm25.py`, with the same k1, b and tokenisation; N, df and
 the mean length are of the chunks that *may be read*: that live, and whose rule names the principal,
 whatever a filter passes.
 So a score says nothing of a text that its reader must not know of, and equals the score in a bm25s
@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rag.index.bm25 import K1, B, words_of
 from rag.index.protocol import Hits
 from rag.index.ranking import best
-from rag.store.postings import TermCounts
+from rag.keyword.postings import TermCounts
+from rag.keyword.words import K1, B, words_of
 
 
 class Counted(NamedTuple):

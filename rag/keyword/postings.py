@@ -2,7 +2,7 @@
 
 bm25s multiplies each count with its weight when it indexes, so one more passage changes every
 number of the index. Here counts alone are kept, and weights are computed for the terms of a query
-when it is asked (`keyword_search.py`). A place is a chunk's row within its segment.
+when it is asked (`scoring.py`). A place is a chunk's row within its segment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rag.index.bm25 import words_of
+from rag.keyword.words import words_of
 
 BLOCK = 20_000
 """Texts that are stemmed together; bounds memory, changes no result."""
