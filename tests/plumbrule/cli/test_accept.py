@@ -42,7 +42,8 @@ def project(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a copy of the project, whose sources a test may edit, in the store `tmp_path / store`."""
     tree, store = tmp_path / "tree", tmp_path / "store"
     for package in (*PACKAGES, "conf", "hydra_plugins"):
-        shutil.copytree(ROOT / package, tree / package)  # with its bytecode
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tree / package, ignore=ignored)
     store.mkdir()
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
