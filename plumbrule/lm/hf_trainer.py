@@ -100,7 +100,7 @@ def common_arguments(
         "save_steps": settings.save_every,
         "num_train_epochs": 1,  # all epochs are laid out as one
         "train_sampling_strategy": "sequential",
-        "optim": "adamw_torch_fused",
+        "optim": "adamw_torch",
         "weight_decay": 0.0,
         # The machine.
         "use_cpu": device.type == "cpu",
