@@ -58,6 +58,13 @@ def run(
     Raises: DataError: an evaluation without gold or KL, to another start or on other prompts than
     its baseline, or on too few. ConfigError: two gold utilities, two inputs of one trial and seed.
     """
+    return write_methods(config, inputs, out)
+
+
+def write_methods(
+    config: MethodsConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     baselines = Inputs(inputs).variations("baseline")
     by_trial: dict[tuple[str, str], list[Evaluated]] = {}
     said: list[str] = []

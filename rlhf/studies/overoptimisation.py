@@ -83,6 +83,13 @@ def run(
 
     Raises: DataError: a run has no gold score.
     """
+    return write_study(config, inputs, out)
+
+
+def write_study(
+    config: OveroptimisationConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     series = [one for method in LAWS for one in read_series(method, inputs, config)]
     if not series:
         raise DataError("inputs must hold a run of ppo or best_of_n; give the node one.")
