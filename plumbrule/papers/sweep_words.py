@@ -75,6 +75,20 @@ def require_free(scale: Scale, more: Sequence[str]) -> None:
         raise ConfigError(f"{missing}; add {' '.join(f'{key}=<path>' for key in needed)}.")
 
 
+def require_seeds(paper: Paper, scale: Scale, more: Sequence[str]) -> None:
+    """Raise ConfigError for an added seed that is none of the paper's, since claims are compared
+    over those alone.
+    """
+    known = [str(seed) for seed in scale.seeds]
+    given = arm_values([word for word in more if word.startswith(SEED)])
+    for seed in given.get(SEED.removesuffix("="), []):
+        if seed not in known:
+            raise ConfigError(
+                f"seed (={seed}) must be one of {listed(known)}, over which claims of {paper.name} "
+                f"are compared; take one of these, or add it to conf/paper/{paper.name}.yaml."
+            )
+
+
 def missing_data(scale: Scale, more: Sequence[str]) -> str:
     """Return which data a scale needs that these words give no path of; "" where all is there."""
     given = {key_of(word) for word in more}

@@ -109,8 +109,14 @@ def test_a_scale_that_there_is_not_is_said_and_nothing_is_run(
         (["run", "gao2022", "ppo.kl.coef=1"], r"ppo\.kl\.coef=1 must not be added"),
         (
             ["run", "huang2024", "arm=eso"],
-            r"arm \(=eso\) must be one of eos, value; the nearest is eos",
+            r"arm of huang2024 \(=eso\) must be one of eos, value; the nearest is eos",
         ),
+        (
+            ["run", "lewis2020", "seed=0,7"],
+            r"seed \(=7\) must be one of 0, 1, 2, over which claims",
+        ),
+        (["run", "lewis2020", "--json"], r"--json must stand behind paper check \(=paper run\)"),
+        (["list", "lewis2020"], r"paper list \(=lewis2020\) must be given nothing"),
         (
             ["run", "li2023", "scale=full"],
             r"must be given eval\.halueval\.path \(HaluEval's folder",
@@ -127,7 +133,7 @@ def test_a_dry_run_prints_one_plan_in_which_shared_stages_stand_once(
 ) -> None:
     verbs.main(["paper", "run", "lewis2020", "ovadia2023", *FAST, "--store", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "plan of the sweep: 2 cells of 16 nodes, 8 of them different" in out
+    assert "plan of the sweep: 3 cells of 39 nodes, 17 of them different" in out
     assert "cell lewis2020 main seed=0" in out
     assert not (tmp_path / "runs").exists()
 
