@@ -142,7 +142,7 @@ def methods(artifact: Artifact, inputs: Inputs, out: Path) -> Mapping[str, float
 
 def reward_evaluation(artifact: Artifact, inputs: Inputs, out: Path) -> Mapping[str, float]:
     """Write `metrics.json` and `intervals.json` of a test of a reward model."""
-    from eval.reward_models.stage import Found, is_headline, metrics_of
+    from eval.reward_models.stage import SetScores, is_headline, metrics_of
 
     manifest = read_manifest(artifact.path)
     seed = int(manifest.config.get("seed", 0))
@@ -153,7 +153,7 @@ def reward_evaluation(artifact: Artifact, inputs: Inputs, out: Path) -> Mapping[
         if not (name.endswith(REWRITES) and name.removesuffix(REWRITES) in files):
             rewrites = files.get(f"{name}{REWRITES}", [])
             found[name] = metrics_of(
-                Found([*map(dict, rows)], [*map(dict, rewrites)], [], [], [], []), intervals
+                SetScores([*map(dict, rows)], [*map(dict, rewrites)], [], [], [], []), intervals
             )
     write_json(out / METRICS, {name: _as_json(own) for name, own in found.items()})
     flat = {

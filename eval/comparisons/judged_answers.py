@@ -40,7 +40,7 @@ from eval.comparisons.win_rates import (
     win_rates,
 )
 from eval.intervals import Intervals, Row, publish
-from eval.reward_models.judge import Judge
+from eval.reward_models.judge import PairwiseJudge
 from eval.reward_models.rankings import Tested
 from plumbrule.data.json_lines import read_rows
 from plumbrule.data.records import Preference, Prompt, read_records
@@ -108,7 +108,9 @@ def run(
     orders: list[dict[str, Any]] = []
     if "judge" in inputs:
         policy = load_policy(inputs["judge"].file(MODEL), device=resolve_device(runtime))
-        judge: Judge | PairwiseEndpointJudge = Judge(policy, runtime.micro_batch_size, tracker)
+        judge: PairwiseJudge | PairwiseEndpointJudge = PairwiseJudge(
+            policy, runtime.micro_batch_size, tracker
+        )
         verdicts["judge"], orders, said = judged(answers, judge)
         notes += said
     elif config.endpoint.url is not None:
@@ -191,7 +193,7 @@ def notes_on(answers: Sequence[Answers]) -> list[str]:
 
 
 def judged(
-    answers: Sequence[Answers], judge: Judge | PairwiseEndpointJudge
+    answers: Sequence[Answers], judge: PairwiseJudge | PairwiseEndpointJudge
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Return the judge's verdict rows, what is known of its orders, and notes.
 

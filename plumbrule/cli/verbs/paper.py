@@ -17,7 +17,7 @@ from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError, TrainingError, listed
 from plumbrule.papers.outcomes import FAILS, check_scale
-from plumbrule.papers.paper import SCALES, Paper, Scale
+from plumbrule.papers.paper import SCALES, Paper, PaperScale
 from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.results_files import as_result, read_results, write_result
 from plumbrule.papers.sweep_words import (
@@ -168,7 +168,7 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
         )
 
 
-def with_arms(scale: Scale, names: Sequence[str]) -> Scale:
+def with_arms(scale: PaperScale, names: Sequence[str]) -> PaperScale:
     """Return a scale with some of its arms; none named: all."""
     arms = {arm: words for arm, words in scale.arms.items() if not names or arm in names}
     return replace(scale, arms=arms)
@@ -205,7 +205,7 @@ def _check(papers: Sequence[Paper], scale: str, options: argparse.Namespace) -> 
         raise TrainingError(f"{len(failed)} claim(s) of verdict {FAILS!r}: {'; '.join(failed)}")
 
 
-def _print_plan(chosen: Sequence[tuple[Paper, Scale]], more: Sequence[str]) -> None:
+def _print_plan(chosen: Sequence[tuple[Paper, PaperScale]], more: Sequence[str]) -> None:
     """Print one plan of the cells of all arms, in which a stage that several share stands once."""
     from plumbrule.cli.composition import composed_config
     from plumbrule.cli.runs import Run
