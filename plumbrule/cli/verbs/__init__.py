@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     options, rest = parser.parse_known_intermixed_args(words)
     if rest:
         known = dict.fromkeys(re.findall(r"(?<![\w-])--?[a-z][\w-]*", parser.format_help()))
-        options = [word for word in rest if word.startswith("-")]
-        hint = f"{nearest(options[0].split('=')[0], known)[:-1]}; " if options else ""
+        dashed = [word for word in rest if word.startswith("-")]
+        hint = f"{nearest(dashed[0].split('=')[0], known)[:-1]}; " if dashed else ""
         parser.error(f"unknown arguments: {' '.join(rest)}; {hint}see {parser.prog} --help")
     verb.run(options)
     return 0
