@@ -26,7 +26,7 @@ SUBJECT = "subject"
 """Of an item's meta."""
 
 
-class Example(NamedTuple):
+class Shot(NamedTuple):
     """An answered question. passages: shown with it."""
 
     question: str
@@ -34,7 +34,7 @@ class Example(NamedTuple):
     passages: tuple[str, ...] = ()
 
 
-ExampleOf = Callable[[BenchmarkItem], Example]
+ExampleOf = Callable[[BenchmarkItem], Shot]
 
 
 class Shots(NamedTuple):
@@ -43,10 +43,10 @@ class Shots(NamedTuple):
     num_passed_over: rows that are evaluated as well.
     """
 
-    by_subject: Mapping[str, Sequence[tuple[str, Example]]]
+    by_subject: Mapping[str, Sequence[tuple[str, Shot]]]
     num_passed_over: int = 0
 
-    def of(self, item: BenchmarkItem) -> list[Example]:
+    def of(self, item: BenchmarkItem) -> list[Shot]:
         """Return the examples that an item's question is shown."""
         subject = "" if list(self.by_subject) == [""] else subject_of(item)
         return [example for _, example in self.by_subject[subject]]
@@ -104,7 +104,7 @@ def draw(
     return Shots(found, sum(_plain(example) in asked for _, example in examples))
 
 
-def _plain(example: Example) -> tuple[str, ...]:
+def _plain(example: Shot) -> tuple[str, ...]:
     """Return what makes two rows one question: its words, and the passages beside it."""
     return (" ".join(example.question.split()).casefold(), *example.passages)
 
@@ -115,7 +115,7 @@ def _rank(seed: int, benchmark: str, id: str) -> tuple[bytes, str]:
 
 
 def as_turns(
-    examples: Sequence[Example],
+    examples: Sequence[Shot],
     with_passages: Callable[[Sequence[Message], Sequence[str]], Sequence[Message]],
 ) -> tuple[Message, ...]:
     """Return examples as turns of user and assistant.
@@ -129,7 +129,7 @@ def as_turns(
     return tuple(turns)
 
 
-def as_text(examples: Sequence[Example]) -> str:
+def as_text(examples: Sequence[Shot]) -> str:
     """Return examples as plain text that the question follows; "" of none."""
     return "".join(f"Q: {one.question}\nA: {one.answer}\n\n" for one in examples)
 

@@ -19,7 +19,7 @@ LONGEST_NUMBER = 20
 """Digits of a number in the name of an input; longer ones are sorted as text."""
 
 
-class Gathered(NamedTuple):
+class GatheredInput(NamedTuple):
     """One input of a slot. name: what stands behind the slot's name and a `_`; "": nothing."""
 
     name: str
@@ -62,7 +62,7 @@ class Inputs(Mapping[str, Artifact]):
         """
         return {name: self[name] for name in sorted(self, key=_by_number) if is_of_slot(name, slot)}
 
-    def variations(self, slot: str) -> list[Gathered]:
+    def variations(self, slot: str) -> list[GatheredInput]:
         """Return the inputs of a slot that gathers, as the config orders them."""
         found = []
         for given, artifact in self.items():
@@ -70,7 +70,7 @@ class Inputs(Mapping[str, Artifact]):
                 head, *settings = given.split(SIGN)
                 pairs = [(k, v) for k, _, v in (setting.partition("=") for setting in settings)]
                 name = head.removeprefix(slot).removeprefix("_")
-                found.append(Gathered(name, dict(pairs), artifact))
+                found.append(GatheredInput(name, dict(pairs), artifact))
         return found
 
     def retriever(self, slot: str, method: str, runtime: RuntimeConfig) -> Retriever | None:

@@ -120,7 +120,7 @@ def chunks_at(
     return chunks
 
 
-class Place(NamedTuple):
+class TextPosition(NamedTuple):
     """Where a stretch of a document stands: from `start` on, until the next one."""
 
     start: int
@@ -128,7 +128,7 @@ class Place(NamedTuple):
     section: str
 
 
-def places_of(document: Document) -> list[Place]:
+def places_of(document: Document) -> list[TextPosition]:
     """Return the pages and sections that `meta["places"]` tells, in order; [] where it has none.
 
     A parser writes them (`rag/parsers/`): a list of [start, page or null, section], by start.
@@ -137,9 +137,9 @@ def places_of(document: Document) -> list[Place]:
     """
     given = document.meta.get(PLACES, [])
     try:
-        found = [Place(start, page, section) for start, page, section in given]
+        found = [TextPosition(start, page, section) for start, page, section in given]
     except (TypeError, ValueError):
-        found = [Place(-1, None, "")]
+        found = [TextPosition(-1, None, "")]
     rising = all(a.start < b.start for a, b in pairwise(found))
     sound = rising and all(
         type(start) is int

@@ -22,9 +22,9 @@ from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, train_tokenizer
 from plumbrule.lm.randomness import generator
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.model import RewardModel, Row
+from rlhf.reward_model.model import RewardModel, TokenizedAnswer
 from rlhf.reward_model.stage import split_up
-from rlhf.reward_model.training import LossSettings, Ranking, micro_batches
+from rlhf.reward_model.training import Ranking, RewardLossSettings, micro_batches
 
 PROMPT_TOKENS, ANSWER_TOKENS = 64, (8, 48)
 """Of a prompt, and the shortest and longest answer."""
@@ -78,7 +78,8 @@ def random_rankings(model: RewardModel, number: int, num_answers: int) -> list[R
         prompt = draw.integers(highest, size=PROMPT_TOKENS).tolist()
         lengths = draw.integers(ANSWER_TOKENS[0], ANSWER_TOKENS[1] + 1, size=num_answers)
         rows = tuple(
-            Row((*prompt, *draw.integers(highest, size=n).tolist()), len(prompt)) for n in lengths
+            TokenizedAnswer((*prompt, *draw.integers(highest, size=n).tolist()), len(prompt))
+            for n in lengths
         )
         pairs = tuple((i, j) for i in range(num_answers) for j in range(i + 1, num_answers))
         ranks = tuple(range(1, num_answers + 1))
@@ -92,7 +93,9 @@ def step(
     """Return the seconds of one forward and backward pass, and the gradient."""
     model.zero_grad()
     begun = time.perf_counter()
-    for losses, _ in micro_batches(model, batch, micro_batch_size, LossSettings.of(RMConfig())):
+    for losses, _ in micro_batches(
+        model, batch, micro_batch_size, RewardLossSettings.of(RMConfig())
+    ):
         (losses.sum() / len(batch)).backward()
     took = time.perf_counter() - begun
     return took, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])

@@ -138,7 +138,7 @@ def test_every_setting_and_verb_of_a_command_exists(
 def check_verb(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Fail unless a verb has the options that it is given; `doc`, unless it knows the setting."""
     if words[0] == "doc" and "<" not in words[-1] and len(words) > 1:
-        assert help_page.describe(words[1], RunConfig, help_page.Composed("", {}))
+        assert help_page.describe(words[1], RunConfig, help_page.ComposedConfig("", {}))
     with pytest.raises(SystemExit):
         verbs.main([words[0], "--help"])
     described = capsys.readouterr().out

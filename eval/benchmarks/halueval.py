@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from eval.benchmarks.subject import Subject
 
 
-class Judgement(NamedTuple):
+class HallucinationJudgement(NamedTuple):
     """What a judge makes of a text.
 
     score: log p(Yes) - log p(No), nats; None where its word was sampled. verdict: Yes, No or
@@ -177,19 +177,21 @@ def judge(
     chat: bool,
     condition: str,
     subject: Subject,
-) -> list[Judgement]:
+) -> list[HallucinationJudgement]:
     """Return what the policy says of each text, by the protocol of the settings."""
     what, config = f"halueval {condition}", subject.config.halueval
     if config.protocol == "official":
         texts = subject.say(prompts, ids, what, config.max_new_tokens)
-        return [Judgement(None, read_verdict(text), text) for text in texts]
+        return [HallucinationJudgement(None, read_verdict(text), text) for text in texts]
     yes, no = (subject.encode_word(word, chat) for word in (YES, NO))
     scores = subject.log_odds(prompts, yes, no, what, families=tasks)
     words = [YES if score > 0 else NO for score in scores]
-    return [Judgement(s, word, word) for s, word in zip(scores, words, strict=True)]
+    return [HallucinationJudgement(s, word, word) for s, word in zip(scores, words, strict=True)]
 
 
-def judged(candidate: Candidate, judgement: Judgement, condition: str) -> dict[str, Any]:
+def judged(
+    candidate: Candidate, judgement: HallucinationJudgement, condition: str
+) -> dict[str, Any]:
     """Return the row of a candidate."""
     item, text, verdict = candidate.item, candidate.text, judgement.verdict
     knowledge = text_of(item, SOURCE[item.task] or "query")
@@ -215,7 +217,7 @@ def judged(candidate: Candidate, judgement: Judgement, condition: str) -> dict[s
 
 def unread(candidate: Candidate, condition: str) -> dict[str, Any]:
     """Return the row of a candidate that does not fit the context and whose protocol counts all."""
-    row = judged(candidate, Judgement(None, FAILED, ""), condition)
+    row = judged(candidate, HallucinationJudgement(None, FAILED, ""), condition)
     return {**row, "too_long": 1}
 
 
@@ -254,7 +256,9 @@ def answers(
     return [row for _, row in found], samples[: subject.config.num_samples], notes
 
 
-def sample(ask: Ask, row: dict[str, Any], said: Judgement, condition: str) -> dict[str, Any]:
+def sample(
+    ask: Ask, row: dict[str, Any], said: HallucinationJudgement, condition: str
+) -> dict[str, Any]:
     """Return the row of `samples.jsonl` that shows a judgement."""
     shown = {
         "id": row["id"],

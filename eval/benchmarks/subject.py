@@ -18,7 +18,7 @@ from eval.benchmarks.answers import Answered, left_out
 from eval.benchmarks.divergence import log_ratios
 from eval.benchmarks.journal import Journal
 from eval.config import EvalConfig
-from eval.few_shot import NONE, Example, Shots
+from eval.few_shot import NONE, Shot, Shots
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
 from plumbrule.errors import ConfigError
 from plumbrule.lm.chat import PLAIN_TEMPLATE, encode_text
@@ -88,7 +88,7 @@ class Subject:
             )
         return form == "chat" or (form == "auto" and (self.chats or not plain))
 
-    def examples(self, benchmark: str, items: Sequence[BenchmarkItem]) -> list[list[Example]]:
+    def examples(self, benchmark: str, items: Sequence[BenchmarkItem]) -> list[list[Shot]]:
         """Return the examples that the question of each item is shown."""
         shots = self.shots.get(benchmark, NONE)
         return [shots.of(item) for item in items]

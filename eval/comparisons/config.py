@@ -159,6 +159,7 @@ WIN_RATE = StageKind(
         "{policy}/rm_win_rate",
     ),
     check="eval.comparisons.config:check_judges",
+    recompute="eval.recompute:win_rate",
 )
 METHODS = StageKind(
     "methods",
@@ -170,6 +171,7 @@ METHODS = StageKind(
         "best_of_n": Slot(("best_of_n",), required=False, gathers=True, compares_gold=True),
     },
     headline=("methods/gold_gain_*", "methods/kl_*"),
+    recompute="eval.recompute:methods",
 )
 
 
@@ -191,4 +193,5 @@ SUMMARY = StageKind(
     {"run": Slot(MEASURED, gathers=True)},
     headline=("summary/*",),
     check="eval.comparisons.config:check_summary",
+    recompute="eval.recompute:summary",
 )

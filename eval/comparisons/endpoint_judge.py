@@ -22,7 +22,7 @@ from plumbrule.data.records import Preference
 from plumbrule.errors import TrainingError
 from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, EndpointSettings, Reply
 from plumbrule.lm.judges.questions import conversation, fill
-from plumbrule.lm.judges.taken_back import REASON, TURNING
+from plumbrule.lm.judges.verdict_retraction import REASON, TURNING
 from plumbrule.protocols import Tracker
 
 QUESTION = (

@@ -26,9 +26,21 @@ from eval.benchmarks.quantity import items_file
 from eval.comparisons.compare import pair
 from eval.comparisons.config import WinRateConfig
 from eval.comparisons.endpoint_judge import PairwiseEndpointJudge
-from eval.comparisons.win_rates import WinRate, as_row, metrics_of, verdict, verdict_row, win_rates
+from eval.comparisons.win_rates import (
+    FAILED,
+    ORDERS,
+    PROMPTS,
+    WinRate,
+    as_row,
+    conditions_of,
+    judge_verdict,
+    metrics_of,
+    verdict,
+    verdict_row,
+    win_rates,
+)
 from eval.intervals import Intervals, Row, publish
-from eval.reward_models.judge import Judge
+from eval.reward_models.judge import PairwiseJudge
 from eval.reward_models.rankings import Tested
 from plumbrule.data.json_lines import read_rows
 from plumbrule.data.records import Preference, Prompt, read_records
@@ -50,13 +62,6 @@ from plumbrule.store.file_names import (
     WIN_RATES,
 )
 from plumbrule.store.json_files import read_json, write_json, write_jsonl
-
-PROMPTS = "prompts"
-"""The benchmark whose answers are compared."""
-ORDERS = ("first_share", "contradicts")
-"""What is known of a judge beside its verdicts."""
-FAILED = "failed"
-"""Of a row of orders: 1 where the judge did not answer both."""
 
 
 class Answers(NamedTuple):
@@ -95,7 +100,6 @@ def run(
     """
     # 1
     answers = read_answers(inputs, config.max_prompts)
-    conditions = list(dict.fromkeys(str(one.policy["condition"]) for one in answers))
     kind = str(read_json(inputs["policy"].file(EVALUATED))["kind"])
     notes = notes_on(answers)
     intervals = Intervals(config.confidence)
@@ -104,7 +108,9 @@ def run(
     orders: list[dict[str, Any]] = []
     if "judge" in inputs:
         policy = load_policy(inputs["judge"].file(MODEL), device=resolve_device(runtime))
-        judge: Judge | PairwiseEndpointJudge = Judge(policy, runtime.micro_batch_size, tracker)
+        judge: PairwiseJudge | PairwiseEndpointJudge = PairwiseJudge(
+            policy, runtime.micro_batch_size, tracker
+        )
         verdicts["judge"], orders, said = judged(answers, judge)
         notes += said
     elif config.endpoint.url is not None:
@@ -117,7 +123,7 @@ def run(
     # 3
     rates: list[WinRate] = []
     for name, rows in verdicts.items():
-        rates += win_rates(f"{name}_win_rate", PROMPTS, rows, conditions, intervals)
+        rates += win_rates(f"{name}_win_rate", PROMPTS, rows, conditions_of(verdicts), intervals)
     metrics: dict[str, Interval] = metrics_of(kind, rates)
     for name, column in (*((one, one) for one in ORDERS), ("failure_rate", FAILED)):
         share = intervals.share(orders, column)
@@ -187,7 +193,7 @@ def notes_on(answers: Sequence[Answers]) -> list[str]:
 
 
 def judged(
-    answers: Sequence[Answers], judge: Judge | PairwiseEndpointJudge
+    answers: Sequence[Answers], judge: PairwiseJudge | PairwiseEndpointJudge
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Return the judge's verdict rows, what is known of its orders, and notes.
 
@@ -208,7 +214,7 @@ def judged(
             kept = {name: answers[i].policy[name] for name in ("id", "group", "condition")}
             rows[i] = {**kept, FAILED: 1}
             continue
-        win = 0.5 if order["contradicts"] else verdict(values[1], values[0])
+        win = judge_verdict(values[0], order["contradicts"])
         rows[i] = {**verdict_row(answers[i].policy, win), "preference": values[0]}
         rows[i] |= {name: order[name] for name in ORDERS}
     notes = []

@@ -34,7 +34,7 @@ from eval.comparisons.trials import HALVES, Evaluated, Half, Trial, choose, over
 from eval.intervals import publish
 from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import ConfigError, DataError
-from plumbrule.inputs import Gathered, Inputs
+from plumbrule.inputs import GatheredInput, Inputs
 from plumbrule.lm.cost_metrics import COSTS
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
@@ -58,6 +58,13 @@ def run(
     Raises: DataError: an evaluation without gold or KL, to another start or on other prompts than
     its baseline, or on too few. ConfigError: two gold utilities, two inputs of one trial and seed.
     """
+    return write_methods(config, inputs, out)
+
+
+def write_methods(
+    config: MethodsConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     baselines = Inputs(inputs).variations("baseline")
     by_trial: dict[tuple[str, str], list[Evaluated]] = {}
     said: list[str] = []
@@ -85,7 +92,7 @@ def run(
     return publish(found, out) | costs
 
 
-def baseline_of(one: Gathered, baselines: Sequence[Gathered]) -> Artifact:
+def baseline_of(one: GatheredInput, baselines: Sequence[GatheredInput]) -> Artifact:
     """Return the baseline whose variation is part of a policy's.
 
     Raises: DataError: none is, or several are.
@@ -101,7 +108,7 @@ def baseline_of(one: Gathered, baselines: Sequence[Gathered]) -> Artifact:
     return found[0].artifact
 
 
-def evaluated(one: Gathered, baseline: Artifact) -> Evaluated:
+def evaluated(one: GatheredInput, baseline: Artifact) -> Evaluated:
     """Return one policy's gains, KL and costs.
 
     Raises: DataError: see `run`.
@@ -158,7 +165,7 @@ def half_of(group: str) -> str:
 
 
 def best_of_n(
-    given: Sequence[Gathered], asked: Collection[str], config: MethodsConfig
+    given: Sequence[GatheredInput], asked: Collection[str], config: MethodsConfig
 ) -> list[dict[str, Any]]:
     """Return best-of-n's curve over seeds: a row for each name and n.
 

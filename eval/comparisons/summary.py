@@ -47,6 +47,13 @@ def run(
     Raises: DataError: a run lacks a metric or has one that is not finite. ConfigError: two runs of
     one label and seed, or no run has the baseline's label.
     """
+    return write_summary(config, inputs, out)
+
+
+def write_summary(
+    config: SummaryConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     by_label: dict[str, dict[str, Artifact]] = {}
     for one in Inputs(inputs).variations("run"):
         label = one.label or one.artifact.kind

@@ -30,7 +30,7 @@ _PAGE = re.compile(r"[-_. ]*page.*$", re.IGNORECASE)
 Box = tuple[float, float, float, float]
 
 
-class Expression(NamedTuple):
+class MathExpression(NamedTuple):
     """One expression. type: embedded or displayed. box: percent of the page; None: not given."""
 
     page: str
@@ -51,10 +51,10 @@ class Expression(NamedTuple):
         return document_of(self.page)
 
 
-class Read(NamedTuple):
+class IbemPages(NamedTuple):
     """Page -> its expressions, and why others were left out -> how many."""
 
-    pages: dict[str, list[Expression]]
+    pages: dict[str, list[MathExpression]]
     dropped: Counter[str]
 
 
@@ -63,7 +63,7 @@ def document_of(page: str) -> str:
     return _PAGE.sub("", page) or page
 
 
-def read_ibem(path: Path, *, boxes: bool = True) -> Read:
+def read_ibem(path: Path, *, boxes: bool = True) -> IbemPages:
     """Return the expressions of a file by page; those without text are left out and counted.
 
     Args: boxes: whether each expression must have one.
@@ -79,7 +79,7 @@ def read_ibem(path: Path, *, boxes: bool = True) -> Read:
         ) from None
     if not isinstance(found, Mapping) or not found:
         raise DataError("the file must hold an object of pages by name.", path)
-    pages: dict[str, list[Expression]] = {}
+    pages: dict[str, list[MathExpression]] = {}
     dropped = Counter[str]()
     for page, content in found.items():
         if not isinstance(content, Mapping):
@@ -92,7 +92,7 @@ def read_ibem(path: Path, *, boxes: bool = True) -> Read:
                     pages[page].append(one)
                 else:
                     dropped["expression without text"] += 1
-    return Read(pages, dropped)
+    return IbemPages(pages, dropped)
 
 
 def numbered(given: Any, where: str, path: Path) -> list[tuple[str, Any]]:
@@ -106,7 +106,7 @@ def numbered(given: Any, where: str, path: Path) -> list[tuple[str, Any]]:
 
 def expression(
     page: str, type: str, number: str, given: Any, path: Path, boxes: bool
-) -> Expression:
+) -> MathExpression:
     """Return one expression of the file. Raises: DataError: a text or the box is missing or bad."""
     where = f"{page}/{type}/{number}"
     if not isinstance(given, Mapping) or not isinstance(given.get("latex"), str):
@@ -116,7 +116,7 @@ def expression(
         raise DataError(f"{where}: latex_norm (={norm!r:.80}) must be text.", path)
     box = tuple(given.get(name) for name in _BOX)
     if not boxes and box == (None,) * 4:
-        return Expression(page, type, number, given["latex"], norm, None)
+        return MathExpression(page, type, number, given["latex"], norm, None)
     if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in box):
         raise DataError(f"{where}: {', '.join(_BOX)} (={list(box)}) must be numbers.", path)
     left, top, right, bottom = (float(x) for x in box if x is not None)
@@ -126,4 +126,4 @@ def expression(
             " and have an area.",
             path,
         )
-    return Expression(page, type, number, given["latex"], norm, (left, top, right, bottom))
+    return MathExpression(page, type, number, given["latex"], norm, (left, top, right, bottom))

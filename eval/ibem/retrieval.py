@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.ibem.records import Expression
+from eval.ibem.records import MathExpression
 from eval.ibem.scores import tokens
 
 K1, B = 1.5, 0.75
@@ -33,7 +33,7 @@ def terms(latex_norm: str) -> Counter[str]:
 class Pages:
     """Pages to be searched. pages: page -> its expressions; one without any can't be found."""
 
-    def __init__(self, pages: Mapping[str, Sequence[Expression]]):
+    def __init__(self, pages: Mapping[str, Sequence[MathExpression]]):
         self.places = {page: place for place, page in enumerate(pages)}
         counts = [sum((terms(one.latex_norm) for one in own), Counter()) for own in pages.values()]
         self.lengths = np.array([sum(count.values()) for count in counts], float)
@@ -74,7 +74,7 @@ def evenly(items: Sequence[Any], most: int | None) -> list[Any]:
 
 
 def search_rows(
-    pages: Pages, queries: Sequence[tuple[Expression, str]], what: str
+    pages: Pages, queries: Sequence[tuple[MathExpression, str]], what: str
 ) -> list[dict[str, Any]]:
     """Return a row for each query: whether its page is within the first k, and 1 / its rank.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.ibem.records import Box, Expression
+from eval.ibem.records import Box, MathExpression
 from eval.intervals import Intervals, Metrics, Row, known
 from plumbrule.statistics import point
 
@@ -47,7 +47,7 @@ def overlap(one: Box, other: Box) -> float:
 
 
 def match_boxes(
-    true: Sequence[Expression], found: Sequence[Expression], iou: float
+    true: Sequence[MathExpression], found: Sequence[MathExpression], iou: float
 ) -> list[tuple[int, int]]:
     """Return (place of a true one, place of a found one) of matched boxes, of one page."""
     pairs = []
@@ -66,7 +66,9 @@ def match_boxes(
     return sorted(matched.items())
 
 
-def match_numbers(true: Sequence[Expression], found: Sequence[Expression]) -> list[tuple[int, int]]:
+def match_numbers(
+    true: Sequence[MathExpression], found: Sequence[MathExpression]
+) -> list[tuple[int, int]]:
     """Return the same of expressions of one type and number."""
     places = {(one.type, one.number): j for j, one in enumerate(found)}
     keys = [(one.type, one.number) for one in true]
@@ -89,7 +91,7 @@ def edit_similarity(one: Sequence[str], other: Sequence[str]) -> float:
     return 1.0 - float(row[-1]) / longer
 
 
-def compared(true: Expression, found: Expression) -> dict[str, Any]:
+def compared(true: MathExpression, found: MathExpression) -> dict[str, Any]:
     """Return the row of one matched pair."""
     gold, said = tokens(true.latex_norm), tokens(found.latex_norm)
     return {

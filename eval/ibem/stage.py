@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.ibem.config import IbemEvalConfig
-from eval.ibem.records import Expression, Read, document_of, read_ibem
+from eval.ibem.records import IbemPages, MathExpression, document_of, read_ibem
 from eval.ibem.retrieval import WITHIN, Pages, evenly, search_rows
 from eval.ibem.scores import (
     BLEU_SETTINGS,
@@ -37,7 +37,7 @@ from plumbrule.store.file_names import ITEMS, METRICS, NOTES
 from plumbrule.store.json_files import write_json, write_jsonl
 
 TYPES = ("embedded", "displayed")
-Matched = list[tuple[Expression, Expression]]
+Matched = list[tuple[MathExpression, MathExpression]]
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
             "the file must hold an expression; check eval_ibem.path.", Path(config.path)
         )
     notes = notes_on("the ground truth", true)
-    found: Read | None = None
+    found: IbemPages | None = None
     if config.predictions is not None:
         found = read_ibem(Path(config.predictions), boxes=by_box)
         notes += notes_on("the predictions", found)
@@ -96,12 +96,12 @@ def run(
     return publish({f"eval_ibem/{name}": one for name, one in parts["all"].items()}, out)
 
 
-def notes_on(what: str, read: Read) -> list[str]:
+def notes_on(what: str, read: IbemPages) -> list[str]:
     """Return sentences on what was left out of a file."""
     return [f"{what}: {n} left out: {why}." for why, n in read.dropped.items()]
 
 
-def notes_on_pages(true: Read, found: Read, path: Path) -> list[str]:
+def notes_on_pages(true: IbemPages, found: IbemPages, path: Path) -> list[str]:
     """Return sentences on pages of one file only.
 
     Raises: DataError: they have no page in common.
@@ -122,7 +122,9 @@ def notes_on_pages(true: Read, found: Read, path: Path) -> list[str]:
     return notes
 
 
-def match(true: Read, found: Read, config: IbemEvalConfig) -> tuple[Matched, list[dict[str, Any]]]:
+def match(
+    true: IbemPages, found: IbemPages, config: IbemEvalConfig
+) -> tuple[Matched, list[dict[str, Any]]]:
     """Return matched (true, found) expressions, and a row for each page and type."""
     matched: Matched = []
     rows = []
@@ -145,7 +147,7 @@ def match(true: Read, found: Read, config: IbemEvalConfig) -> tuple[Matched, lis
     return matched, rows
 
 
-def retrieval(true: Read, matched: Matched, config: IbemEvalConfig) -> list[dict[str, Any]]:
+def retrieval(true: IbemPages, matched: Matched, config: IbemEvalConfig) -> list[dict[str, Any]]:
     """Return a row for each expression whose page was looked for."""
     pages = Pages(true.pages)
     every = [one for own in true.pages.values() for one in own]

@@ -107,4 +107,5 @@ STAGE = StageKind(
         "knowledge/confident_wrong_after_*",
     ),
     check="eval.knowledge.checks:check_arms",
+    recompute="eval.recompute:knowledge",
 )

@@ -29,7 +29,7 @@ from eval.knowledge.costs import Costs, costs_of, mean_costs
 from eval.knowledge.table import Arm, arms_of, metrics_of, notes, table
 from plumbrule.data.json_lines import read_rows
 from plumbrule.errors import DataError
-from plumbrule.inputs import Gathered, Inputs
+from plumbrule.inputs import GatheredInput, Inputs
 from plumbrule.protocols import Tracker
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
@@ -54,6 +54,13 @@ def run(
         arms were judged by different gold utilities. ArtifactError: what an arm was made from is
         gone.
     """
+    return write_knowledge(config, inputs, out)
+
+
+def write_knowledge(
+    config: KnowledgeConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     # 1
     given = Inputs(inputs).variations("arm")
     by_seed: dict[str, dict[str, Artifact]] = {}
@@ -139,7 +146,7 @@ def answer_row(arm: str, seed: str, row: Row) -> dict[str, Any]:
 
 def of_seed(inputs: Mapping[str, Artifact], slot: str, seed: str) -> Artifact | None:
     """Return the input of a slot that was made with a seed, or with all; None: there is none."""
-    found: list[Gathered] = Inputs(inputs).variations(slot)
+    found: list[GatheredInput] = Inputs(inputs).variations(slot)
     return next((one.artifact for one in found if one.seed in (seed, "")), None)
 
 

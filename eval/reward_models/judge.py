@@ -32,7 +32,7 @@ WORD_TOKENS = 4
 """Room that is left for the verdict."""
 
 
-class Judge:
+class PairwiseJudge:
     """A policy that is asked which answer is better."""
 
     def __init__(self, policy: Policy, micro_batch_size: int, tracker: Tracker):

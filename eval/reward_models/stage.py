@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from eval.intervals import Intervals, Metrics, publish
 from eval.reward_models.config import ROLE, RewardEvalConfig, RewardSetConfig
 from eval.reward_models.item_rows import item_rows
-from eval.reward_models.judge import Judge
+from eval.reward_models.judge import PairwiseJudge
 from eval.reward_models.rankings import PAIRS, PROTOCOLS, Tested, rankings_of
 from eval.reward_models.rewrites import REWRITES, rewrite_row, rewritten, summarise_rewrites
 from eval.reward_models.summary import agreement_rows, summarise
@@ -57,7 +57,7 @@ NUM_SHOWN = 4
 """Rankings of each set whose scores are written to samples.jsonl."""
 
 
-class Found(NamedTuple):
+class SetScores(NamedTuple):
     """What scoring one set gave; all of it is JSON. people: of items that several ranked."""
 
     items: list[dict[str, Any]]
@@ -88,7 +88,7 @@ def run(
     judge = scorer = None
     if "judge" in inputs:
         policy = load_policy(inputs["judge"].file(MODEL), device=resolve_device(runtime))
-        judge = Judge(policy, runtime.micro_batch_size, tracker)
+        judge = PairwiseJudge(policy, runtime.micro_batch_size, tracker)
     else:
         scorer = Inputs(inputs).scorer("rm", runtime)
     # 3
@@ -160,17 +160,17 @@ def read_set(one: RewardSetConfig) -> tuple[list[Preference], list[str]]:
 def score_all(
     sets: Mapping[str, tuple[list[Tested], list[str]]],
     scorer: Scorer | None,
-    judge: Judge | None,
+    judge: PairwiseJudge | None,
     config: RewardEvalConfig,
     out: Path,
-) -> dict[str, Found]:
+) -> dict[str, SetScores]:
     """Return what each set gave; those that a checkpoint holds are not scored again."""
     folder = out / CHECKPOINTS
     newest = checkpoints.newest(folder)
-    done: dict[str, Found] = {}
+    done: dict[str, SetScores] = {}
     if newest is not None:
         files = {name: newest[1] / f"{name}.json" for name in sets}
-        done = {n: Found(**read_json(path)) for n, path in files.items() if path.is_file()}
+        done = {n: SetScores(**read_json(path)) for n, path in files.items() if path.is_file()}
     for name, (rankings, notes) in sets.items():
         if name in done:
             continue
@@ -179,7 +179,7 @@ def score_all(
     return {name: done[name] for name in sets}
 
 
-def _save(folder: Path, done: Mapping[str, Found]) -> None:
+def _save(folder: Path, done: Mapping[str, SetScores]) -> None:
     for name, found in done.items():
         write_json(folder / f"{name}.json", found._asdict())
 
@@ -189,9 +189,9 @@ def score_set(
     rankings: Sequence[Tested],
     notes: Sequence[str],
     scorer: Scorer | None,
-    judge: Judge | None,
+    judge: PairwiseJudge | None,
     config: RewardEvalConfig,
-) -> Found:
+) -> SetScores:
     """Return the rows of one set."""
     said = list(notes)
     orders: list[dict[str, Any]] = []
@@ -228,7 +228,7 @@ def score_set(
         }
         for one, values in zip(rankings[:NUM_SHOWN], scores, strict=False)
     ]
-    return Found(items, changed, people_rows(rankings, scores), orders, samples, said)
+    return SetScores(items, changed, people_rows(rankings, scores), orders, samples, said)
 
 
 def score_rankings(scorer: Scorer, rankings: Sequence[Tested]) -> list[list[float]]:
@@ -316,7 +316,7 @@ def people_rows(
     return agreement_rows(several, verdicts)
 
 
-def metrics_of(found: Found, intervals: Intervals) -> Metrics:
+def metrics_of(found: SetScores, intervals: Intervals) -> Metrics:
     """Return a set's metrics: its own, those of rewrites, of people and of a judge's orders."""
     metrics = summarise(found.items, intervals)
     metrics |= {
@@ -343,7 +343,7 @@ def is_headline(metric: str) -> bool:
     )
 
 
-def write(out: Path, done: Mapping[str, Found], metrics: Mapping[str, Metrics]) -> None:
+def write(out: Path, done: Mapping[str, SetScores], metrics: Mapping[str, Metrics]) -> None:
     """Write item rows, metrics, samples and notes."""
     (out / ITEMS).mkdir(exist_ok=True)
     for name, found in done.items():

@@ -47,14 +47,14 @@ class Labelled(NamedTuple):
     part: str
 
 
-class Read(NamedTuple):
+class LabelledResponses(NamedTuple):
     """Labelled responses, and why others were left out -> how many."""
 
     responses: list[Labelled]
     dropped: Counter[str]
 
 
-def read_faithdial(path: Path) -> Read:
+def read_faithdial(path: Path) -> LabelledResponses:
     """Return the responses of a CSV of the audit, or of all of a folder.
 
     Raises: DataError: no CSV, or one without evidence, label and response.
@@ -82,7 +82,7 @@ def read_faithdial(path: Path) -> Read:
                 found.append(Labelled(id, evidence, response, is_one, None, evidence, name))
             else:
                 dropped["neither entailment alone nor hallucination"] += 1
-    return Read(found, dropped)
+    return LabelledResponses(found, dropped)
 
 
 def _columns(row: Mapping[str, Any], file: Path, number: int) -> tuple[str, str, str]:
@@ -116,7 +116,7 @@ def labels_of(text: str) -> set[str]:
     return found
 
 
-def read_ragtruth(folder: Path) -> Read:
+def read_ragtruth(folder: Path) -> LabelledResponses:
     """Return the good responses of RAGTruth with their spans.
 
     Raises: DataError: a file is missing, a row is not of its form, a response names no source, or
@@ -145,7 +145,7 @@ def read_ragtruth(folder: Path) -> Read:
                 str(source.get("task_type", "")),
             )
         )
-    return Read(found, dropped)
+    return LabelledResponses(found, dropped)
 
 
 def _ragtruth_rows(path: Path, sources: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

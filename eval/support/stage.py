@@ -15,7 +15,7 @@ from pathlib import Path
 
 from eval.intervals import Intervals, Metrics, publish
 from eval.support.config import SupportEvalConfig
-from eval.support.labelled import Read, read_faithdial, read_ragtruth
+from eval.support.labelled import LabelledResponses, read_faithdial, read_ragtruth
 from eval.support.scores import item_row, summarise
 from plumbrule.errors import DataError
 from plumbrule.protocols import Tracker
@@ -39,7 +39,7 @@ def run(
     Raises: DataError: a set without a labelled response, or what its reader raises.
     """
     # 1
-    sets: dict[str, Read] = {}
+    sets: dict[str, LabelledResponses] = {}
     if config.faithdial is not None:
         sets["faithdial"] = read_faithdial(Path(config.faithdial))
     if config.ragtruth is not None:

@@ -28,7 +28,8 @@ from plumbrule.pipeline.run_record import merge_metrics
 from plumbrule.pipeline.stages import STAGES
 from plumbrule.results.store_names import read_record
 from plumbrule.store.artifacts import Artifact, unlisted
-from plumbrule.store.json_files import read_json
+from plumbrule.store.file_names import ITEMS
+from plumbrule.store.json_files import read_json, read_jsonl
 from plumbrule.store.layout import REPORT_TEXT, RUN_RECORD, RUNS
 from plumbrule.store.manifests import MANIFEST, Manifest, read_manifest
 
@@ -187,10 +188,23 @@ def _node(
             else:
                 found = [f"{path.name} is missing"], [], 0
             wrong, unknown, number = wrong + found[0], unknown + found[1], number + found[2]
+        wrong += _rows(artifact, out)
     except (*NOT_OURS, PlumbruleError, OSError) as error:
         told = f"{type(error).__name__}: {error}".replace(str(root), "<archive>")
         return NodeCheck(where, 0, [f"{where}: its items can't be summarised ({told:.200})"], every)
     return NodeCheck(where, number, [f"{where}: {one}" for one in wrong], unknown)
+
+
+def _rows(artifact: Artifact, out: Path) -> list[str]:
+    """Return where item rows that were made again of other artifacts differ from the published."""
+    wrong: list[str] = []
+    for path in sorted((out / ITEMS).glob("*.jsonl")):
+        name = f"{ITEMS}/{path.name}"
+        if artifact.has(name):
+            wrong += _compared(name, read_jsonl(path), read_jsonl(artifact.file(name)))[0]
+        else:
+            wrong.append(f"{name} is missing")
+    return wrong
 
 
 def _compared(name: str, again: Any, published: Any) -> tuple[list[str], list[str], int]:

@@ -23,12 +23,14 @@ TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or f
 OPTIONS = (
     *("--help", "-h", "--version", "--plugin", "--config-dir", "-cd", "--cfg", "-c"),
     *("--multirun", "-m", "--hydra-help", "--info", "-i", "--resolve", "--package", "-p"),
-    *("--run", "-r", "--config-path", "-cp", "--config-name", "-cn", "--experimental-rerun"),
+    *("--run", "-r", "--config-path", "-cp", "--config-name", "-cn"),
     *("--shell-completion", "-sc"),
 )
 """Words with a dash that the command takes beside its settings."""
 SETTING_OF = {"dry-run": "run.dry=true", "dry": "run.dry=true", "sweep": "-m", "seed": "seed=0"}
 """An option that other programs have -> what it is here."""
+RERUN = "--experimental-rerun"
+"""Hydra's, which would unpickle a file."""
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -147,8 +149,14 @@ def unknown_option(arguments: Sequence[str]) -> str | None:
     """
     if "--resolve" in arguments and not {w.partition("=")[0] for w in arguments} & {"--cfg", "-c"}:
         return "--resolve must stand beside --cfg job, whose values it fills in; write both."
-    for word in arguments:
+    for place, word in enumerate(arguments):
         name, equals, value = word.partition("=")
+        if name == RERUN:
+            file = value if equals else next(iter(arguments[place + 1 :]), "")
+            return (
+                f"{RERUN} (={file}) must be left out, since it would run what a pickle holds; "
+                "repeat a recorded run with plumbrule rerun <run>."
+            )
         if not word.startswith("-") or name in OPTIONS or not name.strip("-"):
             continue
         plain = name.lstrip("-").replace("_", "-")

@@ -132,14 +132,14 @@ def version() -> str:
         return "plumbrule (not installed: run from its sources)"
 
 
-class Composed(NamedTuple):
+class ComposedConfig(NamedTuple):
     """What a command composes to. words: what it says, as experiment=quickstart. config: nested."""
 
     words: str
     config: Mapping[str, Any]
 
 
-def describe(name: str, schema: type, composed: Composed) -> str:
+def describe(name: str, schema: type, composed: ComposedConfig) -> str:
     """Return what a setting or a group of settings is: value, default, type, the text under it.
 
     Args: name: dotted, such as ppo.kl or ppo.kl.coef. schema: of the whole config.
@@ -176,7 +176,7 @@ def _unknown(name: str, known: str) -> ConfigError:
     return ConfigError(f"{name} must be a known key; {known}")
 
 
-def _group(name: str, schema: type, composed: Composed) -> str:
+def _group(name: str, schema: type, composed: ComposedConfig) -> str:
     """Return the title of a group and a paragraph for each of its settings."""
     title = inspect.getdoc(schema) or ""
     prefix = f"{name}." if name else ""
@@ -191,7 +191,9 @@ def _group(name: str, schema: type, composed: Composed) -> str:
     return "\n\n".join(parts)
 
 
-def _setting(name: str, owner: type, field: dataclasses.Field[Any], composed: Composed) -> str:
+def _setting(
+    name: str, owner: type, field: dataclasses.Field[Any], composed: ComposedConfig
+) -> str:
     default = _default(field)
     kind = str(field.type).replace("typing.", "")
     shown = _shown(default)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from plumbrule.pipeline.executors.config import ExecutorConfig
-from plumbrule.pipeline.executors.merged_graph import Job, Outcome
+from plumbrule.pipeline.executors.merged_graph import Job, JobOutcome
 from plumbrule.pipeline.expected_time import duration
 from plumbrule.surroundings import redraws
 
@@ -42,7 +42,7 @@ class Lines:
     def started(self, job: Job) -> None:
         """Say nothing: the node does."""
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: JobOutcome) -> None:
         """Say what failed."""
         if outcome.state == "pruned":
             self.say(f"{job.name} pruned: {first_line(outcome)}")
@@ -82,7 +82,7 @@ class Counts(Lines):
             self.running[job.planned.fingerprint] = (self.named(job), time.monotonic())
             self.changed(f"{self.named(job)}: building")
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: JobOutcome) -> None:
         """Count what became of a node."""
         self.running.pop(job.planned.fingerprint, None)
         self.expected.pop(job.planned.fingerprint, None)
@@ -167,7 +167,7 @@ class Table(Counts):
         self._live.console.print(line, markup=False, highlight=False)
 
 
-def first_line(outcome: Outcome) -> str:
+def first_line(outcome: JobOutcome) -> str:
     """Return the first line of what failed."""
     lines = str(outcome.error).splitlines()
     return lines[0] if lines else type(outcome.error).__name__

@@ -53,7 +53,7 @@ class Citations(NamedTuple):
     """Of those, such as name no passage that was shown."""
 
 
-class Claim(NamedTuple):
+class CitingSentence(NamedTuple):
     """A sentence of an answer."""
 
     words: list[str]
@@ -62,14 +62,14 @@ class Claim(NamedTuple):
     """Passages by number, each once."""
 
 
-def claims(text: str) -> Iterator[Claim]:
+def claims(text: str) -> Iterator[CitingSentence]:
     """Yield the sentences of an answer with what each cites."""
     text = _LIST_NUMBER.sub("", _LINE_OF_CITATIONS.sub(r" \1", text))
     text = _BEHIND_THE_END.sub(r"\2\1", text)  # `so. [1]` as `so [1].`
     for start, end in sentences(text):
         sentence = text[start:end]
         cited = dict.fromkeys(int(number) for number in CITATION.findall(sentence))
-        yield Claim(content_words(CITATION.sub(" ", sentence)), list(cited))
+        yield CitingSentence(content_words(CITATION.sub(" ", sentence)), list(cited))
 
 
 def without_citations(text: str) -> str:

@@ -13,7 +13,7 @@ MANY = 64
 """Most arguments of a function that takes several."""
 
 
-class Function(NamedTuple):
+class ClaimFunction(NamedTuple):
     """One of them. compute: of float64 numbers and arrays (m,). arguments: fewest and most."""
 
     compute: Callable[..., np.ndarray]
@@ -97,25 +97,27 @@ def _x_log_x(x: np.ndarray) -> np.ndarray:
     return np.where(x == 0, 0.0, x * np.log(np.where(x == 0, 1.0, x)))
 
 
-FUNCTIONS: dict[str, Function] = {
-    "abs": Function(np.abs, (1, 1), "absolute value"),
-    "sqrt": Function(np.sqrt, (1, 1), "square root"),
-    "log": Function(np.log, (1, 1), "natural logarithm"),
-    "exp": Function(np.exp, (1, 1), "exponential"),
-    "xlogx": Function(_x_log_x, (1, 1), "x log x, 0 at 0"),
-    "min": Function(_least, (1, MANY), "least of a curve, or of several numbers"),
-    "max": Function(_most, (1, MANY), "largest of a curve, or of several numbers"),
-    "mean": Function(_mean, (1, MANY), "mean of a curve, or of several numbers"),
-    "first": Function(_first, (1, 2), "mean of a curve's first point, or first n points"),
-    "last": Function(_last, (1, 2), "mean of a curve's last point, or last n points"),
-    "trend": Function(_trend, (1, MANY), "least-squares slope per step of a curve or of numbers"),
-    "correlation": Function(_correlation, (2, 2), "Pearson's, of two curves"),
-    "coefficient": Function(
+FUNCTIONS: dict[str, ClaimFunction] = {
+    "abs": ClaimFunction(np.abs, (1, 1), "absolute value"),
+    "sqrt": ClaimFunction(np.sqrt, (1, 1), "square root"),
+    "log": ClaimFunction(np.log, (1, 1), "natural logarithm"),
+    "exp": ClaimFunction(np.exp, (1, 1), "exponential"),
+    "xlogx": ClaimFunction(_x_log_x, (1, 1), "x log x, 0 at 0"),
+    "min": ClaimFunction(_least, (1, MANY), "least of a curve, or of several numbers"),
+    "max": ClaimFunction(_most, (1, MANY), "largest of a curve, or of several numbers"),
+    "mean": ClaimFunction(_mean, (1, MANY), "mean of a curve, or of several numbers"),
+    "first": ClaimFunction(_first, (1, 2), "mean of a curve's first point, or first n points"),
+    "last": ClaimFunction(_last, (1, 2), "mean of a curve's last point, or last n points"),
+    "trend": ClaimFunction(
+        _trend, (1, MANY), "least-squares slope per step of a curve or of numbers"
+    ),
+    "correlation": ClaimFunction(_correlation, (2, 2), "Pearson's, of two curves"),
+    "coefficient": ClaimFunction(
         _coefficient,
         (2, MANY),
         "of the last curve in the least-squares fit of the first by the others and an intercept",
     ),
-    "explained": Function(
+    "explained": ClaimFunction(
         _explained,
         (2, MANY),
         "share of the first curve's variance that this fit explains (R squared)",

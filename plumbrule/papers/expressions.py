@@ -52,7 +52,7 @@ _PLACE = re.compile(r"_r(\d+)")
 CURVE = "curve"
 
 
-class Reference(NamedTuple):
+class MetricReference(NamedTuple):
     """A metric that an expression names. node: "" where it names none. where: (key, value) of the
     runs that are meant. is_curve: whether its values over updates are.
     """
@@ -73,17 +73,17 @@ class Comparison(NamedTuple):
     text: str
 
 
-class Expression(NamedTuple):
+class ClaimExpression(NamedTuple):
     """A claim that was read. comparisons: all of which must hold. references: in their order."""
 
     text: str
     comparisons: tuple[Comparison, ...]
-    references: tuple[Reference, ...]
+    references: tuple[MetricReference, ...]
 
 
 def parse(
     text: str, definitions: Mapping[str, str] | None = None, field: str = "expression"
-) -> Expression:
+) -> ClaimExpression:
     """Return a claim's expression.
 
     Args: definitions: name -> an expression without comparisons, for which the name stands. field:
@@ -102,7 +102,7 @@ def parse(
     found = reader.references
     if not found:
         raise reader.error("name a metric", "write one as in ppo/gold_gain > 0")
-    return Expression(text, comparisons, tuple(found))
+    return ClaimExpression(text, comparisons, tuple(found))
 
 
 class _Reader:
@@ -110,7 +110,7 @@ class _Reader:
 
     def __init__(self, text: str, definitions: Mapping[str, str], field: str):
         self.text, self.definitions, self.field = text, definitions, field
-        self.references: list[Reference] = []
+        self.references: list[MetricReference] = []
         self.trees: dict[str, ast.expr] = {}
         self.opening: list[str] = []
 
@@ -146,7 +146,7 @@ class _Reader:
                 "take all values of one key alone", f"give others in {match[0]} a value"
             )
         self.references.append(
-            Reference(match[0], match["node"] or "", match["metric"], tuple(where))
+            MetricReference(match[0], match["node"] or "", match["metric"], tuple(where))
         )
         return f"_r{len(self.references) - 1}"
 

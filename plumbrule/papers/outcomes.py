@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plumbrule.papers.expressions import (
+    ClaimExpression,
     Comparison,
-    Expression,
     Value,
     evaluate,
     holds_references,
     parse,
 )
-from plumbrule.papers.paper import Claim, Paper, Scale
+from plumbrule.papers.paper import Paper, PaperClaim, PaperScale
 from plumbrule.papers.runs_of_paper import DONE, NotKnown, PaperRun, runs_of_paper, value_of
 from plumbrule.papers.sweep_words import missing_data
-from plumbrule.report.repeats import FEWEST, Measured, Repeats
+from plumbrule.report.repeats import FEWEST, Repeats, RunNumber
 from plumbrule.statistics import Interval
 from plumbrule.statistics.seeds import ROUNDING
 from plumbrule.store.artifacts import Store
@@ -60,10 +60,10 @@ class Part(NamedTuple):
         return {"text": self.text, "verdict": self.verdict, **told.as_json(), **rest}
 
 
-class Outcome(NamedTuple):
+class ClaimOutcome(NamedTuple):
     """What became of a claim. reason: why it was not run, or does not hold in spite of its mean."""
 
-    claim: Claim
+    claim: PaperClaim
     verdict: str
     reason: str = ""
     parts: Sequence[Part] = ()
@@ -74,12 +74,12 @@ class Checked(NamedTuple):
     """A scale of a paper against a store. runs: of all its cells, not only the done ones."""
 
     paper: Paper
-    scale: Scale
-    outcomes: Sequence[Outcome]
+    scale: PaperScale
+    outcomes: Sequence[ClaimOutcome]
     runs: Sequence[PaperRun]
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[ClaimOutcome]:
         """The claims that fail."""
         return [one for one in self.outcomes if one.verdict == FAILS]
 
@@ -98,12 +98,14 @@ def check_scale(paper: Paper, scale: str, store: Store) -> Checked:
     )
 
 
-def outcome_of(claim: Claim, scale: Scale, every: Sequence[PaperRun], store: Store) -> Outcome:
+def outcome_of(
+    claim: PaperClaim, scale: PaperScale, every: Sequence[PaperRun], store: Store
+) -> ClaimOutcome:
     """Return what became of one claim."""
     if not any(run.state == DONE for run in every):
         broken = [run for run in every if run.state == "failed"]
         reason = f"run {broken[0].name} failed" if broken else "no run of it is in the store"
-        return Outcome(claim, NOT_RUN, missing_data(scale, ()) or reason)
+        return ClaimOutcome(claim, NOT_RUN, missing_data(scale, ()) or reason)
     expression = parse(claim.expression, scale.definitions)
     measured: dict[int, list[tuple[float, float]]] = {}
     reasons: dict[int, str] = {}
@@ -113,12 +115,12 @@ def outcome_of(claim: Claim, scale: Scale, every: Sequence[PaperRun], store: Sto
         except NotKnown as error:
             reasons[seed] = str(error)
     if not measured:
-        return Outcome(claim, NOT_RUN, next(iter(reasons.values())))
+        return ClaimOutcome(claim, NOT_RUN, next(iter(reasons.values())))
     odd = [seed for seed, sides in measured.items() if not np.isfinite(sides).all()]
     if odd:
         which = expression.comparisons[_first_odd(measured[odd[0]])].text
         reason = f"{which} is no finite number with seed {odd[0]}"
-        return Outcome(claim, NOT_RUN, reason, (), list(measured))
+        return ClaimOutcome(claim, NOT_RUN, reason, (), list(measured))
     parts = [
         part_of(comparison, [sides[i] for sides in measured.values()], claim.tolerance)
         for i, comparison in enumerate(expression.comparisons)
@@ -128,7 +130,7 @@ def outcome_of(claim: Claim, scale: Scale, every: Sequence[PaperRun], store: Sto
     if reasons:
         verdict = NEAR if verdict == HOLDS else verdict
         reason = f"{len(measured)} of {len(scale.seeds)} seeds: {next(iter(reasons.values()))}"
-    return Outcome(claim, verdict, reason, parts, list(measured))
+    return ClaimOutcome(claim, verdict, reason, parts, list(measured))
 
 
 def part_of(comparison: Comparison, sides: Sequence[tuple[float, float]], tolerance: float) -> Part:
@@ -138,7 +140,7 @@ def part_of(comparison: Comparison, sides: Sequence[tuple[float, float]], tolera
     largest = max(abs(side) for pair in sides for side in pair)
     if max(differences) - min(differences) <= ROUNDING * largest:
         differences = differences[:1] * len(differences)  # 0.9 - 0.7 and 0.8 - 0.6 are equal
-    found = Repeats.of([Measured(one) for one in differences]).interval()
+    found = Repeats.of([RunNumber(one) for one in differences]).interval()
     told = verdict_of(comparison.op, found, tolerance)
     return Part(comparison.text, told, found, constant)
 
@@ -162,7 +164,7 @@ def _is_right(op: str, difference: float, tolerance: float) -> bool:
 
 
 def _sides(
-    expression: Expression, every: Sequence[PaperRun], seed: int, store: Store
+    expression: ClaimExpression, every: Sequence[PaperRun], seed: int, store: Store
 ) -> list[tuple[float, float]]:
     """Return (left, right) of each comparison for one seed."""
     values: dict[int, Value] = {

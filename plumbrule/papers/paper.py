@@ -22,7 +22,7 @@ RUN_NAME = "paper_"
 
 
 @dataclass(frozen=True)
-class Source:
+class PaperSource:
     """Where something is from. where: table, figure, equation, section or file. status: of
     `STATUSES`.
     """
@@ -37,7 +37,7 @@ class Setting:
 
     key: str
     value: str
-    source: Source
+    source: PaperSource
 
     @property
     def override(self) -> str:
@@ -46,7 +46,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Need:
+class DataNeed:
     """Data that a user must have: the setting of its path, and what it is."""
 
     setting: str
@@ -54,7 +54,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperClaim:
     """One claim. tolerance: how far a value may lie on the wrong side of a comparison, or from
     equality. explanation: what is known of why it fails or stays near; "" where nothing is said.
     """
@@ -62,12 +62,12 @@ class Claim:
     text: str
     expression: str
     tolerance: float
-    source: Source
+    source: PaperSource
     explanation: str = ""
 
 
 @dataclass(frozen=True)
-class Scale:
+class PaperScale:
     """One scale of a paper. arms: name -> words of a sweep beside seed. unavailable: why there is
     no such scale, "" where there is.
     """
@@ -77,9 +77,9 @@ class Scale:
     settings: Sequence[Setting] = ()
     seeds: Sequence[int] = ()
     arms: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    needs: Sequence[Need] = ()
+    needs: Sequence[DataNeed] = ()
     definitions: Mapping[str, str] = field(default_factory=dict)
-    claims: Sequence[Claim] = ()
+    claims: Sequence[PaperClaim] = ()
     unavailable: str = ""
 
 
@@ -91,7 +91,7 @@ class Paper:
     title: str
     citation: str
     summary: str
-    scales: Mapping[str, Scale]
+    scales: Mapping[str, PaperScale]
 
     @property
     def run_name(self) -> str:

@@ -18,7 +18,16 @@ from yaml import YAMLError
 from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError, listed
 from plumbrule.papers.expressions import EVERY, parse
-from plumbrule.papers.paper import SCALES, STATUSES, Claim, Need, Paper, Scale, Setting, Source
+from plumbrule.papers.paper import (
+    SCALES,
+    STATUSES,
+    DataNeed,
+    Paper,
+    PaperClaim,
+    PaperScale,
+    PaperSource,
+    Setting,
+)
 from plumbrule.papers.sweep_words import arm_values, normal
 from plumbrule.report.metric_wording import find_name
 from plumbrule.results.nearest_names import nearest
@@ -62,10 +71,10 @@ def as_paper(name: str, found: Any) -> Paper:
     return Paper(name, title, citation, summary, scales)
 
 
-def _scale(field: str, name: str, found: Any) -> Scale:
+def _scale(field: str, name: str, found: Any) -> PaperScale:
     """Return one scale; a text says why there is none."""
     if isinstance(found, str) and found.strip():
-        return Scale(name, unavailable=" ".join(found.split()))
+        return PaperScale(name, unavailable=" ".join(found.split()))
     _keys(field, found, _SCALE)
     settings = [_setting(field, *item) for item in _mapping(field, found, "settings").items()]
     seeds = found.get("seeds")
@@ -78,13 +87,13 @@ def _scale(field: str, name: str, found: Any) -> Scale:
         for arm, words in (_mapping(field, found, "arms") or {"main": []}).items()
     }
     needs = _mapping(field, found, "needs")
-    scale = Scale(
+    scale = PaperScale(
         name,
         _text(field, found, "experiment"),
         settings,
         list(seeds or ()),
         arms,
-        [Need(str(key), str(what)) for key, what in needs.items()],
+        [DataNeed(str(key), str(what)) for key, what in needs.items()],
         {str(k): str(v) for k, v in _mapping(field, found, "definitions").items()},
     )
     claims = found.get("expected")
@@ -97,10 +106,10 @@ def _scale(field: str, name: str, found: Any) -> Scale:
     )
     assert isinstance(claims, list)
     read = [_claim(f"{field}.expected[{i}]", claim, scale) for i, claim in enumerate(claims)]
-    return Scale(**{**vars(scale), "claims": read})
+    return PaperScale(**{**vars(scale), "claims": read})
 
 
-def _claim(field: str, found: Any, scale: Scale) -> Claim:
+def _claim(field: str, found: Any, scale: PaperScale) -> PaperClaim:
     _keys(field, found, _CLAIM)
     tolerance = found.get("tolerance")
     number = type(tolerance) in (int, float) and math.isfinite(tolerance) and tolerance >= 0
@@ -111,7 +120,7 @@ def _claim(field: str, found: Any, scale: Scale) -> Claim:
         "be a number of at least 0",
         "write 0 where the comparison must hold as it stands",
     )
-    claim = Claim(
+    claim = PaperClaim(
         _text(field, found, "text"),
         _text(field, found, "expression"),
         float(tolerance),
@@ -122,7 +131,7 @@ def _claim(field: str, found: Any, scale: Scale) -> Claim:
     return claim
 
 
-def require_sound_claim(field: str, claim: Claim, scale: Scale) -> None:
+def require_sound_claim(field: str, claim: PaperClaim, scale: PaperScale) -> None:
     """Raise ConfigError unless a claim can be read, and what it names can be in its runs."""
     expression = parse(claim.expression, scale.definitions, f"{field}.expression")
     if any(one.op == "==" for one in expression.comparisons):
@@ -147,7 +156,7 @@ def require_sound_claim(field: str, claim: Claim, scale: Scale) -> None:
 
 def _require_selectable(
     field: str,
-    claim: Claim,
+    claim: PaperClaim,
     where: Sequence[tuple[str, str]],
     swept: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> None:
@@ -183,11 +192,11 @@ def _setting(field: str, key: Any, found: Any) -> Setting:
     return Setting(str(key), text, _source(field, found))
 
 
-def _source(field: str, found: Mapping[str, Any]) -> Source:
+def _source(field: str, found: Mapping[str, Any]) -> PaperSource:
     where = _text(field, found, "source")
     status = str(found.get("status"))
     require_choice(f"{field}.status", status, STATUSES)
-    return Source(where, status)
+    return PaperSource(where, status)
 
 
 def _keys(field: str, found: Any, known: Sequence[str]) -> None:

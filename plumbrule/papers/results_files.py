@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import ArtifactError
-from plumbrule.papers.outcomes import Checked, Outcome
-from plumbrule.papers.paper import Scale
+from plumbrule.papers.outcomes import Checked, ClaimOutcome
+from plumbrule.papers.paper import PaperScale
 from plumbrule.papers.runs_of_paper import DONE, PaperRun
 from plumbrule.papers.sweep_words import command_words
 from plumbrule.store.json_files import read_json, write_json
@@ -35,7 +35,7 @@ def as_result(checked: Checked) -> dict[str, Any]:
     }
 
 
-def made_of(scale: Scale) -> dict[str, Any]:
+def made_of(scale: PaperScale) -> dict[str, Any]:
     """Return by what the runs of a scale, and the names in its claims, are what they are."""
     return {
         "experiment": scale.experiment,
@@ -46,7 +46,7 @@ def made_of(scale: Scale) -> dict[str, Any]:
     }
 
 
-def changed_since(scale: Scale, result: Mapping[str, Any]) -> list[str]:
+def changed_since(scale: PaperScale, result: Mapping[str, Any]) -> list[str]:
     """Return the parts of a scale that are not as they were when it was checked.
 
     An arm or a definition that was added changes no claim that was there.
@@ -63,7 +63,7 @@ def changed_since(scale: Scale, result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _claim(outcome: Outcome) -> dict[str, Any]:
+def _claim(outcome: ClaimOutcome) -> dict[str, Any]:
     claim = outcome.claim
     return {
         "text": claim.text,

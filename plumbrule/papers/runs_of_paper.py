@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plumbrule.errors import ArtifactError
-from plumbrule.papers.expressions import EVERY, Reference, Value
-from plumbrule.papers.paper import Paper, Scale
+from plumbrule.papers.expressions import EVERY, MetricReference, Value
+from plumbrule.papers.paper import Paper, PaperScale
 from plumbrule.papers.paper_files import ARM
 from plumbrule.papers.sweep_words import PaperCell, cells_of, normal
 from plumbrule.results.cells import identity_of, key_of
@@ -43,7 +43,7 @@ class PaperRun(NamedTuple):
         return " ".join([self.cell.arm, *settings, f"seed={self.cell.seed}"])
 
 
-def runs_of_paper(paper: Paper, scale: Scale, store: Store) -> list[PaperRun]:
+def runs_of_paper(paper: Paper, scale: PaperScale, store: Store) -> list[PaperRun]:
     """Return a run for each cell of a scale: the newest done one, else the newest."""
     apart = (*APART, *(need.setting for need in scale.needs))
 
@@ -64,7 +64,7 @@ def runs_of_paper(paper: Paper, scale: Scale, store: Store) -> list[PaperRun]:
     return found
 
 
-def meant_by(reference: Reference, every: Sequence[PaperRun], seed: int) -> list[PaperRun]:
+def meant_by(reference: MetricReference, every: Sequence[PaperRun], seed: int) -> list[PaperRun]:
     """Return the runs of a seed that a reference means: one, or for `*` one for each value.
 
     Raises: NotKnown: several are meant.
@@ -88,7 +88,9 @@ def _fits(cell: PaperCell, key: str, value: str) -> bool:
     return own is not None and (value == EVERY or normal(own) == normal(value))
 
 
-def value_of(reference: Reference, every: Sequence[PaperRun], seed: int, store: Store) -> Value:
+def value_of(
+    reference: MetricReference, every: Sequence[PaperRun], seed: int, store: Store
+) -> Value:
     """Return what a reference is for a seed: a number, or an array.
 
     Raises: NotKnown: a run is not done, or has no such metric.
@@ -105,7 +107,7 @@ def value_of(reference: Reference, every: Sequence[PaperRun], seed: int, store: 
     return np.array(numbers) if wide else numbers[0]
 
 
-def _metric(reference: Reference, run: PaperRun) -> float:
+def _metric(reference: MetricReference, run: PaperRun) -> float:
     nodes = run.record.get("nodes", {})
     if not reference.node:
         metrics = run.record.get("metrics", {})
@@ -121,7 +123,7 @@ def _metric(reference: Reference, run: PaperRun) -> float:
     return float(metrics[reference.metric])
 
 
-def _curve(reference: Reference, run: PaperRun, store: Store) -> np.ndarray:
+def _curve(reference: MetricReference, run: PaperRun, store: Store) -> np.ndarray:
     """Return a node's metric over its updates (m,), from what its artifact keeps."""
     nodes = run.record.get("nodes", {})
     if reference.node not in nodes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hydra.errors import HydraException
 
 from plumbrule.errors import ConfigError, listed
-from plumbrule.papers.paper import Paper, Scale
+from plumbrule.papers.paper import Paper, PaperScale
 from plumbrule.results.cells import APART, key_of, value_of
 from plumbrule.results.sweep_axes import cells_of_sweep, grid_of
 
@@ -43,7 +43,7 @@ def arm_values(words: Sequence[str]) -> dict[str, list[str]]:
         ) from None
 
 
-def sweep_words(paper: Paper, scale: Scale, arm: str, more: Sequence[str] = ()) -> list[str]:
+def sweep_words(paper: Paper, scale: PaperScale, arm: str, more: Sequence[str] = ()) -> list[str]:
     """Return the words of the sweep of one arm, without `-m`.
 
     Args: more: what a user adds: `seed=` takes the place of the seeds, all else stands behind.
@@ -59,7 +59,7 @@ def sweep_words(paper: Paper, scale: Scale, arm: str, more: Sequence[str] = ()) 
     ]
 
 
-def require_free(scale: Scale, more: Sequence[str]) -> None:
+def require_free(scale: PaperScale, more: Sequence[str]) -> None:
     """Raise ConfigError for an added word that would change what a paper's runs are, or a path that
     the scale needs and that is not given.
     """
@@ -75,14 +75,28 @@ def require_free(scale: Scale, more: Sequence[str]) -> None:
         raise ConfigError(f"{missing}; add {' '.join(f'{key}=<path>' for key in needed)}.")
 
 
-def missing_data(scale: Scale, more: Sequence[str]) -> str:
+def require_seeds(paper: Paper, scale: PaperScale, more: Sequence[str]) -> None:
+    """Raise ConfigError for an added seed that is none of the paper's, since claims are compared
+    over those alone.
+    """
+    known = [str(seed) for seed in scale.seeds]
+    given = arm_values([word for word in more if word.startswith(SEED)])
+    for seed in given.get(SEED.removesuffix("="), []):
+        if seed not in known:
+            raise ConfigError(
+                f"seed (={seed}) must be one of {listed(known)}, over which claims of {paper.name} "
+                f"are compared; take one of these, or add it to conf/paper/{paper.name}.yaml."
+            )
+
+
+def missing_data(scale: PaperScale, more: Sequence[str]) -> str:
     """Return which data a scale needs that these words give no path of; "" where all is there."""
     given = {key_of(word) for word in more}
     lacking = [f"{n.setting} ({n.what})" for n in scale.needs if n.setting not in given]
     return f"the {scale.name} scale must be given {', '.join(lacking)}" if lacking else ""
 
 
-def cells_of(paper: Paper, scale: Scale) -> list[PaperCell]:
+def cells_of(paper: Paper, scale: PaperScale) -> list[PaperCell]:
     """Return all cells of a scale. Raises: ConfigError: an arm that can't be read."""
     found = []
     for arm, own in scale.arms.items():
@@ -95,7 +109,7 @@ def cells_of(paper: Paper, scale: Scale) -> list[PaperCell]:
     return found
 
 
-def command_words(paper: Paper, scale: Scale) -> str:
+def command_words(paper: Paper, scale: PaperScale) -> str:
     """Return the command that runs a scale, as it is typed."""
     data = [shlex.quote(f"{need.setting}=<path>") for need in scale.needs]
     other = [] if scale.name == "laptop" else [f"scale={scale.name}"]

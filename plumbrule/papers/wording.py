@@ -9,7 +9,7 @@ from typing import Any
 from plumbrule.errors import listed
 from plumbrule.papers.claim_functions import FUNCTIONS
 from plumbrule.papers.outcomes import FAILS, NOT_RUN, WORST_FIRST
-from plumbrule.papers.paper import STATUSES, Claim, Paper, Scale
+from plumbrule.papers.paper import STATUSES, Paper, PaperClaim, PaperScale
 from plumbrule.papers.results_files import changed_since
 from plumbrule.papers.sweep_words import command_words
 from plumbrule.results.formats import aligned, number
@@ -42,7 +42,7 @@ def figures(result: Mapping[str, Any]) -> str:
     return "; ".join(told)
 
 
-def check_lines(paper: Paper, scale: Scale, result: Mapping[str, Any]) -> list[str]:
+def check_lines(paper: Paper, scale: PaperScale, result: Mapping[str, Any]) -> list[str]:
     """Return the lines that tell a checked scale."""
     runs = result["runs"]
     out = [f"{paper.title} ({paper.citation}), scale {scale.name}"]
@@ -70,7 +70,7 @@ def _overview(papers: Sequence[Paper], results: Mapping[str, Mapping[str, Any]])
     return "\n".join(rows) + "\n"
 
 
-def _counts(scale: Scale, result: Mapping[str, Any] | None) -> str:
+def _counts(scale: PaperScale, result: Mapping[str, Any] | None) -> str:
     """Return how many claims of a scale have which verdict."""
     if scale.unavailable:
         return "none"
@@ -79,7 +79,9 @@ def _counts(scale: Scale, result: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts if count)
 
 
-def current(claim: Claim, scale: Scale, result: Mapping[str, Any] | None) -> dict[str, Any]:
+def current(
+    claim: PaperClaim, scale: PaperScale, result: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return what a file holds of a claim; not run where it holds nothing of it as it is now."""
     empty = {"verdict": NOT_RUN, "parts": [], "seeds": []}
     same = [
@@ -101,7 +103,7 @@ def _section(paper: Paper, results: Mapping[str, Any]) -> str:
     return "\n".join(out)
 
 
-def _scale(paper: Paper, scale: Scale, result: Mapping[str, Any] | None) -> list[str]:
+def _scale(paper: Paper, scale: PaperScale, result: Mapping[str, Any] | None) -> list[str]:
     if scale.unavailable:
         return [f"**{scale.name}**: none. {scale.unavailable}"]
     out = [f"**{scale.name}**: `{command_words(paper, scale)}`, {_made(scale, result)}", ""]
@@ -138,7 +140,7 @@ def _from(source: Any) -> str:
     return f"{source.where} ({source.status})" if source.status in STATUSES else source.where
 
 
-def _made(scale: Scale, result: Mapping[str, Any] | None) -> str:
+def _made(scale: PaperScale, result: Mapping[str, Any] | None) -> str:
     """Return with what a result was made; or that there is none."""
     needs = "".join(f"; it needs {need.what}" for need in scale.needs)
     if result is None or not result["runs"]["done"]:

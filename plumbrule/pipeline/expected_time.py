@@ -31,7 +31,7 @@ LEAST_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Work:
+class NodeWork:
     """What a node does, built or not. inputs: slot -> fingerprint."""
 
     kind: str
@@ -55,10 +55,10 @@ def seconds_of_artifacts(plan: Sequence[Planned], store: Store) -> dict[str, flo
     if not todo:
         return {}
     manifests = [m for m in store.manifests() if m.wall_seconds > 0]
-    every = {m.fingerprint: Work(m.kind, m.config, m.inputs, m.metrics) for m in manifests}
+    every = {m.fingerprint: NodeWork(m.kind, m.config, m.inputs, m.metrics) for m in manifests}
     for planned in plan:
         links = {slot: fingerprint for slot, (_, fingerprint) in planned.inputs.items()}
-        every.setdefault(planned.fingerprint, Work(planned.node.kind, planned.config, links))
+        every.setdefault(planned.fingerprint, NodeWork(planned.node.kind, planned.config, links))
     debug = _debug_runs(store, manifests)
     least = {m.fingerprint: 1.0 if _run_of(m) in debug else LEAST_SHARE for m in manifests}
     return {p.fingerprint: _seconds_like(p, manifests, every, least) for p in todo}
@@ -67,7 +67,7 @@ def seconds_of_artifacts(plan: Sequence[Planned], store: Store) -> dict[str, flo
 def _seconds_like(
     planned: Planned,
     manifests: Iterable[Manifest],
-    every: Mapping[str, Work],
+    every: Mapping[str, NodeWork],
     least: Mapping[str, float],
 ) -> float | None:
     """Return the seconds of one node. least: of an artifact -> share of the work it must have."""
@@ -94,7 +94,7 @@ def _seconds_like(
     return float(median(seconds)) if seconds else None
 
 
-def work_of(fingerprint: str, every: Mapping[str, Work]) -> float | None:
+def work_of(fingerprint: str, every: Mapping[str, NodeWork]) -> float | None:
     """Return the work of a node in a unit of its kind; None where an input's rows are not known."""
     node = every.get(fingerprint)
     if node is None:
@@ -127,7 +127,7 @@ def work_of(fingerprint: str, every: Mapping[str, Work]) -> float | None:
     return 1.0
 
 
-def rows_of(fingerprint: str, every: Mapping[str, Work]) -> float | None:
+def rows_of(fingerprint: str, every: Mapping[str, NodeWork]) -> float | None:
     """Return the rows of a node that gives records; None where they are not known yet."""
     node = every.get(fingerprint)
     if node is None:
@@ -144,7 +144,7 @@ def rows_of(fingerprint: str, every: Mapping[str, Work]) -> float | None:
     return node.metrics.get("reject/demonstrations")
 
 
-def models_of(fingerprint: str, every: Mapping[str, Work]) -> frozenset[str]:
+def models_of(fingerprint: str, every: Mapping[str, NodeWork]) -> frozenset[str]:
     """Return the models that a node and what it is made from start from, as texts that compare."""
     found: set[str] = set()
     todo, seen = [fingerprint], set[str]()
@@ -161,7 +161,9 @@ def models_of(fingerprint: str, every: Mapping[str, Work]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _input_rows(node: Work, slots: tuple[str, ...], every: Mapping[str, Work]) -> float | None:
+def _input_rows(
+    node: NodeWork, slots: tuple[str, ...], every: Mapping[str, NodeWork]
+) -> float | None:
     """Return the rows of the inputs of some slots together; None where one's are not known."""
     rows = [rows_of(f, every) for slot, f in node.inputs.items() if slot.startswith(slots)]
     return None if None in rows else sum(filter(None, rows))

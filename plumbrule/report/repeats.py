@@ -48,7 +48,7 @@ def repeat_words(seed: str, fold: str) -> str:
     return " ".join(f"{key}={value}" for key, value in (("seed", seed), ("fold", fold)) if value)
 
 
-class Measured(NamedTuple):
+class RunNumber(NamedTuple):
     """A number of one run. fold: "" without cross-validation. folds: how many there are; "": not
     known.
     """
@@ -66,7 +66,7 @@ class Repeats(NamedTuple):
     folds: int = 0
 
     @classmethod
-    def of(cls, measured: Sequence[Measured]) -> Repeats:
+    def of(cls, measured: Sequence[RunNumber]) -> Repeats:
         """Return what runs come to; where there are several folds, one number for each."""
         by_fold: dict[str, list[float]] = {}
         for one in measured:

@@ -23,8 +23,8 @@ from plumbrule.report.repeats import (
     FOLDS,
     ITEMS,
     SEEDS,
-    Measured,
     Repeats,
+    RunNumber,
     is_repeat,
     known_or_set,
     repeat_words,
@@ -75,15 +75,15 @@ class Cell:
         """What tells it from others of its group, as words."""
         return repeat_words(self.seed or "default", known_or_set(self.fold, self.overrides, "fold"))
 
-    def measured(self, metric: str) -> Measured:
+    def measured(self, metric: str) -> RunNumber:
         """Return a metric of it, of which it has a number."""
         fold = known_or_set(self.fold, self.overrides, "fold")
         folds = known_or_set(self.folds, self.overrides, "folds")
-        return Measured(self.metrics[metric], fold, folds)
+        return RunNumber(self.metrics[metric], fold, folds)
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One metric of one cell. over: what the interval is over, seeds, folds or items; low and high
     are None where there is none, and n counts seeds, folds or, over items, runs.
     """
@@ -180,7 +180,7 @@ def label_words(zipped: Mapping[str, Mapping[str, str]]) -> list[str]:
     return [f"{name}={at.get(POSITION) or '/'.join(at.values())}" for name, at in zipped.items()]
 
 
-def rows_of(cells: Sequence[Cell]) -> list[Row]:
+def rows_of(cells: Sequence[Cell]) -> list[SweepRow]:
     """Return a row for each cell (all seeds and folds) and headline metric; a failed one has none.
 
     A run whose metric is no finite number does not count.
@@ -198,30 +198,30 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
     return rows
 
 
-def _row(name: str, metric: str, runs: Sequence[Cell]) -> Row:
+def _row(name: str, metric: str, runs: Sequence[Cell]) -> SweepRow:
     if len(runs) == 1:
         own = runs[0].metrics
         low, high = (own.get(f"{metric}_{end}") for end in ("low", "high"))
-        return Row(name, metric, own[metric], *within(metric, low, high), ITEMS, 1)
+        return SweepRow(name, metric, own[metric], *within(metric, low, high), ITEMS, 1)
     repeats = Repeats.of([cell.measured(metric) for cell in runs])
     found = repeats.interval()
     low, high = within(metric, found.low, found.high) if found.is_bounded else (None, None)
-    return Row(name, metric, found.value, low, high, repeats.over, len(repeats.values))
+    return SweepRow(name, metric, found.value, low, high, repeats.over, len(repeats.values))
 
 
-def interval_text(row: Row) -> str:
+def interval_text(row: SweepRow) -> str:
     """Return a row's interval as the table has it, or why it has none."""
     if row.low is not None and row.high is not None:
         return f"[{row.low:.4g}, {row.high:.4g}]"
     return f"too few {row.over}" if row.over != ITEMS and row.n < FEWEST else ""
 
 
-def over_text(row: Row) -> str:
+def over_text(row: SweepRow) -> str:
     """Return what a row's interval is over: seeds, folds, or the items of the only run."""
     return "items of 1 run" if row.over == ITEMS else f"{row.n} {row.over}"
 
 
-def best_of(rows: Sequence[Row], objective: str | None) -> tuple[Row, str] | None:
+def best_of(rows: Sequence[SweepRow], objective: str | None) -> tuple[SweepRow, str] | None:
     """Return the best row of the objective and which end was sought, None where nothing says.
 
     Without an objective it is the first metric that ends in `gold_gain`.
@@ -281,7 +281,7 @@ def table_lines(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
-def undecided(best: Row, rows: Sequence[Row], end: str) -> str:
+def undecided(best: SweepRow, rows: Sequence[SweepRow], end: str) -> str:
     """Return what is to be said where the best row is not told from the second; "" where it is.
 
     Args: rows: of the metric, the best among them. end: highest or lowest is best.
@@ -301,6 +301,6 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
     """Write every row as CSV; what is unknown is empty."""
     rows = [asdict(row) for row in rows_of(cells)]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
+        writer = csv.DictWriter(file, list(SweepRow.__dataclass_fields__))
         writer.writeheader()
         writer.writerows(rows)

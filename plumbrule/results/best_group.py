@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from plumbrule.errors import ConfigError
 from plumbrule.report.metric_wording import direction
-from plumbrule.report.sweep_table import Row, undecided
+from plumbrule.report.sweep_table import SweepRow, undecided
 from plumbrule.results.cells import RunCell, gather_cells
 from plumbrule.results.nearest_names import nearest
 from plumbrule.results.tables import groups_of, metrics_of, summarise
@@ -56,7 +56,9 @@ def best(store: Store, words: Sequence[str], metric: str, end: str | None = None
         raise ConfigError(f"{metric} must be a finite number somewhere; {nearest(metric, known)}")
     sign = 1 if sought == "highest" else -1
     rows = [
-        Row(r["group"], metric, r["mean"], _known(r["low"]), _known(r["high"]), r["over"], r["n"])
+        SweepRow(
+            r["group"], metric, r["mean"], _known(r["low"]), _known(r["high"]), r["over"], r["n"]
+        )
         for _, r in table.iterrows()
     ]
     first = max(rows, key=lambda row: sign * row.mean)

@@ -17,7 +17,7 @@ from typing import Any
 
 from plumbrule.errors import ArtifactError, ConfigError, listed
 from plumbrule.report.contents import command_of
-from plumbrule.report.repeats import Measured, is_repeat, known_or_set, repeat_words, setting_of
+from plumbrule.report.repeats import RunNumber, is_repeat, known_or_set, repeat_words, setting_of
 from plumbrule.report.sweep_table import CELL, STOPPED, Cell, read_any_cell, with_labels
 from plumbrule.results.store_names import find_run, read_record, runs
 from plumbrule.results.sweep_axes import cells_of_sweep, labels_of, named_axes
@@ -75,10 +75,10 @@ class RunCell:
         """The fold that it held out as text, from 0; "" without cross-validation."""
         return known_or_set(self.record.get("fold"), self.overrides, "fold")
 
-    def measured(self, metric: str) -> Measured:
+    def measured(self, metric: str) -> RunNumber:
         """Return a metric of it, of which it has a number."""
         folds = known_or_set(self.record.get("folds"), self.overrides, "folds")
-        return Measured(self.metrics[metric], self.fold, folds)
+        return RunNumber(self.metrics[metric], self.fold, folds)
 
     @property
     def repeat(self) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from rag.index.exact import ExactIndex
 
 
-class Example(NamedTuple):
+class MinedQuestion(NamedTuple):
     """A question with rows of chunks."""
 
     question: str
@@ -27,7 +27,7 @@ class Example(NamedTuple):
 class Mined(NamedTuple):
     """Examples, and how many of their negatives were not among the ranks that were looked at."""
 
-    examples: list[Example]
+    examples: list[MinedQuestion]
     num_drawn: int
 
 
@@ -64,7 +64,7 @@ def mine(
         if len(chosen) < number:
             left = np.setdiff1d(np.arange(len(vectors)), np.concatenate([own, chosen]))
             chosen += _drawn(left, vectors[left] @ vector, number - len(chosen), limit, draw)
-        examples.append(Example(question, answer, tuple(int(row) for row in chosen)))
+        examples.append(MinedQuestion(question, answer, tuple(int(row) for row in chosen)))
     fewest = min((len(one.negatives) for one in examples), default=0)
     alike = [one._replace(negatives=one.negatives[:fewest]) for one in examples]
     return Mined(alike, sum(max(fewest - highest, 0) for highest in ranked))

@@ -11,7 +11,7 @@ from typing import Any
 from plumbrule.errors import TrainingError
 from plumbrule.protocols import Tracker
 from rag.encoder.config import EncoderConfig
-from rag.encoder.mining import Example
+from rag.encoder.mining import MinedQuestion
 from rag.index.encoders import NeuralEncoder
 
 UNFINISHED = "trainer"
@@ -20,7 +20,7 @@ UNFINISHED = "trainer"
 
 def train(
     encoder: NeuralEncoder,
-    examples: Sequence[Example],
+    examples: Sequence[MinedQuestion],
     texts: Sequence[str],
     config: EncoderConfig,
     device: str,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import DataError
-from rag.parsers.parsed import Parsed, Text, joined_header, table_lines
+from rag.parsers.parsed import Parsed, TextBuilder, joined_header, table_lines
 
 HEADING = re.compile(r"heading (\d+)", re.IGNORECASE)
 LARGEST_XML, LARGEST_FILE = 50_000_000, 1_000_000_000
@@ -37,7 +37,7 @@ def parse(path: Path, id: str) -> Parsed:
 
     check_size(path)
     opened = docx.Document(str(path))
-    text = Text()
+    text = TextBuilder()
     for block in blocks_of(opened.element.body):
         if name_of(block) == "tbl":
             for line in lines_of(block):

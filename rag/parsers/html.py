@@ -16,7 +16,7 @@ from typing import Any
 
 from plumbrule.errors import DataError
 from rag.parsers.html_tables import grid, header_rows, is_layout, rows_of
-from rag.parsers.parsed import Parsed, Text, joined_header, table_lines
+from rag.parsers.parsed import Parsed, TextBuilder, joined_header, table_lines
 from rag.parsers.text import MARKS, decoded, windows_1252
 
 NEVER = ["head", "script", "style", "noscript", "template", "svg", "iframe", "button", "select"]
@@ -46,7 +46,7 @@ def parse(path: Path, id: str) -> Parsed:
     soup = soup_of(page)
     title = soup.title.get_text() if soup.title is not None else ""
     meta = {"source": id, "format": "html", "url": url_of(soup), "date": date_of(soup)}
-    text, menus = Text(), 0
+    text, menus = TextBuilder(), 0
     for root, is_main in roots_of(soup):
         menus += drop(root, is_main)
         Reader(text).read(root)
@@ -69,7 +69,7 @@ def soup_of(page: str) -> Any:
 
 def fragment_text(source: str) -> str:
     """Return the text of a piece of HTML, its blocks separated by blank lines."""
-    soup, text = soup_of(source), Text()
+    soup, text = soup_of(source), TextBuilder()
     drop_unseen(soup)
     Reader(text).read(soup)
     return text.content()
@@ -155,7 +155,7 @@ def is_menu(element: Any) -> bool:
 class Reader:
     """Walks a page and adds its blocks to a text."""
 
-    def __init__(self, text: Text):
+    def __init__(self, text: TextBuilder):
         self._text = text
         self._inline: list[str] = []
 
@@ -215,7 +215,7 @@ class Reader:
 
 def flat(element: Any) -> str:
     """Return the text of an element on one line, with a blank where a block or a line ends."""
-    text = Text()
+    text = TextBuilder()
     Reader(text).read(element)
     return " ".join(text.content().split())
 

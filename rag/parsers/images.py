@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.errors import DataError
-from rag.parsers.parsed import Parsed, Text
+from rag.parsers.parsed import Parsed, TextBuilder
 
 SKIPPED = "images are skipped without OCR (pip install plumbrule[ocr], and the program tesseract)"
 
@@ -27,7 +27,7 @@ def parse(path: Path, id: str) -> Parsed:
         raise DataError(f"is an image: {SKIPPED}")
     from PIL import Image
 
-    text = Text()
+    text = TextBuilder()
     with Image.open(path) as image:
         text.add(text_in_image(image))
     notes = ["its text was read by OCR, which makes mistakes"]

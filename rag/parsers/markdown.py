@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rag.parsers.html import fragment_text
-from rag.parsers.parsed import Parsed, Text, table_lines
+from rag.parsers.parsed import Parsed, TextBuilder, table_lines
 from rag.parsers.text import decoded
 
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -33,7 +33,7 @@ def parse(path: Path, id: str) -> Parsed:
         source = source[front.end() :]
     lines = source.split("\n")
     tokens = MarkdownIt("commonmark").enable("table").parse(source)
-    text, title = Text(), facts.pop("title", "")
+    text, title = TextBuilder(), facts.pop("title", "")
     for place, token in enumerate(tokens):
         if token.level != 0 or token.map is None:
             continue

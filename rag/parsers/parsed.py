@@ -26,7 +26,7 @@ class Parsed(NamedTuple):
     """What was left out or guessed."""
 
 
-class Text:
+class TextBuilder:
     """A text that grows by blocks and remembers where its pages and sections begin."""
 
     def __init__(self) -> None:

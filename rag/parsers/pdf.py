@@ -21,7 +21,7 @@ from typing import Any
 
 from plumbrule.errors import DataError
 from rag.parsers.images import SKIPPED, can_read_images, text_in_image
-from rag.parsers.parsed import LINE_END, Parsed, Text
+from rag.parsers.parsed import LINE_END, Parsed, TextBuilder
 
 EDGE = 2
 """Lines at the top and at the bottom of a page that may repeat."""
@@ -64,7 +64,7 @@ def parse(path: Path, id: str) -> Parsed:
         raise DataError(f"has no text on its {len(pages)} pages, which may be images: {SKIPPED}")
     kept = without_repeated(pages)
     notes += repeated_note(pages, kept)
-    text = Text()
+    text = TextBuilder()
     for number, lines in enumerate(kept, 1):
         text.add("\n".join(lines), number, LINE_END)  # a paragraph may go on over the page's end
     title, date = facts_of(reader)

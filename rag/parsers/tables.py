@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from plumbrule.errors import DataError
-from rag.parsers.parsed import Parsed, Text, table_lines
+from rag.parsers.parsed import Parsed, TextBuilder, table_lines
 from rag.parsers.text import decoded
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -57,7 +57,7 @@ def parse(path: Path, id: str) -> Parsed:
     uneven = sum(len(row) != len(header) for row in others)
     if uneven:
         notes.append(f"{uneven} of its {len(others)} rows have not the cells of the header")
-    table = Text()
+    table = TextBuilder()
     for line in table_lines(header, others):
         table.add(line)
     meta = {"source": id, "format": path.suffix.lower().removeprefix(".")}

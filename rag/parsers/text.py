@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from rag.parsers.parsed import Parsed, Text
+from rag.parsers.parsed import Parsed, TextBuilder
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -24,7 +24,7 @@ MARKS = (
 def parse(path: Path, id: str) -> Parsed:
     """Return the file as one document, its text as it is. Raises: DataError: it holds none."""
     text, notes = decoded(path.read_bytes())
-    whole = Text()
+    whole = TextBuilder()
     whole.add(text)
     return Parsed([whole.document(id, meta={"source": id, "format": "text"})], notes)
 

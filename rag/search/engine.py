@@ -40,7 +40,7 @@ BLOCK = 1024
 """Queries searched together; bounds memory, changes no result."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search finds for one query."""
 
     passages: tuple[Passage, ...]
@@ -212,7 +212,7 @@ class IndexRetriever:
         k: int,
         principal: Principal | None = None,
         filter: Filter | Mapping[str, Any] | str | None = None,
-    ) -> list[Found]:
+    ) -> list[SearchResult]:
         """Return what `search` returns, and how many passages could have been found."""
         require_range("retrieval.num_passages", k, 1, unit="passages")
         asking = self.principal if principal is None else principal
@@ -238,7 +238,7 @@ class IndexRetriever:
                 if self.cache is not None:
                     self.cache.keep(asking, (self.itself, query, k, asked), found[query])
         passing = num_passing(wanted, self.corpus, asking)
-        return [Found(found[query], passing) for query in queries]
+        return [SearchResult(found[query], passing) for query in queries]
 
     def _depth(self, k: int) -> int:
         refined = self.refinement.reranker is not None or self.refinement.mmr is not None

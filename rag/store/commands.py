@@ -18,7 +18,7 @@ from rag.documents import checked
 from rag.filters import parse_filter
 from rag.parsers.reading import FileReport, read_files
 from rag.store.database import DATABASE
-from rag.store.live import Found, LiveStore
+from rag.store.live import ChunkHit, LiveStore
 from rag.store.naming import store_folder
 from rag.store.opening import is_there, open_or_make, open_store
 from rag.store.settings import StoreSettings
@@ -155,7 +155,7 @@ def search(
         return [row_of(one) for one in found.passages[0]]
 
 
-def row_of(found: Found) -> dict[str, Any]:
+def row_of(found: ChunkHit) -> dict[str, Any]:
     """Return a passage as JSON; its access rule is left out."""
     chunk: Chunk = found.chunk
     row = {name: value for name, value in chunk._asdict().items() if name != "readers"}

@@ -48,7 +48,7 @@ BATCH = 64
 TRIES = 3
 
 
-class Found(NamedTuple):
+class ChunkHit(NamedTuple):
     """A chunk that a search found; number: its 64-bit id, never used again."""
 
     number: int
@@ -59,7 +59,7 @@ class Found(NamedTuple):
 class Searched(NamedTuple):
     """What a search found for each query, and how many chunks it could have found."""
 
-    passages: list[list[Found]]
+    passages: list[list[ChunkHit]]
     num_passing: int
     """Chunks that the principal may read and the filter passes."""
 
@@ -254,7 +254,7 @@ class LiveStore:
         method: str = "hybrid",
         groups: Sequence[str] = (),
         filter: Filter | Mapping[str, Any] | str | None = None,
-    ) -> list[list[Found]]:
+    ) -> list[list[ChunkHit]]:
         """Return up to k chunks per query that the principal may read, best first.
 
         All queries are answered at one commit. Equal scores stand in the order of numbers.
@@ -294,7 +294,7 @@ class LiveStore:
             if len(chunks) == len(numbers):
                 passages = [
                     [
-                        Found(int(number), float(score), chunks[int(number)])
+                        ChunkHit(int(number), float(score), chunks[int(number)])
                         for number, score in zip(one.rows, one.scores, strict=True)
                     ]
                     for one in hits

@@ -35,7 +35,7 @@ class Pair(NamedTuple):
     rejected: Place
 
 
-class Example(NamedTuple):
+class PairTokens(NamedTuple):
     """Token ids of a pair, and the reference's log-probs of its responses, nats."""
 
     prompt: tuple[int, ...]
@@ -45,7 +45,7 @@ class Example(NamedTuple):
     ref_rejected: float
 
 
-class Split(NamedTuple):
+class PairSplit(NamedTuple):
     """The rankings of one split; answers[i][k]: answer k of ranking i."""
 
     preferences: Sequence[Preference]
@@ -84,7 +84,7 @@ def read_preferences(paths: Sequence[Path]) -> list[Preference]:
 
 def encode_split(
     policy: Policy, preferences: Sequence[Preference], limit_tokens: int, which: str, seed: int
-) -> Split:
+) -> PairSplit:
     """Return rankings as token ids, and their pairs.
 
     Args: limit_tokens: longest prompt and response together. which, seed: as in `pairs_of`.
@@ -104,16 +104,16 @@ def encode_split(
     fitting = [pair for pair in every if all(fit[i][k] for i, k in pair)]
     pairs = [pair for pair in fitting if all(usable[i][k] for i, k in pair)]
     num_too_long, num_empty = len(every) - len(fitting), len(fitting) - len(pairs)
-    return Split(preferences, answers, usable, pairs, num_too_long, num_empty)
+    return PairSplit(preferences, answers, usable, pairs, num_too_long, num_empty)
 
 
-def examples_of(split: Split, reference: Mapping[Place, float]) -> list[Example]:
+def examples_of(split: PairSplit, reference: Mapping[Place, float]) -> list[PairTokens]:
     """Return the pairs of a split; reference: log-probs of their answers, nats."""
     found = []
     for better, worse in split.pairs:
         chosen, rejected = (split.answers[i][k] for i, k in (better, worse))
         nats = (reference[better], reference[worse])
-        found.append(Example(chosen.prompt, chosen.response, rejected.response, *nats))
+        found.append(PairTokens(chosen.prompt, chosen.response, rejected.response, *nats))
     return found
 
 

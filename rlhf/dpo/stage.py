@@ -64,8 +64,8 @@ from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
 from rlhf.dpo.pairs import (
+    PairSplit,
     Place,
-    Split,
     answer_logprobs,
     encode_split,
     examples_of,
@@ -166,7 +166,7 @@ def run(
     return metrics
 
 
-def cost(policy: Policy, training: Split, num_train_epochs: float) -> dict[str, float]:
+def cost(policy: Policy, training: PairSplit, num_train_epochs: float) -> dict[str, float]:
     """Return the tokens and FLOPs of training, the reading of the reference once included, and the
     rankings.
     """
@@ -190,7 +190,7 @@ def refuse_ties_alone(preferences: Sequence[Preference], path: Path) -> None:
         )
 
 
-def refuse_no_pairs(split: Split, limit: int, path: Path) -> None:
+def refuse_no_pairs(split: PairSplit, limit: int, path: Path) -> None:
     """Raise DataError unless the split has a pair that can be trained on."""
     if not split.pairs:
         raise DataError(
@@ -219,7 +219,7 @@ def starting_policy(
     return policy
 
 
-def scored(split: Split, logratios: Mapping[Place, float], beta: float) -> list[ScoredRanking]:
+def scored(split: PairSplit, logratios: Mapping[Place, float], beta: float) -> list[ScoredRanking]:
     """Return the rankings with the implicit reward of each answer, None where it has none."""
     return [
         ScoredRanking(
@@ -234,7 +234,7 @@ def scored(split: Split, logratios: Mapping[Place, float], beta: float) -> list[
 
 
 def held_out_metrics(
-    split: Split,
+    split: PairSplit,
     logratios: Mapping[Place, float],
     loss: str,
     beta: float,

@@ -50,7 +50,7 @@ from plumbrule.lm.response_logprobs import PaddedRows, efficient_rows, score_pas
 from plumbrule.protocols import Tracker
 from rlhf.dpo.config import DPOConfig
 from rlhf.dpo.losses import preference_losses
-from rlhf.dpo.pairs import Example
+from rlhf.dpo.pairs import PairTokens
 
 LOGGED = ("accuracy", "rewards_chosen", "rewards_rejected")
 """What is logged of each step beside loss, gradient norm and learning rate."""
@@ -58,7 +58,7 @@ LOGGED = ("accuracy", "rewards_chosen", "rewards_rejected")
 
 def train(
     policy: Policy,
-    examples: Sequence[Example],
+    examples: Sequence[PairTokens],
     config: DPOConfig,
     *,
     micro_batch_size: int,
@@ -110,7 +110,7 @@ def make_trainer(
     return trainer
 
 
-def dataset(examples: Sequence[Example], rows: Sequence[int]) -> datasets.Dataset:
+def dataset(examples: Sequence[PairTokens], rows: Sequence[int]) -> datasets.Dataset:
     """Return the examples in the columns that TRL's collator reads, in the order `rows`."""
     columns = {
         "prompt_ids": [example.prompt for example in examples],

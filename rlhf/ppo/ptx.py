@@ -24,7 +24,7 @@ from plumbrule.lm.parallel import distributed, fsdp
 from plumbrule.lm.randomness import generator
 from plumbrule.lm.response_logprobs import token_logprobs
 from plumbrule.lm.token_rows import TokenRow
-from rlhf.ppo.optimisation.mini_batches import Place
+from rlhf.ppo.optimisation.mini_batches import OptimizerStep
 from rlhf.ppo.rollout.evaluation import compute_precision
 
 
@@ -58,7 +58,7 @@ def read_demonstrations(path: Path, policy: Policy) -> list[TokenRow]:
 def add_ptx_gradients(
     policy: Policy,
     ptx: PTX,
-    place: Place,
+    place: OptimizerStep,
     *,
     seed: int,
     precision: str,

@@ -17,7 +17,7 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.optimisation.learner import Learner
 from rlhf.ppo.rollout.prompts import prompts_that_fit, read_held_out
 from rlhf.ppo.rollout.samples import sample_rows
-from rlhf.ppo.shared_trunk import Reference
+from rlhf.ppo.shared_trunk import ReferencePolicy
 from rlhf.ppo.state import LoopState
 from rlhf.ppo.value_model import save_value_model
 
@@ -25,7 +25,7 @@ from rlhf.ppo.value_model import save_value_model
 def publish(
     out: Path,
     learner: Learner,
-    reference: Reference,
+    reference: ReferencePolicy,
     retriever: Retriever | None,
     searcher: Searcher | None,
     inputs: Mapping[str, Artifact],

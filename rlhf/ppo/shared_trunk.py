@@ -44,7 +44,7 @@ M = TypeVar("M", bound=nn.Module)
 SETTING = "ppo.unfrozen_layers"
 
 
-class Reference(NamedTuple):
+class ReferencePolicy(NamedTuple):
     """The policy as it was before training."""
 
     policy: Policy
@@ -60,7 +60,7 @@ class Actors(NamedTuple):
     policy: Policy
     reader: Policy
     """The policy as it reads rollouts: whole, or its layers above the frozen ones."""
-    reference: Reference
+    reference: ReferencePolicy
     frozen_layers: FrozenLayers | None = None
 
 
@@ -82,10 +82,10 @@ def make_actors(
         return _on_frozen_layers(as_inherited(policy, adapter), unfrozen_layers)
     policy = prepare_training(policy, adapter, seed, "ppo.adapter")
     if adapter.rank:  # fresh: without them the policy is what it was
-        off = Reference(policy, policy, lambda: _adapter_off(policy))
+        off = ReferencePolicy(policy, policy, lambda: _adapter_off(policy))
         return Actors(policy, policy, off)
     reference = as_inherited(load(), adapter)
-    return Actors(policy, policy, Reference(reference, reference))
+    return Actors(policy, policy, ReferencePolicy(reference, reference))
 
 
 def _adapter_off(policy: Policy) -> AbstractContextManager[None]:
@@ -116,7 +116,7 @@ def _on_frozen_layers(policy: Policy, top: int) -> Actors:
     prefix = lm.base_model_prefix
     before = clone_sharing_weights(whole, **{LAYERS: both, norm_name: old_norm})
     before_top = clone_sharing_weights(whole, **{LAYERS: old_upper, norm_name: old_norm})
-    reference = Reference(
+    reference = ReferencePolicy(
         _with_model(policy, clone_sharing_weights(lm, **{prefix: before}, **own_head)),
         _with_model(policy, clone_sharing_weights(lm, **{prefix: before_top}, **own_head)),
     )

@@ -43,7 +43,7 @@ from rlhf.ppo.rollout.evaluation import (
 )
 from rlhf.ppo.rollout.parquet import Rollout
 from rlhf.ppo.rollout.trajectory import Trajectory, rows_for_model
-from rlhf.ppo.update_settings import LossSettings, StepSettings
+from rlhf.ppo.update_settings import PPOLossSettings, StepSettings
 
 
 class PPOStats(NamedTuple):
@@ -102,7 +102,7 @@ def ppo_step(
     rollout: Rollout,
     update: int,
     steps: StepSettings,
-    loss: LossSettings,
+    loss: PPOLossSettings,
     micro_batch_size: int,
     ptx: PTX | None = None,
 ) -> PPOStats:
@@ -176,7 +176,7 @@ def add_gradients(
     learner: Learner,
     rollout: Rollout,
     rows: Sequence[int],
-    loss: LossSettings,
+    loss: PPOLossSettings,
     micro_batch_size: int,
     *,
     train_policy: bool = True,

@@ -65,7 +65,7 @@ class DrawSettings:
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class PPOLossSettings:
     """From a mini-batch of a rollout to its loss."""
 
     temperature: float
@@ -147,13 +147,13 @@ def draw_settings(config: PPOConfig) -> DrawSettings:
 
 def loss_settings(
     config: PPOConfig, kl_coef: float, entropy_coef: float | None = None
-) -> LossSettings:
+) -> PPOLossSettings:
     """Return what a mini-batch's loss reads.
 
     Args: kl_coef: of the KL in it (`kl_weights`). entropy_coef: of the entropy bonus; None: as
     configured.
     """
-    return LossSettings(
+    return PPOLossSettings(
         temperature=config.sampling.temperature,
         precision=config.precision,
         policy_loss=config.policy_loss,

@@ -105,7 +105,7 @@ class RewardStats:
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenizedAnswer:
     """What is scored: a prompt, a response and the terminal token if due, as token ids."""
 
     tokens: tuple[int, ...]
@@ -136,7 +136,7 @@ class RowBatch(NamedTuple):
         return RowBatch(*(x.to(device) for x in self))
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> RowBatch:
+def collate(rows: Sequence[TokenizedAnswer], pad_id: int) -> RowBatch:
     """Return rows padded on the right; neighbours that answer one prompt share it."""
     tokens, real_mask = pad_rows([row.tokens for row in rows], pad_id)
     begins = torch.tensor([row.begin for row in rows])
@@ -191,12 +191,12 @@ class RewardModel(nn.Module):
         passages: Sequence[str],
         response: str,
         finished: bool = True,
-    ) -> Row:
+    ) -> TokenizedAnswer:
         """Return the row that is scored: prompt, response, terminal token if due."""
         terminal = finished and self.append_terminal
         prompt = self.policy.encode(messages, passages)
         answer = self.policy.encode_response(response, terminal=terminal)
-        return Row((*prompt, *answer), len(prompt))
+        return TokenizedAnswer((*prompt, *answer), len(prompt))
 
     def scores(
         self,
@@ -336,7 +336,7 @@ class RewardScorer:
         stats = self.model.stats
         return {"score": (raw.numpy().astype(np.float64) - stats.mean) / stats.std}
 
-    def _row(self, episode: Episode) -> tuple[Row, bool]:
+    def _row(self, episode: Episode) -> tuple[TokenizedAnswer, bool]:
         messages, context = episode.prompt.messages, self.model.policy.spec.context
         row = self.model.encode(messages, episode.passages, episode.response, episode.finished)
         if len(row) <= context:
@@ -347,12 +347,12 @@ class RewardScorer:
                 f"shorter than the reward model's context (={context} tokens); lower "
                 "retrieval.budget_tokens or use a model with a longer context."
             )
-        return Row(row.tokens[:context], row.begin), True
+        return TokenizedAnswer(row.tokens[:context], row.begin), True
 
 
 def score_rows(
     model: RewardModel,
-    rows: Iterable[Row],
+    rows: Iterable[TokenizedAnswer],
     micro_batch_size: int,
     tracker: Tracker | None = None,
     what: str = "",
@@ -363,7 +363,7 @@ def score_rows(
     Args: tracker: shows how far it is, with `what` as the line's name; None: nothing is shown.
     Raises: TrainingError: a score is NaN or Inf.
     """
-    index: dict[Row, int] = {}
+    index: dict[TokenizedAnswer, int] = {}
     places = [index.setdefault(row, len(index)) for row in rows]
     distinct = list(index)
     scores = torch.zeros(len(distinct))
@@ -384,7 +384,7 @@ def score_rows(
     return scores[places]
 
 
-def by_prompt(rows: Sequence[Row], most: int) -> list[list[int]]:
+def by_prompt(rows: Sequence[TokenizedAnswer], most: int) -> list[list[int]]:
     """Return lists of at most `most` row indices: answers to one prompt together, longest first."""
     answers: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):

@@ -53,7 +53,7 @@ from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
-from rlhf.reward_model.model import RewardModel, RewardStats, Row, score_rows
+from rlhf.reward_model.model import RewardModel, RewardStats, TokenizedAnswer, score_rows
 from rlhf.reward_model.perturbations import adversarial, pairs_to_perturb
 from rlhf.reward_model.preferences import refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
@@ -63,11 +63,11 @@ NUM_SHOWN = 8
 """Held-out rankings whose scored answers are written to samples.jsonl."""
 
 
-class Split(NamedTuple):
+class RankingSplit(NamedTuple):
     """The rankings of one split; rows[i][k]: answer k of ranking i."""
 
     preferences: list[Preference]
-    rows: list[list[Row]]
+    rows: list[list[TokenizedAnswer]]
     rankings: list[Ranking]
     """What is trained on, answers that do not fit left out."""
     num_pairs: int
@@ -168,7 +168,7 @@ def freeze_below(model: RewardModel, top: int | None) -> SplitTrunk | None:
 def keep_states(
     model: RewardModel,
     split: SplitTrunk,
-    training: Split,
+    training: RankingSplit,
     runtime: RuntimeConfig,
     out: Path,
     tracker: Tracker,
@@ -185,7 +185,7 @@ def keep_states(
 
 def training_cost(
     model: RewardModel,
-    training: Split,
+    training: RankingSplit,
     num_train_epochs: float,
     split: SplitTrunk | None = None,
     *,
@@ -218,7 +218,7 @@ def text_scorer(
         for preference, place, text in texts:
             finished = preference.which_finished()[place]
             row = model.encode(preference.messages, preference.passages, text, finished)
-            rows.append(Row(row.tokens[:limit], row.begin))
+            rows.append(TokenizedAnswer(row.tokens[:limit], row.begin))
         scores = score_rows(model, rows, runtime.micro_batch_size, tracker, "rm perturbed")
         return scores.numpy().astype(np.float64)
 
@@ -227,7 +227,7 @@ def text_scorer(
 
 def out_of_distribution_metrics(
     model: RewardModel,
-    others: Mapping[str, Split],
+    others: Mapping[str, RankingSplit],
     limit: int,
     runtime: RuntimeConfig,
     tracker: Tracker,
@@ -268,7 +268,7 @@ def read_split(
     limit: int,
     config: RMConfig,
     most: int | None = None,
-) -> Split:
+) -> RankingSplit:
     """Return the rankings in the files `paths`, the first `most` of them all, encoded.
 
     Raises: DataError: a row that breaks the format, or no pair whose rows fit `limit` tokens.
@@ -289,10 +289,10 @@ def read_split(
     num_pairs = sum(len(ranking.pairs) for ranking in rankings)
     if config.loss == "pairs":
         rankings = [single for ranking in rankings for single in split_up(ranking)]
-    return Split(preferences, rows, rankings, num_pairs, num_all - num_pairs)
+    return RankingSplit(preferences, rows, rankings, num_pairs, num_all - num_pairs)
 
 
-def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
+def encode_answers(model: RewardModel, preference: Preference) -> list[TokenizedAnswer]:
     """Return the row of each answer."""
     return [
         model.encode(preference.messages, preference.passages, response, ended)
@@ -301,7 +301,7 @@ def encode_answers(model: RewardModel, preference: Preference) -> list[Row]:
 
 
 def fitting(
-    preference: Preference, answers: Sequence[Row], limit: int, with_ties: bool = False
+    preference: Preference, answers: Sequence[TokenizedAnswer], limit: int, with_ties: bool = False
 ) -> Ranking | None:
     """Return the ranking of the answers of at most `limit` tokens, None if it says nothing.
 
@@ -340,7 +340,7 @@ def split_up(ranking: Ranking) -> list[Ranking]:
 
 def score_split(
     model: RewardModel,
-    split: Split,
+    split: RankingSplit,
     limit: int,
     runtime: RuntimeConfig,
     tracker: Tracker,
@@ -357,7 +357,7 @@ def score_split(
 
 def first_answers(
     model: RewardModel, source: Artifact, preferences: Sequence[Preference], config: RMConfig
-) -> list[Row]:
+) -> list[TokenizedAnswer]:
     """Return rows of the policy's first answers to at most `num_calibration_prompts` prompts.
 
     Held-out prompts come first, since training changes their scores least. A feedback artifact

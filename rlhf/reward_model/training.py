@@ -46,13 +46,13 @@ from rlhf.reward_model.losses import (
     plackett_luce,
     score_gaps,
 )
-from rlhf.reward_model.model import RewardModel, Row, collate
+from rlhf.reward_model.model import RewardModel, TokenizedAnswer, collate
 
 
 class Ranking(NamedTuple):
     """Encoded answers and what is known of their order."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TokenizedAnswer, ...]
     ranks: tuple[int, ...]
     """1 = best, equal = tie; all equal only where the loss reads ties."""
     pairs: tuple[tuple[int, int], ...]
@@ -63,7 +63,7 @@ class Ranking(NamedTuple):
     """Places in `rows` of equal rank, where the loss reads them."""
 
 
-class LossSettings(NamedTuple):
+class RewardLossSettings(NamedTuple):
     """What the loss of a ranking reads of the config, under the names that it has there."""
 
     loss: str
@@ -75,7 +75,7 @@ class LossSettings(NamedTuple):
     centring: float
 
     @classmethod
-    def of(cls, config: RMConfig) -> LossSettings:
+    def of(cls, config: RMConfig) -> RewardLossSettings:
         """Return those of a config."""
         return cls(
             loss=config.loss,
@@ -88,7 +88,7 @@ class LossSettings(NamedTuple):
         )
 
 
-def pair(better: Row, worse: Row, margin: float = 0.0) -> Ranking:
+def pair(better: TokenizedAnswer, worse: TokenizedAnswer, margin: float = 0.0) -> Ranking:
     """Return a ranking of two."""
     return Ranking((better, worse), (1, 2), ((0, 1),), (margin,))
 
@@ -121,7 +121,7 @@ def train(
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    loss_settings = LossSettings.of(config)
+    loss_settings = RewardLossSettings.of(config)
     first = load_checkpoint(model, optimizer, folder)
     tracker.rewind(first)
     with tracker.progress(steps, "rm", "steps") as line:
@@ -161,7 +161,10 @@ def train(
 
 
 def micro_batches(
-    model: RewardModel, batch: Sequence[Ranking], micro_batch_size: int, settings: LossSettings
+    model: RewardModel,
+    batch: Sequence[Ranking],
+    micro_batch_size: int,
+    settings: RewardLossSettings,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (losses (e,), score gaps of all pairs (p,)) of groups of rankings of like length.
 

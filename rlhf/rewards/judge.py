@@ -49,7 +49,7 @@ from rlhf.rewards.judge_config import (
 )
 from rlhf.rewards.judge_endpoint import EndpointJudge
 from rlhf.rewards.options import TermInputs
-from rlhf.rewards.verdicts import JudgeModel, Scale, Verdicts, grades, yes_or_no
+from rlhf.rewards.verdicts import GradeScale, JudgeModel, JudgeVerdicts, grades, yes_or_no
 
 log = logging.getLogger(__name__)
 FEWEST_TO_STOP = 8
@@ -73,7 +73,7 @@ class LocalJudge:
                 require_apart(one, other)
         return ids
 
-    def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
+    def ask(self, questions: Sequence[str], scale: GradeScale) -> JudgeVerdicts:
         """Return the expected value of each answer; NaN where a question does not fit.
 
         Raises: DataError: the judge's chat template refuses a user turn.
@@ -92,10 +92,10 @@ class LocalJudge:
         read[fitting] = [len(prompts[i]) for i in fitting]
         lost = len(prompts) - len(fitting)
         example = f"{lost} questions exceed its context of {self.policy.spec.context} tokens"
-        return Verdicts(values, {"prompt_tokens": read, "word_mass": mass}, example)
+        return JudgeVerdicts(values, {"prompt_tokens": read, "word_mass": mass}, example)
 
 
-class Judge:
+class GradingJudge:
     """A grade of each answer as a Scorer."""
 
     def __init__(self, config: JudgeTermConfig, model: JudgeModel):
@@ -157,9 +157,9 @@ def weighted_share(met: np.ndarray, criteria: Sequence[CriterionConfig]) -> np.n
     return np.asarray((met * weights).sum(1) / weights.sum())
 
 
-def open_judge_term(given: TermInputs) -> Judge:
+def open_judge_term(given: TermInputs) -> GradingJudge:
     """Return the term of `reward.judge`. Raises: ConfigError: its model does not open."""
-    scorer = Judge(given.settings, open_model(given))
+    scorer = GradingJudge(given.settings, open_model(given))
     _check_words(scorer.model, scorer.scale, "reward.judge.lowest")
     return scorer
 
@@ -191,7 +191,7 @@ def open_model(given: TermInputs) -> JudgeModel:
     return LocalJudge(policy, config.batch_size)
 
 
-def _check_words(model: JudgeModel, scale: Scale, setting: str) -> None:
+def _check_words(model: JudgeModel, scale: GradeScale, setting: str) -> None:
     if isinstance(model, LocalJudge):
         try:
             model.word_ids(scale.words)
@@ -207,7 +207,7 @@ def _question(template: str, episode: Episode, fields: Mapping[str, str]) -> str
     return fill(template, episode.passages, {**told, **fields})
 
 
-def _ask(model: JudgeModel, asked: Sequence[str], scale: Scale, section: str) -> Verdicts:
+def _ask(model: JudgeModel, asked: Sequence[str], scale: GradeScale, section: str) -> JudgeVerdicts:
     """Return the verdicts; say how many questions got none, and stop where all of several did."""
     verdicts = model.ask(asked, scale)
     failed = int(np.isnan(verdicts.values).sum())

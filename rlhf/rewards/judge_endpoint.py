@@ -15,7 +15,7 @@ import numpy as np
 from plumbrule.lm.endpoints.chat_endpoint import ChatEndpoint, EndpointSettings
 from plumbrule.lm.parallel import distributed
 from rlhf.rewards.judge_config import JudgeModelConfig
-from rlhf.rewards.verdicts import Scale, Verdicts
+from rlhf.rewards.verdicts import GradeScale, JudgeVerdicts
 
 SHOWN_CHARACTERS = 120
 """Of a reply without a verdict, in a warning."""
@@ -43,7 +43,7 @@ class EndpointJudge:
         )
         self.endpoint = ChatEndpoint(settings, kept)
 
-    def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
+    def ask(self, questions: Sequence[str], scale: GradeScale) -> JudgeVerdicts:
         """Return what the replies say, NaN where one says none of the scale's words.
 
         Raises: TrainingError: the endpoint stays away, refuses, or answers in another form.
@@ -51,7 +51,7 @@ class EndpointJudge:
         replies = self.endpoint.ask(questions)
         said = [scale.read(reply.text) for reply in replies]
         example = next((r.text for r, s in zip(replies, said, strict=True) if s is None), "")
-        return Verdicts(
+        return JudgeVerdicts(
             np.array([np.nan if value is None else value for value in said], dtype=np.float64),
             {
                 "prompt_tokens": np.array([float(r.prompt_tokens) for r in replies]),

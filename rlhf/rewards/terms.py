@@ -43,7 +43,7 @@ def open_terms(
     for name in sorted(reward.weights):
         settings = reward.settings_of(name)
         given = TermInputs(name, settings, reward, inputs, runtime, replies)
-        scorers[name] = TERMS[name](given) if name in TERMS else Function(FUNCTIONS[name])
+        scorers[name] = TERMS[name](given) if name in TERMS else FunctionScorer(FUNCTIONS[name])
     return scorers
 
 
@@ -62,7 +62,7 @@ OURS = (open_reward_models, open_gold, open_constant)
 every stage that opens a reward."""
 
 
-class Function:
+class FunctionScorer:
     """A function of episodes as a Scorer."""
 
     def __init__(self, function: RewardFunction):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from plumbrule.lm.judges.taken_back import TURNING, is_taken_back
+from plumbrule.lm.judges.verdict_retraction import TURNING, is_taken_back
 from rlhf.rewards.judge_config import JudgeTermConfig, RubricConfig
 
 _DECORATION = r"[\s*_`\"'(:=]*"
@@ -22,7 +22,7 @@ follows it explains the first."""
 _OUT_OF = re.compile(r"[\s*_]*(?:/|out of)\s*(\d)\b")
 
 
-class Scale(NamedTuple):
+class GradeScale(NamedTuple):
     """The words that a judge chooses among."""
 
     words: Sequence[str]
@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     """The value that a text says; None: none."""
 
 
-class Verdicts(NamedTuple):
+class JudgeVerdicts(NamedTuple):
     """What a judge says to n questions, (n,) float64 each."""
 
     values: np.ndarray
@@ -46,25 +46,25 @@ class Verdicts(NamedTuple):
 class JudgeModel(Protocol):
     """A local policy or an endpoint."""
 
-    def ask(self, questions: Sequence[str], scale: Scale) -> Verdicts:
+    def ask(self, questions: Sequence[str], scale: GradeScale) -> JudgeVerdicts:
         """Return its verdicts on the questions, in their order."""
         ...
 
 
-def grades(config: JudgeTermConfig) -> Scale:
+def grades(config: JudgeTermConfig) -> GradeScale:
     """Return the whole numbers from the lowest grade to the highest."""
     numbers = range(config.lowest, config.highest + 1)
-    return Scale(
+    return GradeScale(
         [str(number) for number in numbers],
         [float(number) for number in numbers],
         lambda text: parse_grade(text, config.lowest, config.highest),
     )
 
 
-def yes_or_no(config: RubricConfig) -> Scale:
+def yes_or_no(config: RubricConfig) -> GradeScale:
     """Return the rubric's two words, worth 1 and 0."""
     words = [word.strip() for word in config.words]
-    return Scale(words, [1.0, 0.0], lambda text: parse_word(text, words, (1.0, 0.0)))
+    return GradeScale(words, [1.0, 0.0], lambda text: parse_word(text, words, (1.0, 0.0)))
 
 
 def parse_grade(text: str, lowest: int, highest: int) -> float | None:

@@ -32,4 +32,5 @@ STAGE = StageKind(
         "best_of_n": Slot(("best_of_n",), required=False, gathers=True, compares_gold=True),
     },
     headline=("overoptimisation/peak_kl_*", "overoptimisation/decline_*"),
+    recompute="rlhf.studies.recompute:overoptimisation",
 )

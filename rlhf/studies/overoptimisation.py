@@ -50,7 +50,7 @@ FURTHEST = 1e12
 """KL in nats beyond which a peak is called none."""
 
 
-class Run(NamedTuple):
+class StudyRun(NamedTuple):
     """One run: proxy (m,) beside the curve of gold."""
 
     curve: Curve
@@ -63,7 +63,7 @@ class Series(NamedTuple):
     method: str
     group: str
     label: str
-    runs: list[Run]
+    runs: list[StudyRun]
     fit: ScalingFit | None
 
     @property
@@ -83,6 +83,13 @@ def run(
 
     Raises: DataError: a run has no gold score.
     """
+    return write_study(config, inputs, out)
+
+
+def write_study(
+    config: OveroptimisationConfig, inputs: Mapping[str, Artifact], out: Path
+) -> dict[str, float]:
+    """Do what `run` does, of which nothing needs a machine or a tracker."""
     series = [one for method in LAWS for one in read_series(method, inputs, config)]
     if not series:
         raise DataError("inputs must hold a run of ppo or best_of_n; give the node one.")
@@ -103,7 +110,7 @@ def read_series(
     method: str, inputs: Mapping[str, Artifact], config: OveroptimisationConfig
 ) -> list[Series]:
     """Return the series of one method, in the order of the config."""
-    runs: dict[tuple[str, str], list[Run]] = {}
+    runs: dict[tuple[str, str], list[StudyRun]] = {}
     for one in Inputs(inputs).variations(method):
         read = read_ppo if method == "ppo" else read_best_of_n
         runs.setdefault((one.name, one.label), []).append(read(one.artifact))
@@ -113,7 +120,7 @@ def read_series(
     ]
 
 
-def read_ppo(artifact: Artifact) -> Run:
+def read_ppo(artifact: Artifact) -> StudyRun:
     """Return the curve of a PPO run, a point per update.
 
     Raises: DataError: gold is no term of its reward.
@@ -126,10 +133,10 @@ def read_ppo(artifact: Artifact) -> Run:
         )
     distances = np.sqrt(np.maximum([row[KL] for row in rows], 0.0))
     gold, proxy = (np.array([row[name] for row in rows]) for name in (GOLD, PROXY))
-    return Run(Curve(distances, gold), proxy)
+    return StudyRun(Curve(distances, gold), proxy)
 
 
-def read_best_of_n(artifact: Artifact) -> Run:
+def read_best_of_n(artifact: Artifact) -> StudyRun:
     """Return the curve of best-of-n, a point per n, its prompts kept apart.
 
     Raises: DataError: the answers have no utility.
@@ -142,10 +149,10 @@ def read_best_of_n(artifact: Artifact) -> Run:
     n = np.array(rows[0]["n"], dtype=np.float64)
     distances = np.sqrt(np.log(n) - (n - 1) / n)
     gold, proxy = (np.array([row[name] for row in rows]) for name in ("utility", "reward"))
-    return Run(Curve(distances, gold - gold[:, :1]), proxy.mean(0))
+    return StudyRun(Curve(distances, gold - gold[:, :1]), proxy.mean(0))
 
 
-def fitted(law: Law, runs: Sequence[Run], config: OveroptimisationConfig) -> ScalingFit | None:
+def fitted(law: Law, runs: Sequence[StudyRun], config: OveroptimisationConfig) -> ScalingFit | None:
     """Return the law fitted to the runs; None where they have too few points."""
     try:
         return fit(
@@ -249,7 +256,7 @@ def extremes(series: Series) -> tuple[tuple[str, str], tuple[float, str, str]]:
     return best, (float(distance[-1]), f"{proxy[-1]:.3f}", f"{gold[-1]:.3f}")
 
 
-def gains(run: Run, level: float | None) -> np.ndarray:
+def gains(run: StudyRun, level: float | None) -> np.ndarray:
     """Return gold gained over the fitted level (m,), over the first point where none is fitted."""
     gold = run.curve.means()
     return gold - (gold[0] if level is None else level)

@@ -28,7 +28,7 @@ CHUNK = 4096
 """Texts given to the tokenizer at a time, so that memory stays bounded."""
 
 
-class Text(NamedTuple):
+class CorpusText(NamedTuple):
     """One document. ends: where each of s segments ends, in characters. weights: theirs, >= 0.
 
     kind: what sort of text it is, if the corpus says; held-out texts are measured by kind.
@@ -40,7 +40,7 @@ class Text(NamedTuple):
     kind: str = ""
 
 
-def read_corpus(path: Path) -> list[Text]:
+def read_corpus(path: Path) -> list[CorpusText]:
     """Return the texts of a corpus file in order.
 
     Raises: DataError: a row holds neither text nor segments, holds no characters, or has a weight
@@ -61,7 +61,7 @@ def read_corpus(path: Path) -> list[Text]:
     return texts
 
 
-def _text(row: dict[str, Any]) -> Text | None:
+def _text(row: dict[str, Any]) -> CorpusText | None:
     """Return the row's text, or None for a row that breaks the format."""
     segments = row.get("segments", [[row.get("text"), 1.0]])
     if not isinstance(segments, list):
@@ -79,17 +79,17 @@ def _text(row: dict[str, Any]) -> Text | None:
         ends.append(at)
         weights.append(float(weight))
     kind = row.get("kind", "")
-    return Text("".join(parts), tuple(ends), tuple(weights), str(kind)) if at else None
+    return CorpusText("".join(parts), tuple(ends), tuple(weights), str(kind)) if at else None
 
 
-def plain_parts(texts: Sequence[Text]) -> Iterator[str]:
+def plain_parts(texts: Sequence[CorpusText]) -> Iterator[str]:
     """Yield what stands between special tokens: a tokenizer must not learn their spelling."""
     special = re.compile("|".join(re.escape(token) for token in SPECIAL_TOKENS))
     for text in texts:
         yield from special.split(text.text)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[Encoded]:
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[CorpusText]) -> list[Encoded]:
     """Return each text's tokens and weights, between a beginning and an end token.
 
     The end token has the weight of the text's last segment. A text that spells these tokens out
@@ -115,7 +115,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text]) -> list[En
 
 
 def _weigh(
-    text: Text, ids: list[int], offsets: list[tuple[int, int]], bos: int, eos: int
+    text: CorpusText, ids: list[int], offsets: list[tuple[int, int]], bos: int, eos: int
 ) -> Encoded:
     """Return the tokens between `bos` and `eos`, each with its segment's weight."""
     last_character = np.array([end for _, end in offsets], np.int64) - 1

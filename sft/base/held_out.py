@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from sft.base.corpus import Text, encode
+from sft.base.corpus import CorpusText, encode
 from sft.base.packed_rows import to_tensors, token_logits
 from sft.base.packing import PADDING, Packed, pack
 
@@ -21,7 +21,7 @@ class HeldOutEvaluation:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        texts: Sequence[Text],
+        texts: Sequence[CorpusText],
         row_tokens: int,
         micro_batch_size: int,
     ) -> None:

@@ -13,7 +13,7 @@ from eval.benchmarks.open_answers import open_qa
 from eval.benchmarks.registry import BENCHMARKS
 from eval.benchmarks.subject import Subject
 from eval.config import STAGE, BenchmarkFiles, check_shots
-from eval.few_shot import NONE, Example, Shots, as_text, draw
+from eval.few_shot import NONE, Shot, Shots, as_text, draw
 from eval.stage import run
 from plumbrule.data.records import BenchmarkItem, write_records
 from plumbrule.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 
 RUNTIME = RuntimeConfig(device="cpu", micro_batch_size=4)
-EXAMPLES = [Example("1 + 1?", "2"), Example("2 + 2?", "4")]
+EXAMPLES = [Shot("1 + 1?", "2"), Shot("2 + 2?", "4")]
 
 
 def choice(id, question="Where was she born?", answer=0, **meta):
@@ -65,7 +65,7 @@ def test_an_open_question_stands_behind_its_examples_with_their_passages():
     item = BenchmarkItem("a", "open_qa", {"question": "Who?", "answers": ["Ada"]})
     train = {"question": "Where?", "answers": ["Bosk", "in Bosk"], "passages": ["A town."]}
     shown = open_qa.example(BenchmarkItem("t", "open_qa", train))
-    assert shown == Example("Where?", "Bosk", ("A town.",))
+    assert shown == Shot("Where?", "Bosk", ("A town.",))
     asked = Subject(
         small_policy(), None, None, small_config(), RUNTIME, NullTracker(),
         shots={"open_qa": Shots({"": [("t", shown)]})},
@@ -95,7 +95,7 @@ def _answers(subject, items):
 
 def test_a_text_is_shown_with_its_label():
     item = BenchmarkItem("a", "classification", {"question": "A fine film.", "label": "good"})
-    assert classification.example(item) == Example("A fine film.", "good")
+    assert classification.example(item) == Shot("A fine film.", "good")
     assert general.example(choice("a", answer=1)).answer == "Bosk"
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import made_studies
 import pytest
+from comparisons_world import inputs, row
+from scorer_server import served
 from worlds.evaluation import small_config, small_inputs
 
 from eval import recompute
+from eval.comparisons.config import JudgeEndpointConfig, WinRateConfig
+from eval.comparisons.judged_answers import run as run_win_rate
 from eval.ibem.config import IbemEvalConfig
 from eval.ibem.stage import run as run_ibem
+from eval.knowledge.config import KnowledgeConfig
 from eval.reward_models.config import RewardEvalConfig, RewardSetConfig
 from eval.reward_models.stage import run as run_rewards
 from eval.stage import run as evaluate
@@ -54,15 +60,19 @@ def published(
     return Artifact.at(folder)
 
 
-def require_alike(artifact: Artifact, again: Mapping[str, float], out: Path) -> dict[str, Any]:
-    """Hold all that was made again against what was published; return the metrics as published."""
+def require_alike(
+    artifact: Artifact,
+    again: Mapping[str, float],
+    out: Path,
+    names: Sequence[str] = ("intervals.json", "metrics.json"),
+) -> dict[str, Any]:
+    """Hold all that was made again against what was published; return the last file of `names`."""
     numbers = {name: n for name, n in artifact.metrics.items() if not name.startswith("time/")}
     assert dict(again) == numbers
-    assert json.loads((out / "intervals.json").read_text()) == json.loads(
-        artifact.file("intervals.json").read_text()
-    )
-    told = json.loads(artifact.file("metrics.json").read_text())
-    require_part(json.loads((out / "metrics.json").read_text()), told)
+    told: Any = {}
+    for name in names:
+        told = json.loads(artifact.file(name).read_text())
+        require_part(json.loads((out / name).read_text()), told)
     return told
 
 
@@ -121,6 +131,42 @@ def test_a_vote(tmp_path: Path, out: Path) -> None:
     artifact = published(Store(tmp_path / "store"), "vote", run_vote, VoteConfig(), inputs)
     require_alike(artifact, recompute.vote(artifact, inputs, out), out)
     assert recompute.vote(artifact, {}, out) == {}  # of an archive without the evaluations
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_answers_judged_by_an_endpoint(tmp_path: Path, out: Path, fails: bool) -> None:
+    def reply(text: str) -> Any:
+        usage = {"prompt_tokens": 7, "completion_tokens": 2}
+        return {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+
+    def answer(body: Any, number: int) -> tuple[int, Any]:
+        a, b = body["messages"][0]["content"].split("Answer A:\n")[1].split("\n\nAnswer B:\n")
+        if " 1" in a + b and fails:
+            return 200, reply("Both are fine.")
+        return 200, reply("A" if "Bosk" in a or " 2" in a + b else "B")
+
+    before = [row(n, f"no {n}") for n in range(5)]
+    after = [row(n, f"in Bosk {n}") for n in range(5)]
+    after[3] = before[3]  # nobody is asked about equal answers
+    given = inputs(tmp_path / "world", before, after, num_prompts=5)
+    with served(answer) as (url, _):
+        base = f"{url.rpartition('/')[0]}/v1"
+        config = WinRateConfig(endpoint=JudgeEndpointConfig(base, "m", patience_seconds=0.0))
+        artifact = published(Store(tmp_path / "store"), "win_rate", run_win_rate, config, given)
+    again = recompute.win_rate(artifact, given, out)
+    require_alike(artifact, again, out, ("intervals.json", "win_rates.json"))
+    assert again["ppo/judge_failure_rate"] == (0.25 if fails else 0.0)
+    assert again["ppo/judge_contradicts"] == pytest.approx(1 / 3 if fails else 1 / 4)
+    assert recompute.win_rate(artifact, {}, out) == {}  # the evaluation says the policy's kind
+
+
+def test_a_comparison_of_arms_without_the_evaluations(tmp_path: Path, out: Path) -> None:
+    made_studies.write_run(tmp_path / "store")
+    (folder,) = (tmp_path / "store" / "artifacts" / "knowledge").iterdir()
+    artifact = Artifact.at(folder)
+    again = recompute.knowledge(artifact, {}, out)
+    require_alike(artifact, again, out, ("intervals.json", "metrics.json", "tables.json"))
+    assert recompute.recorded(artifact, KnowledgeConfig).prices.source == "made up"
 
 
 def test_a_test_of_a_reward_model(tmp_path: Path, out: Path) -> None:

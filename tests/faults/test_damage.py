@@ -15,7 +15,7 @@ from eval.comparisons import compare, costs, methods
 from plumbrule.cli.verbs.label import labels_of
 from plumbrule.cli.verbs.replay import inputs_of
 from plumbrule.errors import ArtifactError
-from plumbrule.inputs import Gathered
+from plumbrule.inputs import GatheredInput
 from plumbrule.report import render_report
 from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store import manifests
@@ -215,7 +215,7 @@ WAYS: dict[str, tuple[Callable[[Store, Artifact], object], dict[str, str], str]]
     "methods": (lambda s, a: methods.read_items(a), {"items/prompts.jsonl": ROW}, "items"),
     "curve": (lambda s, a: read_ppo(a), {"metrics.jsonl": '{"update": 1}\n'}, "metrics.jsonl"),
     "best_of_n": (
-        lambda s, a: methods.best_of_n([Gathered("", {}, a)], [], methods.MethodsConfig()),
+        lambda s, a: methods.best_of_n([GatheredInput("", {}, a)], [], methods.MethodsConfig()),
         {"prompts.jsonl": "{}\n"},
         "prompts.jsonl",
     ),

@@ -15,7 +15,7 @@ from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import DataError, TrainingError
 from plumbrule.protocols import Episode
 from rlhf.feedback.people import store_folder
-from rlhf.feedback.people.judgements import Judgement, from_row, read_journal, to_row
+from rlhf.feedback.people.judgements import AnnotatorJudgement, from_row, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions
 from rlhf.feedback.people.questions import to_row as question_to_row
 from rlhf.rewards.config import HTTPConfig
@@ -76,7 +76,7 @@ def test_kept_replies(effort, tmp_path):
 
 
 QUESTION = question_of((Message("user", "which?"),), (), ("a", "b", "c"))
-JUDGEMENT = Judgement(QUESTION.id, "anna", (1, 2, 2), "fine", 1, "now")
+JUDGEMENT = AnnotatorJudgement(QUESTION.id, "anna", (1, 2, 2), "fine", 1, "now")
 
 
 @pytest.fixture

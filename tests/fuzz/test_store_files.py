@@ -33,7 +33,7 @@ from plumbrule.store.artifacts import Artifact, Store
 from plumbrule.store.file_names import HEAD, METRIC_ROWS, REWARD_STATS
 from plumbrule.store.manifests import MANIFEST, Manifest, signed
 from plumbrule.store.metric_rows import read_metrics
-from rlhf.feedback.people.judgements import Judgement, read_journal, to_row
+from rlhf.feedback.people.judgements import AnnotatorJudgement, read_journal, to_row
 from rlhf.feedback.people.questions import question_of, read_questions, require_own_ids
 from rlhf.feedback.people.questions import to_row as question_row
 from rlhf.ppo.rollout import parquet
@@ -191,7 +191,7 @@ def test_marks_of_checkpoints(tmp_path: Path, examples: int) -> None:
 
 @AMOUNTS
 def test_what_people_said(tmp_path: Path, examples: int) -> None:
-    row = to_row(Judgement("q", "anna", (1, 2), "so", 1, "now"))
+    row = to_row(AnnotatorJudgement("q", "anna", (1, 2), "so", 1, "now"))
     path = tmp_path / "anna.jsonl"
 
     @amount(examples)

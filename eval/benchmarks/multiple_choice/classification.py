@@ -21,7 +21,7 @@ from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_c
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
-from eval.few_shot import Example
+from eval.few_shot import Shot
 from eval.intervals import Intervals, Metrics, Row, groups, known
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
@@ -57,9 +57,9 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
-def example(item: BenchmarkItem) -> Example:
+def example(item: BenchmarkItem) -> Shot:
     """Return a text with its label. Raises: DataError: as `label_of`, or no text."""
-    return Example(question_of(item), label_of(item))
+    return Shot(question_of(item), label_of(item))
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:

@@ -25,7 +25,7 @@ from eval.benchmarks.multiple_choice.likelihood import prompt_signature, score_c
 from eval.benchmarks.multiple_choice.truthfulqa import question_of
 from eval.benchmarks.quantity import Quantity
 from eval.config import EvalConfig
-from eval.few_shot import Example
+from eval.few_shot import Shot
 from eval.intervals import Intervals, Metrics, Row, groups, having, known, values
 from plumbrule.data.benchmark_items import ItemFormat
 from plumbrule.data.records import BenchmarkItem, Message, Prompt
@@ -80,10 +80,10 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
-def example(item: BenchmarkItem) -> Example:
+def example(item: BenchmarkItem) -> Shot:
     """Return an item with its right answer. Raises: DataError: as `choices_of`, or no question."""
     choices, answer = choices_of(item)
-    return Example(question_of(item), choices[answer])
+    return Shot(question_of(item), choices[answer])
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:

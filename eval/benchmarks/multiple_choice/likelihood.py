@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eval.benchmarks.answers import left_out
 from eval.config import EvalConfig
-from eval.few_shot import Example, as_text, as_turns
+from eval.few_shot import Shot, as_text, as_turns
 from plumbrule.data.records import Message
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def score_choices(
     questions: Sequence[str],
     choices: Sequence[Sequence[str]],
     what: str,
-    shots: Sequence[Sequence[Example]] | None = None,
+    shots: Sequence[Sequence[Shot]] | None = None,
 ) -> tuple[dict[int, list[ScoredChoice]], list[str]]:
     """Return the scored answers of each question that fits, by its place; and notes.
 
@@ -77,7 +77,7 @@ def score_choices(
 
 
 def _tokens(
-    subject: Subject, question: str, answers: Sequence[str], examples: Sequence[Example]
+    subject: Subject, question: str, answers: Sequence[str], examples: Sequence[Shot]
 ) -> tuple[list[int], list[list[int]]]:
     """Return the token ids of the question behind its examples, and of each answer, as
     eval.choice_prompt has it.

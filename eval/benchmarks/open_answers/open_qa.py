@@ -35,7 +35,7 @@ from eval.benchmarks.retrieved.columns import (
     retrieval_quantities,
 )
 from eval.config import EvalConfig
-from eval.few_shot import Example, as_turns
+from eval.few_shot import Shot, as_turns
 from eval.intervals import Intervals, Metrics, Row, known
 from eval.majority import majority
 from eval.text_metrics import (
@@ -100,9 +100,9 @@ def asked(items: Sequence[BenchmarkItem], config: EvalConfig) -> list[Prompt]:
     return [Prompt(item.id, (Message("user", question_of(item)),)) for item in items]
 
 
-def example(item: BenchmarkItem) -> Example:
+def example(item: BenchmarkItem) -> Shot:
     """Return an item with its first reference and its passages. Raises: DataError: as `asked`."""
-    return Example(question_of(item), answers_of(item)[0], passages_of(item))
+    return Shot(question_of(item), answers_of(item)[0], passages_of(item))
 
 
 def measure(items: Sequence[BenchmarkItem], condition: str, subject: Subject) -> Measured:

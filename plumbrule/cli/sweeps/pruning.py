@@ -108,7 +108,7 @@ class PruningConfig:
 
 
 @dataclass
-class Curve:
+class TrialCurve:
     """What the pruner knows of a trial. newest: the last update that it was told of."""
 
     trial: Trial
@@ -124,7 +124,7 @@ class Curve:
     """Why it is stopped; "": it is not."""
 
 
-class Row(NamedTuple):
+class TrialRow(NamedTuple):
     """A row of a node that has the metric."""
 
     update: int
@@ -149,7 +149,7 @@ class Pruning:
         self.config, self._cells_each, self._first = config, cells_each, first
         self._node, _, self._metric = config.metric.rpartition(":")
         self._sign = sign * (direction(self._metric) or sign)
-        self.curves = [Curve(trial) for trial in trials]
+        self.curves = [TrialCurve(trial) for trial in trials]
         self._numbers: dict[int, int] = {}
 
     def begin(self, members: Mapping[int, Member]) -> None:
@@ -187,17 +187,17 @@ class Pruning:
         """Return why a trial was stopped; "": it was not."""
         return next((c.pruned for c in self.curves if c.trial.number == trial.number), "")
 
-    def _curve_of(self, member: Member) -> Curve:
+    def _curve_of(self, member: Member) -> TrialCurve:
         number = self._numbers[id(member)]
         return self.curves[(number - self._first) // self._cells_each]
 
-    def _would_prune(self, curve: Curve, row: Row) -> bool:
+    def _would_prune(self, curve: TrialCurve, row: TrialRow) -> bool:
         """Report a row and return whether the pruner wants the trial stopped."""
         curve.newest = row.update
         curve.trial.report(self._sign * row.value, row.update)
         return curve.trial.should_prune()
 
-    def _new_rows(self, curve: Curve) -> list[Row]:
+    def _new_rows(self, curve: TrialCurve) -> list[TrialRow]:
         """Return the rows of a trial that were not reported."""
         if curve.member is None:
             return []
@@ -213,7 +213,7 @@ class Pruning:
                     return [row for row in rows if row.update > curve.newest]
         return []
 
-    def _rows_in(self, curve: Curve, path: Path) -> list[Row]:
+    def _rows_in(self, curve: TrialCurve, path: Path) -> list[TrialRow]:
         """Return the rows of a file with the metric; none where it is as it was."""
         try:
             about = path.stat()
@@ -225,7 +225,7 @@ class Pruning:
         curve.seen[path] = now
         found = [(row["update"], row.get(self._metric)) for row in read_metrics(path.parent)]
         return [
-            Row(update, float(value))
+            TrialRow(update, float(value))
             for update, value in found
             if isinstance(value, int | float) and math.isfinite(value)
         ]

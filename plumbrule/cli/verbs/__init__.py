@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Sequence
+from typing import NoReturn
 
+from plumbrule.errors import ConfigError
+from plumbrule.results.nearest_names import nearest
 from plumbrule.store.artifacts import Store
 from plumbrule.store.layout import VARIABLE, store_root
 
@@ -52,19 +56,38 @@ def main(arguments: Sequence[str]) -> int:
     """Run one verb and return the exit code.
 
     Args: arguments: the verb, one of `VERBS`, and what stands behind it.
+    Raises: ConfigError: words that the verb does not take, or lacks. Whatever the verb raises.
     """
     name, *words = arguments
     verb = importlib.import_module(".".join(filter(None, (__name__, FOLDERS.get(name), name))))
-    parser = argparse.ArgumentParser(prog=f"plumbrule {name}", description=VERBS[name])
+    parser = VerbParser(prog=f"plumbrule {name}", description=VERBS[name])
     verb.arguments(parser)
     if name in OF_A_COMMAND and words[:1] not in (["-h"], ["--help"]):
         verb.run(argparse.Namespace(words=words))
         return 0
     options, rest = parser.parse_known_intermixed_args(words)
     if rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}; see plumbrule {name} --help")
+        known = dict.fromkeys(re.findall(r"(?<![\w-])--?[a-z][\w-]*", parser.format_help()))
+        dashed = [word for word in rest if word.startswith("-")]
+        hint = f"{nearest(dashed[0].split('=')[0], known)[:-1]}; " if dashed else ""
+        parser.error(f"unknown arguments: {' '.join(rest)}; {hint}see {parser.prog} --help")
     verb.run(options)
     return 0
+
+
+class VerbParser(argparse.ArgumentParser):
+    """Words behind a verb; what is wrong with them is one line, as every other error is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError with what argparse found wrong."""
+        lacking = "the following arguments are required: "
+        if message.startswith(lacking):
+            usage = self.format_usage()  # argparse also names words that may be left out
+            names = message.removeprefix(lacking).split(", ")
+            named = ", ".join(name for name in names if f"[{name} ...]" not in usage)
+            raise ConfigError(f"{self.prog} must be given: {named}; see {self.prog} --help.")
+        told = message if "--help" in message else f"{message}; see {self.prog} --help"
+        raise ConfigError(f"{self.prog}: {told.removesuffix('.')}.")
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

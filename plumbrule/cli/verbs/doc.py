@@ -28,11 +28,11 @@ def run(options: argparse.Namespace) -> None:
     print(help_page.describe(options.setting, RunConfig, _composed(options.overrides)))
 
 
-def _composed(overrides: Sequence[str]) -> help_page.Composed:
+def _composed(overrides: Sequence[str]) -> help_page.ComposedConfig:
     """Return what a command composes to. Raises: ConfigError."""
     try:
         cfg = composed_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, overrides)) from None
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return help_page.Composed(" ".join(overrides) or "experiment=quickstart", config)
+    return help_page.ComposedConfig(" ".join(overrides) or "experiment=quickstart", config)

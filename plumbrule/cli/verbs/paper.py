@@ -17,16 +17,22 @@ from plumbrule.cli.verbs import add_store, store_of
 from plumbrule.config import require, require_choice
 from plumbrule.errors import ConfigError, TrainingError, listed
 from plumbrule.papers.outcomes import FAILS, check_scale
-from plumbrule.papers.paper import SCALES, Paper, Scale
+from plumbrule.papers.paper import SCALES, Paper, PaperScale
 from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.results_files import as_result, read_results, write_result
-from plumbrule.papers.sweep_words import arm_values, require_free, sweep_words
+from plumbrule.papers.sweep_words import (
+    arm_values,
+    require_free,
+    require_seeds,
+    sweep_words,
+)
 from plumbrule.papers.wording import check_lines, page
 from plumbrule.results.cells import key_of
 from plumbrule.results.formats import aligned
 
 PAPERS = CONF / "paper"
-ACTIONS = ("list", "run", "check", "docs")
+RUN, CHECK = "run", "check"
+ACTIONS = ("list", RUN, CHECK, "docs")
 SCALE = "scale="
 ONE_ARM = "arm="
 EVERY = "all"
@@ -58,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     did not end well.
     """
     require_choice("paper", options.action, ACTIONS)
+    _require_fitting(options)
     if options.action == "list":
         print("\n".join(list_lines()))
         return
@@ -67,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         print(PAGE)
         return
     papers, scale, more = _asked(options.words)
-    if options.action == "run":
+    if options.action == RUN:
         if options.store is not None:
             more = [*more, f"run.store={options.store}"]
         start(papers, scale, more)
@@ -77,6 +84,21 @@ def run(options: argparse.Namespace) -> None:
             f"paper check (={listed(more)}) must be given papers and a scale alone; leave it out."
         )
     _check(papers, scale, options)
+
+
+def _require_fitting(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an option or words that the action does not read."""
+    given = {"--record": options.record, "--json": options.json}
+    unread = [name for name, value in given.items() if value and options.action != CHECK]
+    if unread:
+        raise ConfigError(
+            f"{unread[0]} must stand behind paper {CHECK} (=paper {options.action}); leave it out."
+        )
+    if options.words and options.action not in (RUN, CHECK):
+        raise ConfigError(
+            f"paper {options.action} (={listed(options.words)}) must be given nothing; leave it "
+            f"out, or name papers behind paper {RUN} or paper {CHECK}."
+        )
 
 
 def list_lines() -> list[str]:
@@ -118,10 +140,11 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
             say(f"{paper.name}: no scale {scale}: {own.unavailable}")
     arms = [word.removeprefix(ONE_ARM) for word in more if word.startswith(ONE_ARM)]
     more = [word for word in more if not word.startswith(ONE_ARM)]
-    for _, own in there:
+    for paper, own in there:
         require_free(own, more)
         for arm in arms:
-            require_choice("arm", arm, own.arms)
+            require_choice(f"arm of {paper.name}", arm, own.arms)
+        require_seeds(paper, own, more)
     there = [(paper, with_arms(own, arms)) for paper, own in there]
     if DRY in more:
         _print_plan(there, [word for word in more if word != DRY])
@@ -145,7 +168,7 @@ def start(papers: Sequence[Paper], scale: str, more: Sequence[str]) -> None:
         )
 
 
-def with_arms(scale: Scale, names: Sequence[str]) -> Scale:
+def with_arms(scale: PaperScale, names: Sequence[str]) -> PaperScale:
     """Return a scale with some of its arms; none named: all."""
     arms = {arm: words for arm, words in scale.arms.items() if not names or arm in names}
     return replace(scale, arms=arms)
@@ -182,7 +205,7 @@ def _check(papers: Sequence[Paper], scale: str, options: argparse.Namespace) -> 
         raise TrainingError(f"{len(failed)} claim(s) of verdict {FAILS!r}: {'; '.join(failed)}")
 
 
-def _print_plan(chosen: Sequence[tuple[Paper, Scale]], more: Sequence[str]) -> None:
+def _print_plan(chosen: Sequence[tuple[Paper, PaperScale]], more: Sequence[str]) -> None:
     """Print one plan of the cells of all arms, in which a stage that several share stands once."""
     from plumbrule.cli.composition import composed_config
     from plumbrule.cli.runs import Run

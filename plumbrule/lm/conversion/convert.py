@@ -74,7 +74,7 @@ Written by `plumbrule convert`; `conversion.json` holds the same for programs.
 """
 
 
-class Source(NamedTuple):
+class SourceModel(NamedTuple):
     """A model that was read. told: what it is and what was done to it, as one clause."""
 
     model: PreTrainedModel
@@ -135,7 +135,7 @@ def _write(source: Path, folder: Path, dtype: str, sha256: str, say: Callable[[s
         )
 
 
-def _read_gguf(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) -> Source:
+def _read_gguf(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) -> SourceModel:
     """Return the model in a GGUF, dequantised."""
     say(f"reading {path.name} ({path.stat().st_size / 1e6:,.0f} MB)")
     header = read_header(path)
@@ -146,7 +146,7 @@ def _read_gguf(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) 
     done = "dequantised from" if header.is_quantised else "converted from a GGUF in"
     more = f"; {known.told}" if known else ""
     types = ", ".join(f"{name} ({count} tensors)" for name, count in header.types.items())
-    return Source(
+    return SourceModel(
         model,
         tokenizer,
         title,
@@ -156,7 +156,7 @@ def _read_gguf(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) 
     )
 
 
-def _read_folder(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) -> Source:
+def _read_folder(path: Path, dtype: str, sha256: str, say: Callable[[str], None]) -> SourceModel:
     """Return the model in a folder with safetensors."""
     refuse_pickles(path, "source")
     if is_adapter_folder(path):
@@ -185,7 +185,7 @@ def _read_folder(path: Path, dtype: str, sha256: str, say: Callable[[str], None]
     told = conversion_note(path) or path.name
     told += f", rounded from {before}" if rounded else ""
     license = str(conversion_facts(path).get("license", ""))
-    return Source(model, tokenizer, path.name, told, license, {"source": path.name})
+    return SourceModel(model, tokenizer, path.name, told, license, {"source": path.name})
 
 
 def _sha256(source: Path) -> str:
@@ -239,7 +239,7 @@ def _weight_digests(model: PreTrainedModel, where: Path) -> dict[str, str]:
     return found
 
 
-def _describe(found: Source, folder: Path, sha256: str, dtype: str) -> None:
+def _describe(found: SourceModel, folder: Path, sha256: str, dtype: str) -> None:
     """Write README.md and conversion.json."""
     facts = {
         **found.facts,

@@ -195,7 +195,7 @@ def is_read_anew(model: nn.Module) -> bool:
     return bool(getattr(causal_lm(model), _READ_ANEW, False))
 
 
-class Rows(Protocol):
+class GrowingRows(Protocol):
     """A batch of rows that grow by a token at a time."""
 
     @property
@@ -279,7 +279,9 @@ class WholeRows:
         return hidden[torch.arange(len(hidden), device=device), real_mask.sum(1) - 1]
 
 
-def read_rows(model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int) -> Rows:
+def read_rows(
+    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+) -> GrowingRows:
     """Return prompts that have been read and will grow by at most `limit` tokens each.
 
     Equal prompts are read once.

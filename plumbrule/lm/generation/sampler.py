@@ -29,7 +29,7 @@ from plumbrule.errors import ConfigError, TrainingError
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import continuous_batching
 from plumbrule.lm.generation.continued_rows import RowCache, continue_rows
-from plumbrule.lm.generation.kv_cache import Rows, is_read_anew, read_rows
+from plumbrule.lm.generation.kv_cache import GrowingRows, is_read_anew, read_rows
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import buckets, output_logits
 from plumbrule.lm.policy import Policy
@@ -180,7 +180,7 @@ def _decode(
     # where an earlier turn ended.
     with timed("prefill"):
         if caches is not None and all(cache.num_tokens for cache in caches):
-            growing: Rows = continue_rows(model, prompts, caches, policy.pad_id, limit)
+            growing: GrowingRows = continue_rows(model, prompts, caches, policy.pad_id, limit)
         else:
             growing = read_rows(model, prompts, policy.pad_id, limit)
     for cache in caches or ():

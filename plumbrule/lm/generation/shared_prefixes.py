@@ -40,7 +40,7 @@ lets all of them meet, so on a CPU long passes cost more attention than they sav
 OTHER_PASS_TOKENS = 4096
 
 
-class Run(NamedTuple):
+class PrefixGroup(NamedTuple):
     """Neighbouring prompts with a common beginning, as token ids behind the cached prefix."""
 
     places: tuple[int, ...]
@@ -116,11 +116,11 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def find_runs(rows: Sequence[Sequence[int]], common: int) -> list[Run]:
+def find_runs(rows: Sequence[Sequence[int]], common: int) -> list[PrefixGroup]:
     """Return runs of neighbouring rows; one that shares less with the first than the second does
     begins the next.
     """
-    runs: list[Run] = []
+    runs: list[PrefixGroup] = []
     begin = 0
     while begin < len(rows):
         end, shared = begin + 1, 0
@@ -133,7 +133,7 @@ def find_runs(rows: Sequence[Sequence[int]], common: int) -> list[Run]:
             end += 1
         cut = common + shared
         runs.append(
-            Run(
+            PrefixGroup(
                 tuple(range(begin, end)),
                 tuple(rows[begin][common:cut]),
                 tuple(tuple(row[cut:]) for row in rows[begin:end]),
@@ -143,9 +143,9 @@ def find_runs(rows: Sequence[Sequence[int]], common: int) -> list[Run]:
     return runs
 
 
-def batches(runs: Sequence[Run], most_tokens: int) -> Iterator[list[Run]]:
+def batches(runs: Sequence[PrefixGroup], most_tokens: int) -> Iterator[list[PrefixGroup]]:
     """Yield runs, in order, that hold at most so many tokens together; a longer one comes alone."""
-    batch: list[Run] = []
+    batch: list[PrefixGroup] = []
     tokens = 0
     for run in runs:
         if batch and tokens + run.num_tokens > most_tokens:
@@ -170,8 +170,8 @@ def read_prefix(policy: Policy, prefix: Sequence[int], room: int) -> DynamicCach
 
 
 def states(
-    policy: Policy, cache: DynamicCache, common: int, batch: list[Run]
-) -> Iterator[tuple[list[Run], Tensor]]:
+    policy: Policy, cache: DynamicCache, common: int, batch: list[PrefixGroup]
+) -> Iterator[tuple[list[PrefixGroup], Tensor]]:
     """Yield (runs, hidden states (n, h) at the ends of their prompts); halves where memory ends."""
     try:
         found = read_runs(policy, cache, common, batch)
@@ -188,7 +188,9 @@ def states(
         yield from states(policy, cache, common, part)
 
 
-def read_runs(policy: Policy, cache: DynamicCache, common: int, batch: Sequence[Run]) -> Tensor:
+def read_runs(
+    policy: Policy, cache: DynamicCache, common: int, batch: Sequence[PrefixGroup]
+) -> Tensor:
     """Return the last hidden states (n, h) at the ends of the n prompts of a batch, in order."""
     tokens: list[int] = []
     position: list[int] = []

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
         return self.weights + self.work
 
 
-class Rows(NamedTuple):
+class BatchShape(NamedTuple):
     """What goes through a model at a time. number: rows. tokens: of the longest of them."""
 
     number: int
@@ -66,7 +66,7 @@ def kept_bytes(shape: Shape, precision: str, checkpointing: bool) -> float:
 
 
 def training_memory(
-    shape: Shape, rows: Rows, precision: str, *, rank: int = 0, checkpointing: bool = False
+    shape: Shape, rows: BatchShape, precision: str, *, rank: int = 0, checkpointing: bool = False
 ) -> Memory:
     """Return what sft, rm or dpo take: one model, all weights of which learn, or adapters."""
     work = rows.number * rows.tokens * kept_bytes(shape, precision, checkpointing)
@@ -83,8 +83,8 @@ def trained_bytes(shape: Shape, precision: str, rank: int = 0, share: float = 1.
 
 def ppo_memory(
     shape: Shape,
-    rows: Rows,
-    sampled: Rows,
+    rows: BatchShape,
+    sampled: BatchShape,
     precision: str,
     *,
     rank: int = 0,
@@ -117,10 +117,10 @@ def ppo_memory(
     return Memory(held, max(learning, cache_bytes(shape, sampled)))
 
 
-def cache_bytes(shape: Shape, sampled: Rows) -> float:
+def cache_bytes(shape: Shape, sampled: BatchShape) -> float:
     """Return the bytes of the sampler's keys and values."""
     return sampled.number * sampled.tokens * 2 * shape.layers * shape.key_size * FLOAT
 
 
-def _head(shape: Shape, rows: Rows) -> float:
+def _head(shape: Shape, rows: BatchShape) -> float:
     return min(HEAD_BYTES, 3 * FLOAT * rows.number * rows.tokens * shape.vocab_size)

@@ -23,7 +23,7 @@ from plumbrule import errors
 from plumbrule.errors import NeedsInput, PlumbruleError, Terminated, TrainingError
 from plumbrule.machine import garbage
 from plumbrule.pipeline.execute import NodeResult, RunContext, resolve
-from plumbrule.pipeline.executors.merged_graph import Graph, Job, Outcome
+from plumbrule.pipeline.executors.merged_graph import Graph, Job, JobOutcome
 from plumbrule.pipeline.executors.typed_config import typed_config
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.plan import Planned
@@ -95,7 +95,7 @@ def build(described: Described, watched: tuple[int, str, str] | None = None) -> 
     return {"state": found.state}
 
 
-def outcome_of(graph: Graph, job: Job, answer: Answer, log: Path | None = None) -> Outcome:
+def outcome_of(graph: Graph, job: Job, answer: Answer, log: Path | None = None) -> JobOutcome:
     """Return what a process has answered as what became of the job."""
     if "error" not in answer:
         owner = graph.owner(job)
@@ -103,11 +103,11 @@ def outcome_of(graph: Graph, job: Job, answer: Answer, log: Path | None = None) 
         if manifest is not None:
             folder = owner.store.folder(job.planned.node.kind, job.planned.fingerprint)
             built = answer["state"] in ("built", "resumed")
-            return Outcome(answer["state"], manifest, folder, elsewhere=built, log=log)
+            return JobOutcome(answer["state"], manifest, folder, elsewhere=built, log=log)
         answer = {"error": "TrainingError", "text": "it was built, but is not in the store"}
     error = error_of(answer, job.name, log)
     state = "waiting" if isinstance(error, NeedsInput) else "failed"
-    return Outcome(state, error=error, log=log)
+    return JobOutcome(state, error=error, log=log)
 
 
 def error_of(answer: Answer, name: str, log: Path | None) -> BaseException:
@@ -129,14 +129,14 @@ def error_of(answer: Answer, name: str, log: Path | None) -> BaseException:
     return TrainingError(f"{name}: {answer['error']}: {text}{where}")
 
 
-def lost(job: Job, how: str, log: Path | None) -> Outcome:
+def lost(job: Job, how: str, log: Path | None) -> JobOutcome:
     """Return the outcome of a job whose process is gone without an answer."""
     where = f"; its output: {log}" if log is not None and log.exists() else ""
     error = TrainingError(
         f"{job.name}: {how}{where}. Run the same command again: it goes on from what is in the "
         "store."
     )
-    return Outcome("failed", error=error, log=log)
+    return JobOutcome("failed", error=error, log=log)
 
 
 def this_process() -> tuple[int, str, str]:

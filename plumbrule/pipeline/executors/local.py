@@ -39,7 +39,7 @@ END_SECONDS = 30.0
 
 
 @dataclass
-class Slot:
+class WorkerSlot:
     """One process. variables: of its environment, over this one's."""
 
     variables: Mapping[str, str]
@@ -65,9 +65,9 @@ class Slot:
 
 def run(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) -> None:
     """Build what can be built. Raises: ConfigError: there are fewer accelerators than asked for."""
-    slots = [Slot(variables) for variables in environments(config, graph.members[0].runtime)]
+    slots = [WorkerSlot(variables) for variables in environments(config, graph.members[0].runtime)]
     room = Room(config.memory_gib)
-    running: dict[Future[Any], Slot] = {}
+    running: dict[Future[Any], WorkerSlot] = {}
     try:
         while True:
             _fill(graph, slots, running, room)
@@ -124,7 +124,9 @@ def _sets_threads(runtime: RuntimeConfig) -> bool:
     return runtime.threads is not None or environment.openmp.chosen_threads() is not None
 
 
-def _fill(graph: Graph, slots: list[Slot], running: dict[Future[Any], Slot], room: Room) -> None:
+def _fill(
+    graph: Graph, slots: list[WorkerSlot], running: dict[Future[Any], WorkerSlot], room: Room
+) -> None:
     """Give free processes what can be built; a node without room waits until another has ended."""
     for slot in slots:
         if slot.job is not None:
@@ -141,7 +143,7 @@ def _fill(graph: Graph, slots: list[Slot], running: dict[Future[Any], Slot], roo
         running[slot.submit(described)] = slot
 
 
-def _end(graph: Graph, slot: Slot, future: Future[Any], room: Room) -> None:
+def _end(graph: Graph, slot: WorkerSlot, future: Future[Any], room: Room) -> None:
     job, log = slot.job, Path(slot.described["log"])
     assert job is not None
     slot.job = None
@@ -154,13 +156,13 @@ def _end(graph: Graph, slot: Slot, future: Future[Any], room: Room) -> None:
     graph.end(job, lost(job, "its process ended without an answer (out of memory?)", log))
 
 
-def _terminate(slots: list[Slot], futures: Mapping[Future[Any], Slot]) -> None:
+def _terminate(slots: list[WorkerSlot], futures: Mapping[Future[Any], WorkerSlot]) -> None:
     """Let processes leave their work in order: state written, claims released."""
     _interrupt(slots)
     wait(futures, timeout=END_SECONDS)
 
 
-def _interrupt(slots: list[Slot]) -> None:
+def _interrupt(slots: list[WorkerSlot]) -> None:
     for slot in slots:
         for pid in list(slot.pool._processes):  # loky replaces a process that has grown
             with contextlib.suppress(ProcessLookupError):

@@ -55,7 +55,7 @@ class Member(Protocol):
         """
 
 
-class Outcome(NamedTuple):
+class JobOutcome(NamedTuple):
     """What became of a job. error: why it has no artifact. seconds: that this command waited."""
 
     state: str
@@ -95,7 +95,7 @@ class Watcher(Protocol):
     def started(self, job: Job) -> None:
         """A job is being built."""
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: JobOutcome) -> None:
         """A job has ended, or will not begin since an input has none."""
 
 
@@ -146,7 +146,7 @@ class Graph:
         self.interruptible: Key | None = None
         """The job that the main thread builds, while an exception may be raised in it."""
         self.jobs = merge(members)
-        self.outcomes: dict[Key, Outcome] = {}
+        self.outcomes: dict[Key, JobOutcome] = {}
         self.running: dict[Key, float] = {}
         """Key -> when it began, by the monotonic clock."""
         self._unmet = {key: len(job.needs) for key, job in self.jobs.items()}
@@ -189,9 +189,9 @@ class Graph:
                     found.append(job)
         return found
 
-    def pruned(self, job: Job) -> Outcome:
+    def pruned(self, job: Job) -> JobOutcome:
         """Return the outcome of a job that is being stopped."""
-        return Outcome("pruned", error=Pruned(self.stopping[job.key]))
+        return JobOutcome("pruned", error=Pruned(self.stopping[job.key]))
 
     def put_back(self, job: Job) -> None:
         """Let a job that was taken and not started be taken again."""
@@ -217,7 +217,7 @@ class Graph:
         self.running[job.key] = time.monotonic()
         self.watcher.started(job)
 
-    def end(self, job: Job, outcome: Outcome) -> None:
+    def end(self, job: Job, outcome: JobOutcome) -> None:
         """Note what became of a job, block what needed it if it failed, and end whole members."""
         if job.key in self.outcomes:
             return
@@ -231,7 +231,7 @@ class Graph:
         for user in self._users[job.key]:
             self._unmet[user.key] -= 1
             if outcome.error is not None:
-                self.end(user, Outcome("blocked", error=outcome.error, log=outcome.log))
+                self.end(user, JobOutcome("blocked", error=outcome.error, log=outcome.log))
             elif not self._unmet[user.key]:
                 heapq.heappush(self._ready, user.number)
         for number in job.users:
@@ -266,7 +266,7 @@ class Graph:
             built[planned.node.name] = self._result(planned, outcome)
         member.end(built, elsewhere)
 
-    def _result(self, planned: Planned, outcome: Outcome) -> NodeResult:
+    def _result(self, planned: Planned, outcome: JobOutcome) -> NodeResult:
         assert outcome.manifest is not None
         assert outcome.folder is not None
         return NodeResult(planned, outcome.manifest, outcome.folder, outcome.state)

@@ -28,7 +28,7 @@ from plumbrule.pipeline.executors.described import (
     lost,
     outcome_of,
 )
-from plumbrule.pipeline.executors.merged_graph import Graph, Job, Key, Outcome
+from plumbrule.pipeline.executors.merged_graph import Graph, Job, JobOutcome, Key
 from plumbrule.pipeline.executors.resources import Resources, resources_of
 
 LOOK_SECONDS = 1.0
@@ -172,7 +172,7 @@ def _lose(graph: Graph, left: dict[Any, tuple[Job, Path]], address: str) -> None
             graph.end(job, lost(job, how, begun.with_suffix(".log")))
 
 
-def _outcome(ray: Any, graph: Graph, job: Job, future: Any, begun: Path) -> Outcome:
+def _outcome(ray: Any, graph: Graph, job: Job, future: Any, begun: Path) -> JobOutcome:
     log = begun.with_suffix(".log")
     try:
         answer = ray.get(future)

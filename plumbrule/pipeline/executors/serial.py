@@ -11,7 +11,7 @@ from typing import Any
 from plumbrule.errors import NeedsInput, Pruned
 from plumbrule.pipeline.execute import RunContext, resolve
 from plumbrule.pipeline.executors.config import ExecutorConfig
-from plumbrule.pipeline.executors.merged_graph import Graph, Job, Outcome
+from plumbrule.pipeline.executors.merged_graph import Graph, Job, JobOutcome
 
 THERE = ("cached", "copy")
 """States of planned nodes that no stage has to run for."""
@@ -46,11 +46,11 @@ def build_here(graph: Graph, job: Job, say: Callable[[str], None]) -> None:
     except Pruned:
         graph.end(job, graph.pruned(job))
     except NeedsInput as wanted:
-        graph.end(job, Outcome("waiting", error=wanted))
+        graph.end(job, JobOutcome("waiting", error=wanted))
     except Exception as error:  # the boundary of a node: what does not need it goes on
-        graph.end(job, Outcome("failed", error=error))
+        graph.end(job, JobOutcome("failed", error=error))
     else:
-        graph.end(job, Outcome(found.state, found.manifest, found.folder))
+        graph.end(job, JobOutcome(found.state, found.manifest, found.folder))
 
 
 @contextlib.contextmanager

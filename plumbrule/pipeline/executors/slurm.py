@@ -26,7 +26,7 @@ from plumbrule.pipeline.executors.described import (
     lost,
     outcome_of,
 )
-from plumbrule.pipeline.executors.merged_graph import Graph, Job, Key, Outcome
+from plumbrule.pipeline.executors.merged_graph import Graph, Job, JobOutcome, Key
 from plumbrule.pipeline.executors.resources import resources_of
 
 LOOK_SECONDS = 1.0
@@ -146,7 +146,7 @@ class Jobs:
             if job in stopped:
                 found.cancel(check=False)
 
-    def _outcome(self, job: Job, found: Any, log: Path) -> Outcome:
+    def _outcome(self, job: Job, found: Any, log: Path) -> JobOutcome:
         try:
             return outcome_of(self.graph, job, found.result(), log)
         except (self.submitit.core.utils.UncompletedJobError, OSError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plumbrule.lm.config import ModelConfig
-from plumbrule.lm.sizes.memory_plan import GIB, Memory, Rows, ppo_memory, training_memory
+from plumbrule.lm.sizes.memory_plan import GIB, BatchShape, Memory, ppo_memory, training_memory
 from plumbrule.lm.sizes.shapes import Shape, shape_of
 from plumbrule.machine.accelerators import device_bytes
 from plumbrule.machine.precision import planned_device
@@ -127,7 +127,7 @@ def _commit(revision: str) -> str:
 def memory_needs(config: RunConfig, todo: Sequence[Planned], shape: Shape) -> list[Need]:
     """Return what each node that trains takes, rows as long as the context."""
     runtime = config.runtime
-    rows = Rows(runtime.micro_batch_size, config.model.context)
+    rows = BatchShape(runtime.micro_batch_size, config.model.context)
     found = []
     for planned in todo:
         node, own = planned.node, planned.node.config
@@ -139,7 +139,7 @@ def memory_needs(config: RunConfig, todo: Sequence[Planned], shape: Shape) -> li
             memory = ppo_memory(
                 shape,
                 rows,
-                Rows(min(own.sampling.batch_size, own.batch_size), rows.tokens),
+                BatchShape(min(own.sampling.batch_size, own.batch_size), rows.tokens),
                 own.precision,
                 rank=own.adapter.rank,
                 unfrozen_layers=own.unfrozen_layers,

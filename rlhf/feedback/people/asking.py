@@ -12,11 +12,11 @@ from pathlib import Path
 from plumbrule.errors import DataError, NeedsInput
 from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import AnnotatorJudgements, check_file, finished, read_file
-from rlhf.feedback.people.questions import Question
+from rlhf.feedback.people.questions import LabellingQuestion
 
 
 def of_people(
-    questions: Sequence[Question], annotators: int, out: Path
+    questions: Sequence[LabellingQuestion], annotators: int, out: Path
 ) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements from the store that the artifact folder `out` lies in.
 
@@ -38,7 +38,7 @@ def of_people(
 
 
 def of_file(
-    questions: Sequence[Question], annotators: int, path: Path
+    questions: Sequence[LabellingQuestion], annotators: int, path: Path
 ) -> dict[str, AnnotatorJudgements]:
     """Return annotator -> judgements of the file at `path`.
 

@@ -32,7 +32,7 @@ from plumbrule.errors import DataError
 from plumbrule.store.checkpoints import fsync_folder
 from plumbrule.store.content_digests import OF_ROW, is_as_written, with_digest
 from plumbrule.store.json_files import write_jsonl
-from rlhf.feedback.people.questions import Question
+from rlhf.feedback.people.questions import LabellingQuestion
 
 FIELDS = ("question", "annotator", "ranks", "comment", "revision", "at")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -40,7 +40,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 `Anna` and `anna` are one file)."""
 
 
-class Judgement(NamedTuple):
+class AnnotatorJudgement(NamedTuple):
     """What one annotator said of one question. ranks: None where they can't say."""
 
     question: str
@@ -52,7 +52,7 @@ class Judgement(NamedTuple):
     """When, UTC; for whoever wonders how long labelling takes."""
 
 
-AnnotatorJudgements = dict[str, Judgement]
+AnnotatorJudgements = dict[str, AnnotatorJudgement]
 """Question -> the judgement that counts, of one annotator."""
 
 
@@ -74,7 +74,7 @@ def annotator_name(text: str) -> str:
     return name
 
 
-def from_row(row: Mapping[str, Any]) -> Judgement:
+def from_row(row: Mapping[str, Any]) -> AnnotatorJudgement:
     """Return the judgement that `row` holds.
 
     Raises: DataError: an unknown or missing field, or a value that breaks its rule.
@@ -101,7 +101,7 @@ def from_row(row: Mapping[str, Any]) -> Judgement:
             raise DataError(f"{name} (={row[name]!r:.60}) must be {what}.")
         if kind is str and not is_text(row.get(name, "")):
             raise DataError(f"{name} (={row[name]!r:.60}) must be {what}, without half characters.")
-    return Judgement(
+    return AnnotatorJudgement(
         row["question"],
         annotator_name(row.get("annotator", "file")),
         _ranks(row["ranks"]),
@@ -147,12 +147,12 @@ def _ranks(value: Any) -> tuple[int, ...] | None:
     return tuple(value)
 
 
-def to_row(judgement: Judgement) -> dict[str, Any]:
+def to_row(judgement: AnnotatorJudgement) -> dict[str, Any]:
     """Return the JSON form of a judgement."""
     return {**judgement._asdict(), "ranks": judgement.ranks and list(judgement.ranks)}
 
 
-def require_fit(judgement: Judgement, questions: Mapping[str, Question]) -> None:
+def require_fit(judgement: AnnotatorJudgement, questions: Mapping[str, LabellingQuestion]) -> None:
     """Raise DataError unless the judgement is of one of `questions` and ranks all its answers."""
     question = questions.get(judgement.question)
     if question is None:
@@ -167,7 +167,7 @@ def require_fit(judgement: Judgement, questions: Mapping[str, Question]) -> None
         )
 
 
-def append(path: Path, judgement: Judgement, seen: int) -> Judgement:
+def append(path: Path, judgement: AnnotatorJudgement, seen: int) -> AnnotatorJudgement:
     """Add a judgement to an annotator's file and return it with its revision, safe on the disk.
 
     seen: the revision of the question's newest judgement that its author knew; 0: none.
@@ -206,7 +206,7 @@ def read_journal(path: Path) -> AnnotatorJudgements:
     return {row.question: row for row in rows}
 
 
-def _rows(text: bytes, path: Path) -> tuple[list[Judgement], int]:
+def _rows(text: bytes, path: Path) -> tuple[list[AnnotatorJudgement], int]:
     """Return the judgements of a journal and how many of its bytes hold whole rows."""
     rows, place = [], 0
     for number, line in enumerate(io.BytesIO(text), 1):  # splitlines() ends a row at "\r", too
@@ -248,12 +248,12 @@ def read_file(path: Path) -> dict[str, AnnotatorJudgements]:
     return said
 
 
-def write_file(judgements: Iterable[Judgement], path: Path) -> None:
+def write_file(judgements: Iterable[AnnotatorJudgement], path: Path) -> None:
     """Write judgements as `read_file` reads them."""
     write_jsonl(path, map(to_row, judgements))
 
 
-def check_file(path: Path, questions: Mapping[str, Question]) -> None:
+def check_file(path: Path, questions: Mapping[str, LabellingQuestion]) -> None:
     """Raise DataError, with its row, for a judgement that fits none of `questions`."""
     for number, row in read_rows(path):
         try:
@@ -262,7 +262,9 @@ def check_file(path: Path, questions: Mapping[str, Question]) -> None:
             raise DataError(str(error), path, number, json.dumps(row)) from None
 
 
-def finished(said: Mapping[str, AnnotatorJudgements], questions: Sequence[Question]) -> list[str]:
+def finished(
+    said: Mapping[str, AnnotatorJudgements], questions: Sequence[LabellingQuestion]
+) -> list[str]:
     """Return, by name, who has judged every question."""
     asked = {q.id for q in questions}
     return sorted(name for name, own in said.items() if asked <= set(own))

@@ -21,7 +21,7 @@ from plumbrule.store.fingerprint import digest
 from plumbrule.store.json_files import write_jsonl
 
 
-class Question(NamedTuple):
+class LabellingQuestion(NamedTuple):
     """One thing to judge. repeats: the id of the question that this one asks again, or None."""
 
     id: str
@@ -33,14 +33,16 @@ class Question(NamedTuple):
 
 def question_of(
     messages: Sequence[Message], passages: Sequence[str], answers: Sequence[str]
-) -> Question:
+) -> LabellingQuestion:
     """Return the question of ranking `answers`, which differ and number at least 2."""
     chat = [[m.role, m.content] for m in messages]
     name = digest([chat, list(passages), list(answers)])
-    return Question(name, tuple(messages), tuple(passages), tuple(answers))
+    return LabellingQuestion(name, tuple(messages), tuple(passages), tuple(answers))
 
 
-def in_asking_order(questions: Sequence[Question], repeats: float) -> list[Question]:
+def in_asking_order(
+    questions: Sequence[LabellingQuestion], repeats: float
+) -> list[LabellingQuestion]:
     """Return what is asked: each distinct question, then a share `repeats` of them once more."""
     distinct = sorted({q.id: q for q in questions}.values(), key=lambda q: q.id)
     number = math.ceil(round(repeats * len(distinct), 6))
@@ -48,7 +50,7 @@ def in_asking_order(questions: Sequence[Question], repeats: float) -> list[Quest
     return [*distinct, *again]
 
 
-def shown_order(question: Question, annotator: str) -> list[int]:
+def shown_order(question: LabellingQuestion, annotator: str) -> list[int]:
     """Return the order of answers on the page: another for each annotator, and when asked again.
 
     So no place on the page, and no order of sampling, favours an answer.
@@ -62,12 +64,12 @@ def shown_order(question: Question, annotator: str) -> list[int]:
     return again if again != order else [*again[1:], again[0]]
 
 
-def write_questions(questions: Sequence[Question], path: Path) -> None:
+def write_questions(questions: Sequence[LabellingQuestion], path: Path) -> None:
     """Write `questions.jsonl` whole, or not at all."""
     write_jsonl(path, map(to_row, questions))
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[LabellingQuestion]:
     """Return the questions of a file that `write_questions` wrote.
 
     Raises: DataError: no such file, or a row that is no question.
@@ -86,7 +88,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def require_own_ids(questions: Sequence[Question], path: Path) -> None:
+def require_own_ids(questions: Sequence[LabellingQuestion], path: Path) -> None:
     """Raise DataError where a question's id is not that of its content: a byte has changed."""
     for number, question in enumerate(questions, 1):
         of_content = question_of(question.messages, question.passages, question.answers).id
@@ -101,7 +103,7 @@ def require_own_ids(questions: Sequence[Question], path: Path) -> None:
             )
 
 
-def _from_row(row: dict[str, Any]) -> Question:
+def _from_row(row: dict[str, Any]) -> LabellingQuestion:
     for name in ("question", "messages", "passages", "answers"):
         if name not in row:
             raise DataError(f"a question needs {name}.")
@@ -114,7 +116,7 @@ def _from_row(row: dict[str, Any]) -> Question:
         raise DataError("question and repeats must be texts.")
     if len(set(row["answers"])) < max(2, len(row["answers"])):
         raise DataError(f"answers (={len(row['answers'])}) must be at least 2 that differ.")
-    return Question(
+    return LabellingQuestion(
         row["question"],
         to_messages(row["messages"]),
         tuple(row["passages"]),
@@ -123,7 +125,7 @@ def _from_row(row: dict[str, Any]) -> Question:
     )
 
 
-def to_row(question: Question) -> dict[str, Any]:
+def to_row(question: LabellingQuestion) -> dict[str, Any]:
     """Return the JSON form of a question."""
     row: dict[str, Any] = {
         "question": question.id,

@@ -29,8 +29,8 @@ from urllib.parse import SplitResult, urlsplit
 from plumbrule.data.strict_json import parse_json
 from plumbrule.errors import ConfigError, DataError
 from rlhf.feedback.people import judgements
-from rlhf.feedback.people.judgements import Judgement, StaleError, annotator_name
-from rlhf.feedback.people.questions import Question, shown_order
+from rlhf.feedback.people.judgements import AnnotatorJudgement, StaleError, annotator_name
+from rlhf.feedback.people.questions import LabellingQuestion, shown_order
 from rlhf.feedback.people.store_folder import journal, judgements_in, questions_in
 from rlhf.feedback.people.verdicts import agreement
 
@@ -233,13 +233,15 @@ async def read_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def keep(folder: Path, judgement: Judgement, seen: int) -> None:
+def keep(folder: Path, judgement: AnnotatorJudgement, seen: int) -> None:
     """Append a judgement to its annotator's file, with the time."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     judgements.append(journal(folder, judgement.annotator), judgement._replace(at=now), seen)
 
 
-def progress(folder: Path, questions: dict[str, Question], annotator: str | None) -> dict[str, Any]:
+def progress(
+    folder: Path, questions: dict[str, LabellingQuestion], annotator: str | None
+) -> dict[str, Any]:
     """Return what is asked, what an annotator has judged, and how far the people agree so far.
 
     agreement: share of pairs of answers that the annotator and any other judged alike, of the
@@ -258,14 +260,14 @@ def progress(folder: Path, questions: dict[str, Question], annotator: str | None
     }
 
 
-def as_shown(folder: Path, question: Question, annotator: str) -> dict[str, Any]:
+def as_shown(folder: Path, question: LabellingQuestion, annotator: str) -> dict[str, Any]:
     """Return a question as the page shows it, and what its annotator says of it now.
 
     answers: [number, text] in the order of the page. Nothing says where an answer comes from, or
     that a question was asked before.
     """
     said = judgements.read_journal(journal(folder, annotator))
-    now = said.get(question.id, Judgement(question.id, annotator, None, revision=0))
+    now = said.get(question.id, AnnotatorJudgement(question.id, annotator, None, revision=0))
     return {
         "id": question.id,
         "messages": [{"role": m.role, "content": m.content} for m in question.messages],

@@ -20,14 +20,14 @@ from plumbrule.store.json_files import write_json
 from plumbrule.store.layout import LABELS, store_of, store_root
 from rlhf.feedback.people.judgements import AnnotatorJudgements, StaleError, append, read_journal
 from rlhf.feedback.people.questions import (
-    Question,
+    LabellingQuestion,
     read_questions,
     require_own_ids,
     write_questions,
 )
 
 
-def prepare(questions: Sequence[Question], out: Path) -> Path:
+def prepare(questions: Sequence[LabellingQuestion], out: Path) -> Path:
     """Make the folder of `questions` in the store of the artifact `out`; return it.
 
     Judgements of one of them in another folder are taken over where there is none here:
@@ -59,7 +59,7 @@ def command(out: Path) -> str:
     return shlex.join(words)
 
 
-def questions_in(folder: Path) -> list[Question]:
+def questions_in(folder: Path) -> list[LabellingQuestion]:
     """Return the questions of a labels folder, in asking order.
 
     Raises: DataError: they are not those that the folder was made for.

@@ -13,18 +13,20 @@ from typing import NamedTuple
 from plumbrule.data.annotators import krippendorff_alpha, merge
 from plumbrule.data.records import Preference
 from rlhf.feedback.people.judgements import AnnotatorJudgements
-from rlhf.feedback.people.questions import Question
+from rlhf.feedback.people.questions import LabellingQuestion
 from rlhf.feedback.rankings import count_alike
 
 
-class Verdicts(NamedTuple):
+class MergedRankings(NamedTuple):
     """Question -> merged ranking, of those that have one; and what is measured of the people."""
 
     rankings: dict[str, Preference]
     metrics: dict[str, float]
 
 
-def verdicts(questions: Sequence[Question], said: Mapping[str, AnnotatorJudgements]) -> Verdicts:
+def verdicts(
+    questions: Sequence[LabellingQuestion], said: Mapping[str, AnnotatorJudgements]
+) -> MergedRankings:
     """Return what the annotators of `said`, who judged every question, make of them together."""
     labels = [
         [_preference(q, name, ranks) for name in sorted(said) if (ranks := said[name][q.id].ranks)]
@@ -45,7 +47,7 @@ def verdicts(questions: Sequence[Question], said: Mapping[str, AnnotatorJudgemen
         for q in questions
         if q.repeats
     )
-    return Verdicts(
+    return MergedRankings(
         rankings, metrics | ({} if again is None else {"feedback/self_agreement": again})
     )
 
@@ -56,7 +58,7 @@ def agreement(twice) -> float | None:
     return sum(same for same, _ in counts) / sum(n for _, n in counts) if counts else None
 
 
-def _preference(question: Question, annotator: str, ranks: tuple[int, ...]) -> Preference:
+def _preference(question: LabellingQuestion, annotator: str, ranks: tuple[int, ...]) -> Preference:
     return Preference(
         id=question.id,
         messages=question.messages,

@@ -38,7 +38,7 @@ PARTS = {
 COLUMNS = ("part", "seconds", "share", "tokens per second", "share of matmul rate")
 
 
-class Work(NamedTuple):
+class TokenFlops(NamedTuple):
     """Useful FLOPs of one token in each part; `update`: over all epochs."""
 
     prefill: float
@@ -53,7 +53,7 @@ class Work(NamedTuple):
 
 def work_per_token(
     actors: Actors, learner: Learner, num_ppo_epochs: int, teacher: Policy | None = None
-) -> Work:
+) -> TokenFlops:
     """Return what a token costs. Args: teacher: of a distillation; None: there is none."""
     whole = num_weights(trunk(actors.policy.model))
     top = num_weights(trunk(actors.reader.model))
@@ -69,7 +69,7 @@ def work_per_token(
     read = READ * whole
     taught = READ * num_weights(trunk(teacher.model)) if teacher is not None else 0.0
     reads = (READ * top, READ * top, READ * value, READ * frozen_layers)
-    return Work(read, read, *reads, update, taught)
+    return TokenFlops(read, read, *reads, update, taught)
 
 
 def num_actions(rows: Sequence[Mapping[str, Any]], batch_size: int) -> float:
@@ -101,7 +101,10 @@ def result_tokens(row: Mapping[str, Any]) -> float:
 
 
 def flops_of(
-    rows: Sequence[Mapping[str, Any]], work: Work, batch_size: int, samples_per_prompt: int = 1
+    rows: Sequence[Mapping[str, Any]],
+    work: TokenFlops,
+    batch_size: int,
+    samples_per_prompt: int = 1,
 ) -> float:
     """Return the useful FLOPs of the updates in a run's log, of all processes.
 
@@ -133,7 +136,7 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 
 def time_table(
     rows: Sequence[Mapping[str, Any]],
-    work: Work,
+    work: TokenFlops,
     batch_size: int,
     rate: float,
     processes: int = 1,

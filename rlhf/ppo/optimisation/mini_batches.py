@@ -8,7 +8,7 @@ from typing import NamedTuple
 from plumbrule.lm.randomness import generator
 
 
-class Place(NamedTuple):
+class OptimizerStep(NamedTuple):
     """Which optimizer step of a run; epoch and mini_batch count from 1."""
 
     update: int
@@ -21,9 +21,9 @@ class Place(NamedTuple):
 
 def mini_batches(
     num_rows: int, update: int, *, seed: int, num_ppo_epochs: int, num_mini_batches: int
-) -> Iterator[tuple[Place, list[int]]]:
+) -> Iterator[tuple[OptimizerStep, list[int]]]:
     """Yield the rows of each optimizer step: all of them once an epoch, in an order of its own."""
     for epoch in range(num_ppo_epochs):
         order = generator("ppo order", seed, update, epoch).permutation(num_rows)
         for number, rows in enumerate(order.reshape(num_mini_batches, -1)):
-            yield Place(update, epoch + 1, number + 1), rows.tolist()
+            yield OptimizerStep(update, epoch + 1, number + 1), rows.tolist()

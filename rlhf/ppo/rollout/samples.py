@@ -18,12 +18,12 @@ from plumbrule.lm.loading import Policy
 from plumbrule.lm.retrieval_prompts import shown_prompts
 from plumbrule.protocols import Retriever, SearchCall
 from rlhf.ppo.rollout.evaluation import compute_precision
-from rlhf.ppo.shared_trunk import Reference
+from rlhf.ppo.shared_trunk import ReferencePolicy
 
 
 def sample_rows(
     policy: Policy,
-    reference: Reference,
+    reference: ReferencePolicy,
     prompts: Sequence[Prompt],
     retriever: Retriever | None,
     *,

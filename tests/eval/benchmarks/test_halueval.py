@@ -8,7 +8,7 @@ import pytest
 from places import SHARED as SHARED_FOLDER
 from worlds.evaluation import halueval, small_config, small_policy
 
-from eval.benchmarks.halueval import Judgement, asked, judged, measure
+from eval.benchmarks.halueval import HallucinationJudgement, asked, judged, measure
 from eval.benchmarks.halueval_answers import plain_words
 from eval.benchmarks.halueval_prompts import ShortWords, candidates
 from eval.benchmarks.halueval_scores import judge_metrics, pairs, rule_metrics, summarise
@@ -21,7 +21,7 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 
 INTERVALS = Intervals(confidence=0.95, num_resamples=100, seed=0)
-NO = Judgement(-1.0, "No", "No")
+NO = HallucinationJudgement(-1.0, "No", "No")
 HALUEVAL = SHARED_FOLDER / "data" / "halueval"
 
 

@@ -9,7 +9,7 @@ import pytest
 from places import SHARED
 from worlds.evaluation import FirstDocument, halueval, small_config, small_policy
 
-from eval.benchmarks.halueval import Judgement, asked, judged, measure
+from eval.benchmarks.halueval import HallucinationJudgement, asked, judged, measure
 from eval.benchmarks.halueval_answers import holds, lexical_support
 from eval.benchmarks.halueval_prompts import (
     Candidate,
@@ -183,7 +183,7 @@ def test_the_official_protocol_counts_failures_as_wrong(instructions):
 )
 def test_a_failed_judgement_is_neither_yes_nor_right(hallucinated, verdict, correct):
     one = candidate("qa")._replace(hallucinated=hallucinated)
-    row = judged(one, Judgement(None, verdict, verdict), "closed")
+    row = judged(one, HallucinationJudgement(None, verdict, verdict), "closed")
     assert (row["correct"], row["said_yes"], row["failed"]) == (
         correct,
         int(verdict == "Yes"),
@@ -197,7 +197,9 @@ def test_scores_of_yes_by_hand():
     rows = [
         {
             **judged(
-                candidate("qa")._replace(hallucinated=bool(truth)), Judgement(None, v, v), "c"
+                candidate("qa")._replace(hallucinated=bool(truth)),
+                HallucinationJudgement(None, v, v),
+                "c",
             ),
             "id": f"{truth}{i}",
             "group": f"{truth}{i}",

@@ -11,7 +11,7 @@ from worlds.evaluation import SMALL, WORDS, read_lines
 
 from eval.comparisons.config import WinRateConfig
 from eval.comparisons.judged_answers import Answers, judged, notes_on, run
-from eval.reward_models.judge import Judge
+from eval.reward_models.judge import PairwiseJudge
 from plumbrule.errors import ConfigError, DataError
 from plumbrule.lm.loading import make_policy, new_model, save_policy, train_tokenizer
 from plumbrule.runtime_config import RuntimeConfig
@@ -35,7 +35,7 @@ def stage(given, out, **settings):
     return run(WinRateConfig(**settings), given, RUNTIME, out, NullTracker())
 
 
-class Given(Judge):
+class Given(PairwiseJudge):
     """A judge whose log-odds of the first answer are given: (baseline first, policy first)."""
 
     def __init__(self, odds, fits=True):

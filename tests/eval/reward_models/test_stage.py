@@ -10,7 +10,7 @@ import pytest
 from worlds.evaluation import SMALL, WORDS, read_lines
 
 from eval.reward_models.config import RewardEvalConfig, RewardSetConfig, check_inputs
-from eval.reward_models.judge import Judge
+from eval.reward_models.judge import PairwiseJudge
 from eval.reward_models.rankings import rankings_of
 from eval.reward_models.stage import read_sets, run
 from plumbrule.data.records import Message, Preference, write_records
@@ -110,7 +110,7 @@ def test_a_judge_is_asked_in_both_orders(files, tmp_path):
     assert set(metrics["pandalm"]) >= {"accuracy", "contradicts", "with_people"}
 
 
-class Always(Judge):
+class Always(PairwiseJudge):
     """A judge whose log-odds of the first answer are given."""
 
     def __init__(self, odds):

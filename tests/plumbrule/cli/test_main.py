@@ -368,6 +368,28 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
         (["ppo.kl.coef=0.02,0.1"], 2, "add -m for a sweep"),
         (["--resolve", "run.dry=true"], 2, "--resolve must stand beside --cfg job"),
         (["--config-name=nope"], 2, "--config-name (=nope) must name a file of conf/"),
+        (
+            ["--experimental-rerun", "gone.pickle"],
+            2,
+            "--experimental-rerun (=gone.pickle) must be left out, since it would run what a "
+            "pickle holds; repeat a recorded run with plumbrule rerun <run>.",
+        ),
+        (["--experimental-rerun=gone.pickle"], 2, "--experimental-rerun (=gone.pickle) must be"),
+        (["paper"], 2, "plumbrule paper must be given: action; see plumbrule paper --help."),
+        (["paper", "chek"], 2, "paper (=chek) must be one of check, docs, list, run"),
+        (["paper", "check"], 2, "paper must be named; there are"),
+        (
+            ["paper", "run", "gao2022", "--jason"],
+            2,
+            "unknown arguments: --jason; did you mean --json",
+        ),
+        (["paper", "run", "huang2024", "arm=eso"], 2, "arm of huang2024 (=eso) must be one of"),
+        (["paper", "run", "lewis2020", "seed=7"], 2, "seed (=7) must be one of 0, 1, 2"),
+        (["rerun"], 2, "plumbrule rerun must be given: what; see plumbrule rerun --help."),
+        (["rerun", "x", "--drye"], 2, "unknown arguments: --drye; did you mean --dry"),
+        (["rerun", "nothing"], 2, "nothing"),
+        (["rerun", "x", "ppo.lam=1"], 2, "rerun (=ppo.lam=1) must take only words that change no"),
+        (["check", "x", "--most-gib", "a"], 2, "argument --most-gib: invalid float value: 'a'"),
     ],
 )
 def test_what_is_asked_of_the_command_itself(
@@ -376,6 +398,7 @@ def test_what_is_asked_of_the_command_itself(
     ended, said, errors = plumbrule_here(*arguments)
     assert ended == code
     assert says in (said if code == 0 else errors)
+    assert len(errors.splitlines()) == int(code == 2)
     assert not list(tmp_path.iterdir())
 
 
@@ -423,7 +446,7 @@ def test_replay_takes_flags_and_settings_in_any_order(
         assert others == ["gold", [1]]
     with pytest.raises(ConfigError, match=r"one run or artifact, not 2 \(run1, run2\)"):
         verbs.main(["replay", "run1", "run2", "--store", str(tmp_path)])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match=r"unknown arguments: ppo\.lam=1"):
         verbs.main(["show", "x", "ppo.lam=1"])
 
 

@@ -109,8 +109,14 @@ def test_a_scale_that_there_is_not_is_said_and_nothing_is_run(
         (["run", "gao2022", "ppo.kl.coef=1"], r"ppo\.kl\.coef=1 must not be added"),
         (
             ["run", "huang2024", "arm=eso"],
-            r"arm \(=eso\) must be one of eos, value; the nearest is eos",
+            r"arm of huang2024 \(=eso\) must be one of eos, value; the nearest is eos",
         ),
+        (
+            ["run", "lewis2020", "seed=0,7"],
+            r"seed \(=7\) must be one of 0, 1, 2, over which claims",
+        ),
+        (["run", "lewis2020", "--json"], r"--json must stand behind paper check \(=paper run\)"),
+        (["list", "lewis2020"], r"paper list \(=lewis2020\) must be given nothing"),
         (
             ["run", "li2023", "scale=full"],
             r"must be given eval\.halueval\.path \(HaluEval's folder",

@@ -13,7 +13,7 @@ from plumbrule.cli import progress_table
 from plumbrule.cli.progress_table import Counts, Lines, Table, start_table
 from plumbrule.errors import TrainingError
 from plumbrule.pipeline.executors.config import ExecutorConfig
-from plumbrule.pipeline.executors.merged_graph import Outcome
+from plumbrule.pipeline.executors.merged_graph import JobOutcome
 
 
 def job(name: str, fingerprint: str, user: int = 0) -> Any:
@@ -31,19 +31,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_counts_and_the_time_that_is_left(clock: SimpleNamespace) -> None:
     said: list[str] = []
     table = Counts(said.append, 6, ["seed=0", "seed=1"], {"a": 60.0, "b": 100.0, "c": 40.0})
-    table.ended(job("data", "z"), Outcome("cached"))
+    table.ended(job("data", "z"), JobOutcome("cached"))
     table.started(job("sft", "a"))
     table.started(job("sft", "b", 1))
     clock.seconds += 30
     assert table.seconds_left() == pytest.approx((200 - 60) / 2)
-    table.ended(job("sft", "a"), Outcome("built", seconds=30.0))
+    table.ended(job("sft", "a"), JobOutcome("built", seconds=30.0))
     assert said[-1] == (
         "[of 6 nodes 1 done, 1 cached, 1 running, about 110 s left] "
         "sft (seed=0): built in 30 s".replace("110 s", "2 min")
     )
-    broken = Outcome("failed", error=TrainingError("NaN\nat update 3"))
+    broken = JobOutcome("failed", error=TrainingError("NaN\nat update 3"))
     table.ended(job("sft", "b", 1), broken)
-    table.ended(job("ppo", "c", 1), Outcome("blocked", error=broken.error))
+    table.ended(job("ppo", "c", 1), JobOutcome("blocked", error=broken.error))
     assert said[-1] == "[of 6 nodes 1 done, 1 cached, 0 running, 1 failed, about 40 s left] " + (
         "sft (seed=1) failed: NaN"
     )
@@ -73,7 +73,9 @@ def test_the_table_shows_what_runs_and_what_failed(clock: SimpleNamespace) -> No
     table = Table(print, 4, ["ppo.kl.coef=[0.1]", "ä=b"], {"a": 60.0, "b": 60.0})
     table.changed = lambda line: None  # type: ignore[method-assign]  # it is not on a terminal here
     table.started(job("ppo", "a"))
-    table.ended(job("rm", "b", 1), Outcome("failed", error=TrainingError("[red]NaN[/red]\nmore")))
+    table.ended(
+        job("rm", "b", 1), JobOutcome("failed", error=TrainingError("[red]NaN[/red]\nmore"))
+    )
     clock.seconds += 5
     console = Console(file=io.StringIO(), width=100, force_terminal=False)
     console.print(table.render())

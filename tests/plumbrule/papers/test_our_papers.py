@@ -14,7 +14,7 @@ from plumbrule.cli.verbs.paper import PAGE, PAPERS, RESULTS, docs_page
 from plumbrule.errors import ConfigError
 from plumbrule.notebook import check_paper
 from plumbrule.papers.expressions import parse
-from plumbrule.papers.paper import Paper, Scale
+from plumbrule.papers.paper import Paper, PaperScale
 from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.sweep_words import PaperCell, cells_of
 from plumbrule.pipeline.compose import compose_run
@@ -29,7 +29,7 @@ ASKED = {
 NAMES = paper_names(PAPERS)
 
 
-def first_cells(scale: Scale, paper: Paper) -> list[PaperCell]:
+def first_cells(scale: PaperScale, paper: Paper) -> list[PaperCell]:
     """Return the first cell of each arm; the others differ from it by swept values."""
     found: dict[str, PaperCell] = {}
     for cell in [] if scale.unavailable else cells_of(paper, scale):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_papers import made_paper, write_cells
 
-from plumbrule.papers.outcomes import Checked, Outcome, check_scale, verdict_of
+from plumbrule.papers.outcomes import Checked, ClaimOutcome, check_scale, verdict_of
 from plumbrule.papers.paper import Paper
 from plumbrule.statistics import Interval
 from plumbrule.store.artifacts import Store
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def only(paper: Paper, store: Store) -> Outcome:
+def only(paper: Paper, store: Store) -> ClaimOutcome:
     (found,) = check_scale(paper, "laptop", store).outcomes
     return found
 

@@ -20,7 +20,7 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rag.config import IndexConfig, check_inputs
 from rag.encoder.config import EncoderConfig
-from rag.encoder.mining import Example, mine
+from rag.encoder.mining import MinedQuestion, mine
 from rag.encoder.stage import divided, recall, run
 from rag.encoder.training import train
 from rag.index.encoders import make_encoder
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(folder: Path, tmp_path: Pat
     encoder: Any = make_encoder(str(folder), None, 0, [], "cpu", "float32")[1]
     with torch.no_grad():
         next(encoder.model.parameters()).fill_(torch.nan)
-    examples = [Example(f"where is {n}", n, ()) for n in range(4)]
+    examples = [MinedQuestion(f"where is {n}", n, ()) for n in range(4)]
     texts = [f"it is said that {n} lived there" for n in range(4)]
     config = EncoderConfig(name_or_path=str(folder), batch_size=2)
     with pytest.raises(TrainingError, match=r"the loss \(=nan\) at step 1 must be finite"):

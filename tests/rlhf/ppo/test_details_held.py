@@ -28,14 +28,14 @@ from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig, PPOConfig
 from rlhf.ppo.objective import shape
 from rlhf.ppo.optimisation.learner import trainable
-from rlhf.ppo.optimisation.mini_batches import Place
+from rlhf.ppo.optimisation.mini_batches import OptimizerStep
 from rlhf.ppo.ptx import PTX, add_ptx_gradients
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.stage import run
 from rlhf.ppo.update_settings import shaping_settings
-from rlhf.reward_model.model import RewardModel, RewardScorer, Row, collate
+from rlhf.reward_model.model import RewardModel, RewardScorer, TokenizedAnswer, collate
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
 
@@ -198,7 +198,7 @@ def test_a_reward_model_of_another_tokenizer_reads_text_and_not_ids() -> None:
 
     def raw(row: Sequence[int]) -> float:
         with torch.no_grad():
-            return model.scores(*collate([Row(tuple(row), len(query))], 0)).item()
+            return model.scores(*collate([TokenizedAnswer(tuple(row), len(query))], 0)).item()
 
     assert score == pytest.approx(raw([swap.get(i, i) for i in (*query, *ids)]), abs=1e-6)
     assert abs(score - raw([*query, *ids])) > 1e-3
@@ -243,7 +243,7 @@ def test_the_gradient_of_demonstrations_is_the_coefficient_times_that_of_their_m
     sums = add_ptx_gradients(
         policy,
         PTX([row], coef=2.5, batch_size=8),
-        Place(1, 1, 1),
+        OptimizerStep(1, 1, 1),
         seed=0,
         precision="float32",
         micro_batch_size=3,
@@ -263,9 +263,9 @@ def test_each_optimizer_step_draws_demonstrations_of_its_own() -> None:
     """Of which there are six, told apart by their lengths; the same step draws the same ones."""
     policy = world.learner_of(world.config()).policy
     known = PTX([TokenRow((2, 5, 3), (6,) * (i + 1)) for i in range(6)], 1.0, 2)
-    places = [Place(u, e, m) for u in (1, 2) for e in (1, 2) for m in (1, 2)]
+    places = [OptimizerStep(u, e, m) for u in (1, 2) for e in (1, 2) for m in (1, 2)]
 
-    def tokens(place: Place) -> float:
+    def tokens(place: OptimizerStep) -> float:
         sums = add_ptx_gradients(
             policy, known, place, seed=0, precision="float32", micro_batch_size=2
         )

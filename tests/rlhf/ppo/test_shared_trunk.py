@@ -36,7 +36,7 @@ from rlhf.ppo.measures.memory import Estimate
 from rlhf.ppo.optimisation.learner import trainable
 from rlhf.ppo.rollout.evaluation import action_logprobs, state_values
 from rlhf.ppo.rollout.trajectory import rows_for_model
-from rlhf.ppo.shared_trunk import Actors, Reference
+from rlhf.ppo.shared_trunk import Actors, ReferencePolicy
 from rlhf.ppo.value_model import value_on
 
 ADAPTER = AdapterConfig(rank=2, targets=["q_proj", "v_proj", "down_proj"])
@@ -82,7 +82,7 @@ def frozen_by_hand(policy, load, **_):
     if model.lm_head.weight is not model.model.embed_tokens.weight:
         model.lm_head.requires_grad_(True)
     reference = load()
-    return Actors(policy, policy, Reference(reference, reference))
+    return Actors(policy, policy, ReferencePolicy(reference, reference))
 
 
 @pytest.mark.detail(43)
@@ -183,7 +183,7 @@ def test_adapters_train_as_with_a_reference_of_its_own(tmp_path, monkeypatch) ->
     def separate(policy, load, *, adapter, seed, **_):
         policy = with_adapter(policy, adapter, seed, "ppo.adapter")
         reference = load()
-        return Actors(policy, policy, Reference(reference, reference))
+        return Actors(policy, policy, ReferencePolicy(reference, reference))
 
     monkeypatch.setattr(ppo_models, "make_actors", separate)
     close(shared, train(tmp_path / "plain", config))

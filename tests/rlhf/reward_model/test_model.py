@@ -17,7 +17,7 @@ from rlhf.reward_model.model import (
     RewardModel,
     RewardScorer,
     RewardStats,
-    Row,
+    TokenizedAnswer,
     by_prompt,
     collate,
     last_real,
@@ -73,17 +73,17 @@ def test_a_row_without_real_tokens_is_refused():
 def test_score_index_where_the_query_holds_the_pad_id(model):
     """A pad id inside the query or at the very end of a row is a token like any other."""
     pad = model.policy.pad_id
-    row = Row((5, pad, pad, 300, 301, pad), 4)
+    row = TokenizedAnswer((5, pad, pad, 300, 301, pad), 4)
     plain = score(model, row)
     assert score(model, row, left=3, pad_id=pad) == pytest.approx(plain, abs=1e-5)
     assert score(model, row, right=4, pad_id=pad) == pytest.approx(plain, abs=1e-5)
-    assert plain != pytest.approx(score(model, Row(row.tokens[:-1], 4)), abs=1e-4)
+    assert plain != pytest.approx(score(model, TokenizedAnswer(row.tokens[:-1], 4)), abs=1e-4)
 
 
 @pytest.mark.detail(14)
 def test_an_empty_response_is_scored_at_the_end_of_the_query(model):
     query = model.policy.encode(chat("what is it?"))
-    row = Row(tuple(query), len(query))
+    row = TokenizedAnswer(tuple(query), len(query))
     with torch.no_grad():
         hidden = model.trunk(input_ids=torch.tensor([query])).last_hidden_state[0, -1]
         wanted = model.head(hidden).item()
@@ -240,7 +240,16 @@ def test_equal_rows_go_through_the_trunk_once(model):
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        score_rows(model, [Row((5, 6), 1), Row((5, 6), 1), Row((7,), 1), Row((5, 6), 1)], 16)
+        score_rows(
+            model,
+            [
+                TokenizedAnswer((5, 6), 1),
+                TokenizedAnswer((5, 6), 1),
+                TokenizedAnswer((7,), 1),
+                TokenizedAnswer((5, 6), 1),
+            ],
+            16,
+        )
     finally:
         handle.remove()
     assert sum(seen) == 3  # tokens of the two different rows
@@ -254,7 +263,9 @@ def test_a_response_beyond_the_context_is_cut_and_said():
             [episode("what is it?", long), episode("what is it?", "red")]
         )["score"]
     row = model.encode(chat("what is it?"), (), long)
-    assert scores[0] == pytest.approx(score(model, Row(row.tokens[:40], row.begin)), abs=1e-5)
+    assert scores[0] == pytest.approx(
+        score(model, TokenizedAnswer(row.tokens[:40], row.begin)), abs=1e-5
+    )
 
 
 def test_a_prompt_that_fills_the_context_is_refused():
@@ -268,13 +279,13 @@ def test_scores_that_are_not_numbers_are_refused():
     with torch.no_grad():
         model.head.weight.fill_(math.nan)
     with pytest.raises(TrainingError, match="2 of 2"):
-        score_rows(model, [Row((5,), 1), Row((6,), 1)], 4)
+        score_rows(model, [TokenizedAnswer((5,), 1), TokenizedAnswer((6,), 1)], 4)
 
 
 def test_answers_to_one_prompt_are_scored_together_and_alike(model):
     """Each prompt goes through the model once per pass, whatever the order of the rows."""
     rows = [
-        Row((*prompt, *answer), len(prompt))
+        TokenizedAnswer((*prompt, *answer), len(prompt))
         for answer in ((20, 2), (8,), (11, 12, 13))
         for prompt in ((5, 9, 40, 7), (60, 61))
     ]

@@ -34,7 +34,7 @@ from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.reward_model import stage as rm
-from rlhf.reward_model.model import RewardModel, Row, load_reward_model, open_reward
+from rlhf.reward_model.model import RewardModel, TokenizedAnswer, load_reward_model, open_reward
 
 build = partial(run_stage, rm.run)
 
@@ -139,7 +139,12 @@ def test_a_margin_is_that_of_rank_one_over_rank_two(tmp_path):
 
 def test_an_answer_that_does_not_fit_leaves_its_ranking():
     preference = Preference("p", chat("what is it?"), ("a", "b", "c", "d"), (3, 1, 2, 2))
-    rows = [Row((1, 2), 1), Row((1,) * 9, 1), Row((3, 4), 1), Row((5, 6), 1)]
+    rows = [
+        TokenizedAnswer((1, 2), 1),
+        TokenizedAnswer((1,) * 9, 1),
+        TokenizedAnswer((3, 4), 1),
+        TokenizedAnswer((5, 6), 1),
+    ]
     ranking = rm.fitting(preference, rows, 8)
     assert ranking.rows == (rows[0], rows[2], rows[3])
     assert ranking.ranks == (2, 1, 1)  # without the best one, and without holes
@@ -212,7 +217,7 @@ def test_settings_that_do_not_go_together(settings, message):
 
 def test_rankings_of_ties_alone_teach_where_ties_count():
     preference = Preference("p", chat("what is it?"), ("a", "b", "c"), (1, 1, 1))
-    rows = [Row((1, 2), 1), Row((3, 4), 1), Row((5, 6), 1)]
+    rows = [TokenizedAnswer((1, 2), 1), TokenizedAnswer((3, 4), 1), TokenizedAnswer((5, 6), 1)]
     assert rm.fitting(preference, rows, 8) is None
     ranking = rm.fitting(preference, rows, 8, with_ties=True)
     assert ranking.ties == ((0, 1), (0, 2), (1, 2))

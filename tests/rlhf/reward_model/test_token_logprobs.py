@@ -15,7 +15,13 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.model import RewardModel, RewardStats, Row, collate, load_reward_model
+from rlhf.reward_model.model import (
+    RewardModel,
+    RewardStats,
+    TokenizedAnswer,
+    collate,
+    load_reward_model,
+)
 
 READS = RewardStats(uses_token_logprobs=True)
 
@@ -62,8 +68,8 @@ def test_the_prompt_is_no_part_of_the_sum():
     row = model.encode(chat("what is it?"), (), "red round")
     with torch.no_grad():
         whole = model.scores(*collate([row], 0)).item()
-        none = model.scores(*collate([Row(row.tokens, len(row))], 0)).item()
-        later = model.scores(*collate([Row(row.tokens, row.begin + 1)], 0)).item()
+        none = model.scores(*collate([TokenizedAnswer(row.tokens, len(row))], 0)).item()
+        later = model.scores(*collate([TokenizedAnswer(row.tokens, row.begin + 1)], 0)).item()
         plain = model.head(model.trunk(torch.tensor([row.tokens])).last_hidden_state[0, -1])
     assert none == pytest.approx(plain.item(), abs=1e-6)
     assert len({round(x, 4) for x in (whole, none, later)}) == 3

@@ -12,8 +12,8 @@ from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.model import RewardModel, RewardStats
 from rlhf.reward_model.training import (
-    LossSettings,
     Ranking,
+    RewardLossSettings,
     batch_of,
     micro_batches,
     num_steps,
@@ -48,7 +48,7 @@ def mean_loss(
     model.zero_grad()
     total = 0.0
     config = RMConfig(loss=loss, centring=centre, ties=ties)
-    for losses, _ in micro_batches(model, batch, micro_batch_size, LossSettings.of(config)):
+    for losses, _ in micro_batches(model, batch, micro_batch_size, RewardLossSettings.of(config)):
         part = losses.sum() / len(batch)
         part.backward()
         total += part.item()

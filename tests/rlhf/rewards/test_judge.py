@@ -22,7 +22,7 @@ from rlhf.ppo.rollout import parquet
 from rlhf.ppo.stage import run
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.graph_checks import check_reward
-from rlhf.rewards.judge import Judge, LocalJudge, Rubric, weighted_share
+from rlhf.rewards.judge import GradingJudge, LocalJudge, Rubric, weighted_share
 from rlhf.rewards.judge_config import (
     CriterionConfig,
     JudgeModelConfig,
@@ -43,7 +43,7 @@ def episodes(*texts, passages=(), name="p"):
 
 def judged(policy, texts, batch_size=2, **settings):
     config = JudgeTermConfig(**{"question": SHORT, "lowest": 1, "highest": 3, **settings})
-    return Judge(config, LocalJudge(policy, batch_size)).score(episodes(*texts))
+    return GradingJudge(config, LocalJudge(policy, batch_size)).score(episodes(*texts))
 
 
 def rubric(criteria=CRITERIA, **settings):
@@ -111,13 +111,13 @@ def test_what_is_asked_shows_passages_and_the_scale():
 
     seen = []
     given = episodes("red {prompt}", passages=("One.", "Two."))
-    Judge(JudgeTermConfig(), Asked()).score(given)
+    GradingJudge(JudgeTermConfig(), Asked()).score(given)
     assert seen.pop() == (
         "Here are a question and an answer to it.\nOne.\nTwo.\nQuestion: what is it?\n"
         "Answer: red {prompt}\n"
         "How good is the answer, from 1 (useless) to 5 (excellent)? Say the number only."
     )
-    Judge(JudgeTermConfig(), Asked()).score(episodes("red"))
+    GradingJudge(JudgeTermConfig(), Asked()).score(episodes("red"))
     assert "{" not in seen[0]
     assert "it.\nQuestion" in seen.pop()
     Rubric(RubricConfig(criteria=CRITERIA[:1]), Asked()).score(episodes("red"))

@@ -20,7 +20,7 @@ from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.config import KLConfig
 from rlhf.ppo.stage import run
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
-from rlhf.rewards.judge import Judge, Rubric
+from rlhf.rewards.judge import GradingJudge, Rubric
 from rlhf.rewards.judge_config import (
     CriterionConfig,
     JudgeModelConfig,
@@ -62,7 +62,7 @@ def model(url, **settings):
 
 
 def judge(url, replies=None, **settings):
-    return Judge(JudgeTermConfig(), EndpointJudge(model(url, **settings), replies))
+    return GradingJudge(JudgeTermConfig(), EndpointJudge(model(url, **settings), replies))
 
 
 def test_grades_come_in_order_with_their_costs():

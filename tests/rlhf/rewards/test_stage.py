@@ -27,7 +27,7 @@ from plumbrule.store.manifests import Manifest
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.functions import FUNCTIONS, register
-from rlhf.rewards.judge import Judge, LocalJudge
+from rlhf.rewards.judge import GradingJudge, LocalJudge
 from rlhf.rewards.judge_config import JudgeTermConfig
 from rlhf.rewards.stage import open_configured, run
 
@@ -126,7 +126,7 @@ def test_a_reward_opens_the_judge_that_its_store_holds(tmp_path: Path) -> None:
     opened = open_configured(Artifact.at(reward), RuntimeConfig(device="cpu"))
     found = opened.score(episodes("red", "blue tall"))
     alone = LocalJudge(load_policy(judge / "model"), 1)
-    expected = Judge(JudgeTermConfig(), alone).score(episodes("red", "blue tall"))["score"]
+    expected = GradingJudge(JudgeTermConfig(), alone).score(episodes("red", "blue tall"))["score"]
     np.testing.assert_allclose(found["judge"], expected, atol=1e-5)
     np.testing.assert_allclose(found["score"], 2 * expected, atol=1e-5)
 

@@ -18,7 +18,7 @@ from rlhf.ppo.stage import run
 from rlhf.reward_model.model import RewardModel, RewardScorer, RewardStats
 from rlhf.rewards.config import EnsembleConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.ensemble import Ensemble, averaged, combine
-from rlhf.rewards.terms import Function, score_distinct
+from rlhf.rewards.terms import FunctionScorer, score_distinct
 from rlhf.rewards.transforms import prepare_terms, standardise
 
 PROMPT = world.prompts(1)[0]
@@ -143,14 +143,14 @@ def test_equal_responses_are_scored_once_and_keep_their_order():
         asked.append([e.response for e in episodes])
         return [len(e.response) for e in episodes]
 
-    found = score_distinct("count", Function(count), said("bb", "a", "bb", "ccc", "a"))
+    found = score_distinct("count", FunctionScorer(count), said("bb", "a", "bb", "ccc", "a"))
     assert asked == [["bb", "a", "ccc"]]
     assert found["score"].tolist() == [2.0, 1.0, 2.0, 3.0, 1.0]
 
 
 def test_equal_responses_that_end_differently_are_two():
     episodes = [*said("a"), Episode(PROMPT, (), "a", False), Episode(PROMPT, ("x",), "a", True)]
-    found = score_distinct("n", Function(lambda some: list(range(len(some)))), episodes)
+    found = score_distinct("n", FunctionScorer(lambda some: list(range(len(some)))), episodes)
     assert found["score"].tolist() == [0.0, 1.0, 2.0]
 
 
@@ -171,7 +171,7 @@ def raises(episodes):
 )
 def test_a_function_that_fails_is_named(function, message):
     with pytest.raises(TrainingError, match=message):
-        score_distinct("mine", Function(function), said("a", "b"))
+        score_distinct("mine", FunctionScorer(function), said("a", "b"))
 
 
 def test_a_run_logs_each_term_before_and_after_each_step(tmp_path):
@@ -210,11 +210,11 @@ def test_a_reward_that_is_not_a_number_stops_the_run_and_keeps_its_rollout(tmp_p
 
 
 def open_half(artifact, runtime):
-    return Function(lambda episodes: [0.5 for _ in episodes])
+    return FunctionScorer(lambda episodes: [0.5 for _ in episodes])
 
 
 def open_broken(artifact, runtime):
-    return Function(lambda episodes: [float("nan") for _ in episodes])
+    return FunctionScorer(lambda episodes: [float("nan") for _ in episodes])
 
 
 def test_a_function_that_raises_is_named_with_file_and_line(tmp_path):
@@ -224,5 +224,5 @@ def test_a_function_that_raises_is_named_with_file_and_line(tmp_path):
     exec(compile(plugin.read_text(), str(plugin), "exec"), names)
     says = rf"term mine raised AttributeError on 1 responses \({re.escape(str(plugin))}, line 2\)"
     with pytest.raises(TrainingError, match=says) as caught:
-        score_distinct("mine", Function(names["mine"]), said("a"))
+        score_distinct("mine", FunctionScorer(names["mine"]), said("a"))
     assert isinstance(caught.value.__cause__, AttributeError)

@@ -5,7 +5,7 @@ import pytest
 
 from plumbrule.errors import DataError
 from plumbrule.lm.loading import train_tokenizer
-from sft.base.corpus import Text, encode, plain_parts, read_corpus
+from sft.base.corpus import CorpusText, encode, plain_parts, read_corpus
 
 TOKENIZER = train_tokenizer(["the river rises near the sea"] * 9, 300)
 
@@ -17,9 +17,9 @@ def read(tmp_path, row):
 
 
 def test_texts_and_segments(tmp_path):
-    assert read(tmp_path, {"text": "abc"}) == Text("abc", (3,), (1.0,))
+    assert read(tmp_path, {"text": "abc"}) == CorpusText("abc", (3,), (1.0,))
     segments = {"segments": [["Who?", 0], [" Mara.", 1.5]]}
-    assert read(tmp_path, segments) == Text("Who? Mara.", (4, 10), (0.0, 1.5))
+    assert read(tmp_path, segments) == CorpusText("Who? Mara.", (4, 10), (0.0, 1.5))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_bad_rows_are_named(tmp_path, row):
 
 
 def test_tokens_stand_between_begin_and_end():
-    (encoded,) = encode(TOKENIZER, [Text("the sea", (7,), (0.5,))])
+    (encoded,) = encode(TOKENIZER, [CorpusText("the sea", (7,), (0.5,))])
     begin, *middle, end = encoded.tokens.tolist()
     assert (begin, end) == (TOKENIZER.bos_token_id, TOKENIZER.eos_token_id)
     assert TOKENIZER.decode(middle) == "the sea"
@@ -56,17 +56,17 @@ def test_tokens_stand_between_begin_and_end():
 
 def test_special_tokens_that_the_text_spells_are_not_doubled():
     text = "<|bos|><|user|> the sea<|assistant|> the river<|eos|>"
-    (encoded,) = encode(TOKENIZER, [Text(text, (len(text),), (1.0,))])
+    (encoded,) = encode(TOKENIZER, [CorpusText(text, (len(text),), (1.0,))])
     assert encoded.tokens.tolist() == TOKENIZER(text).input_ids
-    assert list(plain_parts([Text(text, (len(text),), (1.0,))])) == [
+    assert list(plain_parts([CorpusText(text, (len(text),), (1.0,))])) == [
         "", "", " the sea", " the river", "",
     ]  # fmt: skip
 
 
 def test_a_segment_boundary_changes_weights_and_no_token():
     whole = "the river rises near the sea"
-    cut = Text(whole, (9, len(whole)), (0.25, 1.0))
-    weighted, plain = encode(TOKENIZER, [cut, Text(whole, (len(whole),), (1.0,))])
+    cut = CorpusText(whole, (9, len(whole)), (0.25, 1.0))
+    weighted, plain = encode(TOKENIZER, [cut, CorpusText(whole, (len(whole),), (1.0,))])
     assert weighted.tokens.tolist() == plain.tokens.tolist()
     # "the river" has 9 characters: tokens that end at or before character 9 weigh 0.25
     shown = [TOKENIZER.decode([t]) for t in weighted.tokens[1:-1]]
@@ -76,7 +76,7 @@ def test_a_segment_boundary_changes_weights_and_no_token():
 
 
 def test_letters_of_several_bytes_keep_the_weight_of_their_segment():
-    (encoded,) = encode(TOKENIZER, [Text("é中🙂" + "X", (3, 4), (0.0, 1.0))])
+    (encoded,) = encode(TOKENIZER, [CorpusText("é中🙂" + "X", (3, 4), (0.0, 1.0))])
     num_bytes = len("é中🙂".encode())
     assert encoded.weights[1 : 1 + num_bytes].tolist() == [0.0] * num_bytes
     assert (encoded.weights[1 + num_bytes :] == 1.0).all()

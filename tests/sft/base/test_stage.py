@@ -22,7 +22,7 @@ from plumbrule.store.artifacts import PICKLES, Artifact
 from plumbrule.store.checkpoints import newest
 from plumbrule.tracking.stage_tracker import NullTracker
 from sft.base.config import BaseConfig
-from sft.base.corpus import Text
+from sft.base.corpus import CorpusText
 from sft.base.held_out import HeldOutEvaluation
 from sft.base.packed_rows import block_diagonal, token_nll
 from sft.base.packing import Encoded, batch, pack
@@ -314,13 +314,13 @@ def test_exact_counts_texts_whose_full_weight_tokens_are_all_likeliest():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-    one = Text("a" * 6, (3, 6), (0.0, 1.0), "same")  # hold: bytes of one letter repeat
+    one = CorpusText("a" * 6, (3, 6), (0.0, 1.0), "same")  # hold: bytes of one letter repeat
     word = tokenizer.encode("a" * 6, add_special_tokens=False)
     same = len(set(word)) == 1
     texts = [
         one,
-        Text("ab", (2,), (1.0,), "same"),
-        Text("xyz", (3,), (0.5,), "light"),
+        CorpusText("ab", (2,), (1.0,), "same"),
+        CorpusText("xyz", (3,), (0.5,), "light"),
     ]
     found = HeldOutEvaluation(tokenizer, texts, 64, 8).run(model)
     assert "base/exact_light" not in found  # nothing of full weight: nothing to be right about

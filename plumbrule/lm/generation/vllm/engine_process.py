@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from plumbrule.lm.generation.vllm import engine_script  # imports no vLLM until an engine starts
-from plumbrule.lm.generation.vllm.framing import FramingError, Message, pack, read_message
+from plumbrule.lm.generation.vllm.framing import Frame, FramingError, pack, read_message
 
 SCRIPT = Path(engine_script.__file__)
 LAST_LINES = 20
@@ -81,7 +81,7 @@ class EngineProcess:
         os.set_blocking(self.input, False)
         os.set_blocking(self.output, False)
 
-    def ask(self, body: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> Message:
+    def ask(self, body: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> Frame:
         """Send a request and return the answer.
 
         Raises: EngineDied, EngineHung: after them the process is gone. EngineFailed: it goes on.
@@ -90,7 +90,7 @@ class EngineProcess:
         self._write(pack(body, blobs), deadline)
         return self.answer(deadline)
 
-    def answer(self, deadline: float | None = None) -> Message:
+    def answer(self, deadline: float | None = None) -> Frame:
         """Return the next message of the process; as `ask`, without a request."""
         deadline = deadline or time.monotonic() + self.timeout_seconds
         try:

@@ -29,7 +29,7 @@ class FramingError(Exception):
     """Bytes that are no message."""
 
 
-class Message(NamedTuple):
+class Frame(NamedTuple):
     """What one side says to the other."""
 
     body: dict[str, Any]
@@ -49,7 +49,7 @@ def pack(body: Mapping[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     return b"".join([PREFIX.pack(MAGIC, len(header)), header, *blobs])
 
 
-def read_message(read: Callable[[int], bytes]) -> Message:
+def read_message(read: Callable[[int], bytes]) -> Frame:
     """Return the next message.
 
     Args: read: returns exactly so many bytes, or raises.
@@ -69,7 +69,7 @@ def read_message(read: Callable[[int], bytes]) -> Message:
         raise FramingError("a message's body must be an object, its sizes a list.")
     if not all(type(size) is int and 0 <= size <= MOST_BYTES for size in sizes):
         raise FramingError(f"sizes of blobs (={sizes}) must be whole numbers up to {MOST_BYTES}.")
-    return Message(body, [read(size) for size in sizes])
+    return Frame(body, [read(size) for size in sizes])
 
 
 def pack_rows(rows: Sequence[Sequence[float]], typecode: str) -> tuple[list[int], bytes]:

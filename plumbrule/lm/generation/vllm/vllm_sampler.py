@@ -45,7 +45,7 @@ from plumbrule.lm.generation.vllm.engine_process import (
 from plumbrule.lm.generation.vllm.framing import (
     LOGPROB,
     TOKEN,
-    Message,
+    Frame,
     pack_rows,
     unpack_rows,
 )
@@ -352,7 +352,7 @@ def _request(
     return body, [packed]
 
 
-def _samples(answer: Message, stops: Sequence[int], number: int) -> list[Sample]:
+def _samples(answer: Frame, stops: Sequence[int], number: int) -> list[Sample]:
     """Return the samples of an answer. Raises: TrainingError: not so many, empty ones, or NaN."""
     lengths = answer.body["lengths"]
     tokens = unpack_rows(lengths, answer.blobs[0], TOKEN)

@@ -257,7 +257,7 @@ def test_the_verb_takes_a_file_or_a_folder_and_says_where_the_model_lies(
     assert "peak memory" in said.err
     with pytest.raises(ConfigError, match=r"out \(=None\) must name a new folder"):
         verbs.main(["convert", str(folder)])
-    with pytest.raises(SystemExit):
+    with pytest.raises(ConfigError, match="argument --dtype: invalid choice: 'int4'"):
         verbs.main(["convert", str(folder), str(tmp_path / "x"), "--dtype", "int4"])
 
 

@@ -16,8 +16,8 @@ from plumbrule.lm.generation.vllm.framing import (
     MAGIC,
     PREFIX,
     TOKEN,
+    Frame,
     FramingError,
-    Message,
     pack,
     pack_rows,
     read_message,
@@ -46,7 +46,7 @@ def reader(data: bytes) -> Callable[[int], bytes]:
 def test_messages_are_read_as_they_were_packed(messages: list[tuple[Any, list[bytes]]]) -> None:
     read = reader(b"".join(pack(body, blobs) for body, blobs in messages))
     for body, blobs in messages:
-        assert read_message(read) == Message(body, blobs)
+        assert read_message(read) == Frame(body, blobs)
 
 
 @given(BODIES, st.lists(st.binary(), min_size=1), st.data())

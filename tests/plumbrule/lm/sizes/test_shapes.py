@@ -14,7 +14,7 @@ from plumbrule.cli.composition import CONF
 from plumbrule.lm.config import ModelConfig, ShapeConfig
 from plumbrule.lm.loading import checkpoint_activations, make_policy
 from plumbrule.lm.logprobs import logprobs
-from plumbrule.lm.sizes.memory_plan import Rows, kept_bytes, ppo_memory, training_memory
+from plumbrule.lm.sizes.memory_plan import BatchShape, kept_bytes, ppo_memory, training_memory
 from plumbrule.lm.sizes.shapes import Shape, shape_in, shape_of
 from plumbrule.store.packaged_files import located
 from rlhf.ppo.measures.memory import _kept
@@ -151,7 +151,7 @@ LLAMA = Shape(1_000_000, 4, 64, 128, 4, 2, 16, 256)
 
 def test_weights_of_training_by_hand() -> None:
     """Weight, gradient and two moments: 16 bytes; with bfloat16 2 more; adapters: 4 and theirs."""
-    rows = Rows(1, 1)
+    rows = BatchShape(1, 1)
     assert training_memory(LLAMA, rows, "float32").weights == 16e6
     assert training_memory(LLAMA, rows, "bfloat16").weights == 18e6
     # a layer: 2 (64 + 64) + 2 (64 + 32) of attention, 3 (64 + 128) of the rest, for each rank
@@ -161,7 +161,7 @@ def test_weights_of_training_by_hand() -> None:
 
 
 def test_weights_of_ppo_by_hand() -> None:
-    rows = Rows(1, 1)
+    rows = BatchShape(1, 1)
 
     def weights(**changes: object) -> float:
         return ppo_memory(LLAMA, rows, rows, "float32", **changes).weights
@@ -178,7 +178,7 @@ def test_weights_of_ppo_by_hand() -> None:
 
 
 def test_the_larger_of_sampling_and_learning_counts() -> None:
-    few, many = Rows(1, 8), Rows(4096, 64)
+    few, many = BatchShape(1, 8), BatchShape(4096, 64)
     learning = ppo_memory(LLAMA, many, few, "float32").work
     sampling = ppo_memory(LLAMA, few, many, "float32").work
     assert sampling == 4096 * 64 * 2 * 4 * 32 * 4

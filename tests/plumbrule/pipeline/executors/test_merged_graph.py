@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from plumbrule.errors import NeedsInput, TrainingError
-from plumbrule.pipeline.executors.merged_graph import Graph, Job, Outcome
+from plumbrule.pipeline.executors.merged_graph import Graph, Job, JobOutcome
 from plumbrule.pipeline.graph import Node
 from plumbrule.pipeline.plan import Planned
 from plumbrule.store.artifacts import Store
@@ -55,14 +55,14 @@ class Watcher:
     def started(self, job: Job) -> None:
         self.said.append((job.name, "started"))
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
+    def ended(self, job: Job, outcome: JobOutcome) -> None:
         self.said.append((job.name, outcome.state))
 
 
 def done(graph: Graph, job: Job, state: str = "built") -> None:
     graph.start(job)
     made = Manifest(job.name, "data", job.planned.fingerprint, {}, {})
-    graph.end(job, Outcome(state, made, Path()))
+    graph.end(job, JobOutcome(state, made, Path()))
 
 
 def taken(graph: Graph) -> list[Job]:
@@ -113,7 +113,7 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(tmp_path: Path) -> None
     for job in taken(graph):
         done(graph, job)
     broken = TrainingError("NaN")
-    graph.end(graph.take(), Outcome("failed", error=broken))
+    graph.end(graph.take(), JobOutcome("failed", error=broken))
     assert first.ended is broken
     assert ("eval", "blocked") in watcher.said
     for name in ("ppo", "eval"):
@@ -129,7 +129,7 @@ def test_a_shared_failure_ends_every_cell_once_the_rest_has_ended(tmp_path: Path
     base, *others = taken(graph)
     broken = TrainingError("NaN")
     log = tmp_path / "base.log"
-    graph.end(base, Outcome("failed", error=broken, log=log))
+    graph.end(base, JobOutcome("failed", error=broken, log=log))
     assert (first.ended, second.ended) == (None, None)  # `other` is still built, and kept
     for job in others:
         done(graph, job)
@@ -141,9 +141,9 @@ def test_a_shared_failure_ends_every_cell_once_the_rest_has_ended(tmp_path: Path
 def test_a_cell_that_waits_and_fails_has_failed(tmp_path: Path) -> None:
     first, _, graph, _ = two_cells(tmp_path)
     base, other, _ = taken(graph)
-    graph.end(base, Outcome("waiting", error=NeedsInput(tmp_path, "rank")))
+    graph.end(base, JobOutcome("waiting", error=NeedsInput(tmp_path, "rank")))
     broken = TrainingError("NaN")
-    graph.end(other, Outcome("failed", error=broken))
+    graph.end(other, JobOutcome("failed", error=broken))
     assert first.ended is broken
 
 

@@ -21,7 +21,7 @@ from rlhf.feedback import sampling
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.people import store_folder
 from rlhf.feedback.people.judgements import (
-    Judgement,
+    AnnotatorJudgement,
     StaleError,
     annotator_name,
     append,
@@ -34,7 +34,7 @@ from rlhf.feedback.people.judgements import (
     write_file,
 )
 from rlhf.feedback.people.questions import (
-    Question,
+    LabellingQuestion,
     in_asking_order,
     question_of,
     read_questions,
@@ -47,12 +47,12 @@ from rlhf.reward_model import stage as rm
 from rlhf.reward_model.config import RMConfig
 
 
-def questions(number: int, answers=("a", "b", "c")) -> list[Question]:
+def questions(number: int, answers=("a", "b", "c")) -> list[LabellingQuestion]:
     return [question_of(chat(f"what is {i}?"), (), answers) for i in range(number)]
 
 
-def said(name: str, **ranks) -> dict[str, Judgement]:
-    return {q: Judgement(q, name, r) for q, r in ranks.items()}
+def said(name: str, **ranks) -> dict[str, AnnotatorJudgement]:
+    return {q: AnnotatorJudgement(q, name, r) for q, r in ranks.items()}
 
 
 # Questions
@@ -108,19 +108,19 @@ def test_questions_read_back_as_they_were_written(tmp_path):
 
 def test_a_changed_mind_is_a_new_row_and_the_last_one_counts(tmp_path):
     path = tmp_path / "anna.jsonl"
-    append(path, Judgement("q", "anna", (1, 2)), seen=0)
-    append(path, Judgement("r", "anna", None, "odd"), seen=0)
-    append(path, Judgement("q", "anna", (2, 1)), seen=1)
+    append(path, AnnotatorJudgement("q", "anna", (1, 2)), seen=0)
+    append(path, AnnotatorJudgement("r", "anna", None, "odd"), seen=0)
+    append(path, AnnotatorJudgement("q", "anna", (2, 1)), seen=1)
     assert len(path.read_text().splitlines()) == 3
     now = read_journal(path)
-    assert now["q"] == Judgement("q", "anna", (2, 1), revision=2)
-    assert now["r"] == Judgement("r", "anna", None, "odd", revision=1)
+    assert now["q"] == AnnotatorJudgement("q", "anna", (2, 1), revision=2)
+    assert now["r"] == AnnotatorJudgement("r", "anna", None, "odd", revision=1)
 
 
 def test_a_bit_that_flips_in_a_journal_is_found(tmp_path):
     path = tmp_path / "anna.jsonl"
-    append(path, Judgement("q", "anna", (1, 2), "grün", at="M-"), seen=0)
-    append(path, Judgement("r", "anna", (2, 1), "odd"), seen=0)
+    append(path, AnnotatorJudgement("q", "anna", (1, 2), "grün", at="M-"), seen=0)
+    append(path, AnnotatorJudgement("r", "anna", (2, 1), "odd"), seen=0)
     whole, first = path.read_bytes(), path.read_bytes().index(b"\n") + 1
     for place in range(0, len(whole) * 8 - 8, 3):  # bits, but for the last line's end
         damaged = bytearray(whole)
@@ -139,11 +139,11 @@ def test_a_bit_that_flips_in_a_journal_is_found(tmp_path):
 
 def test_a_stale_judgement_is_refused_and_leaves_the_file_alone(tmp_path):
     path = tmp_path / "anna.jsonl"
-    append(path, Judgement("q", "anna", (1, 2)), seen=0)
+    append(path, AnnotatorJudgement("q", "anna", (1, 2)), seen=0)
     before = path.read_bytes()
     for seen in (0, 2):
         with pytest.raises(StaleError):
-            append(path, Judgement("q", "anna", (2, 1)), seen=seen)
+            append(path, AnnotatorJudgement("q", "anna", (2, 1)), seen=seen)
     assert path.read_bytes() == before
 
 
@@ -151,14 +151,14 @@ def test_of_many_writers_at_once_one_wins_and_the_others_know(tmp_path):
     path, won, lost = tmp_path / "anna.jsonl", [], []
     names = [str(i) for i in range(30)]
     together = threading.Barrier(6)
-    earlier = json.dumps(to_row(Judgement("earlier", "anna", None)))
+    earlier = json.dumps(to_row(AnnotatorJudgement("earlier", "anna", None)))
     path.write_text(f"{earlier}\n" * 300)  # takes a while to read, and so to be overtaken
 
     def write(k: int) -> None:
         for question in names:
             together.wait()
             try:
-                append(path, Judgement(question, "anna", None, str(k)), seen=0)
+                append(path, AnnotatorJudgement(question, "anna", None, str(k)), seen=0)
                 won.append((question, str(k)))
             except StaleError:
                 lost.append((question, str(k)))
@@ -182,12 +182,12 @@ def test_of_many_writers_at_once_one_wins_and_the_others_know(tmp_path):
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_torn_last_row_is_dropped_and_the_next_one_is_whole(tmp_path, cut):
     path = tmp_path / "anna.jsonl"
-    append(path, Judgement("q", "anna", (1, 2)), seen=0)
-    append(path, Judgement("r", "anna", (1, 2)), seen=0)
+    append(path, AnnotatorJudgement("q", "anna", (1, 2)), seen=0)
+    append(path, AnnotatorJudgement("r", "anna", (1, 2)), seen=0)
     path.write_bytes(path.read_bytes()[:-cut])
     there = set(read_journal(path))
     assert there == ({"q", "r"} if cut == 1 else {"q"})  # only the line's end is missing: whole
-    append(path, Judgement("s", "anna", (2, 1)), seen=0)
+    append(path, AnnotatorJudgement("s", "anna", (2, 1)), seen=0)
     assert set(read_journal(path)) == there | {"s"}
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
@@ -195,7 +195,7 @@ def test_a_torn_last_row_is_dropped_and_the_next_one_is_whole(tmp_path, cut):
 def test_a_damaged_row_elsewhere_is_an_error_with_its_place(tmp_path):
     path = tmp_path / "anna.jsonl"
     for question in "qrs":
-        append(path, Judgement(question, "anna", (1, 2)), seen=0)
+        append(path, AnnotatorJudgement(question, "anna", (1, 2)), seen=0)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:20], lines[2]]) + "\n")
     with pytest.raises(DataError, match=r"anna\.jsonl, row 2: not valid JSON"):
@@ -246,18 +246,21 @@ def test_a_row_that_fits_no_question_is_named(tmp_path, row, says):
     path = tmp_path / "labels.jsonl"
     path.write_text('{"question": "q", "ranks": [1, 2]}\n' + json.dumps(row) + "\n")
     with pytest.raises(DataError, match=rf"labels\.jsonl, row 2: .*{says}"):
-        check_file(path, {"q": Question("q", chat("?"), (), ("a", "b"))})
+        check_file(path, {"q": LabellingQuestion("q", chat("?"), (), ("a", "b"))})
 
 
 def test_a_journal_may_be_given_as_a_file(tmp_path):
     path = tmp_path / "anna.jsonl"
-    append(path, Judgement("q", "anna", (1, 2)), seen=0)
-    append(path, Judgement("q", "anna", (2, 1)), seen=1)
+    append(path, AnnotatorJudgement("q", "anna", (1, 2)), seen=0)
+    append(path, AnnotatorJudgement("q", "anna", (2, 1)), seen=1)
     assert read_file(path) == {"anna": read_journal(path)}
 
 
 def test_judgements_read_back_as_they_were_written(tmp_path):
-    both = [Judgement("q", "anna", (1, 1)), Judgement("q", "ben", None, 'a "word"', 3, "now")]
+    both = [
+        AnnotatorJudgement("q", "anna", (1, 1)),
+        AnnotatorJudgement("q", "ben", None, 'a "word"', 3, "now"),
+    ]
     write_file(both, tmp_path / "labels.jsonl")
     assert read_file(tmp_path / "labels.jsonl") == {"anna": {"q": both[0]}, "ben": {"q": both[1]}}
     assert [from_row(to_row(j)) for j in both] == both
@@ -321,7 +324,7 @@ def wait(config, given, out: Path) -> NeedsInput:
     return wanted.value
 
 
-def by_length(question: Question) -> tuple[int, ...]:
+def by_length(question: LabellingQuestion) -> tuple[int, ...]:
     """Rank the shorter answer higher; answers of one length tie."""
     lengths = [len(a) for a in question.answers]
     return tuple(sorted(set(lengths)).index(n) + 1 for n in lengths)
@@ -329,7 +332,7 @@ def by_length(question: Question) -> tuple[int, ...]:
 
 def judge_all(labels: Path, name: str, rank=by_length) -> None:
     for question in store_folder.questions_in(labels):
-        judgement = Judgement(question.id, name, rank(question))
+        judgement = AnnotatorJudgement(question.id, name, rank(question))
         append(store_folder.journal(labels, name), judgement, seen=0)
 
 
@@ -398,7 +401,9 @@ def test_a_killed_server_s_half_finished_work_is_waited_for(given, out):
     asked = store_folder.questions_in(wanted.path)
     for question in asked[:3]:
         append(
-            store_folder.journal(wanted.path, "ben"), Judgement(question.id, "ben", None), seen=0
+            store_folder.journal(wanted.path, "ben"),
+            AnnotatorJudgement(question.id, "ben", None),
+            seen=0,
         )
     assert "so far: ben 3" in str(wait(small(), given, out))
 
@@ -410,7 +415,11 @@ def test_as_many_people_as_wanted_must_finish_and_are_merged(given, out):
     assert "2 people must judge" in str(wait(config, given, out))
     judge_all(labels, "ben", lambda q: tuple(max(by_length(q)) + 1 - r for r in by_length(q)))
     first = store_folder.questions_in(labels)[0]
-    append(store_folder.journal(labels, "cleo"), Judgement(first.id, "cleo", (1, 2, 3)), seen=0)
+    append(
+        store_folder.journal(labels, "cleo"),
+        AnnotatorJudgement(first.id, "cleo", (1, 2, 3)),
+        seen=0,
+    )
     metrics = build(config, given, out)
     assert metrics["feedback/annotators"] == 2.0  # cleo did not finish
     assert metrics["feedback/tie_rate"] == 1.0  # the two contradict each other everywhere

@@ -22,7 +22,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from plumbrule.data.records import Message, Preference, read_records
 from rlhf.feedback.people import store_folder
-from rlhf.feedback.people.judgements import Judgement, append, read_journal
+from rlhf.feedback.people.judgements import AnnotatorJudgement, append, read_journal
 from rlhf.feedback.people.questions import in_asking_order, question_of
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -175,7 +175,7 @@ def served(labels, tmp_path, page):
     assert page.complaints() == []
 
 
-def kept(labels: Path, question: int = 0, name: str = "anna") -> Judgement:
+def kept(labels: Path, question: int = 0, name: str = "anna") -> AnnotatorJudgement:
     return read_journal(store_folder.journal(labels, name))[
         store_folder.questions_in(labels)[question].id
     ]
@@ -276,7 +276,11 @@ def test_cant_say_comment_and_undo(page, served, labels):
 
 def test_a_stale_page_says_so_and_shows_what_stands(page, served, labels):
     question = store_folder.questions_in(labels)[0].id
-    append(store_folder.journal(labels, "anna"), Judgement(question, "anna", (1, 2, 3, 3)), seen=0)
+    append(
+        store_folder.journal(labels, "anna"),
+        AnnotatorJudgement(question, "anna", (1, 2, 3, 3)),
+        seen=0,
+    )
     page.keys("1", "1", "1", "1", Keys.ENTER)
     page.until(lambda: page.find("#problem").is_displayed())
     assert "Your ranking was not saved" in page.text("#problem")

@@ -22,15 +22,15 @@ from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, ConfigError
 from plumbrule.store.artifacts import Store
 from rlhf.feedback.people import store_folder
-from rlhf.feedback.people.judgements import Judgement, append, read_journal
-from rlhf.feedback.people.questions import Question, in_asking_order, question_of
+from rlhf.feedback.people.judgements import AnnotatorJudgement, append, read_journal
+from rlhf.feedback.people.questions import LabellingQuestion, in_asking_order, question_of
 from rlhf.feedback.people.server import MOST_BYTES, application, is_loopback, listen
 
 ANSWERS = ("plain", "<img src=x onerror=alert(1)>", "third & last")
 HERE = "http://127.0.0.1:8000"
 
 
-def asked(number: int = 4, repeats: float = 0.25) -> list[Question]:
+def asked(number: int = 4, repeats: float = 0.25) -> list[LabellingQuestion]:
     chats = [(Message("user", f"what is {i}?"),) for i in range(number)]
     questions = [question_of(chat, ("a passage",), ANSWERS) for chat in chats]
     return in_asking_order(questions, repeats)
@@ -393,6 +393,8 @@ def test_the_stage_does_not_reach_the_server_by_import():
 
 def test_an_append_of_another_server_is_seen_at_once(client, labels):
     name = asked()[0].id
-    append(store_folder.journal(labels, "anna"), Judgement(name, "anna", (1, 1, 2)), seen=0)
+    append(
+        store_folder.journal(labels, "anna"), AnnotatorJudgement(name, "anna", (1, 1, 2)), seen=0
+    )
     assert client.get(f"/api/question/{name}?annotator=anna").json()["ranks"] == [1, 1, 2]
     assert judge(client, name, [1, 2, 3]).status_code == 409

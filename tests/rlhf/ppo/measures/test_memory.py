@@ -11,7 +11,7 @@ from worlds import ppo as world
 
 from plumbrule.lm.config import AdapterConfig
 from plumbrule.lm.generation.continuous_batching import Decoder
-from plumbrule.lm.sizes.memory_plan import Rows, ppo_memory
+from plumbrule.lm.sizes.memory_plan import BatchShape, ppo_memory
 from plumbrule.lm.sizes.shapes import shape_in
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo import models as ppo_models
@@ -165,10 +165,10 @@ def test_the_plans_formula_is_near_what_is_measured(tmp_path: Path, changes: dic
     assert shape is not None
     longest = max(len(actors.policy.encode(p.messages)) for p in world.prompts())
     tokens = longest + config.sampling.max_new_tokens
-    sampled = Rows(min(len(world.prompts()), config.sampling.batch_size), tokens)
+    sampled = BatchShape(min(len(world.prompts()), config.sampling.batch_size), tokens)
     planned = ppo_memory(
         shape,
-        Rows(8, tokens),
+        BatchShape(8, tokens),
         sampled,
         "float32",
         rank=config.adapter.rank,

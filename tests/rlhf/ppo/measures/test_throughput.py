@@ -19,7 +19,7 @@ from rlhf.ppo import models as ppo_models
 from rlhf.ppo import stage as ppo
 from rlhf.ppo.measures import throughput
 from rlhf.ppo.measures.throughput import (
-    Work,
+    TokenFlops,
     flops_of,
     num_actions,
     num_trained,
@@ -64,10 +64,13 @@ def test_weights_are_matrices_that_are_no_tables() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Work(6, 6, 6, 6, 6, 0, (18 + 18) * 2)),
-        ({"value_trunk": "policy"}, Work(6, 6, 6, 6, 0, 0, 18 * 2)),
-        ({"unfrozen_layers": 1}, Work(6, 6, 2, 2, 6, 4, (6 + 18) * 2)),
-        ({"unfrozen_layers": 1, "value_trunk": "branch"}, Work(6, 6, 2, 2, 2, 4, (6 + 6) * 2)),
+        ({}, TokenFlops(6, 6, 6, 6, 6, 0, (18 + 18) * 2)),
+        ({"value_trunk": "policy"}, TokenFlops(6, 6, 6, 6, 0, 0, 18 * 2)),
+        ({"unfrozen_layers": 1}, TokenFlops(6, 6, 2, 2, 6, 4, (6 + 18) * 2)),
+        (
+            {"unfrozen_layers": 1, "value_trunk": "branch"},
+            TokenFlops(6, 6, 2, 2, 2, 4, (6 + 6) * 2),
+        ),
     ],
 )
 def test_useful_work_of_a_token(tmp_path: Path, changes, expected) -> None:
@@ -104,7 +107,7 @@ def test_the_table_by_hand() -> None:
         "time/update_seconds": 4.0,
         "time/episodes_per_second": 16 / 10.0,
     }
-    work = Work(prefill=2, decode=2, policy=2, ref=2, value=2, frozen_layers=0, update=24)
+    work = TokenFlops(prefill=2, decode=2, policy=2, ref=2, value=2, frozen_layers=0, update=24)
     table = time_table([row, row], work, 16, rate=1000.0)
     assert table is not None
     assert [cells[0].split(":")[0] for cells in table["rows"]] == [
@@ -134,7 +137,7 @@ def test_answers_to_search_calls_are_read_and_not_sampled() -> None:
         "time/update_seconds": 2.0,
         "time/episodes_per_second": 16 / 5,
     }
-    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
+    work = TokenFlops(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
     one = 2 * (10 + 3) + 3 * 5 + (2 + 2 + 2 + 1 + 24) * (10 + 3 + 5)
     assert flops_of([row], work, 16) == 16 * one
     assert num_actions([row], 16) == 16 * 5  # generated tokens: what the policy wrote
@@ -153,7 +156,7 @@ def test_the_useful_work_of_a_run_by_hand() -> None:
         "val/response_length_tokens": 5.0,
         "time/update_seconds": 4.0,
     }
-    work = Work(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
+    work = TokenFlops(prefill=2, decode=3, policy=2, ref=2, value=2, frozen_layers=1, update=24)
     one = 2 * 10 + 3 * 5 + (2 + 2 + 2 + 1 + 24) * 15
     assert flops_of([row, row], work, 16) == 2 * 16 * one
     assert flops_of([row], work, 16, samples_per_prompt=2) == 16 * (one - 2 * 10 / 2)
