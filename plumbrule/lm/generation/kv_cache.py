@@ -118,7 +118,7 @@ def new_cache(config: PretrainedConfig, capacity: int) -> DynamicCache:
 
 
 def prefill(
-    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+    model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, limit: int
 ) -> tuple[Tensor, DynamicCache, Tensor]:
     """Return hidden states (b, h) at the prompts' ends, the cache, and the attention mask.
 
@@ -292,7 +292,7 @@ def read_rows(
 
 
 def cached_rows(
-    model: nn.Module, prompts: list[Sequence[int]], pad_id: int, limit: int
+    model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int, limit: int
 ) -> CachedRows:
     """Return `read_rows` of a model that is sampled with a cache."""
     return CachedRows(model, *prefill(model, prompts, pad_id, limit), limit)
