@@ -491,8 +491,8 @@ MUTANTS = [
         43,
         "the adapters stay on for the reference",
         "rlhf/ppo/shared_trunk.py",
-        "off = Reference(policy, policy, lambda: _adapter_off(policy))",
-        "off = Reference(policy, policy)",
+        "off = ReferencePolicy(policy, policy, lambda: _adapter_off(policy))",
+        "off = ReferencePolicy(policy, policy)",
     ),
     Mutant(
         47,

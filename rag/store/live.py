@@ -38,7 +38,7 @@ from rag.store.asking import require_principal, require_queries
 from rag.store.database import DATABASE, Commit, Database, Entry
 from rag.store.derived import DerivedIndex
 from rag.store.filtering import ChunkFields
-from rag.store.ranking import METHODS, Ranking
+from rag.store.ranking import METHODS, StoreRanking
 from rag.store.segments import APPROXIMATE_FROM
 from rag.store.settings import StoreSettings
 
@@ -98,7 +98,7 @@ class LiveStore:
             approximate_from,
         )
         is_hashing = settings.encoder == HASHING
-        self._ranking = Ranking(self._index, ChunkFields(database), encoder, is_hashing)
+        self._ranking = StoreRanking(self._index, ChunkFields(database), encoder, is_hashing)
 
     def __enter__(self) -> LiveStore:
         """Return itself."""

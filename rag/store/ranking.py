@@ -23,7 +23,7 @@ from rag.store.segments import merged
 METHODS = ("bm25", "dense", "hybrid")
 
 
-class Ranking:
+class StoreRanking:
     """Ranks the chunks of a store's segments, rows being numbers of chunks.
 
     Args: index: of the store, which whoever asks has brought to the commit. fields: of its chunks.
