@@ -138,8 +138,6 @@ def run(
     KeywordIndex.build(texts).save(out / KEYWORDS)
     size = config.batch_size
     save_summaries(refine, documents, chunks, encoder, size, answer, out, tracker)
-    shutil.rmtree(out / ENCODED, ignore_errors=True)
-    (out / ANSWERS).unlink(missing_ok=True)
     # 5
     about = {
         "encoder": made_by,
@@ -178,6 +176,9 @@ def run(
         found = measure(retriever, questions)
         metrics |= {f"rag/{name}_refined": value for name, value in found.items()}
         metrics |= judged_metrics(retriever, measured, "_refined")
+    # What a killed attempt goes on with is kept until nothing can fail any more.
+    shutil.rmtree(out / ENCODED, ignore_errors=True)
+    (out / ANSWERS).unlink(missing_ok=True)
     return metrics
 
 

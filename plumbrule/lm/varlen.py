@@ -45,8 +45,9 @@ ROUNDED_BITS = 4
 """Leading bits that the number of tokens of a pass has beside its first; the others are 0."""
 
 
-LAST_PARTS = ("mlp", "q_proj", "o_proj")
-"""Modules of a last layer that treat each token by itself, and whose other tokens nobody needs."""
+LAST_PARTS = ("mlp", "self_attn.q_proj", "self_attn.o_proj")
+"""Modules of a last layer, by their whole names in it, that treat each token by itself. Of tokens
+that nobody reads, nobody needs what these give."""
 _WANTED = "plumbrule_wanted"
 """Attribute of these while `reading_at` names tokens; None otherwise."""
 
@@ -404,7 +405,8 @@ def _last_parts(trunk: nn.Module) -> list[nn.Module]:
     layers = dict(trunk.named_children()).get("layers")
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         return []
-    return [m for name, m in layers[-1].named_modules() if name.rpartition(".")[2] in LAST_PARTS]
+    parts = dict(layers[-1].named_modules())
+    return [parts[name] for name in LAST_PARTS if name in parts]
 
 
 def _take_wanted(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:

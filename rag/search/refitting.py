@@ -4,15 +4,16 @@
 would tell a principal what stands in passages that it may not read: a word that none has weighs
 nothing. So whoever may not read all passages is searched for with an encoder that was fitted on
 what it may read, over vectors that this encoder made: as if there were no other passages. That
-takes as long as indexing what it may read, once a set of readable passages; the latest
-`KEPT_ENCODERS` encoders and `KEPT_INDEXES` indexes are kept in memory. A neural encoder knows no
-passages and is the same for everyone.
+takes as long as indexing what it may read, once a set of readable passages and opened retriever,
+which keeps the latest `KEPT_ENCODERS` encoders and `KEPT_INDEXES` indexes in memory. A neural
+encoder knows no passages and is the same for everyone.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -30,23 +31,27 @@ Made = TypeVar("Made")
 class KeptByReaders(Generic[Made]):
     """What is made of the rows that may be read, kept by those rows.
 
+    Threads may share it; while one makes something, others wait.
+
     Args: make: of (n,) bool, True = may be read. most: that are kept; the one that was asked for
-        longest ago goes first.
+        longest ago goes first, before another is made.
     """
 
     def __init__(self, make: Callable[[np.ndarray], Made], most: int):
         self._make, self._most = make, most
         self._kept: OrderedDict[bytes, Made] = OrderedDict()
+        self._lock = Lock()
 
     def of(self, readable: np.ndarray) -> Made:
         """Return what was made of the rows that may be read."""
         key = np.packbits(readable).tobytes()
-        if key not in self._kept:
-            self._kept[key] = self._make(readable)
-        self._kept.move_to_end(key)
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        with self._lock:
+            if key not in self._kept:
+                while len(self._kept) >= self._most:
+                    self._kept.popitem(last=False)
+                self._kept[key] = self._make(readable)
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
 
 class EncoderOfReaders:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import multiprocessing
+import multiprocessing.process
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -71,6 +73,8 @@ class Forked:
             ),
         )
         self._process.start()
+        # As a Popen's, it does not keep this process from ending.
+        multiprocessing.process._children.discard(self._process)
         for _, written in pipes:
             written.close()
         self.stdout, self.stderr = (_text(read) for read, _ in pipes)
@@ -103,9 +107,12 @@ class Forked:
         readers = [threading.Thread(target=read, args=each, daemon=True) for each in pipes]
         for reader in readers:
             reader.start()
+        ends = None if timeout is None else time.monotonic() + timeout
         for reader in readers:
-            reader.join(timeout)
-        self.wait(timeout)
+            reader.join(_left(ends))
+            if reader.is_alive():  # its end, or a child's that has the pipe
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        self.wait(_left(ends))
         return said[0], said[1]
 
     def send_signal(self, number: int) -> None:
@@ -159,6 +166,10 @@ def read_too_late(environment: Mapping[str, str]) -> list[str]:
 
 def _server_environment() -> dict[str, str]:
     return process_environment(OMP_NUM_THREADS="1")
+
+
+def _left(ends: float | None) -> float | None:
+    return None if ends is None else max(0.0, ends - time.monotonic())
 
 
 def _text(read: Connection) -> IO[str]:

@@ -127,9 +127,16 @@ def flops_of(
     return total
 
 
-@cache
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Return FLOPs per second of a large matrix product, the best of a few; measured once."""
+    """Return FLOPs per second of a large matrix product, the best of a few.
+
+    It is measured once for as many threads as there are now.
+    """
+    return _matmul_rate(device, precision, torch.get_num_threads())
+
+
+@cache
+def _matmul_rate(device: torch.device, precision: str, num_threads: int) -> float:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     return 1e9 * measured_gflops(device, dtype)
 

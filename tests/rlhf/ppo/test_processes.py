@@ -52,9 +52,13 @@ def launch(mode: str, folder: Path, processes: int, pause_at: int = 0) -> None:
             process.kill()
             process.communicate()
         return
-    for process in running:
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error[-3000:]
+    try:
+        for process in running:
+            _, error = process.communicate(timeout=600)
+            assert process.returncode == 0, error[-3000:]
+    finally:
+        for process in running:
+            process.kill()
 
 
 def run_alone(folder: Path, **settings: object) -> None:
