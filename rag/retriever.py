@@ -123,7 +123,7 @@ def open_retriever(
             return keywords()
         found = vectors()
         anew = refitted() if encoders().is_fitted else None
-        dense = DenseIndex(found, same(), about["encoder"], anew)
+        dense = DenseIndex(found, same(), about["encoder"], refitted=anew)
         return dense if method == "dense" else HybridIndex(dense, keywords(), fusion)
 
     if facts.get("summaries") is not None:

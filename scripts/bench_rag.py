@@ -203,7 +203,7 @@ def measure_quality(given: argparse.Namespace) -> Found:
     methods: dict[str, Any] = {"bm25": keywords}
     encoder = real_encoder()
     if encoder is not None:
-        dense = DenseIndex(ExactIndex([embeddings(encoder, texts, given)]), encoder)
+        dense = DenseIndex(ExactIndex([embeddings(encoder, texts, given)]), encoder, refitted=None)
         methods["dense"] = dense
         methods["hybrid"] = HybridIndex(dense, keywords)
         methods["ranks"] = HybridIndex(dense, keywords, "ranks")
@@ -326,7 +326,7 @@ def measure_overhead(given: argparse.Namespace) -> Found:
         "exact": lambda: (asked @ held.T).topk(DEPTH),
     }
     for name, index in (("flat", flat), ("exact", exact)):
-        retriever = IndexRetriever(corpus, DenseIndex(index, known))
+        retriever = IndexRetriever(corpus, DenseIndex(index, known, refitted=None))
         works = (bare[name], lambda retriever=retriever: retriever.search(names, DEPTH))
         seconds = in_turn(works, given.repeats)
         ratios = [mine / alone - 1.0 for alone, mine in zip(*seconds, strict=True)]

@@ -1,8 +1,8 @@
 """`semantic`: cut where one sentence says least of what the next one does.
 
-Each sentence is encoded by the index's encoder. Of the places between two sentences of a document,
-the share `rag.chunker.breaks` with the smallest cosine are cut, ties at the earlier place; and
-wherever a chunk would have more than `chunk_words` words.
+Each sentence of a document that has several is encoded by the index's encoder. Of the places
+between two of its sentences, the share `rag.chunker.breaks` with the smallest cosine are cut, ties
+at the earlier place; and wherever a chunk would have more than `chunk_words` words.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def semantic(cutting: Cutting) -> Chunker:
         every = sentence_spans(text)
         if not every:
             return []
-        vectors = encode([text[a:b] for a, b in every])
-        breaks = changes(vectors, cutting.chunker.breaks)
+        breaks: set[int] = set()
+        if len(every) > 1:
+            vectors = encode([text[a:b] for a, b in every])
+            breaks = changes(vectors, cutting.chunker.breaks)
         groups: list[list[Span]] = []
         words = 0
         for number, (start, end) in enumerate(every):

@@ -126,7 +126,7 @@ def ranks_of(
     corpus: Corpus, vectors: np.ndarray, encoder: NeuralEncoder, asked: Sequence[RecallQuery]
 ) -> np.ndarray:
     """Return the rank of each question's document, (n,) float, infinite beyond `DEPTH` passages."""
-    retriever = IndexRetriever(corpus, DenseIndex(ExactIndex([vectors]), encoder))
+    retriever = IndexRetriever(corpus, DenseIndex(ExactIndex([vectors]), encoder, refitted=None))
     found = retriever.search([one.text for one in asked], DEPTH)
     return np.array([rank_of(q.document, some) for q, some in zip(asked, found, strict=True)])
 

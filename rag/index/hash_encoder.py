@@ -99,8 +99,10 @@ def counts_of(half: str, texts: Sequence[str]) -> csr_matrix:
 
 def weights_of(frequency: np.ndarray, num_passages: int) -> np.ndarray:
     """Return ln((1 + n) / (1 + df)) + 1 per bucket, 0 where df is 0; (BUCKETS,) float64."""
-    weights = np.log((1 + num_passages) / (1 + frequency)) + 1
-    return np.where(frequency > 0, weights, 0.0)
+    weights = np.zeros(len(frequency))
+    known = np.flatnonzero(frequency)
+    weights[known] = np.log((1 + num_passages) / (1 + frequency[known])) + 1
+    return weights
 
 
 def fold(counts: csr_matrix, weights: np.ndarray, dimensions: int) -> np.ndarray:

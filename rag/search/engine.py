@@ -62,9 +62,10 @@ class DenseIndex:
     encoder: Encoder
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """What `fingerprint.json` says of the encoder of the passages."""
-    refitted: RefittedIndexes | None = None
+    refitted: RefittedIndexes | None = field(kw_only=True)
     """Of those who may not read all rows, where the encoder was fitted on them; None: it was not,
-    and is the same for everyone."""
+    and is the same for everyone. Whoever makes an index says which, since with None a fitted
+    encoder's weights tell what stands in passages that may not be read."""
 
     def search(
         self, queries: Sequence[str], depth: int, selection: Selection | None = None

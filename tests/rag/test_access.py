@@ -109,11 +109,17 @@ def hashing(texts: Sequence[str]) -> HashingEncoder:
     return HashingEncoder.fit(texts, 32)
 
 
-def indexes_of(chunks: Sequence[Chunk], summarised: Sequence[str]) -> dict[str, Any]:
-    """Return an index of each kind over chunks. Args: summarised: documents with a summary."""
+def indexes_of(
+    chunks: Sequence[Chunk], summarised: Sequence[str], fixed: HashingEncoder | None = None
+) -> dict[str, Any]:
+    """Return an index of each kind over chunks.
+
+    Args: summarised: documents with a summary. fixed: an encoder that was fitted on other texts,
+        the same for everyone as a neural one is; None: one that is fitted on the chunks.
+    """
     texts = [chunk.searched for chunk in chunks]
-    encoder = hashing(texts)
-    encoders = EncoderOfReaders(encoder, lambda: texts, hashing)
+    encoder = hashing(texts) if fixed is None else fixed
+    encoders = EncoderOfReaders(encoder, lambda: texts, hashing if fixed is None else None)
     vectors = encoder.encode_passages(texts)
     stored = ExactIndex([vectors])
     dense: dict[str, Any] = {"flat": VectorIndex.build(vectors), "exact": stored}
@@ -121,10 +127,12 @@ def indexes_of(chunks: Sequence[Chunk], summarised: Sequence[str]) -> dict[str, 
         coarse = VectorIndex.build(vectors, lambda v, name=name: from_preset(name, v))
         dense[name] = ApproximateIndex(coarse, stored, PRESETS[name].nominated)
     keywords = KeywordIndex.build(texts)
+
+    def refitted(*given: Any) -> RefittedIndexes | None:
+        return RefittedIndexes(encoders, *given) if fixed is None else None
+
     found = {
-        name: DenseIndex(
-            index, encoder, refitted=RefittedIndexes(encoders, lambda: texts, exact_as(name))
-        )
+        name: DenseIndex(index, encoder, refitted=refitted(lambda: texts, exact_as(name)))
         for name, index in dense.items()
     }
     rows = {name: [r for r, c in enumerate(chunks) if c.document == name] for name in summarised}
@@ -140,7 +148,7 @@ def indexes_of(chunks: Sequence[Chunk], summarised: Sequence[str]) -> dict[str, 
     of_summaries = DenseIndex(
         ExactIndex([fitted.encode_passages(told)]),
         fitted,
-        refitted=RefittedIndexes(encoders, lambda: told, lambda v: ExactIndex([v]), passages_of),
+        refitted=refitted(lambda: told, lambda v: ExactIndex([v]), passages_of),
     )
     return {
         **found,
@@ -158,9 +166,15 @@ def exact_as(name: str) -> Callable[[np.ndarray], Any]:
 
 
 @lru_cache(maxsize=1)
-def indexes() -> dict[str, Any]:
+def fixed_encoder() -> HashingEncoder:
+    return hashing([*WORDS, *(f"row{row}" for row in range(ROWS))])
+
+
+@lru_cache(maxsize=2)
+def indexes(fixed: bool = False) -> dict[str, Any]:
     """Return an index of each kind over the world."""
-    return indexes_of(world().chunks, list(world().by_document))
+    encoder = fixed_encoder() if fixed else None
+    return indexes_of(world().chunks, list(world().by_document), encoder)
 
 
 KINDS = (
@@ -481,12 +495,12 @@ def refinement(name: str, encoders: EncoderOfReaders) -> Refinement:
 
 
 @lru_cache(maxsize=8)
-def without(who: Principal) -> tuple[Corpus, dict[str, Any]]:
+def without(who: Principal, fixed: bool = False) -> tuple[Corpus, dict[str, Any]]:
     """Return what a principal may read, and indexes of it from which all else was removed."""
     kept = [chunk for row, chunk in enumerate(world().chunks) if may(row, who)]
     rows = world().by_document.items()
     whole = [name for name, some in rows if all(may(row, who) for row in some)]
-    return Corpus(kept), indexes_of(kept, whole)
+    return Corpus(kept), indexes_of(kept, whole, fixed_encoder() if fixed else None)
 
 
 def traces_of_the_unreadable(kinds: Sequence[str], refined: Sequence[str], number: int) -> int:
@@ -527,6 +541,29 @@ def test_an_approximate_index_is_exact_where_its_encoder_was_fitted_on_what_may_
         queries = random_queries(10, draw)
         found = IndexRetriever(world(), indexes()[kind]).find(queries, 5, who)
         assert found == IndexRetriever(corpus, alone["exact"]).find(queries, 5, who)
+
+
+@pytest.mark.parametrize("kind", ["flat", "exact", "hybrid", "ranks", "dense summaries"])
+def test_with_an_encoder_that_is_the_same_for_everyone_the_unreadable_changes_nothing(
+    kind: str,
+) -> None:
+    """The index of all passages is searched, and passes over what may not be read."""
+    draw = np.random.default_rng(18)
+    for who in (ANYONE, Principal("ann"), Principal("bob", frozenset({"staff"}))):
+        corpus, alone = without(who, fixed=True)
+        for how, wanted in product(REFINED, FILTERS):
+            queries = [*random_queries(6, draw), "fishermen romans", "row7", "zzxqj"]
+            found, expected = (
+                IndexRetriever(c, made[kind], refinement=refinement(how, made["encoders"])).find(
+                    queries, 5, who, wanted
+                )
+                for c, made in ((world(), indexes(fixed=True)), (corpus, alone))
+            )
+            for one, other in zip(found, expected, strict=True):
+                assert one.num_passing == other.num_passing
+                assert [p.id for p in one.passages] == [p.id for p in other.passages]
+                scores = [[p.score for p in some.passages] for some in (one, other)]
+                assert scores[0] == pytest.approx(scores[1], abs=1e-6)
 
 
 STATISTICS: dict[str, tuple[Any, str, Any, str, str]] = {
@@ -579,7 +616,9 @@ def test_a_word_of_the_unreadable_alone_is_as_one_that_nobody_wrote() -> None:
     refitted = RefittedIndexes(
         EncoderOfReaders(encoder, lambda: texts, hashing), lambda: texts, exact_as("flat")
     )
-    index = DenseIndex(VectorIndex.build(encoder.encode_passages(texts)), encoder, {}, refitted)
+    index = DenseIndex(
+        VectorIndex.build(encoder.encode_passages(texts)), encoder, refitted=refitted
+    )
     retriever = IndexRetriever(Corpus(chunks), index)
     assert retriever.search(["merger zinc", "xylophone quartz"], 2) == [[], []]
     assert retriever.search(["merger zinc"], 1, Principal("ann"))[0][0].id == "d2#0"

@@ -168,7 +168,9 @@ def backends() -> dict[str, IndexRetriever]:
         coarse = VectorIndex.build(vectors, lambda v, name=name: from_preset(name, v))
         dense[name] = ApproximateIndex(coarse, stored, PRESETS[name].nominated)
     keywords = KeywordIndex.build(texts)
-    made: dict[str, Any] = {name: DenseIndex(index, encoder) for name, index in dense.items()}
+    made: dict[str, Any] = {
+        name: DenseIndex(index, encoder, refitted=None) for name, index in dense.items()
+    }
     made |= {"bm25": keywords}
     made |= {f"{f}": HybridIndex(made["flat"], keywords, f) for f in ("convex", "ranks")}
     return {name: IndexRetriever(corpus(), index) for name, index in made.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,15 @@ def test_semantic_cuts_at_the_least_alike_neighbours() -> None:
         "Boats sail far. Boats sail fast.",
     ]
     assert len(made("semantic", 4, breaks=0.3)(document)) == 4  # chunk_words holds all the same
+
+
+def test_semantic_encodes_no_document_of_one_sentence() -> None:
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        raise AssertionError(texts)
+
+    document = Document("d", "Bread is baked of flour and water.")
+    chunker = chunker_of(Cutting(4, 0, ChunkerConfig(by="semantic"), encode))
+    assert texts_of(document, chunker(document)) == ["Bread is baked of", "flour and water."]
 
 
 def test_token_chunks_have_so_many_tokens_and_overlap_by_so_many(tokenizer: Path) -> None:
