@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, trunk
+from plumbrule.lm.unpadded import attention
 from plumbrule.protocols import Tracker
 from plumbrule.store.adapter_files import merge_command
 
@@ -111,7 +111,7 @@ def parts_of(lm: PreTrainedModel, top: int, setting: str, source: str | None) ->
             f"{setting} (={top}) must be left out for {type(lm).__name__}, which has no "
             f"`{LAYERS}` with a normalisation behind them."
         )
-    if not varlen.is_set(lm):
+    if not attention.is_set(lm):
         raise ConfigError(
             f"{setting} (={top}) must be left out for {type(lm).__name__}: not all of "
             "its layers attend to all earlier tokens."

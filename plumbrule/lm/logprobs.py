@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen
+from plumbrule.lm.unpadded import attention, passes
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -154,7 +154,7 @@ def hidden_states(
 ) -> Tensor:
     """Return the last hidden states (b, l, h) of the trunk; slots that are not real hold anything.
 
-    A model that runs unpadded (`varlen.py`) computes the real tokens only.
+    A model that runs unpadded (`plumbrule/lm/unpadded`) computes the real tokens only.
 
     Args: model: a causal language model or a bare trunk, PEFT-wrapped or not. tokens: (b, l) int64.
         real_mask: (b, l) bool. frozen_states: (n, h), hidden states at the n real tokens, row by
@@ -163,8 +163,8 @@ def hidden_states(
         shares none; a model that runs unpadded computes them once. wanted: (b, l) bool, True = it
         is read, so that others may hold anything; None: all real ones are.
     """
-    if varlen.is_set(causal_lm(model)):
-        return varlen.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared, wanted)
+    if attention.is_set(causal_lm(model)):
+        return passes.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared, wanted)
     assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)
 

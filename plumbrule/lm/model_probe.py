@@ -1,8 +1,8 @@
 """One probe of every model at load: are the log-probs we read the model's own?
 
-Four things are not as in the model's own forward pass: rows run unpadded (`varlen.py`), logits
-are made from hidden states (`output_logits`), rows share a batch, and sampling goes through a
-left-padded KV cache. A family may break any of them without an error: it drops our layout and
+Four things are not as in the model's own forward pass: rows run unpadded (`plumbrule/lm/unpadded`),
+logits are made from hidden states (`output_logits`), rows share a batch, and sampling goes through
+a left-padded KV cache. A family may break any of them without an error: it drops our layout and
 attends to other rows, applies something behind its output layer, offsets its positions, or keeps a
 state that no KV cache holds. A list of such families would be out of date with the next release.
 
@@ -18,7 +18,7 @@ positions or cache. Six short passes are compared with it, in the dtype and on t
 5. Two rows read in part into a cache and read on by several tokens, as between the turns of a
    policy that searches: where that differs, each turn reads its whole row again.
 6. Unpadded rows of which only the last token's hidden state is wanted: where it is the model's own,
-   the last layer computes wanted tokens only (`varlen.reading_at`).
+   the last layer computes wanted tokens only (`wanted_tokens.reading_at`).
 
 A verdict is remembered for equal models (class, config, dtype, device and a sample of the weights).
 The probe draws no random number and leaves the model as it was; one that changes its own weights
@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from plumbrule.errors import ConfigError
-from plumbrule.lm import varlen
 from plumbrule.lm.generation import kv_cache
 from plumbrule.lm.generation.continued_rows import RowCache, continue_rows
 from plumbrule.lm.logprobs import causal_lm, hidden_states, output_logits, pad_rows, trunk
+from plumbrule.lm.unpadded import attention, wanted_tokens
 
 LONG, SHORT = 9, 5
 """Tokens of the two rows."""
@@ -74,8 +74,8 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         later tokens, it changes its own weights, or it does not run on a row of tokens.
     """
     lm = causal_lm(model)
-    if varlen.is_set(lm):
-        lm.set_attn_implementation(varlen.PLAIN)
+    if attention.is_set(lm):
+        lm.set_attn_implementation(attention.PLAIN)
     key = _content(model)
     found = _verdicts.get(key)
     if found is None:
@@ -86,8 +86,8 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
             raise _refused(lm, "must not change its own weights or config when it runs")
         _verdicts[key] = found
     if found.unpadded:
-        varlen.set_unpadded(lm)
-    (varlen.follow_wanted if found.wanted else varlen.ignore_wanted)(trunk(model))
+        attention.set_unpadded(lm)
+    (wanted_tokens.follow_wanted if found.wanted else wanted_tokens.ignore_wanted)(trunk(model))
     kv_cache.set_recomputed(lm, not found.cached)
     kv_cache.set_read_anew(lm, not found.continued)
     return found
@@ -105,7 +105,7 @@ def _probe(model: PreTrainedModel, pad_id: int) -> Passes:
         ) from None
     if not all(logits.isfinite().any(-1).all() for logits in own):
         return Passes(
-            varlen.can_unpad(lm), True, True, False
+            attention.can_unpad(lm), True, True, False
         )  # NaN weights: sampling and training say so
     if not _agree([begun], [own[0][:SHORT]], lm.dtype):
         raise _refused(lm, "must not attend to later tokens")
@@ -162,13 +162,13 @@ def _scored(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tensor
 def _unpadded(model: nn.Module, rows: list[list[int]], pad_id: int) -> list[Tensor]:
     """Return the same of an unpadded pass, in a model that is left as it was."""
     lm = causal_lm(model)
-    if not varlen.can_unpad(lm):
+    if not attention.can_unpad(lm):
         raise ValueError("not all layers attend to all earlier tokens")
-    varlen.set_unpadded(lm)
+    attention.set_unpadded(lm)
     try:
         return _scored(model, rows, pad_id)
     finally:
-        lm.set_attn_implementation(varlen.PLAIN)
+        lm.set_attn_implementation(attention.PLAIN)
 
 
 def _wanted_agree(model: nn.Module, rows: list[list[int]], own: list[Tensor], pad_id: int) -> bool:
@@ -176,10 +176,10 @@ def _wanted_agree(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
     read unpadded and into a cache that is read on; the model is left as it was.
     """
     lm = causal_lm(model)
-    if not varlen.can_unpad(lm):
+    if not attention.can_unpad(lm):
         return False
-    varlen.follow_wanted(trunk(model))
-    varlen.set_unpadded(lm)
+    wanted_tokens.follow_wanted(trunk(model))
+    attention.set_unpadded(lm)
     try:
         tokens, real_mask = (x.to(lm.device) for x in pad_rows(rows, pad_id))
         ends = real_mask & (real_mask.cumsum(1) == real_mask.sum(1, keepdim=True))
@@ -187,8 +187,8 @@ def _wanted_agree(model: nn.Module, rows: list[list[int]], own: list[Tensor], pa
         found = (scored, kv_cache.cached_rows(model, rows, pad_id, 0).hidden)
         continued = _cache_agrees(model, rows, own, pad_id)
     finally:
-        lm.set_attn_implementation(varlen.PLAIN)
-        varlen.ignore_wanted(trunk(model))
+        lm.set_attn_implementation(attention.PLAIN)
+        wanted_tokens.ignore_wanted(trunk(model))
     last = [logits[-1:] for logits in own]
     return continued and all(
         _agree(list(output_logits(model, hidden)[:, None]), last, lm.dtype) for hidden in found

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from plumbrule.data.records import Message
-from plumbrule.lm import varlen
 from plumbrule.lm.logprobs import buckets, causal_lm, logprobs, pad_rows
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.token_rows import TokenRow
+from plumbrule.lm.unpadded import attention
 
 PADDED_ROWS = 8
 """Most rows per pass of a model that computes padding, where the caller has no other number."""
@@ -167,4 +167,4 @@ def mean_nll(policy: Policy, rows: Sequence[TokenRow], micro_batch_size: int) ->
 
 def efficient_rows(model: nn.Module, most: int) -> int:
     """Return how many of `most` rows to pass together: all where the model computes no padding."""
-    return most if varlen.is_set(causal_lm(model)) else min(most, PADDED_ROWS)
+    return most if attention.is_set(causal_lm(model)) else min(most, PADDED_ROWS)

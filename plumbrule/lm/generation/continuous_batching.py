@@ -29,7 +29,7 @@ from plumbrule.lm.generation.kv_cache import cache_argument, is_recomputed, pref
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.varlen import is_set, kept_dtype
+from plumbrule.lm.unpadded.attention import is_set, kept_dtype
 from plumbrule.protocols import ProgressLine
 from plumbrule.timing import timed
 

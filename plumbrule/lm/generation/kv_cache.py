@@ -27,7 +27,8 @@ from transformers.cache_utils import (
 )
 
 from plumbrule.lm.logprobs import causal_lm, hidden_states, pad_rows, positions, trunk
-from plumbrule.lm.varlen import NAME, kept_dtype, reading_at
+from plumbrule.lm.unpadded.attention import NAME, kept_dtype
+from plumbrule.lm.unpadded.wanted_tokens import reading_at
 
 _RECOMPUTED = "plumbrule_recomputed"
 """Attribute of a causal language model that is sampled without a cache."""
@@ -41,7 +42,7 @@ the last is that of models without any attention (Mamba and its like)."""
 class PreallocatedLayer(DynamicLayer):
     """Keys and values (b, heads, length, size) of one layer, views of buffers of `capacity` tokens.
 
-    unpadded: the model's attention is that of `plumbrule/lm/varlen.py`, which says in what they are
+    unpadded: the model's attention is that of `plumbrule/lm/unpadded`, which says in what they are
     kept.
     """
 

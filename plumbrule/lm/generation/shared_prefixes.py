@@ -28,11 +28,11 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from plumbrule.lm import varlen
 from plumbrule.lm.generation.kv_cache import cache_argument, is_recomputed, new_cache
 from plumbrule.lm.judges import answer_likelihood
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
+from plumbrule.lm.unpadded import attention
 
 PASS_TOKENS = {"cpu": 512}
 """Most tokens of a forward pass by type of device, where a run has not more of its own. The mask
@@ -100,7 +100,7 @@ def log_odds(
 def can_share(policy: Policy, one: Sequence[int], other: Sequence[int]) -> bool:
     """Return whether the words differ in their last token only, and the model takes our masks."""
     model = policy.model
-    takes = varlen.is_set(causal_lm(model)) and not is_recomputed(model)
+    takes = attention.is_set(causal_lm(model)) and not is_recomputed(model)
     return takes and len(one) == len(other) and list(one[:-1]) == list(other[:-1])
 
 

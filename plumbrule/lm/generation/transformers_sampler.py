@@ -26,7 +26,7 @@ from plumbrule.lm.generation.sampler import Sample, check_lengths
 from plumbrule.lm.logprobs import causal_lm
 from plumbrule.lm.policy import Policy
 from plumbrule.lm.randomness import row_key
-from plumbrule.lm.varlen import PLAIN
+from plumbrule.lm.unpadded.attention import PLAIN
 
 WAIT_SECONDS = 1.0
 """Between two looks at whether its thread still runs."""

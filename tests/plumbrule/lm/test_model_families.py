@@ -15,7 +15,7 @@ from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
 from plumbrule.lm.model_probe import choose_passes
-from plumbrule.lm.varlen import is_set
+from plumbrule.lm.unpadded.attention import is_set
 
 REFUSED = {
     "ModernBertDecoder": "applies something else behind its trunk",

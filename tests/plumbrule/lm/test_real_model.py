@@ -31,7 +31,7 @@ from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import load_policy, num_parameters
 from plumbrule.lm.logprobs import logprobs, pad_rows
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.varlen import is_set
+from plumbrule.lm.unpadded.attention import is_set
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.packaged_models import VARIABLE, converted_folder
 from rlhf.ppo import stage as ppo

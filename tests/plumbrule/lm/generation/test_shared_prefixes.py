@@ -20,7 +20,7 @@ from plumbrule.lm.generation.shared_prefixes import (
 )
 from plumbrule.lm.judges import answer_likelihood
 from plumbrule.lm.loading import make_policy
-from plumbrule.lm.varlen import is_set
+from plumbrule.lm.unpadded.attention import is_set
 
 INSTRUCTION = [1, 44, 50, 51, 52, 53, 54, 55]
 PROMPTS = [

@@ -7,12 +7,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from worlds import tiny_models
 
-from plumbrule.lm import varlen
 from plumbrule.lm.config import SamplingConfig
 from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, save_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows, trunk
-from plumbrule.lm.varlen import can_unpad, follow_wanted, is_set, set_unpadded
+from plumbrule.lm.unpadded import attention, passes, wanted_tokens
+from plumbrule.lm.unpadded.attention import can_unpad, is_set, set_unpadded
+from plumbrule.lm.unpadded.wanted_tokens import follow_wanted, reading_at
 
 PLAIN_CAUSAL = ("llama", "gpt2", "neox", "cohere", "granite")
 OTHERS = ("mistral", "gemma2")
@@ -40,8 +41,8 @@ def gradients_of(model, side):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monkeypatch):
-    monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
-    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
+    monkeypatch.setattr(attention, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(attention, "ALONE_TOKENS", 4)
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
@@ -86,9 +87,13 @@ SHARED = [0, 4, 4, 0, 2, 0]
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("shared", [False, True], ids=["rows apart", "rows that share"])
+@pytest.mark.parametrize("added", [0, 3])
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
-def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(kind, shared, side):
+def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(
+    kind, added, shared, side, monkeypatch
+):
     """Hidden states where they are wanted, and gradients of a loss that reads these."""
+    monkeypatch.setattr(wanted_tokens, "num_added", lambda number: added)
     model = tiny_models.model(kind, dtype=torch.float64)
     set_unpadded(model)
     tokens, real = pad_rows(RUNS, 0, side)
@@ -116,7 +121,7 @@ def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(k
     (all_tokens, expected), (hidden, gradients) = found
     # The last token of the prompt is wanted by two rows, and computed once where they share it.
     if "layers" in dict(trunk(model).named_children()):
-        assert seen == [7 - shared] * len(parts)
+        assert seen == [7 - shared + added] * len(parts)
     assert torch.allclose(hidden, all_tokens, atol=1e-6)
     for mine, theirs in zip(gradients, expected, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6 * max(1.0, float(theirs.abs().max())))
@@ -127,8 +132,8 @@ def test_the_last_layer_computes_wanted_tokens_and_gives_what_it_gives_for_all(k
 @pytest.mark.parametrize("kind", PLAIN_CAUSAL)
 def test_rows_that_share_their_beginning_equal_rows_apart(kind, side, by_row, monkeypatch):
     """Hidden states and gradients; only tokens that no earlier row of the run has are computed."""
-    monkeypatch.setattr(varlen, "_by_row", lambda device: by_row)
-    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
+    monkeypatch.setattr(attention, "_by_row", lambda device: by_row)
+    monkeypatch.setattr(attention, "ALONE_TOKENS", 4)
     model = tiny_models.model(kind, dtype=torch.float64)
     set_unpadded(model)
     tokens, real = pad_rows(RUNS, 0, side)
@@ -191,16 +196,16 @@ def test_adapters_are_run_too():
 
 
 def test_rows_of_a_group_are_of_like_length():
-    layout = varlen.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
+    layout = attention.make_groups([100, 70, 61, 59, 40, 5, 3, 2], torch.device("cpu"))
     assert [(g.num_rows, g.width) for g in layout] == [(3, 100), (2, 59), (2, 5), (1, 2)]
     assert layout[1].slots.tolist() == [*range(59), *range(59, 99)]
     assert layout[2].slots.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
 def test_long_rows_attend_alone_on_a_cpu_and_short_ones_in_groups(monkeypatch):
-    monkeypatch.setattr(varlen, "ALONE_TOKENS", 4)
+    monkeypatch.setattr(attention, "ALONE_TOKENS", 4)
     masks = [None, torch.ones(5, 5, dtype=torch.bool).tril(), None]
-    layout = varlen.make_layout([6, 5, 4, 3], torch.device("cpu"), masks)
+    layout = attention.make_layout([6, 5, 4, 3], torch.device("cpu"), masks)
     assert [mask is None for mask in layout.alone] == [True, False]
     assert [(g.num_rows, g.width, g.mask) for g in layout.groups] == [(2, 4, None)]
 
@@ -217,11 +222,30 @@ def test_the_number_of_tokens_of_a_pass_is_rounded_up_a_little(number):
         return type("Output", (), {"last_hidden_state": states})
 
     ids = torch.ones(number, dtype=torch.int64)
-    hidden = varlen.run(trunk, [], ids, input_ids=ids)
+    hidden = passes.run(trunk, [], ids, input_ids=ids)
     assert len(hidden) == number
     [(_, computed)] = seen
     assert number <= computed <= number + number / 16
     assert computed % 2 ** max(0, number.bit_length() - 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "read", "computed"), [(100, 33, 34), (66, 65, 66), (33, 33, 33)]
+)
+def test_the_number_of_tokens_of_the_last_layer_is_rounded_up_as_far_as_there_are_others(
+    number, read, computed
+):
+    wanted = torch.zeros(number, dtype=torch.bool)
+    wanted[torch.randperm(number, generator=torch.Generator().manual_seed(0))[:read]] = True
+    trunk = tiny_models.policy("llama").model.model
+    follow_wanted(trunk)
+    seen = []
+    trunk.layers[-1].mlp.register_forward_hook(lambda part, given, found: seen.append(given[0]))
+    layout = attention.make_layout([number], torch.device("cpu"))
+    positions = torch.arange(number)
+    with reading_at(trunk, wanted):
+        passes.run(trunk, layout, positions, input_ids=torch.ones_like(positions))
+    assert [states.shape[1] for states in seen] == [computed]
 
 
 def test_rows_without_a_token_are_zero():
@@ -238,14 +262,14 @@ def test_attention_is_float32_on_a_cpu_where_bf16_would_be_slow(monkeypatch):
     """Trained, scored and sampled alike, so that the three agree."""
     policy = tiny_models.policy("llama")
     seen = []
-    plain = varlen.sdpa_attention_forward
+    plain = attention.sdpa_attention_forward
 
     def look(module, query, key, value, *arguments, **settings):
         dtypes = {some.dtype for some in (query, key, value)}
         seen.append((*dtypes, torch.is_autocast_enabled("cpu")))
         return plain(module, query, key, value, *arguments, **settings)
 
-    monkeypatch.setattr(varlen, "sdpa_attention_forward", look)
+    monkeypatch.setattr(attention, "sdpa_attention_forward", look)
     tokens, real, target = batch()
     exact = logprobs(policy.model, tokens, real, target).logprobs
     with torch.autocast("cpu", torch.bfloat16):
@@ -268,7 +292,7 @@ def test_a_model_in_bf16_learns_on_a_cpu():
 def test_sampling_and_saved_folders_know_nothing_of_it(tmp_path):
     policy = tiny_models.policy("llama")
     save_policy(policy, tmp_path)
-    assert varlen.NAME not in (tmp_path / "config.json").read_text()
+    assert attention.NAME not in (tmp_path / "config.json").read_text()
     again = load_policy(tmp_path)
     assert is_set(again.model)
     tokens = torch.tensor([ROWS[2]])
