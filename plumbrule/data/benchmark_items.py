@@ -17,9 +17,9 @@ BENCHMARK = "benchmark"
 """What the row schemas and readers call the role of any benchmark."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ItemFormat:
-    """The format of a benchmark's items."""
+    """The format of a benchmark's items, a part of a data node's config."""
 
     tasks: dict[str, list[str]] = field(default_factory=dict)
     """Task -> the fields that each of its items must have; an item may have others."""
