@@ -131,10 +131,10 @@ def test_wrong_words_are_refused(words: list[str], says: str) -> None:
 def test_a_dry_run_prints_one_plan_in_which_shared_stages_stand_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verbs.main(["paper", "run", "lewis2020", "ovadia2023", *FAST, "--store", str(tmp_path)])
+    verbs.main(["paper", "run", "balaguer2024", "ovadia2023", *FAST, "--store", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "plan of the sweep: 2 cells of 16 nodes, 8 of them different" in out
-    assert "cell lewis2020 main seed=0" in out
+    assert "plan of the sweep: 3 cells of 39 nodes, 17 of them different" in out
+    assert "cell balaguer2024 main seed=0" in out
     assert not (tmp_path / "runs").exists()
 
 
