@@ -45,8 +45,9 @@ style: install
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests/test_layering.py
 
-test: check  # long files first (tests/conftest.py), and nothing of `check` twice
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+# Long files first (tests/conftest.py), nothing of `check` twice, three workers: tests wait for processes
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		--ignore tests/test_layering.py -m "not slow"
 
 test-slow: install

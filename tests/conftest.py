@@ -27,15 +27,19 @@ from plumbrule.pipeline.graph import Node
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 LONG_FILES = (
     "plumbrule/cli/test_main.py",
-    "plumbrule/pipeline/executors/test_executors.py",
-    "rlhf/ppo/test_processes.py",
     "plumbrule/pipeline/test_experiment.py",
+    "plumbrule/pipeline/executors/test_executors.py",
     "plumbrule/cli/test_sweeps.py",
+    "rlhf/dpo/test_stage.py",
     "test_docs.py",
-    "plumbrule/cli/test_accept.py",
+    "rlhf/ppo/test_shared_trunk.py",
+    "plumbrule/lm/test_adapters.py",
+    "rlhf/ppo/test_resume.py",
+    "rlhf/ppo/test_processes.py",
+    "sft/fine_tune/test_stage.py",
     "plumbrule/pipeline/planning/test_recipes.py",
 )
-"""Files of over half a minute. Two workers take a file each in turn, so these go first."""
+"""The longest files. Workers take a file each in turn, so these go first."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -113,6 +113,7 @@ def kill_and_compare(tmp_path: Path, words: tuple[str, ...], kills: int, seed: i
     assert not list(store.rglob("claim.json"))
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_a_random_moment_leaves_the_same_bytes(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moment: {seed}")  # shown where it fails

@@ -33,7 +33,9 @@ verbs.main(words)
 """
 
 
-@pytest.mark.parametrize("verb", STOPS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(v, marks=pytest.mark.slow if v == "merge" else ()) for v in STOPS]
+)
 def test_a_killed_writer_leaves_no_folder_and_the_next_one_removes_its_rest(
     tmp_path: Path, adapted: Callable[[Path, Path], Path], verb: str
 ) -> None:

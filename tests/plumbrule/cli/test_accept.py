@@ -63,6 +63,7 @@ def edit(tree: Path, old: str, new: str) -> None:
     source.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
 def test_code_that_makes_the_same_bytes_is_accepted_and_other_code_is_not(
     tmp_path: Path, project: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

@@ -668,15 +668,20 @@ def test_the_plan_says_what_turned_wandb_off(composed) -> None:
 @pytest.mark.parametrize(
     ("typed", "some", "others"),
     [
-        ("exp", ["experiment="], ["ppo."]),
-        ("-m experiment=q", ["experiment=quickstart"], ["experiment=own"]),
         ("debug=fast ppo.kl.c", ["ppo.kl.coef="], ["ppo.kl.where="]),
-        ("sh", ["show"], ["seed="]),
-        ("--pl", ["--plugin"], ["--cfg"]),
-        ("--plugin x.py debug=f", ["debug=fast"], ["debug=overfit"]),
-        ("model=", ["model=gpt2"], ["model=schema"]),
         ("label x", [], ["experiment="]),  # a verb's words are not Hydra's
-        ("experiment=none ppo.k", [], ["ppo.kl."]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("exp", ["experiment="], ["ppo."]),
+                ("-m experiment=q", ["experiment=quickstart"], ["experiment=own"]),
+                ("sh", ["show"], ["seed="]),
+                ("--pl", ["--plugin"], ["--cfg"]),
+                ("--plugin x.py debug=f", ["debug=fast"], ["debug=overfit"]),
+                ("model=", ["model=gpt2"], ["model=schema"]),
+                ("experiment=none ppo.k", [], ["ppo.kl."]),
+            ]
+        ),
     ],
 )
 def test_bash_completes_as_the_docs_say(tmp_path: Path, typed, some, others) -> None:

@@ -64,6 +64,7 @@ def ran(code: str, **more: str) -> dict:
 
 
 @pytest.mark.skipif(cpus.available() < 2, reason="two threads need two cores")
+@pytest.mark.slow
 def test_threads_spin_alone_and_sleep_beside_others() -> None:
     """CPU time, which no load changes much, tells whether a waiting thread spins."""
     found = ran(WAITS)

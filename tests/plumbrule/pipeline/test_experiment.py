@@ -6,6 +6,7 @@ import ast
 import ctypes
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import math
 import re
@@ -31,8 +32,13 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.fingerprint import hashed_config
 
 ROOT = CONF.parent
+APART = ("executor", "reward", "runtime")
+"""Groups that have nothing to do with each other: files of each are composed together."""
 GROUP_FILES = sorted(
     (p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name in GROUPS
+)
+TOGETHER = list(
+    itertools.zip_longest(*([f for f in GROUP_FILES if f[0] == group] for group in APART))
 )
 EXPERIMENTS = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml"))
 NEEDS = {
@@ -44,19 +50,23 @@ NEEDS = {
 }
 
 
-@pytest.mark.parametrize(("group", "name"), GROUP_FILES)
+@pytest.mark.parametrize(
+    "files", [*TOGETHER, *([file] for file in GROUP_FILES if file[0] not in APART)], ids=str
+)
 def test_every_group_file_composes(
-    composed: Callable, converted_models: Path, group: str, name: str
+    composed: Callable, converted_models: Path, files: list[tuple[str, str] | None]
 ) -> None:
-    overrides = [f"{group}={name}"]
-    if name in ("tensorboard", "trackio"):
-        pytest.importorskip(name)
-    if group == "dataset" and name != "atlas":
+    chosen = dict(file for file in files if file is not None)
+    overrides = [f"{group}={name}" for group, name in chosen.items()]
+    if chosen.get("tracking") in ("tensorboard", "trackio"):
+        pytest.importorskip(chosen["tracking"])
+    if chosen.get("dataset", "atlas") != "atlas":
         overrides += ["dataset.path=nowhere", "run.goals=[sft]"]
-    if (group, name) == ("model", "given"):
+    if chosen.get("model") == "given":
         overrides += ["model.name_or_path=plumbrule/atlas-base"]
     config, _ = composed(*overrides)
-    assert isinstance(getattr(config, group), GROUPS[group])
+    for group in chosen:
+        assert isinstance(getattr(config, group), GROUPS[group])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -78,10 +88,10 @@ def test_an_experiment_says_its_command_hardware_minutes_and_memory(name: str) -
         assert word in header
 
 
-@pytest.mark.parametrize("group", DEFAULT_IS_SCHEMA)
-def test_a_group_without_files_has_a_default_choice(composed: Callable, group: str) -> None:
-    config, _ = composed(f"{group}=default")
-    assert isinstance(getattr(config, group), GROUPS[group])
+def test_a_group_without_files_has_a_default_choice(composed: Callable) -> None:
+    config, _ = composed(*(f"{group}=default" for group in DEFAULT_IS_SCHEMA))
+    for group in DEFAULT_IS_SCHEMA:
+        assert isinstance(getattr(config, group), GROUPS[group])
 
 
 def test_what_stages_declare_is_told_once() -> None:

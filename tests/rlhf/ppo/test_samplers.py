@@ -162,11 +162,11 @@ def test_an_engine_that_is_killed_between_updates_changes_nothing(
 
 
 def test_transformers_samples_a_run_and_is_named(tmp_path: Path) -> None:
+    """And another run leaves the same bytes."""
     try:
         require_engine()
     except ConfigError as error:
         pytest.skip(str(error))
-    """And another run leaves the same bytes."""
     settings = config(sampler="transformers", total_episodes=16 * 3)
     whole = train(tmp_path / "whole", settings)
     for row in read_metrics(whole):

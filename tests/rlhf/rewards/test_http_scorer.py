@@ -309,7 +309,9 @@ def test_a_redirect_is_refused_and_the_token_stays_here(monkeypatch):
                 pass
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Away)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/"
         with pytest.raises(TrainingError, match=r"refused \(status 302\)"):
             HTTPScorer(config(url, token_env="SCORER_TOKEN")).score(said("a"))
@@ -335,7 +337,9 @@ def test_a_reply_that_is_cut_off_is_asked_for_again():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cut)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/"
     try:
         scores = HTTPScorer(config(url, patience_seconds=30)).score(said("abc"))["score"]

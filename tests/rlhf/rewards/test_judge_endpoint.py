@@ -286,6 +286,7 @@ def test_a_key_is_sent_and_never_shown(monkeypatch, tmp_path, caplog):
         judge(url, token_env="JUDGE_KEY")
 
 
+@pytest.mark.slow
 def test_a_ppo_run_learns_what_an_endpoints_rubric_asks_for(tmp_path):
     def answer(body, number):
         text = body["messages"][0]["content"]

@@ -28,7 +28,7 @@ SEARCH = SearchConfig(
 SHAPE = dataclasses.replace(MODEL, context=160)
 CONFIG = SFTConfig(
     model=SHAPE,
-    num_train_epochs=240,
+    num_train_epochs=400,
     batch_size=4,
     learning_rate=1e-2,
     save_every=1000,
@@ -92,7 +92,7 @@ def test_a_policy_that_learned_a_row_writes_its_very_tokens(learned) -> None:
     """
     rows, policy, metrics = learned
     assert metrics["sft/rows_with_searches"] == 4
-    assert metrics["sft/loss"] < 0.1
+    assert metrics["sft/loss"] < 0.005  # no token is undecided, which rounding would settle
     expected = encode_demonstrations(policy, rows).rows
     towns = Towns()
     found = Searcher(towns, SEARCH).answer(

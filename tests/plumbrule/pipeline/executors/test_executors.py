@@ -54,7 +54,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     [
         ("local", "loky"),
         pytest.param("submitit_local", "submitit", marks=pytest.mark.slow),
-        ("ray", "ray"),
+        pytest.param("ray", "ray", marks=pytest.mark.slow),
     ],
 )
 def test_two_workers_publish_the_same_bytes(
@@ -121,8 +121,12 @@ def test_a_process_that_is_killed_fails_its_own_node(
         / json.loads(failure.read_text())["error"].split("its output: ")[1].split(".log")[0]
     )
     assert "about to go" in log.with_suffix(".log").read_text()
+    gathered = plumbrule(tmp_path, "gather", "quickstart")
+    assert gathered.returncode == 1
+    assert gathered.stderr.count("  | about to go") == 1
 
 
+@pytest.mark.slow
 def test_what_a_node_printed_elsewhere_is_gathered_with_its_cell(tmp_path: Path) -> None:
     if importlib.util.find_spec("loky") is None:
         pytest.skip("loky is not here")

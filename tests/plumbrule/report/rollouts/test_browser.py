@@ -244,9 +244,9 @@ def test_files_of_the_first_version_and_a_removed_one_are_shown_as_far_as_they_g
     assert browser.get_log("browser") == []
 
 
-def test_of_a_hundred_thousand_rollouts_a_page_holds_whole_prompts_and_says_so(
-    browser: Any, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 100,000 rollouts, which holds 10,000 of them."""
     num_updates, num_prompts = 10, 10_000
     rng = np.random.default_rng(0)
     names = [f"prompt-{i}" for i in range(num_prompts)]
@@ -264,19 +264,56 @@ def test_of_a_hundred_thousand_rollouts_a_page_holds_whole_prompts_and_says_so(
         }
         for update in range(1, num_updates + 1)
     }
-    artifact = made_rollouts.publish(Store(tmp_path), files)
-    found = render_rollouts(artifact, "large")
+    found = render_rollouts(
+        made_rollouts.publish(Store(tmp_path_factory.mktemp("store")), files), "large"
+    )
     assert (found.held, found.total) == (10_000, 100_000)
-    (tmp_path / "page.html").write_text(found.html, encoding="utf-8")
-    opened(browser, tmp_path / "page.html")
+    path = tmp_path_factory.mktemp("large") / "page.html"
+    path.write_text(found.html, encoding="utf-8")
+    return path
+
+
+def test_of_a_hundred_thousand_rollouts_a_page_holds_whole_prompts_and_says_so(
+    browser: Any, large: Path
+) -> None:
+    opened(browser, large)
     stated = "10,000 of 100,000 rollouts: all responses to 1,000 of 10,000 prompts"
     assert stated in texts(browser, ".remark")[0]
     assert browser.find_element("id", "count").text == "10,000 of 10,000"
     assert len(browser.find_elements("css selector", "#rows tr")) < 100
-    assert len(texts(browser, "#others tbody tr")) == num_updates  # the whole way of its prompt
+    assert len(texts(browser, "#others tbody tr")) == 10  # the whole way of its prompt
     browser.execute_script("document.getElementById('list').scrollTop = 1e9")
     last = wait_for(
         lambda: (t := texts(browser, "#rows .row td:first-child")) and t[-1] == "10" and t
     )
     assert set(last) == {"10"}
     assert browser.get_log("browser") == []
+
+
+SCROLLED = """
+const done = arguments[0], box = document.getElementById("list"), added = [];
+const rows = document.getElementById("rows");
+let step = 0, frame = 0;
+new MutationObserver((changes) => {
+  for (const change of changes) frame += change.addedNodes.length;
+}).observe(rows, { childList: true, subtree: true });
+function next() {
+  if (step++) added.push([frame, rows.querySelectorAll("tr").length]);
+  frame = 0;
+  box.scrollTop = ((step * 0.37) % 1) * (box.scrollHeight - box.clientHeight);
+  if (step < 40) setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(next)), 0);
+  else done(added);
+}
+next();
+"""
+"""Scrolls to 39 places; of each the nodes that were put into the list, and the rows it has then."""
+
+
+def test_scrolling_ten_thousand_rollouts_draws_those_in_sight(browser: Any, large: Path) -> None:
+    """What a frame costs depends on the window and not on how many rollouts there are."""
+    opened(browser, large)
+    in_sight = len(browser.find_elements("css selector", "#rows tr"))
+    found = browser.execute_async_script(SCROLLED)
+    assert sum(added > 0 for added, _ in found) > 30  # other rows came into sight
+    assert in_sight < 100
+    assert all(added <= 2 * in_sight and rows <= 2 * in_sight for added, rows in found)
