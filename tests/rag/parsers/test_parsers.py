@@ -527,9 +527,11 @@ def test_images_are_read_by_ocr(tmp_path: Path) -> None:
     image = Image.new("RGB", (400, 100), "white")
     ImageDraw.Draw(image).text((20, 30), "ROME", "black", ImageFont.load_default(40))
     image.save(tmp_path / "a.png")
-    found = parse_file(tmp_path / "a.png", "a.png")
-    assert isinstance(found, Parsed)
-    assert "ROME" in found.documents[0].text
+    image.save(tmp_path / "scanned.pdf")
+    for name in ("a.png", "scanned.pdf"):
+        found = parse_file(tmp_path / name, name)
+        assert isinstance(found, Parsed)
+        assert "ROME" in found.documents[0].text
 
 
 def test_a_folder_is_read_whole_whatever_is_in_it(tmp_path: Path) -> None:
