@@ -111,7 +111,7 @@ def parts_of(lm: PreTrainedModel, top: int, setting: str, source: str | None) ->
             f"{setting} (={top}) must be left out for {type(lm).__name__}, which has no "
             f"`{LAYERS}` with a normalisation behind them."
         )
-    if not attention.is_set(lm):
+    if not attention.is_unpadded(lm):
         raise ConfigError(
             f"{setting} (={top}) must be left out for {type(lm).__name__}: not all of "
             "its layers attend to all earlier tokens."

@@ -163,7 +163,7 @@ def hidden_states(
         shares none; a model that runs unpadded computes them once. wanted: (b, l) bool, True = it
         is read, so that others may hold anything; None: all real ones are.
     """
-    if attention.is_set(causal_lm(model)):
+    if attention.is_unpadded(causal_lm(model)):
         return passes.hidden_states(trunk(model), tokens, real_mask, frozen_states, shared, wanted)
     assert frozen_states is None
     return _padded_states(trunk(model), tokens, real_mask)

@@ -74,7 +74,7 @@ def choose_passes(model: PreTrainedModel, pad_id: int) -> Passes:
         later tokens, it changes its own weights, or it does not run on a row of tokens.
     """
     lm = causal_lm(model)
-    if attention.is_set(lm):
+    if attention.is_unpadded(lm):
         lm.set_attn_implementation(attention.PLAIN)
     key = _content(model)
     found = _verdicts.get(key)

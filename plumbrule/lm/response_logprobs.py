@@ -167,4 +167,4 @@ def mean_nll(policy: Policy, rows: Sequence[TokenRow], micro_batch_size: int) ->
 
 def efficient_rows(model: nn.Module, most: int) -> int:
     """Return how many of `most` rows to pass together: all where the model computes no padding."""
-    return most if attention.is_set(causal_lm(model)) else min(most, PADDED_ROWS)
+    return most if attention.is_unpadded(causal_lm(model)) else min(most, PADDED_ROWS)

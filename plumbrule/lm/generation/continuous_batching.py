@@ -29,7 +29,7 @@ from plumbrule.lm.generation.kv_cache import cache_argument, is_recomputed, pref
 from plumbrule.lm.generation.token_sampling import pick
 from plumbrule.lm.logprobs import causal_lm, output_logits, trunk
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.unpadded.attention import is_set, kept_dtype
+from plumbrule.lm.unpadded.attention import is_unpadded, kept_dtype
 from plumbrule.protocols import ProgressLine
 from plumbrule.timing import timed
 
@@ -254,4 +254,4 @@ def can_decode(policy: Policy) -> bool:
     config = lm.config.get_text_config()
     rotary = getattr(config, "rope_parameters", None) or {}
     experts = any(getattr(config, name, None) for name in EXPERTS)
-    return is_set(lm) and rotary.get("rope_type", "default") != "dynamic" and not experts
+    return is_unpadded(lm) and rotary.get("rope_type", "default") != "dynamic" and not experts

@@ -100,7 +100,7 @@ def log_odds(
 def can_share(policy: Policy, one: Sequence[int], other: Sequence[int]) -> bool:
     """Return whether the words differ in their last token only, and the model takes our masks."""
     model = policy.model
-    takes = attention.is_set(causal_lm(model)) and not is_recomputed(model)
+    takes = attention.is_unpadded(causal_lm(model)) and not is_recomputed(model)
     return takes and len(one) == len(other) and list(one[:-1]) == list(other[:-1])
 
 

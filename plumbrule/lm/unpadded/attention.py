@@ -210,6 +210,6 @@ def can_unpad(model: PreTrainedModel) -> bool:
     )
 
 
-def is_set(model: PreTrainedModel) -> bool:
+def is_unpadded(model: PreTrainedModel) -> bool:
     """Return whether `model` runs unpadded."""
     return bool(model.config._attn_implementation == NAME)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ LOOK_SECONDS = 0.5
 """Between looks at whether nodes that are built are to be stopped."""
 END_SECONDS = 30.0
 """That processes get to leave their work in order when the command is stopped."""
+REPLACED = r"A worker (was restarted|stopped) while some jobs were given to the executor"
+"""How loky's warning begins of a process that has grown, as any does that has trained a model."""
 
 
 @dataclass
@@ -51,6 +54,7 @@ class WorkerSlot:
         """Start building in the process, which is started if there is none."""
         from loky.process_executor import ProcessPoolExecutor
 
+        warnings.filterwarnings("ignore", REPLACED, UserWarning)
         if self.pool is None:  # in a session of its own: Ctrl-C is for this process alone
             self.pool = ProcessPoolExecutor(1, initializer=os.setsid, env=dict(self.variables))
         self.described = described

@@ -83,9 +83,24 @@ function makeList(facts) {
   function show(row) {
     chosen = row;
     history.replaceState(null, "", `#${facts.numbers.update[row]}/${facts.numbers.place[row] + 1}`);
+    bringIntoSight(order.indexOf(row));
     draw();
     scatter.choose(row);
     return openRollout(facts, row, show);
+  }
+
+  function bringIntoSight(place) {
+    if (place < 0) return; // the search leaves it out
+    if (place * LINE < box.scrollTop) box.scrollTop = place * LINE;
+    const low = (place + 2) * LINE - box.clientHeight; // the head covers one line
+    if (low > box.scrollTop) box.scrollTop = low;
+  }
+
+  // The rollout that the address names, as #update/place; another if it names none.
+  function showLinked(another) {
+    const [, update, place] = /^#(\d+)\/(\d+)$/.exec(location.hash) || [];
+    const linked = facts.numbers.update.findIndex((u, row) => u === Number(update) && facts.numbers.place[row] === place - 1);
+    return show(linked >= 0 ? linked : another);
   }
 
   for (const { key, label, number } of columns) {
@@ -115,16 +130,11 @@ function makeList(facts) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step || !order.length) return;
     event.preventDefault();
-    const next = Math.min(order.length - 1, Math.max(0, order.indexOf(chosen) + step));
-    if (next * LINE < box.scrollTop) box.scrollTop = next * LINE;
-    const low = (next + 2) * LINE - box.clientHeight; // the head covers one line
-    if (low > box.scrollTop) box.scrollTop = low;
-    show(order[next]);
+    show(order[Math.min(order.length - 1, Math.max(0, order.indexOf(chosen) + step))]);
   });
+  window.addEventListener("hashchange", () => showLinked(chosen)); // an address that is typed or pasted
   filter();
-  const [, update, place] = /^#(\d+)\/(\d+)$/.exec(location.hash) || [];
-  const linked = facts.numbers.update.findIndex((u, row) => u === Number(update) && facts.numbers.place[row] === place - 1);
-  return show(linked >= 0 ? linked : order[0]);
+  return showLinked(order[0]);
 }
 
 // The numbers that a word in the search field names: a column's, a token sum's or a reward term's.

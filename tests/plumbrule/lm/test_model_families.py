@@ -15,7 +15,7 @@ from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import make_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows
 from plumbrule.lm.model_probe import choose_passes
-from plumbrule.lm.unpadded.attention import is_set
+from plumbrule.lm.unpadded.attention import is_unpadded
 
 REFUSED = {
     "ModernBertDecoder": "applies something else behind its trunk",
@@ -59,7 +59,7 @@ def families(names=FAMILIES):
 def test_log_probs_and_samples_are_the_models_own(family):
     own = tiny_families.model(family)
     policy = make_policy(tiny_families.model(family), tiny_models.tokenizer())
-    assert is_set(policy.model) == (family in UNPADDED)
+    assert is_unpadded(policy.model) == (family in UNPADDED)
     assert is_recomputed(policy.model) == (family in RECOMPUTED)
     for side in ("left", "right"):
         tokens, real = pad_rows(ROWS, 0, side)
@@ -95,7 +95,7 @@ def gradients(model):
 
 def layouts(model):
     """Yield the passes that a model can train in: packed where it runs unpadded, and padded."""
-    if is_set(model):
+    if is_unpadded(model):
         yield "packed"
         model.set_attn_implementation("sdpa")
     yield "padded"
@@ -251,7 +251,7 @@ def test_the_probe_leaves_no_trace_and_is_remembered():
     calls.clear()
     choose_passes(model, 0)
     assert not calls
-    assert is_set(model)
+    assert is_unpadded(model)
     twin = tiny_models.model("llama", seed=4)  # the same weights: asked for both
     twin.register_forward_pre_hook(lambda *_: calls.append(1))
     choose_passes(twin, 0)

@@ -31,7 +31,7 @@ from plumbrule.lm.generation.kv_cache import is_recomputed
 from plumbrule.lm.loading import load_policy, num_parameters
 from plumbrule.lm.logprobs import logprobs, pad_rows
 from plumbrule.lm.policy import Policy
-from plumbrule.lm.unpadded.attention import is_set
+from plumbrule.lm.unpadded.attention import is_unpadded
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.packaged_models import VARIABLE, converted_folder
 from rlhf.ppo import stage as ppo
@@ -99,7 +99,7 @@ def test_it_is_the_model_of_the_package(policy: Policy) -> None:
     assert policy.model.dtype == torch.float32
     said = "SmolLM2-135M-Instruct, dequantised from Q4_1; already instruction-tuned."
     assert policy.notes == (said,)
-    assert is_set(policy.model)
+    assert is_unpadded(policy.model)
     assert not is_recomputed(policy.model)
 
 
@@ -194,7 +194,7 @@ def test_log_probs_are_those_of_transformers(
     policy: Policy, own: PreTrainedModel, side: str, unpadded: bool
 ) -> None:
     model = policy.model if unpadded else own
-    assert is_set(model) == unpadded
+    assert is_unpadded(model) == unpadded
     rows = rows_of(policy)
     tokens, real = pad_rows(rows, policy.pad_id, side)
     target = real.clone()

@@ -20,7 +20,7 @@ from plumbrule.lm.generation.shared_prefixes import (
 )
 from plumbrule.lm.judges import answer_likelihood
 from plumbrule.lm.loading import make_policy
-from plumbrule.lm.unpadded.attention import is_set
+from plumbrule.lm.unpadded.attention import is_unpadded
 
 INSTRUCTION = [1, 44, 50, 51, 52, 53, 54, 55]
 PROMPTS = [
@@ -65,7 +65,7 @@ def test_they_are_those_of_one_pass_per_prompt_in_other_families(family):
 
 def test_a_model_with_sliding_windows_is_scored_prompt_by_prompt():
     asked = make_policy(tiny_models.model("mistral"), tiny_models.tokenizer())
-    assert not is_set(asked.model)
+    assert not is_unpadded(asked.model)
     assert not can_share(asked, [20], [35])
     found = log_odds(asked, PROMPTS, [20], [35], max_rows=2, advance=lambda n: None)
     np.testing.assert_allclose(found, alone(asked, [20], [35]), atol=2e-5)

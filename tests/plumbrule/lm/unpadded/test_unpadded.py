@@ -12,7 +12,7 @@ from plumbrule.lm.generation import generate
 from plumbrule.lm.loading import load_policy, save_policy
 from plumbrule.lm.logprobs import hidden_states, logprobs, pad_rows, trunk
 from plumbrule.lm.unpadded import attention, passes, wanted_tokens
-from plumbrule.lm.unpadded.attention import can_unpad, is_set, set_unpadded
+from plumbrule.lm.unpadded.attention import can_unpad, is_unpadded, set_unpadded
 from plumbrule.lm.unpadded.wanted_tokens import follow_wanted, reading_at
 
 PLAIN_CAUSAL = ("llama", "gpt2", "neox", "cohere", "granite")
@@ -46,8 +46,8 @@ def test_log_probs_and_gradients_equal_the_padded_pass(kind, side, by_row, monke
     plain = tiny_models.model(kind, dtype=torch.float64)
     ours = copy.deepcopy(plain)
     set_unpadded(ours)
-    assert is_set(ours)
-    assert not is_set(plain)
+    assert is_unpadded(ours)
+    assert not is_unpadded(plain)
     expected, wanted = gradients_of(plain, side)
     found, gradients = gradients_of(ours, side)
     # Rotary angles and some softmaxes are float32 in every model.
@@ -294,7 +294,7 @@ def test_sampling_and_saved_folders_know_nothing_of_it(tmp_path):
     save_policy(policy, tmp_path)
     assert attention.NAME not in (tmp_path / "config.json").read_text()
     again = load_policy(tmp_path)
-    assert is_set(again.model)
+    assert is_unpadded(again.model)
     tokens = torch.tensor([ROWS[2]])
     plain = tiny_models.model("llama")
     found = trunk(again.model)(input_ids=tokens).last_hidden_state

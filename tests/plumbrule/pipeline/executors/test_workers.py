@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from loky import process_executor
 
 from plumbrule.errors import ConfigError, DataError, NeedsInput, TrainingError
 from plumbrule.machine import environment
@@ -74,6 +78,22 @@ def test_more_processes_than_accelerators_are_refused(
     monkeypatch.setattr(local, "num_accelerators", lambda: 4)
     with pytest.raises(ConfigError, match=r"executor.workers \(=\d\) must leave each process 1"):
         local.environments(ExecutorConfig(workers=workers), RuntimeConfig(device=device))
+
+
+def test_a_process_that_has_grown_is_replaced_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To loky a first training is a leak: users were told of one in each sweep."""
+    if "LOKY_MAX_MEMORY_LEAK_SIZE" not in inspect.getsource(process_executor):
+        pytest.skip("this version of loky takes no limit from the environment")
+    monkeypatch.setattr(local, "build", lambda *given: (time.sleep(1.1), os.getpid())[1])
+    slot = local.WorkerSlot({"LOKY_MAX_MEMORY_LEAK_SIZE": "-1e12"})  # each has grown by more
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pids = [slot.submit({}).result() for _ in range(3)]
+        slot.drop()
+    assert len(set(pids)) > 1
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_a_node_starts_only_where_there_is_room_beside_the_others(tmp_path: Path) -> None:

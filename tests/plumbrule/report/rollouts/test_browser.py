@@ -290,6 +290,30 @@ def test_of_a_hundred_thousand_rollouts_a_page_holds_whole_prompts_and_says_so(
     assert browser.get_log("browser") == []
 
 
+def test_the_list_scrolls_to_the_rollout_that_the_address_names(browser: Any, large: Path) -> None:
+    opened(browser, large)
+    place = browser.current_url.partition("#1/")[2]  # a row that the page holds of every update
+    opened(browser, large, f"#7/{place}")
+    assert texts(browser, "#detail h2") == [f"Update 7, row {place}"]
+    assert chosen_is_in_sight(browser)
+    browser.execute_script(f"location.hash = '#2/{place}'")  # as pasted into the open page
+    wait_for(lambda: texts(browser, "#detail h2") == [f"Update 2, row {place}"])
+    assert chosen_is_in_sight(browser)
+
+
+def chosen_is_in_sight(browser: Any) -> bool:
+    """Return whether the list shows the line of its rollout, below its head."""
+    return bool(
+        browser.execute_script(
+            """
+            const [row, heads, list] = ["#rows .here", "#heads", "#list"]
+              .map((css) => document.querySelector(css)?.getBoundingClientRect());
+            return row && row.top >= heads.bottom - 1 && row.bottom <= list.bottom + 1;
+            """
+        )
+    )
+
+
 SCROLLED = """
 const done = arguments[0], box = document.getElementById("list"), added = [];
 const rows = document.getElementById("rows");
