@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import plumbrule
 from documented import (
     PAGES,
     anchors,
@@ -215,8 +216,9 @@ def test_the_command_of_an_example_plans_a_run(example: Path, tmp_path: Path) ->
     }
     typed = [re.sub("<.*>", lambda match: places[match[0]], word) for word in words]
     typed = [str(ROOT / word) if word.startswith("docs/") else word for word in typed]
-    plan = run("-m", "plumbrule", *typed, "debug=fast", "run.dry=true", folder=tmp_path)
-    assert "to build:" in plan
+    done = plumbrule(tmp_path, *typed, "debug=fast", "run.dry=true", WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert "to build:" in done.stdout
 
 
 def test_the_page_about_extending_shows_each_example_as_it_is() -> None:

@@ -256,7 +256,7 @@ def test_what_the_file_system_refuses_is_told_in_one_line(tmp_path: Path) -> Non
     assert explain_permission(PermissionError()).startswith("a file (permission denied)")
 
 
-@pytest.mark.parametrize("home", ["/dev/null/home", None])
+@pytest.mark.parametrize("home", ["/dev/null/home", pytest.param(None, marks=pytest.mark.slow)])
 def test_a_run_without_a_home_to_write_in(tmp_path: Path, home: str | None) -> None:
     """A whole small run, wandb and report included; as root no mode forbids, so a device does."""
     lost = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR")

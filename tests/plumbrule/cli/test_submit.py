@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from commands import plumbrule
 
 SMALL = ("atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]", "tracking=jsonl")
@@ -81,6 +82,7 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(tmp_path: Path) -> N
     assert "of a command" in plumbrule(tmp_path, "submit", "--help").stdout
 
 
+@pytest.mark.slow
 def test_a_submitted_sweep_is_gathered_by_its_id(tmp_path: Path) -> None:
     done = plumbrule(tmp_path, "submit", "-m", "rag.chunk_words=30,40", *SMALL)
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from places import ROOT
 
 from plumbrule.cli import verbs
-from plumbrule.cli.composition import composed_config
 from plumbrule.cli.verbs.paper import PAGE, PAPERS, RESULTS, docs_page
 from plumbrule.errors import ConfigError
 from plumbrule.notebook import check_paper
@@ -17,7 +17,7 @@ from plumbrule.papers.expressions import parse
 from plumbrule.papers.paper import Paper, PaperScale
 from plumbrule.papers.paper_files import paper_names, read_paper
 from plumbrule.papers.sweep_words import PaperCell, cells_of
-from plumbrule.pipeline.compose import compose_run
+from plumbrule.pipeline.compose import Composed
 from plumbrule.pipeline.planning import revisions
 from plumbrule.report.repeats import FEWEST
 
@@ -51,7 +51,7 @@ def test_a_laptop_scale_has_seeds_for_an_interval(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_arm_composes_and_builds_the_nodes_that_claims_name(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, compose_whole: Callable[..., Composed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revisions, "commit_of", lambda name, revision, kind: "0" * 40)
     paper = read_paper(PAPERS, name)
@@ -59,7 +59,7 @@ def test_every_arm_composes_and_builds_the_nodes_that_claims_name(
         built = {""}
         for cell in first_cells(scale, paper):
             data = [f"{need.setting}=." for need in scale.needs]
-            composed = compose_run(composed_config([*cell.overrides, *data]))
+            composed = compose_whole(*cell.overrides, *data)
             assert composed.config.run.name == f"paper_{name}"
             built |= {node.name for node in composed.nodes}
         for claim in scale.claims:
