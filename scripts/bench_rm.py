@@ -22,7 +22,8 @@ from plumbrule.lm.config import ModelConfig
 from plumbrule.lm.loading import make_policy, new_model, train_tokenizer
 from plumbrule.lm.randomness import generator
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.model import RewardModel, TokenizedAnswer
+from rlhf.reward_model.model import RewardModel
+from rlhf.reward_model.rows import TokenizedAnswer
 from rlhf.reward_model.stage import split_up
 from rlhf.reward_model.training import Ranking, RewardLossSettings, micro_batches
 

@@ -125,7 +125,7 @@ MUTANTS = [
     Mutant(
         14,
         "the score is read as if all padding were on the right",
-        "rlhf/reward_model/model.py",
+        "rlhf/reward_model/rows.py",
         "return torch.where(real_mask, positions, -1).amax(dim=1)",
         "return real_mask.sum(dim=1) - 1",
     ),

@@ -65,7 +65,8 @@ def make_workload(folder: Path, shape: str, device: str) -> None:
     from plumbrule.data.records import Message, Prompt, write_records
     from plumbrule.lm.loading import make_policy, save_policy
     from plumbrule.lm.randomness import generator
-    from rlhf.reward_model.model import RewardModel, RewardStats
+    from rlhf.reward_model.model import RewardModel
+    from rlhf.reward_model.reward_stats import RewardStats
 
     size, work = SHAPE[shape], WORKLOAD[shape]
     tokenizer = make_tokenizer(int(size["vocab"]))

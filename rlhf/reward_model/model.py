@@ -34,9 +34,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +42,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from plumbrule.config import PRECISIONS
 from plumbrule.data.records import Message
 from plumbrule.errors import ArtifactError, DataError, TrainingError
 from plumbrule.lm.frozen_layers import KeptStates
@@ -55,7 +52,6 @@ from plumbrule.lm.logprobs import (
     hidden_width,
     logprobs,
     output_embeddings,
-    pad_rows,
     trunk,
 )
 from plumbrule.lm.randomness import generator
@@ -64,90 +60,8 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.artifacts import Artifact
 from plumbrule.store.file_names import HEAD, MODEL, REWARD_STATS
 from plumbrule.store.json_files import read_json, write_json
-
-COMPUTED = tuple(name for name in PRECISIONS if name != "auto")
-"""What a precision is once it is settled."""
-
-
-@dataclass(frozen=True)
-class RewardStats:
-    """What `reward_stats.json` holds: how rows are made and how scores are normalised.
-
-    uses_token_logprobs: whether the score has the part that sums over the response's tokens.
-    mean, std: of raw scores on `num_samples` answers of the initial policy; a normalised score is
-    (raw - mean) / std. precision: of the trunk's forward pass, in training and in scoring.
-    """
-
-    append_terminal: bool = True
-    precision: str = "float32"
-    uses_token_logprobs: bool = False
-    mean: float = 0.0
-    std: float = 1.0
-    num_samples: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what no reward model has. Raises: ValueError: a value's type or range is wrong."""
-        for name in ("append_terminal", "uses_token_logprobs"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} (={getattr(self, name)!r:.40}) must be true or false")
-        if self.precision not in COMPUTED:
-            raise ValueError(
-                f"precision (={self.precision!r:.40}) must be one of {', '.join(COMPUTED)}"
-            )
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise ValueError(f"{name} (={value!r:.40}) must be a finite number")
-        if not self.std > 0:
-            raise ValueError(f"std (={self.std}) must be above 0")
-        if type(self.num_samples) is not int or self.num_samples < 0:
-            raise ValueError(f"num_samples (={self.num_samples!r:.40}) must be a whole number")
-
-
-@dataclass(frozen=True)
-class TokenizedAnswer:
-    """What is scored: a prompt, a response and the terminal token if due, as token ids."""
-
-    tokens: tuple[int, ...]
-    begin: int
-    """Where the response begins."""
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        """The tokens before the response."""
-        return self.tokens[: self.begin]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-class RowBatch(NamedTuple):
-    """Rows as tensors: (b, l) ids, what is no padding, and what is of a response; (b,) sharing."""
-
-    tokens: Tensor
-    real_mask: Tensor
-    response_mask: Tensor
-    shared: Tensor
-    """How many first tokens a row has in common with the last row before it that shares none: the
-    length of the prompt where both answer the same one, else 0."""
-
-    def to(self, device: str | torch.device) -> RowBatch:
-        """Return the same on `device`."""
-        return RowBatch(*(x.to(device) for x in self))
-
-
-def collate(rows: Sequence[TokenizedAnswer], pad_id: int) -> RowBatch:
-    """Return rows padded on the right; neighbours that answer one prompt share it."""
-    tokens, real_mask = pad_rows([row.tokens for row in rows], pad_id)
-    begins = torch.tensor([row.begin for row in rows])
-    positions = torch.arange(tokens.shape[1])
-    shared = torch.tensor(
-        [
-            row.begin if before is not None and row.prompt == before.prompt else 0
-            for before, row in zip([None, *rows], rows, strict=False)
-        ]
-    )
-    return RowBatch(tokens, real_mask, real_mask & (positions >= begins[:, None]), shared)
+from rlhf.reward_model.reward_stats import RewardStats
+from rlhf.reward_model.rows import TokenizedAnswer, by_prompt, collate, last_real
 
 
 class RewardModel(nn.Module):
@@ -382,31 +296,3 @@ def score_rows(
             "rm.precision=float32."
         )
     return scores[places]
-
-
-def by_prompt(rows: Sequence[TokenizedAnswer], most: int) -> list[list[int]]:
-    """Return lists of at most `most` row indices: answers to one prompt together, longest first."""
-    answers: dict[tuple[int, ...], list[int]] = {}
-    for i, row in enumerate(rows):
-        answers.setdefault(row.prompt, []).append(i)
-    parts = [
-        own[start : start + most] for own in answers.values() for start in range(0, len(own), most)
-    ]
-    lists: list[list[int]] = []
-    for part in sorted(parts, key=lambda part: -max(len(rows[i]) for i in part)):
-        if lists and len(lists[-1]) + len(part) <= most:
-            lists[-1] += part
-        else:
-            lists.append(list(part))
-    return lists
-
-
-def last_real(real_mask: Tensor) -> Tensor:
-    """Return the position (b,) int64 of the last True in each row of `real_mask` (b, l) bool.
-
-    Raises: ValueError: a row holds none.
-    """
-    if real_mask.ndim != 2 or not bool(real_mask.any(dim=1).all()):
-        raise ValueError("every row of real_mask (b, l) must hold at least one real token.")
-    positions = torch.arange(real_mask.shape[1], device=real_mask.device)
-    return torch.where(real_mask, positions, -1).amax(dim=1)

@@ -53,10 +53,12 @@ from plumbrule.store.json_files import write_json, write_jsonl
 from rlhf.reward_model.config import RMConfig
 from rlhf.reward_model.label_audit import audit
 from rlhf.reward_model.losses import normalisation
-from rlhf.reward_model.model import RewardModel, RewardStats, TokenizedAnswer, score_rows
+from rlhf.reward_model.model import RewardModel, score_rows
 from rlhf.reward_model.perturbations import adversarial, pairs_to_perturb
 from rlhf.reward_model.preferences import refuse_leaks
 from rlhf.reward_model.report_card import ScoredRanking, report_card
+from rlhf.reward_model.reward_stats import RewardStats
+from rlhf.reward_model.rows import TokenizedAnswer
 from rlhf.reward_model.training import Ranking, pair, train
 
 NUM_SHOWN = 8

@@ -46,7 +46,8 @@ from rlhf.reward_model.losses import (
     plackett_luce,
     score_gaps,
 )
-from rlhf.reward_model.model import RewardModel, TokenizedAnswer, collate
+from rlhf.reward_model.model import RewardModel
+from rlhf.reward_model.rows import TokenizedAnswer, collate
 
 
 class Ranking(NamedTuple):

@@ -38,7 +38,8 @@ from rlhf.feedback.people.questions import question_of, read_questions, require_
 from rlhf.feedback.people.questions import to_row as question_row
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import RewardStats, load_reward_model
+from rlhf.reward_model.model import load_reward_model
+from rlhf.reward_model.reward_stats import RewardStats
 
 OWNER = asdict(claims.Owner("try/1", "here", 1, "2", "token"))
 OWNER.pop("readable")

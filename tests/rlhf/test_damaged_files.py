@@ -15,7 +15,8 @@ from plumbrule.errors import ArtifactError, DataError
 from plumbrule.store.file_names import HEAD, REWARD_STATS
 from rlhf.ppo.rollout import parquet
 from rlhf.ppo.rollout.trajectory import Trajectory, padded
-from rlhf.reward_model.model import RewardStats, load_reward_model
+from rlhf.reward_model.model import load_reward_model
+from rlhf.reward_model.reward_stats import RewardStats
 
 
 def table() -> dict[str, list]:

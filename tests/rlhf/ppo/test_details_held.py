@@ -35,7 +35,8 @@ from rlhf.ppo.rollout.evaluation import Evaluation, evaluate
 from rlhf.ppo.rollout.trajectory import Trajectory
 from rlhf.ppo.stage import run
 from rlhf.ppo.update_settings import shaping_settings
-from rlhf.reward_model.model import RewardModel, RewardScorer, TokenizedAnswer, collate
+from rlhf.reward_model.model import RewardModel, RewardScorer
+from rlhf.reward_model.rows import TokenizedAnswer, collate
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 
 

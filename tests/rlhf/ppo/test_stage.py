@@ -40,7 +40,8 @@ from rlhf.ppo.rollout.prompts import batch_of
 from rlhf.ppo.rollout.trajectory import Trajectory, padded, rows_for_model, sampling_keys
 from rlhf.ppo.stage import run
 from rlhf.ppo.value_model import value_from_policy, value_from_reward_model
-from rlhf.reward_model.model import RewardModel, RewardStats
+from rlhf.reward_model.model import RewardModel
+from rlhf.reward_model.reward_stats import RewardStats
 from rlhf.rewards.config import RewardConfig, RewardTermConfig
 from rlhf.rewards.transforms import shape_rewards
 

@@ -16,15 +16,12 @@ from plumbrule.store.artifacts import Artifact
 from rlhf.reward_model.model import (
     RewardModel,
     RewardScorer,
-    RewardStats,
-    TokenizedAnswer,
-    by_prompt,
-    collate,
-    last_real,
     load_reward_model,
     open_reward,
     score_rows,
 )
+from rlhf.reward_model.reward_stats import RewardStats
+from rlhf.reward_model.rows import TokenizedAnswer, by_prompt, collate, last_real
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["last_token", "surprise"])

@@ -34,7 +34,8 @@ from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.feedback import stage as feedback
 from rlhf.feedback.config import FeedbackConfig
 from rlhf.reward_model import stage as rm
-from rlhf.reward_model.model import RewardModel, TokenizedAnswer, load_reward_model, open_reward
+from rlhf.reward_model.model import RewardModel, load_reward_model, open_reward
+from rlhf.reward_model.rows import TokenizedAnswer
 
 build = partial(run_stage, rm.run)
 

@@ -15,13 +15,9 @@ from plumbrule.store.artifacts import Artifact
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.reward_model import stage as rm
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.model import (
-    RewardModel,
-    RewardStats,
-    TokenizedAnswer,
-    collate,
-    load_reward_model,
-)
+from rlhf.reward_model.model import RewardModel, load_reward_model
+from rlhf.reward_model.reward_stats import RewardStats
+from rlhf.reward_model.rows import TokenizedAnswer, collate
 
 READS = RewardStats(uses_token_logprobs=True)
 

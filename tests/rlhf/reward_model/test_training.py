@@ -10,7 +10,8 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.tracking.stage_tracker import NullTracker
 from rlhf.lr_schedules import cosine, lr_multiplier
 from rlhf.reward_model.config import RMConfig
-from rlhf.reward_model.model import RewardModel, RewardStats
+from rlhf.reward_model.model import RewardModel
+from rlhf.reward_model.reward_stats import RewardStats
 from rlhf.reward_model.training import (
     Ranking,
     RewardLossSettings,

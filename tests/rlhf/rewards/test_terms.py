@@ -15,7 +15,8 @@ from plumbrule.protocols import Episode
 from plumbrule.store.metric_rows import read_metrics
 from plumbrule.tracking.stage_tracker import FileTracker
 from rlhf.ppo.stage import run
-from rlhf.reward_model.model import RewardModel, RewardScorer, RewardStats
+from rlhf.reward_model.model import RewardModel, RewardScorer
+from rlhf.reward_model.reward_stats import RewardStats
 from rlhf.rewards.config import EnsembleConfig, RewardConfig, RewardTermConfig
 from rlhf.rewards.ensemble import Ensemble, averaged, combine
 from rlhf.rewards.terms import FunctionScorer, score_distinct
