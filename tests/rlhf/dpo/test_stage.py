@@ -93,10 +93,10 @@ def test_learns_a_separable_world(tmp_path, seed):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loss": "sigmoid", "label_smoothing": 0.1},
+        pytest.param({"loss": "sigmoid", "label_smoothing": 0.1}, marks=pytest.mark.slow),
         {"loss": "robust", "label_smoothing": 0.1},
-        {"loss": "hinge"},
-        {"loss": "ipo", "beta": 0.5},
+        pytest.param({"loss": "hinge"}, marks=pytest.mark.slow),
+        pytest.param({"loss": "ipo", "beta": 0.5}, marks=pytest.mark.slow),
         {"pairs": "best_worst", "num_train_epochs": 6.0},
     ],
 )

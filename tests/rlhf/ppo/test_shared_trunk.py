@@ -267,9 +267,9 @@ def test_during_warm_up_a_value_head_on_the_policy_leaves_the_policy_alone(tmp_p
 @pytest.mark.parametrize(
     "changes",
     [
-        {"unfrozen_layers": 1, "value_trunk": "branch"},
         {"unfrozen_layers": 2, "value_trunk": "policy", "ema_decay": 0.9},
-        {"adapter": ADAPTER},
+        pytest.param({"unfrozen_layers": 1, "value_trunk": "branch"}, marks=pytest.mark.slow),
+        pytest.param({"adapter": ADAPTER}, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, changes) -> None:
@@ -288,9 +288,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path, changes) -> None:
     "changes",
     [
         {},
-        {"adapter": ADAPTER},
         {"unfrozen_layers": 2, "value_trunk": "branch"},
-        {"unfrozen_layers": 2, "value_trunk": "policy"},
+        pytest.param({"adapter": ADAPTER}, marks=pytest.mark.slow),
+        pytest.param({"unfrozen_layers": 2, "value_trunk": "policy"}, marks=pytest.mark.slow),
     ],
 )
 def test_gradient_checkpointing_saves_memory_and_changes_no_number(tmp_path, changes) -> None:
@@ -411,7 +411,14 @@ def test_a_policy_with_an_adapter_is_trained_on_against_itself(tmp_path, adapted
     assert not [name for name in value if "lora" in name or "base_layer" in name]
 
 
-@pytest.mark.parametrize("changes", [{}, {"unfrozen_layers": 1}, {"rank": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank": 2},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"unfrozen_layers": 1}, marks=pytest.mark.slow),
+    ],
+)
 def test_merging_first_is_training_the_merged_model(tmp_path, adapted, changes) -> None:
     """Also below a fresh adapter, and where only the top layer learns."""
     inputs = on_an_adapter(tmp_path, adapted)
