@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 SCALES = ("laptop", "full")
 STATUSES = {
     "verified": "looked up where it says",
-    "unverified": "from memory of the paper, not looked up yet",
+    "unverified": "from memory, and not found yet where it says",
     "ours": "chosen here",
 }
 """How well a source is known -> what that means."""

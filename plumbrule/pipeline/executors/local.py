@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,8 @@ LOOK_SECONDS = 0.5
 END_SECONDS = 30.0
 """That processes get to leave their work in order when the command is stopped."""
 REPLACED = r"A worker (was restarted|stopped) while some jobs were given to the executor"
-"""How loky's warning begins of a process that has grown, as any does that has trained a model."""
+"""Beginning of loky's warning when it replaces a process whose memory has grown; before 3.7 that
+was one with a process that stopped for another reason. One that is killed fails its job as well."""
 
 
 @dataclass
@@ -54,7 +55,6 @@ class WorkerSlot:
         """Start building in the process, which is started if there is none."""
         from loky.process_executor import ProcessPoolExecutor
 
-        warnings.filterwarnings("ignore", REPLACED, UserWarning)
         if self.pool is None:  # in a session of its own: Ctrl-C is for this process alone
             self.pool = ProcessPoolExecutor(1, initializer=os.setsid, env=dict(self.variables))
         self.described = described
@@ -73,22 +73,31 @@ def run(graph: Graph, config: ExecutorConfig, say: Callable[[str], None]) -> Non
     room = Room(config.memory_gib)
     running: dict[Future[Any], WorkerSlot] = {}
     try:
-        while True:
-            _fill(graph, slots, running, room)
-            if not running:
-                return
-            seconds = None if graph.early_stop is None else LOOK_SECONDS
-            ended, _ = wait(running, seconds, return_when=FIRST_COMPLETED)
-            for future in ended:
-                _end(graph, running.pop(future), future, room)
-            stopped = graph.look()
-            _interrupt([slot for slot in slots if slot.job in stopped])
+        with replaced_without_warning():
+            while True:
+                _fill(graph, slots, running, room)
+                if not running:
+                    return
+                seconds = None if graph.early_stop is None else LOOK_SECONDS
+                ended, _ = wait(running, seconds, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    _end(graph, running.pop(future), future, room)
+                stopped = graph.look()
+                _interrupt([slot for slot in slots if slot.job in stopped])
     except BaseException:
         _terminate(list(running.values()), running)
         raise
     finally:
         for slot in slots:
             slot.drop(kill=slot.job is not None)
+
+
+@contextlib.contextmanager
+def replaced_without_warning() -> Iterator[None]:
+    """Keep loky's warning of a memory leak from a user: nodes differ in size, and none leaks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", REPLACED, UserWarning)
+        yield
 
 
 def environments(config: ExecutorConfig, runtime: RuntimeConfig) -> list[dict[str, str]]:

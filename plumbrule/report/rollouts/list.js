@@ -21,6 +21,7 @@ function makeList(facts) {
   const box = document.getElementById("list");
   const body = document.getElementById("rows");
   const find = document.getElementById("find");
+  const trouble = document.getElementById("trouble");
   const columns = COLUMNS.filter((column) => !column.number || facts.numbers[column.key]);
   const haystack = facts.text.map((text, row) =>
     [facts.prompt[row], facts.asked[row], text].map((place) => facts.texts[place]).join("\n").toLowerCase());
@@ -82,6 +83,7 @@ function makeList(facts) {
 
   function show(row) {
     chosen = row;
+    trouble.hidden = true;
     history.replaceState(null, "", `#${facts.numbers.update[row]}/${facts.numbers.place[row] + 1}`);
     bringIntoSight(order.indexOf(row));
     draw();
@@ -89,18 +91,21 @@ function makeList(facts) {
     return openRollout(facts, row, show);
   }
 
-  function bringIntoSight(place) {
-    if (place < 0) return; // the search leaves it out
-    if (place * LINE < box.scrollTop) box.scrollTop = place * LINE;
-    const low = (place + 2) * LINE - box.clientHeight; // the head covers one line
-    if (low > box.scrollTop) box.scrollTop = low;
+  function bringIntoSight(index) {
+    if (index < 0) return; // the search leaves it out
+    if (index * LINE < box.scrollTop) box.scrollTop = index * LINE;
+    const least = (index + 2) * LINE - box.clientHeight; // the head covers one line
+    if (least > box.scrollTop) box.scrollTop = least;
   }
 
-  // The rollout that the address names, as #update/place; another if it names none.
-  function showLinked(another) {
-    const [, update, place] = /^#(\d+)\/(\d+)$/.exec(location.hash) || [];
+  // Show the rollout that the address names, as #update/place; one that this page has not is told.
+  function showLinked(otherwise) {
+    const [named, update, place] = /^#(\d+)\/(\d+)$/.exec(location.hash) || [];
     const linked = facts.numbers.update.findIndex((u, row) => u === Number(update) && facts.numbers.place[row] === place - 1);
-    return show(linked >= 0 ? linked : another);
+    const opened = show(linked >= 0 ? linked : otherwise);
+    trouble.hidden = !named || linked >= 0;
+    trouble.textContent = `This page has no row ${place} of update ${update}.`;
+    return opened;
   }
 
   for (const { key, label, number } of columns) {

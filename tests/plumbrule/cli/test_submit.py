@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from commands import plumbrule
 
+from plumbrule.cli.submitted import Started
+from plumbrule.cli.verbs.submit import followed
+
 SMALL = ("atlas.num_known=16", "atlas.num_after=12", "run.goals=[index]", "tracking=jsonl")
 WAIT_SECONDS = 300.0
 
@@ -80,6 +83,18 @@ def test_what_is_refused_is_said_at_once_and_leaves_nothing(tmp_path: Path) -> N
     assert "plan of quickstart" in dry.stdout
     assert "there was nothing to leave running" in dry.stderr
     assert "of a command" in plumbrule(tmp_path, "submit", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("sweep", "follow"), [(True, "tail -f /s/sweep.log"), (False, "plumbrule watch one --store /s")]
+)
+def test_what_is_said_of_a_submitted_command(sweep: bool, follow: str) -> None:
+    """A sweep has no run to watch, so its log is followed; a store of another place is named."""
+    started = Started("group/one", Path("/s/sweep.log"), Path("/s"), 7, "")
+    lines = followed(started, sweep)
+    assert f"  follow  {follow}" in lines
+    assert "  gather  plumbrule gather one --store /s" in lines
+    assert "  stop    kill 7" in lines
 
 
 @pytest.mark.slow

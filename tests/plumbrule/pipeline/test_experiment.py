@@ -33,12 +33,13 @@ from plumbrule.runtime_config import RuntimeConfig
 from plumbrule.store.fingerprint import hashed_config
 
 ROOT = CONF.parent
-APART = ("dataset", "executor", "model", "reward", "runtime")
+APART = ("executor", "model", "reward", "runtime")
 """Groups that have nothing to do with each other: files of each are composed together."""
 GROUP_FILES = sorted(
     (path.parent.name, path.stem)
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name in GROUPS and not OmegaConf.load(path).get("shape")
+    if path.parent.name in GROUPS
+    and not (path.parent.name == "model" and OmegaConf.load(path).get("shape"))
 )
 """Less the models of the hub: planning/test_recipes.py composes each into a plan."""
 TOGETHER = list(

@@ -299,6 +299,23 @@ def test_the_list_scrolls_to_the_rollout_that_the_address_names(browser: Any, la
     browser.execute_script(f"location.hash = '#2/{place}'")  # as pasted into the open page
     wait_for(lambda: texts(browser, "#detail h2") == [f"Update 2, row {place}"])
     assert chosen_is_in_sight(browser)
+    browser.execute_script("location.hash = '#2/123456'")
+    wait_for(lambda: texts(browser, "#trouble") == ["This page has no row 123456 of update 2."])
+    assert texts(browser, "#detail h2") == [f"Update 2, row {place}"]
+    browser.execute_script("document.querySelector('#rows .row:not(.here)').click()")
+    assert not browser.find_element("id", "trouble").is_displayed()
+
+
+def test_the_list_scrolls_to_a_rollout_that_is_chosen_in_the_plot(
+    browser: Any, large: Path
+) -> None:
+    opened(browser, large)
+    click(browser, "#all")
+    first = texts(browser, "#detail h2")
+    browser.execute_script("document.getElementById('list').scrollTop = 1e9")
+    click(browser, "#scatter")  # in its middle: the rollout that is nearest
+    wait_for(lambda: texts(browser, "#detail h2") != first)
+    assert chosen_is_in_sight(browser)
 
 
 def chosen_is_in_sight(browser: Any) -> bool:
@@ -308,7 +325,8 @@ def chosen_is_in_sight(browser: Any) -> bool:
             """
             const [row, heads, list] = ["#rows .here", "#heads", "#list"]
               .map((css) => document.querySelector(css)?.getBoundingClientRect());
-            return row && row.top >= heads.bottom - 1 && row.bottom <= list.bottom + 1;
+            const end = list.top + document.querySelector("#list").clientHeight;
+            return row && row.top >= heads.bottom - 1 && row.bottom <= end + 1;
             """
         )
     )
