@@ -39,6 +39,9 @@ SAMPLED = "ppo/episodes_sampled"
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest plausible |rollout - training log-prob| of any token, nats, by precision."""
 
+LARGEST_SCORE = 5.0
+"""Largest root mean square of scores that values are learnt from without a warning; a reward
+model's begin near 1."""
 BAND = (0.5, 2.0)
 """Ratios within which a token counts as sampled by the policy; rounding leaves none outside."""
 
@@ -81,6 +84,25 @@ def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
         precision,
         bound,
         cause,
+    )
+    return True
+
+
+def warn_of_large_scores(scores: Tensor, update: int) -> bool:
+    """Log a warning where scores (b,) are so large that the value loss drowns the policy's.
+
+    The value loss goes with their square, and gradients are clipped together where policy and
+    values share a trunk. Returns whether it warned.
+    """
+    size = float(scores.double().square().mean().sqrt())
+    if size <= LARGEST_SCORE:
+        return False
+    log.warning(
+        "update %d: scores (=%.3g in root mean square) should be near 1 in size, as a reward "
+        "model's are; the value loss goes with their square. Set normalise: batch or a smaller "
+        "weight in reward.terms, or ppo.score_clip.",
+        update,
+        size,
     )
     return True
 

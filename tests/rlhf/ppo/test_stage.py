@@ -401,6 +401,33 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
     assert "temperature" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("term", "advantage", "warned"),
+    [
+        ({"weight": 1000.0}, "gae", 1),
+        ({"weight": 1000.0, "normalise": "batch"}, "gae", 1),  # times its weight afterwards
+        ({"weight": 1.0}, "gae", 0),
+        ({"weight": 1000.0}, "grpo", 0),  # no values are learnt
+    ],
+)
+def test_scores_whose_value_loss_would_drown_the_policys_are_warned_of(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    term: dict[str, Any],
+    advantage: str,
+    warned: int,
+) -> None:
+    """Once, in the first of two updates: with a reward of ten words the policy fell apart."""
+    reward = RewardConfig(terms=[RewardTermConfig(name="rm", **term)])
+    settings = {"samples_per_prompt": 4} if advantage == "grpo" else {}
+    config = world.config(total_episodes=16, batch_size=8, advantage=advantage, **settings)
+    with caplog.at_level(logging.WARNING):
+        train(tmp_path, replace(config, reward=reward))
+    said = [record.message for record in caplog.records if "root mean square" in record.message]
+    assert len(said) == warned
+    assert all(line.startswith("update 1: scores (=") for line in said)
+
+
 # Prompts, keys, passages
 
 
