@@ -64,7 +64,7 @@ from rlhf.ppo.measures.metrics import (
     time_metrics,
     update_metrics,
     warn_if_inconsistent,
-    warn_of_large_scores,
+    warn_of_large_returns,
 )
 from rlhf.ppo.measures.searches import search_metrics
 from rlhf.ppo.measures.throughput import (
@@ -341,7 +341,7 @@ def run(
             if not behind:  # an older policy's log-probs are others
                 warn_if_inconsistent(gap, config.precision, update)
             if update == start.updates + 1 and config.has_value_model:
-                warn_of_large_scores(rollout.scores, update)
+                warn_of_large_returns(rollout.returns, trajectory.step_mask, update)
             tracker.log(metrics, update)
             last = update == end or bool(control.stopped)
             if last or update % config.save_every == 0:

@@ -39,9 +39,9 @@ SAMPLED = "ppo/episodes_sampled"
 LARGEST_GAP = {"float32": 1e-3, "bfloat16": 0.5}
 """Largest plausible |rollout - training log-prob| of any token, nats, by precision."""
 
-LARGEST_SCORE = 5.0
-"""Largest root mean square of scores that values are learnt from without a warning; a reward
-model's begin near 1."""
+LARGEST_RETURN = 5.0
+"""Largest root mean square of returns that values learn without a warning; a reward model's scores
+make some near 1."""
 BAND = (0.5, 2.0)
 """Ratios within which a token counts as sampled by the policy; rounding leaves none outside."""
 
@@ -88,19 +88,19 @@ def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
     return True
 
 
-def warn_of_large_scores(scores: Tensor, update: int) -> bool:
-    """Log a warning where scores (b,) are so large that the value loss drowns the policy's.
+def warn_of_large_returns(returns: Tensor, step_mask: Tensor, update: int) -> bool:
+    """Log a warning where returns (b, t) are so large that the value loss drowns the policy's.
 
     The value loss goes with their square, and gradients are clipped together where policy and
     values share a trunk. Returns whether it warned.
     """
-    size = float(scores.double().square().mean().sqrt())
-    if size <= LARGEST_SCORE:
+    size = float(masked_mean(fill(returns.double(), step_mask).square(), step_mask).sqrt())
+    if size <= LARGEST_RETURN:
         return False
     log.warning(
-        "update %d: scores (=%.3g in root mean square) should be near 1 in size, as a reward "
-        "model's are; the value loss goes with their square. Set normalise: batch or a smaller "
-        "weight in reward.terms, or ppo.score_clip.",
+        "update %d: returns (=%.3g in root mean square) should be near 1 in size, as the scores of "
+        "a reward model make them; the value loss goes with their square. Set normalise: batch or "
+        "a smaller weight in reward.terms, or ppo.score_clip.",
         update,
         size,
     )

@@ -402,30 +402,29 @@ def test_the_meter_by_hand_and_its_warning(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize(
-    ("term", "advantage", "warned"),
+    ("weight", "settings", "warned"),
     [
-        ({"weight": 1000.0}, "gae", 1),
-        ({"weight": 1000.0, "normalise": "batch"}, "gae", 1),  # times its weight afterwards
-        ({"weight": 1.0}, "gae", 0),
-        ({"weight": 1000.0}, "grpo", 0),  # no values are learnt
+        (1000.0, {}, 1),
+        (1.0, {}, 0),
+        (1000.0, {"score_clip": 1.0}, 0),
+        (1000.0, {"advantage": "grpo", "samples_per_prompt": 4}, 0),  # no values are learnt
     ],
 )
-def test_scores_whose_value_loss_would_drown_the_policys_are_warned_of(
+def test_returns_whose_value_loss_would_drown_the_policys_are_warned_of(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    term: dict[str, Any],
-    advantage: str,
+    weight: float,
+    settings: dict[str, Any],
     warned: int,
 ) -> None:
     """Once, in the first of two updates: with a reward of ten words the policy fell apart."""
-    reward = RewardConfig(terms=[RewardTermConfig(name="rm", **term)])
-    settings = {"samples_per_prompt": 4} if advantage == "grpo" else {}
-    config = world.config(total_episodes=16, batch_size=8, advantage=advantage, **settings)
+    reward = RewardConfig(terms=[RewardTermConfig(name="rm", weight=weight)])
+    config = replace(world.config(total_episodes=16, batch_size=8, **settings), reward=reward)
     with caplog.at_level(logging.WARNING):
-        train(tmp_path, replace(config, reward=reward))
+        train(tmp_path, config)
     said = [record.message for record in caplog.records if "root mean square" in record.message]
     assert len(said) == warned
-    assert all(line.startswith("update 1: scores (=") for line in said)
+    assert all(line.startswith("update 1: returns (=") for line in said)
 
 
 # Prompts, keys, passages
