@@ -93,9 +93,11 @@ function makeList(facts) {
 
   function bringIntoSight(index) {
     if (index < 0) return; // the search leaves it out
-    if (index * LINE < box.scrollTop) box.scrollTop = index * LINE;
+    const most = index * LINE;
     const least = (index + 2) * LINE - box.clientHeight; // the head covers one line
-    if (least > box.scrollTop) box.scrollTop = least;
+    const far = box.scrollTop > most + LINE || box.scrollTop < least - LINE;
+    if (far) box.scrollTop = (least + most) / 2; // in the middle, with what stands around it
+    else box.scrollTop = Math.max(least, Math.min(most, box.scrollTop));
   }
 
   // Show the rollout that the address names, as #update/place; one that this page has not is told.

@@ -296,6 +296,14 @@ def test_the_list_scrolls_to_the_rollout_that_the_address_names(browser: Any, la
     opened(browser, large, f"#7/{place}")
     assert texts(browser, "#detail h2") == [f"Update 7, row {place}"]
     assert chosen_is_in_sight(browser)
+    lines = browser.execute_script(
+        """
+        const [here, list] = ["#rows .here", "#list"]
+          .map((css) => document.querySelector(css).getBoundingClientRect());
+        return (here.top + here.bottom - list.top - list.bottom) / 2 / here.height;
+        """
+    )
+    assert abs(lines) <= 2  # from the middle: what stands around it is in sight too
     browser.execute_script(f"location.hash = '#2/{place}'")  # as pasted into the open page
     wait_for(lambda: texts(browser, "#detail h2") == [f"Update 2, row {place}"])
     assert chosen_is_in_sight(browser)
