@@ -38,8 +38,8 @@ LOOK_SECONDS = 0.5
 END_SECONDS = 30.0
 """That processes get to leave their work in order when the command is stopped."""
 REPLACED = r"A worker (was restarted|stopped) while some jobs were given to the executor"
-"""Beginning of loky's warning when it replaces a process whose memory has grown; before 3.7 that
-was one with a process that stopped for another reason. One that is killed fails its job as well."""
+"""Beginning of loky's warning when it replaces a process whose memory has grown. Before 3.7 it said
+the same of a process that stopped for another reason, whose job fails with an error of its own."""
 
 
 @dataclass

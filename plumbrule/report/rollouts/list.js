@@ -100,7 +100,7 @@ function makeList(facts) {
     else box.scrollTop = Math.max(least, Math.min(most, box.scrollTop));
   }
 
-  // Show the rollout that the address names, as #update/place; one that this page has not is told.
+  // Show the rollout that the address names, as #update/place; if this page lacks it, say so and show `otherwise`.
   function showLinked(otherwise) {
     const [named, update, place] = /^#(\d+)\/(\d+)$/.exec(location.hash) || [];
     const linked = facts.numbers.update.findIndex((u, row) => u === Number(update) && facts.numbers.place[row] === place - 1);

@@ -88,15 +88,15 @@ def warn_if_inconsistent(gap: Consistency, precision: str, update: int) -> bool:
     return True
 
 
-def warn_of_large_returns(returns: Tensor, step_mask: Tensor, update: int) -> bool:
+def warn_of_large_returns(returns: Tensor, step_mask: Tensor, update: int) -> None:
     """Log a warning where returns (b, t) are so large that the value loss drowns the policy's.
 
     The value loss goes with their square, and gradients are clipped together where policy and
-    values share a trunk. Returns whether it warned.
+    values share a trunk.
     """
     size = float(masked_mean(fill(returns.double(), step_mask).square(), step_mask).sqrt())
     if size <= LARGEST_RETURN:
-        return False
+        return
     log.warning(
         "update %d: returns (=%.3g in root mean square) should be near 1 in size, as the scores of "
         "a reward model make them; the value loss goes with their square. Set normalise: batch or "
@@ -104,7 +104,6 @@ def warn_of_large_returns(returns: Tensor, step_mask: Tensor, update: int) -> bo
         update,
         size,
     )
-    return True
 
 
 def objective_metrics(
