@@ -105,7 +105,7 @@ def load_policy(
         model = load_adapter(folder, lambda base, commit: _load_weights(base, commit, dtype))
     else:
         model = _load_weights(path, revision, dtype)
-    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides self
+    model.to(device)
     if saved is not None and context is None:
         context = saved.context
     policy = make_policy(model, tokenizer, context)

@@ -89,7 +89,7 @@ def make_actors(
 
 
 def _adapter_off(policy: Policy) -> AbstractContextManager[None]:
-    return cast(AbstractContextManager[None], policy.model.disable_adapter())  # type: ignore[operator]
+    return cast(AbstractContextManager[None], policy.model.disable_adapter())
 
 
 def _on_frozen_layers(policy: Policy, top: int) -> Actors:

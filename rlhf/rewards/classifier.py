@@ -131,6 +131,6 @@ def open_classifier(config: ClassifierConfig, runtime: RuntimeConfig) -> Classif
             f"outputs (={model.config.num_labels}); lower it."
         )
     disable_dropout(model)
-    model.to(resolve_device(runtime))  # type: ignore[arg-type]  # transformers' wrapper hides self
+    model.to(resolve_device(runtime))
     model.eval()
     return Classifier(model, tokenizer, config.label, runtime.micro_batch_size)

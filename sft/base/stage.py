@@ -110,7 +110,7 @@ def run(
         construct(model, config.seed)
     if device.type == "cpu" and config.sequence_tokens <= SHORT_ROW:
         model.set_attn_implementation("eager")  # a fifth faster there than the fused kernel
-    model.to(device)  # type: ignore[arg-type]
+    model.to(device)
     evaluation = HeldOutEvaluation(
         tokenizer, held_out, config.sequence_tokens, runtime.micro_batch_size
     )

@@ -81,7 +81,7 @@ def run(
     device = resolve_device(runtime)
     policy = starting_policy(config, base)
     policy = prepare_training(policy, config.adapter, config.seed, "sft.adapter")
-    policy.model.to(device)  # type: ignore[arg-type]
+    policy.model.to(device)
 
     # 2. The demonstrations that fit its context.
     records = inputs["demonstrations"].file(RECORDS)

@@ -134,7 +134,7 @@ class _Trainer(trl.SFTTrainer):
     tokens.
     """
 
-    loss_is_scaled_for_ga = True  # type: ignore[assignment]
+    loss_is_scaled_for_ga = True
 
     def compute_loss(
         self,

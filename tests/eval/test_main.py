@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forked
 import pytest
 from worlds.evaluation import small_policy
 
@@ -33,14 +30,9 @@ def test_no_policy_and_several_are_refused(given):
 def test_a_folder_is_evaluated_alone(tmp_path):
     save_policy(small_policy(), tmp_path / "model")
     small = ["atlas.num_halueval=4", "atlas.num_bold=4", "eval.num_resamples=100"]
-    command = [sys.executable, "-m", "eval", f"policy.path={tmp_path / 'model'}", *small]
-    done = subprocess.run(
-        [*command, "tracking=jsonl", f"run.store={tmp_path}", "model.context=96"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["-m", "eval", f"policy.path={tmp_path / 'model'}", *small]
+    command += ["tracking=jsonl", f"run.store={tmp_path}", "model.context=96"]
+    done = forked.run(command, None, tmp_path, timeout=600.0)
     assert done.returncode == 0, done.stderr + done.stdout
     (metrics,) = tmp_path.glob("artifacts/eval/*/metrics.json")
     found = json.loads(metrics.read_text())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from worlds import tiny_models
 
@@ -47,14 +45,13 @@ def test_a_killed_writer_leaves_no_folder_and_the_next_one_removes_its_rest(
     (left / "mine").mkdir(parents=True)  # a folder of that name may be the user's
     words = [verb, str(source), *(["--to"] if verb == "merge" else []), str(out)]
     module, name = STOPS[verb]
-    held = [sys.executable, "-c", HELD, module.__name__, name, *words]
-    with subprocess.Popen(held, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    held = ["-c", HELD, module.__name__, name, *words]
+    with forked.Forked(held) as process:
         while "written" not in (line := process.stdout.readline()):
             assert line, "it ended before it had written anything"
         with pytest.raises(ConfigError, match=rf"by one process at a time, .* {process.pid} on "):
             verbs.main(words)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     assert not out.exists()
     assert list(left.glob("*/model.safetensors"))
     verbs.main(words)

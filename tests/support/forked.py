@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Mapping
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -46,17 +47,19 @@ class Forked:
     def __init__(
         self,
         words: list[str],
-        environment: Mapping[str, str],
+        environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         own_session: bool = False,
     ):
-        """Begin `-m module arguments` or `script.py arguments`.
+        """Begin `-m module arguments`, `-c code arguments` or `script.py arguments`.
 
-        Args: folder: where it works; None: where this process does. own_session: whether it leads
-        a process group of its own.
+        Args: environment: None: one that finds the project and the tests' support. folder: where
+        it works; None: where this process does. own_session: whether it leads a process group of
+        its own.
 
         Raises: ValueError: the environment sets a variable that would be read too late.
         """
+        environment = _server_environment() if environment is None else environment
         if late := read_too_late(environment):
             raise ValueError(f"{late} must be read at the start; start the process anew.")
         with _in_environment(_server_environment()):
@@ -142,7 +145,7 @@ class Forked:
 
 
 def run(
-    words: list[str], environment: Mapping[str, str], folder: Path, timeout: float
+    words: list[str], environment: Mapping[str, str] | None, folder: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run a process to its end.
 
@@ -209,15 +212,17 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    module = words[1] if words[0] == "-m" else None
-    own = str(folder) if module else str(Path(words[0]).parent)
+    own = str(Path(words[0]).parent) if words[0].endswith(".py") else str(folder)
     given = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [own, *filter(None, given), *loaded.PATH]
-    sys.argv = ["-m", *words[2:]] if module else words
+    sys.argv = words if words[0].endswith(".py") else [words[0], *words[2:]]
     sys.orig_argv = [sys.executable, *words]
     try:
-        if module:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if words[0] == "-m":
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-c":
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(words[1], "<string>", "exec"), main.__dict__)
         else:
             runpy.run_path(words[0], run_name="__main__")
     finally:

@@ -78,21 +78,21 @@ def reads_in(sources: Mapping[str, tuple[str, str]]) -> frozenset[str]:
 
 def _loads(path: str, text: str) -> set[Place]:
     """Return where a file takes the value of an attribute outside `__post_init__`."""
-    tree = ast.parse(text)
+    nodes = list(ast.walk(ast.parse(text)))
     checks = {
         inner
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"
         for inner in ast.walk(node)
     }
     return {
         (path, node.lineno, node.col_offset)
-        for node in ast.walk(tree)
-        if node not in checks
-        and (
+        for node in nodes
+        if (
             (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load))
             or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr")
         )
+        and node not in checks
     }
 
 

@@ -46,6 +46,8 @@ REFILL_SHARE = 0.25
 class SlotLayer(DynamicLayer):
     """Keys and values (slots, heads, capacity, size) of one layer, at fixed addresses."""
 
+    is_initialized: bool
+
     def __init__(self, positions: Tensor, capacity: int):
         super().__init__()
         self.positions, self.capacity = positions, capacity

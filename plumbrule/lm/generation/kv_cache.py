@@ -46,6 +46,8 @@ class PreallocatedLayer(DynamicLayer):
     kept.
     """
 
+    is_initialized: bool
+
     def __init__(self, capacity: int, unpadded: bool):
         super().__init__()
         self.capacity, self.unpadded = capacity, unpadded

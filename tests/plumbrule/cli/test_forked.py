@@ -28,13 +28,14 @@ if __name__ == "__main__":
 def test_a_forked_process_is_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "tells.py").write_text(TELLS, encoding="utf-8")
     environment = command_environment(tmp_path, OWN="x")
-    for words in (["-m", "tells", "a", "b"], [str(tmp_path / "tells.py"), "a", "b"]):
+    file = str(tmp_path / "tells.py")
+    for words in (["-m", "tells", "a", "b"], [file, "a", "b"], ["-c", TELLS, "a", "b"]):
         done = run(words, environment, tmp_path, 600.0)
         assert (done.returncode, done.stderr) == (7, "ä\n")
         told, *last = done.stdout.splitlines()
         assert last == ["at the end"]
         said = json.loads(told)
-        assert said["words"] == [str(tmp_path / "tells.py"), "a", "b"]
+        assert said["words"] == ["-c" if words[0] == "-c" else file, "a", "b"]
         assert said["plain"] == words
         assert (said["path"], said["folder"], said["own"]) == (str(tmp_path), str(tmp_path), "x")
         assert said["torch"]

@@ -669,10 +669,10 @@ def test_the_plan_says_what_turned_wandb_off(composed) -> None:
     ("typed", "some", "others"),
     [
         ("debug=fast ppo.kl.c", ["ppo.kl.coef="], ["ppo.kl.where="]),
-        ("label x", [], ["experiment="]),  # a verb's words are not Hydra's
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
+                ("label x", [], ["experiment="]),  # a verb's words are not Hydra's
                 ("exp", ["experiment="], ["ppo."]),
                 ("-m experiment=q", ["experiment=quickstart"], ["experiment=own"]),
                 ("sh", ["show"], ["seed="]),

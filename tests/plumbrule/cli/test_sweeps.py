@@ -202,7 +202,13 @@ FOLDED = tuple(
 )
 
 
-@pytest.mark.parametrize("cells", [CELLS, ONE_AT_A_TIME, TWICE_SEEDED, FOLDED])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        *(CELLS, ONE_AT_A_TIME),
+        *(pytest.param(cells, marks=pytest.mark.slow) for cells in (TWICE_SEEDED, FOLDED)),
+    ],
+)
 def test_cells_are_what_composing_each_by_itself_gives(
     hydra_loader: tuple[object, DictConfig], cells: tuple[list[str], ...]
 ) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 from places import ROOT
@@ -212,10 +210,9 @@ def test_answers_that_were_given_before_a_kill_are_not_asked_again(
 ) -> None:
     """The process is killed when all contexts and four of six summaries are written."""
     here = Path(__file__).parent
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(here)]
-    support = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
-    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": support}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    words = ["-c", KILLED, str(tmp_path / "killed"), str(here)]
+    with forked.Forked(words) as process:
+        assert process.wait() == -signal.SIGKILL
     journal = tmp_path / "killed" / "index" / ANSWERS
     assert sum(len(json.loads(line)) for line in journal.read_text().splitlines()) == 16
     asked: list[int] = []

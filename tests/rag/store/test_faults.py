@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
-from places import process_environment
 
 from plumbrule.data.records import Document
 from plumbrule.errors import ArtifactError, ConfigError, DataError
@@ -105,13 +103,7 @@ def test_a_full_disk_is_said_while_a_store_is_made(tmp_path: Path) -> None:
         "try: make_store(Path(sys.argv[1]), 'notes', StoreSettings())\n"
         "except ArtifactError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=process_environment(),
-    )
+    done = forked.run(["-c", code, str(tmp_path)], None, tmp_path, timeout=600.0)
     assert "can't be written" in done.stdout, done.stderr
     assert "make room" in done.stdout
     make_store(tmp_path, "notes", SETTINGS).close()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
-from places import ROOT, process_environment
 from worlds.live_stores import PRINCIPALS, WORDS, Model, model_at
 
 from rag.index.bm25 import KeywordIndex
@@ -77,18 +73,11 @@ def kill_and_check(root: Path, draw: random.Random, kills: int, kind: str) -> No
 
 def killed(root: Path, kind: str, seconds: float) -> int:
     """Start the process, kill it that long after its first change; the last commit it told of."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(root), kind],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=process_environment(),
-    )
-    assert child.stdout is not None
+    child = forked.Forked(["-c", CHILD, str(root), kind])
     lines = [child.stdout.readline(), child.stdout.readline()]
     assert lines[1].startswith("did"), lines
     time.sleep(seconds)
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     rest, _ = child.communicate()
     whole = [line for line in (lines[1] + rest).split("\n")[:-1] if line.startswith("did ")]
     return int(whole[-1].split()[1])

@@ -5,15 +5,13 @@ from __future__ import annotations
 import fcntl
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import forked
 import numpy as np
 import pytest
-from places import process_environment
 from worlds.live_stores import PRINCIPALS, WORDS, Model, random_change
 
 from plumbrule.data.records import Document
@@ -94,12 +92,7 @@ def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
         "with open_store(Path(sys.argv[1]), 'notes') as store:\n"
         "    for n in range(8): store.add([Document(f'{sys.argv[2]}{n}', 'Some text.')], ['*'])"
     )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), name], env=process_environment()
-        )
-        for name in "ab"
-    ]
+    both = [forked.Forked(["-c", code, str(tmp_path), name]) for name in "ab"]
     assert [child.wait() for child in both] == [0, 0]
     with open_store(tmp_path, "notes") as store:
         assert store.commit[0] == store.commit.documents == 16
@@ -281,32 +274,20 @@ def test_of_processes_that_make_a_store_at_once_one_makes_it_and_others_open_it(
     tmp_path: Path,
 ) -> None:
     code = (
-        "import sys\n"
+        "import sys, time\n"
         "from pathlib import Path\n"
         "from plumbrule.data.records import Document\n"
         "from rag.store.opening import open_or_make\n"
         "from rag.store.settings import StoreSettings\n"
         "name = sys.argv[2]\n"
         "settings = StoreSettings(dimensions=16 + int(name))\n"
-        "sys.stdin.readline()\n"
+        "while not Path(sys.argv[1], 'all are there').exists(): time.sleep(0.001)\n"
         "for turn in range(5):\n"
         "    with open_or_make(Path(sys.argv[1]), f'notes{turn}', settings) as store:\n"
         "        store.add([Document(name, 'Rome.')], ['*'])\n"
     )
-    makers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(number)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=process_environment(),
-        )
-        for number in range(3)
-    ]
-    for maker in makers:
-        assert maker.stdin is not None
-        maker.stdin.write("\n")
-        maker.stdin.flush()
+    makers = [forked.Forked(["-c", code, str(tmp_path), str(number)]) for number in range(3)]
+    (tmp_path / "all are there").touch()
     for maker in makers:
         _, errors = maker.communicate(timeout=60)
         assert maker.returncode == 0, errors

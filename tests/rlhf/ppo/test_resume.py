@@ -11,7 +11,6 @@ from typing import Any
 import forked
 import pytest
 import torch
-from places import process_environment
 from worlds import ppo as world
 from worlds.trackers import Stopped, StopsAfter
 
@@ -220,7 +219,7 @@ def test_killed_process(mode: str, tmp_path: Path, whole: tuple[Path, Mapping[st
         whole = start(tmp_path / "whole"), {}
         whole = whole[0], go_on(whole[0], config=config)
     words = ["-m", "worlds.ppo_process", mode, str(folder), "4"]
-    with forked.Forked(words, process_environment(OMP_NUM_THREADS="1")) as process:
+    with forked.Forked(words) as process:
         assert "paused" in process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

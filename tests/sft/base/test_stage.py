@@ -1,15 +1,12 @@
 import dataclasses
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 
+import forked
 import numpy as np
 import pytest
 import torch
-from places import process_environment
 from worlds.stages import run_stage, weights
 from worlds.towns import MODEL, SENTENCES, base, corpus
 from worlds.trackers import Stopped, StoppingTracker
@@ -185,12 +182,11 @@ test_base.train(folder, Pausing(folder / "out", 7))
 
 
 def test_killed_and_resumed_gives_the_same_bytes(whole, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path), __file__]
-    child = subprocess.Popen(command, env=process_environment(), stdout=subprocess.PIPE)
-    assert child.stdout.readline() == b"paused\n"
-    os.kill(child.pid, signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
+    words = ["-c", KILLED, str(tmp_path), __file__]
+    with forked.Forked(words) as process:
+        assert process.stdout.readline() == "paused\n"
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
     (tmp_path / "out" / "checkpoints" / "checkpoint-8").mkdir()  # begun and never finished
     out, metrics = train(tmp_path)
     assert weights(out) == weights(whole[0])

@@ -30,7 +30,11 @@ distributed.barrier()
 
 
 @pytest.mark.parametrize(
-    ("how", "said"), [("fails", "ValueError: rank 1 met a bad row"), ("silent", "Timed out")]
+    ("how", "said"),
+    [
+        ("fails", "ValueError: rank 1 met a bad row"),
+        pytest.param("silent", "Timed out", marks=pytest.mark.slow),
+    ],
 )
 def test_one_process_ends_the_job_with_its_traceback(tmp_path: Path, how: str, said: str) -> None:
     """The other one waits in a collective; after three seconds of silence it raises."""
