@@ -51,7 +51,7 @@ def test_a_wheel_needs_nothing_beside_it(tmp_path: Path) -> None:
         copy(ROOT / part, source / part)
     modules = [
         ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
-        for path in source.rglob("*.py")
+        for path in source.rglob("*/*.py")
     ]
     pip = [sys.executable, "-m", "pip"]
     wording = {str(path.relative_to(source)) for path in source.rglob("metrics.toml")}
