@@ -222,6 +222,10 @@ def show_passages(
 
     Args: plain: token ids of the prompt without passages.
     """
+    if passages:  # most often all fit: then one prompt is tokenised, not one for each of them
+        whole = policy.encode(messages, passages)
+        if len(whole) - len(plain) <= budget_tokens:
+            return tuple(passages), whole
     shown: tuple[str, ...] = ()
     tokens = list(plain)
     for passage in passages:

@@ -30,7 +30,7 @@ from rlhf.ppo.shared_trunk import Actors
 PROBE_ROWS = 4
 """That go forward and backward; what a batch without padding keeps grows with its tokens."""
 PROBE_TOKENS = 1 + CHECK_EVERY, 1 + 3 * CHECK_EVERY
-"""Sampled per response, the first twice, to time a token: whole rounds of the slots' steps, which \
+"""Sampled per response, to time a token: whole rounds of the slots' steps, which \
 go on after all rows have ended."""
 FLOAT_BYTES = 4
 OPTIMIZER_COPIES = 3
@@ -198,12 +198,12 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], sampling: Sampling
     limit = sampling.max_new_tokens
     keys = list(range(len(queries)))
 
-    def sample(num_tokens: int) -> float:
-        few = dataclasses.replace(sampling, max_new_tokens=num_tokens)
-        return _seconds(lambda: generate(policy, queries, sampling=few, keys=keys))
+    def sample(num_tokens: int, num_rows: int | None = None) -> float:
+        few, some = dataclasses.replace(sampling, max_new_tokens=num_tokens), slice(num_rows)
+        return _seconds(lambda: generate(policy, queries[some], sampling=few, keys=keys[some]))
 
     short, long = (min(number, limit) for number in PROBE_TOKENS)
-    sample(short)  # warms up
+    sample(short, PROBE_ROWS)  # warms up
     took, longer = sample(short), sample(long)
     per_token = max(0.0, longer - took) / max(1, long - short)
     return longer + per_token * (limit - long)

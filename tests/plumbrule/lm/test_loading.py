@@ -183,7 +183,7 @@ def test_passages_are_kept_whole_and_in_order_within_the_budget():
     assert not fits(policy, [USER], (a,), policy.spec.context - tokens + 1)
 
 
-def test_a_prompt_is_tokenised_once_for_each_set_of_passages(monkeypatch):
+def test_a_prompt_is_tokenised_once_for_each_set_of_passages_that_is_tried(monkeypatch):
     policy, seen = tiny_models.policy(), []
 
     def counted(tokenizer, messages, generation_prompt=True):
@@ -198,10 +198,13 @@ def test_a_prompt_is_tokenised_once_for_each_set_of_passages(monkeypatch):
         policy.tokenizer, with_passages([USER], shown, policy.spec)
     )
     assert policy.encode([USER]) == first[:-1]
-    assert len(seen) == len(set(seen)) == 1 + len(PASSAGES)
+    assert shown == tuple(PASSAGES)
+    assert len(seen) == len(set(seen)) == 2  # without, and with all, which fit
+    select_passages(policy, [USER], PASSAGES, 1)
+    assert len(seen) == len(set(seen)) == 2 + len(PASSAGES)  # each alone, since none fits
     policy.spec = dataclasses.replace(policy.spec, retrieval_template="{question} {passages}")
     policy.encode([USER], shown)
-    assert len(seen) == 2 + len(PASSAGES)  # other words, another prompt
+    assert len(seen) == 3 + len(PASSAGES)  # other words, another prompt
 
 
 def test_a_policy_remembers_the_prompts_that_were_used_last(monkeypatch):
