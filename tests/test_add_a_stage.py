@@ -37,7 +37,7 @@ from plumbrule.store.fingerprint import code_hashes
 EXAMPLE = ROOT / "docs" / "examples" / "kto"
 PAGE = (ROOT / "docs" / "add_a_stage.md").read_text(encoding="utf-8")
 CODE = ("plumbrule", "sft", "rlhf", "rag", "eval")
-PARTS = (*CODE, "conf", "pyproject.toml", "setup.py")
+PARTS = (*CODE, "hydra_plugins", "conf", "pyproject.toml", "setup.py")
 CPU = RuntimeConfig(device="cpu", micro_batch_size=8)
 CODE_OF_ALL = """
 import json

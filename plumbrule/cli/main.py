@@ -27,7 +27,7 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -186,8 +186,11 @@ def _compose_and_run(words: list[str]) -> None:
         if len(overrides) == len(words):
             try:
                 ours.run("config", task, overrides)
-            except AssertionError:  # Hydra's own, where a file sets hydra.mode
-                if ours.get_mode("config", overrides) != RunMode.MULTIRUN:
+            except (AssertionError, ConfigCompositionException) as error:
+                # A file set hydra.mode: Hydra 1.3 only asserts that none does, 1.4 says it.
+                is_asserted = isinstance(error, AssertionError)
+                set_there = is_asserted and ours.get_mode("config", overrides) == RunMode.MULTIRUN
+                if not set_there and "hydra.mode changed" not in str(error):
                     raise
                 raise ConfigError(
                     "hydra.mode (=MULTIRUN) must be asked for by the command and not by a file; "

@@ -138,7 +138,7 @@ def test_the_second_run_is_all_cache_and_imports_no_torch(store: Path) -> None:
 
 
 def test_a_dry_run_says_what_would_be_built_and_why(store: Path) -> None:
-    done = plumbrule(store, "debug=fast", "ppo.kl.coef=0.3", "run.dry=true")
+    done = plumbrule(store, "debug=fast", "ppo.kl.coef=0.9", "run.dry=true")
     assert done.returncode == 0
     states = dict(re.findall(r"^  (\w+) +(cached|build|resume)", done.stdout, re.MULTILINE))
     assert {n for n, s in states.items() if s == "build"} == {"ppo", "eval", "compare"}
@@ -361,7 +361,7 @@ def test_secrets_never_reach_a_run_folder(tmp_path: Path) -> None:
         (["datset.path=x"], 2, "datset.path must be a known key; did you mean dataset.path?"),
         (["reward.terms=[brief]"], 2, "reward.terms[0] (=brief) must be a mapping"),
         (["ls", "--jsn"], 2, "unknown arguments: --jsn"),
-        (["doc", "ppo.kl.coef"], 0, "= 0.2 in experiment=quickstart; 0.05 by itself"),
+        (["doc", "ppo.kl.coef"], 0, "= 0.6 in experiment=quickstart; 0.05 by itself"),
         (["doc", "ppo.kl.coef", "ppo.kl.coef=0.7"], 0, "= 0.7 in ppo.kl.coef=0.7; 0.05 by itself"),
         (["--dry-run"], 2, "write run.dry=true"),
         (["--ppo.kl.coef=1"], 2, "write ppo.kl.coef=1"),
