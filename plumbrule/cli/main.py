@@ -187,10 +187,11 @@ def _compose_and_run(words: list[str]) -> None:
             try:
                 ours.run("config", task, overrides)
             except (AssertionError, ConfigCompositionException) as error:
-                # A file set hydra.mode: Hydra 1.3 only asserts that none does, 1.4 says it.
-                is_asserted = isinstance(error, AssertionError)
-                set_there = is_asserted and ours.get_mode("config", overrides) == RunMode.MULTIRUN
-                if not set_there and "hydra.mode changed" not in str(error):
+                if isinstance(error, AssertionError):  # Hydra 1.3 asserts, without words
+                    is_set_by_file = ours.get_mode("config", overrides) == RunMode.MULTIRUN
+                else:  # Hydra 1.4 says so
+                    is_set_by_file = str(error).startswith("hydra.mode changed")
+                if not is_set_by_file:
                     raise
                 raise ConfigError(
                     "hydra.mode (=MULTIRUN) must be asked for by the command and not by a file; "

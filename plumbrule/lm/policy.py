@@ -222,7 +222,7 @@ def show_passages(
 
     Args: plain: token ids of the prompt without passages.
     """
-    if passages:  # most often all fit: then one prompt is tokenised, not one for each of them
+    if passages:  # most often all fit: one prompt is tokenised then, and otherwise one more
         whole = policy.encode(messages, passages)
         if len(whole) - len(plain) <= budget_tokens:
             return tuple(passages), whole

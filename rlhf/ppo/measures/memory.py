@@ -28,7 +28,8 @@ from rlhf.ppo.rollout.evaluation import compute_precision
 from rlhf.ppo.shared_trunk import Actors
 
 PROBE_ROWS = 4
-"""That go forward and backward; what a batch without padding keeps grows with its tokens."""
+"""That go forward and backward, and that warm the sampler up; what a batch without padding keeps \
+grows with its tokens."""
 PROBE_TOKENS = 1 + CHECK_EVERY, 1 + 3 * CHECK_EVERY
 """Sampled per response, to time a token: whole rounds of the slots' steps, which \
 go on after all rows have ended."""
@@ -199,12 +200,12 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], sampling: Sampling
     keys = list(range(len(queries)))
 
     def sample(num_tokens: int, num_rows: int | None = None) -> float:
-        few, some = dataclasses.replace(sampling, max_new_tokens=num_tokens), slice(num_rows)
-        return _seconds(lambda: generate(policy, queries[some], sampling=few, keys=keys[some]))
+        few, rows = dataclasses.replace(sampling, max_new_tokens=num_tokens), queries[:num_rows]
+        return _seconds(lambda: generate(policy, rows, sampling=few, keys=keys[: len(rows)]))
 
     short, long = (min(number, limit) for number in PROBE_TOKENS)
     sample(short, PROBE_ROWS)  # warms up
-    took, longer = sample(short), sample(long)
+    longer, took = sample(long), sample(short)  # what the first batch pays once makes it no shorter
     per_token = max(0.0, longer - took) / max(1, long - short)
     return longer + per_token * (limit - long)
 
