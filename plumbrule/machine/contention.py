@@ -28,6 +28,9 @@ BUSY_PER_SECOND = 40.0
 """Cores taken in a second, from all threads of the process, from which others count as busy. The \
 scheduler's turns are some milliseconds: one busy neighbour on two cores makes it a hundred or \
 more, an idle machine a handful."""
+LEAST_SHARE = 0.25
+"""A process that gets less than a core can lose it less often, and for it the number above is \
+lower: by the share of a core that it got, at least this."""
 QUIET_PERIODS = 8
 """Periods below that, in a row, after which the threads spin again."""
 MOST_CORES = 64
@@ -93,17 +96,27 @@ def watch() -> bool:
 
 
 def _follow(team: _Team) -> None:
-    quiet, before, then = 0, _times_taken() or 0, time.monotonic()
+    quiet, before, then, used = 0, _times_taken() or 0, time.monotonic(), time.process_time()
     while True:
         time.sleep(PERIOD_SECONDS)
-        taken, now = _times_taken() or 0, time.monotonic()
-        rate = (taken - before) / (now - then)
-        before, then = taken, now
-        quiet = 0 if rate >= BUSY_PER_SECOND else quiet + 1
+        taken, now, used_now = _times_taken() or 0, time.monotonic(), time.process_time()
+        busy = are_others_busy(taken - before, now - then, used_now - used)
+        before, then, used = taken, now, used_now
+        quiet = 0 if busy else quiet + 1
         if quiet == 0 and not team.is_there:
             team.begin()
         elif quiet >= QUIET_PERIODS and team.is_there:
             team.end()
+
+
+def are_others_busy(times_taken: int, seconds: float, cpu_seconds: float) -> bool:
+    """Return whether the kernel took cores from this process as often as busy others make it.
+
+    Args: times_taken: involuntary context switches within `seconds`. cpu_seconds: what all threads
+    computed within them.
+    """
+    share = min(1.0, max(LEAST_SHARE, cpu_seconds / seconds))
+    return times_taken / seconds >= share * BUSY_PER_SECOND
 
 
 def _library() -> str | None:

@@ -84,10 +84,11 @@ def test_a_changed_default_is_said_and_set_to_what_it_was(
         record["config"]["run"]["goals"] = ["prompts", "demonstrations"]
         record["config"]["ppo"]["save_every"] = 7  # in no fingerprint
 
+    now = read_json(run_folder / "run.json")["config"]["ppo"]["kl"]["coef"]
     edit(change)
     verbs.main(["rerun", "quickstart"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "ppo.kl.coef 0.125 -> 0.2 its default changed; the rerun has it as then" in said
+    assert f"ppo.kl.coef 0.125 -> {now} its default changed; the rerun has it as then" in said
     assert "save_every" not in said
     again = newest(run_folder)
     assert again["config"]["ppo"]["kl"]["coef"] == 0.125

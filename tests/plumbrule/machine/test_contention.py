@@ -80,19 +80,38 @@ import plumbrule.machine.openmp
 import json, subprocess, sys, threading, time
 from plumbrule.machine import contention
 
-before, begun = contention._times_taken(), time.monotonic()
+before, begun, used = contention._times_taken(), time.monotonic(), time.process_time()
 rivals = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
 while time.monotonic() < begun + 3:
     pass
 [rival.kill() for rival in rivals]
-print(json.dumps({"rate": (contention._times_taken() - before) / (time.monotonic() - begun)}))
+counted = contention._times_taken() - before, time.monotonic() - begun, time.process_time() - used
+print(json.dumps({"counted": counted}))
 """
 
 
 @pytest.mark.skipif(cpus.available() > 4, reason="four rivals must want more cores than there are")
 def test_a_busy_neighbour_is_counted() -> None:
     """One thread beside four others: the kernel takes its core many times a second."""
-    assert ran(COUNTS)["rate"] > contention.BUSY_PER_SECOND
+    counted = ran(COUNTS)["counted"]
+    assert contention.are_others_busy(*counted), counted
+
+
+@pytest.mark.parametrize(
+    ("times_taken", "cpu_seconds", "busy"),
+    [
+        (100, 2.0, True),  # two threads beside one neighbour
+        (39, 2.0, False),  # what wakes up now and then takes a core for a moment
+        (40, 1.0, True),
+        (36, 0.125, True),  # two threads among thirty others
+        (9, 0.01, False),  # it hardly computes
+        (10, 0.01, True),
+    ],
+)
+def test_a_process_with_less_than_a_core_counts_fewer(
+    times_taken: int, cpu_seconds: float, busy: bool
+) -> None:
+    assert contention.are_others_busy(times_taken, 1.0, cpu_seconds) is busy
 
 
 def test_nothing_is_watched_without_gccs_library(monkeypatch: pytest.MonkeyPatch) -> None:
