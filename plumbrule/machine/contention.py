@@ -29,8 +29,8 @@ BUSY_PER_SECOND = 40.0
 scheduler's turns are some milliseconds: one busy neighbour on two cores makes it a hundred or \
 more, an idle machine a handful."""
 LEAST_SHARE = 0.25
-"""A process that gets less than a core can lose it less often, and for it the number above is \
-lower: by the share of a core that it got, at least this."""
+"""A process that gets less than a core can lose it less often, so for it the number above is \
+lower in proportion to the share of a core that it got, down to this share."""
 QUIET_PERIODS = 8
 """Periods below that, in a row, after which the threads spin again."""
 MOST_CORES = 64
