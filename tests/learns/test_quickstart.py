@@ -79,8 +79,10 @@ def test_gold_rises_where_it_is_the_reward(store: Path) -> None:
 
 
 def test_a_constant_reward_leads_nowhere(store: Path) -> None:
-    """No gain and no loss of gold; a learning value model lets the policy wander a little."""
+    """No gain and no loss of gold. Whitened noise of a learning value model is all that moves the
+    policy, and it moves less far than under a reward (docs/figures.md).
+    """
     found = metrics(store, "reward=constant", "ppo.missing_eos_penalty=0")
     rewarded = metrics(store)
-    assert abs(found["objective/kl"]) < 0.5 * rewarded["objective/kl"]
+    assert 0.0 <= found["objective/kl"] < rewarded["objective/kl"]
     assert abs(found["ppo/gold_gain"]) < 0.25 * rewarded["ppo/gold_gain"]
