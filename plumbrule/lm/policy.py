@@ -222,7 +222,7 @@ def show_passages(
 
     Args: plain: token ids of the prompt without passages.
     """
-    if passages:  # most often all fit: one prompt is tokenised then, and otherwise one more
+    if passages:  # most often all fit, and one tokenisation is enough; if not, it is one more
         whole = policy.encode(messages, passages)
         if len(whole) - len(plain) <= budget_tokens:
             return tuple(passages), whole

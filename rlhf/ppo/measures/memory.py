@@ -205,7 +205,8 @@ def _sample(policy: Policy, queries: Sequence[Sequence[int]], sampling: Sampling
 
     short, long = (min(number, limit) for number in PROBE_TOKENS)
     sample(short, PROBE_ROWS)  # warms up
-    longer, took = sample(long), sample(short)  # what the first batch pays once makes it no shorter
+    # The longer one first: what the first whole batch pays once must not shorten a token's time.
+    longer, took = sample(long), sample(short)
     per_token = max(0.0, longer - took) / max(1, long - short)
     return longer + per_token * (limit - long)
 
